@@ -1,0 +1,3 @@
+//! Crofter: a Kubernetes operator for multi-tenant job processing.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Brings up a test cluster from the command line.
+
+fn main() {}
