@@ -1,0 +1,456 @@
+//! `Job`: a piece of batch work of a tenant, namespaced. The schema is closed and narrow: no pod template passes through.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{quantity::Quantity, tenant::unobserved};
+
+/// A piece of batch work: queued fairly, run as one pod on the tenant's workers, retried and metered.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "crofter.io",
+    version = "v1alpha1",
+    kind = "Job",
+    namespaced,
+    status = "JobStatus",
+    shortname = "tjob",
+    category = "crofter",
+    derive = "PartialEq",
+    doc = "A piece of batch work: queued fairly, run as one pod on the tenant's workers, retried and metered.",
+    selectable = ".status.phase",
+    selectable = ".spec.queue",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Queue", type_ = "string", json_path = ".spec.queue"),
+    printcolumn(name = "Priority", type_ = "string", json_path = ".spec.priority"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.node"),
+    printcolumn(name = "Exit", type_ = "integer", json_path = ".status.exitCode", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.spec.queue == oldSelf.spec.queue && self.spec.priority == oldSelf.spec.priority || !has(oldSelf.status) || oldSelf.status.phase == 'Queued' || oldSelf.status.phase == 'Retrying'")
+        .message("queue and priority can change only while the job is queued")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.image) || has(self.scenario)").message("give an image, or a scenario that has one"),
+    validation = Rule::new("self.canceled || !oldSelf.canceled").message("a canceled job stays canceled: submit a new one"),
+    validation = Rule::new(IMMUTABLE).message("a job can't be edited once submitted, except queue and priority while it is queued, and canceled: submit a new one")
+)]
+pub struct JobSpec {
+    /// Container image. May be absent where the scenario has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: Option<String>,
+
+    /// Entry point; by default the image's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 32768)))]
+    pub command: Vec<String>,
+
+    /// Arguments; by default the image's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 32768)))]
+    pub args: Vec<String>,
+
+    /// Working directory; by default the image's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub working_dir: Option<String>,
+
+    /// Environment variables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub env: Vec<EnvVar>,
+
+    /// Secrets and ConfigMaps of this namespace whose entries become environment variables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub env_from: Vec<EnvFrom>,
+
+    /// Parameters of the work: each is given to the container as CROFTER_PARAM_<NAME>, and all of them as JSON in
+    /// CROFTER_PARAMETERS.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[A-Za-z]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))")
+        .message("a parameter's name is at most 63 letters, digits, - _ and ., and begins with a letter"))]
+    pub parameters: BTreeMap<String, ParameterValue>,
+
+    /// Entry of the administrator's catalogue that supplies image, command and default resources.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub scenario: Option<String>,
+
+    /// What the job needs. Requests and limits are the same. By default the scenario's, else 1 core and 512 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<JobResources>,
+
+    /// User id of the process; 65532 by default where the namespace is Restricted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub run_as_user: Option<i64>,
+
+    /// Volumes: claims of this namespace by name, or scratch space.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volumes: Vec<Volume>,
+
+    /// Secrets of this namespace with which the image is pulled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    pub image_pull_secrets: Vec<String>,
+
+    /// Queue: live before default before batch.
+    #[serde(default)]
+    pub queue: Queue,
+
+    /// Priority within the queue.
+    #[serde(default)]
+    pub priority: Priority,
+
+    /// The longest the job may run, over all attempts, in seconds; the plan's jobTimeoutMinutes is the upper bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub timeout_seconds: Option<i64>,
+
+    /// How often the job is tried again.
+    #[serde(default = "default_retries")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_retries: i32,
+
+    /// What is tried again: Infrastructure (eviction, node loss), or Always (exit codes and timeouts too).
+    #[serde(default)]
+    pub retry_policy: RetryPolicy,
+
+    /// Shared pool to run on; by default the tenant's own workers and all its pools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 58))]
+    pub pool: Option<String>,
+
+    /// What happens when a quota is reached: Queue waits, Reject ends the job as Rejected.
+    #[serde(default)]
+    pub on_quota: OnQuota,
+
+    /// Delete the job this long after its end, in seconds; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 31_536_000))]
+    pub ttl_seconds_after_finished: Option<i64>,
+
+    /// End the job. Can't be taken back.
+    #[serde(default)]
+    pub canceled: bool,
+}
+
+/// Every field but `canceled`, `queue` and `priority` stays as submitted.
+const IMMUTABLE: &str = "self.?image == oldSelf.?image && self.?command == oldSelf.?command && self.?args == oldSelf.?args \
+    && self.?workingDir == oldSelf.?workingDir && self.?env == oldSelf.?env && self.?envFrom == oldSelf.?envFrom \
+    && self.?parameters == oldSelf.?parameters && self.?scenario == oldSelf.?scenario && self.?resources == oldSelf.?resources \
+    && self.?runAsUser == oldSelf.?runAsUser && self.?volumes == oldSelf.?volumes \
+    && self.?imagePullSecrets == oldSelf.?imagePullSecrets && self.?timeoutSeconds == oldSelf.?timeoutSeconds \
+    && self.?maxRetries == oldSelf.?maxRetries && self.?retryPolicy == oldSelf.?retryPolicy && self.?pool == oldSelf.?pool \
+    && self.?onQuota == oldSelf.?onQuota && self.?ttlSecondsAfterFinished == oldSelf.?ttlSecondsAfterFinished";
+
+fn default_retries() -> i32 {
+    3
+}
+
+/// A value of `spec.parameters`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ParameterValue(pub String);
+
+impl JsonSchema for ParameterValue {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ParameterValue".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "maxLength": 4096})
+    }
+}
+
+/// An environment variable: a value, or an entry of a Secret or ConfigMap of this namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("[has(self.value), has(self.secretKeyRef), has(self.configMapKeyRef)].filter(x, x).size() <= 1")
+        .message("give one of value, secretKeyRef and configMapKeyRef"),
+    validation = Rule::new("!self.name.startsWith('CROFTER_')").message("names that begin with CROFTER_ are Crofter's own")
+)]
+pub struct EnvVar {
+    /// Name of the variable.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"))]
+    pub name: String,
+    /// Its value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
+    pub value: Option<String>,
+    /// An entry of a Secret of this namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<KeyRef>,
+    /// An entry of a ConfigMap of this namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<KeyRef>,
+}
+
+/// An entry of a Secret or ConfigMap of this namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRef {
+    /// Name of the Secret or ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Name of the entry.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// A Secret or ConfigMap of this namespace, all of whose entries become variables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secret) != has(self.configMap)").message("give either secret or configMap"))]
+pub struct EnvFrom {
+    /// Name of a Secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret: Option<String>,
+    /// Name of a ConfigMap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub config_map: Option<String>,
+}
+
+/// What a job needs; requests and limits are the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobResources {
+    /// CPU, such as `2` or `500m`; 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Quantity>,
+    /// Memory, such as `4Gi`; 512Mi by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+    /// Whole GPUs.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1024))]
+    pub gpus: i64,
+    /// Scratch space on the node's disk, such as `10Gi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral_storage: Option<Quantity>,
+    /// Network bandwidth, in Mbit/s.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub bandwidth_mbps: i64,
+}
+
+/// A volume of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.claim) != has(self.scratch)").message("give either claim or scratch"))]
+pub struct Volume {
+    /// Name of the volume within the job.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Where it is mounted.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/"))]
+    pub mount_path: String,
+    /// Name of a PersistentVolumeClaim of this namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub claim: Option<String>,
+    /// Size of scratch space on the node's disk, such as `1Gi`; it goes with the attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Quantity>,
+    /// Mount a claim read-only.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// Queue of a job.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::IntoStaticStr,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Queue {
+    /// Somebody is waiting for the answer.
+    Live,
+    /// Ordinary work.
+    #[default]
+    Default,
+    /// Whenever there is room.
+    Batch,
+}
+
+/// Priority of a job within its queue.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::IntoStaticStr,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Priority {
+    /// First.
+    High,
+    /// In between.
+    #[default]
+    Medium,
+    /// Last.
+    Low,
+}
+
+/// What is tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RetryPolicy {
+    /// What is not the job's fault: eviction, preemption, node loss, a deleted pod, a start that never came.
+    #[default]
+    Infrastructure,
+    /// Exit codes, memory and timeouts too.
+    Always,
+}
+
+/// What happens to a job when a quota is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnQuota {
+    /// It waits.
+    #[default]
+    Queue,
+    /// It is Rejected.
+    Reject,
+}
+
+/// Where a job is. Legal moves stand in `domain::job_state`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+    strum::EnumString,
+)]
+pub enum JobPhase {
+    /// Waits for admission.
+    #[default]
+    Queued,
+    /// Admitted; its pod is created and not running yet.
+    Assigned,
+    /// Its container runs.
+    Running,
+    /// Ended with exit code 0.
+    Completed,
+    /// Ended badly, for good.
+    Failed,
+    /// Ran too long. An end state unless the job is retried.
+    TimedOut,
+    /// An attempt ended and another will follow.
+    Retrying,
+    /// Canceled by the user.
+    Canceled,
+    /// Refused; it never ran.
+    Rejected,
+}
+
+/// What Crofter says of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStatus {
+    /// The generation of the spec that this status speaks of; -1 before the first look.
+    #[serde(default = "unobserved")]
+    pub observed_generation: i64,
+    /// Where the job is.
+    #[serde(default)]
+    pub phase: JobPhase,
+    /// Why it is there, in one word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why it is there, in a sentence with numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Number of the current or last attempt, from 1; 0 before the first.
+    #[serde(default)]
+    pub attempt: i32,
+    /// Attempts charged against maxRetries so far.
+    #[serde(default)]
+    pub retries: i32,
+    /// Pod of the current or last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Node of the current or last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Worker group (tenant or pool) that the current or last attempt was admitted to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_group: Option<String>,
+    /// When the current or last attempt was admitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assigned_at: Option<Time>,
+    /// When the container of the current or last attempt started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When the job ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// No attempt before this time (back-off).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Time>,
+    /// Exit code of the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Running time of the attempts that ended, in milliseconds; the timeout counts it.
+    #[serde(default)]
+    pub running_millis: i64,
+    /// The attempts that ended, oldest first; when a job has very many, the last 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub attempts: Vec<AttemptRecord>,
+    /// Complete or Failed at the end; Reconciling and Stalled only while True.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// How one attempt ended, and what it is charged for. The unit of metering.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptRecord {
+    /// Number, from 1.
+    pub attempt: i32,
+    /// Its pod.
+    pub pod: String,
+    /// Its node, if it got one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// When the container started; absent if it never did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub finished_at: Time,
+    /// How it ended, in one word.
+    pub reason: String,
+    /// Exit code, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// CPU requested, in thousandths of a core.
+    pub cpu_millicores: i64,
+    /// Memory requested, in bytes.
+    pub memory_bytes: i64,
+    /// GPUs requested.
+    pub gpus: i64,
+    /// Bandwidth requested, in Mbit/s.
+    pub bandwidth_mbps: i64,
+}

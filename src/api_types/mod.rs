@@ -1,0 +1,20 @@
+//! What users write and read: the three custom resources, the plans, and the closed list of reasons.
+//!
+//! Plain data without IO. The CRDs in `crds/` are generated from these types, so a field's doc comment here is what
+//! `kubectl explain` shows.
+
+pub mod api_key;
+pub mod conditions;
+pub mod crd;
+pub mod job;
+pub mod plan;
+pub mod quantity;
+pub mod reason;
+pub mod tenant;
+
+pub use api_key::TenantApiKey;
+pub use job::{Job, JobPhase, JobSpec, JobStatus};
+pub use plan::{Plan, Plans, Quotas};
+pub use quantity::Quantity;
+pub use reason::Reason;
+pub use tenant::{Tenant, TenantSpec, TenantStatus};

@@ -1,0 +1,103 @@
+//! The closed list of machine reasons: the same word in a condition, an Event, a metric label and an answer.
+
+/// Why something is as it is. The text form is the variant's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::Display, strum::IntoStaticStr)]
+pub enum Reason {
+    // --- of tenants
+    /// All children are there and as they should be.
+    Provisioned,
+    /// Children are being made or repaired.
+    Provisioning,
+    /// The tenant accepts and runs jobs.
+    Accepting,
+    /// `spec.suspended`.
+    TenantSuspended,
+    /// `spec.expiresAt` has passed.
+    TenantExpired,
+    /// Deletion is under way.
+    Terminating,
+    /// `spec.plan` names no plan of the table.
+    UnknownPlan,
+    /// The namespace exists and is somebody else's.
+    NamespaceConflict,
+    /// The object, as stored, can't be read or breaks a rule that the schema can't state.
+    InvalidObject,
+    /// Labelled workers exceed maxWorkers, maxCpuCores or maxGpus.
+    WorkersOverQuota,
+    /// Labelled workers are all within the quotas.
+    WorkersWithinQuota,
+    /// A call to the API server failed and will be repeated.
+    ApiError,
+    /// Deletion of a tenant that must stay.
+    DeletionPrevented,
+
+    // --- of workers
+    /// A node was admitted.
+    WorkerAdmitted,
+    /// A node is being given back: nothing new starts there.
+    WorkerReleasing,
+    /// A node was given back.
+    WorkerReleased,
+
+    // --- of waiting jobs
+    /// A quota of the tenant is used up by running jobs.
+    WaitingForQuota,
+    /// The hourly limit of started jobs is reached.
+    RateLimited,
+    /// The tenant's queue is full.
+    QueueFull,
+    /// No admitted worker.
+    NoWorkers,
+    /// No worker has room at the moment.
+    WaitingForCapacity,
+    /// Others are first.
+    WaitingForTurn,
+    /// A retry waits for its back-off.
+    BackingOff,
+    /// The namespace is not (yet) that of a tenant.
+    NotATenantNamespace,
+
+    // --- of jobs refused
+    /// Asks for more than the tenant's quota allows at all.
+    ExceedsQuota,
+    /// Asks for more than any worker could ever hold.
+    DoesNotFit,
+
+    // --- of jobs on their way and ended
+    /// In the queue, not judged yet.
+    Queued,
+    /// The pod is created.
+    Admitted,
+    /// The container runs.
+    Running,
+    /// Exit code 0.
+    Succeeded,
+    /// Exit code other than 0.
+    NonZeroExit,
+    /// Killed for using more memory than it asked for.
+    OutOfMemory,
+    /// Ran longer than its timeout.
+    DeadlineExceeded,
+    /// The container did not start in time (an image that can't be pulled, a missing Secret or volume).
+    StartTimeout,
+    /// Evicted or preempted.
+    Evicted,
+    /// Its node is gone or unreachable.
+    NodeLost,
+    /// The pod was deleted by somebody else.
+    PodDeleted,
+    /// The pod can't be created as asked.
+    PodRefused,
+    /// Canceled by the user.
+    Canceled,
+    /// No retry left.
+    RetriesExhausted,
+}
+
+impl Reason {
+    /// The CamelCase word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}

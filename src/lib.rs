@@ -1,0 +1,7 @@
+//! Crofter: a Kubernetes operator for multi-tenant job processing.
+//!
+//! The way through the modules is drawn in `docs/architecture.md`: `api_types` and `domain` are plain data and pure
+//! functions; `kube_ext` is the thin edge to the API server; `controllers`, `scheduler` and `mirror` are the actors.
+
+pub mod api_types;
+pub mod names;

@@ -1,0 +1,110 @@
+//! Every name that Crofter gives or looks for in a cluster, written once.
+//!
+//! Labels, annotations, finalizers and the names of children are an interface: administrators select by them, policies
+//! refer to them, and a restart finds its own objects again by them. Whoever needs one takes it from here.
+
+/// API group of the three custom resources.
+pub const GROUP: &str = "crofter.io";
+/// The served and stored version.
+pub const VERSION: &str = "v1alpha1";
+
+/// Field manager of everything applied server-side, and the controller name in Events.
+pub const MANAGER: &str = "crofter";
+
+/// Label: who manages this object; its value is always [`MANAGER`].
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label: name of the tenant an object belongs to.
+pub const LABEL_TENANT: &str = "crofter.io/tenant";
+/// Label: UID of the tenant an object belongs to; tells a recreated tenant from the earlier one of that name.
+pub const LABEL_TENANT_UID: &str = "crofter.io/tenant-uid";
+/// Label on pods: name of the Job. A name too long for a label value is left out; the UID is always there.
+pub const LABEL_JOB: &str = "crofter.io/job";
+/// Label on pods: UID of the Job.
+pub const LABEL_JOB_UID: &str = "crofter.io/job-uid";
+/// Label on pods: number of the attempt, from 1.
+pub const LABEL_ATTEMPT: &str = "crofter.io/attempt";
+/// Label on pods: the worker group (tenant or shared pool) that the pod is bound to.
+pub const LABEL_GROUP: &str = "crofter.io/worker-group";
+
+/// Node label, set by an administrator: the tenant a worker is for. Kubelets may not set this prefix on themselves.
+pub const NODE_TENANT: &str = "crofter.node-restriction.kubernetes.io/tenant";
+/// Node label, set by an administrator: the shared pool a worker is for.
+pub const NODE_POOL: &str = "crofter.node-restriction.kubernetes.io/pool";
+/// Node label and taint, set by the node controller: the worker group the node is admitted to.
+pub const NODE_ADMITTED: &str = "crofter.node-restriction.kubernetes.io/admitted";
+/// Node annotation, set at admission: since when the node carries its worker label. The oldest are admitted first.
+pub const NODE_WORKER_SINCE: &str = "crofter.io/worker-since";
+
+/// Finalizer on a Tenant: its children are taken down in order before it goes.
+pub const FINALIZER_TENANT: &str = "crofter.io/tenant";
+/// Finalizer on job pods, and on a Job while Postgres is behind: what ran must be counted before it goes.
+pub const FINALIZER_ACCOUNTED: &str = "crofter.io/accounted";
+
+/// Annotation: reconcile now; any change of its value does it.
+pub const ANNOTATION_RECONCILE: &str = "crofter.io/reconcile-requested-at";
+/// Annotation: leave this object alone while it is `true`.
+pub const ANNOTATION_PAUSED: &str = "crofter.io/paused";
+
+/// Name of the tenant that the chart creates and that can't be deleted.
+pub const DEFAULT_TENANT: &str = "default";
+/// Default prefix of tenant namespaces.
+pub const DEFAULT_NAMESPACE_PREFIX: &str = "tenant-";
+/// Default name of the extended resource that counts GPUs.
+pub const DEFAULT_GPU_RESOURCE: &str = "nvidia.com/gpu";
+/// The one container of a job pod.
+pub const JOB_CONTAINER: &str = "job";
+/// ServiceAccount of job pods in every tenant namespace; it has no token and no rights.
+pub const JOB_SERVICE_ACCOUNT: &str = "crofter-job";
+
+/// Name of the worker group of a shared pool, as it stands in [`NODE_ADMITTED`]. A tenant's own group is its name;
+/// tenant names hold no dot, so the two never meet.
+#[must_use]
+pub fn pool_group(pool: &str) -> String {
+    format!("pool.{pool}")
+}
+
+/// Name of a tenant's namespace.
+#[must_use]
+pub fn namespace(prefix: &str, tenant: &str) -> String {
+    format!("{prefix}{tenant}")
+}
+
+/// Name of the pod of one attempt: a function of the Job's name and UID and the attempt's number, so that creating it
+/// a second time meets the first. At most 63 characters, so that it also fits a label and a host name.
+#[must_use]
+pub fn pod(job: &str, job_uid: &str, attempt: u32) -> String {
+    /// 63, less the two dashes, 12 digits of the UID and at most 10 of the attempt.
+    const JOB_NAME_ROOM: usize = 39;
+    let cut = job.char_indices().nth(JOB_NAME_ROOM).map_or(job, |(end, _)| &job[..end]);
+    let uid: String = job_uid.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    format!("{}-{uid}-{attempt}", cut.replace('.', "-").trim_end_matches('-'))
+}
+
+/// Environment variable for a Job's parameter: `CROFTER_PARAM_` and the name in capitals, what is no letter or digit
+/// as `_`.
+#[must_use]
+pub fn parameter_variable(name: &str) -> String {
+    let upper = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
+    "CROFTER_PARAM_".chars().chain(upper).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_name_is_stable_and_fits() {
+        let uid = "0b8e9a52-6a5e-4d5c-9c0e-6a1f6c0a9f11";
+        assert_eq!(pod("render", uid, 2), "render-0b8e9a526a5e-2");
+        let long = pod(&"x".repeat(200), uid, u32::MAX);
+        assert!(long.len() <= 63, "{long}");
+        assert_eq!(pod("a.b", uid, 1), "a-b-0b8e9a526a5e-1");
+        let cut = pod(&format!("{}-tail", "y".repeat(38)), uid, 1);
+        assert!(!cut.contains("--"), "{cut}");
+    }
+
+    #[test]
+    fn parameters_become_variables() {
+        assert_eq!(parameter_variable("run-seconds"), "CROFTER_PARAM_RUN_SECONDS");
+    }
+}
