@@ -4,4 +4,6 @@
 //! functions; `kube_ext` is the thin edge to the API server; `controllers`, `scheduler` and `mirror` are the actors.
 
 pub mod api_types;
+pub mod clock;
+pub mod kube_ext;
 pub mod names;

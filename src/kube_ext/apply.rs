@@ -1,0 +1,50 @@
+//! Children by server-side apply, and their deletion.
+
+use std::fmt::Debug;
+
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::call::{CallError, within, within_opt};
+use crate::names;
+
+/// Applies `desired` as the field manager `crofter`, taking fields that somebody else changed back.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn apply<K>(api: &Api<K>, desired: &K) -> Result<K, CallError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    let name = desired.name_any();
+    let params = PatchParams::apply(names::MANAGER).force();
+    within(format!("applying {} {name}", K::kind(&())), api.patch(&name, &params, &Patch::Apply(desired)))
+        .await
+}
+
+/// Deletes the object of that name if it still has this UID; an absent or another object is left alone.
+///
+/// # Errors
+/// [`CallError`] for everything but absent (404) and another UID (409).
+pub async fn delete_exactly<K>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+    grace: Option<u32>,
+) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let params = DeleteParams {
+        grace_period_seconds: grace,
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::background()
+    };
+    match within_opt(format!("deleting {} {name}", K::kind(&())), api.delete(name, &params)).await {
+        Err(error) if error.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
+}

@@ -1,0 +1,307 @@
+//! One watch and one cache per kind, for everybody.
+//!
+//! Guarantees to every subscriber:
+//! - each object that exists is told as [`Change::Applied`] at least once, and again whenever it has changed;
+//! - each object that went is told as [`Change::Deleted`], also when it went while the watch was down (found by
+//!   comparing the cache before and after a relist), and when another of the same name has taken its place;
+//! - after each full list comes [`Change::Synced`]: from the first one on the cache is whole;
+//! - the cache holds what a change tells before the change is told.
+//!
+//! An object that does not decode stops nothing: it is told as [`Change::Invalid`], and what was last known of it, if
+//! anything, stays in the cache. Managed fields are dropped: nobody reads them and they are half of the memory, but
+//! for what `with_prepare` picks out first.
+
+use std::{collections::HashMap, fmt::Debug, sync::Arc};
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use kube::{
+    Api, Resource, ResourceExt,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store, store::Writer},
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+/// Room in a subscriber's channel. A subscriber that falls behind by more slows the watch down, and loses nothing.
+const CHANNEL: usize = 1024;
+
+/// What happened to an object.
+#[derive(Debug)]
+pub enum Change<K: Resource> {
+    /// It exists, as given.
+    Applied(Arc<K>),
+    /// It is gone; as last seen.
+    Deleted(Arc<K>),
+    /// It exists and can't be read.
+    Invalid(Arc<InvalidObject>),
+    /// The cache is whole: everything that existed when the list was made has been told.
+    Synced,
+}
+
+// Derived `Clone` would ask for `K: Clone`, which an `Arc<K>` does not need.
+impl<K: Resource> Clone for Change<K> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Applied(object) => Self::Applied(Arc::clone(object)),
+            Self::Deleted(object) => Self::Deleted(Arc::clone(object)),
+            Self::Invalid(object) => Self::Invalid(Arc::clone(object)),
+            Self::Synced => Self::Synced,
+        }
+    }
+}
+
+/// The watch of one kind before it runs: subscribe first, then [`run`](Self::run) it.
+pub struct Watch<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    prepare: fn(&mut K),
+    store: Store<K>,
+    writer: Writer<K>,
+    subscribers: Vec<mpsc::Sender<Change<K>>>,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// A watch of what `api` and `config` select.
+    #[must_use]
+    pub fn new(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
+        let (store, writer) = reflector::store();
+        Self { api, config, prepare: |_| (), store, writer, subscribers: Vec::new() }
+    }
+
+    /// Lets `prepare` change each object before its managed fields are dropped and it enters the cache.
+    #[must_use]
+    pub fn with_prepare(mut self, prepare: fn(&mut K)) -> Self {
+        self.prepare = prepare;
+        self
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn store(&self) -> Store<K> {
+        self.store.clone()
+    }
+
+    /// All changes from the start of the watch.
+    pub fn subscribe(&mut self) -> mpsc::Receiver<Change<K>> {
+        let (sender, receiver) = mpsc::channel(CHANNEL);
+        self.subscribers.push(sender);
+        receiver
+    }
+
+    /// All changes as a stream of the objects that they are about, as controllers want them.
+    pub fn subscribe_objects(&mut self) -> impl Stream<Item = Arc<K>> + Send + 'static {
+        objects(self.subscribe())
+    }
+
+    /// Watches for ever, through failures of the API server (with back-off). Cancel safe.
+    pub async fn run(mut self) {
+        let kind = K::kind(&());
+        let mut events = watcher::watcher(self.api.clone(), self.config.clone()).default_backoff().boxed();
+        let mut relist: Option<Vec<Change<K>>> = None;
+        loop {
+            match events.try_next().await {
+                Ok(Some(event)) => {
+                    for change in self.take(event, &mut relist) {
+                        self.tell(change).await;
+                    }
+                }
+                Ok(None) => return,
+                // The stream goes on by itself after its back-off.
+                Err(error) => tracing::warn!(%kind, %error, "the watch was interrupted"),
+            }
+        }
+    }
+
+    /// Brings the cache up to date and says what there is to tell. `relist` gathers what must wait for a list's end.
+    fn take(
+        &mut self,
+        event: Event<DeserializeGuard<K>>,
+        relist: &mut Option<Vec<Change<K>>>,
+    ) -> Vec<Change<K>> {
+        match event {
+            Event::Init => {
+                *relist = Some(Vec::new());
+                self.writer.apply_watcher_event(&Event::Init);
+                Vec::new()
+            }
+            Event::InitApply(DeserializeGuard(Ok(object))) => {
+                let object = self.prepared(object);
+                self.writer.apply_watcher_event(&Event::InitApply(object));
+                Vec::new()
+            }
+            Event::InitApply(DeserializeGuard(Err(invalid))) => {
+                if let Some(known) = self.known(&invalid) {
+                    self.writer.apply_watcher_event(&Event::InitApply(K::clone(&known)));
+                }
+                relist.get_or_insert_default().push(Change::Invalid(Arc::new(invalid)));
+                Vec::new()
+            }
+            Event::InitDone => {
+                let before = self.store.state();
+                self.writer.apply_watcher_event(&Event::InitDone);
+                let mut changes = difference(&before, &self.store.state());
+                changes.extend(relist.take().unwrap_or_default());
+                changes.push(Change::Synced);
+                changes
+            }
+            Event::Apply(DeserializeGuard(Ok(object))) => {
+                let object = self.prepared(object);
+                let key = ObjectRef::from_obj(&object);
+                let replaced = self.store.get(&key).filter(|old| old.uid() != object.uid());
+                self.writer.apply_watcher_event(&Event::Apply(object));
+                let applied = self.store.get(&key).map(Change::Applied);
+                replaced.map(Change::Deleted).into_iter().chain(applied).collect()
+            }
+            Event::Apply(DeserializeGuard(Err(invalid))) => vec![Change::Invalid(Arc::new(invalid))],
+            Event::Delete(DeserializeGuard(Ok(object))) => {
+                let object = self.prepared(object);
+                self.writer.apply_watcher_event(&Event::Delete(object.clone()));
+                vec![Change::Deleted(Arc::new(object))]
+            }
+            Event::Delete(DeserializeGuard(Err(invalid))) => {
+                let known = self.known(&invalid);
+                if let Some(known) = &known {
+                    self.writer.apply_watcher_event(&Event::Delete(K::clone(known)));
+                }
+                known.map(Change::Deleted).into_iter().collect()
+            }
+        }
+    }
+
+    fn prepared(&self, mut object: K) -> K {
+        (self.prepare)(&mut object);
+        object.managed_fields_mut().clear();
+        object
+    }
+
+    fn known(&self, invalid: &InvalidObject) -> Option<Arc<K>> {
+        let name = invalid.metadata.name.as_deref()?;
+        let reference = ObjectRef::new(name);
+        let reference = match invalid.metadata.namespace.as_deref() {
+            Some(namespace) => reference.within(namespace),
+            None => reference,
+        };
+        self.store.get(&reference)
+    }
+
+    async fn tell(&mut self, change: Change<K>) {
+        for subscriber in &self.subscribers {
+            // A subscriber that is gone has ended; whoever runs it ends the process.
+            if subscriber.send(change.clone()).await.is_err() {
+                tracing::debug!(kind = %K::kind(&()), "a subscriber is gone");
+            }
+        }
+        self.subscribers.retain(|subscriber| !subscriber.is_closed());
+    }
+}
+
+/// What a full list shows to have happened since `before`.
+fn difference<K: Resource<DynamicType = ()>>(before: &[Arc<K>], after: &[Arc<K>]) -> Vec<Change<K>> {
+    let by_uid = |objects: &[Arc<K>]| -> HashMap<String, Arc<K>> {
+        objects.iter().map(|o| (o.uid().unwrap_or_default(), Arc::clone(o))).collect()
+    };
+    let (old, new) = (by_uid(before), by_uid(after));
+    let gone =
+        old.iter().filter(|(uid, _)| !new.contains_key(*uid)).map(|(_, o)| Change::Deleted(Arc::clone(o)));
+    let applied = after.iter().filter(|object| {
+        let known = old.get(&object.uid().unwrap_or_default());
+        known.is_none_or(|k| k.resource_version() != object.resource_version())
+    });
+    gone.chain(applied.map(|o| Change::Applied(Arc::clone(o)))).collect()
+}
+
+/// The objects that changes are about, gone ones included: a controller then finds them absent.
+pub fn objects<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = Arc<K>> + Send + 'static
+where
+    K: Resource + Send + Sync + 'static,
+{
+    stream::unfold(changes, |mut changes| async move {
+        loop {
+            match changes.recv().await? {
+                Change::Applied(object) | Change::Deleted(object) => return Some((object, changes)),
+                Change::Invalid(_) | Change::Synced => (),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{Client, client::Body};
+
+    use super::*;
+
+    fn map(name: &str, uid: &str, version: &str) -> ConfigMap {
+        let metadata =
+            serde_json::json!({"name": name, "namespace": "n", "uid": uid, "resourceVersion": version});
+        serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap()
+    }
+
+    fn watch() -> Watch<ConfigMap> {
+        let (service, _handle) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
+        Watch::new(Api::all(Client::new(service, "default")), watcher::Config::default())
+    }
+
+    fn told(changes: &[Change<ConfigMap>]) -> Vec<String> {
+        let one = |change: &Change<ConfigMap>| match change {
+            Change::Applied(o) => format!("+{}", o.uid().unwrap()),
+            Change::Deleted(o) => format!("-{}", o.uid().unwrap()),
+            Change::Invalid(i) => format!("!{}", i.metadata.name.clone().unwrap()),
+            Change::Synced => "=".to_owned(),
+        };
+        changes.iter().map(one).collect()
+    }
+
+    fn list(watch: &mut Watch<ConfigMap>, objects: Vec<DeserializeGuard<ConfigMap>>) -> Vec<String> {
+        let mut relist = None;
+        assert!(watch.take(Event::Init, &mut relist).is_empty());
+        for object in objects {
+            assert!(watch.take(Event::InitApply(object), &mut relist).is_empty());
+        }
+        told(&watch.take(Event::InitDone, &mut relist))
+    }
+
+    fn good(name: &str, uid: &str, version: &str) -> DeserializeGuard<ConfigMap> {
+        DeserializeGuard(Ok(map(name, uid, version)))
+    }
+
+    fn bad(name: &str, uid: &str) -> DeserializeGuard<ConfigMap> {
+        DeserializeGuard(Err(InvalidObject { error: "bad".into(), metadata: map(name, uid, "9").metadata }))
+    }
+
+    #[tokio::test]
+    async fn a_relist_tells_what_went_meanwhile() {
+        let mut watch = watch();
+        assert_eq!(list(&mut watch, vec![good("a", "1", "1"), good("b", "2", "1")]).len(), 3);
+        let mut again = list(&mut watch, vec![good("a", "1", "1"), good("b", "3", "5")]);
+        assert_eq!(again.pop().unwrap(), "=");
+        assert_eq!(again, ["-2", "+3"], "a is unchanged, b is another one now");
+    }
+
+    #[tokio::test]
+    async fn a_replaced_object_is_told_as_gone_first() {
+        let mut watch = watch();
+        list(&mut watch, vec![good("a", "1", "1")]);
+        assert_eq!(told(&watch.take(Event::Apply(good("a", "2", "3")), &mut None)), ["-1", "+2"]);
+        assert_eq!(told(&watch.take(Event::Delete(good("a", "2", "4")), &mut None)), ["-2"]);
+        assert!(watch.store().state().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_decode_keeps_its_last_known_state() {
+        let mut watch = watch();
+        list(&mut watch, vec![good("a", "1", "1")]);
+        assert_eq!(told(&watch.take(Event::Apply(bad("a", "1")), &mut None)), ["!a"]);
+        assert_eq!(list(&mut watch, vec![bad("a", "1"), good("b", "2", "1")]), ["+2", "!a", "="]);
+        assert_eq!(watch.store().state().len(), 2);
+        assert_eq!(told(&watch.take(Event::Delete(bad("a", "1")), &mut None)), ["-1"]);
+    }
+}
