@@ -83,8 +83,7 @@ impl GoModule {
     /// When the module cannot be read or no cache directory is known.
     pub fn bin_dir(&self) -> Result<PathBuf, Error> {
         let mut hash = Sha256::new();
-        for file in ["go.mod", "go.sum"] {
-            let path = self.source().join(file);
+        for path in files_below(&self.source())? {
             hash.update(fs::read(&path).map_err(at(&path))?);
         }
         for text in [self.ldflags, env::consts::OS, env::consts::ARCH] {
@@ -218,11 +217,18 @@ impl Tools {
     /// When something had to be built and that failed.
     pub fn control_plane() -> Result<Self, Error> {
         let assets = env::var_os("KUBEBUILDER_ASSETS").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        let mut tools = Self { dirs: assets.into_iter().collect() };
-        if !NEEDED.iter().all(|name| tools.path(name).is_ok()) {
-            tools.dirs.push(CONTROL_PLANE.build()?);
+        Self { dirs: assets.into_iter().collect() }.and(&CONTROL_PLANE, &NEEDED)
+    }
+
+    /// Adds a module's programs, building it unless all of `needed` are there already.
+    ///
+    /// # Errors
+    /// When something had to be built and that failed.
+    pub fn and(mut self, module: &GoModule, needed: &[&str]) -> Result<Self, Error> {
+        if !needed.iter().all(|name| self.path(name).is_ok()) {
+            self.dirs.push(module.build()?);
         }
-        Ok(tools)
+        Ok(self)
     }
 
     /// The path of a program.
@@ -246,6 +252,23 @@ impl Tools {
 
 const NEEDED: [&str; 7] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "kubectl", "helm"];
+
+/// The files of a module, in a fixed order: its list of programs, and the programs whose source is its own.
+fn files_below(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        .map_err(at(dir))?;
+    paths.sort();
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            files.extend(files_below(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
 
 fn cache_dir() -> Result<PathBuf, Error> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
