@@ -108,16 +108,18 @@ impl Pki {
         write_identity(&self.dir, file, &certificate.pem(), &key)
     }
 
-    /// Makes the key pair that signs service account tokens; one file holds both halves.
+    /// Makes the key pair that signs service account tokens: the files of its private and its public half.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn service_account_key(&self) -> Result<PathBuf, Error> {
+    /// When a file cannot be written.
+    pub fn service_account_keys(&self) -> Result<(PathBuf, PathBuf), Error> {
         let key = KeyPair::generate()
             .map_err(|source| Error::Issue { name: "service account tokens".to_owned(), source })?;
-        let path = self.dir.join("service-account.key");
-        write_private(&path, &key.serialize_pem())?;
-        Ok(path)
+        let private = self.dir.join("service-account.key");
+        let public = self.dir.join("service-account.pub");
+        write_private(&private, &key.serialize_pem())?;
+        write_private(&public, &key.public_key_pem())?;
+        Ok((private, public))
     }
 
     /// Writes a client configuration that needs no other file, so that it may be copied elsewhere.
