@@ -48,23 +48,24 @@ impl Image {
         }
     }
 
-    /// `crofter.test/busybox:1`: the machine's static busybox with all its applets, run as `nobody` unless the pod
-    /// says otherwise.
+    /// `crofter.test/busybox:1`: the machine's busybox with all its applets, run as `nobody` unless the pod says
+    /// otherwise.
     ///
     /// # Errors
     /// When busybox cannot be run.
     pub fn busybox(busybox: &Path) -> Result<Self, Error> {
         let list = command::output(Command::new(busybox).arg("--list"))?;
         let mut image = Self::new("crofter.test/busybox:1")
-            .executable("bin/busybox", busybox)
+            .program("bin/busybox", busybox)?
             .directory("tmp", 0o1777)
             .text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
-            .text("etc/group", "root:x:0:\nnogroup:x:65534:\n");
+            .text("etc/group", "root:x:0:\nnogroup:x:65534:\n")
+            .user("65534:65534");
         for applet in list.lines().filter(|&applet| applet != "busybox") {
             image = image.link(format!("bin/{applet}"), "busybox");
         }
+        image.entrypoint = Vec::new();
         image.command = vec!["/bin/sh".to_owned()];
-        image.user = "65534:65534".to_owned();
         Ok(image)
     }
 

@@ -153,6 +153,8 @@ pub struct ControlPlane<'a> {
 impl ControlPlane<'_> {
     fn kubectl(&self) -> Result<Command, Error> {
         let mut kubectl = Command::new(self.tools.path("kubectl")?);
+        // Not in the home directory.
+        kubectl.env("KUBECACHEDIR", self.layout.nodes().join("kubectl-cache"));
         kubectl.arg("--kubeconfig").arg(self.admin_kubeconfig).arg("--request-timeout=30s");
         Ok(kubectl)
     }

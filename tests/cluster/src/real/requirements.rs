@@ -56,7 +56,7 @@ pub fn available() -> Result<(), Vec<Missing>> {
 }
 
 const PROGRAMS: [(&str, &str); 8] = [
-    ("busybox", "busybox-static"),
+    ("busybox", "busybox"),
     ("ip", "iproute2"),
     ("mount", "mount"),
     ("nft", "nftables"),
