@@ -1,7 +1,19 @@
 //! The closed list of machine reasons: the same word in a condition, an Event, a metric label and an answer.
 
 /// Why something is as it is. The text form is the variant's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::Display, strum::IntoStaticStr)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::EnumString,
+)]
 pub enum Reason {
     // --- of tenants
     /// All children are there and as they should be.
