@@ -6,9 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures::{FutureExt, Stream, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, Client, Resource, core::DeserializeGuard, runtime::watcher};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{reflector::Store, watcher},
+};
 use serde::de::DeserializeOwned;
 use tokio::{
     net::TcpListener,
@@ -17,11 +21,10 @@ use tokio::{
 };
 
 use crate::{
-    api_types::{Job, Tenant},
+    api_types::{Job, Plans, Tenant},
     clock::Clock,
     config::{self, Config},
-    controllers,
-    domain::node_admission,
+    controllers::{self, node, tenant},
     kube_ext::{events::Events, watch::Watch},
     metrics::Metrics,
     names,
@@ -97,7 +100,7 @@ fn assemble(
     let settings = config.settings;
     let mut tenants: Watch<Tenant> = everything(&client);
     let mut jobs: Watch<Job> = everything(&client);
-    let mut nodes: Watch<Node> = everything(&client).with_prepare(node_admission::prepare);
+    let mut nodes: Watch<Node> = everything(&client).with_prepare(node::prepare);
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
     let mut pods: Watch<Pod> = Watch::new(Api::all(client.clone()), ours);
     let caches =
@@ -122,6 +125,39 @@ fn assemble(
         nodes: nodes.subscribe(),
     };
     parts.essential("scheduler", scheduler.run(changes));
+
+    let workers = tenant_workers(caches.nodes.clone(), plans.clone(), settings.gpu_resource.clone());
+    let usage = board.clone();
+    let (context, watches) = tenant::prepare(tenant::Dependencies {
+        client: client.clone(),
+        clock: clock.clone(),
+        events: events.clone(),
+        settings: settings.clone(),
+        plans: plans.clone(),
+        jobs: caches.jobs.clone(),
+        pods: caches.pods.clone(),
+        nodes: caches.nodes.clone(),
+        usage: Arc::new(move |uid| usage.usage(uid)),
+        workers,
+    });
+    let inputs = tenant::Inputs {
+        tenants: caches.tenants.clone(),
+        tenant_changes: tenants.subscribe(),
+        pods: pods.subscribe_objects().boxed(),
+        nodes: nodes.subscribe_objects().boxed(),
+        touched: received(tenant_names).boxed(),
+    };
+    parts.controller("tenant controller", tenant::run(context, watches, inputs, stop.clone()));
+
+    let of_nodes = node::Caches {
+        nodes: caches.nodes.clone(),
+        tenants: caches.tenants.clone(),
+        pods: caches.pods.clone(),
+    };
+    let context = node::Context::new(client.clone(), of_nodes, plans.clone(), settings.gpu_resource.clone());
+    let (of_tenants, of_pods) = (tenants.subscribe_objects(), pods.subscribe_objects());
+    let run = node::run(Arc::new(context), nodes.subscribe_objects(), of_tenants, of_pods, stop.clone());
+    parts.controller("node controller", run);
 
     let job = controllers::job::Context {
         client: client.clone(),
@@ -174,6 +210,22 @@ fn assemble(
         }
     });
     Ok(parts)
+}
+
+/// How a tenant's workers stand, for its status.
+fn tenant_workers(
+    nodes: Store<Node>,
+    plans: watch::Receiver<Arc<Plans>>,
+    gpu_resource: String,
+) -> tenant::WorkersOf {
+    Arc::new(move |tenant: &Tenant| {
+        let all = nodes.state();
+        let quotas = plans.borrow().get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
+        tenant::WorkersView {
+            admitted: i64::try_from(node::admitted(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
+            refused: quotas.and_then(|quotas| node::refused(tenant, &quotas, &all, &gpu_resource)),
+        }
+    })
 }
 
 /// A watch of all objects of a kind.

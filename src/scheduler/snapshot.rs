@@ -13,11 +13,11 @@ use crate::{
         plan::EffectiveQuotas,
         tenant::{EndedJobs, TenantUsage},
     },
+    controllers::node::{Worker, worker},
     domain::{
         admission::{JobStanding, JobView, TenantView, Usage, Verdict, WorkerView},
         attempt::{self, Observed},
         job_state::is_terminal,
-        node_admission,
         resources::Resources,
         tenant_state,
     },
@@ -161,11 +161,17 @@ fn pods(all: &[Arc<Pod>], gpu_resource: &str) -> (HashMap<String, Pods>, HashMap
 
 fn workers(caches: &Caches, used: &HashMap<String, Resources>, gpu_resource: &str) -> Vec<WorkerView> {
     let nodes = caches.nodes.state();
-    let admitted = nodes.iter().filter_map(|node| node_admission::worker(node, gpu_resource));
-    let view = |worker: node_admission::Worker| WorkerView {
+    let admitted = nodes.iter().filter_map(|node| worker(node, gpu_resource));
+    let view = |worker: Worker| WorkerView {
         used: used.get(&worker.name).copied().unwrap_or_default(),
-        capacity: worker.allocatable,
-        open: worker.open,
+        capacity: Resources {
+            cpu_milli: worker.allocatable_cpu_milli,
+            memory_bytes: worker.allocatable_memory_bytes,
+            gpus: worker.gpus,
+            bandwidth_mbps: 0,
+            ephemeral_bytes: worker.allocatable_ephemeral_bytes,
+        },
+        open: worker.ready,
         name: worker.name,
         group: worker.group,
     };

@@ -70,7 +70,8 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
         command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{}", self.metrics_port));
         command.env("KUBECONFIG", &*self.operator_kubeconfig.lock().unwrap());
-        command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,crofter=debug".to_owned()));
+        command
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,crofter=debug".to_owned()));
         match &self.database_url {
             Some(url) => command.env("DATABASE_URL", url),
             None => command.env_remove("DATABASE_URL"),
@@ -96,7 +97,9 @@ impl World {
     /// What the operator answers on its own port.
     pub async fn ask(&self, path: &str) -> Result<String, String> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.metrics_port)).await.map_err(|e| e.to_string())?;
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.metrics_port))
+            .await
+            .map_err(|e| e.to_string())?;
         let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
         stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
         let mut answer = String::new();
@@ -170,7 +173,8 @@ impl Verbs<'_> {
         R: Serialize,
     {
         let text = serde_json::to_vec(object).unwrap();
-        let request = kube::core::Request::new(api.resource_url()).create(&PostParams::default(), text).unwrap();
+        let request =
+            kube::core::Request::new(api.resource_url()).create(&PostParams::default(), text).unwrap();
         self.client.request(request).await
     }
 
@@ -223,7 +227,11 @@ impl Verbs<'_> {
             let label = node.labels().get(key).cloned();
             let taints = node.spec.unwrap_or_default().taints.unwrap_or_default();
             let taint = taints.iter().find(|t| t.key == key).map(|t| t.value.clone().unwrap_or_default());
-            if label.as_deref() == group && taint.as_deref() == group { Ok(()) } else { Err(format!("{label:?} {taint:?}")) }
+            if label.as_deref() == group && taint.as_deref() == group {
+                Ok(())
+            } else {
+                Err(format!("{label:?} {taint:?}"))
+            }
         })
         .await
         .unwrap();
@@ -236,7 +244,8 @@ impl Verbs<'_> {
 
     /// Submits a job, or says why not.
     pub async fn new_job(&self, namespace: &str, name: &str, spec: Value) -> Result<Job, kube::Error> {
-        let mut whole = json!({"image": "crofter.test/busybox:1", "resources": {"cpu": "100m", "memory": "64Mi"}});
+        let mut whole =
+            json!({"image": "crofter.test/busybox:1", "resources": {"cpu": "100m", "memory": "64Mi"}});
         for (key, value) in spec.as_object().unwrap() {
             whole[key] = value.clone();
         }

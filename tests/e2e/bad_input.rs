@@ -16,7 +16,11 @@ async fn what_the_schema_refuses_is_named() {
     for (name, spec, words) in [
         ("neg", json!({"quotas": {"maxJobs": -2}}), "spec.quotas.maxJobs"),
         ("neg", json!({"plan": "Not A Plan"}), "spec.plan"),
-        ("neg", json!({"access": [{"kind": "ServiceAccount", "name": "x", "role": "viewer"}]}), "namespace is given for a ServiceAccount"),
+        (
+            "neg",
+            json!({"access": [{"kind": "ServiceAccount", "name": "x", "role": "viewer"}]}),
+            "namespace is given for a ServiceAccount",
+        ),
         ("neg", json!({"expiresAt": "tomorrow"}), "spec.expiresAt"),
         ("dotted.name", json!({}), "at most 40 characters"),
         (&"x".repeat(41), json!({}), "at most 40 characters"),
@@ -84,10 +88,15 @@ async fn an_unknown_plan_stalls_with_the_known_names() {
     verbs.new_tenant("planless", json!({"plan": "platinum"})).await.unwrap();
     let stalled = |t: &Tenant| condition_reason(t, "Stalled").as_deref() == Some("UnknownPlan");
     let tenant = verbs.until_tenant("planless", "UnknownPlan", stalled).await;
-    let said = tenant.status.unwrap().conditions.iter().find(|c| c.type_ == "Stalled").unwrap().message.clone();
+    let said =
+        tenant.status.unwrap().conditions.iter().find(|c| c.type_ == "Stalled").unwrap().message.clone();
     assert!(said.contains("platinum") && said.contains("basic") && said.contains("enterprise"), "{said}");
     verbs.patch_tenant("planless", json!({"spec": {"plan": "free"}})).await.unwrap();
-    verbs.until_tenant("planless", "Ready", |t| crate::common::condition(t, "Ready").as_deref() == Some("True")).await;
+    verbs
+        .until_tenant("planless", "Ready", |t| {
+            crate::common::condition(t, "Ready").as_deref() == Some("True")
+        })
+        .await;
 }
 
 #[tokio::test]

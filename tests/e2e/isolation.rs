@@ -51,7 +51,11 @@ async fn workers_are_admitted_within_the_quota_and_the_rest_is_told() {
     verbs.tenant("narrow", json!({"plan": "free"})).await;
     verbs.worker("narrow-1", "narrow", "2").await;
     let label = "crofter.node-restriction.kubernetes.io/tenant";
-    world().cluster.add_node(&NodeSpec::new("narrow-2").label(label, "narrow").capacity("2", "8Gi")).await.unwrap();
+    world()
+        .cluster
+        .add_node(&NodeSpec::new("narrow-2").label(label, "narrow").capacity("2", "8Gi"))
+        .await
+        .unwrap();
     let over = |t: &_| condition_reason(t, "WorkersAdmitted").as_deref() == Some("WorkersOverQuota");
     verbs.until_tenant("narrow", "WorkersOverQuota", over).await;
     verbs.until_admitted("narrow-2", None).await;
@@ -73,7 +77,8 @@ async fn a_released_node_keeps_its_taint_until_the_last_pod_has_left() {
     verbs.job("coming", "next", json!({})).await;
     verbs.until_reason("coming", "next", "NoWorkers").await;
 
-    let relabel = json!({"metadata": {"labels": {"crofter.node-restriction.kubernetes.io/tenant": "coming"}}});
+    let relabel =
+        json!({"metadata": {"labels": {"crofter.node-restriction.kubernetes.io/tenant": "coming"}}});
     verbs.all::<Node>().patch("moving-1", &PatchParams::default(), &Patch::Merge(&relabel)).await.unwrap();
     let admitted = "crofter.node-restriction.kubernetes.io/admitted";
     crofter_test_cluster::wait::until(crate::common::PATIENCE, "the label to go first", || async {
@@ -96,7 +101,9 @@ async fn a_shared_pool_serves_those_who_list_it() {
     let verbs = world().verbs().await;
     verbs.tenant("swimmer", json!({"sharedPools": ["lake"]})).await;
     verbs.tenant("walker", json!({})).await;
-    let node = NodeSpec::new("lake-1").label("crofter.node-restriction.kubernetes.io/pool", "lake").capacity("4", "16Gi");
+    let node = NodeSpec::new("lake-1")
+        .label("crofter.node-restriction.kubernetes.io/pool", "lake")
+        .capacity("4", "16Gi");
     world().cluster.add_node(&node).await.unwrap();
     verbs.until_admitted("lake-1", Some("pool.lake")).await;
     verbs.job("swimmer", "in", json!({})).await;

@@ -29,7 +29,11 @@ async fn a_job_completes_and_says_so_everywhere() {
     let verbs = world().verbs().await;
     tenant(&verbs, "happy", "basic", "4").await;
     verbs.job("happy", "hello", runs("1")).await;
-    let said = world().cluster.kubectl(["wait", "-n", "tenant-happy", "tjob/hello", "--for=condition=Complete", "--timeout=60s"]).await.unwrap();
+    let said = world()
+        .cluster
+        .kubectl(["wait", "-n", "tenant-happy", "tjob/hello", "--for=condition=Complete", "--timeout=60s"])
+        .await
+        .unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let job = verbs.jobs("happy").get("hello").await.unwrap();
     let status = job.status.clone().unwrap();
@@ -59,10 +63,14 @@ async fn failures_have_their_reason() {
     tenant(&verbs, "unlucky", "basic", "4").await;
     verbs.job("unlucky", "code", json!({"parameters": {"exit-code": "3"}})).await;
     verbs.job("unlucky", "memory", json!({"parameters": {"outcome": "OOMKilled"}})).await;
-    verbs.job("unlucky", "late", json!({"timeoutSeconds": 2, "parameters": {"run-seconds": "forever"}})).await;
+    verbs
+        .job("unlucky", "late", json!({"timeoutSeconds": 2, "parameters": {"run-seconds": "forever"}}))
+        .await;
     let code = verbs.until_phase("unlucky", "code", JobPhase::Failed).await;
     assert_eq!((reason(&code), code.status.as_ref().unwrap().exit_code), ("NonZeroExit", Some(3)));
-    let kinds = |job: &Job| job.status.iter().flat_map(|s| &s.conditions).map(|c| c.type_.clone()).collect::<Vec<_>>();
+    let kinds = |job: &Job| {
+        job.status.iter().flat_map(|s| &s.conditions).map(|c| c.type_.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(kinds(&code), ["Failed", "Stalled"], "kstatus: failed");
     let memory = verbs.until_phase("unlucky", "memory", JobPhase::Failed).await;
     assert_eq!(reason(&memory), "OutOfMemory");
@@ -74,7 +82,9 @@ async fn failures_have_their_reason() {
 async fn quotas_hold_jobs_back_with_numbers_or_refuse_them() {
     let verbs = world().verbs().await;
     tenant(&verbs, "frugal", "free", "8").await;
-    verbs.job("frugal", "first", json!({"resources": {"cpu": "3"}, "parameters": {"run-seconds": "forever"}})).await;
+    verbs
+        .job("frugal", "first", json!({"resources": {"cpu": "3"}, "parameters": {"run-seconds": "forever"}}))
+        .await;
     verbs.until_phase("frugal", "first", JobPhase::Running).await;
     verbs.job("frugal", "second", json!({"resources": {"cpu": "2"}})).await;
     let waiting = verbs.until_reason("frugal", "second", "WaitingForQuota").await;
@@ -100,7 +110,13 @@ async fn room_on_one_node_is_what_counts() {
     let refused = verbs.until_phase("tight", "too-big", JobPhase::Rejected).await;
     assert_eq!(reason(&refused), "DoesNotFit");
     for n in 0..2 {
-        verbs.job("tight", &format!("half-{n}"), json!({"resources": {"cpu": "1500m"}, "parameters": {"run-seconds": "forever"}})).await;
+        verbs
+            .job(
+                "tight",
+                &format!("half-{n}"),
+                json!({"resources": {"cpu": "1500m"}, "parameters": {"run-seconds": "forever"}}),
+            )
+            .await;
     }
     for n in 0..2 {
         verbs.until_phase("tight", &format!("half-{n}"), JobPhase::Running).await;
@@ -132,7 +148,8 @@ async fn a_pod_deleted_by_hand_is_run_again() {
     let running = verbs.until_phase("meddled", "long", JobPhase::Running).await;
     let pods = verbs.within::<Pod>(&namespace("meddled"));
     pods.delete(&running.status.unwrap().pod.unwrap(), &DeleteParams::default()).await.unwrap();
-    let retried = |job: &Job| phase(job) == JobPhase::Running && job.status.as_ref().is_some_and(|s| s.attempt == 2);
+    let retried =
+        |job: &Job| phase(job) == JobPhase::Running && job.status.as_ref().is_some_and(|s| s.attempt == 2);
     let again = verbs.until_job("meddled", "long", "attempt 2 running", retried).await;
     assert_eq!(again.status.unwrap().attempts[0].reason, "PodDeleted");
     verbs.jobs("meddled").delete("long", &DeleteParams::default()).await.unwrap();

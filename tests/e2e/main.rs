@@ -10,12 +10,12 @@ mod isolation;
 mod jobs;
 mod tenants;
 
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 
 use common::World;
 
 /// The cluster of this test binary. It goes when the process does.
 fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(World::start)
+    static WORLD: LazyLock<World> = LazyLock::new(World::start);
+    &WORLD
 }

@@ -25,13 +25,20 @@ async fn a_tenant_is_ready_with_all_that_it_owns() {
     let verbs = world().verbs().await;
     let access = json!([{"kind": "Group", "name": "acme-devs", "role": "developer"}]);
     verbs.new_tenant("whole", json!({"plan": "pro", "access": access})).await.unwrap();
-    let said = world().cluster.kubectl(["wait", "tenant/whole", "--for=condition=Ready", "--timeout=60s"]).await.unwrap();
+    let said = world()
+        .cluster
+        .kubectl(["wait", "tenant/whole", "--for=condition=Ready", "--timeout=60s"])
+        .await
+        .unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 
     let tenant = verbs.all::<Tenant>().get("whole").await.unwrap();
     let status = tenant.status.clone().unwrap();
     assert_eq!(status.observed_generation, tenant.metadata.generation.unwrap());
-    assert_eq!((status.phase, status.namespace.as_deref()), (Some(TenantPhase::Active), Some("tenant-whole")));
+    assert_eq!(
+        (status.phase, status.namespace.as_deref()),
+        (Some(TenantPhase::Active), Some("tenant-whole"))
+    );
     assert_eq!(status.effective_quotas.unwrap().max_cpu_cores, 64);
     assert_eq!(condition(&tenant, "Active").as_deref(), Some("True"));
     assert_eq!((condition(&tenant, "Reconciling"), condition(&tenant, "Stalled")), (None, None));
@@ -51,7 +58,10 @@ async fn a_tenant_is_ready_with_all_that_it_owns() {
 
 async fn owned<K>(verbs: &Verbs<'_>, tenant: &str) -> Vec<K>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
 {
     let ours = ListParams::default().labels("app.kubernetes.io/managed-by=crofter");
     verbs.within::<K>(&namespace(tenant)).list(&ours).await.unwrap().items
@@ -59,7 +69,10 @@ where
 
 async fn only<K>(verbs: &Verbs<'_>, tenant: &str) -> K
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
 {
     let mut all = owned::<K>(verbs, tenant).await;
     assert_eq!(all.len(), 1, "{} of {tenant}", K::kind(&()));
@@ -109,16 +122,28 @@ async fn drift_of_every_child_is_repaired() {
     let access = json!([{"kind": "User", "name": "eve", "role": "viewer"}]);
     verbs.tenant("drift", json!({"plan": "basic", "access": access})).await;
     repaired::<ResourceQuota>(&verbs, "drift", json!({"spec": {"hard": {"pods": "999"}}})).await;
-    repaired::<LimitRange>(&verbs, "drift", json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "7"}}]}})).await;
+    repaired::<LimitRange>(
+        &verbs,
+        "drift",
+        json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "7"}}]}}),
+    )
+    .await;
     repaired::<RoleBinding>(&verbs, "drift", json!({"subjects": []})).await;
     repaired::<ServiceAccount>(&verbs, "drift", json!({"automountServiceAccountToken": true})).await;
-    repaired::<NetworkPolicy>(&verbs, "drift", json!({"spec": {"podSelector": {"matchLabels": {"none": "such"}}}})).await;
+    repaired::<NetworkPolicy>(
+        &verbs,
+        "drift",
+        json!({"spec": {"podSelector": {"matchLabels": {"none": "such"}}}}),
+    )
+    .await;
 
     let namespaces = verbs.all::<Namespace>();
     let spoil = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
     namespaces.patch("tenant-drift", &PatchParams::default(), &Patch::Merge(&spoil)).await.unwrap();
     wait::until(PATIENCE, "the namespace's label", || async {
-        let now = namespaces.get("tenant-drift").await.unwrap().labels()["pod-security.kubernetes.io/enforce"].clone();
+        let now =
+            namespaces.get("tenant-drift").await.unwrap().labels()["pod-security.kubernetes.io/enforce"]
+                .clone();
         if now == "restricted" { Ok(()) } else { Err(now) }
     })
     .await
@@ -138,15 +163,20 @@ async fn deletion_leaves_nothing_and_the_next_of_that_name_inherits_nothing() {
     verbs.delete_tenant("phoenix").await;
     assert!(verbs.all::<Namespace>().get_opt("tenant-phoenix").await.unwrap().is_none());
     let node = verbs.all::<Node>().get("phoenix-1").await.unwrap();
-    let ours = |key: &String| key.contains("crofter") && key != "crofter.node-restriction.kubernetes.io/tenant";
+    let ours =
+        |key: &String| key.contains("crofter") && key != "crofter.node-restriction.kubernetes.io/tenant";
     assert_eq!(node.labels().keys().filter(|k| ours(k)).count(), 0, "{:?}", node.labels());
-    assert!(!node.spec.unwrap_or_default().taints.unwrap_or_default().iter().any(|t| t.key.contains("crofter")));
+    assert!(
+        !node.spec.unwrap_or_default().taints.unwrap_or_default().iter().any(|t| t.key.contains("crofter"))
+    );
 
     let second = verbs.tenant("phoenix", json!({"plan": "free"})).await;
     assert_ne!(first.uid(), second.uid());
     verbs.until_admitted("phoenix-1", Some("phoenix")).await;
     assert_eq!(verbs.jobs("phoenix").list(&ListParams::default()).await.unwrap().items.len(), 0);
-    let fresh = verbs.until_tenant("phoenix", "usage", |t| t.status.as_ref().is_some_and(|s| s.usage.is_some())).await;
+    let fresh = verbs
+        .until_tenant("phoenix", "usage", |t| t.status.as_ref().is_some_and(|s| s.usage.is_some()))
+        .await;
     let usage = fresh.status.unwrap().usage.unwrap();
     assert_eq!((usage.active_jobs, usage.ended.completed), (0, 0));
 }
@@ -159,7 +189,9 @@ async fn a_suspended_tenant_admits_nothing_and_is_ready() {
     verbs.job("sleepy", "before", json!({"parameters": {"run-seconds": "3"}})).await;
     verbs.until_phase("sleepy", "before", JobPhase::Running).await;
     verbs.patch_tenant("sleepy", json!({"spec": {"suspended": true}})).await.unwrap();
-    let tenant = verbs.until_tenant("sleepy", "Suspended", |t| condition(t, "Active").as_deref() == Some("False")).await;
+    let tenant = verbs
+        .until_tenant("sleepy", "Suspended", |t| condition(t, "Active").as_deref() == Some("False"))
+        .await;
     assert_eq!(condition(&tenant, "Ready").as_deref(), Some("True"), "its spec says so: nothing is wrong");
     assert_eq!(condition_reason(&tenant, "Active").as_deref(), Some("TenantSuspended"));
     verbs.job("sleepy", "queued", json!({})).await;
@@ -211,7 +243,8 @@ async fn what_must_stay_is_kept_until_it_may_go() {
     let verbs = world().verbs().await;
     verbs.tenant("keeper", json!({"preventDeletion": true})).await;
     verbs.all::<Tenant>().delete("keeper", &DeleteParams::default()).await.unwrap();
-    let prevented = |t: &Tenant| t.status.iter().flat_map(|s| &s.conditions).any(|c| c.reason == "DeletionPrevented");
+    let prevented =
+        |t: &Tenant| t.status.iter().flat_map(|s| &s.conditions).any(|c| c.reason == "DeletionPrevented");
     verbs.until_tenant("keeper", "DeletionPrevented", prevented).await;
     assert!(verbs.all::<Namespace>().get_opt("tenant-keeper").await.unwrap().is_some());
     verbs.patch_tenant("keeper", json!({"spec": {"preventDeletion": false}})).await.unwrap();
