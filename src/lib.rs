@@ -5,5 +5,7 @@
 
 pub mod api_types;
 pub mod clock;
+pub mod controllers;
+pub mod domain;
 pub mod kube_ext;
 pub mod names;

@@ -38,6 +38,8 @@ pub enum Reason {
     WorkerReleasing,
     /// A node was given back.
     WorkerReleased,
+    /// The worker label of a node names no tenant.
+    NoSuchTenant,
 
     // --- of waiting jobs
     /// A quota of the tenant is used up by running jobs.
