@@ -11,7 +11,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Node, Pod},
+    rbac::v1::RoleBinding,
+};
 use kube::runtime::{
     controller::Action,
     reflector::{self, store::Writer},
@@ -167,5 +170,5 @@ fn the_controller_can_be_spawned() {
         _: fn(Arc<Context>, Watches, Inputs, future::Ready<()>) -> F,
     ) {
     }
-    spawnable(|context, watches, inputs, shutdown| run(context, watches, inputs, shutdown));
+    spawnable(run);
 }

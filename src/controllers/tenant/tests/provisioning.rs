@@ -39,7 +39,7 @@ async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status
 
     let (_, calls) = bench.pass().await;
     assert_eq!(outline(&calls), [""; 0], "nothing changed, so nothing is asked or written");
-    bench.context.memory.child_changed("acme");
+    bench.context.memory.saw("acme", "LimitRange", "crofter", None);
     let (_, calls) = bench.pass().await;
     assert_eq!(outline(&calls)[1..], APPLY[..7], "drift is repaired without a word in the status");
 }
