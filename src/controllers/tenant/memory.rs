@@ -54,13 +54,14 @@ impl Memory {
         }
     }
 
-    /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it.
+    /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it, and for
+    /// every child that went: a deletion waits for that.
     pub(super) fn saw(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
         // A tenant that no pass has seen has nothing applied either: its first pass looks at everything.
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(tenant) else { return true };
         let key = (kind.to_owned(), name.to_owned());
-        let drifted = version.as_ref() != entry.written.get(&key);
+        let drifted = version.is_none() || version.as_ref() != entry.written.get(&key);
         entry.seen.insert(key, version);
         drifted
     }
@@ -168,7 +169,7 @@ mod tests {
         apply(&memory, &[("x", "15")]);
         assert!(!saw("x", Some("15")) && applied());
         assert!(saw("y", Some("16")) && !applied(), "one too many");
-        assert!(!saw("y", None) && applied());
+        assert!(saw("y", None) && applied(), "gone again");
     }
 
     #[test]
