@@ -21,7 +21,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{build::Children, error::Error, validate::Owner};
+use super::{Context, build::Children, error::Error, validate::Owner};
 use crate::{
     kube_ext::{CallError, apply, call::within_opt, within},
     names,
@@ -78,14 +78,15 @@ pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Fou
 
 /// Applies all children to the namespace as it was found (`None`: it is to be made), and deletes what is too much.
 pub(super) async fn apply_all(
-    client: &Client,
-    known: &Known,
+    context: &Context,
     owner: &Owner,
     found: Option<&Namespace>,
     children: Children,
 ) -> Result<(), Error> {
     let Children { mut namespace, quota, limits, policies, account, bindings } = children;
-    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants } = &context.known;
+    context.memory.applying(&owner.name);
+    let namespaces: Api<Namespace> = Api::all(context.dependencies.client.clone());
     let uid = match found {
         Some(found) => found.uid(),
         None => {
@@ -95,39 +96,49 @@ pub(super) async fn apply_all(
     };
     // With the UID the API server refuses when another namespace has taken the name meanwhile.
     namespace.metadata.uid = uid;
-    apply::apply(&namespaces, &namespace).await?;
-    apply_kind(client, &known.quotas, owner, &[quota]).await?;
-    apply_kind(client, &known.limits, owner, &[limits]).await?;
-    apply_kind(client, &known.policies, owner, &policies).await?;
-    apply_kind(client, &known.accounts, owner, &[account]).await?;
-    apply_kind(client, &known.bindings, owner, &bindings).await
+    apply_one(context, &namespaces, owner, &namespace).await?;
+    apply_kind(context, quotas, owner, &[quota]).await?;
+    apply_kind(context, ranges, owner, &[limits]).await?;
+    apply_kind(context, networks, owner, &policies).await?;
+    apply_kind(context, accounts, owner, &[account]).await?;
+    apply_kind(context, grants, owner, &bindings).await
 }
 
 /// Deletes all children but the namespace.
-pub(super) async fn remove_all(client: &Client, known: &Known, owner: &Owner) -> Result<(), Error> {
-    let Known { quotas, limits, policies, accounts, bindings } = known;
-    remove_others::<RoleBinding, _>(client, bindings, owner, &[]).await?;
-    remove_others::<ServiceAccount, _>(client, accounts, owner, &[]).await?;
-    remove_others::<NetworkPolicy, _>(client, policies, owner, &[]).await?;
-    remove_others::<LimitRange, _>(client, limits, owner, &[]).await?;
-    remove_others::<ResourceQuota, _>(client, quotas, owner, &[]).await
+pub(super) async fn remove_all(context: &Context, owner: &Owner) -> Result<(), Error> {
+    let Known { quotas, limits, policies, accounts, bindings } = &context.known;
+    remove_others::<RoleBinding, _>(context, bindings, owner, &[]).await?;
+    remove_others::<ServiceAccount, _>(context, accounts, owner, &[]).await?;
+    remove_others::<NetworkPolicy, _>(context, policies, owner, &[]).await?;
+    remove_others::<LimitRange, _>(context, limits, owner, &[]).await?;
+    remove_others::<ResourceQuota, _>(context, quotas, owner, &[]).await
+}
+
+/// Applies one child and remembers its version, so that the watch's word of it is known for our own doing.
+async fn apply_one<K>(context: &Context, api: &Api<K>, owner: &Owner, child: &K) -> Result<(), CallError>
+where
+    K: Child + Serialize + DeserializeOwned,
+{
+    let applied = apply::apply(api, child).await?;
+    context.memory.wrote(&owner.name, &K::kind(&()), &child.name_any(), applied.version());
+    Ok(())
 }
 
 /// Applies the desired objects of one kind, and deletes those of ours that are not desired.
 async fn apply_kind<K, M>(
-    client: &Client,
+    context: &Context,
     known: &Store<M>,
     owner: &Owner,
     desired: &[K],
 ) -> Result<(), Error>
 where
-    K: Child,
-    M: Resource<DynamicType = ()> + Clone + 'static,
+    K: Child<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned,
+    M: Child,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), &owner.namespace);
+    let api: Api<K> = Api::namespaced(context.dependencies.client.clone(), &owner.namespace);
     for child in desired {
-        match apply::apply(&api, child).await {
-            Ok(_) => (),
+        match apply_one(context, &api, owner, child).await {
+            Ok(()) => (),
             // What can't be changed in place (the role of a RoleBinding) is made anew, by the next pass.
             Err(error) if error.code() == Some(422) => {
                 let reference = ObjectRef::<M>::new(&child.name_any()).within(&owner.namespace);
@@ -140,20 +151,20 @@ where
             Err(error) => return Err(error.into()),
         }
     }
-    remove_others::<K, M>(client, known, owner, desired).await
+    remove_others::<K, M>(context, known, owner, desired).await
 }
 
 async fn remove_others<K, M>(
-    client: &Client,
+    context: &Context,
     known: &Store<M>,
     owner: &Owner,
     desired: &[K],
 ) -> Result<(), Error>
 where
-    K: Child,
-    M: Resource<DynamicType = ()> + Clone + 'static,
+    K: Child<Scope = NamespaceResourceScope> + DeserializeOwned,
+    M: Child,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), &owner.namespace);
+    let api: Api<K> = Api::namespaced(context.dependencies.client.clone(), &owner.namespace);
     let ours = known.state().into_iter().filter(|child| child.namespace().as_ref() == Some(&owner.namespace));
     for child in ours.filter(|child| desired.iter().all(|wanted| wanted.name_any() != child.name_any())) {
         let name = child.name_any();
@@ -163,21 +174,24 @@ where
     Ok(())
 }
 
-/// A namespaced kind that tenants own.
-pub(super) trait Child:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + Serialize
-    + DeserializeOwned
-    + Send
-    + Sync
-    + 'static
-{
+/// A kind that tenants own, as a whole or as its metadata.
+pub(super) trait Child: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static {
+    /// Differs between two states that differ in what we write.
+    fn version(&self) -> String {
+        self.resource_version().unwrap_or_default()
+    }
 }
 
-impl Child for ResourceQuota {}
+impl Child for Namespace {}
 impl Child for LimitRange {}
 impl Child for NetworkPolicy {}
 impl Child for ServiceAccount {}
 impl Child for RoleBinding {}
+impl<K: Child> Child for PartialObjectMeta<K> {}
+
+impl Child for ResourceQuota {
+    /// Its status, and with it the resource version, changes with every pod.
+    fn version(&self) -> String {
+        format!("{:?} {:?}", self.labels(), self.spec)
+    }
+}

@@ -65,7 +65,7 @@ pub(super) async fn advance(context: &Context, leaving: &Leaving) -> Result<Prog
     }
     let namespace = match found {
         Found::Ours(namespace) if *retain => {
-            apply::remove_all(client, &context.known, owner).await?;
+            apply::remove_all(context, owner).await?;
             disown(context, owner, &namespace).await?;
             return Ok(Progress::Done);
         }

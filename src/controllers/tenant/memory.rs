@@ -1,10 +1,11 @@
 //! What the controller remembers from one pass over a tenant to the next.
 //!
 //! All of it may be lost at any time: a pass that finds nothing here applies every child again and writes usage once
-//! more. What is remembered never says how the cluster is, only that no watch has told of a change since.
+//! more. What is remembered never says how the cluster is, only which version of each child was written, and which
+//! one a watch has told of last: as long as these are the same, nobody else has changed a child.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,12 +19,17 @@ pub(super) type Fingerprint = [u8; 32];
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
+/// Kind and name of a child.
+type Key = (String, String);
+
 #[derive(Debug, Default)]
 struct Entry {
-    /// How often a watch has told of a change to a child.
-    changes: u64,
-    /// The value of `changes` before the children were last applied, and what was applied.
-    applied: Option<(u64, Fingerprint)>,
+    /// What was last applied as a whole.
+    applied: Option<Fingerprint>,
+    /// The version of each child as we wrote it.
+    written: BTreeMap<Key, String>,
+    /// The version of each child that a watch has told of last; `None` when it went.
+    seen: BTreeMap<Key, Option<String>>,
     failures: u32,
     usage_written: Option<Timestamp>,
     /// The step of a deletion last told of, and when.
@@ -48,29 +54,42 @@ impl Memory {
         }
     }
 
-    /// A child of the tenant has changed.
-    pub(super) fn child_changed(&self, tenant: &str) {
-        // A tenant that no pass has seen has nothing applied either.
-        if let Some(entry) = self.entries().get_mut(tenant) {
-            entry.changes += 1;
-        }
+    /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it, and for
+    /// every child that went: a deletion waits for that.
+    pub(super) fn saw(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
+        // A tenant that no pass has seen has nothing applied either: its first pass looks at everything.
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(tenant) else { return true };
+        let key = (kind.to_owned(), name.to_owned());
+        let drifted = version.is_none() || version.as_ref() != entry.written.get(&key);
+        entry.seen.insert(key, version);
+        drifted
     }
 
-    /// How often children have changed; to be read before they are applied.
-    pub(super) fn changes(&self, tenant: &str) -> u64 {
-        self.with(tenant, |entry| entry.changes)
+    /// A child was written, or found as it should be.
+    pub(super) fn wrote(&self, tenant: &str, kind: &str, name: &str, version: String) {
+        self.with(tenant, |entry| entry.written.insert((kind.to_owned(), name.to_owned()), version));
     }
 
-    /// Whether just these children were applied and none has changed since.
+    /// A whole apply begins: what it does not write is not wanted.
+    pub(super) fn applying(&self, tenant: &str) {
+        self.with(tenant, |entry| {
+            entry.applied = None;
+            entry.written.clear();
+        });
+    }
+
+    /// A whole apply has ended well.
+    pub(super) fn applied(&self, tenant: &str, children: Fingerprint) {
+        self.with(tenant, |entry| entry.applied = Some(children));
+    }
+
+    /// Whether just these children were applied, and each is, as far as told, as it was written.
     pub(super) fn is_applied(&self, tenant: &str, children: &Fingerprint) -> bool {
         self.with(tenant, |entry| {
-            entry.applied.is_some_and(|(at, what)| at == entry.changes && what == *children)
+            let as_written = |(key, seen): (&Key, &Option<String>)| seen.as_ref() == entry.written.get(key);
+            entry.applied.as_ref() == Some(children) && entry.seen.iter().all(as_written)
         })
-    }
-
-    /// The children were applied; `changes` is the number read before.
-    pub(super) fn applied(&self, tenant: &str, changes: u64, children: Fingerprint) {
-        self.with(tenant, |entry| entry.applied = Some((changes, children)));
     }
 
     /// How many passes have failed since the last good one.
@@ -125,17 +144,43 @@ impl Memory {
 mod tests {
     use super::*;
 
+    fn apply(memory: &Memory, versions: &[(&str, &str)]) {
+        memory.applying("a");
+        for (name, version) in versions {
+            memory.wrote("a", "K", name, (*version).to_owned());
+        }
+        memory.applied("a", [1; 32]);
+    }
+
     #[test]
-    fn a_change_during_or_after_the_apply_makes_it_due_again() {
+    fn what_we_wrote_ourselves_is_no_drift_and_anything_else_is() {
         let memory = Memory::default();
-        let before = memory.changes("a");
-        memory.applied("a", before, [1; 32]);
-        assert!(memory.is_applied("a", &[1; 32]));
+        let saw = |name: &str, version: Option<&str>| memory.saw("a", "K", name, version.map(str::to_owned));
+        let applied = || memory.is_applied("a", &[1; 32]);
+        assert!(!applied());
+        apply(&memory, &[("x", "11")]);
+        assert!(applied(), "nothing was told yet");
         assert!(!memory.is_applied("a", &[2; 32]), "other children are wanted now");
-        let before = memory.changes("a");
-        memory.child_changed("a");
-        memory.applied("a", before, [1; 32]);
-        assert!(!memory.is_applied("a", &[1; 32]), "a child changed while the others were applied");
+        assert!(!saw("x", Some("11")) && applied());
+        assert!(saw("x", Some("12")) && !applied(), "changed by somebody");
+        apply(&memory, &[("x", "13")]);
+        assert!(!saw("x", Some("13")) && applied());
+        assert!(saw("x", None) && !applied(), "deleted");
+        apply(&memory, &[("x", "15")]);
+        assert!(!saw("x", Some("15")) && applied());
+        assert!(saw("y", Some("16")) && !applied(), "one too many");
+        assert!(saw("y", None) && applied(), "gone again");
+    }
+
+    #[test]
+    fn a_change_told_during_the_apply_is_not_lost() {
+        let memory = Memory::default();
+        memory.applying("a");
+        // Somebody changed what was just written, and the watch is faster than the answer.
+        memory.saw("a", "K", "x", Some("12".to_owned()));
+        memory.wrote("a", "K", "x", "11".to_owned());
+        memory.applied("a", [1; 32]);
+        assert!(!memory.is_applied("a", &[1; 32]));
     }
 
     #[test]

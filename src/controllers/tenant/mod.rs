@@ -27,11 +27,7 @@ mod tests;
 use std::{future::Future, sync::Arc};
 
 use futures::{FutureExt, Stream, StreamExt, future, stream::BoxStream};
-use k8s_openapi::api::{
-    core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
-    networking::v1::NetworkPolicy,
-    rbac::v1::RoleBinding,
-};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
@@ -48,7 +44,11 @@ use tokio::sync::{mpsc, watch};
 pub use error::Error;
 pub use reconcile::{error_policy, reconcile};
 
-use self::{apply::Known, memory::Memory, unreadable::TenantMeta};
+use self::{
+    apply::{Child, Known},
+    memory::Memory,
+    unreadable::TenantMeta,
+};
 use crate::{
     api_types::{Job, Plans, Tenant, tenant::TenantUsage},
     clock::Clock,
@@ -145,37 +145,33 @@ pub struct Watches {
 type BoxTask = future::BoxFuture<'static, ()>;
 
 impl Watches {
-    /// Watches one kind of child by its metadata.
-    fn child<K>(&mut self, context: &Dependencies, memory: &Arc<Memory>) -> Store<PartialObjectMeta<K>>
+    /// Watches one kind of child.
+    fn child<M>(&mut self, context: &Dependencies, memory: &Arc<Memory>, config: watcher::Config) -> Store<M>
     where
-        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+        M: Child + DeserializeOwned,
     {
-        let mut watch = Watch::<PartialObjectMeta<K>>::new(Api::all(context.client.clone()), ours());
-        let objects = watch.subscribe_objects();
-        let trigger = triggers::children(objects, context.settings.clone(), Arc::clone(memory));
+        let mut watch = Watch::<M>::new(Api::all(context.client.clone()), config);
+        let trigger = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
         self.triggers.push(trigger.boxed());
-        let store = watch.store();
-        self.tasks.push(watch.run().boxed());
-        store
+        self.start(watch)
     }
 
+    /// Watches quotas, which are a child and count storage as well.
     fn quotas(&mut self, context: &Dependencies, memory: &Arc<Memory>) -> Store<ResourceQuota> {
         let mut watch = Watch::<ResourceQuota>::new(Api::all(context.client.clone()), ours());
-        let trigger = triggers::quotas(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
-        self.triggers.push(trigger.boxed());
+        let drift = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
+        let storage = triggers::storage(watch.subscribe(), context.settings.clone());
+        self.triggers.extend([drift.boxed(), storage.boxed()]);
+        self.start(watch)
+    }
+
+    fn start<M>(&mut self, watch: Watch<M>) -> Store<M>
+    where
+        M: Child + DeserializeOwned,
+    {
         let store = watch.store();
         self.tasks.push(watch.run().boxed());
         store
-    }
-
-    /// Watches all namespaces: one that is in a tenant's way carries no label of ours.
-    fn namespaces(&mut self, context: &Dependencies, memory: &Arc<Memory>) {
-        let api = Api::all(context.client.clone());
-        let mut watch = Watch::<PartialObjectMeta<Namespace>>::new(api, watcher::Config::default());
-        let objects = watch.subscribe_objects();
-        let trigger = triggers::namespaces(objects, context.settings.clone(), Arc::clone(memory));
-        self.triggers.push(trigger.boxed());
-        self.tasks.push(watch.run().boxed());
     }
 }
 
@@ -192,13 +188,14 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     writer.apply_watcher_event(&watcher::Event::InitDone);
     let memory = Arc::new(Memory::default());
     let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
-    watches.namespaces(&dependencies, &memory);
+    // All namespaces: one that is in a tenant's way carries no label of ours.
+    watches.child::<PartialObjectMeta<Namespace>>(&dependencies, &memory, watcher::Config::default());
     let known = Known {
         quotas: watches.quotas(&dependencies, &memory),
-        limits: watches.child::<LimitRange>(&dependencies, &memory),
-        policies: watches.child::<NetworkPolicy>(&dependencies, &memory),
-        accounts: watches.child::<ServiceAccount>(&dependencies, &memory),
-        bindings: watches.child::<RoleBinding>(&dependencies, &memory),
+        limits: watches.child(&dependencies, &memory, ours()),
+        policies: watches.child(&dependencies, &memory, ours()),
+        accounts: watches.child(&dependencies, &memory, ours()),
+        bindings: watches.child(&dependencies, &memory, ours()),
     };
     (Arc::new(Context { dependencies, known, memory, unreadable }), watches)
 }

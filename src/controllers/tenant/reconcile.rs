@@ -117,9 +117,7 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
     if context.memory.is_applied(&owner.name, &fingerprint) {
         return Ok(provisioned);
     }
-    let changes = context.memory.changes(&owner.name);
-    let client = &context.dependencies.client;
-    let found = match apply::find_namespace(client, owner).await? {
+    let found = match apply::find_namespace(&context.dependencies.client, owner).await? {
         Found::Absent => None,
         Found::Ours(namespace) => Some(namespace),
         Found::Going(_) => {
@@ -130,9 +128,9 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
             return Ok(Outcome::Stalled(Refusal { reason: Reason::NamespaceConflict, message }));
         }
     };
-    apply::apply_all(client, &context.known, owner, found.as_ref(), children).await?;
+    apply::apply_all(context, owner, found.as_ref(), children).await?;
     tracing::info!(tenant = owner.name, namespace = owner.namespace, "children applied");
-    context.memory.applied(&owner.name, changes, fingerprint);
+    context.memory.applied(&owner.name, fingerprint);
     Ok(provisioned)
 }
 

@@ -105,7 +105,7 @@ fn wanted(
         deletion_prevented.map(|why| Wanted::yes(conditions::STALLED, Reason::DeletionPrevented, why));
     let admitted = match &workers.refused {
         None => {
-            let message = format!("{} workers are admitted, none is refused", workers.admitted);
+            let message = format!("workers admitted: {}, refused: none", workers.admitted);
             Wanted::yes(conditions::WORKERS_ADMITTED, Reason::WorkersWithinQuota, message)
         }
         Some(why) => Wanted::no(conditions::WORKERS_ADMITTED, Reason::WorkersOverQuota, why.clone()),

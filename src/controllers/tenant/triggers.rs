@@ -9,15 +9,17 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod, ResourceQuota},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::{
     Resource, ResourceExt,
-    core::PartialObjectMeta,
     runtime::reflector::{ObjectRef, Store},
 };
 use tokio::sync::{mpsc, watch};
 
-use super::memory::Memory;
+use super::{apply::Child, memory::Memory};
 use crate::{
     api_types::{Plans, Tenant},
     config::Settings,
@@ -32,91 +34,52 @@ fn tenant_of(namespace: &str, settings: &Settings) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// A namespace came, changed or went: the tenant that it is, or would be, looks again.
-pub(super) fn namespaces(
-    objects: impl Stream<Item = Arc<PartialObjectMeta<Namespace>>> + Send + 'static,
+/// A child came, changed or went. What the controller wrote itself makes no pass due.
+pub(super) fn children<M: Child>(
+    changes: mpsc::Receiver<Change<M>>,
     settings: Settings,
     memory: Arc<Memory>,
 ) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
-    objects.filter_map(move |namespace| {
-        let tenant = tenant_of(&namespace.name_any(), &settings);
-        std::future::ready(tenant.map(|tenant| changed(&memory, &tenant)))
+    told(changes).filter_map(move |(child, exists)| {
+        let name = child.name_any();
+        // The namespace is itself a child, found by its own name.
+        let namespace = child.namespace().unwrap_or_else(|| name.clone());
+        let drifted = tenant_of(&namespace, &settings)
+            .filter(|tenant| memory.saw(tenant, &M::kind(&()), &name, exists.then(|| child.version())));
+        std::future::ready(drifted.map(|tenant| ObjectRef::new(&tenant)))
     })
 }
 
-/// A child came, changed or went.
-pub(super) fn children<K>(
-    objects: impl Stream<Item = Arc<K>> + Send + 'static,
-    settings: Settings,
-    memory: Arc<Memory>,
-) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static
-where
-    K: Resource<DynamicType = ()> + Send + Sync + 'static,
-{
-    objects.filter_map(move |child| {
-        let tenant = child.namespace().and_then(|namespace| tenant_of(&namespace, &settings));
-        std::future::ready(tenant.map(|tenant| changed(&memory, &tenant)))
-    })
-}
-
-fn changed(memory: &Memory, tenant: &str) -> ObjectRef<Tenant> {
-    memory.child_changed(tenant);
-    ObjectRef::new(tenant)
-}
-
-/// A quota came, changed or went. What it counts changes with every pod and is no drift; storage is usage.
-pub(super) fn quotas(
+/// The storage that a quota counts has changed: usage.
+pub(super) fn storage(
     changes: mpsc::Receiver<Change<ResourceQuota>>,
     settings: Settings,
-    memory: Arc<Memory>,
 ) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
-    let seen: HashMap<String, ResourceQuota> = HashMap::new();
-    stream::unfold((changes, seen), |(mut changes, mut seen)| async move {
+    let mut seen: HashMap<String, Option<Quantity>> = HashMap::new();
+    told(changes).filter_map(move |(quota, exists)| {
+        let used = quota.status.as_ref().and_then(|s| s.used.as_ref()?.get("requests.storage").cloned());
+        let uid = quota.uid().unwrap_or_default();
+        let before = if exists { seen.insert(uid, used.clone()) } else { seen.remove(&uid) };
+        let changed = before != Some(used);
+        let tenant = quota.namespace().filter(|_| changed).and_then(|space| tenant_of(&space, &settings));
+        std::future::ready(tenant.map(|tenant| ObjectRef::new(&tenant)))
+    })
+}
+
+/// Objects, each with whether it exists (still).
+fn told<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = (Arc<K>, bool)> + Send + 'static
+where
+    K: Resource + Send + Sync + 'static,
+{
+    stream::unfold(changes, |mut changes| async move {
         loop {
-            let (quota, told) = match changes.recv().await? {
-                Change::Applied(quota) => {
-                    let before = seen.insert(quota.uid().unwrap_or_default(), ResourceQuota::clone(&quota));
-                    let told = before.map_or(Told::Drift, |before| difference(&before, &quota));
-                    (quota, told)
-                }
-                Change::Deleted(quota) => {
-                    seen.remove(&quota.uid().unwrap_or_default());
-                    (quota, Told::Drift)
-                }
-                Change::Invalid(_) | Change::Synced => continue,
-            };
-            if told != Told::Nothing {
-                return Some(((quota, told), (changes, seen)));
+            match changes.recv().await? {
+                Change::Applied(object) => return Some(((object, true), changes)),
+                Change::Deleted(object) => return Some(((object, false), changes)),
+                Change::Invalid(_) | Change::Synced => (),
             }
         }
     })
-    .filter_map(move |(quota, told)| {
-        let tenant = quota.namespace().and_then(|namespace| tenant_of(&namespace, &settings));
-        std::future::ready(tenant.map(|tenant| match told {
-            Told::Drift => changed(&memory, &tenant),
-            Told::Usage | Told::Nothing => ObjectRef::new(&tenant),
-        }))
-    })
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Usage,
-    Drift,
-}
-
-fn difference(old: &ResourceQuota, new: &ResourceQuota) -> Told {
-    let storage = |quota: &ResourceQuota| {
-        quota.status.as_ref().and_then(|s| s.used.as_ref()?.get("requests.storage").cloned())
-    };
-    if old.spec != new.spec || old.labels() != new.labels() {
-        Told::Drift
-    } else if storage(old) != storage(new) {
-        Told::Usage
-    } else {
-        Told::Nothing
-    }
 }
 
 /// A pod of a tenant that is being deleted has changed: the deletion may go on. Nobody else waits for pods.
