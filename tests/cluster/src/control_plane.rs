@@ -185,8 +185,8 @@ impl ControlPlane {
 
     /// An error with the end of the log for the first process that should run and does not.
     pub(crate) fn check(&mut self) -> Result<(), process::Error> {
-        let processes = [&mut self.etcd].into_iter().chain(self.api.as_mut()).chain(&mut self.rest);
-        processes.map(Process::check).collect()
+        let mut processes = [&mut self.etcd].into_iter().chain(self.api.as_mut()).chain(&mut self.rest);
+        processes.try_for_each(Process::check)
     }
 
     fn api_command(&self) -> Result<Command, Error> {
