@@ -18,6 +18,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use crate::requirements::find_program;
+
 /// Why a program is not at hand.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -130,7 +132,7 @@ impl GoModule {
     }
 
     fn go(&self) -> Command {
-        let mut go = Command::new("go");
+        let mut go = Command::new(find_program("go").unwrap_or_else(|| "go".into()));
         go.current_dir(self.source()).env("CGO_ENABLED", "0").stdin(Stdio::null()).stderr(Stdio::piped());
         go
     }
