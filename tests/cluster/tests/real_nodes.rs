@@ -3,6 +3,8 @@
 //! All tests share one cluster with two nodes. Where the machine cannot run real nodes they say why and do nothing, unless
 //! `CROFTER_REQUIRE_REAL_NODES` is set.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use std::{
     fs,
     path::Path,
