@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -22,6 +21,7 @@ use crate::{
     pki::{self, Pki},
     postgres::{self, Postgres},
     process::{self, Process},
+    real::{self, Lan, RealNodes},
     reaper::Reaper,
     tools::{self, Tools},
     wait,
@@ -51,6 +51,9 @@ pub enum Error {
     /// There is no database server.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
+    /// The real nodes do not run.
+    #[error(transparent)]
+    Real(#[from] real::Error),
     /// The simulated nodes could not be served.
     #[error(transparent)]
     Kwok(#[from] kwok::Error),
@@ -71,6 +74,7 @@ pub enum Error {
 pub struct Builder {
     postgres: bool,
     audit_log: bool,
+    real_nodes: usize,
     keep_logs_on_failure: bool,
 }
 
@@ -87,6 +91,13 @@ impl Builder {
         self
     }
 
+    /// With so many real nodes, called `real-1`, `real-2`, and so on; none by default. Where the machine cannot run them
+    /// (see [`real::available`]) the start fails and says why.
+    pub fn real_nodes(mut self, count: usize) -> Self {
+        self.real_nodes = count;
+        self
+    }
+
     /// Keeps the logs when the start fails or anything in this process panics; the default.
     pub fn keep_logs_on_failure(mut self, wanted: bool) -> Self {
         self.keep_logs_on_failure = wanted;
@@ -100,7 +111,11 @@ impl Builder {
     /// # Errors
     /// When a program is missing or does not come up; nothing of the cluster is left then but its logs.
     pub fn start(self) -> Result<Cluster, Error> {
-        let tools = Tools::control_plane()?;
+        let mut tools = Tools::control_plane()?;
+        if self.real_nodes > 0 {
+            real::available().map_err(real::Error::Unavailable)?;
+            tools = real::tools(tools)?;
+        }
         let layout = Layout::create().map_err(Error::Prepare)?;
         let reaper = Reaper::start(&layout, self.keep_logs_on_failure).map_err(Error::Prepare)?;
         let started = self.bring_up(&layout, &tools);
@@ -121,22 +136,29 @@ impl Builder {
             let postgres = self.postgres.then(|| scope.spawn(|| start_postgres(layout)));
             let control_plane = self.start_control_plane(layout, tools);
             let postgres = postgres.map(join).transpose()?;
-            let (pki, plane) = control_plane?;
+            let (pki, plane, real_nodes) = control_plane?;
             Ok(Running {
                 admin: plane.admin_kubeconfig(),
                 api_url: plane.api_url(),
                 audit_log: plane.audit_log(),
                 pki,
                 plane: Mutex::new(plane),
+                real_nodes,
                 database_url: postgres.as_ref().map(|server| server.url("postgres")),
                 postgres,
             })
         })
     }
 
-    fn start_control_plane(&self, layout: &Layout, tools: &Tools) -> Result<(Pki, ControlPlane), Error> {
+    fn start_control_plane(
+        &self,
+        layout: &Layout,
+        tools: &Tools,
+    ) -> Result<(Pki, ControlPlane, Option<RealNodes>), Error> {
         let pki = Pki::create(&layout.pki())?;
-        let node_facing: Option<Ipv4Addr> = None;
+        let lan = (self.real_nodes > 0).then(|| Lan::create(layout)).transpose()?;
+        let node_facing = lan.as_ref().map(Lan::host_ip);
+        // Real nodes renew their leases every few seconds; hundreds of simulated ones would be a load in itself.
         let node_grace = Duration::from_secs(if node_facing.is_some() { 10 } else { 40 });
         let options = Options { node_facing, audit_log: self.audit_log, node_grace };
         let mut plane = ControlPlane::start(layout, &pki, tools, options)?;
@@ -145,7 +167,16 @@ impl Builder {
         plane.start_controllers(&pki)?;
         plane.rest.push(kwok::start(layout, tools, &admin, node_grace)?);
         block_on(pods_may_come(&mut plane))??;
-        Ok((pki, plane))
+        let Some(lan) = lan else { return Ok((pki, plane, None)) };
+        let joined = real::ControlPlane {
+            layout,
+            tools,
+            pki: &pki,
+            api_url: &plane.api_url(),
+            admin_kubeconfig: &admin,
+        };
+        let nodes = RealNodes::start(lan, self.real_nodes, &joined)?;
+        Ok((pki, plane, Some(nodes)))
     }
 }
 
@@ -167,6 +198,7 @@ pub struct Cluster {
 struct Running {
     pki: Pki,
     plane: Mutex<ControlPlane>,
+    real_nodes: Option<RealNodes>,
     postgres: Option<Postgres>,
     admin: PathBuf,
     api_url: String,
@@ -177,7 +209,7 @@ struct Running {
 impl Cluster {
     /// A cluster with Postgres and no nodes, unless told otherwise.
     pub fn builder() -> Builder {
-        Builder { postgres: true, audit_log: false, keep_logs_on_failure: true }
+        Builder { postgres: true, audit_log: false, real_nodes: 0, keep_logs_on_failure: true }
     }
 
     /// The client configuration of an administrator (`system:masters`).
@@ -214,6 +246,12 @@ impl Cluster {
     #[must_use]
     pub fn database_url(&self) -> Option<&str> {
         self.running.database_url.as_deref()
+    }
+
+    /// The real nodes, if any were asked for.
+    #[must_use]
+    pub fn real_nodes(&self) -> Option<&RealNodes> {
+        self.running.real_nodes.as_ref()
     }
 
     /// Creates an empty database, one per test for instance, and returns its address.

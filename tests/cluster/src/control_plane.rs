@@ -102,11 +102,11 @@ impl ControlPlane {
     /// Starts etcd and the API server, which may not answer yet, and writes the administrator's client configuration.
     pub(crate) fn start(layout: &Layout, pki: &Pki, tools: &Tools, options: Options) -> Result<Self, Error> {
         let loopback = Ipv4Addr::LOCALHOST;
-        let bind = options.node_facing.map_or(loopback, |_| Ipv4Addr::UNSPECIFIED);
+        let api_address = options.node_facing.unwrap_or(loopback);
         let ports = Ports {
             etcd: Port::reserve(loopback).map_err(Error::Port)?,
             etcd_peer: Port::reserve(loopback).map_err(Error::Port)?,
-            api: Port::reserve(bind).map_err(Error::Port)?,
+            api: Port::reserve(api_address).map_err(Error::Port)?,
         };
         let certificates = Certificates::issue(pki, options.node_facing)?;
         let etcd = Process::start(layout, "etcd", etcd_command(layout, tools, &ports)?)?;
@@ -156,8 +156,11 @@ impl ControlPlane {
     }
 
     pub(crate) fn api_url(&self) -> String {
-        let host = self.options.node_facing.unwrap_or(Ipv4Addr::LOCALHOST);
-        format!("https://{host}:{}", self.ports.api.number())
+        format!("https://{}:{}", self.api_address(), self.ports.api.number())
+    }
+
+    fn api_address(&self) -> Ipv4Addr {
+        self.options.node_facing.unwrap_or(Ipv4Addr::LOCALHOST)
     }
 
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
@@ -182,8 +185,8 @@ impl ControlPlane {
 
     /// An error with the end of the log for the first process that should run and does not.
     pub(crate) fn check(&mut self) -> Result<(), process::Error> {
-        let processes = [&mut self.etcd].into_iter().chain(self.api.as_mut()).chain(&mut self.rest);
-        processes.map(Process::check).collect()
+        let mut processes = [&mut self.etcd].into_iter().chain(self.api.as_mut()).chain(&mut self.rest);
+        processes.try_for_each(Process::check)
     }
 
     fn api_command(&self) -> Result<Command, Error> {

@@ -70,7 +70,7 @@ impl Cluster {
     }
 
     fn signal_api(&self, signal: Signal) -> Result<(), Error> {
-        match self.plane().api.as_ref() {
+        match self.plane().api.as_mut() {
             Some(api) => Ok(api.signal(signal)?),
             None => Ok(()),
         }

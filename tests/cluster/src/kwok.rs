@@ -207,7 +207,8 @@ impl Cluster {
     ///
     /// A lost node is what a crashed machine is: its lease is no longer renewed, its Ready condition is Unknown (at
     /// once, as the controller manager would find after its grace), its pods stay in the API as they were, and nothing
-    /// answers when they are deleted. When it comes back, its pods have run on.
+    /// answers when they are deleted. When it comes back, its pods have run on. As in any cluster, the taint that evicts
+    /// pods (`NoExecute`) comes only while another node is ready.
     ///
     /// # Errors
     /// When there is no such node, or it does not become what it was asked to be.

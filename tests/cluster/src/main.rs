@@ -7,16 +7,18 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs, io,
+    num::ParseIntError,
     path::{Path, PathBuf},
     process::ExitCode,
+    str::FromStr,
 };
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use crofter_test_cluster::{
-    Cluster, NodeSpec,
+    Cluster, NodeSpec, real,
     requirements::{self, Requirement},
-    tools::{CONTROL_PLANE, Tools},
+    tools::{CONTROL_PLANE, GoModule, Tools},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -44,6 +46,9 @@ struct Up {
     /// How many simulated nodes to add.
     #[arg(long, default_value_t = 0)]
     kwok_nodes: u32,
+    /// How many real nodes to add; `auto` is two where the machine can run them, else none.
+    #[arg(long, default_value = "0")]
+    real_nodes: RealNodes,
     /// Without a database.
     #[arg(long)]
     no_postgres: bool,
@@ -52,10 +57,40 @@ struct Up {
     env_file: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum RealNodes {
+    Auto,
+    Exactly(usize),
+}
+
+impl FromStr for RealNodes {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Exactly) }
+    }
+}
+
+impl RealNodes {
+    fn count(self) -> usize {
+        match self {
+            Self::Exactly(count) => count,
+            Self::Auto => match real::available() {
+                Ok(()) => 2,
+                Err(missing) => {
+                    eprintln!("no real nodes here:");
+                    missing.iter().for_each(|what| eprintln!("  {what}"));
+                    0
+                }
+            },
+        }
+    }
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Task::Up(up) => up.run()?,
-        Task::Build => drop(Tools::control_plane()?),
+        Task::Build => drop(real::tools(Tools::control_plane()?)?),
         Task::Check => return Ok(check()),
         Task::Path => println!("{}", search_path(Tools::control_plane()?.dirs())?),
     }
@@ -87,7 +122,7 @@ impl Up {
     }
 
     async fn bring_up(self) -> anyhow::Result<Cluster> {
-        let builder = Cluster::builder().postgres(!self.no_postgres);
+        let builder = Cluster::builder().postgres(!self.no_postgres).real_nodes(self.real_nodes.count());
         let cluster = tokio::task::spawn_blocking(|| builder.start()).await??;
         let nodes: Vec<NodeSpec> =
             (1..=self.kwok_nodes).map(|number| NodeSpec::new(format!("kwok-{number}"))).collect();
@@ -125,17 +160,26 @@ fn search_path(dirs: &[PathBuf]) -> anyhow::Result<String> {
     Ok(joined.to_string_lossy().into_owned())
 }
 
-/// Prints what is there and what is not; fails when something is missing that every cluster needs.
+/// Prints what is there and what is not; fails when something is missing that every cluster needs: real nodes are optional.
 fn check() -> ExitCode {
     let needed = requirements::control_plane();
     println!("control plane and Postgres:");
     let complete = report(&needed);
-    match CONTROL_PLANE.bin_dir() {
+    report_built(&CONTROL_PLANE);
+    println!("real nodes:");
+    match real::available() {
+        Ok(()) => report_built(&real::NODE_TOOLS),
+        Err(missing) => missing.iter().for_each(|what| println!("  MISSING: {what}")),
+    }
+    if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn report_built(module: &GoModule) {
+    match module.bin_dir() {
         Ok(dir) if dir.is_dir() => println!("  programs are built in {}", dir.display()),
         Ok(_) => println!("  programs are not built yet: the first start does it, or `build`"),
         Err(error) => println!("  {error}"),
     }
-    if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn report(requirements: &[Requirement]) -> bool {

@@ -23,6 +23,9 @@ use crate::layout::Layout;
 /// Carried by every process of a cluster; its value is the cluster's id.
 pub const OWNER_VARIABLE: &str = "CROFTER_TEST_CLUSTER";
 
+/// How long a dropped process may take to end when it is asked to by another signal than `SIGKILL`.
+const LAST_GRACE: Duration = Duration::from_secs(5);
+
 /// Why a process could not be started or controlled.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -73,6 +76,7 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     record: PathBuf,
+    last_signal: Signal,
 }
 
 impl Process {
@@ -84,7 +88,8 @@ impl Process {
         Self::start_stopped_by(layout, name, command, Signal::KILL)
     }
 
-    /// Like [`Process::start`], for a program that the reaper must stop with another signal than `SIGKILL`.
+    /// Like [`Process::start`], for a program that `SIGKILL` would not let clean up: it gets another signal when it is
+    /// dropped or the cluster goes.
     ///
     /// # Errors
     /// As [`Process::start`].
@@ -92,7 +97,7 @@ impl Process {
         layout: &Layout,
         name: &str,
         mut command: Command,
-        reaper_signal: Signal,
+        last_signal: Signal,
     ) -> Result<Self, Error> {
         let log = layout.logs().join(format!("{name}.log"));
         let books =
@@ -110,9 +115,9 @@ impl Process {
             source,
         })?;
         let record = layout.pids().join(format!("{:06}-{name}", layout.next_sequence()));
-        let mut process = Self { name: name.to_owned(), child, log, record };
+        let mut process = Self { name: name.to_owned(), child, log, record, last_signal };
         let line = start_time(process.child.id())
-            .map(|started| format!("{} {started} {}\n", process.child.id(), reaper_signal.as_raw()));
+            .map(|started| format!("{} {started} {}\n", process.child.id(), last_signal.as_raw()));
         // Complete or absent: the reaper may read at any moment.
         let partial = layout.pids().join(format!(".{name}"));
         let written =
@@ -145,9 +150,10 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// When the process has ended.
-    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
-        // The child is not waited for yet, so its pid cannot belong to anybody else.
+    /// [`Error::Ended`] when it has ended.
+    pub fn signal(&mut self, signal: Signal) -> Result<(), Error> {
+        // Once it is waited for, its pid may belong to somebody else.
+        self.check()?;
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let sent = pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| kill_process(pid, signal));
         sent.map_err(|e| self.failed(e.into()))
@@ -172,15 +178,14 @@ impl Process {
     /// # Errors
     /// When it cannot be waited for.
     pub fn stop(&mut self, grace: Duration) -> Result<(), Error> {
-        let ended = |child: &mut Child| child.try_wait().map(|status| status.is_some());
-        if !ended(&mut self.child).map_err(|e| self.failed(e))? {
-            self.signal(Signal::TERM)?;
-        }
+        self.end(Signal::TERM, grace)
+    }
+
+    fn end(&mut self, signal: Signal, grace: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + grace;
-        while Instant::now() < deadline {
-            if ended(&mut self.child).map_err(|e| self.failed(e))? {
-                break;
-            }
+        // It may have ended by itself, which is as good.
+        drop(self.signal(signal));
+        while self.check().is_ok() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
         }
         self.kill()
@@ -205,7 +210,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Nobody is left to tell; the reaper would find it.
-        drop(self.kill());
+        drop(self.end(self.last_signal, LAST_GRACE));
     }
 }
 

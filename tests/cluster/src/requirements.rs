@@ -29,7 +29,8 @@ impl Requirement {
 pub fn control_plane() -> Vec<Requirement> {
     let postgres = crate::postgres::find_binaries().map(|dir| dir.display().to_string());
     let mut all = vec![
-        Requirement::program("go", "golang-go"),
+        // Debian's own is too old for what it has to build.
+        Requirement { name: "go 1.26 or newer, from https://go.dev/dl", ..Requirement::program("go", "") },
         Requirement { name: "postgres", found: postgres, package: "postgresql" },
     ];
     if rustix::process::geteuid().is_root() {
