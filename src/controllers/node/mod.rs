@@ -179,7 +179,6 @@ pub async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Action,
 }
 
 /// When to try again after a failure: 1 s, doubled with each failure in a row up to a minute.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that the controller asks for")]
 pub fn error_policy(node: Arc<Node>, _error: &Error, context: Arc<Context>) -> Action {
     const LONGEST: u64 = 60;
     let mut state = context.state();

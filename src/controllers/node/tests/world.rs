@@ -145,10 +145,10 @@ impl World {
         self.patches.push(patch.clone());
         let lost = (StatusCode::INTERNAL_SERVER_ERROR, Value::Null);
         match self.fault.take() {
-            Some(Fault::Lost) => return lost,
+            Some(Fault::Lost) => lost,
             Some(Fault::Late) => {
                 self.late = Some((name.to_owned(), patch));
-                return lost;
+                lost
             }
             fault => match self.write(name, &patch) {
                 Ok(_) if fault.is_some() => lost,
@@ -216,6 +216,7 @@ pub(super) struct Lab {
     pub(super) nodes: Writer<Node>,
     pub(super) tenants: Writer<Tenant>,
     pub(super) pods: Writer<Pod>,
+    pub(super) plans: watch::Sender<Arc<Plans>>,
 }
 
 fn filled<K>() -> (Store<K>, Writer<K>)
@@ -254,7 +255,7 @@ impl Lab {
         });
         let ((nodes, node_writer), (tenants, tenant_writer), (pods, pod_writer)) =
             (filled(), filled(), filled());
-        let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
+        let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
         let client = Client::new(service, "default");
         let gpu = names::DEFAULT_GPU_RESOURCE.to_owned();
         let context = Context::new(client, Caches { nodes, tenants, pods }, plans, gpu);
@@ -265,6 +266,7 @@ impl Lab {
             nodes: node_writer,
             tenants: tenant_writer,
             pods: pod_writer,
+            plans: plans_sender,
         }
     }
 
