@@ -310,8 +310,10 @@ impl Context {
                     let pods: usize = seen.live.values().sum();
                     let why =
                         because.as_ref().map_or("its worker label has changed", |b| b.sentence.as_str());
-                    let note =
-                        format!("released from {}: {why}; {pods} job pods finish first", described(group));
+                    let note = format!(
+                        "released from {}: {why}; job pods that finish first: {pods}",
+                        described(group)
+                    );
                     self.write(seen, patch::release(&seen.node), Reason::WorkerReleasing, note).await?;
                 }
             }
