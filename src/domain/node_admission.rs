@@ -189,7 +189,7 @@ impl WorkerQuotas {
         let total = older.plus(own);
         if !self.workers.allows(total.workers) {
             return Some(format!(
-                "maxWorkers is {} and {} older workers use it up",
+                "maxWorkers is {}, and there are {} older workers",
                 self.workers, older.workers
             ));
         }

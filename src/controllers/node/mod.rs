@@ -49,13 +49,16 @@ use self::{
 };
 use crate::{
     api_types::{Plans, Reason, Tenant},
-    domain::node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, WorkerQuotas},
+    domain::node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas},
     kube_ext::{
         call::{CallError, within, within_opt},
         events::Events,
     },
     names,
 };
+
+/// How soon a node that waits for others to be released is looked at again, if nothing changes before.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(10);
 
 /// Why a node was not dealt with.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +113,8 @@ struct Seen {
     node: Arc<Node>,
     step: Step,
     live: LivePods,
+    /// An admission of it was written, and no answer came.
+    unanswered: bool,
 }
 
 /// Looks after all nodes until `shutdown`, and ends when what is under way has finished. The streams tell of every
@@ -161,15 +166,19 @@ pub async fn run(
 /// # Errors
 /// [`Error`] when the API server did not do what was asked; to be tried again after [`error_policy`].
 pub async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Action, Error> {
-    if let Some(seen) = context.look(&node.name_any()) {
-        context.act(&seen).await?;
+    let seen = context.look(&node.name_any());
+    if let Some(seen) = &seen {
+        context.act(seen).await?;
     }
     context.state().failures.remove(&node.uid().unwrap_or_default());
-    Ok(Action::await_change())
+    Ok(match seen.map(|seen| seen.step) {
+        // Room may be made by an unanswered write that turns out not to have happened, of which no watch tells.
+        Some(Step::Wait(Waiting::Room)) => Action::requeue(LOOK_FOR_ROOM),
+        _ => Action::await_change(),
+    })
 }
 
 /// When to try again after a failure: 1 s, doubled with each failure in a row up to a minute.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that the controller asks for")]
 pub fn error_policy(node: Arc<Node>, _error: &Error, context: Arc<Context>) -> Action {
     const LONGEST: u64 = 60;
     let mut state = context.state();
@@ -265,7 +274,8 @@ impl Context {
             fleet.tenants.extend(self.tenant(tenant).map(|facts| (tenant.clone(), facts)));
         }
         let live = self.caches.live_pods(name);
-        Some(Seen { step: fleet.step(&known.facts, &live), node: Arc::clone(node), live })
+        let (step, unanswered) = (fleet.step(&known.facts, &live), known.facts.unconfirmed.is_some());
+        Some(Seen { node: Arc::clone(node), step, live, unanswered })
     }
 
     fn tenant(&self, name: &str) -> Option<TenantFacts> {
@@ -280,6 +290,9 @@ impl Context {
     }
 
     async fn act(&self, seen: &Seen) -> Result<(), Error> {
+        if seen.unanswered && !matches!(seen.step, Step::Admit { .. }) {
+            return self.patch(&seen.node, patch::fence(&seen.node)).await.map(drop);
+        }
         if let Step::Refuse(refusal) = &seen.step {
             return self.tell(&seen.node, refusal).await;
         }
@@ -297,8 +310,10 @@ impl Context {
                     let pods: usize = seen.live.values().sum();
                     let why =
                         because.as_ref().map_or("its worker label has changed", |b| b.sentence.as_str());
-                    let note =
-                        format!("released from {}: {why}; {pods} job pods finish first", described(group));
+                    let note = format!(
+                        "released from {}: {why}; job pods that finish first: {pods}",
+                        described(group)
+                    );
                     self.write(seen, patch::release(&seen.node), Reason::WorkerReleasing, note).await?;
                 }
             }
@@ -314,21 +329,33 @@ impl Context {
         Ok(())
     }
 
-    /// Writes to a node and tells of it. What has changed or gone meanwhile is no failure: the watch brings it.
+    /// Writes to a node and tells of it.
     async fn write(&self, seen: &Seen, patch: Value, reason: Reason, note: String) -> Result<(), Error> {
-        let name = seen.node.name_any();
+        if let Some(after) = self.patch(&seen.node, patch).await? {
+            tracing::info!(
+                node = after.name_any(),
+                reason = reason.as_str(),
+                note,
+                "a node's admission changed"
+            );
+            self.events.normal(&after, reason, note).await;
+        }
+        Ok(())
+    }
+
+    /// Writes to a node. What has changed or gone meanwhile (`None`) is no failure: the watch brings it.
+    async fn patch(&self, node: &Node, patch: Value) -> Result<Option<Node>, Error> {
+        let name = node.name_any();
         let params = PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() };
         let call = async { self.nodes().patch(&name, &params, &Patch::Merge(&patch)).await };
         let mut after = match within(format!("writing the admission of node {name}"), call).await {
             Ok(after) => after,
-            Err(error) if error.is_conflict() || error.is_not_found() => return Ok(()),
+            Err(error) if error.is_conflict() || error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         prepare(&mut after);
-        self.state().writes.answered(&seen.node, facts::read(&after, &self.gpu_resource));
-        tracing::info!(node = name, reason = reason.as_str(), note, "a node's admission changed");
-        self.events.normal(&after, reason, note).await;
-        Ok(())
+        self.state().writes.answered(node, facts::read(&after, &self.gpu_resource));
+        Ok(Some(after))
     }
 
     /// Tells why a node is refused, once for each sentence.

@@ -29,6 +29,16 @@ pub(super) fn free(node: &Node) -> Value {
     build(node, None, None)
 }
 
+/// Changes `node` in nothing but its resource version, so that an earlier write based on the present one fails.
+pub(super) fn fence(node: &Node) -> Value {
+    let version = node.resource_version();
+    json!({"metadata": {
+        "uid": node.uid(),
+        "resourceVersion": version,
+        "annotations": {(names::NODE_FENCE): version},
+    }})
+}
+
 fn build(node: &Node, admitted: Option<&str>, tainted: Option<&str>) -> Value {
     let foreign = taints(node).iter().filter(|taint| !is_ours(taint)).cloned();
     let ours = tainted.map(|group| Taint {
@@ -43,7 +53,10 @@ fn build(node: &Node, admitted: Option<&str>, tainted: Option<&str>) -> Value {
             "uid": node.uid(),
             "resourceVersion": node.resource_version(),
             "labels": {(names::NODE_ADMITTED): admitted},
-            "annotations": {(names::NODE_WORKER_SINCE): since::annotation(node)},
+            "annotations": {
+                (names::NODE_WORKER_SINCE): since::annotation(node),
+                (names::NODE_FENCE): null,
+            },
         },
         "spec": {"taints": taints},
     })
@@ -91,7 +104,9 @@ mod tests {
             "metadata": {
                 "uid": "u1", "resourceVersion": "7",
                 "labels": {(names::NODE_ADMITTED): "acme"},
-                "annotations": {(names::NODE_WORKER_SINCE): "2026-01-02T00:00:00Z acme"},
+                "annotations": {
+                    (names::NODE_WORKER_SINCE): "2026-01-02T00:00:00Z acme", (names::NODE_FENCE): null,
+                },
             },
             "spec": {"taints": [foreign(), ours("acme")]},
         });
@@ -115,7 +130,7 @@ mod tests {
         let mut relabelled = admitted;
         relabelled["metadata"]["labels"][names::NODE_TENANT] = json!("umbra");
         let patch = release(&node(relabelled));
-        assert_eq!(patch["metadata"]["annotations"], json!({(names::NODE_WORKER_SINCE): null}));
+        assert_eq!(patch["metadata"]["annotations"][names::NODE_WORKER_SINCE], Value::Null);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! as long as the cache shows that very version, the cache is behind, and what is kept here speaks instead:
 //! - the write was answered: the node as the API server returned it;
 //! - it was not (a timeout, a broken connection): it may have had its effect or may still have it, so the group counts
-//!   as held. Once the cache shows another version, the write is either in it or can't happen any more.
+//!   as held. Once the cache shows another version, the write is either in it or can't happen any more. Until then it
+//!   is repeated, or, when it is not wanted any more, made impossible by a harmless write (`patch::fence`).
 
 use std::collections::HashMap;
 

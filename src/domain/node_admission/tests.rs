@@ -71,7 +71,7 @@ fn the_oldest_are_admitted_and_the_rest_refused_with_numbers() {
         fleet(Some(quotas(2, 16, 1)), vec![node("c", 3, 1, 0), node("a", 1, 1, 0), node("b", 1, 1, 0)]);
     let steps = steps(&fleet);
     assert_eq!(steps[1..], [admit("acme"), admit("acme")]);
-    let sentence = "tenant acme on plan basic: maxWorkers is 2 and 2 older workers use it up";
+    let sentence = "tenant acme on plan basic: maxWorkers is 2, and there are 2 older workers";
     assert_eq!(refused(steps[0].clone()), (Reason::WorkersOverQuota, sentence.to_owned()));
 }
 
@@ -93,7 +93,7 @@ fn cores_and_gpus_count_and_a_node_too_large_blocks_nobody() {
     let sentence = over_quota("acme", "basic", &quotas(1, -1, -1), &fleet.nodes).unwrap();
     assert!(
         sentence
-            .starts_with("plan basic: 3 of 4 labelled workers are refused: large (maxWorkers is 1 and 1 old")
+            .starts_with("plan basic: 3 of 4 labelled workers are refused: large (maxWorkers is 1, and t")
     );
     assert_eq!(over_quota("acme", "basic", &quotas(-1, -1, -1), &fleet.nodes), None);
 }
