@@ -53,6 +53,7 @@ use crate::{
     kube_ext::{
         call::{CallError, within, within_opt},
         events::Events,
+        watch::until_whole,
     },
     names,
 };
@@ -199,9 +200,7 @@ fn remember<T: Default>(all: &mut HashMap<String, T>, uid: String, known: impl F
 impl Caches {
     /// Waits until all that existed at the start is in; `false` when a watch has ended instead.
     async fn whole(&self) -> bool {
-        self.nodes.wait_until_ready().await.is_ok()
-            && self.tenants.wait_until_ready().await.is_ok()
-            && self.pods.wait_until_ready().await.is_ok()
+        until_whole(&self.nodes).await && until_whole(&self.tenants).await && until_whole(&self.pods).await
     }
 
     fn has_node(&self, uid: &str) -> bool {

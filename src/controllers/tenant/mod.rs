@@ -55,6 +55,7 @@ use crate::{
     config::Settings,
     kube_ext::{
         events::Events,
+        watch::until_whole,
         watch::{Change, Watch},
     },
     names,
@@ -262,17 +263,17 @@ async fn logged<K: Resource, E: std::error::Error + 'static>(
 async fn caches_ready(context: &Context) -> bool {
     let Dependencies { jobs, pods, nodes, .. } = &context.dependencies;
     let Known { quotas, limits, policies, accounts, bindings } = &context.known;
-    let ready = future::try_join_all([
-        jobs.wait_until_ready().boxed(),
-        pods.wait_until_ready().boxed(),
-        nodes.wait_until_ready().boxed(),
-        quotas.wait_until_ready().boxed(),
-        limits.wait_until_ready().boxed(),
-        policies.wait_until_ready().boxed(),
-        accounts.wait_until_ready().boxed(),
-        bindings.wait_until_ready().boxed(),
+    let ready = future::join_all([
+        until_whole(jobs).boxed(),
+        until_whole(pods).boxed(),
+        until_whole(nodes).boxed(),
+        until_whole(quotas).boxed(),
+        until_whole(limits).boxed(),
+        until_whole(policies).boxed(),
+        until_whole(accounts).boxed(),
+        until_whole(bindings).boxed(),
     ]);
-    ready.await.is_ok()
+    ready.await.into_iter().all(|whole| whole)
 }
 
 /// Sends each tenant to the controller that can deal with it, and keeps the cache of those that can't be read.
