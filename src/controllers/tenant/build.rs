@@ -184,7 +184,8 @@ mod tests {
     use super::*;
     use crate::{
         api_types::{Plans, Tenant},
-        controllers::tenant::validate::{Settings, validate},
+        config::Settings,
+        controllers::tenant::validate::validate,
     };
 
     fn children(spec: serde_json::Value) -> serde_json::Value {

@@ -43,7 +43,6 @@ use tokio::sync::{mpsc, watch};
 
 pub use error::Error;
 pub use reconcile::{error_policy, reconcile};
-pub use validate::Settings;
 
 use self::{
     apply::{Child, Known},
@@ -53,6 +52,7 @@ use self::{
 use crate::{
     api_types::{Job, Plans, Tenant, tenant::TenantUsage},
     clock::Clock,
+    config::Settings,
     kube_ext::{
         events::Events,
         watch::{Change, Watch},

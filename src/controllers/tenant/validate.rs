@@ -13,20 +13,12 @@ use crate::{
         plan::EffectiveQuotas,
         tenant::{AccessGrant, AccessRole, NetworkIsolation, PodSecurity, SubjectKind},
     },
+    config::Settings,
     names,
 };
 
 /// Longest name of a namespace.
 const NAMESPACE_ROOM: usize = 63;
-
-/// What the operator's configuration says about tenants.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// What stands before a tenant's name in its namespace's.
-    pub namespace_prefix: String,
-    /// The extended resource that counts GPUs.
-    pub gpu_resource: String,
-}
 
 /// The tenant that owns a child.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,21 @@
+//! Crofter on a real control plane: tenants, workers and jobs, from the outside.
+//!
+//! One cluster and one operator for all tests here; each test has tenants and nodes of its own.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod isolation;
+mod jobs;
+mod tenants;
+
+use std::sync::LazyLock;
+
+use common::World;
+
+/// The cluster of this test binary. It goes when the process does.
+fn world() -> &'static World {
+    static WORLD: LazyLock<World> = LazyLock::new(World::start);
+    &WORLD
+}
