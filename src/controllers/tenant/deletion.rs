@@ -19,7 +19,8 @@ use super::{
     validate::Owner,
 };
 use crate::{
-    api_types::{Job, JobPhase},
+    api_types::Job,
+    domain::job_state::is_terminal,
     kube_ext::{CallError, apply::delete_exactly, call::within_opt},
     names,
 };
@@ -82,11 +83,7 @@ pub(super) async fn advance(context: &Context, leaving: &Leaving) -> Result<Prog
 }
 
 async fn cancel_jobs(context: &Context, owner: &Owner) -> Result<(), CallError> {
-    use JobPhase::{Canceled, Completed, Failed, Rejected, TimedOut};
-    let ended = |job: &Job| {
-        let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
-        matches!(phase, Completed | Failed | Canceled | Rejected | TimedOut)
-    };
+    let ended = |job: &Job| job.status.as_ref().is_some_and(|status| is_terminal(status.phase));
     let jobs = context.dependencies.jobs.state();
     let due = jobs.into_iter().filter(|job| {
         job.namespace().as_ref() == Some(&owner.namespace) && !job.spec.canceled && !ended(job)

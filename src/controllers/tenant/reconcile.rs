@@ -156,13 +156,14 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Re
         }
     };
     let now = context.dependencies.clock.now();
-    if let Some((told, at)) = context.memory.step(name)
-        && told == step
-        && now.duration_since(at).unsigned_abs() < STEP_INTERVAL
-    {
-        return Ok(Action::requeue(STEP_INTERVAL));
+    match context.memory.step(name) {
+        Some((told, at)) if told == step => {
+            if now.duration_since(at).unsigned_abs() < STEP_INTERVAL {
+                return Ok(Action::requeue(STEP_INTERVAL));
+            }
+        }
+        _ => tracing::info!(tenant = name, step, "deletion: {message}"),
     }
-    tracing::info!(tenant = name, step, message, "deletion");
     context.memory.told_step(name, step, now);
     write_status(tenant, context, standing, Outcome::Working { reason: Reason::Terminating, message }).await
 }

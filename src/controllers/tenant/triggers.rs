@@ -125,3 +125,86 @@ pub(super) fn plans(plans: watch::Receiver<Arc<Plans>>) -> impl Stream<Item = ()
         Some(((), plans))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { namespace_prefix: "tenant-".into(), gpu_resource: "gpu".into() }
+    }
+
+    fn object<K: serde::de::DeserializeOwned>(object: Value) -> Arc<K> {
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn quota(namespace: &str, pods: &str, status: Value) -> Arc<ResourceQuota> {
+        object(json!({
+            "metadata": {"name": "crofter", "namespace": namespace, "uid": namespace, "labels": {}},
+            "spec": {"hard": {"pods": pods}}, "status": status,
+        }))
+    }
+
+    async fn names(stream: impl Stream<Item = ObjectRef<Tenant>>) -> Vec<String> {
+        stream.map(|tenant| tenant.name).collect().await
+    }
+
+    fn changes<K: Resource>(all: Vec<Change<K>>) -> mpsc::Receiver<Change<K>> {
+        let (sender, receiver) = mpsc::channel(all.len().max(1));
+        for change in all {
+            sender.try_send(change).ok().unwrap();
+        }
+        receiver
+    }
+
+    #[tokio::test]
+    async fn only_drift_in_a_tenants_namespace_makes_a_pass_due() {
+        let memory = Arc::new(Memory::default());
+        let ours = quota("tenant-a", "5", json!({}));
+        memory.wrote("a", "ResourceQuota", "crofter", ours.version());
+        let counted = quota("tenant-a", "5", json!({"used": {"pods": "3"}}));
+        let edited = quota("tenant-a", "9", json!({}));
+        let elsewhere = quota("default", "9", json!({}));
+        let told = |all| names(children(changes(all), settings(), Arc::clone(&memory)));
+        let applied = |quota: &Arc<ResourceQuota>| Change::Applied(Arc::clone(quota));
+        assert_eq!(told(vec![applied(&ours), applied(&counted), applied(&elsewhere)]).await, [""; 0]);
+        assert_eq!(told(vec![applied(&edited)]).await, ["a"]);
+        assert_eq!(told(vec![applied(&ours), Change::Deleted(ours)]).await, ["a"]);
+    }
+
+    #[tokio::test]
+    async fn storage_is_told_when_it_changes() {
+        let with = |used: Value| Change::Applied(quota("tenant-a", "5", json!({"used": used})));
+        let one = json!({"requests.storage": "1G"});
+        let all = vec![with(one.clone()), with(one), with(json!({"requests.storage": "2G"}))];
+        assert_eq!(names(storage(changes(all), settings())).await, ["a", "a"]);
+    }
+
+    #[tokio::test]
+    async fn a_relabelled_node_is_told_to_both_tenants() {
+        let node = |tenant: Value| object::<Node>(json!({"metadata": {"name": "n", "labels": tenant}}));
+        let (of_a, of_b) = (json!({names::NODE_TENANT: "a"}), json!({names::NODE_TENANT: "b"}));
+        let all = stream::iter([node(of_a), node(of_b), node(json!({})), node(json!({}))]);
+        assert_eq!(names(nodes(all)).await, ["a", "a", "b", "b"]);
+    }
+
+    #[tokio::test]
+    async fn pods_are_told_to_tenants_that_go() {
+        let (tenants, mut writer) = reflector::store();
+        for (name, deleted) in [("stays", None), ("goes", Some("2030-01-01T00:00:00Z"))] {
+            let metadata = json!({"name": name, "deletionTimestamp": deleted});
+            let tenant = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": metadata, "spec": {}});
+            writer.apply_watcher_event(&watcher::Event::Apply(
+                serde_json::from_value::<Tenant>(tenant).unwrap(),
+            ));
+        }
+        let pod = |tenant: &str| {
+            object(json!({"metadata": {"name": "p", "labels": {names::LABEL_TENANT: tenant}}}))
+        };
+        let all = stream::iter([pod("stays"), pod("goes"), pod("unknown")]);
+        assert_eq!(names(pods(all, tenants)).await, ["goes"]);
+    }
+}

@@ -23,6 +23,7 @@ use crate::{
     api_types::{
         Reason, Tenant,
         conditions::{self, Wanted},
+        tenant::TenantPhase,
     },
     domain::tenant_state,
     kube_ext::{call::within_opt, finalizer, status},
@@ -67,11 +68,11 @@ async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
         return Ok(Action::await_change());
     };
     let meta: TenantMeta = object.metadata.clone().into_request_partial();
-    let mut wanted = vec![Wanted::yes(
+    let mut abnormal = Wanted::yes(
         conditions::STALLED,
         Reason::InvalidObject,
         format!("the tenant, as stored, can't be read: {error}; apply it again in the form of the schema"),
-    )];
+    );
     let mut action = Action::await_change();
     if let Some(leaving) = leaving(&meta, &object.data, context) {
         match deletion::advance(context, &leaving).await? {
@@ -82,12 +83,12 @@ async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
                 return Ok(action);
             }
             Progress::Waiting { message, .. } => {
-                wanted = vec![Wanted::yes(conditions::RECONCILING, Reason::Terminating, message)];
+                abnormal = Wanted::yes(conditions::RECONCILING, Reason::Terminating, message);
                 action = Action::requeue(DELETION_INTERVAL);
             }
         }
     }
-    write_conditions(&meta, &object.data, context, wanted).await?;
+    write_conditions(&meta, &object.data, context, abnormal).await?;
     Ok(action)
 }
 
@@ -113,15 +114,15 @@ async fn write_conditions(
     meta: &TenantMeta,
     data: &Value,
     context: &Context,
-    abnormal: Vec<Wanted>,
+    abnormal: Wanted,
 ) -> Result<(), Error> {
-    let told: Vec<_> = abnormal.iter().map(|a| (a.reason, a.message.clone())).collect();
-    let mut wanted = Vec::new();
-    for (reason, message) in &told {
-        wanted.push(Wanted::no(conditions::READY, *reason, message.clone()));
-        wanted.push(Wanted::no(conditions::ACTIVE, *reason, message.clone()));
-    }
-    wanted.extend(abnormal);
+    let told = abnormal.clone();
+    let leaves = told.reason == Reason::Terminating;
+    let wanted = vec![
+        Wanted::no(conditions::READY, told.reason, told.message.clone()),
+        Wanted::no(conditions::ACTIVE, told.reason, told.message.clone()),
+        abnormal,
+    ];
     let old_status = data.get("status").cloned().unwrap_or(Value::Null);
     let old = old_status.get("conditions").cloned().unwrap_or_default();
     // Conditions that can't be read are written anew.
@@ -131,10 +132,16 @@ async fn write_conditions(
     let mut new = old_status.as_object().cloned().unwrap_or_default();
     new.insert("conditions".to_owned(), serde_json::to_value(merged)?);
     new.insert("observedGeneration".to_owned(), json!(generation));
+    if leaves {
+        new.insert("phase".to_owned(), json!(TenantPhase::Terminating));
+    }
     let api: Api<TenantMeta> = Api::all(context.dependencies.client.clone());
     if status::write(&api, meta, Some(&old_status), &Value::Object(new)).await?.is_some() {
-        for (reason, message) in told {
-            context.dependencies.events.warning(meta, reason, message).await;
+        let events = &context.dependencies.events;
+        if leaves {
+            events.normal(meta, told.reason, told.message).await;
+        } else {
+            events.warning(meta, told.reason, told.message).await;
         }
     }
     Ok(())

@@ -152,6 +152,7 @@ async fn a_tenant_that_cannot_be_read_says_so_and_can_be_deleted() {
     bench.fake.put(TENANT, object);
     let deletes = [get, GET_NAMESPACE, "DELETE /api/v1/namespaces/tenant-acme", STATUS, "Event Terminating"];
     assert_eq!(unreadable_pass(&bench).await, deletes);
+    assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Terminating"));
     assert_eq!(unreadable_pass(&bench).await, [get, GET_NAMESPACE, FINALIZER]);
     assert_eq!(bench.fake.get(TENANT)["metadata"].get("finalizers"), Some(&json!([])));
 }
