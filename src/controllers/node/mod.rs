@@ -19,7 +19,7 @@ mod worker;
 mod writes;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::{Future, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -183,16 +183,17 @@ pub async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Action,
 pub fn error_policy(node: Arc<Node>, _error: &Error, context: Arc<Context>) -> Action {
     const LONGEST: u64 = 60;
     let mut state = context.state();
-    let known = |uid: &str| context.caches.has_node(uid);
-    let failures = remember(&mut state.failures, node.uid().unwrap_or_default(), known);
+    let failures = remember(&mut state.failures, node.uid().unwrap_or_default(), &context.caches.nodes);
     *failures = failures.saturating_add(1);
     Action::requeue(Duration::from_secs(1_u64.checked_shl(*failures - 1).unwrap_or(LONGEST).min(LONGEST)))
 }
 
 /// The entry of `uid`; when there is none yet, those of nodes that are gone are dropped first.
-fn remember<T: Default>(all: &mut HashMap<String, T>, uid: String, known: impl Fn(&str) -> bool) -> &mut T {
+fn remember<'a, T: Default>(all: &'a mut HashMap<String, T>, uid: String, nodes: &Store<Node>) -> &'a mut T {
     if !all.contains_key(&uid) {
-        all.retain(|uid, _| known(uid));
+        let nodes = nodes.state();
+        let known: HashSet<&str> = nodes.iter().filter_map(|node| node.metadata.uid.as_deref()).collect();
+        all.retain(|uid, _| known.contains(uid.as_str()));
     }
     all.entry(uid).or_default()
 }
@@ -201,10 +202,6 @@ impl Caches {
     /// Waits until all that existed at the start is in; `false` when a watch has ended instead.
     async fn whole(&self) -> bool {
         until_whole(&self.nodes).await && until_whole(&self.tenants).await && until_whole(&self.pods).await
-    }
-
-    fn has_node(&self, uid: &str) -> bool {
-        self.nodes.find(|node| node.metadata.uid.as_deref() == Some(uid)).is_some()
     }
 
     /// Job pods on a node that have not ended, by worker group.
@@ -353,6 +350,10 @@ impl Context {
             Err(error) => return Err(error.into()),
         };
         prepare(&mut after);
+        if after.resource_version() == node.resource_version() {
+            // Nothing was left to change, so the cache is not behind and no watch will tell.
+            return Ok(None);
+        }
         self.state().writes.answered(node, facts::read(&after, &self.gpu_resource));
         Ok(Some(after))
     }
@@ -369,7 +370,7 @@ impl Context {
         {
             return Ok(());
         }
-        *remember(&mut self.state().told, uid, |uid| self.caches.has_node(uid)) = refusal.sentence.clone();
+        *remember(&mut self.state().told, uid, &self.caches.nodes) = refusal.sentence.clone();
         tracing::info!(
             node = node.name_any(),
             reason = refusal.reason.as_str(),

@@ -4,7 +4,10 @@
 //! write status all the time, so what nobody's admission depends on is filtered out by comparing with what was last
 //! seen; without that, each heartbeat of one node would have all nodes of its group looked at.
 
-use std::{collections::HashMap, collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -13,7 +16,7 @@ use kube::{
 };
 
 use super::facts;
-use crate::{api_types::Tenant, domain::node_admission::NodeFacts};
+use crate::{api_types::Tenant, domain::node_admission::NodeFacts, names};
 
 /// Nodes whose admission may change when a node has: itself and the others of its groups, before and after.
 pub(super) struct Neighbours {
@@ -84,8 +87,7 @@ impl TenantChanges {
 /// All nodes that are labelled for a tenant, or carry its label or taint of admission.
 pub(super) fn of_tenant(tenant: &str, nodes: &Store<Node>) -> Vec<ObjectRef<Node>> {
     let concerned = |node: &Node| {
-        let marks =
-            [facts::label(node, crate::names::NODE_TENANT), facts::label(node, crate::names::NODE_ADMITTED)];
+        let marks = [facts::label(node, names::NODE_TENANT), facts::label(node, names::NODE_ADMITTED)];
         marks.into_iter().chain([facts::tainted(node)]).flatten().any(|group| group == tenant)
     };
     nodes.state_filter(concerned).iter().map(|node| ObjectRef::from_obj(node.as_ref())).collect()
