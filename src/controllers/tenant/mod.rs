@@ -1,8 +1,8 @@
 //! The tenant controller: gives each [`Tenant`] its namespace and all that belongs to it, keeps it so, says how the
 //! tenant stands, and takes everything down in order when the tenant goes.
 //!
-//! A pass has five steps, each in a module of its own: dereference ([`apply`] looks at the namespace, everything else
-//! comes from watch caches), [`validate`], [`build`], [`apply`], [`status`]. Passes are frequent and cheap: children
+//! A pass has five steps, each in a module of its own: dereference (`apply` looks at the namespace, everything else
+//! comes from watch caches), `validate`, `build`, `apply`, `status`. Passes are frequent and cheap: children
 //! are applied only when what is wanted has changed, or a watch has told of a change to one of them.
 //!
 //! Guarantees: a namespace that is not the tenant's is never changed or deleted; no two passes over one tenant run at
@@ -135,7 +135,7 @@ pub struct Inputs {
     pub touched: BoxStream<'static, ObjectRef<Tenant>>,
 }
 
-/// The controller's own watches, and what is left to do with the tenants that can't be read. Made with the
+/// The controller's own watches, and the cache of the tenants that can't be read. Made with the
 /// [`Context`] and consumed by [`run`].
 pub struct Watches {
     tasks: Vec<BoxTask>,
