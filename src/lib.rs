@@ -5,5 +5,6 @@
 
 pub mod api_types;
 pub mod clock;
+pub mod domain;
 pub mod kube_ext;
 pub mod names;

@@ -1,0 +1,353 @@
+//! What a pod says of its attempt: waiting, running, or ended, and then how and what it is charged for.
+//!
+//! The kubelet's word on the container decides. An attempt has ended only when it can't run any more: the pod is in
+//! an end phase, or it was deleted before it had a node.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::ResourceExt;
+
+use super::resources::Resources;
+use crate::{
+    api_types::{Quantity, Reason, job::AttemptRecord},
+    names,
+};
+
+/// Where an attempt is, by its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// No container has started.
+    Waiting {
+        /// Why, in the kubelet's or the scheduler's words, where they say.
+        detail: Option<String>,
+    },
+    /// The container runs.
+    Running {
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// It has ended and can't run any more.
+    Ended(Ending),
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// In one word.
+    pub reason: Reason,
+    /// In a sentence.
+    pub message: String,
+    /// Whose doing it was.
+    pub cause: Cause,
+    /// Exit code, if the container had one.
+    pub exit_code: Option<i32>,
+    /// When the container started; `None` if it never did.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+/// Whose doing the end of an attempt was; it decides over retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It succeeded.
+    Success,
+    /// The job's own: exit code, memory.
+    Job,
+    /// It ran too long.
+    Timeout,
+    /// The cluster's: eviction, node loss, a pod that could not start.
+    Infrastructure,
+    /// The pod was deleted while it lived.
+    Deletion,
+}
+
+/// Number of the attempt that a pod is, from its label.
+#[must_use]
+pub fn number(pod: &Pod) -> Option<u32> {
+    pod.labels().get(names::LABEL_ATTEMPT)?.parse().ok()
+}
+
+/// UID of the job that a pod is an attempt of, from its label.
+#[must_use]
+pub fn job_uid(pod: &Pod) -> Option<&str> {
+    pod.labels().get(names::LABEL_JOB_UID).map(String::as_str)
+}
+
+/// Reads a pod.
+#[must_use]
+pub fn observe(pod: &Pod) -> Observed {
+    let status = pod.status.clone().unwrap_or_default();
+    let container = status.container_statuses.iter().flatten().find(|c| c.name == names::JOB_CONTAINER);
+    match status.phase.as_deref() {
+        Some("Succeeded" | "Failed") => Observed::Ended(ending(pod, container)),
+        _ if pod.metadata.deletion_timestamp.is_some() && node(pod).is_none() => {
+            Observed::Ended(deleted(pod, "the pod was deleted before it had a node", None))
+        }
+        _ => match container.and_then(|c| c.state.as_ref()?.running.as_ref()) {
+            Some(running) => Observed::Running {
+                started_at: running.started_at.as_ref().map_or_else(|| created(pod), |t| t.0),
+            },
+            None => Observed::Waiting { detail: waiting_detail(pod, container) },
+        },
+    }
+}
+
+/// The node of a pod.
+#[must_use]
+pub fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+}
+
+/// When the pod was made.
+#[must_use]
+pub fn created(pod: &Pod) -> Timestamp {
+    pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+}
+
+/// The attempt's record, once it has ended. `gpu_resource` is the extended resource that counts GPUs.
+#[must_use]
+pub fn record(pod: &Pod, gpu_resource: &str) -> Option<AttemptRecord> {
+    let Observed::Ended(ending) = observe(pod) else { return None };
+    let asked = requests(pod, gpu_resource);
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    Some(AttemptRecord {
+        attempt: i32::try_from(number(pod)?).ok()?,
+        pod: pod.name_any(),
+        node: node(pod).map(str::to_owned),
+        started_at: ending.started_at.map(Time),
+        finished_at: Time(ending.finished_at),
+        reason: ending.reason.as_str().to_owned(),
+        exit_code: ending.exit_code,
+        cpu_millicores: signed(asked.cpu_milli),
+        memory_bytes: signed(asked.memory_bytes),
+        gpus: signed(asked.gpus),
+        bandwidth_mbps: signed(asked.bandwidth_mbps),
+    })
+}
+
+/// Annotation with a pod's bandwidth; the CNI bandwidth plugin reads it.
+pub const BANDWIDTH_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
+
+/// What the job's container asks for: the effective request, as admission left it.
+#[must_use]
+pub fn requests(pod: &Pod, gpu_resource: &str) -> Resources {
+    let container = pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == names::JOB_CONTAINER);
+    let asked = container.and_then(|c| c.resources.as_ref()?.requests.as_ref());
+    let get = |name: &str| asked.and_then(|r| r.get(name)).map(|q| Quantity(q.0.clone()));
+    let units = |q: Option<Quantity>| q.and_then(|q| q.units().ok()).unwrap_or(0);
+    let bandwidth = pod.annotations().get(BANDWIDTH_ANNOTATION).map(|b| Quantity(b.clone()));
+    Resources {
+        cpu_milli: get("cpu").and_then(|q| q.milli().ok()).unwrap_or(0),
+        memory_bytes: units(get("memory")),
+        gpus: units(get(gpu_resource)),
+        bandwidth_mbps: units(bandwidth) / 1_000_000,
+        ephemeral_bytes: units(get("ephemeral-storage")),
+    }
+}
+
+fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
+    let status = pod.status.clone().unwrap_or_default();
+    let terminated = container.and_then(|c| c.state.as_ref()?.terminated.as_ref());
+    let started_at =
+        terminated.and_then(|t| Some(t.started_at.as_ref()?.0)).filter(|t| *t > Timestamp::UNIX_EPOCH);
+    let finished_at =
+        terminated.and_then(|t| Some(t.finished_at.as_ref()?.0)).unwrap_or_else(|| last_change(pod));
+    let end = |reason, cause, message: String| Ending {
+        reason,
+        message,
+        cause,
+        exit_code: terminated.map(|t| t.exit_code),
+        started_at,
+        finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
+    };
+    let said = status.message.clone().unwrap_or_default();
+    if status.phase.as_deref() == Some("Succeeded") {
+        return end(Reason::Succeeded, Cause::Success, "exit code 0".to_owned());
+    }
+    if status.reason.as_deref() == Some("DeadlineExceeded") {
+        return end(Reason::DeadlineExceeded, Cause::Timeout, "ran longer than its timeout".to_owned());
+    }
+    if let Some(disruption) =
+        status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+    {
+        let why = disruption.reason.as_deref().unwrap_or_default();
+        let reason = if why == "DeletionByPodGC" { Reason::NodeLost } else { Reason::Evicted };
+        let message = disruption.message.clone().unwrap_or_else(|| why.to_owned());
+        return end(reason, Cause::Infrastructure, message);
+    }
+    if terminated.is_some_and(|t| killed_by_deletion(pod, t)) {
+        return deleted(pod, "the pod was deleted while it ran", terminated);
+    }
+    match (status.reason.as_deref(), terminated) {
+        (Some("NodeLost"), _) => end(Reason::NodeLost, Cause::Infrastructure, said),
+        // The kubelet's own reasons for refusing or ending a pod: Evicted, NodeShutdown, OutOfcpu, NodeAffinity, ...
+        (Some(why), _) => end(Reason::Evicted, Cause::Infrastructure, format!("{why}: {said}")),
+        (None, Some(t)) if t.reason.as_deref() == Some("OOMKilled") => {
+            end(Reason::OutOfMemory, Cause::Job, "killed for using more memory than it asked for".to_owned())
+        }
+        (None, Some(t)) => end(Reason::NonZeroExit, Cause::Job, exit_sentence(t)),
+        (None, None) if pod.metadata.deletion_timestamp.is_some() => {
+            deleted(pod, "the pod was deleted before it ran", None)
+        }
+        (None, None) => {
+            end(Reason::NodeLost, Cause::Infrastructure, "the pod failed without a word".to_owned())
+        }
+    }
+}
+
+fn exit_sentence(terminated: &ContainerStateTerminated) -> String {
+    match terminated.message.as_deref().map(str::trim).filter(|m| !m.is_empty()) {
+        Some(message) => format!("exit code {}: {message}", terminated.exit_code),
+        None => format!("exit code {}", terminated.exit_code),
+    }
+}
+
+/// Whether the container ended because of the deletion: not before it was asked for. What ended first stands.
+fn killed_by_deletion(pod: &Pod, terminated: &ContainerStateTerminated) -> bool {
+    let Some(Time(deadline)) = pod.metadata.deletion_timestamp else { return false };
+    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+    let Ok(asked) = deadline.checked_sub(grace) else { return true };
+    terminated.finished_at.as_ref().is_none_or(|t| t.0 >= asked)
+}
+
+fn deleted(pod: &Pod, message: &str, terminated: Option<&ContainerStateTerminated>) -> Ending {
+    let started_at = terminated.and_then(|t| Some(t.started_at.as_ref()?.0));
+    let finished_at =
+        terminated.and_then(|t| Some(t.finished_at.as_ref()?.0)).unwrap_or_else(|| last_change(pod));
+    Ending {
+        reason: Reason::PodDeleted,
+        message: message.to_owned(),
+        cause: Cause::Deletion,
+        exit_code: terminated.map(|t| t.exit_code),
+        started_at,
+        finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
+    }
+}
+
+/// The last time that the pod's object tells of, for a pod whose container has none.
+fn last_change(pod: &Pod) -> Timestamp {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let moves = conditions.filter_map(|c| Some(c.last_transition_time.as_ref()?.0));
+    moves.max().unwrap_or_else(|| created(pod)).max(created(pod))
+}
+
+fn waiting_detail(pod: &Pod, container: Option<&ContainerStatus>) -> Option<String> {
+    let waiting = container.and_then(|c| c.state.as_ref()?.waiting.as_ref());
+    if let Some(reason) = waiting.and_then(|w| w.reason.as_deref()).filter(|r| *r != "ContainerCreating") {
+        let message = waiting.and_then(|w| w.message.as_deref()).unwrap_or_default();
+        return Some(format!("{reason}: {message}").trim_end_matches([':', ' ']).to_owned());
+    }
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let unscheduled = conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
+    unscheduled.filter_map(|c| c.message.clone()).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(metadata: &Value, status: &Value) -> Pod {
+        let mut whole = json!({
+            "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {"crofter.io/attempt": "2", "crofter.io/job-uid": "u"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "job", "resources": {"requests":
+                {"cpu": "1500m", "memory": "1Gi", "nvidia.com/gpu": "2"}}}]},
+            "status": status,
+        });
+        for (key, value) in metadata.as_object().unwrap() {
+            whole["metadata"][key] = value.clone();
+        }
+        serde_json::from_value(whole).unwrap()
+    }
+
+    fn terminated(code: i32, reason: &str) -> Value {
+        json!([{"name": "job", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {
+            "exitCode": code, "reason": reason,
+            "startedAt": "2026-01-01T00:00:05Z", "finishedAt": "2026-01-01T00:00:09Z"}}}])
+    }
+
+    fn ended(metadata: Value, status: Value) -> Ending {
+        match observe(&pod(&metadata, &status)) {
+            Observed::Ended(ending) => ending,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_end_is_the_containers() {
+        let good =
+            ended(json!({}), json!({"phase": "Succeeded", "containerStatuses": terminated(0, "Completed")}));
+        assert_eq!((good.reason, good.cause, good.exit_code), (Reason::Succeeded, Cause::Success, Some(0)));
+        assert_eq!(good.finished_at.duration_since(good.started_at.unwrap()).as_secs(), 4);
+        let bad = ended(json!({}), json!({"phase": "Failed", "containerStatuses": terminated(3, "Error")}));
+        assert_eq!(
+            (bad.reason, bad.cause, bad.message.as_str()),
+            (Reason::NonZeroExit, Cause::Job, "exit code 3")
+        );
+        let oom =
+            ended(json!({}), json!({"phase": "Failed", "containerStatuses": terminated(137, "OOMKilled")}));
+        assert_eq!((oom.reason, oom.cause), (Reason::OutOfMemory, Cause::Job));
+    }
+
+    #[test]
+    fn the_clusters_doing_is_not_the_jobs() {
+        let evicted =
+            ended(json!({}), json!({"phase": "Failed", "reason": "Evicted", "message": "low on disk"}));
+        assert_eq!((evicted.reason, evicted.cause), (Reason::Evicted, Cause::Infrastructure));
+        let gone = ended(
+            json!({}),
+            json!({"phase": "Failed", "containerStatuses": terminated(137, "Error"), "conditions":
+            [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}]}),
+        );
+        assert_eq!(
+            (gone.reason, gone.cause, gone.message.as_str()),
+            (Reason::NodeLost, Cause::Infrastructure, "node is gone")
+        );
+        let late = ended(json!({}), json!({"phase": "Failed", "reason": "DeadlineExceeded"}));
+        assert_eq!((late.reason, late.cause), (Reason::DeadlineExceeded, Cause::Timeout));
+    }
+
+    #[test]
+    fn what_ended_before_the_deletion_stands() {
+        let status = json!({"phase": "Failed", "containerStatuses": terminated(1, "Error")});
+        let asked_after =
+            json!({"deletionTimestamp": "2026-01-01T00:00:40Z", "deletionGracePeriodSeconds": 30});
+        assert_eq!(ended(asked_after, status.clone()).reason, Reason::NonZeroExit);
+        let asked_before =
+            json!({"deletionTimestamp": "2026-01-01T00:00:38Z", "deletionGracePeriodSeconds": 30});
+        assert_eq!(ended(asked_before, status).cause, Cause::Deletion);
+    }
+
+    #[test]
+    fn a_deleted_pod_has_ended_only_when_it_can_not_run() {
+        let deleting = json!({"deletionTimestamp": "2026-01-01T00:00:40Z"});
+        assert!(matches!(observe(&pod(&deleting, &json!({"phase": "Pending"}))), Observed::Waiting { .. }));
+        let mut unbound = pod(&deleting, &json!({"phase": "Pending"}));
+        unbound.spec.as_mut().unwrap().node_name = None;
+        assert!(matches!(observe(&unbound), Observed::Ended(Ending { cause: Cause::Deletion, .. })));
+    }
+
+    #[test]
+    fn the_record_carries_what_was_asked_for() {
+        let status = json!({"phase": "Succeeded", "containerStatuses": terminated(0, "Completed")});
+        let record =
+            record(&pod(&json!({"annotations": {BANDWIDTH_ANNOTATION: "5M"}}), &status), "nvidia.com/gpu")
+                .unwrap();
+        assert_eq!((record.attempt, record.cpu_millicores, record.memory_bytes), (2, 1500, 1 << 30));
+        assert_eq!((record.gpus, record.bandwidth_mbps, record.exit_code), (2, 5, Some(0)));
+    }
+
+    #[test]
+    fn waiting_says_why() {
+        let status = json!({"phase": "Pending", "containerStatuses": [{"name": "job", "image": "i", "imageID": "",
+            "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]});
+        let Observed::Waiting { detail } = observe(&pod(&json!({}), &status)) else { panic!() };
+        assert_eq!(detail.unwrap(), "ImagePullBackOff: no such image");
+    }
+}

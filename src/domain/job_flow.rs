@@ -1,0 +1,419 @@
+//! The way of a job: from what is known of it, the one next step.
+//!
+//! Level-triggered: every call looks at the whole job and all its pods, so that a step that was lost, repeated or
+//! interrupted anywhere is found again. Steps are ordered so that nothing runs twice: attempt n+1 is created only when
+//! no pod of attempt n exists, and what ended is in the status before its pod is let go.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use kube::ResourceExt;
+
+use super::{
+    admission::{Admission, Verdict},
+    attempt::{self, Cause, Ending, Observed},
+    job_state::{IllegalMove, check_way, is_terminal},
+    retry,
+};
+use crate::api_types::{
+    Job, JobPhase, JobStatus, Reason,
+    conditions::{self, Wanted},
+    job::{AttemptRecord, RetryPolicy},
+    plan::Limit,
+};
+
+/// A pod must have started this long after it was made; otherwise the attempt is given up.
+const START_LIMIT: SignedDuration = SignedDuration::from_mins(5);
+/// `Assigned` is written only where the pod has not started by then: one write less for jobs that start at once.
+const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// Records of attempts that a status holds.
+const RECORDS: usize = 16;
+
+/// Everything that the next step depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// All its pods that exist.
+    pub pods: &'a [std::sync::Arc<Pod>],
+    /// What admission says, while the job waits.
+    pub verdict: Option<&'a Verdict>,
+    /// The plan's bound of the running time, in minutes.
+    pub timeout_minutes: Limit,
+    /// Running jobs are to be stopped and requeued, uncharged (a tenant that drains).
+    pub drain: bool,
+    /// The extended resource that counts GPUs.
+    pub gpu_resource: &'a str,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing, until something changes or the time comes.
+    Wait(Option<Timestamp>),
+    /// Write this status.
+    Write(Box<JobStatus>),
+    /// Create the pod of this attempt.
+    Create(Admission),
+    /// Delete this pod, with its grace.
+    Delete {
+        /// Name of the pod.
+        pod: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// The pod of this attempt is not in the cache: ask the API server, and call [`lost`] if it is gone.
+    Look(u32),
+    /// Delete the job: its time after the end is up.
+    Expire,
+}
+
+/// The next step.
+///
+/// # Errors
+/// [`IllegalMove`] when the stored status can't lead where the facts do; the job is then left alone and reported.
+pub fn next(view: &View<'_>) -> Result<Step, IllegalMove> {
+    let status = status(view.job);
+    if is_terminal(status.phase) {
+        return Ok(after_the_end(view, &status));
+    }
+    let attempt = u32::try_from(status.attempt).unwrap_or(0);
+    match status.phase {
+        JobPhase::Queued => match pod_of(view, attempt + 1) {
+            Some(pod) => at_work(view, &status, attempt + 1, pod),
+            None => queued(view, &status, attempt + 1),
+        },
+        JobPhase::Retrying => retrying(view, &status, attempt),
+        _ => match pod_of(view, attempt) {
+            Some(pod) => at_work(view, &status, attempt, pod),
+            None => Ok(Step::Look(attempt)),
+        },
+    }
+}
+
+/// The status to write when the pod of the current attempt does not exist any more, and nobody saw it end.
+///
+/// # Errors
+/// [`IllegalMove`], as [`next`].
+pub fn lost(view: &View<'_>) -> Result<Step, IllegalMove> {
+    let status = status(view.job);
+    let started_at = status.started_at.as_ref().map(|t| t.0);
+    let ending = Ending {
+        reason: Reason::PodDeleted,
+        message: "the pod is gone and nobody saw it end".to_owned(),
+        cause: Cause::Deletion,
+        exit_code: None,
+        started_at,
+        finished_at: view.now,
+    };
+    finish(view, &status, u32::try_from(status.attempt).unwrap_or(0), ending, None)
+}
+
+/// The status when the API server refuses the pod for good.
+///
+/// # Errors
+/// [`IllegalMove`], as [`next`].
+pub fn refused(view: &View<'_>, message: String) -> Result<Step, IllegalMove> {
+    move_to(view, &status(view.job), &[JobPhase::Rejected], Reason::PodRefused, message, |_| ())
+}
+
+fn status(job: &Job) -> JobStatus {
+    job.status.clone().unwrap_or_else(|| JobStatus { observed_generation: -1, ..JobStatus::default() })
+}
+
+fn pod_of<'a>(view: &View<'a>, number: u32) -> Option<&'a Pod> {
+    view.pods.iter().map(AsRef::as_ref).find(|pod| attempt::number(pod) == Some(number))
+}
+
+fn canceled(job: &Job) -> bool {
+    job.spec.canceled || job.metadata.deletion_timestamp.is_some()
+}
+
+fn queued(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, IllegalMove> {
+    if canceled(view.job) {
+        let message = "canceled while queued".to_owned();
+        return move_to(view, status, &[JobPhase::Canceled], Reason::Canceled, message, |_| ());
+    }
+    match view.verdict {
+        Some(Verdict::Admit(admission)) if admission.attempt == attempt => {
+            Ok(Step::Create(admission.clone()))
+        }
+        Some(Verdict::Reject(reason, sentence)) => {
+            move_to(view, status, &[JobPhase::Rejected], *reason, sentence.clone(), |_| ())
+        }
+        // A new sentence alone (other numbers, the same reason) is not worth a write.
+        Some(Verdict::Wait(reason, sentence)) if status.reason.as_deref() != Some(reason.as_str()) => {
+            move_to(view, status, &[JobPhase::Queued], *reason, sentence.clone(), |_| ())
+        }
+        _ => Ok(Step::Wait(None)),
+    }
+}
+
+fn at_work(view: &View<'_>, status: &JobStatus, number: u32, pod: &Pod) -> Result<Step, IllegalMove> {
+    let ends = |ending: Ending| finish(view, status, number, ending, attempt::record(pod, view.gpu_resource));
+    let going = pod.metadata.deletion_timestamp.is_some();
+    match attempt::observe(pod) {
+        Observed::Ended(ending) => ends(ending),
+        _ if going => Ok(Step::Wait(None)),
+        _ if canceled(view.job) || view.drain => Ok(delete(pod)),
+        Observed::Waiting { detail } => waiting(view, status, number, pod, detail),
+        Observed::Running { started_at } => {
+            let node = attempt::node(pod).map(str::to_owned);
+            if status.phase != JobPhase::Running || status.node != node {
+                let message = format!("attempt {number} runs on {}", node.as_deref().unwrap_or("a node"));
+                let way = [JobPhase::Assigned, JobPhase::Running];
+                let way = if status.phase == JobPhase::Queued { &way[..] } else { &way[1..] };
+                return move_to(view, status, way, Reason::Running, message, |new| {
+                    assign(new, number, pod);
+                    new.started_at = Some(Time(started_at));
+                });
+            }
+            match time_left(view, status, started_at) {
+                Some(end) if end <= view.now => Ok(delete(pod)),
+                end => Ok(Step::Wait(end)),
+            }
+        }
+    }
+}
+
+fn waiting(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    pod: &Pod,
+    detail: Option<String>,
+) -> Result<Step, IllegalMove> {
+    let made = attempt::created(pod);
+    let (assigned, limit) = (made.saturating_add(ASSIGNED_AFTER), made.saturating_add(START_LIMIT));
+    let (assigned, limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
+    if limit <= view.now {
+        return Ok(delete(pod));
+    }
+    let message = detail.unwrap_or_else(|| format!("attempt {number} has a place in {}", group_of(pod)));
+    if status.phase == JobPhase::Queued && assigned > view.now {
+        return Ok(Step::Wait(Some(assigned)));
+    }
+    if status.phase == JobPhase::Assigned {
+        return Ok(Step::Wait(Some(limit)));
+    }
+    move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
+}
+
+fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, IllegalMove> {
+    if let Some(pod) = view.pods.first() {
+        return Ok(if pod.metadata.deletion_timestamp.is_some() { Step::Wait(None) } else { delete(pod) });
+    }
+    if canceled(view.job) {
+        let message = format!("canceled after attempt {attempt}");
+        return move_to(view, status, &[JobPhase::Canceled], Reason::Canceled, message, |_| ());
+    }
+    match status.not_before.as_ref() {
+        Some(Time(at)) if *at > view.now => Ok(Step::Wait(Some(*at))),
+        _ => {
+            let message = format!("waits for attempt {}", attempt + 1);
+            move_to(view, status, &[JobPhase::Queued], Reason::Queued, message, |new| {
+                (new.pod, new.node, new.worker_group) = (None, None, None);
+                (new.assigned_at, new.started_at, new.not_before) = (None, None, None);
+            })
+        }
+    }
+}
+
+/// A job that has ended keeps its pods for their logs, but none that could still run.
+fn after_the_end(view: &View<'_>, status: &JobStatus) -> Step {
+    let live = view.pods.iter().find(|pod| {
+        pod.metadata.deletion_timestamp.is_none() && !matches!(attempt::observe(pod), Observed::Ended(_))
+    });
+    if let Some(pod) = live {
+        return delete(pod);
+    }
+    let Some(seconds) = view.job.spec.ttl_seconds_after_finished else { return Step::Wait(None) };
+    let Some(Time(end)) = status.finished_at else { return Step::Wait(None) };
+    match end.saturating_add(SignedDuration::from_secs(seconds)) {
+        Ok(at) if at <= view.now => Step::Expire,
+        Ok(at) => Step::Wait(Some(at)),
+        Err(_) => Step::Wait(None),
+    }
+}
+
+fn delete(pod: &Pod) -> Step {
+    Step::Delete { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() }
+}
+
+fn group_of(pod: &Pod) -> &str {
+    pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str)
+}
+
+fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
+    new.attempt = i32::try_from(number).unwrap_or(i32::MAX);
+    new.pod = Some(pod.name_any());
+    new.node = attempt::node(pod).map(str::to_owned);
+    new.worker_group = pod.labels().get(crate::names::LABEL_GROUP).cloned();
+    new.assigned_at = Some(Time(attempt::created(pod)));
+    (new.started_at, new.not_before, new.exit_code) = (None, None, None);
+}
+
+/// The running time that is allowed in all: the job's own, at most the plan's.
+#[must_use]
+pub fn running_limit(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
+    let plan = timeout_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
+    let seconds = [job.spec.timeout_seconds, plan].into_iter().flatten().min()?;
+    Some(SignedDuration::from_secs(seconds))
+}
+
+/// What is left of it for the next attempt.
+#[must_use]
+pub fn running_left(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
+    let used = SignedDuration::from_millis(job.status.as_ref().map_or(0, |s| s.running_millis));
+    Some(running_limit(job, timeout_minutes)?.saturating_sub(used).max(SignedDuration::ZERO))
+}
+
+fn time_left(view: &View<'_>, status: &JobStatus, started_at: Timestamp) -> Option<Timestamp> {
+    let limit = running_limit(view.job, view.timeout_minutes)?;
+    let left = limit.saturating_sub(SignedDuration::from_millis(status.running_millis));
+    started_at.saturating_add(left).ok()
+}
+
+/// Where an attempt that ended takes the job.
+fn finish(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    mut ending: Ending,
+    record: Option<AttemptRecord>,
+) -> Result<Step, IllegalMove> {
+    let running =
+        ending.started_at.map_or(SignedDuration::ZERO, |start| ending.finished_at.duration_since(start));
+    let total = SignedDuration::from_millis(status.running_millis).saturating_add(running);
+    let late = running_limit(view.job, view.timeout_minutes).is_some_and(|limit| total >= limit);
+    if ending.cause == Cause::Deletion {
+        name_deletion(view, &mut ending, late);
+    }
+    let outcome = outcome(view, status, &ending);
+    let assigned = (status.phase == JobPhase::Queued).then_some(JobPhase::Assigned);
+    let timed_out = (ending.cause == Cause::Timeout).then_some(JobPhase::TimedOut);
+    let way: Vec<JobPhase> = assigned.into_iter().chain(timed_out).chain([outcome.phase]).collect();
+    let pod = view.pods.iter().find(|p| attempt::number(p) == Some(number));
+    move_to(view, status, &way, outcome.reason, outcome.message, |new| {
+        if let Some(pod) = pod {
+            assign(new, number, pod);
+        }
+        new.started_at = ending.started_at.map(Time);
+        new.exit_code = ending.exit_code;
+        new.running_millis = i64::try_from(total.as_millis()).unwrap_or(i64::MAX);
+        if let Some(mut record) = record {
+            record.reason = ending.reason.as_str().to_owned();
+            new.attempts.push(record);
+            let surplus = new.attempts.len().saturating_sub(RECORDS);
+            new.attempts.drain(..surplus);
+        }
+        match outcome.phase {
+            JobPhase::Retrying => {
+                new.retries += i32::from(outcome.charged);
+                // The time is counted over all attempts; one that used it up gives the next a whole new allowance.
+                if ending.cause == Cause::Timeout {
+                    new.running_millis = 0;
+                }
+                new.not_before = outcome.charged.then(|| Time(retry_at(view, number, ending.finished_at)));
+            }
+            _ => new.finished_at = Some(Time(ending.finished_at)),
+        }
+    })
+}
+
+fn retry_at(view: &View<'_>, ended: u32, finished_at: Timestamp) -> Timestamp {
+    let wait = retry::backoff(&view.job.uid().unwrap_or_default(), ended);
+    finished_at.checked_add(wait).unwrap_or(finished_at)
+}
+
+/// A pod that was deleted was mostly deleted by us; the reason is then ours.
+fn name_deletion(view: &View<'_>, ending: &mut Ending, late: bool) {
+    let never_started = ending.started_at.is_none();
+    let made = view.pods.iter().map(|p| attempt::created(p)).max();
+    let start_limit = made.and_then(|m| m.checked_add(START_LIMIT).ok());
+    if canceled(view.job) {
+        ending.reason = Reason::Canceled;
+        "canceled while it ran".clone_into(&mut ending.message);
+    } else if late {
+        (ending.reason, ending.cause) = (Reason::DeadlineExceeded, Cause::Timeout);
+        "ran longer than its timeout".clone_into(&mut ending.message);
+    } else if view.drain {
+        ending.reason = Reason::TenantSuspended;
+        "stopped because the tenant is suspended or expired".clone_into(&mut ending.message);
+    } else if never_started && start_limit.is_some_and(|limit| limit <= view.now) {
+        (ending.reason, ending.cause) = (Reason::StartTimeout, Cause::Infrastructure);
+        ending.message = format!("the pod did not start within {} minutes", START_LIMIT.as_mins());
+    }
+}
+
+struct Outcome {
+    phase: JobPhase,
+    reason: Reason,
+    message: String,
+    /// A retry that counts against maxRetries.
+    charged: bool,
+}
+
+fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
+    let spec = &view.job.spec;
+    let end =
+        |phase| Outcome { phase, reason: ending.reason, message: ending.message.clone(), charged: false };
+    let always = spec.retry_policy == RetryPolicy::Always;
+    let retried = match ending.cause {
+        Cause::Success => return end(JobPhase::Completed),
+        Cause::Deletion if ending.reason == Reason::Canceled => return end(JobPhase::Canceled),
+        Cause::Deletion if ending.reason == Reason::TenantSuspended => return end(JobPhase::Retrying),
+        Cause::Infrastructure | Cause::Deletion => true,
+        Cause::Timeout | Cause::Job => always,
+    };
+    let last = if ending.cause == Cause::Timeout { JobPhase::TimedOut } else { JobPhase::Failed };
+    if canceled(view.job) && retried && last == JobPhase::Failed {
+        return Outcome { reason: Reason::Canceled, ..end(JobPhase::Canceled) };
+    }
+    if !retried || canceled(view.job) {
+        return end(last);
+    }
+    if status.retries >= spec.max_retries {
+        let message =
+            format!("{}; no retry is left ({} of {})", ending.message, status.retries, spec.max_retries);
+        return Outcome { message, ..end(last) };
+    }
+    Outcome { charged: true, ..end(JobPhase::Retrying) }
+}
+
+/// The status after a move along `way`, with the reason, conditions and what `change` adds.
+fn move_to(
+    view: &View<'_>,
+    old: &JobStatus,
+    way: &[JobPhase],
+    reason: Reason,
+    message: String,
+    change: impl FnOnce(&mut JobStatus),
+) -> Result<Step, IllegalMove> {
+    check_way(old.phase, way)?;
+    let mut new = old.clone();
+    new.phase = way.last().copied().unwrap_or(old.phase);
+    new.observed_generation = view.job.metadata.generation.unwrap_or(0);
+    new.reason = Some(reason.as_str().to_owned());
+    new.message = Some(message.clone());
+    change(&mut new);
+    if is_terminal(new.phase) && new.finished_at.is_none() {
+        new.finished_at = Some(Time(view.now));
+    }
+    let wanted = match new.phase {
+        JobPhase::Completed => vec![Wanted::yes(conditions::COMPLETE, reason, message)],
+        JobPhase::Canceled => vec![],
+        JobPhase::Failed | JobPhase::TimedOut | JobPhase::Rejected => vec![
+            Wanted::yes(conditions::FAILED, reason, message.clone()),
+            Wanted::yes(conditions::STALLED, reason, message),
+        ],
+        _ => vec![Wanted::yes(conditions::RECONCILING, reason, message)],
+    };
+    new.conditions = conditions::merge(&old.conditions, wanted, view.job.metadata.generation, view.now);
+    Ok(Step::Write(Box::new(new)))
+}
+
+#[cfg(test)]
+#[path = "job_flow_tests.rs"]
+mod tests;

@@ -1,0 +1,290 @@
+//! Tests of the way of a job. A small world: the status written by one step is the job of the next.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const START: &str = "2026-01-01T00:00:00Z";
+
+fn at(seconds: i64) -> Timestamp {
+    START.parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
+}
+
+/// A job, its pods, and what admission says.
+struct World {
+    job: Job,
+    pods: Vec<Arc<Pod>>,
+    verdict: Option<Verdict>,
+    drain: bool,
+}
+
+impl World {
+    fn new(spec: &Value) -> Self {
+        let mut whole = json!({"image": "busybox"});
+        for (key, value) in spec.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        let metadata = json!({"name": "j", "namespace": "tenant-a", "uid": "u", "generation": 1});
+        let job = json!({"metadata": metadata, "spec": whole, "status": {"observedGeneration": -1, "phase": "Queued"}});
+        Self { job: serde_json::from_value(job).unwrap(), pods: vec![], verdict: None, drain: false }
+    }
+
+    fn view(&self, seconds: i64) -> View<'_> {
+        View {
+            job: &self.job,
+            pods: &self.pods,
+            verdict: self.verdict.as_ref(),
+            timeout_minutes: Limit::AtMost(30),
+            drain: self.drain,
+            gpu_resource: "nvidia.com/gpu",
+            now: at(seconds),
+        }
+    }
+
+    fn step(&self, seconds: i64) -> Step {
+        next(&self.view(seconds)).unwrap()
+    }
+
+    /// Takes a step that must be a write, and stores it.
+    fn write(&mut self, seconds: i64) -> JobStatus {
+        let Step::Write(status) = self.step(seconds) else { panic!("{:?}", self.step(seconds)) };
+        self.job.status = Some(*status.clone());
+        *status
+    }
+
+    fn admit(&mut self, attempt: u32) {
+        let admission = Admission { attempt, group: "a".into(), node: Some("n".into()) };
+        self.verdict = Some(Verdict::Admit(admission));
+    }
+
+    fn pod(&mut self, attempt: u32, made: i64, metadata: &Value, status: &Value) {
+        let mut whole = json!({
+            "metadata": {"name": format!("j-u-{attempt}"), "uid": format!("p{attempt}"),
+                "creationTimestamp": at(made).to_string(),
+                "labels": {"crofter.io/attempt": attempt.to_string(), "crofter.io/worker-group": "a"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "job"}]}, "status": status,
+        });
+        for (key, value) in metadata.as_object().unwrap() {
+            whole["metadata"][key] = value.clone();
+        }
+        self.pods = vec![Arc::new(serde_json::from_value(whole).unwrap())];
+    }
+
+    fn pending(&mut self, attempt: u32, made: i64) {
+        self.pod(attempt, made, &json!({}), &json!({"phase": "Pending"}));
+    }
+
+    fn running(&mut self, attempt: u32, made: i64) {
+        let running = json!({"running": {"startedAt": at(made).to_string()}});
+        self.pod(
+            attempt,
+            made,
+            &json!({}),
+            &json!({"phase": "Running", "containerStatuses": [container(&running)]}),
+        );
+    }
+
+    fn ended(&mut self, attempt: u32, made: i64, took: i64, code: i32, more: &Value) {
+        let terminated = json!({"terminated": {"exitCode": code, "startedAt": at(made).to_string(),
+            "finishedAt": at(made + took).to_string()}});
+        let phase = if code == 0 { "Succeeded" } else { "Failed" };
+        self.pod(
+            attempt,
+            made,
+            more,
+            &json!({"phase": phase, "containerStatuses": [container(&terminated)]}),
+        );
+    }
+}
+
+fn container(state: &Value) -> Value {
+    json!({"name": "job", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": state})
+}
+
+fn deleted(seconds: i64) -> Value {
+    json!({"deletionTimestamp": at(seconds + 30).to_string(), "deletionGracePeriodSeconds": 30})
+}
+
+#[test]
+fn the_fast_way_is_two_status_writes() {
+    let mut world = World::new(&json!({}));
+    assert_eq!(world.step(0), Step::Wait(None), "not judged yet");
+    world.admit(1);
+    assert!(matches!(world.step(0), Step::Create(Admission { attempt: 1, .. })));
+    world.pending(1, 0);
+    assert_eq!(
+        world.step(1),
+        Step::Wait(Some(at(2))),
+        "Assigned is not written for a pod that starts at once"
+    );
+    world.running(1, 1);
+    let running = world.write(1);
+    assert_eq!((running.phase, running.attempt, running.node.as_deref()), (JobPhase::Running, 1, Some("n")));
+    assert_eq!(running.conditions[0].type_, "Reconciling");
+    assert_eq!(world.step(2), Step::Wait(Some(at(1 + 30 * 60))), "looks again when the plan's time is up");
+    world.ended(1, 1, 4, 0, &json!({}));
+    let done = world.write(5);
+    assert_eq!((done.phase, done.exit_code, done.running_millis), (JobPhase::Completed, Some(0), 4000));
+    assert_eq!((done.finished_at, done.attempts.len()), (Some(Time(at(5))), 1));
+    assert_eq!(done.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Complete"]);
+    assert_eq!(world.step(6), Step::Wait(None), "the pod stays for its log");
+}
+
+#[test]
+fn a_pod_that_ended_unseen_ends_its_job_in_one_write() {
+    let mut world = World::new(&json!({}));
+    world.ended(1, 0, 1, 7, &json!({}));
+    let done = world.write(9);
+    assert_eq!(
+        (done.phase, done.reason.as_deref(), done.attempt),
+        (JobPhase::Failed, Some("NonZeroExit"), 1)
+    );
+    assert_eq!(done.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Failed", "Stalled"]);
+}
+
+#[test]
+fn a_slow_start_is_told_and_given_up_after_five_minutes() {
+    let mut world = World::new(&json!({}));
+    world.pending(1, 0);
+    assert_eq!(world.write(2).phase, JobPhase::Assigned);
+    assert_eq!(world.step(3), Step::Wait(Some(at(300))));
+    assert!(matches!(world.step(300), Step::Delete { .. }));
+    world.pod(1, 0, &deleted(300), &json!({"phase": "Failed"}));
+    let retry = world.write(301);
+    assert_eq!(
+        (retry.phase, retry.reason.as_deref(), retry.retries),
+        (JobPhase::Retrying, Some("StartTimeout"), 1)
+    );
+}
+
+#[test]
+fn a_waiting_reason_is_written_once() {
+    let mut world = World::new(&json!({}));
+    world.verdict = Some(Verdict::Wait(Reason::WaitingForQuota, "62 in use".into()));
+    let waiting = world.write(0);
+    assert_eq!((waiting.phase, waiting.message.as_deref()), (JobPhase::Queued, Some("62 in use")));
+    world.verdict = Some(Verdict::Wait(Reason::WaitingForQuota, "61 in use".into()));
+    assert_eq!(world.step(1), Step::Wait(None));
+    world.verdict = Some(Verdict::Reject(Reason::ExceedsQuota, "too much".into()));
+    assert_eq!(world.write(2).phase, JobPhase::Rejected);
+}
+
+#[test]
+fn infrastructure_is_retried_with_a_fresh_pod_when_the_old_one_is_gone() {
+    let mut world = World::new(&json!({"maxRetries": 1}));
+    world.admit(1);
+    world.running(1, 0);
+    world.write(0);
+    world.pod(1, 0, &json!({}), &json!({"phase": "Failed", "reason": "Evicted", "message": "disk"}));
+    let retrying = world.write(10);
+    assert_eq!((retrying.phase, retrying.retries), (JobPhase::Retrying, 1));
+    assert!(matches!(world.step(11), Step::Delete { .. }));
+    world.pods.clear();
+    let Step::Wait(Some(until)) = world.step(1) else { panic!("{:?}", world.step(1)) };
+    assert_eq!(Some(Time(until)), retrying.not_before);
+    let queued = world.write(60);
+    assert_eq!((queued.phase, queued.attempt, queued.node), (JobPhase::Queued, 1, None));
+    assert_eq!(world.step(61), Step::Wait(None), "the admission of attempt 1 is not one of attempt 2");
+    world.admit(2);
+    assert!(matches!(world.step(61), Step::Create(Admission { attempt: 2, .. })));
+    world.pod(2, 61, &json!({}), &json!({"phase": "Failed", "reason": "Evicted"}));
+    let failed = world.write(70);
+    assert_eq!((failed.phase, failed.attempts.len()), (JobPhase::Failed, 2));
+    assert!(failed.message.unwrap().contains("no retry is left (1 of 1)"));
+}
+
+#[test]
+fn exit_codes_and_timeouts_are_retried_only_on_demand() {
+    for (policy, code_ends, time_ends) in [
+        ("Infrastructure", JobPhase::Failed, JobPhase::TimedOut),
+        ("Always", JobPhase::Retrying, JobPhase::Retrying),
+    ] {
+        let mut world = World::new(&json!({"retryPolicy": policy, "timeoutSeconds": 5}));
+        world.running(1, 0);
+        world.write(0);
+        world.ended(1, 0, 1, 2, &json!({}));
+        let Step::Write(status) = world.step(2) else { panic!() };
+        assert_eq!(status.phase, code_ends, "{policy}");
+        world.running(1, 0);
+        assert!(matches!(world.step(5), Step::Delete { .. }), "the time is up");
+        world.ended(1, 0, 6, 143, &deleted(5));
+        let status = world.write(7);
+        assert_eq!(
+            (status.phase, status.reason.as_deref()),
+            (time_ends, Some("DeadlineExceeded")),
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn the_running_time_is_counted_over_attempts() {
+    let mut world = World::new(&json!({"timeoutSeconds": 10}));
+    world.pod(1, 0, &json!({}), &json!({"phase": "Failed", "reason": "Evicted", "containerStatuses":
+        [container(&json!({"terminated": {"exitCode": 137, "startedAt": START, "finishedAt": at(7).to_string()}}))]}));
+    assert_eq!(world.write(8).running_millis, 7000);
+    world.pods.clear();
+    world.write(60);
+    assert_eq!(running_left(&world.job, Limit::Unlimited), Some(SignedDuration::from_secs(3)));
+    world.running(2, 60);
+    world.write(60);
+    assert_eq!(world.step(61), Step::Wait(Some(at(63))));
+}
+
+#[test]
+fn cancel_works_everywhere_and_what_ended_first_stands() {
+    let mut queued = World::new(&json!({"canceled": true}));
+    queued.admit(1);
+    assert_eq!(queued.write(0).phase, JobPhase::Canceled);
+    queued.pending(1, 0);
+    assert!(matches!(queued.step(1), Step::Delete { .. }), "a pod that was already on its way");
+
+    let mut running = World::new(&json!({}));
+    running.running(1, 0);
+    running.write(0);
+    running.job.spec.canceled = true;
+    assert!(matches!(running.step(1), Step::Delete { .. }));
+    running.ended(1, 0, 5, 143, &deleted(1));
+    assert_eq!(running.write(6).phase, JobPhase::Canceled);
+
+    let mut won = World::new(&json!({"canceled": true}));
+    won.ended(1, 0, 5, 0, &deleted(4));
+    assert_eq!(won.write(6).phase, JobPhase::Completed);
+    let mut failed_first = World::new(&json!({"canceled": true}));
+    failed_first.ended(1, 0, 1, 3, &deleted(4));
+    assert_eq!(failed_first.write(6).phase, JobPhase::Failed);
+}
+
+#[test]
+fn draining_costs_no_retry_and_no_wait() {
+    let mut world = World::new(&json!({"maxRetries": 0}));
+    world.running(1, 0);
+    world.write(0);
+    world.drain = true;
+    assert!(matches!(world.step(1), Step::Delete { .. }));
+    world.ended(1, 0, 2, 143, &deleted(1));
+    let status = world.write(3);
+    assert_eq!((status.phase, status.retries, status.not_before), (JobPhase::Retrying, 0, None));
+}
+
+#[test]
+fn a_pod_that_vanished_is_looked_for_before_it_is_given_up() {
+    let mut world = World::new(&json!({}));
+    world.running(1, 0);
+    world.write(0);
+    world.pods.clear();
+    assert_eq!(world.step(1), Step::Look(1));
+    let Step::Write(status) = lost(&world.view(9)).unwrap() else { panic!() };
+    assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Retrying, Some("PodDeleted")));
+}
+
+#[test]
+fn a_finished_job_expires_when_it_asked_for_it() {
+    let mut world = World::new(&json!({"ttlSecondsAfterFinished": 10}));
+    world.ended(1, 0, 1, 0, &json!({}));
+    world.write(1);
+    assert_eq!(world.step(2), Step::Wait(Some(at(11))));
+    assert_eq!(world.step(11), Step::Expire);
+}

@@ -1,0 +1,8 @@
+//! The rules, as plain functions over plain data: no client, no clock, no pool.
+
+pub mod admission;
+pub mod attempt;
+pub mod job_flow;
+pub mod job_state;
+pub mod resources;
+pub mod retry;
