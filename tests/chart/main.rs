@@ -2,6 +2,7 @@
 //! uninstall, what the operator and tenants may do by its roles, and what its policies refuse.
 
 mod lifecycle;
+mod operator;
 mod policies;
 mod rendering;
 mod rights;

@@ -29,7 +29,9 @@ fn refusals(cluster: &Cluster) -> Vec<String> {
     assert!(of_operator.peek().is_some(), "the operator has asked for nothing");
     of_operator
         .filter(|event| event["responseStatus"]["code"] == 403)
-        .map(|event| format!("{} {}: {}", event["verb"], event["requestURI"], event["responseStatus"]["message"]))
+        .map(|event| {
+            format!("{} {}: {}", event["verb"], event["requestURI"], event["responseStatus"]["message"])
+        })
         .collect()
 }
 
@@ -52,7 +54,8 @@ async fn it_works_with_the_charts_rights() {
     });
     tenants.create(&PostParams::default(), &object(acme)).await.unwrap();
     wait::until(PATIENCE, "the tenants to be ready", || async {
-        let statuses = tenants.list(&ListParams::default()).await.unwrap().items.into_iter().map(|t| t.status);
+        let statuses =
+            tenants.list(&ListParams::default()).await.unwrap().items.into_iter().map(|t| t.status);
         let conditions: Vec<_> = statuses.map(|s| s.unwrap_or_default().conditions).collect();
         let ready = |all: &Vec<Condition>| all.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         if conditions.iter().all(ready) { Ok(()) } else { Err(conditions) }
