@@ -70,7 +70,9 @@ async fn it_works_with_the_charts_rights() {
         "apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": {"name": "hello"},
         "spec": {"image": "none"},
     }));
-    jobs.create(&PostParams::default(), &job).await.unwrap();
+    // Refused until the controller manager, which looks for new kinds every 30 s, counts jobs for the quota.
+    let plainly = PostParams::default();
+    wait::until(PATIENCE, "the job to be accepted", || jobs.create(&plainly, &job)).await.unwrap();
     let all_jobs: Api<Job> = Api::namespaced(admin.clone(), "tenant-acme");
     wait::until(PATIENCE, "the job to end", || async {
         let status = all_jobs.get("hello").await.unwrap().status;
