@@ -36,8 +36,6 @@ fn refusals(cluster: &Cluster) -> Vec<String> {
 }
 
 #[tokio::test]
-#[ignore = "a tenant as new as the CRDs accepts no job for up to 5 minutes: its quota counts them before the \
-            controller manager can"]
 async fn it_works_with_the_charts_rights() {
     let cluster = Cluster::builder().postgres(false).audit_log(true).start().unwrap();
     succeeded(&helm(&cluster, "install", &chart(), &["--create-namespace"]).await);

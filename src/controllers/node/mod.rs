@@ -49,7 +49,10 @@ use self::{
 };
 use crate::{
     api_types::{Plans, Reason, Tenant},
-    domain::node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas},
+    domain::{
+        node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas},
+        tenant_state,
+    },
     kube_ext::{
         call::{CallError, within, within_opt},
         events::Events,
@@ -281,7 +284,7 @@ impl Context {
         Some(TenantFacts {
             plan: tenant.spec.plan.clone(),
             quotas: quotas.as_ref().map(WorkerQuotas::from),
-            terminating: tenant.metadata.deletion_timestamp.is_some(),
+            terminating: tenant_state::terminating(&tenant),
         })
     }
 

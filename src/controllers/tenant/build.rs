@@ -35,10 +35,6 @@ pub(super) const NAME: &str = "crofter";
 const POD_SECURITY_VERSION: &str = "v1.34";
 /// Requests of a container that names none: those of a Job that names none.
 const DEFAULT_REQUESTS: [(&str, &str); 2] = [("cpu", "1"), ("memory", "512Mi")];
-/// The cap on Job objects, ended ones included: a stop to floods, far above what the queue takes.
-const JOB_OBJECTS_PER_SLOT: u64 = 10;
-/// The least that the cap on Job objects is; about 30 MB in etcd.
-const FEWEST_JOB_OBJECTS: u64 = 10_000;
 
 /// Everything that a tenant owns.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -105,22 +101,19 @@ fn namespace(owner: &Owner, pod_security: PodSecurity) -> Namespace {
 }
 
 /// The plan's own numbers, so that `kubectl describe quota` reads like the plan; what is unlimited has no entry.
+///
+/// Job objects are not counted here: Kubernetes' quota controller learns of a new kind only every 30 s, does not look at
+/// the quotas that already name it before its next full round (5 min), and until then the API server refuses every
+/// create with "status unknown for quota". A cluster's first tenants would not take a job for minutes.
 fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> ResourceQuota {
     let number = |value: i64| Limit::from_quota(value).at_most().map(|n| n.to_string());
     let gigabytes = |value: i64| Limit::from_quota(value).at_most().map(|n| format!("{n}G"));
-    let slots = [quotas.max_jobs, quotas.max_queued_jobs]
-        .map(|value| Limit::from_quota(value).at_most())
-        .into_iter()
-        .try_fold(0_u64, |sum, limit| Some(sum.saturating_add(limit?)));
-    let job_objects =
-        slots.map(|n| n.saturating_mul(JOB_OBJECTS_PER_SLOT).max(FEWEST_JOB_OBJECTS).to_string());
     let hard = [
         ("requests.cpu".to_owned(), number(quotas.max_cpu_cores)),
         ("requests.memory".to_owned(), gigabytes(quotas.max_memory_gb)),
         (format!("requests.{gpu_resource}"), number(quotas.max_gpus)),
         ("requests.storage".to_owned(), gigabytes(quotas.max_storage_gb)),
         ("pods".to_owned(), number(quotas.max_jobs)),
-        (format!("count/jobs.{}", names::GROUP), job_objects),
         ("services.nodeports".to_owned(), Some("0".to_owned())),
         ("services.loadbalancers".to_owned(), Some("0".to_owned())),
     ];
@@ -228,14 +221,5 @@ mod tests {
             built["namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"],
             json!("baseline")
         );
-    }
-
-    #[test]
-    fn the_cap_on_job_objects_leaves_room_above_the_queue() {
-        let cap = |plan: &str| {
-            children(json!({"plan": plan}))["quota"]["spec"]["hard"]["count/jobs.crofter.io"].clone()
-        };
-        assert_eq!(cap("free"), json!("10000"));
-        assert_eq!(cap("enterprise"), json!("110000"));
     }
 }
