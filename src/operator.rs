@@ -172,14 +172,10 @@ fn assemble(
         clock: clock.clone(),
         metrics: metrics.clone(),
     };
-    let of_jobs = jobs.subscribe_objects();
-    let run = controllers::job::run(
-        Arc::new(job),
-        of_jobs,
-        pods.subscribe_objects(),
-        received(job_names),
-        stop.clone(),
-    );
+    let (of_jobs, of_pods, of_tenants) =
+        (jobs.subscribe_objects(), pods.subscribe_objects(), tenants.subscribe_objects());
+    let concerned = received(job_names);
+    let run = controllers::job::run(Arc::new(job), of_jobs, of_pods, of_tenants, concerned, stop.clone());
     parts.controller("job controller", run);
 
     let attempt = controllers::attempt::Context {

@@ -81,7 +81,7 @@ async fn failures_have_their_reason() {
 #[tokio::test]
 async fn quotas_hold_jobs_back_with_numbers_or_refuse_them() {
     let verbs = world().verbs().await;
-    tenant(&verbs, "frugal", "free", "8").await;
+    tenant(&verbs, "frugal", "free", "4").await;
     verbs
         .job("frugal", "first", json!({"resources": {"cpu": "3"}, "parameters": {"run-seconds": "forever"}}))
         .await;

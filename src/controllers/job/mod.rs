@@ -6,9 +6,9 @@
 
 mod build;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -111,6 +111,7 @@ pub async fn run(
     context: Arc<Context>,
     jobs: impl Stream<Item = Arc<Job>> + Send + 'static,
     pods: impl Stream<Item = Arc<Pod>> + Send + Sync + 'static,
+    tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
     concerned: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
@@ -120,6 +121,7 @@ pub async fn run(
         .with_config(config)
         .watches_shared_stream(pods, owners)
         .reconcile_on(concerned)
+        .reconcile_on(of_changed_tenants(tenants, context.jobs.clone()))
         .graceful_shutdown_on(shutdown)
         .run(reconcile, |_, error, _| retry(error), context)
         .for_each(|_| std::future::ready(()))
@@ -131,6 +133,26 @@ fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
     let owner =
         pod.owner_references().iter().find(|o| o.kind == Job::kind(&()) && o.controller == Some(true))?;
     Some(ObjectRef::new(&owner.name).within(&pod.namespace()?))
+}
+
+/// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
+/// time limits. What else its status says (usage, every few seconds) concerns no job.
+fn of_changed_tenants(
+    tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
+    jobs: Store<Job>,
+) -> impl Stream<Item = ObjectRef<Job>> + Send + 'static {
+    let mut seen = HashMap::new();
+    tenants.flat_map(move |tenant| {
+        let status = tenant.status.clone().unwrap_or_default();
+        let now = (tenant.uid(), tenant.metadata.generation, status.phase);
+        let changed = seen.insert(tenant.name_any(), now.clone()) != Some(now);
+        let namespace = status.namespace.filter(|_| changed);
+        let concerned = namespace.map_or_else(Vec::new, |namespace| {
+            let phase = |job: &Job| job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
+            jobs.state_filter(|job| job.namespace().as_ref() == Some(&namespace) && !is_terminal(phase(job)))
+        });
+        stream::iter(concerned.into_iter().map(|job| ObjectRef::from_obj(&*job)))
+    })
 }
 
 fn retry(error: &Error) -> Action {

@@ -5,7 +5,7 @@
 //! whose spec is not understood any more can go as well.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
@@ -20,8 +20,11 @@ use super::{
 };
 use crate::{
     api_types::Job,
-    domain::job_state::is_terminal,
-    kube_ext::{CallError, apply::delete_exactly, call::within_opt},
+    domain::{
+        attempt::{self, Observed},
+        job_state::is_terminal,
+    },
+    kube_ext::{CallError, apply::delete_exactly, call::within_opt, finalizer},
     names,
 };
 
@@ -106,9 +109,15 @@ async fn cancel_jobs(context: &Context, owner: &Owner) -> Result<(), CallError> 
     stream::iter(due).map(cancel).buffer_unordered(CANCELS).try_collect().await
 }
 
+/// Pods that may still run, or whose use is not counted yet. Those that ended for good go with the namespace.
 fn pods_left(context: &Context, owner: &Owner) -> Option<String> {
     let pods = context.dependencies.pods.state();
-    let left = pods.iter().filter(|pod| pod.labels().get(names::LABEL_TENANT_UID) == Some(&owner.uid));
+    let under_way = |pod: &Pod| {
+        finalizer::has(pod, names::FINALIZER_ACCOUNTED)
+            || !matches!(attempt::observe(pod), Observed::Ended(_))
+    };
+    let ours = pods.iter().filter(|pod| pod.labels().get(names::LABEL_TENANT_UID) == Some(&owner.uid));
+    let left = ours.filter(|pod| under_way(pod));
     some_of(left.map(|pod| pod.name_any()).collect()).map(|which| format!("waiting for pods to end: {which}"))
 }
 
