@@ -5,6 +5,8 @@ pub mod apply;
 pub mod call;
 pub mod events;
 pub mod finalizer;
+#[cfg(test)]
+pub(crate) mod mock;
 pub mod status;
 pub mod watch;
 
