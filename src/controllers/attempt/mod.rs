@@ -4,6 +4,9 @@
 //! Job's status, and in Postgres where there is one. When Postgres is behind, the Job itself is held instead (one more
 //! write, in an outage only), so that pods don't pile up on the nodes' quotas while the database is away.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
