@@ -8,11 +8,11 @@ use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::resources::Resources;
 use crate::{
-    api_types::{Quantity, Reason, job::AttemptRecord},
+    api_types::{Job, Quantity, Reason, job::AttemptRecord},
     names,
 };
 
@@ -75,6 +75,15 @@ pub fn number(pod: &Pod) -> Option<u32> {
 #[must_use]
 pub fn job_uid(pod: &Pod) -> Option<&str> {
     pod.labels().get(names::LABEL_JOB_UID).map(String::as_str)
+}
+
+/// The job that a pod is an attempt of, by its owner reference. Whether the job of that name is still the same one is
+/// for [`job_uid`] to say.
+#[must_use]
+pub fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
+    let mut owners = pod.owner_references().iter();
+    let owner = owners.find(|owner| owner.kind == Job::kind(&()) && owner.controller == Some(true))?;
+    Some(ObjectRef::new(&owner.name).within(&pod.namespace()?))
 }
 
 /// Reads a pod.

@@ -233,6 +233,14 @@ where
     }
 }
 
+/// Waits until caches are whole; false when a watch has ended, or `shutdown` has come, before.
+pub async fn whole_before(whole: impl Future<Output = bool>, shutdown: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        whole = whole => whole,
+        () = shutdown => false,
+    }
+}
+
 /// The objects that changes are about, gone ones included: a controller then finds them absent.
 pub fn objects<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = Arc<K>> + Send + 'static
 where

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kube::runtime::reflector::store::Writer;
+use futures::stream;
+use kube::runtime::reflector::{self, store::Writer};
 use serde_json::{Value, json};
 
 use super::*;
@@ -174,6 +175,56 @@ async fn an_orphan_is_held_until_it_is_committed() {
     bench.mirror.committed.store(true, Ordering::SeqCst);
     bench.release().await.0.unwrap();
     assert_eq!(bench.finalizers(POD), json!(["x.io/other"]));
+}
+
+#[tokio::test]
+async fn a_job_that_exists_and_is_not_in_the_cache_holds_its_pods() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    mock::drop_all(&mut bench.jobs);
+    let (action, calls) = bench.release().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![format!("GET {JOB}")]));
+    bench.fake.take(JOB);
+    assert_eq!(outline(&bench.release().await.1), [format!("GET {JOB}"), format!("PATCH {POD}")]);
+}
+
+#[tokio::test]
+async fn a_job_that_is_going_is_not_asked_to_stay() {
+    let mut bench = bench(true);
+    bench.mirror.behind.store(true, Ordering::SeqCst);
+    let going = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["x.io/other"]});
+    bench.job_with_record(going);
+    let (action, calls) = bench.release().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![]));
+
+    let held = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["crofter.io/accounted"]});
+    bench.job_with_record(held);
+    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")], "held already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_let_go_before_the_jobs_are_known() {
+    let mut bench = bench(false);
+    let (jobs, mut unknown) = reflector::store();
+    let (pods, mut pod_writer) = mock::cache();
+    put(&mut pod_writer, bench.fake.get(POD));
+    let pod = pods.state().remove(0);
+    (bench.context.jobs, bench.context.pods) = (jobs, pods);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(run(
+        Arc::new(bench.context),
+        stream::iter([pod]).chain(stream::pending()),
+        stream::pending(),
+        stream::pending(),
+        async { drop(stopped.await) },
+    ));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [""; 0]);
+    mock::drop_all(&mut unknown);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [format!("GET {JOB}"), format!("PATCH {POD}")]);
+    stop.send(()).unwrap();
+    running.await.unwrap();
 }
 
 #[tokio::test]

@@ -11,11 +11,11 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     api::PostParams,
     runtime::{
         Controller,
@@ -41,7 +41,9 @@ use crate::{
         apply::delete_exactly,
         call::{within, within_opt},
         events::Events,
+        finalizer,
         status::{self, StatusError},
+        watch::{until_whole, whole_before},
     },
     metrics::Metrics,
     names,
@@ -54,6 +56,8 @@ const CONCURRENCY: u16 = 64;
 const CONTROLLER: &str = "job";
 /// When to look again after a refusal that passes by itself (a quota whose count lags, a namespace that is coming).
 const SOON: Duration = Duration::from_millis(500);
+/// When to ask the mirror again.
+const MIRROR: Duration = Duration::from_secs(5);
 
 /// What the controller works with.
 pub struct Context {
@@ -118,24 +122,26 @@ pub async fn run(
     concerned: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    let shutdown = shutdown.shared();
+    // A pod that is not in the cache yet would count as gone, and another attempt could start beside it.
+    let whole = async {
+        until_whole(&context.jobs).await
+            && until_whole(&context.pods).await
+            && until_whole(&context.tenants).await
+    };
+    if !whole_before(whole, shutdown.clone()).await {
+        return;
+    }
     let config = controller::Config::default().concurrency(CONCURRENCY);
-    let owners = |pod: Arc<Pod>| owner(&pod);
     Controller::for_shared_stream(jobs, context.jobs.clone())
         .with_config(config)
-        .watches_shared_stream(pods, owners)
+        .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
         .reconcile_on(concerned)
         .reconcile_on(of_changed_tenants(tenants, context.jobs.clone()))
         .graceful_shutdown_on(shutdown)
         .run(reconcile, |_, error, _| retry(error), context)
         .for_each(|_| std::future::ready(()))
         .await;
-}
-
-/// The job that a pod is an attempt of, by its owner reference.
-fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
-    let owner =
-        pod.owner_references().iter().find(|o| o.kind == Job::kind(&()) && o.controller == Some(true))?;
-    Some(ObjectRef::new(&owner.name).within(&pod.namespace()?))
 }
 
 /// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
@@ -207,7 +213,11 @@ async fn carry_out(
 ) -> Result<Action, Error> {
     let job = view.job;
     match step {
-        Step::Wait(until) => release_job(job, context).await.map(|()| look_again(until, view.now)),
+        Step::Wait(until) => match release_job(job, context).await? {
+            true => Ok(look_again(until, view.now)),
+            // The mirror tells nobody when it has caught up.
+            false => Ok(Action::requeue(MIRROR)),
+        },
         Step::Write(status) => write(job, &status, context).await,
         Step::Create(admission) => match tenant {
             Some(tenant) => create(view, tenant, &admission, context).await,
@@ -219,10 +229,11 @@ async fn carry_out(
         }
         Step::Look(number) => look(view, number, context).await,
         Step::Expire => {
-            // What is not in the mirror yet is asked about again soon; nothing leaves etcd before it is counted.
-            if context.mirrored.as_ref().is_some_and(|mirrored| !mirrored(job)) {
-                return Ok(Action::requeue(Duration::from_secs(5)));
+            // Nothing leaves etcd before it is counted.
+            if !is_mirrored(job, context) {
+                return Ok(Action::requeue(MIRROR));
             }
+            release_job(job, context).await?;
             let uid = job.uid().unwrap_or_default();
             delete_exactly(&jobs_api(job, context), &job.name_any(), &uid, None).await?;
             Ok(Action::await_change())
@@ -377,11 +388,19 @@ async fn settle(step: Result<Step, IllegalMove>, job: &Job, context: &Context) -
     }
 }
 
-/// Lets a job go that was held for the mirror, once the mirror has it.
-async fn release_job(job: &Job, context: &Context) -> Result<(), Error> {
-    let held = crate::kube_ext::finalizer::has(job, names::FINALIZER_ACCOUNTED);
-    if held && context.mirrored.as_ref().is_none_or(|mirrored| mirrored(job)) {
-        crate::kube_ext::finalizer::remove(&jobs_api(job, context), job, names::FINALIZER_ACCOUNTED).await?;
+/// Whether the job may leave etcd: it is in the mirror as it is, or there is no mirror.
+fn is_mirrored(job: &Job, context: &Context) -> bool {
+    context.mirrored.as_ref().is_none_or(|mirrored| mirrored(job))
+}
+
+/// Lets a job go that was held for the mirror, once the mirror has it; false while it is still held.
+async fn release_job(job: &Job, context: &Context) -> Result<bool, Error> {
+    if !finalizer::has(job, names::FINALIZER_ACCOUNTED) {
+        return Ok(true);
     }
-    Ok(())
+    let mirrored = is_mirrored(job, context);
+    if mirrored {
+        finalizer::remove(&jobs_api(job, context), job, names::FINALIZER_ACCOUNTED).await?;
+    }
+    Ok(mirrored)
 }

@@ -405,9 +405,59 @@ async fn a_job_does_not_expire_before_the_mirror_has_it() {
     completed(&bench, json!({}));
     bench.at(61);
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(5)), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR), vec![]));
     bench.in_mirror.store(true, Ordering::SeqCst);
     assert_eq!(outline(&bench.step().await.1), [format!("DELETE {JOB}")]);
+}
+
+#[tokio::test]
+async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
+    let held = || json!({"finalizers": ["x.io/other", "crofter.io/accounted"]});
+    let bench = bench(None).with_mirror();
+    completed(&bench, held());
+    let (action, calls) = bench.step().await;
+    assert_eq!(
+        (action.unwrap(), outline(&calls)),
+        (Action::requeue(MIRROR), vec![]),
+        "nobody else asks again"
+    );
+    bench.in_mirror.store(true, Ordering::SeqCst);
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(60)));
+    assert_eq!(outline(&calls), [format!("PATCH {JOB}")]);
+    assert_eq!(calls[0].body["metadata"]["finalizers"], json!(["x.io/other"]));
+
+    // The same when its time is up: deleted with the finalizer on, it would stay for ever.
+    bench.at(60);
+    completed(&bench, held());
+    assert_eq!(outline(&bench.step().await.1), [format!("PATCH {JOB}"), format!("DELETE {JOB}")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_before_the_pods_are_known() {
+    let mut bench = bench(None);
+    bench.job(json!({}), json!({}), json!({"phase": "Retrying", "attempt": 1}));
+    let (pods, mut unknown) = kube::runtime::reflector::store();
+    let (jobs, mut job_writer) = mock::cache();
+    put(&mut job_writer, bench.fake.get(JOB));
+    let job = jobs.state().remove(0);
+    (bench.context.jobs, bench.context.pods) = (jobs, pods);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(run(
+        Arc::new(bench.context),
+        stream::iter([job]).chain(stream::pending()),
+        stream::pending(),
+        stream::pending(),
+        stream::pending(),
+        async { drop(stopped.await) },
+    ));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [""; 0], "its first pod may still run");
+    mock::drop_all(&mut unknown);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [STATUS]);
+    stop.send(()).unwrap();
+    running.await.unwrap();
 }
 
 #[tokio::test]

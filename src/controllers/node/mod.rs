@@ -56,7 +56,7 @@ use crate::{
     kube_ext::{
         call::{CallError, within, within_opt},
         events::Events,
-        watch::until_whole,
+        watch::{until_whole, whole_before},
     },
     names,
 };
@@ -132,11 +132,7 @@ pub async fn run(
 ) {
     let shutdown = shutdown.shared();
     // A tenant or a pod that is not in the cache yet would count as gone.
-    let whole = tokio::select! {
-        whole = context.caches.whole() => whole,
-        () = shutdown.clone() => false,
-    };
-    if !whole {
+    if !whole_before(context.caches.whole(), shutdown.clone()).await {
         return;
     }
     let store = context.caches.nodes.clone();

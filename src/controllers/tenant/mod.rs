@@ -55,8 +55,7 @@ use crate::{
     config::Settings,
     kube_ext::{
         events::Events,
-        watch::until_whole,
-        watch::{Change, Watch},
+        watch::{Change, Watch, until_whole, whole_before},
     },
     names,
 };
@@ -233,9 +232,8 @@ pub async fn run(
 
     // Deletion takes an empty cache for "all gone": no pass before every cache is whole.
     let passes = async {
-        match future::select(Box::pin(caches_ready(&context)), shutdown).await {
-            future::Either::Left((true, _)) => drop(future::join(controller, second).await),
-            future::Either::Left((false, _)) | future::Either::Right(_) => (),
+        if whole_before(caches_ready(&context), shutdown).await {
+            future::join(controller, second).await;
         }
     };
     let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
