@@ -220,8 +220,17 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
     }
 }
 
-/// A job that has ended keeps its pods for their logs, but none that could still run.
+/// A job that has ended keeps its pods for their logs, but none that could still run, and what ran all the same (its
+/// pod was made just before the job was canceled) goes on record.
 fn after_the_end(view: &View<'_>, status: &JobStatus) -> Step {
+    let records = view.pods.iter().filter_map(|pod| attempt::record(pod, view.gpu_resource));
+    if let Some(missing) = records.into_iter().find(|record| !on_record(status, record.attempt)) {
+        let mut new = status.clone();
+        (new.attempt, new.pod, new.node) = (missing.attempt, Some(missing.pod.clone()), missing.node.clone());
+        new.running_millis = new.running_millis.saturating_add(missing.running_millis());
+        put_on_record(&mut new, missing);
+        return Step::Write(Box::new(new));
+    }
     let live = view.pods.iter().find(|pod| {
         pod.metadata.deletion_timestamp.is_none() && !matches!(attempt::observe(pod), Observed::Ended(_))
     });
@@ -304,9 +313,7 @@ fn finish(
         new.running_millis = i64::try_from(total.as_millis()).unwrap_or(i64::MAX);
         if let Some(mut record) = record {
             record.reason = ending.reason.as_str().to_owned();
-            new.attempts.push(record);
-            let surplus = new.attempts.len().saturating_sub(RECORDS);
-            new.attempts.drain(..surplus);
+            put_on_record(new, record);
         }
         match outcome.phase {
             JobPhase::Retrying => {
@@ -320,6 +327,18 @@ fn finish(
             _ => new.finished_at = Some(Time(ending.finished_at)),
         }
     })
+}
+
+fn put_on_record(new: &mut JobStatus, record: AttemptRecord) {
+    new.attempts.push(record);
+    let surplus = new.attempts.len().saturating_sub(RECORDS);
+    new.attempts.drain(..surplus);
+}
+
+/// Whether a status tells, or has told, how an attempt ended.
+#[must_use]
+pub fn on_record(status: &JobStatus, attempt: i32) -> bool {
+    status.attempt > attempt || status.attempts.iter().any(|record| record.attempt == attempt)
 }
 
 fn retry_at(view: &View<'_>, ended: u32, finished_at: Timestamp) -> Timestamp {

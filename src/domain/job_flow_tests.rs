@@ -258,6 +258,20 @@ fn cancel_works_everywhere_and_what_ended_first_stands() {
 }
 
 #[test]
+fn what_ran_after_all_goes_on_record() {
+    let mut world = World::new(&json!({"canceled": true}));
+    assert_eq!(world.write(0).phase, JobPhase::Canceled, "while its pod is made and not in the cache yet");
+    world.running(1, 0);
+    assert!(matches!(world.step(1), Step::Delete { .. }));
+    world.ended(1, 0, 3, 143, &deleted(2));
+    let recorded = world.write(3);
+    assert_eq!((recorded.phase, recorded.attempt, recorded.running_millis), (JobPhase::Canceled, 1, 3000));
+    assert_eq!((recorded.attempts.len(), recorded.attempts[0].reason.as_str()), (1, "PodDeleted"));
+    assert!(on_record(&recorded, 1) && !on_record(&recorded, 2));
+    assert_eq!(world.step(4), Step::Wait(None), "once");
+}
+
+#[test]
 fn draining_costs_no_retry_and_no_wait() {
     let mut world = World::new(&json!({"maxRetries": 0}));
     world.running(1, 0);

@@ -22,7 +22,10 @@ use kube::{
 
 use crate::{
     api_types::Job,
-    domain::attempt::{self, Observed},
+    domain::{
+        attempt::{self, Observed},
+        job_flow,
+    },
     kube_ext::{
         CallError,
         call::within_opt,
@@ -150,7 +153,6 @@ async fn exists(job: &ObjectRef<Job>, uid: &str, context: &Context) -> Result<bo
 
 /// Whether the job's status tells how the attempt ended.
 fn recorded(job: &Job, number: u32) -> bool {
-    let Some(status) = &job.status else { return false };
     let number = i32::try_from(number).unwrap_or(i32::MAX);
-    status.attempts.iter().any(|record| record.attempt == number) || status.attempt > number
+    job.status.as_ref().is_some_and(|status| job_flow::on_record(status, number))
 }
