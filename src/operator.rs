@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     config::{self, Config},
     controllers::{self, node, tenant},
-    kube_ext::{events::Events, watch::Watch},
+    kube_ext::{events::Events, streams::received, watch::Watch},
     metrics::Metrics,
     names,
     scheduler::{Board, Caches, Changes, Concerned, Scheduler},
@@ -230,11 +230,6 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
     Watch::new(Api::<DeserializeGuard<K>>::all(client.clone()), watcher::Config::default())
-}
-
-/// What comes through a channel, as a stream.
-fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
-    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
 /// A future that is ready at SIGTERM or Ctrl-C, for each who clones it.

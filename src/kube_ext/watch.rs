@@ -13,7 +13,7 @@
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kube::{
     Api, Resource, ResourceExt,
     core::{DeserializeGuard, error_boundary::InvalidObject},
@@ -25,6 +25,8 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+
+use super::streams::received;
 
 /// Room in a subscriber's channel. A subscriber that falls behind by more slows the watch down, and loses nothing.
 const CHANNEL: usize = 1024;
@@ -246,13 +248,11 @@ pub fn objects<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = Arc<
 where
     K: Resource + Send + Sync + 'static,
 {
-    stream::unfold(changes, |mut changes| async move {
-        loop {
-            match changes.recv().await? {
-                Change::Applied(object) | Change::Deleted(object) => return Some((object, changes)),
-                Change::Invalid(_) | Change::Synced => (),
-            }
-        }
+    received(changes).filter_map(|change| {
+        std::future::ready(match change {
+            Change::Applied(object) | Change::Deleted(object) => Some(object),
+            Change::Invalid(_) | Change::Synced => None,
+        })
     })
 }
 

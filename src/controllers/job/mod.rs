@@ -41,7 +41,7 @@ use crate::{
         apply::delete_exactly,
         call::{within, within_opt},
         events::Events,
-        finalizer,
+        finalizer, is_paused,
         status::{self, StatusError},
         watch::{until_whole, whole_before},
     },
@@ -183,7 +183,7 @@ async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error
 }
 
 async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
-    if job.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|v| v == "true") {
+    if is_paused(job) {
         return Ok(Action::await_change());
     }
     let now = context.clock.now();

@@ -56,6 +56,8 @@ use crate::{
     kube_ext::{
         call::{CallError, within, within_opt},
         events::Events,
+        is_paused,
+        streams::replaced,
         watch::{until_whole, whole_before},
     },
     names,
@@ -145,9 +147,7 @@ pub async fn run(
             move |tenant: Arc<Tenant>| triggers::of_tenant(&tenant.name_any(), &by_tenant),
         )
         .watches_shared_stream(pods, move |pod: Arc<Pod>| triggers::of_pod(&pod, &by_pod))
-        .reconcile_all_on(stream::unfold(context.plans.clone(), |mut plans| async move {
-            plans.changed().await.ok().map(|()| ((), plans))
-        }))
+        .reconcile_all_on(replaced(context.plans.clone()))
         .with_config(controller::Config::default().concurrency(1))
         .graceful_shutdown_on(shutdown)
         .run(reconcile, error_policy, context)
@@ -252,9 +252,8 @@ impl Context {
         state.writes.prune(&self.caches.nodes);
         let cached = self.caches.nodes.state();
         let node = cached.iter().find(|node| node.metadata.name.as_deref() == Some(name))?;
-        let paused = node.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|paused| paused == "true");
         let known = state.writes.known(node, &self.gpu_resource);
-        if paused || known.behind {
+        if is_paused(&**node) || known.behind {
             return None;
         }
         let mut fleet = Fleet::default();

@@ -26,7 +26,7 @@ mod tests;
 
 use std::{future::Future, sync::Arc};
 
-use futures::{FutureExt, Stream, StreamExt, future, stream::BoxStream};
+use futures::{FutureExt, StreamExt, future, stream::BoxStream};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -55,6 +55,7 @@ use crate::{
     config::Settings,
     kube_ext::{
         events::Events,
+        streams::{received, replaced},
         watch::{Change, Watch, until_whole, whole_before},
     },
     names,
@@ -219,7 +220,7 @@ pub async fn run(
         .reconcile_on(triggers::pods(pods, tenants))
         .reconcile_on(triggers::nodes(nodes))
         .reconcile_on(touched)
-        .reconcile_all_on(triggers::plans(context.dependencies.plans.clone()))
+        .reconcile_all_on(replaced(context.dependencies.plans.clone()))
         .graceful_shutdown_on(shutdown.clone());
     for trigger in triggers {
         controller = controller.reconcile_on(trigger);
@@ -238,10 +239,6 @@ pub async fn run(
     };
     let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
     future::select(Box::pin(passes), Box::pin(endless)).await;
-}
-
-fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
-    futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
 async fn logged<K: Resource, E: std::error::Error + 'static>(

@@ -22,7 +22,7 @@ use crate::{
         tenant::{DeletionPolicy, TenantPhase, TenantUsage},
     },
     domain::tenant_state::{self, Standing},
-    kube_ext::{finalizer, status as status_ext},
+    kube_ext::{finalizer, is_paused, status as status_ext},
     names,
 };
 
@@ -86,7 +86,7 @@ async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
         // What the cache holds is out of date; `invalid` looks after it.
         return Ok(Action::await_change());
     }
-    if tenant.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|value| value == "true") {
+    if is_paused(tenant) {
         return write_status(tenant, context, standing, Outcome::Paused).await;
     }
     if standing.phase == TenantPhase::Terminating {

@@ -17,14 +17,14 @@ use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{apply::Child, memory::Memory};
 use crate::{
-    api_types::{Plans, Tenant},
+    api_types::Tenant,
     config::Settings,
     domain::tenant_state,
-    kube_ext::watch::Change,
+    kube_ext::{streams::received, watch::Change},
     names,
 };
 
@@ -71,15 +71,12 @@ fn told<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = (Arc<K>, bo
 where
     K: Resource + Send + Sync + 'static,
 {
-    stream::unfold(changes, |mut changes| async move {
-        loop {
-            match changes.recv().await? {
-                Change::Applied(object) => return Some(((object, true), changes)),
-                Change::Deleted(object) => return Some(((object, false), changes)),
-                Change::Invalid(_) | Change::Synced => (),
-            }
-        }
-    })
+    let one = |change| match change {
+        Change::Applied(object) => Some((object, true)),
+        Change::Deleted(object) => Some((object, false)),
+        Change::Invalid(_) | Change::Synced => None,
+    };
+    received(changes).filter_map(move |change| std::future::ready(one(change)))
 }
 
 /// A pod of a tenant that is being deleted has changed: the deletion may go on. Nobody else waits for pods.
@@ -116,14 +113,6 @@ pub(super) fn nodes(
             stream::iter(now.into_iter().map(|tenant| ObjectRef::new(&tenant)))
         })
         .flatten()
-}
-
-/// The plan table was replaced: every tenant looks again.
-pub(super) fn plans(plans: watch::Receiver<Arc<Plans>>) -> impl Stream<Item = ()> + Send + 'static {
-    stream::unfold(plans, |mut plans| async move {
-        plans.changed().await.ok()?;
-        Some(((), plans))
-    })
 }
 
 #[cfg(test)]
