@@ -226,6 +226,10 @@ impl Ledger {
         })
     }
 
+    fn workers_of<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a WorkerView> {
+        self.workers.iter().filter(move |worker| worker.group == group)
+    }
+
     /// A group and node with room for all of it: the open node that is left with the least CPU.
     fn place(
         &self,
@@ -233,13 +237,9 @@ impl Ledger {
         groups: &[&str],
         asked: &Resources,
     ) -> Result<(String, Option<String>), Verdict> {
-        let of = |group: &str| {
-            let group = group.to_owned();
-            self.workers.iter().filter(move |w| w.group == group)
-        };
         for group in groups {
-            let fitting = of(group).filter(|w| w.open && asked.fits(&(w.capacity - w.used)));
-            let best = fitting.min_by_key(|w| ((w.capacity - w.used).cpu_milli, w.name.clone()));
+            let fitting = self.workers_of(group).filter(|w| w.open && asked.fits(&(w.capacity - w.used)));
+            let best = fitting.min_by_key(|w| ((w.capacity - w.used).cpu_milli, &w.name));
             if let Some(worker) = best {
                 return Ok(((*group).to_owned(), Some(worker.name.clone())));
             }
@@ -247,7 +247,7 @@ impl Ledger {
         if let (true, Some(group)) = (tenant.elastic, groups.first()) {
             return Ok(((*group).to_owned(), None));
         }
-        let all: Vec<&WorkerView> = groups.iter().flat_map(|g| of(g)).collect();
+        let all: Vec<&WorkerView> = groups.iter().flat_map(|group| self.workers_of(group)).collect();
         if all.is_empty() {
             let sentence =
                 format!("no worker is admitted to {}: label a node for the tenant", groups.join(" or "));

@@ -89,9 +89,10 @@ pub fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
 /// Reads a pod.
 #[must_use]
 pub fn observe(pod: &Pod) -> Observed {
-    let status = pod.status.clone().unwrap_or_default();
-    let container = status.container_statuses.iter().flatten().find(|c| c.name == names::JOB_CONTAINER);
-    match status.phase.as_deref() {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten();
+    let container = containers.into_iter().find(|c| c.name == names::JOB_CONTAINER);
+    match status.and_then(|s| s.phase.as_deref()) {
         Some("Succeeded" | "Failed") => Observed::Ended(ending(pod, container)),
         _ if pod.metadata.deletion_timestamp.is_some() && node(pod).is_none() => {
             Observed::Ended(deleted(pod, "the pod was deleted before it had a node", None))

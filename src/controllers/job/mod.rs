@@ -137,7 +137,7 @@ pub async fn run(
         .with_config(config)
         .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
         .reconcile_on(concerned)
-        .reconcile_on(of_changed_tenants(tenants, context.jobs.clone()))
+        .reconcile_on(of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
         .graceful_shutdown_on(shutdown)
         .run(reconcile, |_, error, _| retry(error), context)
         .for_each(|_| std::future::ready(()))
@@ -147,15 +147,17 @@ pub async fn run(
 /// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
 /// time limits. What else its status says (usage, every few seconds) concerns no job.
 fn of_changed_tenants(
-    tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
+    changes: impl Stream<Item = Arc<Tenant>> + Send + 'static,
+    tenants: Store<Tenant>,
     jobs: Store<Job>,
 ) -> impl Stream<Item = ObjectRef<Job>> + Send + 'static {
     let mut seen = HashMap::new();
-    tenants.flat_map(move |tenant| {
-        let status = tenant.status.clone().unwrap_or_default();
-        let now = (tenant.uid(), tenant.metadata.generation, status.phase);
-        let changed = seen.insert(tenant.name_any(), now.clone()) != Some(now);
-        let namespace = status.namespace.filter(|_| changed);
+    changes.flat_map(move |tenant| {
+        let (name, status) = (tenant.name_any(), tenant.status.as_ref());
+        let now = (tenant.uid(), tenant.metadata.generation, status.and_then(|s| s.phase));
+        let exists = tenants.get(&ObjectRef::from_obj(&*tenant)).is_some();
+        let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
+        let namespace = status.and_then(|s| s.namespace.clone()).filter(|_| !exists || before != Some(now));
         let concerned = namespace.map_or_else(Vec::new, |namespace| {
             let phase = |job: &Job| job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
             jobs.state_filter(|job| job.namespace().as_ref() == Some(&namespace) && !is_terminal(phase(job)))

@@ -523,6 +523,8 @@ async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
         let metadata = json!({"name": name, "namespace": namespace});
         put(&mut writer, json!({"metadata": metadata, "spec": {"image": "i"}, "status": {"phase": phase}}));
     }
+    let (tenants, mut tenant_writer) = mock::cache::<Tenant>();
+    put(&mut tenant_writer, json!({"metadata": {"name": "acme"}, "spec": {}}));
     let tenant = |generation: i64, phase: &str, active: i64| -> Arc<Tenant> {
         let status = json!({"phase": phase, "namespace": "tenant-acme", "usage": {"activeJobs": active}});
         let metadata = json!({"name": "acme", "uid": "t1", "generation": generation});
@@ -530,6 +532,10 @@ async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
     };
     let told =
         [tenant(1, "Active", 0), tenant(1, "Active", 3), tenant(2, "Active", 3), tenant(2, "Suspended", 3)];
-    let concerned = of_changed_tenants(stream::iter(told), jobs).map(|job| job.name);
+    let concerned = of_changed_tenants(stream::iter(told), tenants.clone(), jobs.clone()).map(|job| job.name);
     assert_eq!(concerned.collect::<Vec<_>>().await, ["runs", "runs", "runs"], "not for usage alone");
+
+    mock::drop_all(&mut tenant_writer);
+    let gone = stream::iter([tenant(2, "Suspended", 3)]);
+    assert_eq!(of_changed_tenants(gone, tenants, jobs).count().await, 1, "its deletion concerns them too");
 }
