@@ -29,7 +29,7 @@ use crate::{
     kube_ext::{
         CallError,
         call::within_opt,
-        finalizer,
+        finalizer, is_paused,
         watch::{until_whole, whole_before},
     },
     metrics::Metrics,
@@ -112,7 +112,8 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     let (Some(number), Some(job_uid)) = (attempt::number(pod), attempt::job_uid(pod)) else {
         return Ok(Action::await_change());
     };
-    if !finalizer::has(pod, names::FINALIZER_ACCOUNTED)
+    if is_paused(pod)
+        || !finalizer::has(pod, names::FINALIZER_ACCOUNTED)
         || !matches!(attempt::observe(pod), Observed::Ended(_))
     {
         return Ok(Action::await_change());

@@ -129,6 +129,14 @@ async fn a_pod_that_may_still_run_is_held() {
 }
 
 #[tokio::test]
+async fn a_paused_pod_is_left_alone() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    bench.pod(json!({"annotations": {"crofter.io/paused": "true"}}), json!({"phase": "Succeeded"}));
+    assert_eq!(outline(&bench.release().await.1), [""; 0]);
+}
+
+#[tokio::test]
 async fn with_a_mirror_a_pod_is_held_until_it_is_committed() {
     let mut bench = bench(true);
     bench.job_with_record(json!({}));
