@@ -5,6 +5,8 @@
 
 pub mod api_types;
 pub mod clock;
+pub mod db;
 pub mod domain;
 pub mod kube_ext;
+pub mod mirror;
 pub mod names;

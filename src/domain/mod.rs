@@ -4,5 +4,6 @@ pub mod admission;
 pub mod attempt;
 pub mod job_flow;
 pub mod job_state;
+pub mod metering;
 pub mod resources;
 pub mod retry;
