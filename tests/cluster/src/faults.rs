@@ -1,0 +1,78 @@
+//! Faults of the control plane: an API server that hangs, dies, or starts again.
+
+use std::time::Duration;
+
+use crate::{
+    cluster::{Cluster, Error},
+    process::Signal,
+};
+
+/// How long a restarted API server may take.
+const RESTART_DEADLINE: Duration = Duration::from_secs(60);
+
+/// An API server that is frozen: connections to it stay open and nothing is answered. It goes on when this is dropped.
+#[derive(Debug)]
+#[must_use = "the API server goes on when this is dropped"]
+pub struct FrozenApi<'a> {
+    cluster: &'a Cluster,
+}
+
+impl FrozenApi<'_> {
+    /// Lets it go on.
+    pub fn thaw(self) {}
+}
+
+impl Drop for FrozenApi<'_> {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile, which thaws it for good.
+        drop(self.cluster.signal_api(Signal::CONT));
+    }
+}
+
+impl Cluster {
+    /// Freezes the API server, as an overloaded or half-dead one is: requests hang instead of failing.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze_api(&self) -> Result<FrozenApi<'_>, Error> {
+        self.signal_api(Signal::STOP)?;
+        Ok(FrozenApi { cluster: self })
+    }
+
+    /// Kills the API server: requests fail until [`Cluster::start_api`].
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill_api(&self) -> Result<(), Error> {
+        Ok(self.plane().kill_api()?)
+    }
+
+    /// Starts the API server again, at its old address, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start_api(&self) -> Result<(), Error> {
+        self.plane().start_api()?;
+        let ready = self.wait_for_api(RESTART_DEADLINE).await;
+        if ready.is_err() {
+            self.plane().check()?;
+        }
+        ready
+    }
+
+    /// Kills the API server and starts it again: every watch breaks.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart_api(&self) -> Result<(), Error> {
+        self.kill_api()?;
+        self.start_api().await
+    }
+
+    fn signal_api(&self, signal: Signal) -> Result<(), Error> {
+        match self.plane().api.as_mut() {
+            Some(api) => Ok(api.signal(signal)?),
+            None => Ok(()),
+        }
+    }
+}
