@@ -109,9 +109,11 @@ mod tests {
     use super::*;
     use crate::db::{Cause, Options};
 
+    type Failure = fn() -> Cause;
+
     struct Row {
         number: usize,
-        failure: Option<fn() -> Cause>,
+        failure: Option<Failure>,
         written: Arc<Mutex<Vec<usize>>>,
     }
 
@@ -132,7 +134,7 @@ mod tests {
         }
     }
 
-    async fn write(failures: &[(usize, fn() -> Cause)]) -> (Result<HashSet<usize>, Error>, Vec<usize>) {
+    async fn write(failures: &[(usize, Failure)]) -> (Result<HashSet<usize>, Error>, Vec<usize>) {
         let written = Arc::new(Mutex::new(Vec::new()));
         let row = |number| Row {
             number,
@@ -151,7 +153,7 @@ mod tests {
     async fn bad_rows_stop_no_others() {
         let bad = [0, 3, 999, 1000, 2499];
         let (refused, written) =
-            write(&bad.map(|n| (n, (|| Cause::Sql(sqlx::Error::Encode("x".into()))) as fn() -> Cause))).await;
+            write(&bad.map(|n| (n, (|| Cause::Sql(sqlx::Error::Encode("x".into()))) as Failure))).await;
         assert_eq!(refused.unwrap(), HashSet::from(bad));
         assert_eq!(written, (0..2500).filter(|n| !bad.contains(n)).collect::<Vec<_>>(), "each once");
     }

@@ -66,14 +66,17 @@ impl<K> Marks<K> {
 
     /// It is gone.
     pub(super) fn gone(&mut self, uid: Uuid, object: Arc<K>) {
-        let object = (self.with_state < GONE_WITH_STATE).then_some(object);
-        self.put(uid, Mark::Gone(object));
+        self.put(uid, Mark::Gone(Some(object)));
     }
 
-    fn put(&mut self, uid: Uuid, mark: Mark<K>) {
-        self.with_state += usize::from(matches!(mark, Mark::Gone(Some(_))));
-        let before = self.marks.insert(uid, mark);
-        self.with_state -= usize::from(matches!(before, Some(Mark::Gone(Some(_)))));
+    fn put(&mut self, uid: Uuid, mut mark: Mark<K>) {
+        let has_state = |mark: &Mark<K>| matches!(mark, Mark::Gone(Some(_)));
+        self.with_state -= usize::from(self.marks.get(&uid).is_some_and(has_state));
+        if has_state(&mark) && self.with_state == GONE_WITH_STATE {
+            mark = Mark::Gone(None);
+        }
+        self.with_state += usize::from(has_state(&mark));
+        self.marks.insert(uid, mark);
     }
 
     /// Puts (back) what is to be written; what is marked already is newer and stays as it is.
@@ -236,8 +239,12 @@ mod tests {
         };
         let taken = marks.take();
         assert_eq!((taken.len(), kept(&taken)), (GONE_WITH_STATE + 5, GONE_WITH_STATE));
-        marks.gone(uid(0), Arc::new(0));
-        assert_eq!(kept(&marks.take()), 1, "there is room again");
+        let other = GONE_WITH_STATE as u128 + 9;
+        marks.gone(uid(other), Arc::new(other));
+        marks.put_back(taken);
+        let again = marks.take();
+        assert!(matches!(again[&uid(other)], Mark::Gone(Some(_))), "there is room again");
+        assert_eq!(kept(&again), GONE_WITH_STATE);
     }
 
     #[tokio::test(start_paused = true)]
