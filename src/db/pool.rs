@@ -88,13 +88,13 @@ impl Pool {
     /// A connection to a server that takes writes. Idle ones that have died meanwhile are passed over.
     pub(super) async fn session(&self) -> Result<Session, Cause> {
         for _ in 0..self.options.connections {
-            let mut session = Session { connection: Some(self.pool.acquire().await?), sound: false };
+            let mut session = Session { connection: Some(self.pool.acquire().await?) };
             match session.check().await {
                 Err(Cause::Sql(sqlx::Error::Io(_) | sqlx::Error::Database(_))) => (),
                 result => return result.map(|()| session),
             }
         }
-        let mut session = Session { connection: Some(self.pool.acquire().await?), sound: false };
+        let mut session = Session { connection: Some(self.pool.acquire().await?) };
         session.check().await?;
         Ok(session)
     }
@@ -105,10 +105,12 @@ impl Pool {
     }
 }
 
+/// How long a connection may take to be found sound when it is given back.
+const RETURN: Duration = Duration::from_secs(5);
+
 /// A connection in use; closed on drop unless [`release`](Self::release)d.
 pub(super) struct Session {
     connection: Option<PoolConnection<Postgres>>,
-    sound: bool,
 }
 
 impl Session {
@@ -133,13 +135,17 @@ impl Session {
 
     /// Gives the connection back for the next: all went well.
     pub(super) fn release(mut self) {
-        self.sound = true;
+        if let Some(mut connection) = self.connection.take() {
+            // What its drop would do, but not for ever: the pool pings it, and a server that just then stops answering
+            // would keep the connection's place.
+            tokio::spawn(tokio::time::timeout(RETURN, connection.return_to_pool()));
+        }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take().filter(|_| !self.sound) {
+        if let Some(connection) = self.connection.take() {
             // Out of the pool, which would wait for the answer to what was under way.
             drop(connection.detach());
         }

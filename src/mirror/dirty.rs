@@ -130,8 +130,8 @@ impl Dirty {
     }
 
     /// Takes all marks; answer with [`written`](Self::written) or [`put_back`](Self::put_back).
-    pub(super) fn take(&mut self) -> Batch {
-        self.in_flight_since = self.since.take();
+    pub(super) fn take(&mut self, now: Instant) -> Batch {
+        self.in_flight_since = Some(self.since.take().unwrap_or(now));
         Batch {
             tenants: self.tenants.take(),
             nodes: self.nodes.take(),
@@ -152,6 +152,11 @@ impl Dirty {
         self.nodes.put_back(batch.nodes);
         self.jobs.put_back(batch.jobs);
         self.pods.put_back(batch.pods);
+    }
+
+    /// Whether there is nothing to write and nothing in flight.
+    pub(super) fn at_rest(&self) -> bool {
+        self.is_empty() && self.in_flight_since.is_none()
     }
 
     /// Since when the oldest mark waits, those in flight included.
@@ -252,13 +257,13 @@ mod tests {
         let mut dirty = Dirty::default();
         let began = Instant::now();
         dirty.waits_since(began);
-        let batch = dirty.take();
+        let batch = dirty.take(Instant::now());
         assert_eq!(dirty.oldest(), Some(began), "in flight");
         tokio::time::advance(Duration::from_secs(3)).await;
         dirty.waits_since(Instant::now());
         dirty.put_back(batch);
         assert_eq!(dirty.oldest(), Some(began));
-        drop(dirty.take());
+        drop(dirty.take(Instant::now()));
         dirty.written();
         assert_eq!(dirty.oldest(), None);
     }

@@ -26,8 +26,11 @@ pub struct MirrorHandle {
 impl MirrorHandle {
     /// Whether the attempt is committed in Postgres, charge included. Known only while its pod is in the cache.
     #[must_use]
-    pub fn committed(&self, job_uid: &str, attempt: i32) -> bool {
-        Uuid::parse_str(job_uid).is_ok_and(|uid| self.shared.lock().committed.contains(&(uid, attempt)))
+    pub fn committed(&self, job_uid: &str, attempt: u32) -> bool {
+        let (Ok(uid), Ok(attempt)) = (Uuid::parse_str(job_uid), i32::try_from(attempt)) else {
+            return false;
+        };
+        self.shared.lock().is_committed((uid, attempt))
     }
 
     /// Whether this state of a job, or a later one, is committed in Postgres with all the attempts in it.
@@ -46,6 +49,20 @@ impl MirrorHandle {
         let state = self.shared.lock();
         let since = [state.lost, state.dirty.oldest()].into_iter().flatten().min();
         since.is_some_and(|since| since.elapsed() > self.shared.behind_after)
+    }
+
+    /// Waits until all that was heard is written: before a stop, with a limit of the caller's own.
+    pub async fn written(&self) {
+        loop {
+            let more = self.shared.rest.notified();
+            tokio::pin!(more);
+            // Registered before looking.
+            more.as_mut().enable();
+            if self.shared.lock().dirty.at_rest() {
+                return;
+            }
+            more.await;
+        }
     }
 
     /// Pods whose attempts were committed, to be looked at again. For one consumer: what one takes, another does not
@@ -73,6 +90,8 @@ pub(super) struct Shared {
     /// Something is there to be written.
     pub(super) work: Notify,
     commits: Notify,
+    /// All is written.
+    rest: Notify,
 }
 
 /// A full comparison of a kind with its rows is due.
@@ -105,7 +124,13 @@ pub(super) struct State {
 impl Shared {
     pub(super) fn new(behind_after: Duration) -> Self {
         let state = State { lost: Some(Instant::now()), ..State::default() };
-        Self { state: Mutex::new(state), behind_after, work: Notify::new(), commits: Notify::new() }
+        Self {
+            state: Mutex::new(state),
+            behind_after,
+            work: Notify::new(),
+            commits: Notify::new(),
+            rest: Notify::new(),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -118,9 +143,13 @@ impl Shared {
         self.lock().lost.get_or_insert_with(Instant::now);
     }
 
-    /// The database takes what is written.
-    pub(super) fn recovered(&self) {
-        self.lock().lost = None;
+    /// What was taken is written, and it works.
+    pub(super) fn written(&self) {
+        let mut state = self.lock();
+        state.dirty.written();
+        state.lost = None;
+        drop(state);
+        self.rest.notify_waiters();
     }
 
     /// These attempts are committed.
@@ -248,14 +277,14 @@ mod tests {
         assert!(!handle.behind(), "it has only just begun");
         tokio::time::advance(Duration::from_secs(6)).await;
         assert!(handle.behind(), "the database never answered");
-        handle.shared.recovered();
+        handle.shared.written();
         assert!(!handle.behind());
         handle.shared.lock().dirty.waits_since(Instant::now());
         tokio::time::advance(Duration::from_secs(6)).await;
         assert!(handle.behind(), "something waits");
-        drop(handle.shared.lock().dirty.take());
+        drop(handle.shared.lock().dirty.take(Instant::now()));
         assert!(handle.behind(), "still, while in flight");
-        handle.shared.lock().dirty.written();
+        handle.shared.written();
         assert!(!handle.behind());
     }
 }

@@ -113,12 +113,11 @@ impl Scribe {
                 Ok(current) => writer = current,
                 Err(error) => return error,
             }
-            let mut batch = self.shared.lock().dirty.take();
+            let mut batch = self.shared.lock().dirty.take(Instant::now());
             if let Err(error) = self.flush(writer, &mut batch).await {
                 self.shared.lock().dirty.put_back(batch);
                 return error;
             }
-            self.shared.lock().dirty.written();
             self.recovered();
             tokio::time::sleep(self.config.interval).await;
         }
@@ -126,7 +125,7 @@ impl Scribe {
 
     fn recovered(&mut self) {
         self.failures = 0;
-        self.shared.recovered();
+        self.shared.written();
         if self.trouble.take().is_some() {
             tracing::info!("the mirror writes again");
         }

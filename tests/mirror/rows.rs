@@ -162,6 +162,36 @@ async fn one_of_the_same_name_is_another_one() {
 }
 
 #[tokio::test]
+async fn an_unreadable_one_may_be_replaced() {
+    let mut world = World::new().await;
+    let (old_tenant, old_node) = (tenant("acme", 1), node("n1", 2, "acme"));
+    let old_job = job("render", 3, "acme", json!({}));
+    world.tenants.begin_with(vec![old_tenant.clone()]);
+    world.nodes.begin_with(vec![old_node.clone()]);
+    world.jobs.begin_with(vec![old_job.clone()]);
+    drop({
+        let mirror = world.start().await;
+        world.sees(LIVING, "job render, node n1, tenant acme").await;
+        mirror
+    });
+    // Nobody has seen them, so nobody is told that they went.
+    let invalid = |metadata| vec![Arc::new(InvalidObject { error: "bad".into(), metadata })];
+    world.tenants.begin_with(Vec::new());
+    world.nodes.begin_with(Vec::new());
+    world.jobs.begin_with(Vec::new());
+    world.tenants.unreadable = invalid(old_tenant.metadata);
+    world.nodes.unreadable = invalid(old_node.metadata);
+    world.jobs.unreadable = invalid(old_job.metadata);
+    let _mirror = world.start().await;
+    world.tenants.apply(tenant("acme", 11)).await;
+    world.nodes.apply(node("n1", 12, "acme")).await;
+    world.jobs.apply(job("render", 13, "acme", json!({}))).await;
+    world.sees("SELECT uid::text FROM tenants WHERE deleted_at IS NULL", &uid(11)).await;
+    world.sees("SELECT uid::text FROM nodes WHERE deleted_at IS NULL", &uid(12)).await;
+    world.sees("SELECT uid::text FROM jobs WHERE deleted_at IS NULL", &uid(13)).await;
+}
+
+#[tokio::test]
 async fn jobs_and_nodes_wait_for_their_tenant() {
     let mut world = World::new().await;
     let _mirror = world.start().await;
@@ -176,9 +206,11 @@ async fn jobs_and_nodes_wait_for_their_tenant() {
     world.tenants.begin_with(vec![acme.clone()]);
     world.nodes.apply(node("n1", 5, "acme")).await;
     world.jobs.apply(job("late", 6, "acme", json!({}))).await;
+    world.nodes.apply(node("n2", 7, "nobody")).await;
+    world.sees(LIVING, "node n1, node n2").await;
     world.tenants.tell(Change::Applied(Arc::new(acme))).await;
-    world.sees(LIVING, "job early, job late, node n1, tenant acme").await;
-    world.sees("SELECT tenant_uid::text FROM nodes", &uid(1)).await;
+    world.sees(LIVING, "job early, job late, node n1, node n2, tenant acme").await;
+    world.sees("SELECT tenant_uid::text FROM nodes WHERE name = 'n1'", &uid(1)).await;
 }
 
 #[tokio::test]
