@@ -6,6 +6,7 @@ use crofter::db::{self, Cause, Options};
 use crofter_test_cluster::DatabaseServer;
 use futures::FutureExt;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::{
@@ -89,13 +90,28 @@ async fn a_batch_that_fails_is_kept() {
 async fn a_call_ends_when_the_server_does_not_answer() {
     let world = World::new().await;
     db::migrate(&world.pool()).await.unwrap();
-    let one = Options { connections: 1, call: Duration::from_secs(1), ..Options::default() };
+    let one = Options { connections: 1, call: Duration::from_secs(2), ..Options::default() };
     let pool = world.pool_with(one);
     soon(async { while db::usage_events(&pool, 1).await.is_err() {} }).await;
+    // While it is given back, or idle.
     world.proxy.strand();
     let late = db::usage_events(&pool, 1).await.unwrap_err();
     assert!(matches!(late.cause, Cause::Deadline(_)), "{late}");
     // There may be one connection only, and it is not the one that waits for ever.
+    soon(async { while db::usage_events(&pool, 1).await.is_err() {} }).await;
+
+    // While it is at work.
+    let mut other = PgConnection::connect(&world.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE usage_events").execute(&mut other).await.unwrap();
+    let strand = async {
+        let locked = "SELECT count(*)::text FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        world.sees(locked, "1").await;
+        world.proxy.strand();
+    };
+    let (late, ()) = futures::join!(db::usage_events(&pool, 1), strand);
+    assert!(matches!(late.unwrap_err().cause, Cause::Deadline(_)));
+    other.close().await.unwrap();
     soon(async { while db::usage_events(&pool, 1).await.is_err() {} }).await;
 }
 

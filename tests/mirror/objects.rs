@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A resource version later than all before.
-pub(crate) fn next_version() -> i64 {
+fn next_version() -> i64 {
     static LAST: AtomicI64 = AtomicI64::new(1000);
     LAST.fetch_add(1, Ordering::Relaxed)
 }
