@@ -46,8 +46,9 @@ cluster: deps ## Only a control plane and Postgres, until Ctrl-C
 unit: ## The tests that need no cluster and no database; seconds
 	$(CARGO) test --workspace --lib --bins
 
-crds: ## Write crds/ anew from src/api_types
+crds: ## Write crds/ and the chart's copy anew from src/api_types
 	$(CARGO) run --quiet --bin crofter -- crd --dir crds
+	$(CARGO) run --quiet --bin crofter -- crd --dir charts/crofter/files/crds
 
 sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Postgres
 	@scripts/sqlx
