@@ -4,9 +4,16 @@
 //! functions; `kube_ext` is the thin edge to the API server; `controllers`, `scheduler` and `mirror` are the actors.
 
 pub mod api_types;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod controllers;
 pub mod db;
 pub mod domain;
 pub mod kube_ext;
+pub mod metrics;
 pub mod mirror;
 pub mod names;
+pub mod operator;
+pub mod scheduler;
+pub mod telemetry;

@@ -1,10 +1,9 @@
 //! The command `crofter`.
 
-fn main() -> anyhow::Result<()> {
-    let dir = std::path::Path::new("crds");
-    std::fs::create_dir_all(dir)?;
-    for (file, crd) in crofter::api_types::crd::all() {
-        std::fs::write(dir.join(file), crofter::api_types::crd::to_yaml(&crd)?)?;
-    }
-    Ok(())
+use clap::Parser;
+use crofter::cli;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    cli::main(cli::Cli::parse()).await
 }

@@ -32,8 +32,12 @@ pub const NODE_TENANT: &str = "crofter.node-restriction.kubernetes.io/tenant";
 pub const NODE_POOL: &str = "crofter.node-restriction.kubernetes.io/pool";
 /// Node label and taint, set by the node controller: the worker group the node is admitted to.
 pub const NODE_ADMITTED: &str = "crofter.node-restriction.kubernetes.io/admitted";
-/// Node annotation, set at admission: since when the node carries its worker label. The oldest are admitted first.
+/// Node annotation, set at admission: since when the node carries its worker label, and the worker group that the label
+/// named (`2026-01-02T03:04:05Z acme`). The oldest are admitted first.
 pub const NODE_WORKER_SINCE: &str = "crofter.io/worker-since";
+/// Node annotation: this resource version was left behind so that an admission written against it, to which no answer
+/// came and which is not wanted any more, can't happen. Goes with the next write of the node controller.
+pub const NODE_FENCE: &str = "crofter.io/admission-fence";
 
 /// Finalizer on a Tenant: its children are taken down in order before it goes.
 pub const FINALIZER_TENANT: &str = "crofter.io/tenant";

@@ -1,7 +1,19 @@
 //! The closed list of machine reasons: the same word in a condition, an Event, a metric label and an answer.
 
 /// Why something is as it is. The text form is the variant's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::Display, strum::IntoStaticStr)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::EnumString,
+)]
 pub enum Reason {
     // --- of tenants
     /// All children are there and as they should be.
@@ -38,6 +50,8 @@ pub enum Reason {
     WorkerReleasing,
     /// A node was given back.
     WorkerReleased,
+    /// The worker label of a node names no tenant.
+    NoSuchTenant,
 
     // --- of waiting jobs
     /// A quota of the tenant is used up by running jobs.
@@ -90,8 +104,6 @@ pub enum Reason {
     PodRefused,
     /// Canceled by the user.
     Canceled,
-    /// No retry left.
-    RetriesExhausted,
 }
 
 impl Reason {

@@ -136,7 +136,8 @@ pub enum SuspendPolicy {
 /// Network isolation of a tenant's pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum NetworkIsolation {
-    /// Nothing in or out but DNS and what the tenant's own policies allow.
+    /// Nothing comes in; out go only DNS and public addresses, so not other tenants, nodes, the API server or the
+    /// cloud's metadata service. Further NetworkPolicies in the namespace can allow more.
     #[default]
     Isolated,
     /// No network policy of Crofter's.

@@ -187,11 +187,11 @@ impl Ledger {
             Ok(asked) => *asked,
             Err(error) => return Verdict::Reject(Reason::InvalidObject, error.clone()),
         };
-        if let Some(sentence) = exceeds(tenant, &Resources::default(), &asked, None) {
-            return Verdict::Reject(Reason::ExceedsQuota, sentence);
-        }
         if let Some((reason, sentence)) = &tenant.closed {
             return Verdict::Wait(*reason, sentence.clone());
+        }
+        if let Some(sentence) = exceeds(tenant, &Resources::default(), &asked, None) {
+            return Verdict::Reject(Reason::ExceedsQuota, sentence);
         }
         let groups: Vec<&str> = match &job.group {
             Some(wanted) if !tenant.groups.contains(wanted) => {
@@ -286,8 +286,14 @@ fn exceeds(tenant: &TenantView, held: &Resources, asked: &Resources, active: Opt
         return Some(format!("{} allows {} jobs at once: {active} admitted", tenant.plan, quotas.max_jobs));
     }
     let plain = |n: u64| n.to_string();
-    let rows: [(Limit, u64, u64, &str, fn(u64) -> String); 4] = [
-        (limit(quotas.max_cpu_cores, 1000), held.cpu_milli, asked.cpu_milli, "CPU cores", cores),
+    let rows = [
+        (
+            limit(quotas.max_cpu_cores, 1000),
+            held.cpu_milli,
+            asked.cpu_milli,
+            "CPU cores",
+            cores as fn(u64) -> String,
+        ),
         (limit(quotas.max_memory_gb, GB), held.memory_bytes, asked.memory_bytes, "GB of memory", gigabytes),
         (limit(quotas.max_gpus, 1), held.gpus, asked.gpus, "GPUs", plain),
         (limit(quotas.max_bandwidth_mbps, 1), held.bandwidth_mbps, asked.bandwidth_mbps, "Mbit/s", plain),

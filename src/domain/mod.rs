@@ -5,5 +5,7 @@ pub mod attempt;
 pub mod job_flow;
 pub mod job_state;
 pub mod metering;
+pub mod node_admission;
 pub mod resources;
 pub mod retry;
+pub mod tenant_state;

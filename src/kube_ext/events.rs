@@ -1,6 +1,8 @@
 //! Events on objects, for people who run `kubectl describe`.
 //!
-//! An Event is a courtesy: a failure to write one is logged and never holds up what it tells of.
+//! An Event is a courtesy: a failure to write one is logged and never holds up what it tells of. Each is an object of its
+//! own: kube's recorder would count a second one of the same reason within six minutes on the first and drop its text,
+//! and it is the numbers in the text that change. Callers tell of changes only, so there is no flood.
 
 use kube::{
     Client, Resource,
@@ -13,15 +15,14 @@ use crate::{api_types::Reason, names};
 /// Writes Events in Crofter's name.
 #[derive(Clone)]
 pub struct Events {
-    recorder: Recorder,
+    client: Client,
 }
 
 impl Events {
     /// A writer that uses `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: None };
-        Self { recorder: Recorder::new(client, reporter) }
+        Self { client }
     }
 
     /// Tells that something happened to `object`.
@@ -52,7 +53,9 @@ impl Events {
         let reason = reason.as_str().to_owned();
         let event = Event { type_, action: reason.clone(), reason, note: Some(note), secondary: None };
         let reference = object.object_ref(&());
-        if let Err(error) = within("writing an Event", self.recorder.publish(&event, &reference)).await {
+        let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: None };
+        let recorder = Recorder::new(self.client.clone(), reporter);
+        if let Err(error) = within("writing an Event", recorder.publish(&event, &reference)).await {
             tracing::warn!(%error, event.reason, "an Event was not written");
         }
     }

@@ -11,7 +11,7 @@
 //! anything, stays in the cache. Managed fields are dropped: nobody reads them and they are half of the memory, but
 //! for what `with_prepare` picks out first.
 
-use std::{collections::HashMap, fmt::Debug, sync::Arc};
+use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use kube::{
@@ -217,6 +217,22 @@ fn difference<K: Resource<DynamicType = ()>>(before: &[Arc<K>], after: &[Arc<K>]
     gone.chain(applied.map(|o| Change::Applied(Arc::clone(o)))).collect()
 }
 
+/// Waits until a cache is whole; false when its watch has ended before.
+///
+/// `Store::wait_until_ready` keeps one waker (kube 5.0, `DelayedInit`): of several tasks that wait, only the last one to
+/// be polled is woken. So each asks again after a moment.
+pub async fn until_whole<K>(store: &Store<K>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    const MOMENT: Duration = Duration::from_millis(50);
+    loop {
+        if let Ok(ready) = tokio::time::timeout(MOMENT, store.wait_until_ready()).await {
+            return ready.is_ok();
+        }
+    }
+}
+
 /// The objects that changes are about, gone ones included: a controller then finds them absent.
 pub fn objects<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = Arc<K>> + Send + 'static
 where
@@ -275,6 +291,22 @@ mod tests {
 
     fn bad(name: &str, uid: &str) -> DeserializeGuard<ConfigMap> {
         DeserializeGuard(Err(InvalidObject { error: "bad".into(), metadata: map(name, uid, "9").metadata }))
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_for_a_cache_are_woken() {
+        let mut watch = watch();
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                let store = watch.store();
+                tokio::spawn(async move { until_whole(&store).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        list(&mut watch, vec![]);
+        for waiter in waiters {
+            assert!(waiter.await.unwrap());
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@
 use std::{
     env, fs,
     fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -163,7 +163,8 @@ impl GoModule {
             let output = output.get(output.len().saturating_sub(20)..).unwrap_or_default().join("\n");
             return Err(Error::Build { module: self.source(), output });
         }
-        say(&format!("\r\x1b[Kbuilt {} in {} s\n", self.what, started.elapsed().as_secs()));
+        let before = if io::stderr().is_terminal() { CLEAR_LINE } else { "" };
+        say(&format!("{before}built {} in {} s\n", self.what, started.elapsed().as_secs()));
         Ok(())
     }
 
@@ -177,6 +178,9 @@ impl GoModule {
     }
 }
 
+/// Back to the first column, and erase what is there.
+const CLEAR_LINE: &str = "\r\x1b[K";
+
 struct Progress {
     what: &'static str,
     packages: usize,
@@ -188,12 +192,16 @@ struct Progress {
 impl Progress {
     fn package(&mut self, line: &str) {
         self.compiled += 1;
-        if self.shown.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+        // A terminal shows one line that changes; a log gets a line now and then.
+        let terminal = io::stderr().is_terminal();
+        let interval = Duration::from_secs(if terminal { 1 } else { 20 });
+        if self.shown.is_none_or(|at| at.elapsed() >= interval) {
             self.shown = Some(Instant::now());
             let Self { what, packages, compiled, started, .. } = self;
+            let (before, after) = if terminal { (CLEAR_LINE, "") } else { ("", "\n") };
             let seconds = started.elapsed().as_secs();
             say(&format!(
-                "\r\x1b[Kbuilding {what}: {compiled} of up to {packages} packages, {seconds} s: {line}"
+                "{before}building {what}: {compiled} of up to {packages} packages, {seconds} s: {line}{after}"
             ));
         }
     }

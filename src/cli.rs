@@ -1,0 +1,71 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    api_types::crd,
+    config::Config,
+    operator,
+    telemetry::{self, LogFormat},
+};
+
+/// A Kubernetes operator for multi-tenant job processing.
+#[derive(Debug, Parser)]
+#[command(name = "crofter", version)]
+pub struct Cli {
+    /// Form of log lines on standard error.
+    #[arg(long, env = "CROFTER_LOG_FORMAT", value_enum, default_value = "text", global = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the operator until SIGTERM or Ctrl-C.
+    Run(Box<Config>),
+    /// Print the CustomResourceDefinitions, or write them into a directory.
+    Crd {
+        /// Write a file for each into this directory instead of printing them.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Whatever keeps it from being done, as a chain of causes.
+pub async fn main(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Run(config) => {
+            telemetry::log(cli.log_format);
+            operator::run(*config).await
+        }
+        Command::Crd { dir } => write_crds(dir),
+        Command::Version => {
+            println!("crofter {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    }
+}
+
+fn write_crds(dir: Option<PathBuf>) -> anyhow::Result<()> {
+    for (file, crd) in crd::all() {
+        let yaml = crd::to_yaml(&crd)?;
+        match &dir {
+            None => println!("---\n{yaml}"),
+            Some(dir) => {
+                std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+                let path = dir.join(file);
+                std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}

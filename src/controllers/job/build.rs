@@ -1,0 +1,334 @@
+//! From a Job to the pod of one attempt. Pure.
+//!
+//! The pod runs on the admitted nodes of one worker group and nowhere else, asks for exactly what it may use, and has
+//! no token and no rights. Its finalizer keeps it until what it used is counted.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+use k8s_openapi::{
+    api::core::v1::{
+        Affinity, Capabilities, ConfigMapEnvSource, ConfigMapKeySelector, Container, EmptyDirVolumeSource,
+        EnvFromSource, EnvVar, EnvVarSource, LocalObjectReference, NodeAffinity, NodeSelector,
+        NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource, Pod,
+        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretEnvSource,
+        SecretKeySelector, SecurityContext, Toleration, Volume, VolumeMount,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+};
+use kube::{Resource, ResourceExt, api::ObjectMeta};
+
+use crate::{
+    api_types::{
+        Job, JobSpec, Tenant,
+        job::{EnvVar as JobEnv, KeyRef},
+        tenant::PodSecurity,
+    },
+    domain::{admission::Admission, attempt::BANDWIDTH_ANNOTATION, resources::Resources},
+    names,
+};
+
+/// User of a Restricted pod that names none; the `nonroot` user of distroless images.
+const DEFAULT_USER: i64 = 65_532;
+/// Time that a pod may take to start. The kubelet counts a pod's deadline from before its image is pulled, Crofter a
+/// job's time from when the container started; the deadline is the backstop for an operator that is away.
+const START_ALLOWANCE: i64 = 300;
+/// Seconds between SIGTERM and SIGKILL.
+const GRACE_SECONDS: i64 = 30;
+
+/// A job whose every field was read.
+pub(super) struct ValidJob<'a> {
+    spec: &'a JobSpec,
+    name: String,
+    namespace: String,
+    uid: String,
+    owner: OwnerReference,
+    tenant: String,
+    tenant_uid: String,
+    pod_security: PodSecurity,
+    image: &'a str,
+    asked: Resources,
+    /// Running time that is left.
+    left: Option<SignedDuration>,
+}
+
+/// Reads a job; the error is a sentence for its owner.
+pub(super) fn validate<'a>(
+    job: &'a Job,
+    tenant: &Tenant,
+    left: Option<SignedDuration>,
+) -> Result<ValidJob<'a>, String> {
+    let spec = &job.spec;
+    let image = match (&spec.image, &spec.scenario) {
+        (Some(image), _) => image,
+        (None, Some(scenario)) => {
+            return Err(format!("the catalogue has no scenario `{scenario}`: give an image"));
+        }
+        (None, None) => return Err("no image: give spec.image".to_owned()),
+    };
+    Ok(ValidJob {
+        spec,
+        name: job.name_any(),
+        namespace: job.namespace().unwrap_or_default(),
+        uid: job.uid().unwrap_or_default(),
+        owner: job.controller_owner_ref(&()).ok_or("the job has no UID yet")?,
+        tenant: tenant.name_any(),
+        tenant_uid: tenant.uid().unwrap_or_default(),
+        pod_security: tenant.spec.pod_security,
+        image,
+        asked: Resources::of_job(spec).map_err(|error| error.to_string())?,
+        left,
+    })
+}
+
+/// The pod of an admitted attempt.
+pub(super) fn pod(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> Pod {
+    Pod { metadata: metadata(job, admission), spec: Some(spec(job, admission, gpu_resource)), status: None }
+}
+
+fn metadata(job: &ValidJob<'_>, admission: &Admission) -> ObjectMeta {
+    let mut labels = BTreeMap::from([
+        (names::LABEL_MANAGED_BY.to_owned(), names::MANAGER.to_owned()),
+        (names::LABEL_TENANT.to_owned(), job.tenant.clone()),
+        (names::LABEL_TENANT_UID.to_owned(), job.tenant_uid.clone()),
+        (names::LABEL_JOB_UID.to_owned(), job.uid.clone()),
+        (names::LABEL_ATTEMPT.to_owned(), admission.attempt.to_string()),
+        (names::LABEL_GROUP.to_owned(), admission.group.clone()),
+    ]);
+    // A label's value is at most 63 characters, an object's name up to 253.
+    if job.name.len() <= 63 {
+        labels.insert(names::LABEL_JOB.to_owned(), job.name.clone());
+    }
+    let bandwidth = job.asked.bandwidth_mbps;
+    let annotations = (bandwidth > 0).then(|| {
+        let directions = [BANDWIDTH_ANNOTATION, "kubernetes.io/ingress-bandwidth"];
+        directions.map(|d| (d.to_owned(), format!("{bandwidth}M"))).into()
+    });
+    ObjectMeta {
+        name: Some(names::pod(&job.name, &job.uid, admission.attempt)),
+        namespace: Some(job.namespace.clone()),
+        labels: Some(labels),
+        annotations,
+        finalizers: Some(vec![names::FINALIZER_ACCOUNTED.to_owned()]),
+        owner_references: Some(vec![job.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn spec(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> PodSpec {
+    let secrets = job.spec.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    let secrets: Vec<_> = secrets.collect();
+    PodSpec {
+        active_deadline_seconds: job.left.map(|left| left.as_secs().saturating_add(START_ALLOWANCE)),
+        affinity: Some(affinity(&admission.group)),
+        automount_service_account_token: Some(false),
+        containers: vec![container(job, admission, gpu_resource)],
+        enable_service_links: Some(false),
+        image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
+        restart_policy: Some("Never".to_owned()),
+        security_context: Some(pod_security(job)),
+        service_account_name: Some(names::JOB_SERVICE_ACCOUNT.to_owned()),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        tolerations: Some(vec![Toleration {
+            key: Some(names::NODE_ADMITTED.to_owned()),
+            operator: Some("Equal".to_owned()),
+            value: Some(admission.group.clone()),
+            effect: Some("NoSchedule".to_owned()),
+            toleration_seconds: None,
+        }]),
+        volumes: volumes(job),
+        ..PodSpec::default()
+    }
+}
+
+fn affinity(group: &str) -> Affinity {
+    let admitted = NodeSelectorRequirement {
+        key: names::NODE_ADMITTED.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![group.to_owned()]),
+    };
+    let term = NodeSelectorTerm { match_expressions: Some(vec![admitted]), match_fields: None };
+    let required = NodeSelector { node_selector_terms: vec![term] };
+    let node_affinity = NodeAffinity {
+        required_during_scheduling_ignored_during_execution: Some(required),
+        preferred_during_scheduling_ignored_during_execution: None,
+    };
+    Affinity { node_affinity: Some(node_affinity), ..Affinity::default() }
+}
+
+fn pod_security(job: &ValidJob<'_>) -> PodSecurityContext {
+    let restricted = job.pod_security == PodSecurity::Restricted;
+    PodSecurityContext {
+        run_as_non_root: restricted.then_some(true),
+        run_as_user: job.spec.run_as_user.or(restricted.then_some(DEFAULT_USER)),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+fn container(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> Container {
+    let texts = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    let asked = amounts(&job.asked, gpu_resource);
+    let from: Vec<EnvFromSource> = job.spec.env_from.iter().map(env_from).collect();
+    let restricted = job.pod_security == PodSecurity::Restricted;
+    Container {
+        name: names::JOB_CONTAINER.to_owned(),
+        image: Some(job.image.to_owned()),
+        command: texts(&job.spec.command),
+        args: texts(&job.spec.args),
+        working_dir: job.spec.working_dir.clone(),
+        env: Some(environment(job, admission)),
+        env_from: (!from.is_empty()).then_some(from),
+        resources: Some(ResourceRequirements {
+            requests: Some(asked.clone()),
+            limits: Some(asked),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: restricted
+                .then(|| Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+            ..SecurityContext::default()
+        }),
+        // The last lines of a failed container's output become its message.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: mounts(job),
+        ..Container::default()
+    }
+}
+
+fn amounts(asked: &Resources, gpu_resource: &str) -> BTreeMap<String, Quantity> {
+    let mut amounts = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(format!("{}m", asked.cpu_milli))),
+        ("memory".to_owned(), Quantity(asked.memory_bytes.to_string())),
+    ]);
+    if asked.gpus > 0 {
+        amounts.insert(gpu_resource.to_owned(), Quantity(asked.gpus.to_string()));
+    }
+    if asked.ephemeral_bytes > 0 {
+        amounts.insert("ephemeral-storage".to_owned(), Quantity(asked.ephemeral_bytes.to_string()));
+    }
+    amounts
+}
+
+fn environment(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
+    let plain = |name: String, value: String| EnvVar { name, value: Some(value), value_from: None };
+    // Crofter's own come last: where a name is given twice, the kubelet takes the last.
+    let own = [
+        ("CROFTER_JOB", job.name.clone()),
+        ("CROFTER_JOB_UID", job.uid.clone()),
+        ("CROFTER_ATTEMPT", admission.attempt.to_string()),
+        ("CROFTER_TENANT", job.tenant.clone()),
+    ];
+    let parameters = job.spec.parameters.iter();
+    let texts: BTreeMap<&str, &str> = parameters.clone().map(|(k, v)| (k.as_str(), v.0.as_str())).collect();
+    let json = (!texts.is_empty())
+        .then(|| plain("CROFTER_PARAMETERS".to_owned(), serde_json::json!(texts).to_string()));
+    let users = job.spec.env.iter().map(env_var);
+    let each = parameters.map(|(name, value)| plain(names::parameter_variable(name), value.0.clone()));
+    users.chain(each).chain(json).chain(own.map(|(name, value)| plain(name.to_owned(), value))).collect()
+}
+
+fn env_var(variable: &JobEnv) -> EnvVar {
+    let secret = |k: &KeyRef| SecretKeySelector { name: k.name.clone(), key: k.key.clone(), optional: None };
+    let map = |k: &KeyRef| ConfigMapKeySelector { name: k.name.clone(), key: k.key.clone(), optional: None };
+    let value_from =
+        (variable.secret_key_ref.is_some() || variable.config_map_key_ref.is_some()).then(|| EnvVarSource {
+            secret_key_ref: variable.secret_key_ref.as_ref().map(secret),
+            config_map_key_ref: variable.config_map_key_ref.as_ref().map(map),
+            ..EnvVarSource::default()
+        });
+    EnvVar { name: variable.name.clone(), value: variable.value.clone(), value_from }
+}
+
+fn env_from(source: &crate::api_types::job::EnvFrom) -> EnvFromSource {
+    EnvFromSource {
+        secret_ref: source.secret.as_ref().map(|name| SecretEnvSource { name: name.clone(), optional: None }),
+        config_map_ref: source
+            .config_map
+            .as_ref()
+            .map(|name| ConfigMapEnvSource { name: name.clone(), optional: None }),
+        prefix: None,
+    }
+}
+
+fn volumes(job: &ValidJob<'_>) -> Option<Vec<Volume>> {
+    let one = |volume: &crate::api_types::job::Volume| Volume {
+        name: volume.name.clone(),
+        persistent_volume_claim: volume.claim.as_ref().map(|claim| PersistentVolumeClaimVolumeSource {
+            claim_name: claim.clone(),
+            read_only: Some(volume.read_only),
+        }),
+        empty_dir: volume
+            .scratch
+            .as_ref()
+            .map(|size| EmptyDirVolumeSource { size_limit: Some(Quantity(size.0.clone())), medium: None }),
+        ..Volume::default()
+    };
+    let all: Vec<Volume> = job.spec.volumes.iter().map(one).collect();
+    (!all.is_empty()).then_some(all)
+}
+
+fn mounts(job: &ValidJob<'_>) -> Option<Vec<VolumeMount>> {
+    let one = |volume: &crate::api_types::job::Volume| VolumeMount {
+        name: volume.name.clone(),
+        mount_path: volume.mount_path.clone(),
+        read_only: volume.read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    let all: Vec<VolumeMount> = job.spec.volumes.iter().map(one).collect();
+    (!all.is_empty()).then_some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn job(spec: serde_json::Value) -> Job {
+        let metadata = json!({"name": "render", "namespace": "tenant-acme", "uid": "0b8e9a52-6a5e-4d5c-9c0e-6a1f6c0a9f11"});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    fn tenant(spec: serde_json::Value) -> Tenant {
+        serde_json::from_value(json!({"metadata": {"name": "acme", "uid": "t"}, "spec": spec})).unwrap()
+    }
+
+    fn built(job: &Job, tenant: &Tenant) -> Pod {
+        let valid = validate(job, tenant, Some(SignedDuration::from_mins(30))).unwrap();
+        pod(&valid, &Admission { attempt: 2, group: "acme".into(), node: Some("n".into()) }, "nvidia.com/gpu")
+    }
+
+    #[test]
+    fn the_whole_pod() {
+        let job = job(json!({
+            "image": "registry/render:1", "command": ["/render"], "args": ["--fast"], "workingDir": "/work",
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "secretKeyRef": {"name": "s", "key": "k"}}],
+            "envFrom": [{"configMap": "c"}], "parameters": {"frame-no": "7"},
+            "resources": {"cpu": "1500m", "memory": "1Gi", "gpus": 1, "ephemeralStorage": "2Gi", "bandwidthMbps": 10},
+            "volumes": [{"name": "out", "mountPath": "/out", "claim": "results"},
+                {"name": "tmp", "mountPath": "/tmp", "scratch": "1Gi"}],
+            "imagePullSecrets": ["pull"],
+        }));
+        insta::assert_json_snapshot!(built(&job, &tenant(json!({}))));
+    }
+
+    #[test]
+    fn baseline_keeps_the_images_user() {
+        let pod = built(&job(json!({"image": "a"})), &tenant(json!({"podSecurity": "Baseline"})));
+        let context = pod.spec.unwrap().security_context.unwrap();
+        assert_eq!((context.run_as_user, context.run_as_non_root), (None, None));
+    }
+
+    #[test]
+    fn what_can_not_be_built_says_why() {
+        let scenario = job(json!({"scenario": "train"}));
+        let error = validate(&scenario, &tenant(json!({})), None).err().unwrap();
+        assert_eq!(error, "the catalogue has no scenario `train`: give an image");
+        let odd = job(json!({"image": "a", "resources": {"cpu": "many"}}));
+        assert!(
+            validate(&odd, &tenant(json!({})), None).err().unwrap().starts_with("spec.resources.cpu: `many`")
+        );
+    }
+}

@@ -1,0 +1,384 @@
+//! The job controller: takes every Job one step further, and is the one writer of its status and of its pods.
+//!
+//! The steps are `domain::job_flow`'s; here they are carried out. Each is safe to repeat: a pod's name is a function of
+//! the Job's UID and the attempt, a status is written only over the version that it was computed from, and a deletion
+//! names the UID it means.
+
+mod build;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::PostParams,
+    runtime::{
+        Controller,
+        controller::{self, Action},
+        reflector::{ObjectRef, Store},
+    },
+};
+use tokio::sync::watch;
+
+use crate::{
+    api_types::{Job, JobPhase, JobStatus, Plans, Reason, Tenant, plan::Limit, tenant::SuspendPolicy},
+    clock::Clock,
+    config::Settings,
+    domain::{
+        admission::Admission,
+        attempt,
+        job_flow::{self, Step, View},
+        job_state::{IllegalMove, is_terminal},
+        tenant_state,
+    },
+    kube_ext::{
+        CallError,
+        apply::delete_exactly,
+        call::{within, within_opt},
+        events::Events,
+        status::{self, StatusError},
+    },
+    metrics::Metrics,
+    names,
+    scheduler::Board,
+};
+
+/// Jobs that are taken further at once.
+const CONCURRENCY: u16 = 64;
+/// Name in metrics.
+const CONTROLLER: &str = "job";
+/// When to look again after a refusal that passes by itself (a quota whose count lags, a namespace that is coming).
+const SOON: Duration = Duration::from_millis(500);
+
+/// What the controller works with.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// All jobs.
+    pub jobs: Store<Job>,
+    /// All pods of ours.
+    pub pods: Store<Pod>,
+    /// All tenants.
+    pub tenants: Store<Tenant>,
+    /// The scheduler's decisions.
+    pub board: Board,
+    /// The plan table in force.
+    pub plans: watch::Receiver<Arc<Plans>>,
+    /// What the administrator set.
+    pub settings: Settings,
+    /// Whether a job is in the mirror as it is; `None` without one.
+    pub mirrored: Option<Arc<dyn Fn(&Job) -> bool + Send + Sync>>,
+    /// For people.
+    pub events: Events,
+    /// The time of day.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the API server failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The status was not written.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// The pod's name is taken by a pod that is not this job's.
+    #[error("the pod name {0} is taken by a pod of somebody else: delete that pod")]
+    NameTaken(String),
+}
+
+impl Error {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Call(error) | Self::Status(StatusError::Call(error)) => error.category(),
+            Self::Status(StatusError::Serialise(_)) => "serialise",
+            Self::NameTaken(_) => "name_taken",
+        }
+    }
+
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Call(error) | Self::Status(StatusError::Call(error)) if error.is_conflict())
+    }
+}
+
+/// Runs until `shutdown`; what is under way is finished first.
+pub async fn run(
+    context: Arc<Context>,
+    jobs: impl Stream<Item = Arc<Job>> + Send + 'static,
+    pods: impl Stream<Item = Arc<Pod>> + Send + Sync + 'static,
+    tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
+    concerned: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let config = controller::Config::default().concurrency(CONCURRENCY);
+    let owners = |pod: Arc<Pod>| owner(&pod);
+    Controller::for_shared_stream(jobs, context.jobs.clone())
+        .with_config(config)
+        .watches_shared_stream(pods, owners)
+        .reconcile_on(concerned)
+        .reconcile_on(of_changed_tenants(tenants, context.jobs.clone()))
+        .graceful_shutdown_on(shutdown)
+        .run(reconcile, |_, error, _| retry(error), context)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+/// The job that a pod is an attempt of, by its owner reference.
+fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
+    let owner =
+        pod.owner_references().iter().find(|o| o.kind == Job::kind(&()) && o.controller == Some(true))?;
+    Some(ObjectRef::new(&owner.name).within(&pod.namespace()?))
+}
+
+/// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
+/// time limits. What else its status says (usage, every few seconds) concerns no job.
+fn of_changed_tenants(
+    tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
+    jobs: Store<Job>,
+) -> impl Stream<Item = ObjectRef<Job>> + Send + 'static {
+    let mut seen = HashMap::new();
+    tenants.flat_map(move |tenant| {
+        let status = tenant.status.clone().unwrap_or_default();
+        let now = (tenant.uid(), tenant.metadata.generation, status.phase);
+        let changed = seen.insert(tenant.name_any(), now.clone()) != Some(now);
+        let namespace = status.namespace.filter(|_| changed);
+        let concerned = namespace.map_or_else(Vec::new, |namespace| {
+            let phase = |job: &Job| job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
+            jobs.state_filter(|job| job.namespace().as_ref() == Some(&namespace) && !is_terminal(phase(job)))
+        });
+        stream::iter(concerned.into_iter().map(|job| ObjectRef::from_obj(&*job)))
+    })
+}
+
+fn retry(error: &Error) -> Action {
+    // A conflict means that a newer version is on its way to the cache; it brings the job back by itself.
+    if error.is_conflict() { Action::requeue(SOON) } else { Action::requeue(Duration::from_secs(5)) }
+}
+
+async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
+    let begun = tokio::time::Instant::now();
+    let result = take_step(&job, &context).await;
+    let category = result.as_ref().map_or_else(Error::category, |_| "ok");
+    context.metrics.reconciled(CONTROLLER, category, begun.elapsed());
+    if let Err(error) = &result
+        && !error.is_conflict()
+    {
+        tracing::warn!(job = job.name_any(), namespace = job.namespace(), %error, "a step was not done and will be repeated");
+    }
+    result
+}
+
+async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
+    if job.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|v| v == "true") {
+        return Ok(Action::await_change());
+    }
+    let now = context.clock.now();
+    let tenant = tenant(job, context);
+    let pods = pods(job, context);
+    let verdict = context.board.verdict(&job.uid().unwrap_or_default());
+    let view = View {
+        job,
+        pods: &pods,
+        verdict: verdict.as_ref(),
+        timeout_minutes: tenant.as_deref().map_or(Limit::Unlimited, |t| timeout_minutes(t, context)),
+        drain: tenant.as_deref().is_some_and(|t| drains(t, now)),
+        gpu_resource: &context.settings.gpu_resource,
+        now,
+    };
+    match job_flow::next(&view) {
+        Ok(step) => carry_out(step, &view, tenant.as_deref(), context).await,
+        Err(error) => report(job, &error, context).await,
+    }
+}
+
+async fn carry_out(
+    step: Step,
+    view: &View<'_>,
+    tenant: Option<&Tenant>,
+    context: &Context,
+) -> Result<Action, Error> {
+    let job = view.job;
+    match step {
+        Step::Wait(until) => release_job(job, context).await.map(|()| look_again(until, view.now)),
+        Step::Write(status) => write(job, &status, context).await,
+        Step::Create(admission) => match tenant {
+            Some(tenant) => create(view, tenant, &admission, context).await,
+            None => Ok(Action::requeue(SOON)),
+        },
+        Step::Delete { pod, uid } => {
+            delete_exactly(&pods_api(job, context), &pod, &uid, None).await?;
+            Ok(Action::await_change())
+        }
+        Step::Look(number) => look(view, number, context).await,
+        Step::Expire => {
+            // What is not in the mirror yet is asked about again soon; nothing leaves etcd before it is counted.
+            if context.mirrored.as_ref().is_some_and(|mirrored| !mirrored(job)) {
+                return Ok(Action::requeue(Duration::from_secs(5)));
+            }
+            let uid = job.uid().unwrap_or_default();
+            delete_exactly(&jobs_api(job, context), &job.name_any(), &uid, None).await?;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+/// The tenant of the job's namespace, if the namespace is one's.
+fn tenant(job: &Job, context: &Context) -> Option<Arc<Tenant>> {
+    let namespace = job.namespace()?;
+    let name = namespace.strip_prefix(&context.settings.namespace_prefix)?;
+    let tenant = context.tenants.get(&ObjectRef::new(name))?;
+    // The tenant controller writes the namespace only once it carries the tenant's UID.
+    (tenant.status.as_ref()?.namespace.as_ref() == Some(&namespace)).then_some(tenant)
+}
+
+fn timeout_minutes(tenant: &Tenant, context: &Context) -> Limit {
+    let plans = context.plans.borrow();
+    let quotas = plans.get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
+    quotas.map_or(Limit::Unlimited, |q| Limit::from_quota(q.job_timeout_minutes))
+}
+
+fn drains(tenant: &Tenant, now: Timestamp) -> bool {
+    let standing = tenant_state::judge(tenant, now);
+    let stands_still = matches!(standing.reason, Reason::TenantSuspended | Reason::TenantExpired);
+    stands_still && tenant.spec.suspend_policy == SuspendPolicy::Drain
+}
+
+/// The pods that can exist: of the current attempt and the next.
+fn pods(job: &Job, context: &Context) -> Vec<Arc<Pod>> {
+    let current = job.status.as_ref().map_or(0, |s| u32::try_from(s.attempt).unwrap_or(0));
+    let uid = job.uid().unwrap_or_default();
+    let named = [current, current + 1].map(|number| names::pod(&job.name_any(), &uid, number));
+    let found = named.iter().filter_map(|name| {
+        context.pods.get(&ObjectRef::new(name).within(&job.namespace().unwrap_or_default()))
+    });
+    found.filter(|pod| attempt::job_uid(pod) == Some(&uid)).collect()
+}
+
+fn pods_api(job: &Job, context: &Context) -> Api<Pod> {
+    Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default())
+}
+
+fn jobs_api(job: &Job, context: &Context) -> Api<Job> {
+    Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default())
+}
+
+fn look_again(until: Option<Timestamp>, now: Timestamp) -> Action {
+    match until {
+        Some(at) => Action::requeue(Duration::try_from(at.duration_since(now)).unwrap_or_default()),
+        None => Action::await_change(),
+    }
+}
+
+async fn write(job: &Job, status: &JobStatus, context: &Context) -> Result<Action, Error> {
+    status::write(&jobs_api(job, context), job, job.status.as_ref(), status).await?;
+    let before = job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
+    if status.phase != before && (is_terminal(status.phase) || status.phase == JobPhase::Retrying) {
+        context.metrics.ended(status.phase.into());
+        tell(job, status, context).await;
+    }
+    Ok(Action::await_change())
+}
+
+/// An Event for what a user may have to act upon.
+async fn tell(job: &Job, status: &JobStatus, context: &Context) {
+    let Some(reason) = status.reason.as_deref().and_then(|r| r.parse::<Reason>().ok()) else { return };
+    let note = status.message.clone().unwrap_or_default();
+    match status.phase {
+        JobPhase::Failed | JobPhase::TimedOut | JobPhase::Rejected | JobPhase::Retrying => {
+            context.events.warning(job, reason, note).await;
+        }
+        _ => (),
+    }
+}
+
+async fn report(job: &Job, error: &IllegalMove, context: &Context) -> Result<Action, Error> {
+    tracing::error!(job = job.name_any(), namespace = job.namespace(), %error, "the stored status contradicts what is");
+    context.events.warning(job, Reason::InvalidObject, error.to_string()).await;
+    Ok(Action::await_change())
+}
+
+async fn create(
+    view: &View<'_>,
+    tenant: &Tenant,
+    admission: &Admission,
+    context: &Context,
+) -> Result<Action, Error> {
+    let job = view.job;
+    let left = job_flow::running_left(job, view.timeout_minutes);
+    let pod = match build::validate(job, tenant, left) {
+        Ok(valid) => build::pod(&valid, admission, &context.settings.gpu_resource),
+        Err(sentence) => return settle(job_flow::refused(view, sentence), job, context).await,
+    };
+    let name = pod.name_any();
+    let api = pods_api(job, context);
+    match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
+        Ok(_) => {
+            context.metrics.admitted();
+            Ok(Action::await_change())
+        }
+        Err(error) if error.is_conflict() => {
+            let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
+            match existing {
+                Some(pod) if attempt::job_uid(&pod) == job.uid().as_deref() => Ok(Action::await_change()),
+                // A quota whose count was changed meanwhile answers with a conflict, too.
+                None => Ok(Action::requeue(SOON)),
+                Some(_) => Err(Error::NameTaken(name)),
+            }
+        }
+        Err(error) => match error.refusal() {
+            Some(words) if refused_for_good(error.code(), words) => {
+                let sentence = format!("the API server refuses the pod: {words}");
+                settle(job_flow::refused(view, sentence), job, context).await
+            }
+            Some(words) if error.code() == Some(403) => {
+                tracing::debug!(pod = name, words, "the pod was refused for the moment");
+                Ok(Action::requeue(SOON))
+            }
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// Whether the same pod will be refused again: by its own form, and not by a quota, a missing account or a namespace
+/// on its way out.
+fn refused_for_good(code: Option<u16>, words: &str) -> bool {
+    match code {
+        Some(422 | 400) => true,
+        Some(403) => words.contains("violates PodSecurity") || words.contains("ValidatingAdmissionPolicy"),
+        _ => false,
+    }
+}
+
+async fn look(view: &View<'_>, number: u32, context: &Context) -> Result<Action, Error> {
+    let job = view.job;
+    let name = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), number);
+    let found =
+        within_opt(format!("looking for pod {name}"), pods_api(job, context).get_metadata(&name)).await?;
+    match found {
+        // The cache will have it soon.
+        Some(_) => Ok(Action::requeue(SOON)),
+        None => settle(job_flow::lost(view), job, context).await,
+    }
+}
+
+async fn settle(step: Result<Step, IllegalMove>, job: &Job, context: &Context) -> Result<Action, Error> {
+    match step {
+        Ok(Step::Write(status)) => write(job, &status, context).await,
+        Ok(_) => Ok(Action::await_change()),
+        Err(error) => report(job, &error, context).await,
+    }
+}
+
+/// Lets a job go that was held for the mirror, once the mirror has it.
+async fn release_job(job: &Job, context: &Context) -> Result<(), Error> {
+    let held = crate::kube_ext::finalizer::has(job, names::FINALIZER_ACCOUNTED);
+    if held && context.mirrored.as_ref().is_none_or(|mirrored| mirrored(job)) {
+        crate::kube_ext::finalizer::remove(&jobs_api(job, context), job, names::FINALIZER_ACCOUNTED).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Fourth step: the cluster is brought in line with the children that a tenant should have.
+//!
+//! A namespace is only ever taken for the tenant's when it carries the tenant's UID. It is made by `create`, which
+//! fails where one exists, and changed under its own UID, so that no race lets a foreign one be adopted.
+
+use std::fmt::Debug;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{LimitRange, Namespace, ResourceQuota, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        rbac::v1::RoleBinding,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::PostParams,
+    core::PartialObjectMeta,
+    runtime::reflector::{ObjectRef, Store},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Context, build::Children, error::Error, validate::Owner};
+use crate::{
+    kube_ext::{CallError, apply, call::within_opt, within},
+    names,
+};
+
+/// The children that exist, as the controller's own watches know them.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) quotas: Store<ResourceQuota>,
+    pub(super) limits: Store<PartialObjectMeta<LimitRange>>,
+    pub(super) policies: Store<PartialObjectMeta<NetworkPolicy>>,
+    pub(super) accounts: Store<PartialObjectMeta<ServiceAccount>>,
+    pub(super) bindings: Store<PartialObjectMeta<RoleBinding>>,
+}
+
+/// What stands under the name of a tenant's namespace.
+#[derive(Debug)]
+pub(super) enum Found {
+    Absent,
+    /// The tenant's own.
+    Ours(Namespace),
+    /// On its way out, whoever's it was.
+    Going(Namespace),
+    /// Somebody else's; with the sentence that says whose.
+    Foreign(String),
+}
+
+/// Looks at the namespace itself, not at a cache.
+pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Found, CallError> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let name = &owner.namespace;
+    let Some(found) = within_opt(format!("reading Namespace {name}"), api.get(name)).await? else {
+        return Ok(Found::Absent);
+    };
+    if found.metadata.deletion_timestamp.is_some() {
+        return Ok(Found::Going(found));
+    }
+    let labels = found.labels();
+    Ok(match labels.get(names::LABEL_TENANT_UID) {
+        Some(uid) if *uid == owner.uid => Found::Ours(found),
+        Some(uid) => {
+            let other = labels.get(names::LABEL_TENANT).map_or("unknown", String::as_str);
+            Found::Foreign(format!(
+                "namespace {name} belongs to another tenant ({other}, UID {uid}) and is not touched: delete it, or \
+                 give this tenant another name"
+            ))
+        }
+        None => Found::Foreign(format!(
+            "namespace {name} exists and is no tenant's, so it is not touched: delete it, or give this tenant another \
+             name"
+        )),
+    })
+}
+
+/// Applies all children to the namespace as it was found (`None`: it is to be made), and deletes what is too much.
+pub(super) async fn apply_all(
+    context: &Context,
+    owner: &Owner,
+    found: Option<&Namespace>,
+    children: Children,
+) -> Result<(), Error> {
+    let Children { mut namespace, quota, limits, policies, account, bindings } = children;
+    let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants } = &context.known;
+    context.memory.applying(&owner.name);
+    let namespaces: Api<Namespace> = Api::all(context.dependencies.client.clone());
+    let uid = match found {
+        Some(found) => found.uid(),
+        None => {
+            let what = format!("creating Namespace {}", owner.namespace);
+            within(what, namespaces.create(&PostParams::default(), &namespace)).await?.uid()
+        }
+    };
+    // With the UID the API server refuses when another namespace has taken the name meanwhile.
+    namespace.metadata.uid = uid;
+    apply_one(context, &namespaces, owner, &namespace).await?;
+    apply_kind(context, quotas, owner, &[quota]).await?;
+    apply_kind(context, ranges, owner, &[limits]).await?;
+    apply_kind(context, networks, owner, &policies).await?;
+    apply_kind(context, accounts, owner, &[account]).await?;
+    apply_kind(context, grants, owner, &bindings).await
+}
+
+/// Deletes all children but the namespace.
+pub(super) async fn remove_all(context: &Context, owner: &Owner) -> Result<(), Error> {
+    let Known { quotas, limits, policies, accounts, bindings } = &context.known;
+    remove_others::<RoleBinding, _>(context, bindings, owner, &[]).await?;
+    remove_others::<ServiceAccount, _>(context, accounts, owner, &[]).await?;
+    remove_others::<NetworkPolicy, _>(context, policies, owner, &[]).await?;
+    remove_others::<LimitRange, _>(context, limits, owner, &[]).await?;
+    remove_others::<ResourceQuota, _>(context, quotas, owner, &[]).await
+}
+
+/// Applies one child and remembers its version, so that the watch's word of it is known for our own doing.
+async fn apply_one<K>(context: &Context, api: &Api<K>, owner: &Owner, child: &K) -> Result<(), CallError>
+where
+    K: Child + Serialize + DeserializeOwned,
+{
+    let applied = apply::apply(api, child).await?;
+    context.memory.wrote(&owner.name, &K::kind(&()), &child.name_any(), applied.version());
+    Ok(())
+}
+
+/// Applies the desired objects of one kind, and deletes those of ours that are not desired.
+async fn apply_kind<K, M>(
+    context: &Context,
+    known: &Store<M>,
+    owner: &Owner,
+    desired: &[K],
+) -> Result<(), Error>
+where
+    K: Child<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned,
+    M: Child,
+{
+    let api: Api<K> = Api::namespaced(context.dependencies.client.clone(), &owner.namespace);
+    for child in desired {
+        match apply_one(context, &api, owner, child).await {
+            Ok(()) => (),
+            // What can't be changed in place (the role of a RoleBinding) is made anew, by the next pass.
+            Err(error) if error.code() == Some(422) => {
+                let reference = ObjectRef::<M>::new(&child.name_any()).within(&owner.namespace);
+                if let Some(uid) = known.get(&reference).and_then(|found| found.uid()) {
+                    tracing::warn!(%error, "a child can't be brought in line and is made anew");
+                    apply::delete_exactly(&api, &child.name_any(), &uid, None).await?;
+                }
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    remove_others::<K, M>(context, known, owner, desired).await
+}
+
+async fn remove_others<K, M>(
+    context: &Context,
+    known: &Store<M>,
+    owner: &Owner,
+    desired: &[K],
+) -> Result<(), Error>
+where
+    K: Child<Scope = NamespaceResourceScope> + DeserializeOwned,
+    M: Child,
+{
+    let api: Api<K> = Api::namespaced(context.dependencies.client.clone(), &owner.namespace);
+    let ours = known.state().into_iter().filter(|child| child.namespace().as_ref() == Some(&owner.namespace));
+    for child in ours.filter(|child| desired.iter().all(|wanted| wanted.name_any() != child.name_any())) {
+        let name = child.name_any();
+        tracing::info!(kind = %K::kind(&()), name, namespace = owner.namespace, "deleting what is not wanted any more");
+        apply::delete_exactly(&api, &name, &child.uid().unwrap_or_default(), None).await?;
+    }
+    Ok(())
+}
+
+/// A kind that tenants own, as a whole or as its metadata.
+pub(super) trait Child: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static {
+    /// Differs between two states that differ in what we write.
+    fn version(&self) -> String {
+        self.resource_version().unwrap_or_default()
+    }
+}
+
+impl Child for Namespace {}
+impl Child for LimitRange {}
+impl Child for NetworkPolicy {}
+impl Child for ServiceAccount {}
+impl Child for RoleBinding {}
+impl<K: Child> Child for PartialObjectMeta<K> {}
+
+impl Child for ResourceQuota {
+    /// Its status, and with it the resource version, changes with every pod.
+    fn version(&self) -> String {
+        format!("{:?} {:?}", self.labels(), self.spec)
+    }
+}

@@ -1,0 +1,157 @@
+//! The end of a tenant, step by step, each repeatable and none waiting inside.
+//!
+//! Cancel the jobs, wait for their pods to be gone, wait for the workers to be released, take the namespace down (or,
+//! on Retain, leave it without anything of ours). It needs nothing of the spec but the deletion policy, so a tenant
+//! whose spec is not understood any more can go as well.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{
+    Context,
+    apply::{self, Found},
+    error::Error,
+    validate::Owner,
+};
+use crate::{
+    api_types::Job,
+    domain::{
+        attempt::{self, Observed},
+        job_state::is_terminal,
+    },
+    kube_ext::{CallError, apply::delete_exactly, call::within_opt, finalizer},
+    names,
+};
+
+/// Jobs canceled at a time.
+const CANCELS: usize = 8;
+/// Names listed in a message.
+const NAMES: usize = 3;
+
+/// A tenant that goes.
+#[derive(Clone, Debug)]
+pub(super) struct Leaving {
+    pub(super) owner: Owner,
+    /// The namespace stays.
+    pub(super) retain: bool,
+    /// The node controller knows that the tenant goes, and releases its workers. It can't of a tenant that does not
+    /// decode, whose workers are released once the tenant is gone.
+    pub(super) wait_for_workers: bool,
+}
+
+/// How far a deletion is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Something else has to happen first.
+    Waiting { step: &'static str, message: String },
+    /// Nothing of the tenant is left.
+    Done,
+}
+
+/// Does what can be done now.
+pub(super) async fn advance(context: &Context, leaving: &Leaving) -> Result<Progress, Error> {
+    let Leaving { owner, retain, wait_for_workers } = leaving;
+    let client = &context.dependencies.client;
+    let found = apply::find_namespace(client, owner).await?;
+    if let Found::Ours(_) = found {
+        cancel_jobs(context, owner).await?;
+    }
+    if let Some(message) = pods_left(context, owner) {
+        return Ok(Progress::Waiting { step: "pods", message });
+    }
+    if let Some(message) = workers_left(context, owner).filter(|_| *wait_for_workers) {
+        return Ok(Progress::Waiting { step: "workers", message });
+    }
+    let namespace = match found {
+        Found::Ours(namespace) if *retain => {
+            apply::remove_all(context, owner).await?;
+            disown(context, owner, &namespace).await?;
+            return Ok(Progress::Done);
+        }
+        Found::Ours(namespace) => {
+            let api: Api<Namespace> = Api::all(client.clone());
+            delete_exactly(&api, &owner.namespace, &namespace.uid().unwrap_or_default(), None).await?;
+            namespace
+        }
+        Found::Going(namespace) => namespace,
+        Found::Absent | Found::Foreign(_) => return Ok(Progress::Done),
+    };
+    let message = format!("waiting for namespace {} to be gone{}", owner.namespace, holdup(&namespace));
+    Ok(Progress::Waiting { step: "namespace", message })
+}
+
+async fn cancel_jobs(context: &Context, owner: &Owner) -> Result<(), CallError> {
+    let ended = |job: &Job| job.status.as_ref().is_some_and(|status| is_terminal(status.phase));
+    let jobs = context.dependencies.jobs.state();
+    let due = jobs.into_iter().filter(|job| {
+        job.namespace().as_ref() == Some(&owner.namespace) && !job.spec.canceled && !ended(job)
+    });
+    let api: Api<Job> = Api::namespaced(context.dependencies.client.clone(), &owner.namespace);
+    let cancel = |job: std::sync::Arc<Job>| {
+        let api = api.clone();
+        async move {
+            let name = job.name_any();
+            let patch = json!({"metadata": {"uid": job.uid()}, "spec": {"canceled": true}});
+            let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+            let call = within_opt(format!("canceling Job {name}"), api.patch(&name, &params, &patch));
+            match call.await {
+                // Another job has taken the name: not one that was meant.
+                Err(error) if error.is_conflict() => Ok(()),
+                other => other.map(drop),
+            }
+        }
+    };
+    stream::iter(due).map(cancel).buffer_unordered(CANCELS).try_collect().await
+}
+
+/// Pods that may still run, or whose use is not counted yet. Those that ended for good go with the namespace.
+fn pods_left(context: &Context, owner: &Owner) -> Option<String> {
+    let pods = context.dependencies.pods.state();
+    let under_way = |pod: &Pod| {
+        finalizer::has(pod, names::FINALIZER_ACCOUNTED)
+            || !matches!(attempt::observe(pod), Observed::Ended(_))
+    };
+    let ours = pods.iter().filter(|pod| pod.labels().get(names::LABEL_TENANT_UID) == Some(&owner.uid));
+    let left = ours.filter(|pod| under_way(pod));
+    some_of(left.map(|pod| pod.name_any()).collect()).map(|which| format!("waiting for pods to end: {which}"))
+}
+
+fn workers_left(context: &Context, owner: &Owner) -> Option<String> {
+    let nodes = context.dependencies.nodes.state();
+    let left = nodes.iter().filter(|node| node.labels().get(names::NODE_ADMITTED) == Some(&owner.name));
+    some_of(left.map(|node| node.name_any()).collect())
+        .map(|which| format!("waiting for workers to be released: {which}"))
+}
+
+/// `3 (a, b, c)`; `None` of nothing.
+fn some_of(mut names: Vec<String>) -> Option<String> {
+    let count = names.len();
+    names.sort_unstable();
+    names.truncate(NAMES);
+    let more = if count > NAMES { ", …" } else { "" };
+    (count > 0).then(|| format!("{count} ({}{more})", names.join(", ")))
+}
+
+/// What the API server says keeps a namespace from going.
+fn holdup(namespace: &Namespace) -> String {
+    let conditions = namespace.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let said = conditions.unwrap_or_default().iter().filter(|condition| condition.status == "True");
+    said.filter_map(|condition| condition.message.as_ref()).map(|message| format!("; {message}")).collect()
+}
+
+/// Takes our labels off a namespace that stays. Its Pod Security labels stay: what runs there is held to them.
+async fn disown(context: &Context, owner: &Owner, namespace: &Namespace) -> Result<(), CallError> {
+    let api: Api<Namespace> = Api::all(context.dependencies.client.clone());
+    let labels = json!({
+        names::LABEL_MANAGED_BY: null, names::LABEL_TENANT: null, names::LABEL_TENANT_UID: null,
+    });
+    let patch = json!({"metadata": {"uid": namespace.uid(), "labels": labels}});
+    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+    let call = api.patch(&owner.namespace, &params, &patch);
+    within_opt(format!("leaving Namespace {} behind", owner.namespace), call).await.map(drop)
+}

@@ -1,0 +1,196 @@
+//! What the controller remembers from one pass over a tenant to the next.
+//!
+//! All of it may be lost at any time: a pass that finds nothing here applies every child again and writes usage once
+//! more. What is remembered never says how the cluster is, only which version of each child was written, and which
+//! one a watch has told of last: as long as these are the same, nobody else has changed a child.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+/// Hash of the children that were applied.
+pub(super) type Fingerprint = [u8; 32];
+
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
+/// Kind and name of a child.
+type Key = (String, String);
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// What was last applied as a whole.
+    applied: Option<Fingerprint>,
+    /// The version of each child as we wrote it.
+    written: BTreeMap<Key, String>,
+    /// The version of each child that a watch has told of last; `None` when it went.
+    seen: BTreeMap<Key, Option<String>>,
+    failures: u32,
+    usage_written: Option<Timestamp>,
+    /// The step of a deletion last told of, and when.
+    step: Option<(&'static str, Timestamp)>,
+}
+
+/// By name of tenant.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<HashMap<String, Entry>>);
+
+impl Memory {
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        // Each method leaves the map whole, so a poisoned lock holds nothing broken.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, tenant: &str, f: impl FnOnce(&mut Entry) -> T) -> T {
+        let mut entries = self.entries();
+        match entries.get_mut(tenant) {
+            Some(entry) => f(entry),
+            None => f(entries.entry(tenant.to_owned()).or_default()),
+        }
+    }
+
+    /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it, and for
+    /// every child that went: a deletion waits for that.
+    pub(super) fn saw(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
+        // A tenant that no pass has seen has nothing applied either: its first pass looks at everything.
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(tenant) else { return true };
+        let key = (kind.to_owned(), name.to_owned());
+        let drifted = version.is_none() || version.as_ref() != entry.written.get(&key);
+        entry.seen.insert(key, version);
+        drifted
+    }
+
+    /// A child was written, or found as it should be.
+    pub(super) fn wrote(&self, tenant: &str, kind: &str, name: &str, version: String) {
+        self.with(tenant, |entry| entry.written.insert((kind.to_owned(), name.to_owned()), version));
+    }
+
+    /// A whole apply begins: what it does not write is not wanted.
+    pub(super) fn applying(&self, tenant: &str) {
+        self.with(tenant, |entry| {
+            entry.applied = None;
+            entry.written.clear();
+        });
+    }
+
+    /// A whole apply has ended well.
+    pub(super) fn applied(&self, tenant: &str, children: Fingerprint) {
+        self.with(tenant, |entry| entry.applied = Some(children));
+    }
+
+    /// Whether just these children were applied, and each is, as far as told, as it was written.
+    pub(super) fn is_applied(&self, tenant: &str, children: &Fingerprint) -> bool {
+        self.with(tenant, |entry| {
+            let as_written = |(key, seen): (&Key, &Option<String>)| seen.as_ref() == entry.written.get(key);
+            entry.applied.as_ref() == Some(children) && entry.seen.iter().all(as_written)
+        })
+    }
+
+    /// How many passes have failed since the last good one.
+    pub(super) fn failures(&self, tenant: &str) -> u32 {
+        self.with(tenant, |entry| entry.failures)
+    }
+
+    /// A pass failed; says how long to wait: min(1 s x 2^n, 5 min), less up to a quarter of jitter.
+    pub(super) fn failed(&self, tenant: &str) -> Duration {
+        let failures = self.with(tenant, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.failures
+        });
+        let full = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_BACKOFF);
+        // A function of name and number: tenants that failed together do not come back together.
+        let jitter = u32::from(Sha256::digest(format!("{tenant}/{failures}"))[0]);
+        full - full * jitter / (4 * 256)
+    }
+
+    /// A pass reached its end.
+    pub(super) fn succeeded(&self, tenant: &str) {
+        self.with(tenant, |entry| entry.failures = 0);
+    }
+
+    /// When usage was last written.
+    pub(super) fn usage_written(&self, tenant: &str) -> Option<Timestamp> {
+        self.with(tenant, |entry| entry.usage_written)
+    }
+
+    /// Usage was written.
+    pub(super) fn wrote_usage(&self, tenant: &str, now: Timestamp) {
+        self.with(tenant, |entry| entry.usage_written = Some(now));
+    }
+
+    /// The step of a deletion last told of, and when.
+    pub(super) fn step(&self, tenant: &str) -> Option<(&'static str, Timestamp)> {
+        self.with(tenant, |entry| entry.step)
+    }
+
+    /// A step of a deletion was told of.
+    pub(super) fn told_step(&self, tenant: &str, step: &'static str, now: Timestamp) {
+        self.with(tenant, |entry| entry.step = Some((step, now)));
+    }
+
+    /// The tenant is gone.
+    pub(super) fn forget(&self, tenant: &str) {
+        self.entries().remove(tenant);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(memory: &Memory, versions: &[(&str, &str)]) {
+        memory.applying("a");
+        for (name, version) in versions {
+            memory.wrote("a", "K", name, (*version).to_owned());
+        }
+        memory.applied("a", [1; 32]);
+    }
+
+    #[test]
+    fn what_we_wrote_ourselves_is_no_drift_and_anything_else_is() {
+        let memory = Memory::default();
+        let saw = |name: &str, version: Option<&str>| memory.saw("a", "K", name, version.map(str::to_owned));
+        let applied = || memory.is_applied("a", &[1; 32]);
+        assert!(!applied());
+        apply(&memory, &[("x", "11")]);
+        assert!(applied(), "nothing was told yet");
+        assert!(!memory.is_applied("a", &[2; 32]), "other children are wanted now");
+        assert!(!saw("x", Some("11")) && applied());
+        assert!(saw("x", Some("12")) && !applied(), "changed by somebody");
+        apply(&memory, &[("x", "13")]);
+        assert!(!saw("x", Some("13")) && applied());
+        assert!(saw("x", None) && !applied(), "deleted");
+        apply(&memory, &[("x", "15")]);
+        assert!(!saw("x", Some("15")) && applied());
+        assert!(saw("y", Some("16")) && !applied(), "one too many");
+        assert!(saw("y", None) && applied(), "gone again");
+    }
+
+    #[test]
+    fn a_change_told_during_the_apply_is_not_lost() {
+        let memory = Memory::default();
+        memory.applying("a");
+        // Somebody changed what was just written, and the watch is faster than the answer.
+        memory.saw("a", "K", "x", Some("12".to_owned()));
+        memory.wrote("a", "K", "x", "11".to_owned());
+        memory.applied("a", [1; 32]);
+        assert!(!memory.is_applied("a", &[1; 32]));
+    }
+
+    #[test]
+    fn backoff_grows_to_five_minutes_and_starts_anew_after_success() {
+        let memory = Memory::default();
+        let waits: Vec<Duration> = (0..12).map(|_| memory.failed("a")).collect();
+        assert!(waits[0] <= FIRST_BACKOFF && waits[0] > FIRST_BACKOFF * 3 / 4, "{waits:?}");
+        assert!(waits.is_sorted_by(|a, b| *a < LONGEST_BACKOFF && *b <= LONGEST_BACKOFF), "{waits:?}");
+        assert!(waits[11] > LONGEST_BACKOFF * 3 / 4, "{waits:?}");
+        memory.succeeded("a");
+        assert!(memory.failed("a") <= FIRST_BACKOFF);
+    }
+}

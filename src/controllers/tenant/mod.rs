@@ -1,0 +1,311 @@
+//! The tenant controller: gives each [`Tenant`] its namespace and all that belongs to it, keeps it so, says how the
+//! tenant stands, and takes everything down in order when the tenant goes.
+//!
+//! A pass has five steps, each in a module of its own: dereference (`apply` looks at the namespace, everything else
+//! comes from watch caches), `validate`, `build`, `apply`, `status`. Passes are frequent and cheap: children
+//! are applied only when what is wanted has changed, or a watch has told of a change to one of them.
+//!
+//! Guarantees: a namespace that is not the tenant's is never changed or deleted; no two passes over one tenant run at
+//! once; a tenant that fails, or can't be read, holds up no other; a pass never waits.
+
+mod apply;
+mod build;
+mod deletion;
+mod error;
+mod memory;
+mod network;
+mod reconcile;
+mod status;
+mod triggers;
+mod unreadable;
+mod usage;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, sync::Arc};
+
+use futures::{FutureExt, Stream, StreamExt, future, stream::BoxStream};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
+    runtime::{
+        Config, Controller,
+        controller::{self, Action},
+        reflector::{self, ObjectRef, Store, store::Writer},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+
+pub use error::Error;
+pub use reconcile::{error_policy, reconcile};
+
+use self::{
+    apply::{Child, Known},
+    memory::Memory,
+    unreadable::TenantMeta,
+};
+use crate::{
+    api_types::{Job, Plans, Tenant, tenant::TenantUsage},
+    clock::Clock,
+    config::Settings,
+    kube_ext::{
+        events::Events,
+        watch::until_whole,
+        watch::{Change, Watch},
+    },
+    names,
+};
+
+/// Passes at once.
+const CONCURRENCY: u16 = 8;
+/// Room between the tenants' watch and the two controllers.
+const CHANNEL: usize = 64;
+
+/// How a tenant's labelled nodes stand against its quotas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkersView {
+    /// Nodes admitted.
+    pub admitted: i64,
+    /// Why others were refused, in a sentence with numbers; `None` when none was.
+    pub refused: Option<String>,
+}
+
+/// What the ledger says that a tenant (by UID) uses; `None` while it does not know the tenant.
+pub type UsageOf = Arc<dyn Fn(&str) -> Option<TenantUsage> + Send + Sync>;
+/// How a tenant's workers stand.
+pub type WorkersOf = Arc<dyn Fn(&Tenant) -> WorkersView + Send + Sync>;
+
+/// What the controller needs from the rest of the operator.
+#[derive(Clone)]
+pub struct Dependencies {
+    /// The API server.
+    pub client: Client,
+    /// The time of day.
+    pub clock: Clock,
+    /// Where Events go.
+    pub events: Events,
+    /// The operator's configuration.
+    pub settings: Settings,
+    /// The plan table; a replaced one is followed.
+    pub plans: watch::Receiver<Arc<Plans>>,
+    /// All Jobs.
+    pub jobs: Store<Job>,
+    /// All pods of Jobs.
+    pub pods: Store<Pod>,
+    /// All nodes.
+    pub nodes: Store<Node>,
+    /// The ledger's view of usage; only what it knows is taken from it: storage and workers are filled in here.
+    pub usage: UsageOf,
+    /// The node controller's view of workers.
+    pub workers: WorkersOf,
+}
+
+/// What a pass works with.
+pub struct Context {
+    dependencies: Dependencies,
+    known: Known,
+    memory: Arc<Memory>,
+    unreadable: Store<TenantMeta>,
+}
+
+impl Context {
+    /// Whether the tenant, as it is stored now, can't be read, so that what the cache holds is an earlier state.
+    fn is_unreadable(&self, tenant: &Tenant) -> bool {
+        let found = self.unreadable.get(&ObjectRef::new(&tenant.name_any()));
+        found.is_some_and(|found| found.uid() == tenant.uid())
+    }
+}
+
+/// What the controller listens to.
+pub struct Inputs {
+    /// The cache of tenants.
+    pub tenants: Store<Tenant>,
+    /// Changes of tenants.
+    pub tenant_changes: mpsc::Receiver<Change<Tenant>>,
+    /// Changes of pods.
+    pub pods: BoxStream<'static, Arc<Pod>>,
+    /// Changes of nodes.
+    pub nodes: BoxStream<'static, Arc<Node>>,
+    /// Tenants whose usage or workers may have changed.
+    pub touched: BoxStream<'static, ObjectRef<Tenant>>,
+}
+
+/// The controller's own watches, and the cache of the tenants that can't be read. Made with the
+/// [`Context`] and consumed by [`run`].
+pub struct Watches {
+    tasks: Vec<BoxTask>,
+    triggers: Vec<BoxStream<'static, ObjectRef<Tenant>>>,
+    unreadable: Writer<TenantMeta>,
+}
+
+type BoxTask = future::BoxFuture<'static, ()>;
+
+impl Watches {
+    /// Watches one kind of child.
+    fn child<M>(&mut self, context: &Dependencies, memory: &Arc<Memory>, config: watcher::Config) -> Store<M>
+    where
+        M: Child + DeserializeOwned,
+    {
+        let mut watch = Watch::<M>::new(Api::all(context.client.clone()), config);
+        let trigger = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
+        self.triggers.push(trigger.boxed());
+        self.start(watch)
+    }
+
+    /// Watches quotas, which are a child and count storage as well.
+    fn quotas(&mut self, context: &Dependencies, memory: &Arc<Memory>) -> Store<ResourceQuota> {
+        let mut watch = Watch::<ResourceQuota>::new(Api::all(context.client.clone()), ours());
+        let drift = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
+        let storage = triggers::storage(watch.subscribe(), context.settings.clone());
+        self.triggers.extend([drift.boxed(), storage.boxed()]);
+        self.start(watch)
+    }
+
+    fn start<M>(&mut self, watch: Watch<M>) -> Store<M>
+    where
+        M: Child + DeserializeOwned,
+    {
+        let store = watch.store();
+        self.tasks.push(watch.run().boxed());
+        store
+    }
+}
+
+fn ours() -> watcher::Config {
+    watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER))
+}
+
+/// Makes the context, and the watches that feed it.
+#[must_use]
+pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
+    let (unreadable, mut writer) = reflector::store();
+    // Ready from the start: it is filled by what the tenants' watch can't read.
+    writer.apply_watcher_event(&watcher::Event::Init);
+    writer.apply_watcher_event(&watcher::Event::InitDone);
+    let memory = Arc::new(Memory::default());
+    let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
+    // All namespaces: one that is in a tenant's way carries no label of ours.
+    watches.child::<PartialObjectMeta<Namespace>>(&dependencies, &memory, watcher::Config::default());
+    let known = Known {
+        quotas: watches.quotas(&dependencies, &memory),
+        limits: watches.child(&dependencies, &memory, ours()),
+        policies: watches.child(&dependencies, &memory, ours()),
+        accounts: watches.child(&dependencies, &memory, ours()),
+        bindings: watches.child(&dependencies, &memory, ours()),
+    };
+    (Arc::new(Context { dependencies, known, memory, unreadable }), watches)
+}
+
+/// Runs the controller until `shutdown`, and then until the passes under way have finished.
+pub async fn run(
+    context: Arc<Context>,
+    watches: Watches,
+    inputs: Inputs,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let Watches { tasks, triggers, unreadable } = watches;
+    let Inputs { tenants, tenant_changes, pods, nodes, touched } = inputs;
+    let shutdown = shutdown.boxed().shared();
+    let (readable, objects) = mpsc::channel(CHANNEL);
+    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let sorting = sort(tenant_changes, unreadable, Arc::clone(&context.memory), readable, not_readable);
+
+    let mut controller = Controller::for_shared_stream(received(objects), tenants.clone())
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(triggers::pods(pods, tenants))
+        .reconcile_on(triggers::nodes(nodes))
+        .reconcile_on(touched)
+        .reconcile_all_on(triggers::plans(context.dependencies.plans.clone()))
+        .graceful_shutdown_on(shutdown.clone());
+    for trigger in triggers {
+        controller = controller.reconcile_on(trigger);
+    }
+    let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(logged);
+    let second = Controller::for_shared_stream(received(metas), context.unreadable.clone())
+        .graceful_shutdown_on(shutdown.clone())
+        .run(unreadable::reconcile, unreadable::error_policy, Arc::clone(&context))
+        .for_each(logged);
+
+    // Deletion takes an empty cache for "all gone": no pass before every cache is whole.
+    let passes = async {
+        match future::select(Box::pin(caches_ready(&context)), shutdown).await {
+            future::Either::Left((true, _)) => drop(future::join(controller, second).await),
+            future::Either::Left((false, _)) | future::Either::Right(_) => (),
+        }
+    };
+    let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
+    future::select(Box::pin(passes), Box::pin(endless)).await;
+}
+
+fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
+    futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
+}
+
+async fn logged<K: Resource, E: std::error::Error + 'static>(
+    result: Result<(ObjectRef<K>, Action), controller::Error<E, watcher::Error>>,
+) where
+    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
+{
+    use controller::Error::{ObjectNotFound, ReconcilerFailed};
+    match result {
+        // Told by the error policy; and a trigger for a tenant that does not exist (any more) means nothing.
+        Ok(_) | Err(ReconcilerFailed(..) | ObjectNotFound(_)) => (),
+        Err(error) => tracing::warn!(%error, "the tenant controller"),
+    }
+}
+
+/// Waits until every cache has been filled once; false when a watch has ended.
+async fn caches_ready(context: &Context) -> bool {
+    let Dependencies { jobs, pods, nodes, .. } = &context.dependencies;
+    let Known { quotas, limits, policies, accounts, bindings } = &context.known;
+    let ready = future::join_all([
+        until_whole(jobs).boxed(),
+        until_whole(pods).boxed(),
+        until_whole(nodes).boxed(),
+        until_whole(quotas).boxed(),
+        until_whole(limits).boxed(),
+        until_whole(policies).boxed(),
+        until_whole(accounts).boxed(),
+        until_whole(bindings).boxed(),
+    ]);
+    ready.await.into_iter().all(|whole| whole)
+}
+
+/// Sends each tenant to the controller that can deal with it, and keeps the cache of those that can't be read.
+async fn sort(
+    mut changes: mpsc::Receiver<Change<Tenant>>,
+    mut unreadable: Writer<TenantMeta>,
+    memory: Arc<Memory>,
+    readable: mpsc::Sender<Arc<Tenant>>,
+    not_readable: mpsc::Sender<Arc<TenantMeta>>,
+) {
+    let meta = |metadata: &ObjectMeta| metadata.clone().into_request_partial::<Tenant>();
+    while let Some(change) = changes.recv().await {
+        let sent = match change {
+            Change::Applied(tenant) => {
+                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(&tenant.metadata)));
+                readable.send(tenant).await.is_ok()
+            }
+            Change::Deleted(tenant) => {
+                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(&tenant.metadata)));
+                memory.forget(&tenant.name_any());
+                readable.send(tenant).await.is_ok()
+            }
+            Change::Invalid(invalid) => {
+                let found = meta(&invalid.metadata);
+                tracing::warn!(tenant = found.name_any(), error = invalid.error, "a tenant can't be read");
+                unreadable.apply_watcher_event(&watcher::Event::Apply(found.clone()));
+                not_readable.send(Arc::new(found)).await.is_ok()
+            }
+            Change::Synced => true,
+        };
+        if !sent {
+            return;
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! One pass over a tenant: dereference, validate, build, apply, status.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Api, ResourceExt, runtime::controller::Action, runtime::reflector::ObjectRef};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Context,
+    apply::{self, Found},
+    build,
+    deletion::{self, Leaving, Progress},
+    error::Error,
+    memory::Fingerprint,
+    status::{self, Outcome, Report},
+    usage::{self, Due},
+    validate::{self, Owner, Refusal},
+};
+use crate::{
+    api_types::{
+        Quantity, Reason, Tenant, TenantStatus,
+        tenant::{DeletionPolicy, TenantPhase, TenantUsage},
+    },
+    domain::tenant_state::{self, Standing},
+    kube_ext::{finalizer, status as status_ext},
+    names,
+};
+
+/// After a write that met a newer object.
+const SOON: Duration = Duration::from_secs(1);
+/// A look at what should have told of itself by then.
+const SAFETY: Duration = Duration::from_secs(30);
+/// The longest timer: a clock that was set, or a machine that slept, is noticed after this.
+const LONGEST_TIMER: Duration = Duration::from_secs(3600);
+/// The progress within one step of a deletion is written at most this often.
+const STEP_INTERVAL: Duration = Duration::from_secs(5);
+/// A failure that may pass by itself is told of from this one on.
+const TELLING_FAILURE: u32 = 3;
+
+/// Brings the cluster in line with a tenant.
+///
+/// # Errors
+/// [`Error`] when a call failed for another reason than that the tenant has changed meanwhile; the failure is in the
+/// tenant's status unless it may pass by itself within seconds.
+pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Action, Error> {
+    let name = tenant.name_any();
+    match pass(&tenant, &context).await {
+        Ok(action) => {
+            context.memory.succeeded(&name);
+            Ok(action)
+        }
+        Err(error) if error.is_conflict() => {
+            tracing::debug!(tenant = name, %error, "the cluster has moved on: looking again");
+            Ok(Action::requeue(SOON))
+        }
+        Err(error) => {
+            if !error.is_transient() || context.memory.failures(&name) + 1 >= TELLING_FAILURE {
+                let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
+                if let Err(unwritten) =
+                    write_status(&tenant, &context, standing(&tenant, &context), outcome).await
+                {
+                    tracing::debug!(tenant = name, error = %unwritten, "the failure could not be written either");
+                }
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Says when to try again after a failure: later each time.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
+pub fn error_policy(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -> Action {
+    let name = tenant.name_any();
+    let wait = context.memory.failed(&name);
+    tracing::warn!(tenant = name, category = error.category(), %error, ?wait, "the pass failed");
+    Action::requeue(wait)
+}
+
+fn standing(tenant: &Tenant, context: &Context) -> Standing {
+    tenant_state::judge(tenant, context.dependencies.clock.now())
+}
+
+async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
+    let standing = standing(tenant, context);
+    if context.is_unreadable(tenant) {
+        // What the cache holds is out of date; `invalid` looks after it.
+        return Ok(Action::await_change());
+    }
+    if tenant.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|value| value == "true") {
+        return write_status(tenant, context, standing, Outcome::Paused).await;
+    }
+    if standing.phase == TenantPhase::Terminating {
+        return terminate(tenant, context, standing).await;
+    }
+    if tenant.metadata.deletion_timestamp.is_none() && !finalizer::has(tenant, names::FINALIZER_TENANT) {
+        let api: Api<Tenant> = Api::all(context.dependencies.client.clone());
+        finalizer::add(&api, tenant, names::FINALIZER_TENANT).await?;
+        // The write comes back as a change.
+        return Ok(Action::await_change());
+    }
+    let outcome = provision(tenant, context).await?;
+    write_status(tenant, context, standing, outcome).await
+}
+
+/// Validates, builds, and applies what is due.
+async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error> {
+    let plans = Arc::clone(&context.dependencies.plans.borrow());
+    let valid = match validate::validate(tenant, &plans, &context.dependencies.settings) {
+        Ok(valid) => valid,
+        Err(refusal) => return Ok(Outcome::Stalled(refusal)),
+    };
+    let owner = &valid.owner;
+    let provisioned =
+        Outcome::Provisioned { namespace: owner.namespace.clone(), quotas: valid.quotas.clone() };
+    let children = build::build(&valid);
+    let fingerprint: Fingerprint = Sha256::digest(serde_json::to_vec(&children)?).into();
+    if context.memory.is_applied(&owner.name, &fingerprint) {
+        return Ok(provisioned);
+    }
+    let found = match apply::find_namespace(&context.dependencies.client, owner).await? {
+        Found::Absent => None,
+        Found::Ours(namespace) => Some(namespace),
+        Found::Going(_) => {
+            let message = format!("waiting for the earlier namespace {} to be gone", owner.namespace);
+            return Ok(Outcome::Working { reason: Reason::Provisioning, message });
+        }
+        Found::Foreign(message) => {
+            return Ok(Outcome::Stalled(Refusal { reason: Reason::NamespaceConflict, message }));
+        }
+    };
+    apply::apply_all(context, owner, found.as_ref(), children).await?;
+    tracing::info!(tenant = owner.name, namespace = owner.namespace, "children applied");
+    context.memory.applied(&owner.name, fingerprint);
+    Ok(provisioned)
+}
+
+/// Takes the tenant down as far as it goes now.
+async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Result<Action, Error> {
+    if !finalizer::has(tenant, names::FINALIZER_TENANT) {
+        // Somebody else's finalizer holds it; nothing of ours is left.
+        return Ok(Action::await_change());
+    }
+    let leaving = Leaving {
+        owner: Owner::of(tenant, &context.dependencies.settings),
+        retain: tenant.spec.deletion_policy == DeletionPolicy::Retain,
+        wait_for_workers: true,
+    };
+    let name = &leaving.owner.name;
+    let (step, message) = match deletion::advance(context, &leaving).await? {
+        Progress::Waiting { step, message } => (step, message),
+        Progress::Done => {
+            let api: Api<Tenant> = Api::all(context.dependencies.client.clone());
+            finalizer::remove(&api, tenant, names::FINALIZER_TENANT).await?;
+            tracing::info!(tenant = name, "deletion: nothing of the tenant is left");
+            return Ok(Action::await_change());
+        }
+    };
+    let now = context.dependencies.clock.now();
+    match context.memory.step(name) {
+        Some((told, at)) if told == step => {
+            if now.duration_since(at).unsigned_abs() < STEP_INTERVAL {
+                return Ok(Action::requeue(STEP_INTERVAL));
+            }
+        }
+        _ => tracing::info!(tenant = name, step, "deletion: {message}"),
+    }
+    context.memory.told_step(name, step, now);
+    write_status(tenant, context, standing, Outcome::Working { reason: Reason::Terminating, message }).await
+}
+
+/// Writes what is new, tells of it, and says when to look again.
+async fn write_status(
+    tenant: &Tenant,
+    context: &Context,
+    standing: Standing,
+    outcome: Outcome,
+) -> Result<Action, Error> {
+    let dependencies = &context.dependencies;
+    let (name, now) = (tenant.name_any(), dependencies.clock.now());
+    let old = tenant.status.clone().unwrap_or_default();
+    let mut timers = vec![SAFETY; usize::from(matches!(outcome, Outcome::Working { .. }))];
+    timers.extend(standing.next.map(|at| at.duration_since(now).unsigned_abs()));
+
+    let workers = (dependencies.workers)(tenant);
+    let mut usage = current_usage(tenant, context, &old);
+    usage.workers = workers.admitted;
+    let quotas = match &outcome {
+        Outcome::Provisioned { quotas, .. } => Some(quotas),
+        _ => old.effective_quotas.as_ref(),
+    };
+    let written = context.memory.usage_written(&name);
+    let due = usage::due(old.usage.as_ref(), &usage, quotas, written, now);
+    if let Due::In(wait) = due {
+        usage = old.usage.clone().unwrap_or(usage);
+        timers.push(wait);
+    }
+    let deletion_prevented = tenant
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .and_then(|_| tenant_state::deletion_prevented(&name, tenant.spec.prevent_deletion));
+    let generation = tenant.metadata.generation;
+    let report = Report { generation, standing, outcome, usage, workers, deletion_prevented };
+    let new = status::next(&old, report, now);
+
+    let api: Api<Tenant> = Api::all(dependencies.client.clone());
+    if status_ext::write(&api, tenant, tenant.status.as_ref(), &new).await?.is_some() {
+        if due == Due::Now {
+            context.memory.wrote_usage(&name, now);
+        }
+        for news in status::news(&old.conditions, &new.conditions) {
+            if news.warning {
+                dependencies.events.warning(tenant, news.reason, news.note).await;
+            } else {
+                dependencies.events.normal(tenant, news.reason, news.note).await;
+            }
+        }
+    }
+    Ok(timers
+        .into_iter()
+        .min()
+        .map_or_else(Action::await_change, |wait| Action::requeue(wait.min(LONGEST_TIMER))))
+}
+
+/// What the ledger says, with what the namespace's quota says of storage. As last written where nothing is known yet.
+fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> TenantUsage {
+    let ledger = (context.dependencies.usage)(&tenant.uid().unwrap_or_default());
+    let mut usage = ledger.or_else(|| old.usage.clone()).unwrap_or_default();
+    if let Some(time) = &mut usage.jobs_hour_reset_at {
+        // Status holds whole seconds: with more, it would never compare equal to what was written.
+        time.0 = jiff::Timestamp::from_second(time.0.as_second()).unwrap_or(time.0);
+    }
+    let owner = Owner::of(tenant, &context.dependencies.settings);
+    let reference = ObjectRef::new(build::NAME).within(&owner.namespace);
+    let quota = context.known.quotas.get(&reference);
+    let used = quota.as_ref().and_then(|quota| quota.status.as_ref()?.used.as_ref()?.get("requests.storage"));
+    let storage = used.and_then(|used| Quantity::from(used.0.as_str()).units().ok());
+    if let Some(bytes) = storage.and_then(|bytes| i64::try_from(bytes).ok()) {
+        usage.storage_bytes = bytes;
+    }
+    usage
+}

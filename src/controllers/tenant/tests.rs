@@ -1,0 +1,174 @@
+//! Passes against an API server in memory: which calls are made, in which order, with which bodies.
+
+mod deletion;
+mod fake;
+mod provisioning;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{Node, Pod},
+    rbac::v1::RoleBinding,
+};
+use kube::runtime::{
+    controller::Action,
+    reflector::{self, store::Writer},
+    watcher,
+};
+use serde_json::{Value, json};
+
+use super::*;
+use fake::{Call, Fake};
+
+const TENANT: &str = "/apis/crofter.io/v1alpha1/tenants/acme";
+const NAMESPACE: &str = "/api/v1/namespaces/tenant-acme";
+
+/// A controller's context with everything around it in the test's hands.
+struct Bench {
+    fake: Fake,
+    context: Arc<Context>,
+    jobs: Writer<Job>,
+    pods: Writer<Pod>,
+    nodes: Writer<Node>,
+    bindings: Writer<PartialObjectMeta<RoleBinding>>,
+    quotas: Writer<ResourceQuota>,
+    usage: Arc<Mutex<Option<TenantUsage>>>,
+    now: Arc<Mutex<Timestamp>>,
+}
+
+fn bench() -> Bench {
+    let fake = Fake::default();
+    let usage = Arc::new(Mutex::new(None));
+    let now = Arc::new(Mutex::new("2030-01-01T00:00:00Z".parse().unwrap()));
+    let (jobs_store, jobs) = reflector::store();
+    let (pods_store, pods) = reflector::store();
+    let (nodes_store, nodes) = reflector::store();
+    let (bindings_store, bindings) = reflector::store();
+    let (quotas_store, quotas) = reflector::store();
+    let (tell_usage, tell_time) = (Arc::clone(&usage), Arc::clone(&now));
+    let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
+    let dependencies = Dependencies {
+        client: fake.client(),
+        clock: Clock::of(move || *tell_time.lock().unwrap()),
+        events: Events::new(fake.client()),
+        settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
+        plans,
+        jobs: jobs_store,
+        pods: pods_store,
+        nodes: nodes_store,
+        usage: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
+        workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
+    };
+    let known = Known {
+        quotas: quotas_store,
+        limits: reflector::store().0,
+        policies: reflector::store().0,
+        accounts: reflector::store().0,
+        bindings: bindings_store,
+    };
+    let context =
+        Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable: reflector::store().0 });
+    Bench { fake, context, jobs, pods, nodes, bindings, quotas, usage, now }
+}
+
+impl Bench {
+    /// Stores a tenant that has the finalizer already.
+    fn tenant(&self, spec: Value) {
+        self.tenant_with(json!({"finalizers": ["crofter.io/tenant"]}), spec);
+    }
+
+    fn tenant_with(&self, metadata: Value, spec: Value) {
+        let mut object = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant",
+            "metadata": {"name": "acme", "uid": "u-1", "generation": 1}, "spec": spec,
+            "status": {"observedGeneration": -1},
+        });
+        for (key, value) in metadata.as_object().unwrap() {
+            object["metadata"][key] = value.clone();
+        }
+        self.fake.put(TENANT, object);
+    }
+
+    fn namespace(&self, labels: Value) {
+        self.fake.put(
+            NAMESPACE,
+            json!({
+                "apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": "tenant-acme", "uid": "ns-1", "labels": labels},
+            }),
+        );
+    }
+
+    /// One pass over the tenant as it is stored now; and the calls that it made.
+    async fn pass(&self) -> (Result<Action, Error>, Vec<Call>) {
+        let tenant: Tenant = serde_json::from_value(self.fake.get(TENANT)).unwrap();
+        self.fake.calls();
+        let result = reconcile(Arc::new(tenant), Arc::clone(&self.context)).await;
+        (result, self.fake.calls())
+    }
+
+    fn at(&self, time: &str) {
+        *self.now.lock().unwrap() = time.parse().unwrap();
+    }
+
+    /// `type` to `status/reason` of the stored tenant's conditions.
+    fn conditions(&self) -> BTreeMap<String, String> {
+        let all = self.fake.get(TENANT)["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        all.iter()
+            .map(|c| (text(&c["type"]), format!("{}/{}", text(&c["status"]), text(&c["reason"]))))
+            .collect()
+    }
+
+    fn message(&self, kind: &str) -> String {
+        let all = self.fake.get(TENANT)["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter()
+            .find(|c| c["type"] == kind)
+            .map(|c| c["message"].as_str().unwrap().to_owned())
+            .unwrap_or_default()
+    }
+}
+
+/// `METHOD path`, in order; Events by their reason.
+fn outline(calls: &[Call]) -> Vec<String> {
+    let one = |call: &Call| match call.path.as_str() {
+        "/apis/events.k8s.io/v1/namespaces/default/events" => {
+            format!("Event {}", call.body["reason"].as_str().unwrap())
+        }
+        path => format!("{} {path}", call.method),
+    };
+    calls.iter().map(one).collect()
+}
+
+fn conditions(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
+    expected.iter().map(|(kind, what)| ((*kind).to_owned(), (*what).to_owned())).collect()
+}
+
+fn put<K>(writer: &mut Writer<K>, object: Value)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+{
+    writer.apply_watcher_event(&watcher::Event::Apply(serde_json::from_value(object).unwrap()));
+}
+
+fn drop_all<K>(writer: &mut Writer<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    writer.apply_watcher_event(&watcher::Event::Init);
+    writer.apply_watcher_event(&watcher::Event::InitDone);
+}
+
+#[test]
+fn the_controller_can_be_spawned() {
+    fn spawnable<F: Future<Output = ()> + Send + 'static>(
+        _: fn(Arc<Context>, Watches, Inputs, future::Ready<()>) -> F,
+    ) {
+    }
+    spawnable(run);
+}

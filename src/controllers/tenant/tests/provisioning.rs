@@ -1,0 +1,238 @@
+use super::*;
+
+/// What a whole apply of a tenant without access grants asks of the API server.
+const APPLY: [&str; 8] = [
+    "PATCH /api/v1/namespaces/tenant-acme",
+    "PATCH /api/v1/namespaces/tenant-acme/resourcequotas/crofter",
+    "PATCH /api/v1/namespaces/tenant-acme/limitranges/crofter",
+    "PATCH /apis/networking.k8s.io/v1/namespaces/tenant-acme/networkpolicies/crofter-default-deny",
+    "PATCH /apis/networking.k8s.io/v1/namespaces/tenant-acme/networkpolicies/crofter-allow-dns",
+    "PATCH /apis/networking.k8s.io/v1/namespaces/tenant-acme/networkpolicies/crofter-allow-internet",
+    "PATCH /api/v1/namespaces/tenant-acme/serviceaccounts/crofter-job",
+    "PATCH /apis/crofter.io/v1alpha1/tenants/acme/status",
+];
+
+#[tokio::test]
+async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status() {
+    let bench = bench();
+    bench.tenant_with(json!({}), json!({}));
+    let (action, calls) = bench.pass().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), ["PATCH /apis/crofter.io/v1alpha1/tenants/acme"]);
+    assert_eq!(calls[0].body["metadata"]["finalizers"], json!(["crofter.io/tenant"]));
+    assert_eq!(calls[0].body["metadata"]["uid"], json!("u-1"));
+
+    let (action, calls) = bench.pass().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    let made = ["GET /api/v1/namespaces/tenant-acme", "POST /api/v1/namespaces"];
+    let expected: Vec<&str> = made.into_iter().chain(APPLY).chain(["Event Provisioned"]).collect();
+    assert_eq!(outline(&calls), expected);
+    let made = bench.fake.get(NAMESPACE)["metadata"]["uid"].clone();
+    assert!(made.is_string());
+    assert_eq!(calls[2].body["metadata"]["uid"], made, "applied only to the namespace that was made");
+    assert!(
+        calls[2..9]
+            .iter()
+            .all(|call| call.query.contains("fieldManager=crofter") && call.query.contains("force=true"))
+    );
+    insta::assert_json_snapshot!(calls[9].body);
+
+    let (_, calls) = bench.pass().await;
+    assert_eq!(outline(&calls), [""; 0], "nothing changed, so nothing is asked or written");
+    bench.context.memory.saw("acme", "LimitRange", "crofter", None);
+    let (_, calls) = bench.pass().await;
+    assert_eq!(outline(&calls)[1..], APPLY[..7], "drift is repaired without a word in the status");
+}
+
+#[tokio::test]
+async fn an_unknown_plan_leaves_everything_as_it_was() {
+    let bench = bench();
+    bench.tenant(json!({"plan": "gold"}));
+    let (action, calls) = bench.pass().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), [APPLY[7], "Event UnknownPlan"]);
+    let expected = [
+        ("Active", "False/UnknownPlan"),
+        ("Ready", "False/UnknownPlan"),
+        ("Stalled", "True/UnknownPlan"),
+        ("WorkersAdmitted", "True/WorkersWithinQuota"),
+    ];
+    assert_eq!(bench.conditions(), conditions(&expected));
+    assert_eq!(
+        bench.message("Stalled"),
+        "there is no plan `gold`: the plans are basic, enterprise, free, pro; nothing was changed"
+    );
+    assert_eq!(bench.fake.get(TENANT)["status"]["observedGeneration"], json!(1));
+    assert_eq!(outline(&bench.pass().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_namespace_of_somebody_else_is_never_touched() {
+    for labels in [json!({}), json!({"crofter.io/tenant": "acme", "crofter.io/tenant-uid": "u-0"})] {
+        let bench = bench();
+        bench.tenant(json!({}));
+        bench.namespace(labels);
+        let (_, calls) = bench.pass().await;
+        assert_eq!(
+            outline(&calls),
+            ["GET /api/v1/namespaces/tenant-acme", APPLY[7], "Event NamespaceConflict"]
+        );
+        assert_eq!(bench.conditions()["Stalled"], "True/NamespaceConflict");
+        assert_eq!(bench.conditions()["Active"], "False/NamespaceConflict");
+        // Once it is out of the way, the tenant gets its own.
+        bench.fake.take(NAMESPACE);
+        bench.pass().await.0.unwrap();
+        assert_eq!(bench.conditions()["Ready"], "True/Provisioned");
+        assert!(!bench.conditions().contains_key("Stalled"));
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_that_appears_in_between_is_not_adopted() {
+    let bench = bench();
+    bench.tenant(json!({}));
+    bench.fake.refuse("/api/v1/namespaces", 409);
+    let (action, calls) = bench.pass().await;
+    assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(1)));
+    assert_eq!(outline(&calls), ["GET /api/v1/namespaces/tenant-acme", "POST /api/v1/namespaces"]);
+}
+
+#[tokio::test]
+async fn a_namespace_on_its_way_out_is_waited_for() {
+    let bench = bench();
+    bench.tenant(json!({}));
+    bench.namespace(json!({"crofter.io/tenant-uid": "u-0"}));
+    let mut going = bench.fake.get(NAMESPACE);
+    going["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
+    bench.fake.put(NAMESPACE, going);
+    let (action, _) = bench.pass().await;
+    assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(30)));
+    assert_eq!(bench.conditions()["Ready"], "False/Provisioning");
+    assert_eq!(bench.conditions()["Reconciling"], "True/Provisioning");
+}
+
+#[tokio::test]
+async fn suspended_or_expired_by_its_spec_is_ready_and_not_active() {
+    let bench = bench();
+    bench.tenant(json!({"expiresAt": "2030-01-01T00:10:00Z"}));
+    let (action, _) = bench.pass().await;
+    assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(600)), "it wakes up when it expires");
+    assert_eq!(bench.conditions()["Active"], "True/Accepting");
+    bench.at("2030-01-01T00:10:00Z");
+    let (action, calls) = bench.pass().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), [APPLY[7], "Event TenantExpired"]);
+    assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Expired"));
+    assert_eq!(bench.conditions()["Ready"], "True/Provisioned");
+    assert_eq!(bench.conditions()["Active"], "False/TenantExpired");
+    let mut tenant = bench.fake.get(TENANT);
+    tenant["spec"]["expiresAt"] = json!("2031-01-01T00:00:00Z");
+    bench.fake.put(TENANT, tenant);
+    let (action, calls) = bench.pass().await;
+    assert_eq!(
+        action.unwrap(),
+        Action::requeue(Duration::from_secs(3600)),
+        "no timer is longer than an hour"
+    );
+    assert_eq!(outline(&calls), [APPLY[7], "Event Accepting"]);
+    assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Active"));
+}
+
+#[tokio::test]
+async fn a_role_that_nobody_has_any_more_loses_its_binding() {
+    let mut bench = bench();
+    let object = |name: &str, namespace: &str| json!({"metadata": {"name": name, "namespace": namespace, "uid": format!("of-{name}")}});
+    bench.tenant(json!({"access": [{"kind": "User", "name": "ann", "role": "admin"}]}));
+    put(&mut bench.bindings, object("crofter-admin", "tenant-acme"));
+    put(&mut bench.bindings, object("crofter-viewer", "tenant-acme"));
+    put(&mut bench.bindings, object("crofter-viewer", "tenant-other"));
+    let (_, calls) = bench.pass().await;
+    let bindings: Vec<&Call> = calls.iter().filter(|call| call.path.contains("rolebindings")).collect();
+    let at = "/apis/rbac.authorization.k8s.io/v1/namespaces/tenant-acme/rolebindings";
+    let seen: Vec<String> = bindings.iter().map(|call| format!("{} {}", call.method, call.path)).collect();
+    assert_eq!(seen, [format!("PATCH {at}/crofter-admin"), format!("DELETE {at}/crofter-viewer")]);
+    assert_eq!(bindings[1].body["preconditions"]["uid"], json!("of-crofter-viewer"));
+}
+
+#[tokio::test]
+async fn a_binding_that_names_another_role_is_made_anew() {
+    let mut bench = bench();
+    let binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/tenant-acme/rolebindings/crofter-admin";
+    bench.tenant(json!({"access": [{"kind": "User", "name": "ann", "role": "admin"}]}));
+    put(
+        &mut bench.bindings,
+        json!({"metadata": {"name": "crofter-admin", "namespace": "tenant-acme", "uid": "b-1"}}),
+    );
+    bench.fake.refuse(binding, 422);
+    let (result, calls) = bench.pass().await;
+    assert_eq!(result.unwrap_err().category(), "invalid");
+    assert!(calls.iter().any(|call| call.method == "DELETE" && call.path == binding));
+    bench.fake.refuse(binding, 0);
+    bench.pass().await.0.unwrap();
+    assert_eq!(bench.conditions()["Ready"], "True/Provisioned");
+}
+
+#[tokio::test]
+async fn a_failure_is_told_of_when_it_lasts_and_once() {
+    let bench = bench();
+    bench.tenant(json!({}));
+    bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 500);
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let (result, calls) = bench.pass().await;
+        let error = result.unwrap_err();
+        let tenant = Arc::new(serde_json::from_value(bench.fake.get(TENANT)).unwrap());
+        error_policy(tenant, &error, Arc::clone(&bench.context));
+        told.push(outline(&calls).into_iter().filter(|call| call.starts_with("Event")).count());
+    }
+    assert_eq!(told, [0, 0, 1, 0, 0]);
+    assert_eq!(bench.conditions()["Reconciling"], "True/ApiError");
+    assert!(bench.message("Ready").contains("applying LimitRange crofter"), "{}", bench.message("Ready"));
+    bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 0);
+    bench.pass().await.0.unwrap();
+    assert!(!bench.conditions().contains_key("Reconciling"));
+    assert_eq!(bench.context.memory.failures("acme"), 0);
+}
+
+#[tokio::test]
+async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
+    let mut bench = bench();
+    let usage =
+        |active_jobs| Some(TenantUsage { active_jobs, cpu_millicores: 1500, ..TenantUsage::default() });
+    bench.tenant(json!({}));
+    *bench.usage.lock().unwrap() = usage(1);
+    put(
+        &mut bench.quotas,
+        json!({
+            "metadata": {"name": "crofter", "namespace": "tenant-acme"},
+            "status": {"used": {"requests.storage": "2Gi"}},
+        }),
+    );
+    bench.pass().await.0.unwrap();
+    let status = bench.fake.get(TENANT)["status"].clone();
+    assert_eq!(status["usage"]["storageBytes"], json!(2_147_483_648_i64));
+    assert_eq!(status["summary"]["jobs"], json!("1/5"));
+    assert_eq!(status["summary"]["cpu"], json!("1.5/4"));
+    *bench.usage.lock().unwrap() = usage(2);
+    bench.at("2030-01-01T00:00:05Z");
+    let (action, calls) = bench.pass().await;
+    assert_eq!((action.unwrap(), calls.len()), (Action::requeue(Duration::from_secs(10)), 0));
+    *bench.usage.lock().unwrap() = usage(5);
+    assert_eq!(outline(&bench.pass().await.1), [APPLY[7]], "maxJobs is reached");
+    *bench.usage.lock().unwrap() = usage(3);
+    bench.at("2030-01-01T00:00:20Z");
+    let (_, calls) = bench.pass().await;
+    assert_eq!(outline(&calls), [APPLY[7]]);
+    assert_eq!(calls[0].body["status"], json!({"usage": {"activeJobs": 3}, "summary": {"jobs": "3/5"}}));
+}
+
+#[tokio::test]
+async fn a_paused_tenant_is_left_alone() {
+    let bench = bench();
+    let metadata = json!({"finalizers": ["crofter.io/tenant"], "annotations": {"crofter.io/paused": "true"}});
+    bench.tenant_with(metadata, json!({"suspended": true}));
+    let (_, calls) = bench.pass().await;
+    assert_eq!(outline(&calls), [APPLY[7]]);
+    assert_eq!(bench.fake.get(TENANT)["status"]["observedGeneration"], json!(-1));
+    assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Suspended"));
+}

@@ -1,0 +1,210 @@
+//! What makes a pass over a tenant due, beside a change of the tenant itself.
+//!
+//! Children are told to their tenant by the name of the namespace they are in, which nobody can change, not by their
+//! labels, which anybody with access can.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod, ResourceQuota},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::{
+    Resource, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{apply::Child, memory::Memory};
+use crate::{
+    api_types::{Plans, Tenant},
+    config::Settings,
+    domain::tenant_state,
+    kube_ext::watch::Change,
+    names,
+};
+
+/// The name of the tenant whose namespace this would be.
+fn tenant_of(namespace: &str, settings: &Settings) -> Option<String> {
+    let name = namespace.strip_prefix(settings.namespace_prefix.as_str())?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// A child came, changed or went. What the controller wrote itself makes no pass due.
+pub(super) fn children<M: Child>(
+    changes: mpsc::Receiver<Change<M>>,
+    settings: Settings,
+    memory: Arc<Memory>,
+) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
+    told(changes).filter_map(move |(child, exists)| {
+        let name = child.name_any();
+        // The namespace is itself a child, found by its own name.
+        let namespace = child.namespace().unwrap_or_else(|| name.clone());
+        let drifted = tenant_of(&namespace, &settings)
+            .filter(|tenant| memory.saw(tenant, &M::kind(&()), &name, exists.then(|| child.version())));
+        std::future::ready(drifted.map(|tenant| ObjectRef::new(&tenant)))
+    })
+}
+
+/// The storage that a quota counts has changed: usage.
+pub(super) fn storage(
+    changes: mpsc::Receiver<Change<ResourceQuota>>,
+    settings: Settings,
+) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
+    let mut seen: HashMap<String, Option<Quantity>> = HashMap::new();
+    told(changes).filter_map(move |(quota, exists)| {
+        let used = quota.status.as_ref().and_then(|s| s.used.as_ref()?.get("requests.storage").cloned());
+        let uid = quota.uid().unwrap_or_default();
+        let before = if exists { seen.insert(uid, used.clone()) } else { seen.remove(&uid) };
+        let changed = before != Some(used);
+        let tenant = quota.namespace().filter(|_| changed).and_then(|space| tenant_of(&space, &settings));
+        std::future::ready(tenant.map(|tenant| ObjectRef::new(&tenant)))
+    })
+}
+
+/// Objects, each with whether it exists (still).
+fn told<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = (Arc<K>, bool)> + Send + 'static
+where
+    K: Resource + Send + Sync + 'static,
+{
+    stream::unfold(changes, |mut changes| async move {
+        loop {
+            match changes.recv().await? {
+                Change::Applied(object) => return Some(((object, true), changes)),
+                Change::Deleted(object) => return Some(((object, false), changes)),
+                Change::Invalid(_) | Change::Synced => (),
+            }
+        }
+    })
+}
+
+/// A pod of a tenant that is being deleted has changed: the deletion may go on. Nobody else waits for pods.
+pub(super) fn pods(
+    objects: impl Stream<Item = Arc<Pod>> + Send + 'static,
+    tenants: Store<Tenant>,
+) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
+    objects.filter_map(move |pod| {
+        let tenant = pod.labels().get(names::LABEL_TENANT).map(|name| ObjectRef::new(name));
+        let leaving =
+            |tenant: &ObjectRef<Tenant>| tenants.get(tenant).is_some_and(|t| tenant_state::terminating(&t));
+        std::future::ready(tenant.filter(leaving))
+    })
+}
+
+/// A node has changed: the tenants that it is or was for, or admitted to, look again.
+pub(super) fn nodes(
+    objects: impl Stream<Item = Arc<Node>> + Send + 'static,
+) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
+    let mut seen: HashMap<String, BTreeSet<String>> = HashMap::new();
+    objects
+        .map(move |node| {
+            let labels = node.labels();
+            let mut now: BTreeSet<String> = [names::NODE_TENANT, names::NODE_ADMITTED]
+                .iter()
+                .filter_map(|key| labels.get(*key).cloned())
+                .collect();
+            let before = if now.is_empty() {
+                seen.remove(&node.name_any())
+            } else {
+                seen.insert(node.name_any(), now.clone())
+            };
+            now.extend(before.unwrap_or_default());
+            stream::iter(now.into_iter().map(|tenant| ObjectRef::new(&tenant)))
+        })
+        .flatten()
+}
+
+/// The plan table was replaced: every tenant looks again.
+pub(super) fn plans(plans: watch::Receiver<Arc<Plans>>) -> impl Stream<Item = ()> + Send + 'static {
+    stream::unfold(plans, |mut plans| async move {
+        plans.changed().await.ok()?;
+        Some(((), plans))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { namespace_prefix: "tenant-".into(), gpu_resource: "gpu".into() }
+    }
+
+    fn object<K: serde::de::DeserializeOwned>(object: Value) -> Arc<K> {
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn quota(namespace: &str, pods: &str, status: Value) -> Arc<ResourceQuota> {
+        object(json!({
+            "metadata": {"name": "crofter", "namespace": namespace, "uid": namespace, "labels": {}},
+            "spec": {"hard": {"pods": pods}}, "status": status,
+        }))
+    }
+
+    async fn names(stream: impl Stream<Item = ObjectRef<Tenant>>) -> Vec<String> {
+        stream.map(|tenant| tenant.name).collect().await
+    }
+
+    fn changes<K: Resource>(all: Vec<Change<K>>) -> mpsc::Receiver<Change<K>> {
+        let (sender, receiver) = mpsc::channel(all.len().max(1));
+        for change in all {
+            sender.try_send(change).ok().unwrap();
+        }
+        receiver
+    }
+
+    #[tokio::test]
+    async fn only_drift_in_a_tenants_namespace_makes_a_pass_due() {
+        let memory = Arc::new(Memory::default());
+        let ours = quota("tenant-a", "5", json!({}));
+        memory.wrote("a", "ResourceQuota", "crofter", ours.version());
+        let counted = quota("tenant-a", "5", json!({"used": {"pods": "3"}}));
+        let edited = quota("tenant-a", "9", json!({}));
+        let elsewhere = quota("default", "9", json!({}));
+        let told = |all| names(children(changes(all), settings(), Arc::clone(&memory)));
+        let applied = |quota: &Arc<ResourceQuota>| Change::Applied(Arc::clone(quota));
+        assert_eq!(told(vec![applied(&ours), applied(&counted), applied(&elsewhere)]).await, [""; 0]);
+        assert_eq!(told(vec![applied(&edited)]).await, ["a"]);
+        assert_eq!(told(vec![applied(&ours), Change::Deleted(ours)]).await, ["a"]);
+    }
+
+    #[tokio::test]
+    async fn storage_is_told_when_it_changes() {
+        let with = |used: Value| Change::Applied(quota("tenant-a", "5", json!({"used": used})));
+        let one = json!({"requests.storage": "1G"});
+        let all = vec![with(one.clone()), with(one), with(json!({"requests.storage": "2G"}))];
+        assert_eq!(names(storage(changes(all), settings())).await, ["a", "a"]);
+    }
+
+    #[tokio::test]
+    async fn a_relabelled_node_is_told_to_both_tenants() {
+        let node = |tenant: Value| object::<Node>(json!({"metadata": {"name": "n", "labels": tenant}}));
+        let (of_a, of_b) = (json!({names::NODE_TENANT: "a"}), json!({names::NODE_TENANT: "b"}));
+        let all = stream::iter([node(of_a), node(of_b), node(json!({})), node(json!({}))]);
+        assert_eq!(names(nodes(all)).await, ["a", "a", "b", "b"]);
+    }
+
+    #[tokio::test]
+    async fn pods_are_told_to_tenants_that_go() {
+        let (tenants, mut writer) = reflector::store();
+        for (name, deleted) in [("stays", None), ("goes", Some("2030-01-01T00:00:00Z"))] {
+            let metadata = json!({"name": name, "deletionTimestamp": deleted});
+            let tenant = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": metadata, "spec": {}});
+            writer.apply_watcher_event(&watcher::Event::Apply(
+                serde_json::from_value::<Tenant>(tenant).unwrap(),
+            ));
+        }
+        let pod = |tenant: &str| {
+            object(json!({"metadata": {"name": "p", "labels": {names::LABEL_TENANT: tenant}}}))
+        };
+        let all = stream::iter([pod("stays"), pod("goes"), pod("unknown")]);
+        assert_eq!(names(pods(all, tenants)).await, ["goes"]);
+    }
+}

@@ -1,0 +1,180 @@
+//! Second step: what a tenant asks for, checked and completed. Pure.
+//!
+//! The schema refuses most of what is wrong at admission. What it can't state (the plan table, the namespace's length)
+//! and what was stored past it is refused here, with the name or number that is wrong and what to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+
+use crate::{
+    api_types::{
+        Plans, Reason, Tenant,
+        plan::EffectiveQuotas,
+        tenant::{AccessGrant, AccessRole, NetworkIsolation, PodSecurity, SubjectKind},
+    },
+    config::Settings,
+    names,
+};
+
+/// Longest name of a namespace.
+const NAMESPACE_ROOM: usize = 63;
+
+/// The tenant that owns a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) namespace: String,
+}
+
+impl Owner {
+    pub(super) fn of(tenant: &Tenant, settings: &Settings) -> Self {
+        let name = tenant.name_any();
+        let namespace = names::namespace(&settings.namespace_prefix, &name);
+        Self { namespace, uid: tenant.uid().unwrap_or_default(), name }
+    }
+}
+
+/// A tenant that can be provisioned.
+#[derive(Clone, Debug)]
+pub(super) struct Validated {
+    pub(super) owner: Owner,
+    pub(super) quotas: EffectiveQuotas,
+    /// Who has which role; roles that nobody has are absent.
+    pub(super) access: BTreeMap<AccessRole, BTreeSet<Subject>>,
+    pub(super) isolation: NetworkIsolation,
+    pub(super) pod_security: PodSecurity,
+    pub(super) gpu_resource: String,
+}
+
+/// Who is granted a role.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Subject {
+    User(String),
+    Group(String),
+    ServiceAccount { namespace: String, name: String },
+}
+
+/// Why a tenant can't be provisioned before somebody changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    fn invalid(message: String) -> Self {
+        Self { reason: Reason::InvalidObject, message }
+    }
+}
+
+/// Checks a tenant's spec against the plan table and the rules that the schema can't state.
+pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> Result<Validated, Refusal> {
+    let owner = Owner::of(tenant, settings);
+    if owner.namespace.len() > NAMESPACE_ROOM {
+        return Err(Refusal::invalid(format!(
+            "the namespace `{}` would have {} characters, {NAMESPACE_ROOM} are allowed: give the tenant a shorter name",
+            owner.namespace,
+            owner.namespace.len(),
+        )));
+    }
+    let spec = &tenant.spec;
+    let Some(plan) = plans.get(&spec.plan) else {
+        let known = plans.names().collect::<Vec<_>>().join(", ");
+        let message = format!("there is no plan `{}`: the plans are {known}; nothing was changed", spec.plan);
+        return Err(Refusal { reason: Reason::UnknownPlan, message });
+    };
+    let quotas = plan.effective(&spec.quotas);
+    check_quotas(&quotas)?;
+    Ok(Validated {
+        owner,
+        quotas,
+        access: roles(&spec.access)?,
+        isolation: spec.network_isolation,
+        pod_security: spec.pod_security,
+        gpu_resource: settings.gpu_resource.clone(),
+    })
+}
+
+/// Refuses numbers below -1, which would otherwise read as unlimited.
+fn check_quotas(quotas: &EffectiveQuotas) -> Result<(), Refusal> {
+    let EffectiveQuotas {
+        max_jobs,
+        max_queued_jobs,
+        max_jobs_per_hour,
+        max_workers,
+        max_cpu_cores,
+        max_memory_gb,
+        max_gpus,
+        max_storage_gb,
+        max_bandwidth_mbps,
+        job_timeout_minutes,
+    } = *quotas;
+    let all = [
+        ("maxJobs", max_jobs),
+        ("maxQueuedJobs", max_queued_jobs),
+        ("maxJobsPerHour", max_jobs_per_hour),
+        ("maxWorkers", max_workers),
+        ("maxCpuCores", max_cpu_cores),
+        ("maxMemoryGb", max_memory_gb),
+        ("maxGpus", max_gpus),
+        ("maxStorageGb", max_storage_gb),
+        ("maxBandwidthMbps", max_bandwidth_mbps),
+        ("jobTimeoutMinutes", job_timeout_minutes),
+    ];
+    match all.into_iter().find(|(_, value)| *value < -1) {
+        Some((field, value)) => Err(Refusal::invalid(format!(
+            "spec.quotas.{field} is {value}: give 0 for none, -1 for unlimited, or a positive number"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn roles(access: &[AccessGrant]) -> Result<BTreeMap<AccessRole, BTreeSet<Subject>>, Refusal> {
+    let mut roles: BTreeMap<AccessRole, BTreeSet<Subject>> = BTreeMap::new();
+    for grant in access {
+        let AccessGrant { kind, name, namespace, role } = grant.clone();
+        let subject = match (kind, namespace) {
+            (SubjectKind::User, _) => Subject::User(name),
+            (SubjectKind::Group, _) => Subject::Group(name),
+            (SubjectKind::ServiceAccount, Some(namespace)) => Subject::ServiceAccount { namespace, name },
+            (SubjectKind::ServiceAccount, None) => {
+                return Err(Refusal::invalid(format!(
+                    "spec.access: the ServiceAccount `{name}` needs a namespace"
+                )));
+            }
+        };
+        roles.entry(role).or_default().insert(subject);
+    }
+    Ok(roles)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(name: &str, spec: serde_json::Value) -> Refusal {
+        let settings = Settings { namespace_prefix: "tenant-".into(), gpu_resource: "gpu".into() };
+        let object = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
+        });
+        let tenant: Tenant = serde_json::from_value(object).unwrap();
+        validate(&tenant, &Plans::built_in().unwrap(), &settings).unwrap_err()
+    }
+
+    #[test]
+    fn each_refusal_names_what_is_wrong() {
+        let plan = refusal("a", json!({"plan": "gold"}));
+        assert_eq!(plan.reason, Reason::UnknownPlan);
+        assert!(plan.message.contains("`gold`: the plans are basic, enterprise, free, pro"), "{plan:?}");
+        let quota = refusal("a", json!({"quotas": {"maxStorageGb": -2}}));
+        assert_eq!(quota.reason, Reason::InvalidObject);
+        assert!(quota.message.contains("maxStorageGb is -2"), "{quota:?}");
+        let access = json!({"access": [{"kind": "ServiceAccount", "name": "ci", "role": "admin"}]});
+        assert!(refusal("a", access).message.contains("`ci` needs a namespace"));
+        assert!(refusal(&"x".repeat(60), json!({})).message.contains("67 characters"));
+    }
+}

@@ -1,0 +1,415 @@
+//! Which nodes work for whom: a pure function of the labels, sizes and ages of all nodes and the quotas of all tenants.
+//!
+//! What a node is *entitled* to depends on its worker label and on the older nodes of that label, never on who is
+//! admitted at the moment. So every look at the same cluster gives the same answer, after a restart too, and:
+//! - nodes are entitled in the order of their label's age, as long as they fit maxWorkers, maxCpuCores and maxGpus;
+//! - one that does not fit is refused and the next is tried, so a node that is too large blocks nobody;
+//! - a younger node never costs an older one its place. Where room appears for an older one that was refused, a younger
+//!   one that had filled the gap loses its admission to it.
+//!
+//! What happens *next* to a node follows from its entitlement and what is on it. Two rules keep it safe at every moment:
+//! - a node is admitted only while it fits beside all that *hold* the admission, entitled or not: those that lose it are
+//!   released first;
+//! - a node changes hands, and loses its taint, only when no job pod of another group is left on it.
+//!
+//! A node that is being released counts no more: maxWorkers limits admitted nodes, and nothing new starts on it.
+//! Size is the node's capacity, not what is allocatable: it is what the machine is, while allocatable moves with the
+//! kubelet's reservations and the health of each GPU, and would make nodes come and go.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::Timestamp;
+
+use crate::{
+    api_types::{
+        Reason,
+        plan::{EffectiveQuotas, Limit},
+    },
+    names,
+};
+
+/// What a tenant's nodes may be in total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerQuotas {
+    /// Nodes.
+    pub workers: Limit,
+    /// CPU of the nodes, in thousandths of a core.
+    pub cpu_milli: Limit,
+    /// GPUs of the nodes.
+    pub gpus: Limit,
+}
+
+impl From<&EffectiveQuotas> for WorkerQuotas {
+    fn from(quotas: &EffectiveQuotas) -> Self {
+        Self {
+            workers: Limit::from_quota(quotas.max_workers),
+            cpu_milli: Limit::from_quota(quotas.max_cpu_cores).times(1000),
+            gpus: Limit::from_quota(quotas.max_gpus),
+        }
+    }
+}
+
+/// A tenant, as far as its nodes are concerned. Suspended and expired tenants keep their nodes, so neither shows here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantFacts {
+    /// Name of its plan, for sentences.
+    pub plan: String,
+    /// Its quotas; `None` when the plan is unknown: what is admitted stays, and nothing new is.
+    pub quotas: Option<WorkerQuotas>,
+    /// Its deletion is under way: it is entitled to nothing.
+    pub terminating: bool,
+}
+
+/// A node, as far as its admission is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Name of the node.
+    pub name: String,
+    /// Since when it carries its worker label.
+    pub since: Timestamp,
+    /// Value of [`names::NODE_TENANT`].
+    pub tenant: Option<String>,
+    /// Value of [`names::NODE_POOL`].
+    pub pool: Option<String>,
+    /// CPU of the node in thousandths of a core; `None` before its kubelet has reported it.
+    pub cpu_milli: Option<u64>,
+    /// GPUs of the node.
+    pub gpus: u64,
+    /// The group it is admitted to: value of the label [`names::NODE_ADMITTED`].
+    pub admitted: Option<String>,
+    /// The group it is kept free for: value of the taint [`names::NODE_ADMITTED`].
+    pub tainted: Option<String>,
+    /// A group that a write without an answer may have admitted it to; counted as if it had.
+    pub unconfirmed: Option<String>,
+    /// Its deletion is under way.
+    pub deleting: bool,
+}
+
+/// Number of job pods on a node that have not ended, by worker group.
+pub type LivePods = BTreeMap<String, usize>;
+
+/// All tenants by name, and nodes. Nodes of other tenants may be left out: groups don't touch one another.
+#[derive(Clone, Debug, Default)]
+pub struct Fleet {
+    /// Tenants by name.
+    pub tenants: BTreeMap<String, TenantFacts>,
+    /// Nodes, in any order.
+    pub nodes: Vec<NodeFacts>,
+}
+
+/// Why a node is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Machine reason.
+    pub reason: Reason,
+    /// A sentence with numbers.
+    pub sentence: String,
+}
+
+/// What to do next with a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Not a worker, and nothing of ours on it.
+    Leave,
+    /// Admitted, label and taint in place.
+    Keep,
+    /// Set label and taint. With `after`, the taint is still that of an earlier group.
+    Admit {
+        /// The worker group it is admitted to.
+        group: String,
+        /// The earlier group, which must have no pod left on the node.
+        after: Option<String>,
+    },
+    /// Take the label away, so that nothing new starts; the taint stays.
+    Release {
+        /// The worker group that it was admitted to.
+        group: String,
+        /// Why, unless its worker label was simply taken off or changed.
+        because: Option<Refusal>,
+    },
+    /// Take the taint away: released, and no pod is left.
+    Free {
+        /// The worker group that it was admitted to.
+        group: String,
+    },
+    /// Do nothing, and say why.
+    Refuse(Refusal),
+    /// Do nothing until something else has happened.
+    Wait(Waiting),
+}
+
+/// What a node waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Job pods of an earlier group to end.
+    Pods(usize),
+    /// Nodes that lose their admission to be released.
+    Room,
+    /// The kubelet to report what the node has.
+    Capacity,
+}
+
+/// Whom a node should work for.
+enum Entitlement {
+    /// It has no worker label.
+    Nobody,
+    /// This group.
+    Group(String),
+    /// Nobody, though it is labelled.
+    Refused(Refusal),
+    /// Not known before its capacity is.
+    Unknown,
+}
+
+/// Sum of nodes.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    workers: u64,
+    cpu_milli: u64,
+    gpus: u64,
+}
+
+impl Size {
+    fn of(node: &NodeFacts) -> Self {
+        Self { workers: 1, cpu_milli: node.cpu_milli.unwrap_or(0), gpus: node.gpus }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            workers: self.workers.saturating_add(other.workers),
+            cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
+            gpus: self.gpus.saturating_add(other.gpus),
+        }
+    }
+}
+
+impl WorkerQuotas {
+    /// The first quota that `own` breaks beside `older`, in words.
+    fn excess(&self, older: Size, own: Size) -> Option<String> {
+        let total = older.plus(own);
+        if !self.workers.allows(total.workers) {
+            return Some(format!(
+                "maxWorkers is {}, and there are {} older workers",
+                self.workers, older.workers
+            ));
+        }
+        let than =
+            |quota: &str, limit: &dyn fmt::Display, older: &dyn fmt::Display, own: &dyn fmt::Display| {
+                Some(format!("{quota} is {limit}: older workers have {older}, and this one has {own}"))
+            };
+        if !self.cpu_milli.allows(total.cpu_milli) {
+            let limit = Cores(self.cpu_milli.at_most().unwrap_or(u64::MAX));
+            return than("maxCpuCores", &limit, &Cores(older.cpu_milli), &Cores(own.cpu_milli));
+        }
+        if !self.gpus.allows(total.gpus) {
+            return than("maxGpus", &self.gpus, &older.gpus, &own.gpus);
+        }
+        None
+    }
+}
+
+/// Thousandths of a core, written in cores.
+struct Cores(u64);
+
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+impl NodeFacts {
+    /// Whether it counts against the quotas of `tenant`, entitled or not.
+    fn holds(&self, tenant: &str) -> bool {
+        [&self.admitted, &self.unconfirmed].into_iter().flatten().any(|group| group == tenant)
+    }
+
+    /// Whether the tenant may claim it: that label, no other, and not on its way out.
+    fn labelled_for(&self, tenant: &str) -> bool {
+        self.tenant.as_deref() == Some(tenant) && self.pool.is_none() && !self.deleting
+    }
+}
+
+/// For each node that `tenant` may claim, oldest first: `None` when entitled, or what quota it breaks, in words.
+/// Nodes whose capacity is not known are left out, unless they are admitted already.
+fn judge<'a>(
+    tenant: &str,
+    quotas: &WorkerQuotas,
+    nodes: &'a [NodeFacts],
+) -> Vec<(&'a NodeFacts, Option<String>)> {
+    let claimed = |node: &&NodeFacts| {
+        node.labelled_for(tenant) && (node.cpu_milli.is_some() || node.admitted.as_deref() == Some(tenant))
+    };
+    let mut claimed: Vec<&NodeFacts> = nodes.iter().filter(claimed).collect();
+    claimed.sort_by(|a, b| (a.since, &a.name).cmp(&(b.since, &b.name)));
+    let mut used = Size::default();
+    let mut verdict = |node| {
+        let excess = quotas.excess(used, Size::of(node));
+        if excess.is_none() {
+            used = used.plus(Size::of(node));
+        }
+        (node, excess)
+    };
+    claimed.into_iter().map(&mut verdict).collect()
+}
+
+/// The nodes labelled for `tenant` that exceed its quotas, in a sentence; `None` when all fit.
+#[must_use]
+pub fn over_quota(tenant: &str, plan: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts]) -> Option<String> {
+    /// Nodes that the sentence names.
+    const NAMED: usize = 3;
+    let judged = judge(tenant, quotas, nodes);
+    let refused: Vec<_> =
+        judged.iter().filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?))).collect();
+    let named: Vec<String> =
+        refused.iter().take(NAMED).map(|(name, excess)| format!("{name} ({excess})")).collect();
+    let rest = match refused.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!refused.is_empty()).then(|| {
+        format!(
+            "plan {plan}: {} of {} labelled workers are refused: {}{rest}",
+            refused.len(),
+            judged.len(),
+            named.join(", ")
+        )
+    })
+}
+
+impl Fleet {
+    /// What to do next with `node`, one of the fleet, given the job pods that run on it.
+    #[must_use]
+    pub fn step(&self, node: &NodeFacts, live: &LivePods) -> Step {
+        match self.entitlement(node) {
+            Entitlement::Group(group) => self.toward(node, group, live),
+            Entitlement::Refused(refusal) => match away(node, Some(&refusal), live) {
+                Step::Leave => Step::Refuse(refusal),
+                step => step,
+            },
+            Entitlement::Nobody => away(node, None, live),
+            Entitlement::Unknown => match away(node, None, live) {
+                Step::Leave => Step::Wait(Waiting::Capacity),
+                step => step,
+            },
+        }
+    }
+
+    fn entitlement(&self, node: &NodeFacts) -> Entitlement {
+        let refuse = |reason, sentence| Entitlement::Refused(Refusal { reason, sentence });
+        if node.deleting {
+            return Entitlement::Nobody;
+        }
+        match (&node.tenant, &node.pool) {
+            (None, None) => Entitlement::Nobody,
+            (Some(tenant), None) => self.entitlement_of_tenant(node, tenant),
+            (None, Some(pool)) if is_pool_name(pool) => Entitlement::Group(names::pool_group(pool)),
+            (None, Some(pool)) => refuse(
+                Reason::InvalidObject,
+                format!(
+                    "the label {} is `{pool}`, which no tenant can list: a pool's name is 1 to {LONGEST_POOL} \
+                     characters of a-z, 0-9 and -, and begins and ends with a letter or digit",
+                    names::NODE_POOL
+                ),
+            ),
+            (Some(tenant), Some(pool)) => refuse(
+                Reason::InvalidObject,
+                format!(
+                    "the node is labelled for 2 groups, tenant {tenant} and pool {pool}: take off {} or {}",
+                    names::NODE_TENANT,
+                    names::NODE_POOL
+                ),
+            ),
+        }
+    }
+
+    fn entitlement_of_tenant(&self, node: &NodeFacts, tenant: &str) -> Entitlement {
+        let refuse = |reason, sentence| Entitlement::Refused(Refusal { reason, sentence });
+        let Some(facts) = self.tenants.get(tenant) else {
+            let sentence =
+                format!("the label {} names `{tenant}`, and there is no such tenant", names::NODE_TENANT);
+            return refuse(Reason::NoSuchTenant, sentence);
+        };
+        if facts.terminating {
+            return refuse(Reason::Terminating, format!("tenant {tenant} is being deleted"));
+        }
+        let Some(quotas) = &facts.quotas else {
+            if node.admitted.as_deref() == Some(tenant) {
+                return Entitlement::Group(tenant.to_owned());
+            }
+            let sentence = format!(
+                "tenant {tenant} is on plan `{}`, which does not exist: nothing new is admitted to it",
+                facts.plan
+            );
+            return refuse(Reason::UnknownPlan, sentence);
+        };
+        match judge(tenant, quotas, &self.nodes).into_iter().find(|(judged, _)| judged.name == node.name) {
+            Some((_, None)) => Entitlement::Group(tenant.to_owned()),
+            Some((_, Some(excess))) => {
+                refuse(Reason::WorkersOverQuota, format!("tenant {tenant} on plan {}: {excess}", facts.plan))
+            }
+            None => Entitlement::Unknown,
+        }
+    }
+
+    /// On the way to `group`.
+    fn toward(&self, node: &NodeFacts, group: String, live: &LivePods) -> Step {
+        if node.admitted.as_ref() == Some(&group) && node.tainted.as_ref() == Some(&group) {
+            return Step::Keep;
+        }
+        let after = node.tainted.clone().filter(|tainted| *tainted != group);
+        match &node.admitted {
+            // It works for the group already and only the taint is wrong: put right at once.
+            Some(admitted) if *admitted == group => return Step::Admit { group, after: None },
+            Some(other) => return Step::Release { group: other.clone(), because: None },
+            None => {}
+        }
+        let others: usize = live.iter().filter(|(owner, _)| **owner != group).map(|(_, pods)| pods).sum();
+        if others > 0 {
+            Step::Wait(Waiting::Pods(others))
+        } else if self.has_room(node, &group) {
+            Step::Admit { group, after }
+        } else {
+            Step::Wait(Waiting::Room)
+        }
+    }
+
+    /// Whether `node` fits beside all other nodes that hold an admission to `group`; pools have no quota.
+    fn has_room(&self, node: &NodeFacts, group: &str) -> bool {
+        let Some(quotas) = self.tenants.get(group).and_then(|tenant| tenant.quotas) else {
+            return true;
+        };
+        let others = self.nodes.iter().filter(|other| other.name != node.name && other.holds(group));
+        let held = others.map(Size::of).fold(Size::default(), Size::plus);
+        quotas.excess(held, Size::of(node)).is_none()
+    }
+}
+
+/// On the way to nobody.
+fn away(node: &NodeFacts, because: Option<&Refusal>, live: &LivePods) -> Step {
+    if let Some(group) = &node.admitted {
+        return Step::Release { group: group.clone(), because: because.cloned() };
+    }
+    let Some(group) = &node.tainted else {
+        return Step::Leave;
+    };
+    match live.values().sum() {
+        0 => Step::Free { group: group.clone() },
+        pods => Step::Wait(Waiting::Pods(pods)),
+    }
+}
+
+/// Longest name of a shared pool, as `spec.sharedPools` has it.
+const LONGEST_POOL: usize = 58;
+
+/// Whether a tenant could list a pool of that name in `spec.sharedPools`.
+fn is_pool_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=LONGEST_POOL).contains(&name.len())
+        && name.chars().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! Where a tenant stands in its life: one pure function, so that controller, scheduler and API never disagree.
+//!
+//! Expiry needs no event: [`Standing::next`] says when to look again, and a later `expiresAt` reactivates.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::{
+    api_types::{
+        Reason, Tenant,
+        tenant::{SuspendPolicy, TenantPhase},
+    },
+    names,
+};
+
+/// Where a tenant stands, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its phase.
+    pub phase: TenantPhase,
+    /// The machine reason.
+    pub reason: Reason,
+    /// The sentence.
+    pub message: String,
+    /// When the answer changes by itself.
+    pub next: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Whether new jobs are accepted and admitted.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.phase == TenantPhase::Active
+    }
+}
+
+/// Judges a tenant by its spec, its deletion and the time. Suspension comes before expiry: it is what somebody did.
+#[must_use]
+pub fn judge(tenant: &Tenant, now: Timestamp) -> Standing {
+    let spec = &tenant.spec;
+    let standing = |phase, reason, message| Standing { phase, reason, message, next: None };
+    let running = match spec.suspend_policy {
+        SuspendPolicy::Hold => "running ones finish (suspendPolicy Hold)",
+        SuspendPolicy::Drain => "running ones are stopped and requeued (suspendPolicy Drain)",
+    };
+    if terminating(tenant) {
+        let message = "the tenant is being deleted: nothing new is accepted and its jobs are canceled";
+        return standing(TenantPhase::Terminating, Reason::Terminating, message.to_owned());
+    }
+    if spec.suspended {
+        let message =
+            format!("spec.suspended is true: no job starts, queued ones keep their place, {running}");
+        return standing(TenantPhase::Suspended, Reason::TenantSuspended, message);
+    }
+    match spec.expires_at.as_ref().map(|time| time.0) {
+        Some(expiry) if expiry <= now => {
+            let message = format!(
+                "the tenant expired at {expiry}: no job starts, queued ones keep their place, {running}; \
+                 a later spec.expiresAt reactivates it"
+            );
+            standing(TenantPhase::Expired, Reason::TenantExpired, message)
+        }
+        next => Standing {
+            phase: TenantPhase::Active,
+            reason: Reason::Accepting,
+            message: "the tenant accepts and runs jobs".to_owned(),
+            next,
+        },
+    }
+}
+
+/// Whether the tenant is going. A deletion that is [prevented](deletion_prevented) changes nothing.
+#[must_use]
+pub fn terminating(tenant: &Tenant) -> bool {
+    tenant.metadata.deletion_timestamp.is_some()
+        && deletion_prevented(&tenant.name_any(), tenant.spec.prevent_deletion).is_none()
+}
+
+/// Why a tenant must stay although its deletion was asked for.
+#[must_use]
+pub fn deletion_prevented(name: &str, prevent_deletion: bool) -> Option<&'static str> {
+    if name == names::DEFAULT_TENANT {
+        Some("deletion was asked for, and the tenant `default` can't be deleted: it goes on as before")
+    } else if prevent_deletion {
+        Some(
+            "deletion was asked for, and spec.preventDeletion is true: the tenant goes on until that is false",
+        )
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn tenant(name: &str, spec: serde_json::Value, deleted: bool) -> Tenant {
+        let mut tenant: Tenant = serde_json::from_value(json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
+        }))
+        .unwrap();
+        tenant.metadata.deletion_timestamp = deleted.then(|| Time(at(5)));
+        tenant
+    }
+
+    #[test]
+    fn expiry_comes_by_itself_and_goes_with_a_later_time() {
+        let spec = json!({"expiresAt": "1970-01-01T00:01:40Z"});
+        let before = judge(&tenant("a", spec.clone(), false), at(99));
+        assert!(before.accepts());
+        assert_eq!(before.next, Some(at(100)));
+        let after = judge(&tenant("a", spec, false), at(100));
+        assert_eq!((after.phase, after.reason), (TenantPhase::Expired, Reason::TenantExpired));
+        assert!(
+            after.message.contains("1970-01-01T00:01:40Z") && after.message.contains("Hold"),
+            "{after:?}"
+        );
+        assert_eq!(after.next, None);
+        assert!(judge(&tenant("a", json!({"expiresAt": "1970-01-01T01:00:00Z"}), false), at(100)).accepts());
+        assert!(judge(&tenant("a", json!({}), false), at(100)).accepts());
+    }
+
+    #[test]
+    fn suspension_comes_before_expiry_and_deletion_before_both() {
+        let spec = json!({"suspended": true, "suspendPolicy": "Drain", "expiresAt": "1970-01-01T00:00:01Z"});
+        let suspended = judge(&tenant("a", spec.clone(), false), at(9));
+        assert_eq!((suspended.phase, suspended.accepts()), (TenantPhase::Suspended, false));
+        assert!(suspended.message.contains("Drain"), "{suspended:?}");
+        assert_eq!(judge(&tenant("a", spec, true), at(9)).phase, TenantPhase::Terminating);
+    }
+
+    #[test]
+    fn a_prevented_deletion_changes_nothing() {
+        assert!(judge(&tenant("default", json!({}), true), at(9)).accepts());
+        assert!(judge(&tenant("a", json!({"preventDeletion": true}), true), at(9)).accepts());
+        assert!(!judge(&tenant("a", json!({"preventDeletion": false}), true), at(9)).accepts());
+    }
+}

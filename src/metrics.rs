@@ -1,0 +1,157 @@
+//! What can be counted about Crofter, in the OpenMetrics text format.
+//!
+//! Labels come from closed lists only (controllers, results, reasons, verdicts): nothing that a user writes becomes a
+//! label.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::domain::admission::Verdict;
+
+/// All metrics. Cheap to clone; all clones count together.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    reconciles: Family<Reconciled, Counter>,
+    reconcile_seconds: Family<ByController, Histogram>,
+    decision_seconds: Histogram,
+    waiting: Family<Waiting, Gauge<i64, std::sync::atomic::AtomicI64>>,
+    admissions: Counter<u64, AtomicU64>,
+    attempts: Family<Ended, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reconciled {
+    controller: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByController {
+    controller: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Waiting {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    phase: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets = || Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        let mut registry = Registry::with_prefix("crofter");
+        let reconciles = Family::default();
+        registry.register("reconciles", "Reconciles by controller and result", reconciles.clone());
+        let reconcile_seconds: Family<ByController, Histogram> = Family::new_with_constructor(buckets);
+        registry.register_with_unit(
+            "reconcile",
+            "Duration of reconciles",
+            Unit::Seconds,
+            reconcile_seconds.clone(),
+        );
+        let decision_seconds = buckets();
+        registry.register_with_unit(
+            "decision",
+            "Duration of scheduling decisions",
+            Unit::Seconds,
+            decision_seconds.clone(),
+        );
+        let waiting = Family::default();
+        registry.register("waiting_jobs", "Jobs that wait, by reason", waiting.clone());
+        let admissions = Counter::default();
+        registry.register("admissions", "Pods created for admitted jobs", admissions.clone());
+        let attempts = Family::default();
+        registry.register("jobs_ended", "Jobs that came to an end state, or to Retrying", attempts.clone());
+        Self {
+            registry: Arc::new(registry),
+            reconciles,
+            reconcile_seconds,
+            decision_seconds,
+            waiting,
+            admissions,
+            attempts,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a reconcile; `result` is `ok` or an error's category.
+    pub fn reconciled(&self, controller: &'static str, result: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&Reconciled { controller, result }).inc();
+        self.reconcile_seconds.get_or_create(&ByController { controller }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a scheduling decision and shows how many jobs wait for what.
+    pub fn decided<'a>(&self, took: Duration, verdicts: impl Iterator<Item = &'a Verdict>) {
+        self.decision_seconds.observe(took.as_secs_f64());
+        self.waiting.clear();
+        for verdict in verdicts {
+            if let Verdict::Wait(reason, _) = verdict {
+                self.waiting.get_or_create(&Waiting { reason: reason.as_str() }).inc();
+            }
+        }
+    }
+
+    /// Counts a pod created.
+    pub fn admitted(&self) {
+        self.admissions.inc();
+    }
+
+    /// Counts a job that came to an end, or whose attempt did.
+    pub fn ended(&self, phase: &'static str) {
+        self.attempts.get_or_create(&Ended { phase }).inc();
+    }
+
+    /// All metrics as OpenMetrics text.
+    ///
+    /// # Errors
+    /// The formatter's own; writing to a string has none.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api_types::Reason;
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let metrics = Metrics::default();
+        metrics.reconciled("job", "ok", Duration::from_millis(3));
+        let waits = [
+            Verdict::Wait(Reason::NoWorkers, String::new()),
+            Verdict::Reject(Reason::DoesNotFit, String::new()),
+        ];
+        metrics.decided(Duration::from_micros(10), waits.iter());
+        let text = metrics.text().unwrap();
+        assert!(text.contains(r#"crofter_reconciles_total{controller="job",result="ok"} 1"#), "{text}");
+        assert!(text.contains(r#"crofter_waiting_jobs{reason="NoWorkers"} 1"#), "{text}");
+        metrics.decided(Duration::from_micros(10), [].iter());
+        assert!(
+            !metrics.text().unwrap().contains("NoWorkers"),
+            "a reason that nobody waits for is not shown"
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! Logs, and the port on which the operator's health and metrics are asked for.
+
+use std::io::IsTerminal;
+
+use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+use crate::{metrics::Metrics, scheduler::Board};
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Starts logging to standard error; `RUST_LOG` chooses what (default `info`).
+pub fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => lines.json().init(),
+        LogFormat::Text => lines.init(),
+    }
+}
+
+/// Serves `/healthz`, `/readyz` and `/metrics` until the process ends. Ready means: every cache is whole and a first
+/// scheduling decision was made.
+///
+/// # Errors
+/// The listener's.
+pub async fn serve(listener: TcpListener, metrics: Metrics, board: Board) -> std::io::Result<()> {
+    let ready = move || {
+        let is_ready = board.is_ready();
+        async move {
+            match is_ready {
+                true => (StatusCode::OK, "ok\n"),
+                false => (StatusCode::SERVICE_UNAVAILABLE, "the caches are not whole yet\n"),
+            }
+        }
+    };
+    let text = move || {
+        let text = metrics.text();
+        async move {
+            match text {
+                Ok(text) => {
+                    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                    ([("content-type", kind)], text).into_response()
+                }
+                Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            }
+        }
+    };
+    let routes = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(text));
+    axum::serve(listener, routes).await
+}

@@ -1,0 +1,105 @@
+//! The Helm chart, with the real helm on a real API server: what it renders and refuses, its life from install to
+//! uninstall, what the operator and tenants may do by its roles, and what its policies refuse.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which end where something is not as it should be")]
+
+mod lifecycle;
+mod operator;
+mod policies;
+mod rendering;
+mod rights;
+
+use std::{
+    fmt::Debug,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use crofter_test_cluster::{Cluster, wait};
+use kube::{Api, Client, api::PostParams};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::OnceCell;
+
+/// The release's name and that of everything named after it.
+const RELEASE: &str = "crofter";
+/// Where it is installed.
+const NAMESPACE: &str = "crofter-system";
+/// How long the API server may take to act on what it was given: policies and aggregated roles come with a delay.
+const SOON: Duration = Duration::from_secs(20);
+
+/// The chart as it is checked in.
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/crofter")
+}
+
+/// What a command printed when it succeeded; the test ends when it did not.
+fn succeeded(output: &Output) -> String {
+    assert!(output.status.success(), "{}\n{}", output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What a command said when it failed; the test ends when it did not.
+fn failed(output: &Output) -> String {
+    assert!(!output.status.success(), "it succeeded:\n{}", text(&output.stdout));
+    text(&output.stderr)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `helm <verb> crofter <chart> -n crofter-system <more>`.
+async fn helm(cluster: &Cluster, verb: &str, chart: &Path, more: &[&str]) -> Output {
+    let chart = chart.to_str().unwrap();
+    let command = [verb, RELEASE, chart, "--namespace", NAMESPACE];
+    cluster.helm(command.iter().chain(more)).await.unwrap()
+}
+
+/// A cluster with the chart installed as it is, shared by the tests that only look at it.
+async fn installed() -> &'static Cluster {
+    static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+    CLUSTER
+        .get_or_init(|| async {
+            let cluster = Cluster::builder().postgres(false).start().unwrap();
+            succeeded(&helm(&cluster, "install", &chart(), &["--create-namespace"]).await);
+            cluster
+        })
+        .await
+}
+
+/// A client with the operator's own rights.
+async fn operator(cluster: &Cluster) -> Client {
+    let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, RELEASE).await.unwrap();
+    cluster.client_for(&kubeconfig).await.unwrap()
+}
+
+/// An object written as JSON.
+fn object<K: DeserializeOwned>(json: serde_json::Value) -> K {
+    serde_json::from_value(json).unwrap()
+}
+
+/// Creates an object without keeping it, until that is refused; the reason given must contain `message`.
+async fn refused<K>(api: &Api<K>, what: &K, message: &str)
+where
+    K: Clone + DeserializeOwned + Serialize + Debug,
+{
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    refused_call(message, || api.create(&dry_run, what)).await;
+}
+
+/// Makes a call that changes nothing until it is refused; the reason given must contain `message`.
+async fn refused_call<T: Debug, F>(message: &str, call: impl Fn() -> F)
+where
+    F: Future<Output = kube::Result<T>>,
+{
+    let error = wait::until(SOON, &format!("a refusal: {message}"), || async {
+        match call().await {
+            Ok(accepted) => Err(format!("accepted: {accepted:?}")),
+            Err(error) => Ok(error.to_string()),
+        }
+    })
+    .await
+    .unwrap();
+    assert!(error.contains(message), "{error}");
+}

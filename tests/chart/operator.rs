@@ -1,0 +1,95 @@
+//! The operator under the chart's service account: what it does in a tenant's whole life needs no right that the chart
+//! does not give.
+
+use std::{fs, process::Command, time::Duration};
+
+use crofter::{
+    api_types::{Job, JobPhase, Tenant},
+    names,
+};
+use crofter_test_cluster::{Cluster, NodeSpec, wait};
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use super::{NAMESPACE, RELEASE, chart, helm, object, succeeded};
+
+/// How long a tenant or a job may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the API server refused the operator, out of the audit log.
+fn refusals(cluster: &Cluster) -> Vec<String> {
+    let operator = format!("system:serviceaccount:{NAMESPACE}:{RELEASE}");
+    let log = fs::read_to_string(cluster.audit_log().unwrap()).unwrap();
+    let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut of_operator = events.filter(|event| event["user"]["username"] == operator.as_str()).peekable();
+    assert!(of_operator.peek().is_some(), "the operator has asked for nothing");
+    of_operator
+        .filter(|event| event["responseStatus"]["code"] == 403)
+        .map(|event| {
+            format!("{} {}: {}", event["verb"], event["requestURI"], event["responseStatus"]["message"])
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn it_works_with_the_charts_rights() {
+    let cluster = Cluster::builder().postgres(false).audit_log(true).start().unwrap();
+    succeeded(&helm(&cluster, "install", &chart(), &["--create-namespace"]).await);
+    let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, RELEASE).await.unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
+    command.args(["run", "--metrics-addr", "127.0.0.1:0"]);
+    command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
+    let _operator = cluster.start_process("crofter", command).unwrap();
+
+    let admin = cluster.client().await.unwrap();
+    let tenants: Api<Tenant> = Api::all(admin.clone());
+    cluster.add_node(&NodeSpec::new("w1").label(names::NODE_TENANT, "acme")).await.unwrap();
+    let acme = json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"},
+        "spec": {"plan": "basic", "access": [{"kind": "User", "name": "alice", "role": "developer"}]},
+    });
+    tenants.create(&PostParams::default(), &object(acme)).await.unwrap();
+    wait::until(PATIENCE, "the tenants to be ready", || async {
+        let statuses =
+            tenants.list(&ListParams::default()).await.unwrap().items.into_iter().map(|t| t.status);
+        let conditions: Vec<_> = statuses.map(|s| s.unwrap_or_default().conditions).collect();
+        let ready = |all: &Vec<Condition>| all.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        if conditions.iter().all(ready) { Ok(()) } else { Err(conditions) }
+    })
+    .await
+    .unwrap();
+
+    // Alice's own rights are enough for a job.
+    let alice = cluster.client_for(&cluster.kubeconfig_for_user("alice", &[]).unwrap()).await.unwrap();
+    let jobs: Api<Job> = Api::namespaced(alice, "tenant-acme");
+    let job: Job = object(json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": {"name": "hello"},
+        "spec": {"image": "none"},
+    }));
+    // The role behind alice's binding is put together by the controller manager, a moment after the install.
+    let plainly = PostParams::default();
+    wait::until(PATIENCE, "the job to be accepted", || jobs.create(&plainly, &job)).await.unwrap();
+    let all_jobs: Api<Job> = Api::namespaced(admin.clone(), "tenant-acme");
+    wait::until(PATIENCE, "the job to end", || async {
+        let status = all_jobs.get("hello").await.unwrap().status;
+        if status.as_ref().is_some_and(|s| s.phase == JobPhase::Completed) { Ok(()) } else { Err(status) }
+    })
+    .await
+    .unwrap();
+
+    tenants.delete("acme", &DeleteParams::default()).await.unwrap();
+    wait::until(PATIENCE, "the tenant to go", || async {
+        let namespace = Api::<Namespace>::all(admin.clone()).get_opt("tenant-acme").await.unwrap();
+        match (tenants.get_opt("acme").await.unwrap(), namespace) {
+            (None, None) => Ok(()),
+            (tenant, namespace) => Err((tenant.and_then(|t| t.status), namespace.and_then(|n| n.status))),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(refusals(&cluster), Vec::<String>::new());
+}

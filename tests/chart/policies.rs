@@ -1,0 +1,196 @@
+//! What the chart's admission policies refuse, with which words, and what passes beside it.
+
+use std::fmt::Debug;
+
+use crofter::{
+    api_types::{Job, Tenant},
+    names,
+};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{NAMESPACE, installed, object, operator, refused, refused_call};
+
+/// A tenant's namespace, made as the operator makes it.
+pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
+    let namespace: Namespace =
+        object(json!({"metadata": {"name": name, "labels": {names::LABEL_TENANT: name}}}));
+    Api::all(operator.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    let account: ServiceAccount = object(json!({"metadata": {"name": names::JOB_SERVICE_ACCOUNT}}));
+    Api::namespaced(operator.clone(), name).create(&PostParams::default(), &account).await.unwrap();
+    name.to_owned()
+}
+
+fn tenant(name: &str, spec: Value) -> Tenant {
+    object(json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
+    }))
+}
+
+/// A job's pod, as the operator makes it.
+fn job_pod(name: &str) -> Pod {
+    object(json!({
+        "metadata": {
+            "name": name,
+            "labels": {names::LABEL_JOB_UID: "0b8e9a52", names::LABEL_ATTEMPT: "1"},
+            "finalizers": [names::FINALIZER_ACCOUNTED],
+        },
+        "spec": {
+            "serviceAccountName": names::JOB_SERVICE_ACCOUNT,
+            "automountServiceAccountToken": false,
+            "containers": [{"name": names::JOB_CONTAINER, "image": "none"}],
+        },
+    }))
+}
+
+/// Tries a change without making it, until it is refused; the reason given must contain `message`.
+async fn change_refused<K>(api: &Api<K>, name: &str, change: &Patch<Value>, message: &str)
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+    refused_call(message, || api.patch(name, &dry_run, change)).await;
+}
+
+#[tokio::test]
+async fn a_plan_is_one_of_the_table() {
+    let cluster = installed().await;
+    let tenants: Api<Tenant> = Api::all(cluster.client().await.unwrap());
+    let message = "spec.plan is 'gold', which is no plan: the plans are basic, enterprise, free, pro";
+    refused(&tenants, &tenant("planned", json!({"plan": "gold"})), message).await;
+
+    tenants.create(&PostParams::default(), &tenant("planned", json!({"plan": "free"}))).await.unwrap();
+    let to_gold = Patch::Merge(json!({"spec": {"plan": "gold"}}));
+    change_refused(&tenants, "planned", &to_gold, message).await;
+    let to_pro = Patch::Merge(json!({"spec": {"plan": "pro"}}));
+    tenants.patch("planned", &PatchParams::default(), &to_pro).await.unwrap();
+}
+
+#[tokio::test]
+async fn some_tenants_stay() {
+    let cluster = installed().await;
+    let tenants: Api<Tenant> = Api::all(cluster.client().await.unwrap());
+    let default = tenants.get(names::DEFAULT_TENANT).await.unwrap();
+    assert_eq!((default.spec.plan.as_str(), default.spec.prevent_deletion), ("enterprise", true));
+    let try_delete = DeleteParams { dry_run: true, ..DeleteParams::default() };
+    refused_call("the tenant default can't be deleted", || {
+        tenants.delete(names::DEFAULT_TENANT, &try_delete)
+    })
+    .await;
+
+    tenants.create(&PostParams::default(), &tenant("stays", json!({"preventDeletion": true}))).await.unwrap();
+    let message = "tenant stays can't be deleted while its spec.preventDeletion is true";
+    refused_call(message, || tenants.delete("stays", &try_delete)).await;
+    let allow = Patch::Merge(json!({"spec": {"preventDeletion": false}}));
+    tenants.patch("stays", &PatchParams::default(), &allow).await.unwrap();
+    tenants.delete("stays", &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn job_pods_are_the_operators_alone() {
+    let cluster = installed().await;
+    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let namespace = tenant_namespace(&operator, "tenant-pods").await;
+    let theirs: Api<Pod> = Api::namespaced(admin, &namespace);
+    let ours: Api<Pod> = Api::namespaced(operator, &namespace);
+
+    let labels = "only Crofter sets, changes or removes labels of crofter.io here: ";
+    let finalizer = "only Crofter sets or removes the finalizer crofter.io/accounted";
+    refused(&theirs, &job_pod("forged"), labels).await;
+    let mut unlabelled = job_pod("forged");
+    unlabelled.metadata.labels = None;
+    refused(&theirs, &unlabelled, finalizer).await;
+    unlabelled.metadata.finalizers = None;
+    theirs.create(&PostParams::default(), &unlabelled).await.unwrap();
+
+    ours.create(&PostParams::default(), &job_pod("job")).await.unwrap();
+    for (change, message) in [
+        (json!({"labels": {names::LABEL_JOB_UID: null}}), names::LABEL_JOB_UID),
+        (json!({"labels": {names::LABEL_ATTEMPT: "2"}}), names::LABEL_ATTEMPT),
+        (json!({"labels": {names::LABEL_TENANT: "other"}}), names::LABEL_TENANT),
+        (json!({"finalizers": null}), finalizer),
+    ] {
+        let patch = Patch::Merge(json!({"metadata": change}));
+        change_refused(&theirs, "job", &patch, message).await;
+    }
+    let harmless = Patch::Merge(json!({"metadata": {"labels": {"example.com/note": "seen"}}}));
+    theirs.patch("job", &PatchParams::default(), &harmless).await.unwrap();
+    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    ours.patch("job", &PatchParams::default(), &release).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_keeps_the_finalizer_of_what_is_not_counted() {
+    let cluster = installed().await;
+    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let namespace = tenant_namespace(&operator, "tenant-jobs").await;
+    let theirs: Api<Job> = Api::namespaced(admin, &namespace);
+    let ours: Api<Job> = Api::namespaced(operator, &namespace);
+
+    let job: Job = object(json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": {"name": "job"}, "spec": {"image": "none"},
+    }));
+    theirs.create(&PostParams::default(), &job).await.unwrap();
+    let hold = Patch::Merge(json!({"metadata": {"finalizers": [names::FINALIZER_ACCOUNTED]}}));
+    ours.patch("job", &PatchParams::default(), &hold).await.unwrap();
+    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    let message = "it goes by itself once the run is counted";
+    change_refused(&theirs, "job", &release, message).await;
+    let cancel = Patch::Merge(json!({"spec": {"canceled": true}}));
+    theirs.patch("job", &PatchParams::default(), &cancel).await.unwrap();
+    ours.patch("job", &PatchParams::default(), &release).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tenants_namespace_keeps_its_labels() {
+    let cluster = installed().await;
+    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let name = tenant_namespace(&operator, "tenant-labels").await;
+    let namespaces: Api<Namespace> = Api::all(admin);
+    for (namespace, label, value) in [
+        (name.as_str(), names::LABEL_TENANT, Value::Null),
+        (name.as_str(), names::LABEL_TENANT, json!("other")),
+        ("default", names::LABEL_TENANT_UID, json!("0b8e9a52")),
+    ] {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {label: value}}}));
+        change_refused(&namespaces, namespace, &patch, label).await;
+    }
+    let forged: Namespace =
+        object(json!({"metadata": {"name": "forged", "labels": {names::LABEL_TENANT: "forged"}}}));
+    refused(&namespaces, &forged, names::LABEL_TENANT).await;
+    let note = Patch::Merge(json!({"metadata": {"labels": {"example.com/note": "seen"}}}));
+    namespaces.patch(&name, &PatchParams::default(), &note).await.unwrap();
+}
+
+/// The operator's role holds in the whole cluster, so the policy is what keeps it out of other people's namespaces.
+#[tokio::test]
+async fn the_operator_reaches_only_tenants_namespaces() {
+    let cluster = installed().await;
+    let operator = operator(cluster).await;
+    let namespaces: Api<Namespace> = Api::all(operator.clone());
+    let message =
+        |namespace: &str| format!("Crofter works in tenants' namespaces only, and {namespace} is none");
+
+    refused(&namespaces, &object(json!({"metadata": {"name": "plain"}})), &message("plain")).await;
+    let adopt = Patch::Merge(json!({"metadata": {"labels": {names::LABEL_TENANT: "acme"}}}));
+    change_refused(&namespaces, "default", &adopt, &message("default")).await;
+    let try_delete = DeleteParams { dry_run: true, ..DeleteParams::default() };
+    refused_call(&message(NAMESPACE), || namespaces.delete(NAMESPACE, &try_delete)).await;
+    let accounts: Api<ServiceAccount> = Api::namespaced(operator.clone(), "kube-system");
+    refused(&accounts, &object(json!({"metadata": {"name": "x"}})), &message("kube-system")).await;
+    refused_call(&message("kube-system"), || accounts.delete("default", &try_delete)).await;
+    let pods: Api<Pod> = Api::namespaced(operator.clone(), "kube-system");
+    let mut pod = job_pod("x");
+    pod.spec.as_mut().unwrap().service_account_name = Some("default".to_owned());
+    refused(&pods, &pod, &message("kube-system")).await;
+
+    let name = tenant_namespace(&operator, "tenant-reach").await;
+    let retain = Patch::Merge(json!({"metadata": {"labels": {names::LABEL_TENANT: null}}}));
+    namespaces.patch(&name, &PatchParams::default(), &retain).await.unwrap();
+    change_refused(&namespaces, &name, &adopt, &message(&name)).await;
+}

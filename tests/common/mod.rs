@@ -1,0 +1,319 @@
+//! What the cluster tests share: a real control plane with the operator running against it, and a few verbs.
+//!
+//! A cluster is started once for each test binary and used by all its tests, each with tenants of its own.
+
+use std::{
+    fmt::Debug,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    time::Duration,
+};
+
+use crofter::api_types::{Job, JobPhase, Tenant, crd};
+use crofter_test_cluster::{Cluster, NodeSpec, process::Process, wait};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    runtime::wait::{await_condition, conditions},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+/// How long anything may take before a test gives up. Generous: the machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster with Crofter's CRDs, and the operator.
+pub struct World {
+    pub cluster: Cluster,
+    operator: Mutex<Option<Process>>,
+    operator_kubeconfig: Mutex<PathBuf>,
+    database_url: Option<String>,
+    metrics_port: u16,
+}
+
+impl World {
+    /// Starts a cluster and the operator. Blocks; call it outside of a runtime.
+    pub fn start() -> Self {
+        let world = Self::without_operator();
+        world.start_operator();
+        on_a_runtime(world.until_ready());
+        world
+    }
+
+    /// Starts a cluster with the CRDs.
+    pub fn without_operator() -> Self {
+        let cluster = Cluster::builder().audit_log(true).start().expect("starting the cluster");
+        on_a_runtime(async {
+            let client = cluster.client().await.unwrap();
+            for (_, crd) in crd::all() {
+                let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+                api.create(&PostParams::default(), &crd).await.unwrap();
+                await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.unwrap();
+            }
+        });
+        let metrics_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let database_url = cluster.database_url().map(str::to_owned);
+        let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
+        Self { cluster, operator: Mutex::new(None), operator_kubeconfig, database_url, metrics_port }
+    }
+
+    /// Lets the operator use another identity from its next start on.
+    pub fn operator_as(&self, kubeconfig: &Path) {
+        *self.operator_kubeconfig.lock().unwrap() = kubeconfig.to_owned();
+    }
+
+    /// Starts the operator; it is not ready yet.
+    pub fn start_operator(&self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
+        command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{}", self.metrics_port));
+        command.env("KUBECONFIG", &*self.operator_kubeconfig.lock().unwrap());
+        command
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,crofter=debug".to_owned()));
+        match &self.database_url {
+            Some(url) => command.env("DATABASE_URL", url),
+            None => command.env_remove("DATABASE_URL"),
+        };
+        let process = self.cluster.start_process("crofter", command).expect("starting the operator");
+        *self.operator.lock().unwrap() = Some(process);
+    }
+
+    /// Kills the operator (SIGKILL).
+    pub fn kill_operator(&self) {
+        if let Some(mut process) = self.operator.lock().unwrap().take() {
+            process.kill().unwrap();
+        }
+    }
+
+    /// Asks the operator to stop (SIGTERM) and waits for it.
+    pub fn stop_operator(&self) {
+        if let Some(mut process) = self.operator.lock().unwrap().take() {
+            process.stop(Duration::from_secs(25)).unwrap();
+        }
+    }
+
+    /// What the operator answers on its own port.
+    pub async fn ask(&self, path: &str) -> Result<String, String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.metrics_port))
+            .await
+            .map_err(|e| e.to_string())?;
+        let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.map_err(|e| e.to_string())?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("half an answer")?;
+        if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(answer.clone()) }
+    }
+
+    /// Waits until the operator says that it is ready.
+    pub async fn until_ready(&self) {
+        wait::until(PATIENCE, "the operator to be ready", || self.ask("/readyz")).await.unwrap();
+    }
+
+    /// The verbs, with a client of the calling test's runtime.
+    pub async fn verbs(&self) -> Verbs<'_> {
+        Verbs { world: self, client: self.cluster.client().await.unwrap() }
+    }
+}
+
+/// Runs `work` to its end on a runtime of its own, also from within another one.
+pub fn on_a_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
+    std::thread::scope(|scope| {
+        scope.spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(work)).join().unwrap()
+    })
+}
+
+/// What a test does to a cluster.
+pub struct Verbs<'a> {
+    pub world: &'a World,
+    pub client: Client,
+}
+
+/// The namespace of a tenant.
+pub fn namespace(tenant: &str) -> String {
+    format!("tenant-{tenant}")
+}
+
+impl Verbs<'_> {
+    /// All objects of a kind, or those of one namespace.
+    pub fn all<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+
+    pub fn within<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    pub fn jobs(&self, tenant: &str) -> Api<Job> {
+        self.within(&namespace(tenant))
+    }
+
+    /// Makes a tenant and waits until it is Ready.
+    pub async fn tenant(&self, name: &str, spec: Value) -> Tenant {
+        self.new_tenant(name, spec).await.unwrap();
+        self.until_tenant(name, "Ready", |t| condition(t, "Ready").as_deref() == Some("True")).await
+    }
+
+    /// Makes a tenant, or says why not.
+    pub async fn new_tenant(&self, name: &str, spec: Value) -> Result<Tenant, kube::Error> {
+        let tenant = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec});
+        self.create(&self.all::<Tenant>(), &tenant).await
+    }
+
+    /// Creates an object from JSON as it is, past our own types.
+    pub async fn create<K, R>(&self, api: &Api<K>, object: &R) -> Result<K, kube::Error>
+    where
+        K: Resource + DeserializeOwned,
+        R: Serialize,
+    {
+        let text = serde_json::to_vec(object).unwrap();
+        let request =
+            kube::core::Request::new(api.resource_url()).create(&PostParams::default(), text).unwrap();
+        self.client.request(request).await
+    }
+
+    /// Merges a patch into a tenant.
+    pub async fn patch_tenant(&self, name: &str, patch: Value) -> Result<Tenant, kube::Error> {
+        self.all::<Tenant>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+    }
+
+    /// Waits for something of a tenant.
+    pub async fn until_tenant(&self, name: &str, what: &str, holds: impl Fn(&Tenant) -> bool) -> Tenant {
+        let api = self.all::<Tenant>();
+        let what = format!("tenant {name}: {what}");
+        wait::until(PATIENCE, &what, || async {
+            let tenant = api.get(name).await.map_err(|e| e.to_string())?;
+            if holds(&tenant) { Ok(tenant) } else { Err(format!("{:?}", tenant.status)) }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Waits until an object is gone.
+    pub async fn until_gone<K>(&self, api: &Api<K>, name: &str)
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
+        wait::until(PATIENCE, &format!("{name} to be gone"), || async {
+            match api.get_opt(name).await {
+                Ok(None) => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Makes a kwok node that an administrator has labelled for a tenant, and waits until it is admitted.
+    pub async fn worker(&self, name: &str, tenant: &str, cpu: &str) {
+        let label = "crofter.node-restriction.kubernetes.io/tenant";
+        let node = NodeSpec::new(name).label(label, tenant).capacity(cpu, "32Gi");
+        self.world.cluster.add_node(&node).await.unwrap();
+        self.until_admitted(name, Some(tenant)).await;
+    }
+
+    /// Waits until a node is admitted to a group, or to none.
+    pub async fn until_admitted(&self, name: &str, group: Option<&str>) {
+        let key = "crofter.node-restriction.kubernetes.io/admitted";
+        let api = self.all::<k8s_openapi::api::core::v1::Node>();
+        wait::until(PATIENCE, &format!("node {name} admitted to {group:?}"), || async {
+            let node = api.get(name).await.map_err(|e| e.to_string())?;
+            let label = node.labels().get(key).cloned();
+            let taints = node.spec.unwrap_or_default().taints.unwrap_or_default();
+            let taint = taints.iter().find(|t| t.key == key).map(|t| t.value.clone().unwrap_or_default());
+            if label.as_deref() == group && taint.as_deref() == group {
+                Ok(())
+            } else {
+                Err(format!("{label:?} {taint:?}"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Submits a job.
+    pub async fn job(&self, tenant: &str, name: &str, spec: Value) -> Job {
+        self.new_job(&namespace(tenant), name, spec).await.unwrap()
+    }
+
+    /// Submits a job, or says why not.
+    pub async fn new_job(&self, namespace: &str, name: &str, spec: Value) -> Result<Job, kube::Error> {
+        let mut whole =
+            json!({"image": "crofter.test/busybox:1", "resources": {"cpu": "100m", "memory": "64Mi"}});
+        for (key, value) in spec.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        whole.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        let job = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": {"name": name}, "spec": whole});
+        self.create(&self.within::<Job>(namespace), &job).await
+    }
+
+    /// Merges a patch into a job.
+    pub async fn patch_job(&self, tenant: &str, name: &str, patch: Value) -> Result<Job, kube::Error> {
+        self.jobs(tenant).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+    }
+
+    /// Waits until a job is in a phase.
+    pub async fn until_phase(&self, tenant: &str, name: &str, phase: JobPhase) -> Job {
+        self.until_job(tenant, name, &format!("{phase}"), |job| self::phase(job) == phase).await
+    }
+
+    /// Waits until a queued job gives this reason.
+    pub async fn until_reason(&self, tenant: &str, name: &str, reason: &str) -> Job {
+        self.until_job(tenant, name, reason, |job| self::reason(job) == reason).await
+    }
+
+    /// Waits for something of a job.
+    pub async fn until_job(&self, tenant: &str, name: &str, what: &str, holds: impl Fn(&Job) -> bool) -> Job {
+        let api = self.jobs(tenant);
+        let what = format!("job {tenant}/{name}: {what}");
+        wait::until(PATIENCE, &what, || async {
+            let job = api.get(name).await.map_err(|e| e.to_string())?;
+            if holds(&job) { Ok(job) } else { Err(format!("{:?}", job.status)) }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Deletes a tenant and waits until it is gone.
+    pub async fn delete_tenant(&self, name: &str) {
+        self.all::<Tenant>().delete(name, &DeleteParams::default()).await.unwrap();
+        self.until_gone(&self.all::<Tenant>(), name).await;
+    }
+}
+
+/// The status word of a tenant's condition.
+pub fn condition(tenant: &Tenant, kind: &str) -> Option<String> {
+    let all = &tenant.status.as_ref()?.conditions;
+    all.iter().find(|c| c.type_ == kind).map(|c| c.status.clone())
+}
+
+/// The reason of a tenant's condition.
+pub fn condition_reason(tenant: &Tenant, kind: &str) -> Option<String> {
+    let all = &tenant.status.as_ref()?.conditions;
+    all.iter().find(|c| c.type_ == kind).map(|c| c.reason.clone())
+}
+
+/// Where a job is.
+pub fn phase(job: &Job) -> JobPhase {
+    job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase)
+}
+
+/// Why it is there.
+pub fn reason(job: &Job) -> &str {
+    job.status.as_ref().and_then(|s| s.reason.as_deref()).unwrap_or_default()
+}
+
+/// The words of a refusal.
+pub fn refusal<T: Debug>(result: Result<T, kube::Error>) -> String {
+    match result.expect_err("should have been refused") {
+        kube::Error::Api(status) => status.message,
+        other => panic!("no refusal: {other}"),
+    }
+}

@@ -1,0 +1,181 @@
+//! Jobs: every state, each with its reason.
+
+use crofter::api_types::{Job, JobPhase};
+use crofter_test_cluster::wait;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    common::{PATIENCE, Verbs, namespace, phase, reason},
+    world,
+};
+
+/// A tenant with one worker.
+async fn tenant(verbs: &Verbs<'_>, name: &str, plan: &str, cpu: &str) {
+    verbs.tenant(name, json!({"plan": plan})).await;
+    verbs.worker(&format!("{name}-1"), name, cpu).await;
+}
+
+fn runs(seconds: &str) -> Value {
+    json!({"parameters": {"run-seconds": seconds}})
+}
+
+#[tokio::test]
+async fn a_job_completes_and_says_so_everywhere() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "happy", "basic", "4").await;
+    verbs.job("happy", "hello", runs("1")).await;
+    let said = world()
+        .cluster
+        .kubectl(["wait", "-n", "tenant-happy", "tjob/hello", "--for=condition=Complete", "--timeout=60s"])
+        .await
+        .unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let job = verbs.jobs("happy").get("hello").await.unwrap();
+    let status = job.status.clone().unwrap();
+    assert_eq!((status.phase, status.exit_code, status.attempt), (JobPhase::Completed, Some(0), 1));
+    assert_eq!(status.observed_generation, job.metadata.generation.unwrap());
+    assert_eq!(status.attempts.len(), 1);
+    let record = &status.attempts[0];
+    assert_eq!((record.cpu_millicores, record.memory_bytes), (100, 64 << 20));
+    assert!(record.finished_at.0 > record.started_at.as_ref().unwrap().0);
+    assert_eq!(status.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Complete"]);
+    let pod: Pod = verbs.within(&namespace("happy")).get(&status.pod.unwrap()).await.unwrap();
+    wait::until(PATIENCE, "the pod to be let go", || async {
+        let pod: Pod = verbs.within(&namespace("happy")).get(&pod.name_any()).await.unwrap();
+        if pod.finalizers().is_empty() { Ok(()) } else { Err(pod.metadata.finalizers) }
+    })
+    .await
+    .unwrap();
+    let table = world().cluster.kubectl(["get", "tenants,tjob", "-A"]).await.unwrap();
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    let row = table.lines().find(|l| l.contains("/hello")).unwrap_or_else(|| panic!("{table}"));
+    assert!(row.contains("Completed") && row.contains("happy-1"), "{table}");
+}
+
+#[tokio::test]
+async fn failures_have_their_reason() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "unlucky", "basic", "4").await;
+    verbs.job("unlucky", "code", json!({"parameters": {"exit-code": "3"}})).await;
+    verbs.job("unlucky", "memory", json!({"parameters": {"outcome": "OOMKilled"}})).await;
+    verbs
+        .job("unlucky", "late", json!({"timeoutSeconds": 2, "parameters": {"run-seconds": "forever"}}))
+        .await;
+    let code = verbs.until_phase("unlucky", "code", JobPhase::Failed).await;
+    assert_eq!((reason(&code), code.status.as_ref().unwrap().exit_code), ("NonZeroExit", Some(3)));
+    let kinds = |job: &Job| {
+        job.status.iter().flat_map(|s| &s.conditions).map(|c| c.type_.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&code), ["Failed", "Stalled"], "kstatus: failed");
+    let memory = verbs.until_phase("unlucky", "memory", JobPhase::Failed).await;
+    assert_eq!(reason(&memory), "OutOfMemory");
+    let late = verbs.until_phase("unlucky", "late", JobPhase::TimedOut).await;
+    assert_eq!(reason(&late), "DeadlineExceeded");
+}
+
+#[tokio::test]
+async fn quotas_hold_jobs_back_with_numbers_or_refuse_them() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "frugal", "free", "4").await;
+    verbs
+        .job("frugal", "first", json!({"resources": {"cpu": "3"}, "parameters": {"run-seconds": "forever"}}))
+        .await;
+    verbs.until_phase("frugal", "first", JobPhase::Running).await;
+    verbs.job("frugal", "second", json!({"resources": {"cpu": "2"}})).await;
+    let waiting = verbs.until_reason("frugal", "second", "WaitingForQuota").await;
+    let sentence = waiting.status.unwrap().message.unwrap();
+    assert_eq!(sentence, "free allows 4 CPU cores: 3 in use, this job asks for 2");
+    verbs.job("frugal", "third", json!({"resources": {"cpu": "2"}, "onQuota": "Reject"})).await;
+    verbs.until_phase("frugal", "third", JobPhase::Rejected).await;
+    verbs.job("frugal", "gpu", json!({"resources": {"gpus": 1}})).await;
+    let refused = verbs.until_phase("frugal", "gpu", JobPhase::Rejected).await;
+    assert_eq!(reason(&refused), "ExceedsQuota");
+    assert_eq!(refused.status.unwrap().message.unwrap(), "free allows 0 GPUs: this job asks for 1");
+    verbs.patch_job("frugal", "first", json!({"spec": {"canceled": true}})).await.unwrap();
+    verbs.until_phase("frugal", "first", JobPhase::Canceled).await;
+    verbs.until_phase("frugal", "second", JobPhase::Completed).await;
+}
+
+#[tokio::test]
+async fn room_on_one_node_is_what_counts() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "tight", "basic", "2").await;
+    verbs.worker("tight-2", "tight", "2").await;
+    verbs.job("tight", "too-big", json!({"resources": {"cpu": "3"}})).await;
+    let refused = verbs.until_phase("tight", "too-big", JobPhase::Rejected).await;
+    assert_eq!(reason(&refused), "DoesNotFit");
+    for n in 0..2 {
+        verbs
+            .job(
+                "tight",
+                &format!("half-{n}"),
+                json!({"resources": {"cpu": "1500m"}, "parameters": {"run-seconds": "forever"}}),
+            )
+            .await;
+    }
+    for n in 0..2 {
+        verbs.until_phase("tight", &format!("half-{n}"), JobPhase::Running).await;
+    }
+    verbs.job("tight", "waits", json!({"resources": {"cpu": "1"}})).await;
+    verbs.until_reason("tight", "waits", "WaitingForCapacity").await;
+    verbs.patch_job("tight", "half-0", json!({"spec": {"canceled": true}})).await.unwrap();
+    verbs.until_phase("tight", "waits", JobPhase::Completed).await;
+}
+
+#[tokio::test]
+async fn an_evicted_pod_is_retried_with_a_fresh_one() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "sturdy", "basic", "4").await;
+    verbs.job("sturdy", "evicted", json!({"maxRetries": 1, "parameters": {"outcome": "Evicted"}})).await;
+    let retrying = verbs.until_phase("sturdy", "evicted", JobPhase::Retrying).await;
+    assert_eq!(reason(&retrying), "Evicted");
+    let failed = verbs.until_phase("sturdy", "evicted", JobPhase::Failed).await;
+    let status = failed.status.unwrap();
+    assert_eq!((status.attempt, status.retries, status.attempts.len()), (2, 1, 2));
+    assert!(status.message.unwrap().contains("no retry is left (1 of 1)"));
+}
+
+#[tokio::test]
+async fn a_pod_deleted_by_hand_is_run_again() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "meddled", "basic", "4").await;
+    verbs.job("meddled", "long", runs("forever")).await;
+    let running = verbs.until_phase("meddled", "long", JobPhase::Running).await;
+    let pods = verbs.within::<Pod>(&namespace("meddled"));
+    pods.delete(&running.status.unwrap().pod.unwrap(), &DeleteParams::default()).await.unwrap();
+    let retried =
+        |job: &Job| phase(job) == JobPhase::Running && job.status.as_ref().is_some_and(|s| s.attempt == 2);
+    let again = verbs.until_job("meddled", "long", "attempt 2 running", retried).await;
+    assert_eq!(again.status.unwrap().attempts[0].reason, "PodDeleted");
+    verbs.jobs("meddled").delete("long", &DeleteParams::default()).await.unwrap();
+    wait::until(PATIENCE, "no pod of a deleted job", || async {
+        let left = pods.list(&ListParams::default()).await.unwrap().items;
+        if left.is_empty() { Ok(()) } else { Err(left.iter().map(ResourceExt::name_any).collect::<Vec<_>>()) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_start_shows_as_assigned_with_the_kubelets_words() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "patient", "basic", "4").await;
+    verbs.job("patient", "no-image", json!({"parameters": {"outcome": "ImagePullBackOff"}})).await;
+    let assigned = verbs.until_phase("patient", "no-image", JobPhase::Assigned).await;
+    assert_eq!(assigned.status.unwrap().attempt, 1);
+    verbs.patch_job("patient", "no-image", json!({"spec": {"canceled": true}})).await.unwrap();
+    verbs.until_phase("patient", "no-image", JobPhase::Canceled).await;
+}
+
+#[tokio::test]
+async fn a_finished_job_goes_when_its_time_is_up() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "tidy", "basic", "4").await;
+    verbs.job("tidy", "brief", json!({"ttlSecondsAfterFinished": 1})).await;
+    verbs.until_gone(&verbs.jobs("tidy"), "brief").await;
+}
