@@ -121,13 +121,16 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     let owner = attempt::owner(pod);
     let job = owner.as_ref().and_then(|owner| context.jobs.get(owner));
     let job = job.filter(|job| job.uid().as_deref() == Some(job_uid));
-    match (&job, &owner) {
-        (Some(job), _) if !recorded(job, number) => return Ok(Action::await_change()),
-        (None, Some(owner)) if exists(owner, job_uid, context).await? => return Ok(Action::requeue(LATER)),
-        _ => (),
+    if job.as_deref().is_some_and(|job| !recorded(job, number)) {
+        return Ok(Action::await_change());
     }
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
     let Some(accounts) = context.accounts.as_ref().filter(|a| !a.committed(job_uid, number)) else {
+        if let (None, Some(owner)) = (&job, &owner)
+            && exists(owner, job_uid, context).await?
+        {
+            return Ok(Action::requeue(LATER));
+        }
         finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
         return Ok(Action::await_change());
     };

@@ -59,6 +59,9 @@ const SOON: Duration = Duration::from_millis(500);
 /// When to ask the mirror again.
 const MIRROR: Duration = Duration::from_secs(5);
 
+/// Whether a job is in the mirror as it is.
+pub type Mirrored = Arc<dyn Fn(&Job) -> bool + Send + Sync>;
+
 /// What the controller works with.
 pub struct Context {
     /// The API server.
@@ -75,8 +78,8 @@ pub struct Context {
     pub plans: watch::Receiver<Arc<Plans>>,
     /// What the administrator set.
     pub settings: Settings,
-    /// Whether a job is in the mirror as it is; `None` without one.
-    pub mirrored: Option<Arc<dyn Fn(&Job) -> bool + Send + Sync>>,
+    /// The mirror's word on a job; `None` without a mirror.
+    pub mirrored: Option<Mirrored>,
     /// For people.
     pub events: Events,
     /// The time of day.
