@@ -28,6 +28,7 @@ use crate::{
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
+    domain::worker,
     kube_ext::{events::Events, streams::received, watch::Watch, within},
     metrics::Metrics,
     mirror::{self, MirrorHandle},
@@ -257,7 +258,7 @@ impl Assembly {
             let quotas =
                 plans.borrow().get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
             tenant::WorkersView {
-                admitted: i64::try_from(node::admitted(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
+                admitted: i64::try_from(worker::count(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
                 refused: quotas.and_then(|quotas| node::refused(tenant, &quotas, &all, &gpu_resource)),
             }
         })

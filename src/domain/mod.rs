@@ -9,3 +9,4 @@ pub mod node_admission;
 pub mod resources;
 pub mod retry;
 pub mod tenant_state;
+pub mod worker;

@@ -13,13 +13,13 @@ use crate::{
         plan::EffectiveQuotas,
         tenant::{EndedJobs, TenantUsage},
     },
-    controllers::node::{Worker, worker},
     domain::{
         admission::{JobStanding, JobView, TenantView, Usage, Verdict, WorkerView},
         attempt::{self, Observed},
         job_state::is_terminal,
         resources::Resources,
         tenant_state,
+        worker::{Worker, worker},
     },
     kube_ext::is_paused,
     names,
@@ -165,13 +165,7 @@ fn workers(caches: &Caches, used: &HashMap<String, Resources>, gpu_resource: &st
     let admitted = nodes.iter().filter_map(|node| worker(node, gpu_resource));
     let view = |worker: Worker| WorkerView {
         used: used.get(&worker.name).copied().unwrap_or_default(),
-        capacity: Resources {
-            cpu_milli: worker.allocatable_cpu_milli,
-            memory_bytes: worker.allocatable_memory_bytes,
-            gpus: worker.gpus,
-            bandwidth_mbps: 0,
-            ephemeral_bytes: worker.allocatable_ephemeral_bytes,
-        },
+        capacity: worker.allocatable,
         open: worker.ready,
         name: worker.name,
         group: worker.group,

@@ -15,7 +15,6 @@ mod facts;
 mod patch;
 mod since;
 mod triggers;
-mod worker;
 mod writes;
 
 use std::{
@@ -39,10 +38,7 @@ use kube::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use self::{
-    since::prepare,
-    worker::{Worker, admitted, held, refused, worker},
-};
+pub use self::{facts::refused, since::prepare};
 use self::{
     triggers::{Neighbours, TenantChanges},
     writes::Writes,
@@ -51,7 +47,7 @@ use crate::{
     api_types::{Plans, Reason, Tenant},
     domain::{
         node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas},
-        tenant_state,
+        tenant_state, worker,
     },
     kube_ext::{
         call::{CallError, within, within_opt},
@@ -363,7 +359,7 @@ impl Context {
             return Ok(());
         }
         if refusal.reason == Reason::NoSuchTenant
-            && let Some(tenant) = facts::label(node, names::NODE_TENANT)
+            && let Some(tenant) = worker::label(node, names::NODE_TENANT)
             && self.exists(&tenant).await?
         {
             return Ok(());
@@ -398,7 +394,7 @@ impl Context {
         because: Option<&Refusal>,
     ) -> Result<bool, Error> {
         let gone = because.is_some_and(|refusal| refusal.reason == Reason::NoSuchTenant);
-        let own = facts::label(&seen.node, names::NODE_TENANT).as_deref() == Some(group);
+        let own = worker::label(&seen.node, names::NODE_TENANT).as_deref() == Some(group);
         Ok(gone && own && self.exists(group).await?)
     }
 
