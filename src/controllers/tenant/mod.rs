@@ -218,7 +218,7 @@ pub async fn run(
     let mut controller = Controller::for_shared_stream(received(objects), tenants.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers::pods(pods, tenants))
-        .reconcile_on(triggers::nodes(nodes))
+        .reconcile_on(triggers::nodes(nodes, context.dependencies.nodes.clone()))
         .reconcile_on(touched)
         .reconcile_all_on(replaced(context.dependencies.plans.clone()))
         .graceful_shutdown_on(shutdown.clone());
