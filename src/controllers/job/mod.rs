@@ -5,6 +5,7 @@
 //! names the UID it means.
 
 mod build;
+mod create;
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
-    api::PostParams,
     runtime::{
         Controller,
         controller::{self, Action},
@@ -30,7 +30,6 @@ use crate::{
     clock::Clock,
     config::Settings,
     domain::{
-        admission::Admission,
         attempt,
         job_flow::{self, Step, View},
         job_state::{IllegalMove, is_terminal},
@@ -39,7 +38,7 @@ use crate::{
     kube_ext::{
         CallError,
         apply::delete_exactly,
-        call::{within, within_opt},
+        call::within_opt,
         events::Events,
         finalizer, is_paused,
         status::{self, StatusError},
@@ -225,7 +224,7 @@ async fn carry_out(
         },
         Step::Write(status) => write(job, &status, context).await,
         Step::Create(admission) => match tenant {
-            Some(tenant) => create(view, tenant, &admission, context).await,
+            Some(tenant) => create::create(view, tenant, &admission, context).await,
             None => Ok(Action::requeue(SOON)),
         },
         Step::Delete { pod, uid } => {
@@ -319,58 +318,6 @@ async fn report(job: &Job, error: &IllegalMove, context: &Context) -> Result<Act
     tracing::error!(job = job.name_any(), namespace = job.namespace(), %error, "the stored status contradicts what is");
     context.events.warning(job, Reason::InvalidObject, error.to_string()).await;
     Ok(Action::await_change())
-}
-
-async fn create(
-    view: &View<'_>,
-    tenant: &Tenant,
-    admission: &Admission,
-    context: &Context,
-) -> Result<Action, Error> {
-    let job = view.job;
-    let left = job_flow::running_left(job, view.timeout_minutes);
-    let pod = match build::validate(job, tenant, left) {
-        Ok(valid) => build::pod(&valid, admission, &context.settings.gpu_resource),
-        Err(sentence) => return settle(job_flow::refused(view, sentence), job, context).await,
-    };
-    let name = pod.name_any();
-    let api = pods_api(job, context);
-    match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
-        Ok(_) => {
-            context.metrics.admitted();
-            Ok(Action::await_change())
-        }
-        Err(error) if error.is_conflict() => {
-            let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
-            match existing {
-                Some(pod) if attempt::job_uid(&pod) == job.uid().as_deref() => Ok(Action::await_change()),
-                // A quota whose count was changed meanwhile answers with a conflict, too.
-                None => Ok(Action::requeue(SOON)),
-                Some(_) => Err(Error::NameTaken(name)),
-            }
-        }
-        Err(error) => match error.refusal() {
-            Some(words) if refused_for_good(error.code(), words) => {
-                let sentence = format!("the API server refuses the pod: {words}");
-                settle(job_flow::refused(view, sentence), job, context).await
-            }
-            Some(words) if error.code() == Some(403) => {
-                tracing::debug!(pod = name, words, "the pod was refused for the moment");
-                Ok(Action::requeue(SOON))
-            }
-            _ => Err(error.into()),
-        },
-    }
-}
-
-/// Whether the same pod will be refused again: by its own form, and not by a quota, a missing account or a namespace
-/// on its way out.
-fn refused_for_good(code: Option<u16>, words: &str) -> bool {
-    match code {
-        Some(422 | 400) => true,
-        Some(403) => words.contains("violates PodSecurity") || words.contains("ValidatingAdmissionPolicy"),
-        _ => false,
-    }
 }
 
 async fn look(view: &View<'_>, number: u32, context: &Context) -> Result<Action, Error> {

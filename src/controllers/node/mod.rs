@@ -13,6 +13,7 @@
 
 mod facts;
 mod patch;
+mod quorum;
 mod since;
 mod triggers;
 mod writes;
@@ -28,7 +29,7 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
     runtime::{
         Controller, controller,
         controller::Action,
@@ -50,7 +51,7 @@ use crate::{
         tenant_state, worker,
     },
     kube_ext::{
-        call::{CallError, within, within_opt},
+        call::{CallError, within},
         events::Events,
         is_paused,
         streams::replaced,
@@ -373,36 +374,6 @@ impl Context {
         );
         self.events.warning(node, refusal.reason, refusal.sentence.clone()).await;
         Ok(())
-    }
-
-    /// Asks the API server whether no job pod but those of `group` is left on a node.
-    async fn is_clear(&self, node: &Node, group: Option<&String>) -> Result<bool, Error> {
-        let name = node.name_any();
-        let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
-        let params = ListParams::default().fields(&format!("spec.nodeName={name}")).labels(&ours);
-        let api = Api::<Pod>::all(self.client.clone());
-        let pods =
-            within(format!("listing the job pods on node {name}"), async { api.list(&params).await }).await?;
-        Ok(live(pods.iter()).keys().all(|owner| Some(owner) == group))
-    }
-
-    /// Whether a node would be released only because its tenant, though it exists, can't be read.
-    async fn is_unreadable(
-        &self,
-        seen: &Seen,
-        group: &str,
-        because: Option<&Refusal>,
-    ) -> Result<bool, Error> {
-        let gone = because.is_some_and(|refusal| refusal.reason == Reason::NoSuchTenant);
-        let own = worker::label(&seen.node, names::NODE_TENANT).as_deref() == Some(group);
-        Ok(gone && own && self.exists(group).await?)
-    }
-
-    /// Asks the API server whether there is a tenant of that name, readable or not.
-    async fn exists(&self, tenant: &str) -> Result<bool, Error> {
-        let api = Api::<Tenant>::all(self.client.clone());
-        let call = async { api.get_metadata(tenant).await };
-        Ok(within_opt(format!("looking for tenant {tenant}"), call).await?.is_some())
     }
 }
 
