@@ -83,7 +83,7 @@ fn standing(tenant: &Tenant, context: &Context) -> Standing {
 async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
     let standing = standing(tenant, context);
     if context.is_unreadable(tenant) {
-        // What the cache holds is out of date; `invalid` looks after it.
+        // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
     if is_paused(tenant) {
