@@ -217,11 +217,12 @@ async fn carry_out(
 ) -> Result<Action, Error> {
     let job = view.job;
     match step {
-        Step::Wait(until) => match release_job(job, context).await? {
-            true => Ok(look_again(until, view.now)),
+        Step::Wait(until) => {
             // The mirror tells nobody when it has caught up.
-            false => Ok(Action::requeue(MIRROR)),
-        },
+            let held = !release_job(job, context).await?;
+            let ask = view.now.checked_add(MIRROR).ok().filter(|_| held);
+            Ok(look_again([until, ask].into_iter().flatten().min(), view.now))
+        }
         Step::Write(status) => write(job, &status, context).await,
         Step::Create(admission) => match tenant {
             Some(tenant) => create::create(view, tenant, &admission, context).await,

@@ -308,6 +308,13 @@ async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
         (Action::requeue(MIRROR), vec![]),
         "nobody else asks again"
     );
+    bench.at(58);
+    assert_eq!(
+        bench.step().await.0.unwrap(),
+        Action::requeue(Duration::from_secs(2)),
+        "and its time is kept"
+    );
+    bench.at(0);
     bench.in_mirror.store(true, Ordering::SeqCst);
     let (action, calls) = bench.step().await;
     assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(60)));
