@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, future::Shared, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, future::Shared, stream};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -28,7 +28,12 @@ use crate::{
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
-    kube_ext::{events::Events, watch::Watch, within},
+    kube_ext::{
+        events::Events,
+        unreadable::{self, Unreadable},
+        watch::{Watch, received},
+        within,
+    },
     metrics::Metrics,
     mirror::{self, MirrorHandle},
     names,
@@ -65,8 +70,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let names = assembly.scheduler();
     assembly.tenants(names.tenants);
     assembly.nodes();
-    assembly.jobs(names.jobs, mirror.as_ref());
-    assembly.attempts(mirror.as_ref());
+    let unreadable = assembly.jobs(names.jobs, mirror.as_ref());
+    assembly.attempts(unreadable, mirror.as_ref());
     let mut parts = assembly.watch_and_serve(listener);
     tokio::select! {
         () = stop => (),
@@ -273,11 +278,18 @@ impl Assembly {
         self.parts.controller("node controller", run);
     }
 
-    fn jobs(&mut self, concerned: mpsc::Receiver<ObjectRef<Job>>, mirror: Option<&MirrorHandle>) {
+    /// Returns which jobs can't be read.
+    fn jobs(
+        &mut self,
+        concerned: mpsc::Receiver<ObjectRef<Job>>,
+        mirror: Option<&MirrorHandle>,
+    ) -> Unreadable<Job> {
+        let (unreadable, writer) = unreadable::cache();
         let Caches { tenants, jobs, pods, .. } = self.caches.clone();
         let context = job::Context {
             client: self.client.clone(),
             jobs,
+            unreadable: unreadable.clone(),
             pods,
             tenants,
             board: self.board.clone(),
@@ -288,18 +300,20 @@ impl Assembly {
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };
-        let (of_jobs, of_pods) = (self.jobs.subscribe_objects(), self.pods.subscribe_objects());
-        let of_tenants = self.tenants.subscribe_objects();
+        let of_jobs = job::Changes { all: self.jobs.subscribe(), unreadable: writer };
+        let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
         let run =
             job::run(Arc::new(context), of_jobs, of_pods, of_tenants, received(concerned), self.stop.clone());
         self.parts.controller("job controller", run);
+        unreadable
     }
 
-    fn attempts(&mut self, mirror: Option<&MirrorHandle>) {
+    fn attempts(&mut self, unreadable: Unreadable<Job>, mirror: Option<&MirrorHandle>) {
         let Caches { jobs, pods, .. } = self.caches.clone();
         let context = attempt::Context {
             client: self.client.clone(),
             jobs,
+            unreadable,
             pods,
             accounts: mirror.cloned().map(|mirror| Arc::new(mirror) as Arc<dyn attempt::Accounts>),
             metrics: self.metrics.clone(),
@@ -363,11 +377,6 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
     Watch::new(Api::<DeserializeGuard<K>>::all(client.clone()), watcher::Config::default())
-}
-
-/// What comes through a channel, as a stream.
-fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
-    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
 /// A future that is ready at SIGTERM or Ctrl-C, for each who clones it.

@@ -6,6 +6,7 @@ pub mod call;
 pub mod events;
 pub mod finalizer;
 pub mod status;
+pub mod unreadable;
 pub mod watch;
 
 pub use call::{CallError, within};

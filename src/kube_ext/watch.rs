@@ -233,6 +233,11 @@ where
     }
 }
 
+/// What comes through a channel, as a stream.
+pub fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
+    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
+}
+
 /// The objects that changes are about, gone ones included: a controller then finds them absent.
 pub fn objects<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = Arc<K>> + Send + 'static
 where

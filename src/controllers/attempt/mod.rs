@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{self, Either},
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -20,7 +23,7 @@ use kube::{
 use crate::{
     api_types::Job,
     domain::attempt::{self, Observed},
-    kube_ext::{CallError, finalizer},
+    kube_ext::{CallError, finalizer, unreadable::Unreadable, watch::until_whole},
     metrics::Metrics,
     names,
 };
@@ -46,6 +49,8 @@ pub struct Context {
     pub client: Client,
     /// All jobs.
     pub jobs: Store<Job>,
+    /// Which jobs can't be read.
+    pub unreadable: Unreadable<Job>,
     /// All pods of ours.
     pub pods: Store<Pod>,
     /// The mirror; `None` without one.
@@ -55,6 +60,8 @@ pub struct Context {
 }
 
 /// Runs until `shutdown`; what is under way is finished first.
+///
+/// Nothing happens before the cache of jobs is whole: a job that is not there is taken for deleted.
 pub async fn run(
     context: Arc<Context>,
     pods: impl Stream<Item = Arc<Pod>> + Send + 'static,
@@ -62,6 +69,11 @@ pub async fn run(
     committed: impl Stream<Item = ObjectRef<Pod>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    let shutdown = shutdown.boxed().shared();
+    match future::select(Box::pin(until_whole(&context.jobs)), shutdown.clone()).await {
+        Either::Left((true, _)) => (),
+        Either::Left((false, _)) | Either::Right(_) => return,
+    }
     Controller::for_shared_stream(pods, context.pods.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches_shared_stream(jobs, |job: Arc<Job>| current_pod(&job))
@@ -101,10 +113,11 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     {
         return Ok(Action::await_change());
     }
-    let job = job(pod, job_uid, &namespace, context);
-    if job.as_deref().is_some_and(|job| !recorded(job, number)) {
-        return Ok(Action::await_change());
-    }
+    let job = match job(pod, job_uid, &namespace, context) {
+        Owner::Gone => None,
+        Owner::Job(job) if recorded(&job, number) => Some(job),
+        Owner::Job(_) | Owner::Unreadable => return Ok(Action::await_change()),
+    };
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
     let Some(accounts) = context.accounts.as_ref().filter(|a| !a.committed(job_uid, number)) else {
         finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
@@ -120,11 +133,26 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     Ok(Action::requeue(LATER))
 }
 
-/// The Job of a pod, while it exists.
-fn job(pod: &Pod, uid: &str, namespace: &str, context: &Context) -> Option<Arc<Job>> {
-    let owner = pod.owner_references().iter().find(|owner| owner.kind == Job::kind(&()))?;
-    let job = context.jobs.get(&ObjectRef::new(&owner.name).within(namespace))?;
-    (job.uid().as_deref() == Some(uid)).then_some(job)
+/// The Job of a pod.
+enum Owner {
+    Job(Arc<Job>),
+    /// It exists, and that is all that is known of it.
+    Unreadable,
+    Gone,
+}
+
+fn job(pod: &Pod, uid: &str, namespace: &str, context: &Context) -> Owner {
+    let Some(owner) = pod.owner_references().iter().find(|owner| owner.kind == Job::kind(&())) else {
+        return Owner::Gone;
+    };
+    let known = context.jobs.get(&ObjectRef::new(&owner.name).within(namespace));
+    match known.filter(|job| job.uid().as_deref() == Some(uid)) {
+        Some(job) => Owner::Job(job),
+        None if context.unreadable.uid(&owner.name, Some(namespace)).as_deref() == Some(uid) => {
+            Owner::Unreadable
+        }
+        None => Owner::Gone,
+    }
 }
 
 /// Whether the job's status tells how the attempt ended.

@@ -5,10 +5,15 @@
 //! names the UID it means.
 
 mod build;
+mod unreadable;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{self, Either},
+    stream,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -17,10 +22,10 @@ use kube::{
     runtime::{
         Controller,
         controller::{self, Action},
-        reflector::{ObjectRef, Store},
+        reflector::{ObjectRef, Store, store::Writer},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Tenant, plan::Limit, tenant::SuspendPolicy},
@@ -39,6 +44,8 @@ use crate::{
         call::{within, within_opt},
         events::Events,
         status::{self, StatusError},
+        unreadable::{Meta, Unreadable, sort},
+        watch::{Change, received, until_whole},
     },
     metrics::Metrics,
     names,
@@ -47,6 +54,8 @@ use crate::{
 
 /// Jobs that are taken further at once.
 const CONCURRENCY: u16 = 64;
+/// Room between the jobs' watch and the two controllers.
+const CHANNEL: usize = 64;
 /// Name in metrics.
 const CONTROLLER: &str = "job";
 /// When to look again after a refusal that passes by itself (a quota whose count lags, a namespace that is coming).
@@ -61,6 +70,8 @@ pub struct Context {
     pub client: Client,
     /// All jobs.
     pub jobs: Store<Job>,
+    /// Which of them can't be read.
+    pub unreadable: Unreadable<Job>,
     /// All pods of ours.
     pub pods: Store<Pod>,
     /// All tenants.
@@ -109,26 +120,57 @@ impl Error {
     }
 }
 
+/// What the watch tells of jobs.
+pub struct Changes {
+    /// All of it.
+    pub all: mpsc::Receiver<Change<Job>>,
+    /// Where the ones that can't be read are kept.
+    pub unreadable: Writer<Meta<Job>>,
+}
+
 /// Runs until `shutdown`; what is under way is finished first.
+///
+/// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone.
 pub async fn run(
     context: Arc<Context>,
-    jobs: impl Stream<Item = Arc<Job>> + Send + 'static,
+    jobs: Changes,
     pods: impl Stream<Item = Arc<Pod>> + Send + Sync + 'static,
     tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
     concerned: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    let shutdown = shutdown.boxed().shared();
+    let (readable, objects) = mpsc::channel(CHANNEL);
+    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, |_| ());
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let owners = |pod: Arc<Pod>| owner(&pod);
-    Controller::for_shared_stream(jobs, context.jobs.clone())
+    let controller = Controller::for_shared_stream(received(objects), context.jobs.clone())
         .with_config(config)
         .watches_shared_stream(pods, owners)
         .reconcile_on(concerned)
         .reconcile_on(of_changed_tenants(tenants, context.jobs.clone()))
-        .graceful_shutdown_on(shutdown)
-        .run(reconcile, |_, error, _| retry(error), context)
-        .for_each(|_| std::future::ready(()))
-        .await;
+        .graceful_shutdown_on(shutdown.clone())
+        .run(reconcile, |_, error, _| retry(error), Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+        .graceful_shutdown_on(shutdown.clone())
+        .run(unreadable::reconcile, |_, error, _| retry(error), Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    let passes = async {
+        match future::select(Box::pin(caches_whole(&context)), shutdown).await {
+            Either::Left((true, _)) => drop(future::join(controller, second).await),
+            Either::Left((false, _)) | Either::Right(_) => (),
+        }
+    };
+    let endless = sorting.then(|()| future::pending::<()>());
+    future::select(Box::pin(passes), Box::pin(endless)).await;
+}
+
+async fn caches_whole(context: &Context) -> bool {
+    until_whole(&context.jobs).await
+        && until_whole(&context.pods).await
+        && until_whole(&context.tenants).await
 }
 
 /// The job that a pod is an attempt of, by its owner reference.
@@ -177,6 +219,10 @@ async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error
 }
 
 async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
+    if context.unreadable.holds(job) {
+        // What the cache holds is out of date; `unreadable` looks after it.
+        return Ok(Action::await_change());
+    }
     if job.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|v| v == "true") {
         return Ok(Action::await_change());
     }

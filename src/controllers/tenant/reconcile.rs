@@ -82,8 +82,8 @@ fn standing(tenant: &Tenant, context: &Context) -> Standing {
 
 async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
     let standing = standing(tenant, context);
-    if context.is_unreadable(tenant) {
-        // What the cache holds is out of date; `invalid` looks after it.
+    if context.unreadable.holds(tenant) {
+        // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
     if tenant.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|value| value == "true") {
