@@ -29,7 +29,7 @@ use crate::{
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
     domain::worker,
-    kube_ext::{events::Events, streams::received, watch::Watch, within},
+    kube_ext::{events::Events, streams::received, unreadable, watch::Watch, within},
     metrics::Metrics,
     mirror::{self, MirrorHandle},
     names,
@@ -274,11 +274,14 @@ impl Assembly {
         self.parts.controller("node controller", run);
     }
 
+    /// Returns which jobs can't be read.
     fn jobs(&mut self, concerned: mpsc::Receiver<ObjectRef<Job>>, mirror: Option<&MirrorHandle>) {
+        let (unreadable, writer) = unreadable::cache();
         let Caches { tenants, jobs, pods, .. } = self.caches.clone();
         let context = job::Context {
             client: self.client.clone(),
             jobs,
+            unreadable,
             pods,
             tenants,
             board: self.board.clone(),
@@ -289,8 +292,8 @@ impl Assembly {
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };
-        let (of_jobs, of_pods) = (self.jobs.subscribe_objects(), self.pods.subscribe_objects());
-        let of_tenants = self.tenants.subscribe_objects();
+        let of_jobs = job::Changes { all: self.jobs.subscribe(), unreadable: writer };
+        let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
         let run =
             job::run(Arc::new(context), of_jobs, of_pods, of_tenants, received(concerned), self.stop.clone());
         self.parts.controller("job controller", run);

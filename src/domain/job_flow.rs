@@ -75,6 +75,9 @@ pub enum Step {
 /// [`IllegalMove`] when the stored status can't lead where the facts do; the job is then left alone and reported.
 pub fn next(view: &View<'_>) -> Result<Step, IllegalMove> {
     let status = status(view.job);
+    if out_of_date(view.job, &status) {
+        return restate(view, &status);
+    }
     if is_terminal(status.phase) {
         return Ok(after_the_end(view, &status));
     }
@@ -217,6 +220,39 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
                 (new.assigned_at, new.started_at, new.not_before) = (None, None, None);
             })
         }
+    }
+}
+
+/// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be read,
+/// or, once it has ended, that its newest spec (a late `canceled`) was not looked at.
+fn out_of_date(job: &Job, status: &JobStatus) -> bool {
+    let unread = is_terminal(status.phase)
+        && job.metadata.deletion_timestamp.is_none()
+        && job.metadata.generation.is_some_and(|generation| generation != status.observed_generation);
+    unread || status.conditions.iter().any(|c| c.reason == Reason::InvalidObject.as_str())
+}
+
+/// The same status, with the conditions that belong to it.
+fn restate(view: &View<'_>, status: &JobStatus) -> Result<Step, IllegalMove> {
+    let told = status.reason.as_deref().and_then(|reason| reason.parse().ok());
+    let (reason, message) = match told.filter(|reason| *reason != Reason::InvalidObject) {
+        Some(reason) => (reason, status.message.clone().unwrap_or_default()),
+        None => (usual_reason(status.phase), "the job can be read again".to_owned()),
+    };
+    move_to(view, status, &[status.phase], reason, message, |_| ())
+}
+
+fn usual_reason(phase: JobPhase) -> Reason {
+    match phase {
+        JobPhase::Queued => Reason::Queued,
+        JobPhase::Assigned => Reason::Admitted,
+        JobPhase::Running => Reason::Running,
+        JobPhase::Retrying => Reason::BackingOff,
+        JobPhase::Completed => Reason::Succeeded,
+        JobPhase::Failed => Reason::NonZeroExit,
+        JobPhase::TimedOut => Reason::DeadlineExceeded,
+        JobPhase::Canceled => Reason::Canceled,
+        JobPhase::Rejected => Reason::PodRefused,
     }
 }
 

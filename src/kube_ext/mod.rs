@@ -9,6 +9,7 @@ pub mod finalizer;
 pub(crate) mod mock;
 pub mod status;
 pub mod streams;
+pub mod unreadable;
 pub mod watch;
 
 pub use call::{CallError, within};

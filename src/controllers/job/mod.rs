@@ -6,13 +6,13 @@
 
 mod build;
 mod create;
-
 #[cfg(test)]
 mod tests;
+mod unreadable;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, future, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -20,10 +20,10 @@ use kube::{
     runtime::{
         Controller,
         controller::{self, Action},
-        reflector::{ObjectRef, Store},
+        reflector::{ObjectRef, Store, store::Writer},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Tenant, plan::Limit, tenant::SuspendPolicy},
@@ -42,7 +42,9 @@ use crate::{
         events::Events,
         finalizer, is_paused,
         status::{self, StatusError},
-        watch::{until_whole, whole_before},
+        streams::received,
+        unreadable::{Meta, Unreadable, sort},
+        watch::{Change, until_whole, whole_before},
     },
     metrics::Metrics,
     names,
@@ -51,6 +53,8 @@ use crate::{
 
 /// Jobs that are taken further at once.
 const CONCURRENCY: u16 = 64;
+/// Room between the jobs' watch and the two controllers.
+const CHANNEL: usize = 64;
 /// Name in metrics.
 const CONTROLLER: &str = "job";
 /// When to look again after a refusal that passes by itself (a quota whose count lags, a namespace that is coming).
@@ -67,6 +71,8 @@ pub struct Context {
     pub client: Client,
     /// All jobs.
     pub jobs: Store<Job>,
+    /// Which of them can't be read.
+    pub unreadable: Unreadable<Job>,
     /// All pods of ours.
     pub pods: Store<Pod>,
     /// All tenants.
@@ -115,35 +121,55 @@ impl Error {
     }
 }
 
+/// What the watch tells of jobs.
+pub struct Changes {
+    /// All of it.
+    pub all: mpsc::Receiver<Change<Job>>,
+    /// Where the ones that can't be read are kept.
+    pub unreadable: Writer<Meta<Job>>,
+}
+
 /// Runs until `shutdown`; what is under way is finished first.
+///
+/// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone.
 pub async fn run(
     context: Arc<Context>,
-    jobs: impl Stream<Item = Arc<Job>> + Send + 'static,
+    jobs: Changes,
     pods: impl Stream<Item = Arc<Pod>> + Send + Sync + 'static,
     tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
     concerned: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let shutdown = shutdown.shared();
+    let shutdown = shutdown.boxed().shared();
+    let (readable, objects) = mpsc::channel(CHANNEL);
+    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, |_| ());
+    let config = controller::Config::default().concurrency(CONCURRENCY);
+    let controller = Controller::for_shared_stream(received(objects), context.jobs.clone())
+        .with_config(config)
+        .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
+        .reconcile_on(concerned)
+        .reconcile_on(of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
+        .graceful_shutdown_on(shutdown.clone())
+        .run(reconcile, |_, error, _| retry(error), Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+        .graceful_shutdown_on(shutdown.clone())
+        .run(unreadable::reconcile, |_, error, _| retry(error), Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
     // A pod that is not in the cache yet would count as gone, and another attempt could start beside it.
     let whole = async {
         until_whole(&context.jobs).await
             && until_whole(&context.pods).await
             && until_whole(&context.tenants).await
     };
-    if !whole_before(whole, shutdown.clone()).await {
-        return;
-    }
-    let config = controller::Config::default().concurrency(CONCURRENCY);
-    Controller::for_shared_stream(jobs, context.jobs.clone())
-        .with_config(config)
-        .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
-        .reconcile_on(concerned)
-        .reconcile_on(of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
-        .graceful_shutdown_on(shutdown)
-        .run(reconcile, |_, error, _| retry(error), context)
-        .for_each(|_| std::future::ready(()))
-        .await;
+    let passes = async {
+        if whole_before(whole, shutdown).await {
+            future::join(controller, second).await;
+        }
+    };
+    let endless = sorting.then(|()| future::pending::<()>());
+    future::select(Box::pin(passes), Box::pin(endless)).await;
 }
 
 /// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
@@ -187,6 +213,10 @@ async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error
 }
 
 async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
+    if context.unreadable.holds(job) {
+        // What the cache holds is out of date; `unreadable` looks after it.
+        return Ok(Action::await_change());
+    }
     if is_paused(job) {
         return Ok(Action::await_change());
     }

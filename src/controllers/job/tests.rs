@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     domain::admission::{Admission, Verdict},
-    kube_ext::mock::{self, Call, Fake, outline, put},
+    kube_ext::{
+        mock::{self, Call, Fake, outline, put},
+        unreadable as unreadable_ext,
+    },
 };
 
 const JOB: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render";
@@ -44,6 +47,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
     let context = Context {
         client: fake.client(),
         jobs,
+        unreadable: unreadable_ext::cache().0,
         pods,
         tenants,
         board: Board::showing(verdict.map(|verdict| ("j1", verdict))),
@@ -270,7 +274,7 @@ async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
 }
 
 fn completed(bench: &Bench, metadata: Value) {
-    let status = json!({"phase": "Completed", "attempt": 1, "finishedAt": START});
+    let status = json!({"observedGeneration": 1, "phase": "Completed", "attempt": 1, "finishedAt": START});
     bench.job(metadata, json!({"ttlSecondsAfterFinished": 60}), status);
 }
 
@@ -337,9 +341,13 @@ async fn nothing_is_done_before_the_pods_are_known() {
     let job = jobs.state().remove(0);
     (bench.context.jobs, bench.context.pods) = (jobs, pods);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (unreadable, writer) = unreadable_ext::cache();
+    bench.context.unreadable = unreadable;
+    let (told, all) = tokio::sync::mpsc::channel(1);
+    told.send(Change::Applied(job)).await.unwrap();
     let running = tokio::spawn(run(
         Arc::new(bench.context),
-        stream::iter([job]).chain(stream::pending()),
+        Changes { all, unreadable: writer },
         stream::pending(),
         stream::pending(),
         stream::pending(),

@@ -82,7 +82,7 @@ fn standing(tenant: &Tenant, context: &Context) -> Standing {
 
 async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
     let standing = standing(tenant, context);
-    if context.is_unreadable(tenant) {
+    if context.unreadable.holds(tenant) {
         // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }

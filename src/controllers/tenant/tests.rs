@@ -69,8 +69,12 @@ fn bench() -> Bench {
         accounts: reflector::store().0,
         bindings: bindings_store,
     };
-    let context =
-        Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable: reflector::store().0 });
+    let context = Arc::new(Context {
+        dependencies,
+        known,
+        memory: Arc::default(),
+        unreadable: unreadable_ext::cache().0,
+    });
     Bench { fake, context, jobs, pods, nodes, bindings, quotas, usage, now }
 }
 
