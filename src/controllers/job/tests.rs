@@ -425,10 +425,15 @@ async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
     };
     let told =
         [tenant(1, "Active", 0), tenant(1, "Active", 3), tenant(2, "Active", 3), tenant(2, "Suspended", 3)];
-    let concerned = of_changed_tenants(stream::iter(told), tenants.clone(), jobs.clone()).map(|job| job.name);
-    assert_eq!(concerned.collect::<Vec<_>>().await, ["runs", "runs", "runs"], "not for usage alone");
-
-    mock::drop_all(&mut tenant_writer);
-    let gone = stream::iter([tenant(2, "Suspended", 3)]);
-    assert_eq!(of_changed_tenants(gone, tenants, jobs).count().await, 1, "its deletion concerns them too");
+    let last = tenant(2, "Suspended", 3);
+    let gone = stream::once(async move {
+        mock::drop_all(&mut tenant_writer);
+        last
+    });
+    let concerned = of_changed_tenants(stream::iter(told).chain(gone), tenants, jobs).map(|job| job.name);
+    assert_eq!(
+        concerned.collect::<Vec<_>>().await,
+        ["runs"; 4],
+        "when it goes, too, and not for usage alone"
+    );
 }
