@@ -37,10 +37,7 @@ async fn a_job_that_ends_while_its_kubelet_is_away_ends_once() {
     let status = verbs.jobs(TENANT).get("survivor").await.unwrap().status.unwrap();
     assert_eq!(status.phase, JobPhase::Running, "nobody can know of its end yet");
     verbs.job(TENANT, "next", script("true")).await;
-    let next = verbs
-        .until_job(TENANT, "next", "a reason", |job| job.status.as_ref().is_some_and(|s| s.reason.is_some()))
-        .await;
-    eprintln!("XXX {:?}", next.status);
+    verbs.until_reason(TENANT, "next", "WaitingForCapacity").await;
 
     nodes.start_kubelet(NODE).unwrap();
     until_ready(&verbs, "True").await;
