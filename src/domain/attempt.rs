@@ -159,7 +159,7 @@ fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
         reason,
         message,
         cause,
-        exit_code: terminated.map(|t| t.exit_code),
+        exit_code: terminated.and_then(exit_code),
         started_at,
         finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
     };
@@ -181,7 +181,8 @@ fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
         return end(reason, Cause::Infrastructure, message);
     }
     if killed {
-        return deleted(pod, "the pod was deleted while it ran", terminated);
+        let when = if started_at.is_some() { "while" } else { "before" };
+        return deleted(pod, &format!("the pod was deleted {when} it ran"), terminated);
     }
     match (status.reason.as_deref(), terminated) {
         (Some("NodeLost"), _) => end(Reason::NodeLost, Cause::Infrastructure, said),
@@ -192,10 +193,9 @@ fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
         (None, Some(t)) if t.reason.as_deref() == Some("OOMKilled") => {
             end(Reason::OutOfMemory, Cause::Job, "killed for using more memory than it asked for".to_owned())
         }
-        // The exit code is the kubelet's invention: a restart of the machine has left nothing of the container.
-        (None, Some(t)) if t.reason.as_deref() == Some("ContainerStatusUnknown") => {
-            let words = t.message.clone().unwrap_or_default();
-            Ending { exit_code: None, ..end(Reason::NodeLost, Cause::Infrastructure, words) }
+        // A restart of the machine has left nothing of the container.
+        (None, Some(t)) if exit_code(t).is_none() => {
+            end(Reason::NodeLost, Cause::Infrastructure, t.message.clone().unwrap_or_default())
         }
         (None, Some(t)) => end(Reason::NonZeroExit, Cause::Job, exit_sentence(t)),
         (None, None) if pod.metadata.deletion_timestamp.is_some() => {
@@ -212,6 +212,11 @@ fn exit_sentence(terminated: &ContainerStateTerminated) -> String {
         Some(message) => format!("exit code {}: {message}", terminated.exit_code),
         None => format!("exit code {}", terminated.exit_code),
     }
+}
+
+/// The container's exit code. The kubelet invents one for a container that it can't find, or that never was.
+fn exit_code(terminated: &ContainerStateTerminated) -> Option<i32> {
+    (terminated.reason.as_deref() != Some("ContainerStatusUnknown")).then_some(terminated.exit_code)
 }
 
 /// When the container started; the runtime's zero time means that it never did.
@@ -240,7 +245,7 @@ fn deleted(pod: &Pod, message: &str, terminated: Option<&ContainerStateTerminate
         reason: Reason::PodDeleted,
         message: message.to_owned(),
         cause: Cause::Deletion,
-        exit_code: terminated.map(|t| t.exit_code),
+        exit_code: terminated.and_then(exit_code),
         started_at,
         finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
     }
@@ -381,12 +386,17 @@ mod tests {
         let unknown = json!([{"name": "job", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": words,
             "startedAt": null, "finishedAt": null}}}]);
-        let lost = ended(json!({}), json!({"phase": "Failed", "containerStatuses": unknown}));
+        let status = json!({"phase": "Failed", "containerStatuses": unknown});
+        let lost = ended(json!({}), status.clone());
         assert_eq!(
             (lost.reason, lost.cause, lost.exit_code),
             (Reason::NodeLost, Cause::Infrastructure, None)
         );
         assert_eq!(lost.message, words);
+        // The same is written of a container that was never made, when its pod is deleted.
+        let asked = json!({"deletionTimestamp": "2026-01-01T00:00:38Z", "deletionGracePeriodSeconds": 30});
+        let deleted = ended(asked, status);
+        assert_eq!((deleted.cause, deleted.exit_code, deleted.started_at), (Cause::Deletion, None, None));
     }
 
     #[test]

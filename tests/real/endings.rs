@@ -49,7 +49,7 @@ fn now() -> Timestamp {
 async fn a_bad_end_is_told_with_its_reason_and_last_words() {
     let Some(world) = world() else { return };
     let verbs = world.verbs().await;
-    verbs.job(TENANT, "code", script("echo begun; echo no such frame >&2; exit 3")).await;
+    verbs.job(TENANT, "code", script("echo begun; echo no such frame; exit 3")).await;
     verbs.job(TENANT, "memory", script("tail /dev/zero")).await;
     verbs.job(TENANT, "no-program", json!({"command": ["/bin/nothing"]})).await;
     verbs.job(TENANT, "late", script_with(OBEYS, json!({"timeoutSeconds": 3}))).await;
