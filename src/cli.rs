@@ -27,6 +27,8 @@ pub struct Cli {
 enum Command {
     /// Run the operator until SIGTERM or Ctrl-C.
     Run(Box<Config>),
+    /// Bring the database's schema up to date, and end. `run` does the same when it connects.
+    Migrate(Box<Config>),
     /// Print the CustomResourceDefinitions, or write them into a directory.
     Crd {
         /// Write a file for each into this directory instead of printing them.
@@ -46,6 +48,10 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
         Command::Run(config) => {
             telemetry::log(cli.log_format);
             operator::run(*config).await
+        }
+        Command::Migrate(config) => {
+            telemetry::log(cli.log_format);
+            operator::migrate(*config).await
         }
         Command::Crd { dir } => write_crds(dir),
         Command::Version => {

@@ -6,27 +6,31 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures::{FutureExt, Stream, StreamExt, stream};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, future::Shared, stream};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
-    runtime::{reflector::Store, watcher},
+    runtime::{reflector::ObjectRef, watcher},
 };
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
+use uuid::Uuid;
 
 use crate::{
     api_types::{Job, Plans, Tenant},
     clock::Clock,
-    config::{self, Config},
-    controllers::{self, node, tenant},
-    kube_ext::{events::Events, watch::Watch},
+    config::{self, Config, Settings},
+    controllers::{attempt, job, node, tenant},
+    db::{self, Pool},
+    kube_ext::{events::Events, watch::Watch, within},
     metrics::Metrics,
+    mirror::{self, MirrorHandle},
     names,
     scheduler::{Board, Caches, Changes, Concerned, Scheduler},
     telemetry,
@@ -34,6 +38,8 @@ use crate::{
 
 /// Time for controllers to finish what is under way.
 const FINISH: Duration = Duration::from_secs(15);
+/// Time for the mirror to write what it holds.
+const FLUSH: Duration = Duration::from_secs(5);
 /// Room for names of jobs and tenants that are to look again.
 const CONCERNED: usize = 4096;
 
@@ -48,22 +54,41 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.metrics_addr).await;
     let listener = listener.with_context(|| format!("listening on {}", config.metrics_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
-    let mut parts = assemble(client, config, listener, stop.clone())?;
+    let mirror = match &config.database_url {
+        Some(url) => Some(mirror_config(&client, url, &config.settings.gpu_resource).await?),
+        None => None,
+    };
+    let (plans, follow) = config::plans(config.plans)?;
+    let mut assembly = Assembly::new(client, config.settings, plans, stop.clone());
+    assembly.parts.essential("plan table", follow);
+    let mirror = mirror.map(|mirror| assembly.mirror(mirror));
+    let names = assembly.scheduler();
+    assembly.tenants(names.tenants);
+    assembly.nodes();
+    assembly.jobs(names.jobs, mirror.as_ref());
+    assembly.attempts(mirror.as_ref());
+    let mut parts = assembly.watch_and_serve(listener);
     tokio::select! {
         () = stop => (),
         Some(ended) = parts.essential.join_next() => bail!("an essential part ended: {}", name_of(ended)),
         Some(ended) = parts.controllers.join_next() => bail!("a controller ended: {}", name_of(ended)),
     }
-    let finish = async { while parts.controllers.join_next().await.is_some() {} };
-    if tokio::time::timeout(FINISH, finish).await.is_err() {
-        tracing::warn!(
-            "a controller did not finish in {} s; a restart goes on where it was",
-            FINISH.as_secs()
-        );
-    }
-    tracing::info!("stopped");
+    parts.finish(mirror).await;
     Ok(())
 }
+
+/// Brings the schema of the configured database up to date.
+///
+/// # Errors
+/// No database is configured, or it does not answer.
+pub async fn migrate(config: Config) -> anyhow::Result<()> {
+    let url = config.database_url.context("no database: give --database-url or DATABASE_URL")?;
+    db::migrate(&Pool::new(&url, db::Options::default())?).await?;
+    tracing::info!("the schema is up to date");
+    Ok(())
+}
+
+type Stop = Shared<BoxFuture<'static, ()>>;
 
 /// Tasks by what their end means. Each returns its name.
 #[derive(Default)]
@@ -86,142 +111,250 @@ impl Parts {
     fn controller(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         self.controllers.spawn(part.map(move |()| name));
     }
+
+    async fn finish(mut self, mirror: Option<MirrorHandle>) {
+        let finish = async { while self.controllers.join_next().await.is_some() {} };
+        if tokio::time::timeout(FINISH, finish).await.is_err() {
+            tracing::warn!(
+                seconds = FINISH.as_secs(),
+                "a controller did not finish; a restart goes on where it was"
+            );
+        }
+        if let Some(mirror) = mirror
+            && tokio::time::timeout(FLUSH, mirror.written()).await.is_err()
+        {
+            tracing::warn!(
+                seconds = FLUSH.as_secs(),
+                "the mirror did not finish; the next start finds what is missing"
+            );
+        }
+        tracing::info!("stopped");
+    }
 }
 
-fn assemble(
+/// Names of those who are to look again after a decision.
+struct Names {
+    jobs: mpsc::Receiver<ObjectRef<Job>>,
+    tenants: mpsc::Receiver<ObjectRef<Tenant>>,
+}
+
+/// The operator while it is put together: every part subscribes before the watches run.
+struct Assembly {
     client: Client,
-    config: Config,
-    listener: TcpListener,
-    stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
-) -> anyhow::Result<Parts> {
-    let (clock, metrics, events, board) =
-        (Clock::system(), Metrics::default(), Events::new(client.clone()), Board::default());
-    let (plans, follow) = config::plans(config.plans)?;
-    let settings = config.settings;
-    let mut tenants: Watch<Tenant> = everything(&client);
-    let mut jobs: Watch<Job> = everything(&client);
-    let mut nodes: Watch<Node> = everything(&client).with_prepare(node::prepare);
-    let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
-    let mut pods: Watch<Pod> = Watch::new(Api::all(client.clone()), ours);
-    let caches =
-        Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
-
-    let mut parts = Parts::default();
-    let (concerned_jobs, job_names) = mpsc::channel(CONCERNED);
-    let (concerned_tenants, tenant_names) = mpsc::channel(CONCERNED);
-    let scheduler = Scheduler {
-        caches: caches.clone(),
-        board: board.clone(),
-        concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
-        plans: plans.clone(),
-        gpu_resource: settings.gpu_resource.clone(),
-        clock: clock.clone(),
-        metrics: metrics.clone(),
-    };
-    let changes = Changes {
-        tenants: tenants.subscribe(),
-        jobs: jobs.subscribe(),
-        pods: pods.subscribe(),
-        nodes: nodes.subscribe(),
-    };
-    parts.essential("scheduler", scheduler.run(changes));
-
-    let workers = tenant_workers(caches.nodes.clone(), plans.clone(), settings.gpu_resource.clone());
-    let usage = board.clone();
-    let (context, watches) = tenant::prepare(tenant::Dependencies {
-        client: client.clone(),
-        clock: clock.clone(),
-        events: events.clone(),
-        settings: settings.clone(),
-        plans: plans.clone(),
-        jobs: caches.jobs.clone(),
-        pods: caches.pods.clone(),
-        nodes: caches.nodes.clone(),
-        usage: Arc::new(move |uid| usage.usage(uid)),
-        workers,
-    });
-    let inputs = tenant::Inputs {
-        tenants: caches.tenants.clone(),
-        tenant_changes: tenants.subscribe(),
-        pods: pods.subscribe_objects().boxed(),
-        nodes: nodes.subscribe_objects().boxed(),
-        touched: received(tenant_names).boxed(),
-    };
-    parts.controller("tenant controller", tenant::run(context, watches, inputs, stop.clone()));
-
-    let of_nodes = node::Caches {
-        nodes: caches.nodes.clone(),
-        tenants: caches.tenants.clone(),
-        pods: caches.pods.clone(),
-    };
-    let context = node::Context::new(client.clone(), of_nodes, plans.clone(), settings.gpu_resource.clone());
-    let (of_tenants, of_pods) = (tenants.subscribe_objects(), pods.subscribe_objects());
-    let run = node::run(Arc::new(context), nodes.subscribe_objects(), of_tenants, of_pods, stop.clone());
-    parts.controller("node controller", run);
-
-    let job = controllers::job::Context {
-        client: client.clone(),
-        jobs: caches.jobs.clone(),
-        pods: caches.pods.clone(),
-        tenants: caches.tenants.clone(),
-        board: board.clone(),
-        plans: plans.clone(),
-        settings: settings.clone(),
-        mirrored: None,
-        events: events.clone(),
-        clock: clock.clone(),
-        metrics: metrics.clone(),
-    };
-    let (of_jobs, of_pods, of_tenants) =
-        (jobs.subscribe_objects(), pods.subscribe_objects(), tenants.subscribe_objects());
-    let concerned = received(job_names);
-    let run = controllers::job::run(Arc::new(job), of_jobs, of_pods, of_tenants, concerned, stop.clone());
-    parts.controller("job controller", run);
-
-    let attempt = controllers::attempt::Context {
-        client: client.clone(),
-        jobs: caches.jobs.clone(),
-        pods: caches.pods.clone(),
-        accounts: None,
-        metrics: metrics.clone(),
-    };
-    let of_jobs = jobs.subscribe_objects();
-    let run = controllers::attempt::run(
-        Arc::new(attempt),
-        pods.subscribe_objects(),
-        of_jobs,
-        stream::pending(),
-        stop.clone(),
-    );
-    parts.controller("attempt controller", run);
-
-    parts.essential("watch of tenants", tenants.run());
-    parts.essential("watch of jobs", jobs.run());
-    parts.essential("watch of pods", pods.run());
-    parts.essential("watch of nodes", nodes.run());
-    parts.essential("plan table", follow);
-    parts.essential("health and metrics", async move {
-        if let Err(error) = telemetry::serve(listener, metrics, board).await {
-            tracing::error!(%error, "health and metrics are not served any more");
-        }
-    });
-    Ok(parts)
+    settings: Settings,
+    plans: watch::Receiver<Arc<Plans>>,
+    clock: Clock,
+    metrics: Metrics,
+    events: Events,
+    board: Board,
+    tenants: Watch<Tenant>,
+    jobs: Watch<Job>,
+    pods: Watch<Pod>,
+    nodes: Watch<Node>,
+    caches: Caches,
+    parts: Parts,
+    stop: Stop,
 }
 
-/// How a tenant's workers stand, for its status.
-fn tenant_workers(
-    nodes: Store<Node>,
-    plans: watch::Receiver<Arc<Plans>>,
-    gpu_resource: String,
-) -> tenant::WorkersOf {
-    Arc::new(move |tenant: &Tenant| {
-        let all = nodes.state();
-        let quotas = plans.borrow().get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
-        tenant::WorkersView {
-            admitted: i64::try_from(node::admitted(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
-            refused: quotas.and_then(|quotas| node::refused(tenant, &quotas, &all, &gpu_resource)),
+impl Assembly {
+    fn new(client: Client, settings: Settings, plans: watch::Receiver<Arc<Plans>>, stop: Stop) -> Self {
+        let tenants = everything(&client);
+        let jobs = everything(&client);
+        let nodes = everything(&client).with_prepare(node::prepare);
+        let ours =
+            watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
+        let pods = Watch::new(Api::all(client.clone()), ours);
+        let caches =
+            Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
+        Self {
+            events: Events::new(client.clone()),
+            client,
+            settings,
+            plans,
+            clock: Clock::system(),
+            metrics: Metrics::default(),
+            board: Board::default(),
+            tenants,
+            jobs,
+            pods,
+            nodes,
+            caches,
+            parts: Parts::default(),
+            stop,
         }
+    }
+
+    fn mirror(&mut self, config: mirror::Config) -> MirrorHandle {
+        let Caches { tenants, jobs, pods, nodes } = self.caches.clone();
+        let stores = mirror::Stores { tenants, nodes, jobs, pods };
+        let changes = mirror::Changes {
+            tenants: self.tenants.subscribe(),
+            nodes: self.nodes.subscribe(),
+            jobs: self.jobs.subscribe(),
+            pods: self.pods.subscribe(),
+        };
+        let (handle, writing) = mirror::start(config, stores, changes, self.clock.clone());
+        self.parts.essential("mirror", async move {
+            if let Err(error) = writing.await {
+                tracing::error!(%error, "the mirror has ended");
+            }
+        });
+        handle
+    }
+
+    fn scheduler(&mut self) -> Names {
+        let (concerned_jobs, jobs) = mpsc::channel(CONCERNED);
+        let (concerned_tenants, tenants) = mpsc::channel(CONCERNED);
+        let scheduler = Scheduler {
+            caches: self.caches.clone(),
+            board: self.board.clone(),
+            concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
+            plans: self.plans.clone(),
+            gpu_resource: self.settings.gpu_resource.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let changes = Changes {
+            tenants: self.tenants.subscribe(),
+            jobs: self.jobs.subscribe(),
+            pods: self.pods.subscribe(),
+            nodes: self.nodes.subscribe(),
+        };
+        self.parts.essential("scheduler", scheduler.run(changes));
+        Names { jobs, tenants }
+    }
+
+    fn tenants(&mut self, touched: mpsc::Receiver<ObjectRef<Tenant>>) {
+        let board = self.board.clone();
+        let (context, watches) = tenant::prepare(tenant::Dependencies {
+            client: self.client.clone(),
+            clock: self.clock.clone(),
+            events: self.events.clone(),
+            settings: self.settings.clone(),
+            plans: self.plans.clone(),
+            jobs: self.caches.jobs.clone(),
+            pods: self.caches.pods.clone(),
+            nodes: self.caches.nodes.clone(),
+            usage: Arc::new(move |uid| board.usage(uid)),
+            workers: self.workers(),
+        });
+        let inputs = tenant::Inputs {
+            tenants: self.caches.tenants.clone(),
+            tenant_changes: self.tenants.subscribe(),
+            pods: self.pods.subscribe_objects().boxed(),
+            nodes: self.nodes.subscribe_objects().boxed(),
+            touched: received(touched).boxed(),
+        };
+        self.parts.controller("tenant controller", tenant::run(context, watches, inputs, self.stop.clone()));
+    }
+
+    /// How a tenant's workers stand, for its status.
+    fn workers(&self) -> tenant::WorkersOf {
+        let (nodes, plans) = (self.caches.nodes.clone(), self.plans.clone());
+        let gpu_resource = self.settings.gpu_resource.clone();
+        Arc::new(move |tenant: &Tenant| {
+            let all = nodes.state();
+            let quotas =
+                plans.borrow().get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
+            tenant::WorkersView {
+                admitted: i64::try_from(node::admitted(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
+                refused: quotas.and_then(|quotas| node::refused(tenant, &quotas, &all, &gpu_resource)),
+            }
+        })
+    }
+
+    fn nodes(&mut self) {
+        let Caches { tenants, pods, nodes, .. } = self.caches.clone();
+        let (client, gpu_resource) = (self.client.clone(), self.settings.gpu_resource.clone());
+        let caches = node::Caches { nodes, tenants, pods };
+        let context = Arc::new(node::Context::new(client, caches, self.plans.clone(), gpu_resource));
+        let (of_nodes, of_tenants) = (self.nodes.subscribe_objects(), self.tenants.subscribe_objects());
+        let run = node::run(context, of_nodes, of_tenants, self.pods.subscribe_objects(), self.stop.clone());
+        self.parts.controller("node controller", run);
+    }
+
+    fn jobs(&mut self, concerned: mpsc::Receiver<ObjectRef<Job>>, mirror: Option<&MirrorHandle>) {
+        let Caches { tenants, jobs, pods, .. } = self.caches.clone();
+        let context = job::Context {
+            client: self.client.clone(),
+            jobs,
+            pods,
+            tenants,
+            board: self.board.clone(),
+            plans: self.plans.clone(),
+            settings: self.settings.clone(),
+            mirrored: mirror.cloned().map(mirrored),
+            events: self.events.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let (of_jobs, of_pods) = (self.jobs.subscribe_objects(), self.pods.subscribe_objects());
+        let of_tenants = self.tenants.subscribe_objects();
+        let run =
+            job::run(Arc::new(context), of_jobs, of_pods, of_tenants, received(concerned), self.stop.clone());
+        self.parts.controller("job controller", run);
+    }
+
+    fn attempts(&mut self, mirror: Option<&MirrorHandle>) {
+        let Caches { jobs, pods, .. } = self.caches.clone();
+        let context = attempt::Context {
+            client: self.client.clone(),
+            jobs,
+            pods,
+            accounts: mirror.cloned().map(|mirror| Arc::new(mirror) as Arc<dyn attempt::Accounts>),
+            metrics: self.metrics.clone(),
+        };
+        let (of_pods, of_jobs) = (self.pods.subscribe_objects(), self.jobs.subscribe_objects());
+        let commits = mirror.map_or_else(|| stream::pending().boxed(), |mirror| mirror.commits().boxed());
+        let run = attempt::run(Arc::new(context), of_pods, of_jobs, commits, self.stop.clone());
+        self.parts.controller("attempt controller", run);
+    }
+
+    fn watch_and_serve(self, listener: TcpListener) -> Parts {
+        let Self { mut parts, tenants, jobs, pods, nodes, metrics, board, .. } = self;
+        parts.essential("watch of tenants", tenants.run());
+        parts.essential("watch of jobs", jobs.run());
+        parts.essential("watch of pods", pods.run());
+        parts.essential("watch of nodes", nodes.run());
+        parts.essential("health and metrics", async move {
+            if let Err(error) = telemetry::serve(listener, metrics, board).await {
+                tracing::error!(%error, "health and metrics are not served any more");
+            }
+        });
+        parts
+    }
+}
+
+/// What the mirror needs to know before it starts. The database itself need not answer yet.
+async fn mirror_config(
+    client: &Client,
+    url: &SecretString,
+    gpu_resource: &str,
+) -> anyhow::Result<mirror::Config> {
+    let pool = Pool::new(url, db::Options::default())?;
+    let api: Api<Namespace> = Api::all(client.clone());
+    // Its UID is as old as the cluster, and so names it.
+    let system = within("reading namespace kube-system", api.get_metadata("kube-system")).await?;
+    let uid = system.uid().context("namespace kube-system has no UID")?;
+    Ok(mirror::Config::new(pool, Uuid::parse_str(&uid)?, gpu_resource.to_owned()))
+}
+
+/// Whether the mirror has a job as it is.
+fn mirrored(mirror: MirrorHandle) -> job::Mirrored {
+    Arc::new(move |job: &Job| {
+        let uid = job.uid().unwrap_or_default();
+        mirror.job_mirrored(&uid, &job.resource_version().unwrap_or_default())
     })
+}
+
+impl attempt::Accounts for MirrorHandle {
+    fn committed(&self, job_uid: &str, attempt: u32) -> bool {
+        Self::committed(self, job_uid, attempt)
+    }
+
+    fn behind(&self) -> bool {
+        Self::behind(self)
+    }
 }
 
 /// A watch of all objects of a kind.
@@ -238,7 +371,7 @@ fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item 
 }
 
 /// A future that is ready at SIGTERM or Ctrl-C, for each who clones it.
-fn signal() -> anyhow::Result<impl Future<Output = ()> + Clone + Send + Sync + 'static> {
+fn signal() -> anyhow::Result<Stop> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

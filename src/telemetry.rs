@@ -1,5 +1,7 @@
 //! Logs, and the port on which the operator's health and metrics are asked for.
 
+use std::io::IsTerminal;
+
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
@@ -18,7 +20,10 @@ pub enum LogFormat {
 /// Starts logging to standard error; `RUST_LOG` chooses what (default `info`).
 pub fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Json => lines.json().init(),
         LogFormat::Text => lines.init(),

@@ -104,8 +104,6 @@ pub enum Reason {
     PodRefused,
     /// Canceled by the user.
     Canceled,
-    /// No retry left.
-    RetriesExhausted,
 }
 
 impl Reason {

@@ -257,7 +257,7 @@ impl Ledger {
             return Err(Verdict::Reject(Reason::DoesNotFit, fits_nowhere(&all, asked)));
         }
         let open = all.iter().filter(|w| w.open).count();
-        let sentence = format!("none of {} workers ({open} open) has {} free", all.len(), sizes(asked));
+        let sentence = format!("no worker has {} free: {open} of {} are open", sizes(asked), all.len());
         Err(Verdict::Wait(Reason::WaitingForCapacity, sentence))
     }
 
@@ -320,7 +320,7 @@ fn exceeds(tenant: &TenantView, held: &Resources, asked: &Resources, active: Opt
 
 fn sizes(asked: &Resources) -> String {
     let mut parts =
-        vec![format!("{} cores", cores(asked.cpu_milli)), format!("{} GB", gigabytes(asked.memory_bytes))];
+        vec![format!("{} CPU", cores(asked.cpu_milli)), format!("{} GB", gigabytes(asked.memory_bytes))];
     if asked.gpus > 0 {
         parts.push(format!("{} GPUs", asked.gpus));
     }
@@ -334,7 +334,7 @@ fn fits_nowhere(workers: &[&WorkerView], asked: &Resources) -> String {
     let largest = workers.iter().max_by_key(|w| (w.capacity.cpu_milli, w.capacity.memory_bytes));
     let largest = largest
         .map_or_else(String::new, |w| format!("; the largest, {}, has {}", w.name, sizes(&w.capacity)));
-    format!("asks for {}: none of {} workers could ever hold it{largest}", sizes(asked), workers.len())
+    format!("asks for {}: no worker could ever hold it ({}){largest}", sizes(asked), workers.len())
 }
 
 #[cfg(test)]
@@ -420,7 +420,7 @@ mod tests {
         let sentence = "free allows 0 GPUs: this job asks for 1".to_owned();
         assert_eq!(verdict(&decision, "a"), Verdict::Reject(Reason::ExceedsQuota, sentence));
         assert!(
-            matches!(verdict(&decision, "b"), Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 cores"))
+            matches!(verdict(&decision, "b"), Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU"))
         );
     }
 

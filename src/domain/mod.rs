@@ -4,6 +4,7 @@ pub mod admission;
 pub mod attempt;
 pub mod job_flow;
 pub mod job_state;
+pub mod metering;
 pub mod node_admission;
 pub mod resources;
 pub mod retry;

@@ -113,6 +113,11 @@ impl World {
         if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(answer.clone()) }
     }
 
+    /// The database that the operator mirrors into.
+    pub fn database_url(&self) -> Option<&str> {
+        self.database_url.as_deref()
+    }
+
     /// Waits until the operator says that it is ready.
     pub async fn until_ready(&self) {
         wait::until(PATIENCE, "the operator to be ready", || self.ask("/readyz")).await.unwrap();

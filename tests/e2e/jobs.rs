@@ -179,3 +179,27 @@ async fn a_finished_job_goes_when_its_time_is_up() {
     verbs.job("tidy", "brief", json!({"ttlSecondsAfterFinished": 1})).await;
     verbs.until_gone(&verbs.jobs("tidy"), "brief").await;
 }
+
+#[tokio::test]
+async fn what_a_job_used_is_in_postgres_to_the_millisecond() {
+    use sqlx::Row;
+
+    let verbs = world().verbs().await;
+    tenant(&verbs, "metered", "basic", "4").await;
+    let asked = json!({"resources": {"cpu": "1500m", "memory": "1Gi", "bandwidthMbps": 10}, "parameters": {"run-seconds": "2"}});
+    verbs.job("metered", "j", asked).await;
+    let job = verbs.until_phase("metered", "j", JobPhase::Completed).await;
+    let record = job.status.as_ref().unwrap().attempts[0].clone();
+    let ran = record.finished_at.0.duration_since(record.started_at.unwrap().0).as_millis();
+    assert!(ran >= 1000, "{ran}");
+    let database = sqlx::PgPool::connect(world().database_url().unwrap()).await.unwrap();
+    let uid = job.uid().unwrap();
+    let row = wait::until(PATIENCE, "the usage row", || async {
+        let query = "SELECT cpu_millicore_millis::text AS cpu, memory_byte_millis::text AS memory FROM usage_events WHERE job_uid = $1::uuid";
+        let rows = sqlx::query(query).bind(&uid).fetch_all(&database).await.map_err(|e| e.to_string())?;
+        <[_; 1]>::try_from(rows).map_err(|rows| format!("{} rows", rows.len()))
+    });
+    let [row] = row.await.unwrap();
+    assert_eq!(row.get::<String, _>("cpu"), (1500 * ran).to_string());
+    assert_eq!(row.get::<String, _>("memory"), ((1_i128 << 30) * ran).to_string());
+}

@@ -2,7 +2,10 @@
 //!
 //! One cluster and one operator for all tests here; each test has tenants and nodes of its own.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
+
 #[path = "../common/mod.rs"]
+#[expect(dead_code, reason = "other test binaries use the rest")]
 mod common;
 
 mod bad_input;

@@ -164,7 +164,7 @@ async fn deletion_leaves_nothing_and_the_next_of_that_name_inherits_nothing() {
     assert!(verbs.all::<Namespace>().get_opt("tenant-phoenix").await.unwrap().is_none());
     let node = verbs.all::<Node>().get("phoenix-1").await.unwrap();
     let ours =
-        |key: &String| key.contains("crofter") && key != "crofter.node-restriction.kubernetes.io/tenant";
+        |key: &String| key.starts_with("crofter") && key != "crofter.node-restriction.kubernetes.io/tenant";
     assert_eq!(node.labels().keys().filter(|k| ours(k)).count(), 0, "{:?}", node.labels());
     assert!(
         !node.spec.unwrap_or_default().taints.unwrap_or_default().iter().any(|t| t.key.contains("crofter"))

@@ -11,8 +11,8 @@ use k8s_openapi::{
         Affinity, Capabilities, ConfigMapEnvSource, ConfigMapKeySelector, Container, EmptyDirVolumeSource,
         EnvFromSource, EnvVar, EnvVarSource, LocalObjectReference, NodeAffinity, NodeSelector,
         NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource, Pod,
-        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretEnvSource,
-        SecretKeySelector, SecurityContext, Toleration, Volume, VolumeMount,
+        PodSecurityContext, PodSpec, PreferredSchedulingTerm, ResourceRequirements, SeccompProfile,
+        SecretEnvSource, SecretKeySelector, SecurityContext, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
@@ -120,7 +120,7 @@ fn spec(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> PodSpe
     let secrets: Vec<_> = secrets.collect();
     PodSpec {
         active_deadline_seconds: job.left.map(|left| left.as_secs().saturating_add(START_ALLOWANCE)),
-        affinity: Some(affinity(&admission.group)),
+        affinity: Some(affinity(admission)),
         automount_service_account_token: Some(false),
         containers: vec![container(job, admission, gpu_resource)],
         enable_service_links: Some(false),
@@ -141,17 +141,30 @@ fn spec(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> PodSpe
     }
 }
 
-fn affinity(group: &str) -> Affinity {
-    let admitted = NodeSelectorRequirement {
-        key: names::NODE_ADMITTED.to_owned(),
+/// The group's nodes only, and among them rather the one whose room was reserved: where kube-scheduler spreads what was
+/// packed together, a large job that was admitted finds its room gone.
+fn affinity(admission: &Admission) -> Affinity {
+    let among = |key: &str, value: &str| NodeSelectorRequirement {
+        key: key.to_owned(),
         operator: "In".to_owned(),
-        values: Some(vec![group.to_owned()]),
+        values: Some(vec![value.to_owned()]),
     };
-    let term = NodeSelectorTerm { match_expressions: Some(vec![admitted]), match_fields: None };
-    let required = NodeSelector { node_selector_terms: vec![term] };
+    let group = NodeSelectorTerm {
+        match_expressions: Some(vec![among(names::NODE_ADMITTED, &admission.group)]),
+        match_fields: None,
+    };
+    let reserved = admission.node.as_deref().map(|node| PreferredSchedulingTerm {
+        preference: NodeSelectorTerm {
+            match_expressions: None,
+            match_fields: Some(vec![among("metadata.name", node)]),
+        },
+        weight: 100,
+    });
     let node_affinity = NodeAffinity {
-        required_during_scheduling_ignored_during_execution: Some(required),
-        preferred_during_scheduling_ignored_during_execution: None,
+        required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+            node_selector_terms: vec![group],
+        }),
+        preferred_during_scheduling_ignored_during_execution: reserved.map(|term| vec![term]),
     };
     Affinity { node_affinity: Some(node_affinity), ..Affinity::default() }
 }

@@ -52,6 +52,9 @@ const CONTROLLER: &str = "job";
 /// When to look again after a refusal that passes by itself (a quota whose count lags, a namespace that is coming).
 const SOON: Duration = Duration::from_millis(500);
 
+/// Whether a job is in the mirror as it is.
+pub type Mirrored = Arc<dyn Fn(&Job) -> bool + Send + Sync>;
+
 /// What the controller works with.
 pub struct Context {
     /// The API server.
@@ -68,8 +71,8 @@ pub struct Context {
     pub plans: watch::Receiver<Arc<Plans>>,
     /// What the administrator set.
     pub settings: Settings,
-    /// Whether a job is in the mirror as it is; `None` without one.
-    pub mirrored: Option<Arc<dyn Fn(&Job) -> bool + Send + Sync>>,
+    /// The mirror's word on a job; `None` without a mirror.
+    pub mirrored: Option<Mirrored>,
     /// For people.
     pub events: Events,
     /// The time of day.

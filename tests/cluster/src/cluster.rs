@@ -287,7 +287,7 @@ impl Cluster {
     }
 }
 
-fn start_postgres(layout: &Layout) -> Result<Postgres, Error> {
+pub(crate) fn start_postgres(layout: &Layout) -> Result<Postgres, Error> {
     let mut postgres = Postgres::start(layout)?;
     if let Err(error) = block_on(postgres.ready())? {
         postgres.process().check()?;

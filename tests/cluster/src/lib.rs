@@ -21,6 +21,7 @@
 mod access;
 mod cluster;
 mod control_plane;
+mod database;
 mod faults;
 mod kwok;
 pub mod layout;
@@ -37,6 +38,7 @@ pub mod wait;
 pub use access::Error as AccessError;
 pub use cluster::{Builder, Cluster, Error};
 pub use control_plane::Error as ControlPlaneError;
+pub use database::DatabaseServer;
 pub use faults::FrozenApi;
 pub use kwok::{Error as KwokError, NodeSpec};
 pub use postgres::Error as PostgresError;

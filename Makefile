@@ -1,0 +1,71 @@
+# `make up` shows Crofter at work on this machine; `make test` checks everything. CI calls these same targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds sqlx
+
+CARGO ?= cargo
+# Go as its own archive installs it, where PATH does not have it yet.
+export PATH := $(PATH):/usr/local/go/bin
+# Incremental compilation helps the next build, which CI does not have.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+DEMO = $(CARGO) run --quiet --package crofter-demo --
+CLUSTER = $(CARGO) run --quiet --package crofter-test-cluster --
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+deps: ## Install what is missing on Debian, or say what it is
+	@scripts/deps
+
+build: ## Build the operator, the demo and the test cluster
+	$(CARGO) build --workspace --bins
+
+tools: ## Build the control plane's programs, once, from their Go modules
+	$(CLUSTER) build
+
+##@ See it
+
+up: deps build ## Bring everything up, run the examples and show them until Ctrl-C (NODES=auto|real|kwok)
+	@$(DEMO) up --nodes $(or $(NODES),auto)
+
+up-check: deps build ## The same, but end when the examples have, and fail unless each ended as it should
+	@$(DEMO) up --nodes $(or $(NODES),auto) --until-done
+
+##@ Work on it
+
+dev: deps build ## Keep a cluster up; rebuild and restart the operator whenever a source changes (NODES=kwok|real)
+	@$(DEMO) dev --nodes $(or $(NODES),kwok)
+
+cluster: deps ## Only a control plane and Postgres, until Ctrl-C
+	@$(CLUSTER) up
+
+unit: ## The tests that need no cluster and no database; seconds
+	$(CARGO) test --workspace --lib --bins
+
+crds: ## Write crds/ and the chart's copy anew from src/api_types
+	$(CARGO) run --quiet --bin crofter -- crd --dir crds
+	$(CARGO) run --quiet --bin crofter -- crd --dir charts/crofter/files/crds
+
+sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Postgres
+	@scripts/sqlx
+
+##@ Check it
+
+test: deps fmt lint tools tests deny ## Everything: format, lints, unit, mock API, Postgres and cluster tests (T=name: only tests of that name)
+
+fmt: ## Check the format
+	$(CARGO) fmt --all --check
+
+lint: ## Clippy, where every warning is an error
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+
+tests: ## All tests, or those whose names hold T: make tests T=drift
+	$(CARGO) test --workspace --no-fail-fast -- $(T)
+
+deny: ## Licences and sources of the dependencies, where cargo-deny is installed
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences and sources are not checked (cargo install cargo-deny)"; fi

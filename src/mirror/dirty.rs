@@ -1,0 +1,283 @@
+//! What has changed and is not written yet: one mark per object, however often it changes.
+//!
+//! The marks are bounded by the number of objects, not of events. An object that is gone keeps its mark until it is
+//! written; of those, only so many keep their last state, the rest keep the UID alone.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::api_types::{Job, Tenant};
+
+/// Gone objects of a kind that keep their last state while they wait: about 50 MB of jobs.
+const GONE_WITH_STATE: usize = 10_000;
+
+/// What is to be written of one object.
+#[derive(Debug)]
+pub(super) enum Mark<K> {
+    /// It exists, like this.
+    Living(Arc<K>),
+    /// It is gone; its last state, if there was room to keep it.
+    Gone(Option<Arc<K>>),
+}
+
+impl<K> Clone for Mark<K> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Living(object) => Self::Living(Arc::clone(object)),
+            Self::Gone(object) => Self::Gone(object.clone()),
+        }
+    }
+}
+
+impl<K> Mark<K> {
+    /// The object's last state, as far as it is known.
+    pub(super) fn object(&self) -> Option<&Arc<K>> {
+        match self {
+            Self::Living(object) => Some(object),
+            Self::Gone(object) => object.as_ref(),
+        }
+    }
+}
+
+/// The marks of one kind, by UID.
+#[derive(Debug)]
+pub(super) struct Marks<K> {
+    marks: HashMap<Uuid, Mark<K>>,
+    with_state: usize,
+}
+
+impl<K> Default for Marks<K> {
+    fn default() -> Self {
+        Self { marks: HashMap::new(), with_state: 0 }
+    }
+}
+
+impl<K> Marks<K> {
+    /// It has changed.
+    pub(super) fn living(&mut self, uid: Uuid, object: Arc<K>) {
+        self.put(uid, Mark::Living(object));
+    }
+
+    /// It is gone.
+    pub(super) fn gone(&mut self, uid: Uuid, object: Arc<K>) {
+        self.put(uid, Mark::Gone(Some(object)));
+    }
+
+    fn put(&mut self, uid: Uuid, mut mark: Mark<K>) {
+        let has_state = |mark: &Mark<K>| matches!(mark, Mark::Gone(Some(_)));
+        self.with_state -= usize::from(self.marks.get(&uid).is_some_and(has_state));
+        if has_state(&mark) && self.with_state == GONE_WITH_STATE {
+            mark = Mark::Gone(None);
+        }
+        self.with_state += usize::from(has_state(&mark));
+        self.marks.insert(uid, mark);
+    }
+
+    /// Puts (back) what is to be written; what is marked already is newer and stays as it is.
+    pub(super) fn put_back(&mut self, marks: HashMap<Uuid, Mark<K>>) {
+        for (uid, mark) in marks {
+            if !self.marks.contains_key(&uid) {
+                self.put(uid, mark);
+            }
+        }
+    }
+
+    fn take(&mut self) -> HashMap<Uuid, Mark<K>> {
+        self.with_state = 0;
+        std::mem::take(&mut self.marks)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+}
+
+/// All that is to be written at once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    pub(super) tenants: HashMap<Uuid, Mark<Tenant>>,
+    pub(super) nodes: HashMap<Uuid, Mark<Node>>,
+    pub(super) jobs: HashMap<Uuid, Mark<Job>>,
+    pub(super) pods: HashMap<Uuid, Mark<Pod>>,
+}
+
+/// All marks, and since when the oldest of them waits.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) tenants: Marks<Tenant>,
+    pub(super) nodes: Marks<Node>,
+    pub(super) jobs: Marks<Job>,
+    pub(super) pods: Marks<Pod>,
+    since: Option<Instant>,
+    in_flight_since: Option<Instant>,
+}
+
+impl Dirty {
+    /// To be called after marking.
+    pub(super) fn waits_since(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tenants.is_empty() && self.nodes.is_empty() && self.jobs.is_empty() && self.pods.is_empty()
+    }
+
+    /// Takes all marks; answer with [`written`](Self::written) or [`put_back`](Self::put_back).
+    pub(super) fn take(&mut self, now: Instant) -> Batch {
+        self.in_flight_since = Some(self.since.take().unwrap_or(now));
+        Batch {
+            tenants: self.tenants.take(),
+            nodes: self.nodes.take(),
+            jobs: self.jobs.take(),
+            pods: self.pods.take(),
+        }
+    }
+
+    /// What was taken is written.
+    pub(super) fn written(&mut self) {
+        self.in_flight_since = None;
+    }
+
+    /// What was taken is not, or not all of it, written.
+    pub(super) fn put_back(&mut self, batch: Batch) {
+        self.since = self.in_flight_since.take().or(self.since);
+        self.tenants.put_back(batch.tenants);
+        self.nodes.put_back(batch.nodes);
+        self.jobs.put_back(batch.jobs);
+        self.pods.put_back(batch.pods);
+    }
+
+    /// Whether there is nothing to write and nothing in flight.
+    pub(super) fn at_rest(&self) -> bool {
+        self.is_empty() && self.in_flight_since.is_none()
+    }
+
+    /// Since when the oldest mark waits, those in flight included.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.in_flight_since.or(self.since)
+    }
+}
+
+/// Objects of one kind that exist and can't be read: they are not in the cache, and not gone.
+///
+/// A relist tells all of them again before its end, so what was told between two ends is what exists.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    known: HashSet<Uuid>,
+    told: HashSet<Uuid>,
+}
+
+impl Unreadable {
+    /// This one can't be read.
+    pub(super) fn tell(&mut self, uid: Uuid) {
+        self.told.insert(uid);
+    }
+
+    /// This one can be read, or is gone.
+    pub(super) fn forget(&mut self, uid: Uuid) {
+        self.known.remove(&uid);
+        self.told.remove(&uid);
+    }
+
+    /// A list has ended.
+    pub(super) fn synced(&mut self) {
+        self.known = std::mem::take(&mut self.told);
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> HashSet<Uuid> {
+        self.known.union(&self.told).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn uid(n: u128) -> Uuid {
+        Uuid::from_u128(n)
+    }
+
+    #[test]
+    fn many_events_are_one_mark_and_the_last_wins() {
+        let mut marks = Marks::<u32>::default();
+        for n in 0..1000 {
+            marks.living(uid(1), Arc::new(n));
+        }
+        assert_eq!(marks.marks.len(), 1);
+        marks.gone(uid(1), Arc::new(1000));
+        assert!(matches!(&marks.take()[&uid(1)], Mark::Gone(Some(n)) if **n == 1000));
+        assert!(marks.is_empty());
+    }
+
+    #[test]
+    fn what_is_put_back_does_not_hide_what_came_since() {
+        let mut marks = Marks::<u32>::default();
+        marks.living(uid(1), Arc::new(1));
+        marks.living(uid(2), Arc::new(1));
+        let taken = marks.take();
+        marks.gone(uid(1), Arc::new(2));
+        marks.put_back(taken);
+        let now = marks.take();
+        assert!(matches!(&now[&uid(1)], Mark::Gone(_)));
+        assert!(matches!(&now[&uid(2)], Mark::Living(_)));
+    }
+
+    #[test]
+    fn gone_objects_keep_their_state_while_there_is_room() {
+        let mut marks = Marks::<u128>::default();
+        for n in 0..GONE_WITH_STATE as u128 + 5 {
+            marks.gone(uid(n), Arc::new(n));
+            marks.gone(uid(n), Arc::new(n));
+        }
+        let kept = |marks: &HashMap<Uuid, Mark<u128>>| {
+            marks.values().filter(|m| matches!(m, Mark::Gone(Some(_)))).count()
+        };
+        let taken = marks.take();
+        assert_eq!((taken.len(), kept(&taken)), (GONE_WITH_STATE + 5, GONE_WITH_STATE));
+        let other = GONE_WITH_STATE as u128 + 9;
+        marks.gone(uid(other), Arc::new(other));
+        marks.put_back(taken);
+        let again = marks.take();
+        assert!(matches!(again[&uid(other)], Mark::Gone(Some(_))), "there is room again");
+        assert_eq!(kept(&again), GONE_WITH_STATE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_mark_keeps_its_age_when_put_back() {
+        let mut dirty = Dirty::default();
+        let began = Instant::now();
+        dirty.waits_since(began);
+        let batch = dirty.take(Instant::now());
+        assert_eq!(dirty.oldest(), Some(began), "in flight");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        dirty.waits_since(Instant::now());
+        dirty.put_back(batch);
+        assert_eq!(dirty.oldest(), Some(began));
+        drop(dirty.take(Instant::now()));
+        dirty.written();
+        assert_eq!(dirty.oldest(), None);
+    }
+
+    #[test]
+    fn the_unreadable_are_those_of_the_last_list_and_since() {
+        let mut unreadable = Unreadable::default();
+        unreadable.tell(uid(1));
+        unreadable.tell(uid(2));
+        unreadable.synced();
+        unreadable.tell(uid(3));
+        unreadable.forget(uid(2));
+        assert_eq!(unreadable.all(), HashSet::from([uid(1), uid(3)]));
+        unreadable.synced();
+        assert_eq!(unreadable.all(), HashSet::from([uid(3)]), "1 was not told again: it is gone");
+    }
+}

@@ -1,0 +1,108 @@
+//! Takes in every change as it comes, and leaves a mark.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Resource, runtime::reflector::ObjectRef};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Changes,
+    dirty::{Marks, Unreadable},
+    handle::{Shared, State},
+    rows,
+};
+use crate::kube_ext::watch::Change;
+
+/// Listens until all watches have ended. Never waits for anything else.
+pub(super) async fn listen(mut changes: Changes, shared: &Shared, gpu_resource: &str) {
+    loop {
+        tokio::select! {
+            Some(change) = changes.tenants.recv() => shared.hear(|state| {
+                let synced = take(change, &mut state.dirty.tenants, &mut state.unreadable_tenants);
+                state.synced.tenants |= synced;
+                state.sweeps.tenants |= synced;
+            }),
+            Some(change) = changes.nodes.recv() => shared.hear(|state| {
+                let synced = take(change, &mut state.dirty.nodes, &mut state.unreadable_nodes);
+                state.synced.nodes |= synced;
+                state.sweeps.nodes |= synced;
+            }),
+            Some(change) = changes.jobs.recv() => shared.hear(|state| {
+                if let Change::Deleted(job) = &change && let Some(uid) = rows::uid(job.as_ref()) {
+                    state.job_gone(uid);
+                }
+                let synced = take(change, &mut state.dirty.jobs, &mut state.unreadable_jobs);
+                state.synced.jobs |= synced;
+                state.sweeps.jobs |= synced;
+            }),
+            Some(change) = changes.pods.recv() => shared.hear(|state| take_pod(change, state, gpu_resource)),
+            else => return,
+        }
+    }
+}
+
+impl Shared {
+    fn hear(&self, note: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        note(&mut state);
+        if !state.dirty.is_empty() {
+            state.dirty.waits_since(Instant::now());
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+}
+
+/// Marks what a change is about. Says whether the cache is whole now.
+fn take<K: Resource<DynamicType = ()>>(
+    change: Change<K>,
+    marks: &mut Marks<K>,
+    unreadable: &mut Unreadable,
+) -> bool {
+    match change {
+        Change::Applied(object) => {
+            if let Some(uid) = rows::uid(object.as_ref()) {
+                unreadable.forget(uid);
+                marks.living(uid, object);
+            }
+        }
+        Change::Deleted(object) => {
+            if let Some(uid) = rows::uid(object.as_ref()) {
+                unreadable.forget(uid);
+                marks.gone(uid, object);
+            }
+        }
+        Change::Invalid(invalid) => {
+            if let Some(uid) = invalid.metadata.uid.as_deref().and_then(|uid| Uuid::parse_str(uid).ok()) {
+                unreadable.tell(uid);
+            }
+        }
+        Change::Synced => {
+            unreadable.synced();
+            return true;
+        }
+    }
+    false
+}
+
+/// Marks a pod whose attempt is to be charged. One that is gone keeps its mark: it ran.
+fn take_pod(change: Change<Pod>, state: &mut State, gpu_resource: &str) {
+    match change {
+        Change::Applied(pod) => {
+            let Some(key) = rows::attempt_key(&pod) else { return };
+            state.pod_lives(key, ObjectRef::from_obj(pod.as_ref()));
+            if !state.is_committed(key)
+                && rows::awaits_charge(&pod, gpu_resource)
+                && let Some(uid) = rows::uid(pod.as_ref())
+            {
+                state.dirty.pods.living(uid, pod);
+            }
+        }
+        Change::Deleted(pod) => {
+            if let Some(key) = rows::attempt_key(&pod) {
+                state.pod_gone(key);
+            }
+        }
+        Change::Invalid(_) | Change::Synced => (),
+    }
+}

@@ -1,0 +1,127 @@
+//! etcd -> Postgres: tenants, nodes, jobs and attempts as rows, and what each attempt is charged.
+//!
+//! Guarantees:
+//! - Level-triggered: what is marked is an object, and what is written is its last state. The watches never wait for
+//!   the database; while it is away marks gather, one per object, and are written when it is back.
+//! - An older state never replaces a newer one (`(epoch, resource_version)` grows), also when this process was deposed
+//!   without knowing (each transaction is fenced by `mirror_state.writer`) and when etcd was restored from a backup
+//!   (rows ahead of the cluster raise the epoch).
+//! - An attempt is charged once, whoever tells of it and how often (its pod, its job's status, again after a restart).
+//! - A row that Postgres refuses is left out with a log line, and holds up no other.
+//! - With a new connection, and after each relist, the rows are compared with the caches: what is gone gets its
+//!   `deleted_at`, what is missing or older is written.
+//!
+//! A job of a namespace that is no tenant's is not mirrored until it is. See `docs/mirror.md`.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::runtime::reflector::Store;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::{
+    api_types::{Job, Tenant},
+    clock::Clock,
+    db::{self, Pool},
+    kube_ext::watch::Change,
+};
+
+mod chunks;
+mod dirty;
+mod handle;
+mod listen;
+mod rows;
+mod sweep;
+mod tenancy;
+mod write;
+
+pub use handle::MirrorHandle;
+
+/// How the mirror works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it writes to. Nothing needs to answer yet.
+    pub pool: Pool,
+    /// UID of the namespace `kube-system`: which cluster this is.
+    pub cluster_uid: Uuid,
+    /// Extended resource that counts GPUs.
+    pub gpu_resource: String,
+    /// Shortest time between two batches.
+    pub interval: Duration,
+    /// How long the database may be away, or a change wait, before [`MirrorHandle::behind`] says so.
+    pub behind_after: Duration,
+    /// Longest time between two tries while the database is away.
+    pub longest_pause: Duration,
+}
+
+impl Config {
+    /// The usual times.
+    #[must_use]
+    pub fn new(pool: Pool, cluster_uid: Uuid, gpu_resource: String) -> Self {
+        Self {
+            pool,
+            cluster_uid,
+            gpu_resource,
+            interval: Duration::from_millis(200),
+            behind_after: Duration::from_secs(5),
+            longest_pause: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The caches: what exists.
+#[derive(Clone)]
+pub struct Stores {
+    /// All tenants.
+    pub tenants: Store<Tenant>,
+    /// All nodes.
+    pub nodes: Store<Node>,
+    /// All jobs.
+    pub jobs: Store<Job>,
+    /// All pods of ours.
+    pub pods: Store<Pod>,
+}
+
+impl std::fmt::Debug for Stores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stores")
+    }
+}
+
+/// What changes, from the start of the watches.
+#[derive(Debug)]
+pub struct Changes {
+    /// Of tenants.
+    pub tenants: mpsc::Receiver<Change<Tenant>>,
+    /// Of nodes.
+    pub nodes: mpsc::Receiver<Change<Node>>,
+    /// Of jobs.
+    pub jobs: mpsc::Receiver<Change<Job>>,
+    /// Of pods of ours.
+    pub pods: mpsc::Receiver<Change<Pod>>,
+}
+
+/// The mirror: a handle to ask, and a future that does the work. Nothing happens before that is polled.
+///
+/// The future may be dropped at any point; the next start finishes what was under way. It ends well when all watches
+/// have ended, and with an error ([`db::Cause::Superseded`]) when another process has taken over: this one should
+/// end then. A database that is away, read-only or another cluster's does not end it: it goes on trying.
+pub fn start(
+    config: Config,
+    stores: Stores,
+    changes: Changes,
+    clock: Clock,
+) -> (MirrorHandle, impl Future<Output = Result<(), db::Error>> + Send + 'static) {
+    let shared = Arc::new(handle::Shared::new(config.behind_after));
+    let handle = MirrorHandle { shared: Arc::clone(&shared) };
+    let gpu_resource = config.gpu_resource.clone();
+    let future = async move {
+        let writer = write::Scribe::new(config, stores, clock, Arc::clone(&shared));
+        tokio::select! {
+            () = listen::listen(changes, &shared, &gpu_resource) => Ok(()),
+            error = writer.run() => Err(error),
+        }
+    };
+    (handle, future)
+}

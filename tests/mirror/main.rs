@@ -1,0 +1,10 @@
+//! The mirror against a real Postgres: what it promises in `src/mirror/mod.rs`, with the watches played by the test.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod charging;
+mod faults;
+mod objects;
+mod proxy;
+mod rows;
+mod world;

@@ -1,0 +1,225 @@
+//! A database, a mirror, and watches that the test plays.
+
+use std::{
+    fmt::Debug,
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use crofter::{
+    api_types::{Job, Tenant},
+    clock::Clock,
+    db::{Options, Pool},
+    kube_ext::watch::Change,
+    mirror::{self, Changes, Config, MirrorHandle, Stores},
+};
+use crofter_test_cluster::{DatabaseServer, wait};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Resource,
+    core::error_boundary::InvalidObject,
+    runtime::{
+        reflector::{self, Store, store::Writer},
+        watcher::Event,
+    },
+};
+use sqlx::{Connection, PgConnection};
+use tokio::{sync::mpsc, task::JoinHandle};
+use uuid::Uuid;
+
+use crate::proxy::Proxy;
+
+const SOON: Duration = Duration::from_secs(30);
+pub(crate) const CLUSTER: Uuid = Uuid::from_u128(0xc1);
+/// When the test takes place.
+pub(crate) const NOW: &str = "2026-01-01T16:00:00Z";
+
+fn server() -> &'static DatabaseServer {
+    static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
+    SERVER.get_or_init(|| DatabaseServer::start().unwrap())
+}
+
+/// One kind: its cache and who listens.
+pub(crate) struct Feed<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
+    store: Store<K>,
+    writer: Writer<K>,
+    listeners: Vec<mpsc::Sender<Change<K>>>,
+    /// What can't be read; told before the end of the next list.
+    pub(crate) unreadable: Vec<Arc<InvalidObject>>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Feed<K> {
+    fn new() -> Self {
+        let (store, mut writer) = reflector::store();
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitDone);
+        Self { store, writer, listeners: Vec::new(), unreadable: Vec::new() }
+    }
+
+    /// As `Watch`: a new listener is told all there is first.
+    async fn subscribe(&mut self) -> mpsc::Receiver<Change<K>> {
+        let (sender, receiver) = mpsc::channel(16);
+        let applied = self.store.state().into_iter().map(Change::Applied);
+        let invalid = std::mem::take(&mut self.unreadable).into_iter().map(Change::Invalid);
+        let list: Vec<Change<K>> = applied.chain(invalid).chain([Change::Synced]).collect();
+        let told = sender.clone();
+        tokio::spawn(async move {
+            for change in list {
+                // The mirror may end meanwhile.
+                drop(told.send(change).await);
+            }
+        });
+        self.listeners.push(sender);
+        receiver
+    }
+
+    pub(crate) async fn apply(&mut self, object: K) {
+        self.writer.apply_watcher_event(&Event::Apply(object.clone()));
+        self.tell(Change::Applied(Arc::new(object))).await;
+    }
+
+    pub(crate) async fn delete(&mut self, object: &K) {
+        self.writer.apply_watcher_event(&Event::Delete(object.clone()));
+        self.tell(Change::Deleted(Arc::new(object.clone()))).await;
+    }
+
+    /// The cache as if the process had begun with it: nobody is told.
+    pub(crate) fn begin_with(&mut self, objects: Vec<K>) {
+        self.writer.apply_watcher_event(&Event::Init);
+        for object in objects {
+            self.writer.apply_watcher_event(&Event::InitApply(object));
+        }
+        self.writer.apply_watcher_event(&Event::InitDone);
+    }
+
+    pub(crate) async fn tell(&mut self, change: Change<K>) {
+        self.listeners.retain(|listener| !listener.is_closed());
+        for listener in &self.listeners {
+            // The mirror may end meanwhile.
+            drop(listener.send(change.clone()).await);
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) url: String,
+    pub(crate) proxy: Proxy,
+    pub(crate) tenants: Feed<Tenant>,
+    pub(crate) nodes: Feed<Node>,
+    pub(crate) jobs: Feed<Job>,
+    pub(crate) pods: Feed<Pod>,
+}
+
+/// A mirror that runs until dropped.
+pub(crate) struct Running {
+    pub(crate) handle: MirrorHandle,
+    pub(crate) task: JoinHandle<Result<(), crofter::db::Error>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::on(server()).await
+    }
+
+    pub(crate) async fn on(server: &DatabaseServer) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mirror_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let url = server.create_database(&name).await.unwrap();
+        let port = url.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
+        Self {
+            url,
+            proxy: Proxy::start(port).await,
+            tenants: Feed::new(),
+            nodes: Feed::new(),
+            jobs: Feed::new(),
+            pods: Feed::new(),
+        }
+    }
+
+    /// The database, by way of the proxy; with deadlines that a busy machine keeps.
+    pub(crate) fn pool(&self) -> Pool {
+        self.pool_with(Options { connect: SOON, call: SOON, ..Options::default() })
+    }
+
+    pub(crate) fn pool_with(&self, options: Options) -> Pool {
+        let (before, after) = self.url.rsplit_once(':').unwrap();
+        let database = after.split_once('/').unwrap().1;
+        let url = format!("{before}:{}/{database}", self.proxy.port());
+        Pool::new(&url.into(), options).unwrap()
+    }
+
+    pub(crate) async fn start(&mut self) -> Running {
+        self.start_as(CLUSTER).await
+    }
+
+    pub(crate) async fn start_as(&mut self, cluster_uid: Uuid) -> Running {
+        let config = Config {
+            interval: Duration::from_millis(20),
+            behind_after: Duration::from_millis(700),
+            longest_pause: Duration::from_millis(200),
+            ..Config::new(self.pool(), cluster_uid, "nvidia.com/gpu".into())
+        };
+        let stores = Stores {
+            tenants: self.tenants.store.clone(),
+            nodes: self.nodes.store.clone(),
+            jobs: self.jobs.store.clone(),
+            pods: self.pods.store.clone(),
+        };
+        let changes = Changes {
+            tenants: self.tenants.subscribe().await,
+            nodes: self.nodes.subscribe().await,
+            jobs: self.jobs.subscribe().await,
+            pods: self.pods.subscribe().await,
+        };
+        let now: Timestamp = NOW.parse().unwrap();
+        let (handle, future) = mirror::start(config, stores, changes, Clock::of(move || now));
+        Running { handle, task: tokio::spawn(future) }
+    }
+
+    /// The answer to a query of one text column and one row, past the proxy.
+    pub(crate) async fn ask(&self, query: &'static str) -> Result<String, sqlx::Error> {
+        let mut connection = PgConnection::connect(&self.url).await?;
+        let answer: Option<String> = sqlx::query_scalar(query).fetch_one(&mut connection).await?;
+        connection.close().await?;
+        Ok(answer.unwrap_or_else(|| "NULL".into()))
+    }
+
+    pub(crate) async fn execute(&self, statement: &'static str) {
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Waits until `query` answers `expected`.
+    pub(crate) async fn sees(&self, query: &'static str, expected: &str) {
+        let look = || async {
+            match self.ask(query).await {
+                Ok(answer) if answer == expected => Ok(()),
+                other => Err(other.map_err(|e| e.to_string())),
+            }
+        };
+        wait::until(SOON, &format!("`{query}` to answer {expected}"), look).await.unwrap();
+    }
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let look = || std::future::ready(if condition() { Ok(()) } else { Err(()) });
+    wait::until(SOON, what, look).await.unwrap();
+}
+
+/// `future`, which must end soon.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.unwrap()
+}
