@@ -193,14 +193,24 @@ fn waiting(
     if limit <= view.now {
         return Ok(delete(pod));
     }
-    let message = detail.unwrap_or_else(|| format!("attempt {number} has a place in {}", group_of(pod)));
     if status.phase == JobPhase::Queued && assigned > view.now {
         return Ok(Step::Wait(Some(assigned)));
     }
-    if status.phase == JobPhase::Assigned {
+    if status.phase == JobPhase::Assigned && !is_news(status, detail.as_deref()) {
         return Ok(Step::Wait(Some(limit)));
     }
+    let message = detail.unwrap_or_else(|| format!("attempt {number} has a place in {}", group_of(pod)));
     move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
+}
+
+/// Whether what keeps a pod from starting is something else than the status says: other numbers in the same words, or
+/// the kubelet's change between a pull that failed and the pause before the next, are not worth a write.
+fn is_news(status: &JobStatus, detail: Option<&str>) -> bool {
+    let kind = |words: &str| match words.split(':').next().unwrap_or_default() {
+        "ImagePullBackOff" => "ErrImagePull".to_owned(),
+        other => other.replace(|c: char| c.is_ascii_digit(), ""),
+    };
+    detail.is_some_and(|words| Some(kind(words)) != status.message.as_deref().map(kind))
 }
 
 fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, IllegalMove> {
@@ -389,7 +399,8 @@ fn name_deletion(view: &View<'_>, ending: &mut Ending, late: bool) {
     let start_limit = made.and_then(|m| m.checked_add(START_LIMIT).ok());
     if canceled(view.job) {
         ending.reason = Reason::Canceled;
-        "canceled while it ran".clone_into(&mut ending.message);
+        let when = if never_started { "before it ran" } else { "while it ran" };
+        ending.message = format!("canceled {when}");
     } else if late {
         (ending.reason, ending.cause) = (Reason::DeadlineExceeded, Cause::Timeout);
         "ran longer than its timeout".clone_into(&mut ending.message);

@@ -58,6 +58,11 @@ impl World {
                 await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.unwrap();
             }
         });
+        Self::on(cluster)
+    }
+
+    /// A cluster with the CRDs that was started elsewhere.
+    pub fn on(cluster: Cluster) -> Self {
         let metrics_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let database_url = cluster.database_url().map(str::to_owned);
         let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
