@@ -16,6 +16,9 @@ use crate::{
     names,
 };
 
+/// The kubelet removes a pod within this time after its last container has ended.
+const REMOVAL: SignedDuration = SignedDuration::from_secs(10);
+
 /// Where an attempt is, by its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
@@ -207,10 +210,17 @@ fn exit_sentence(terminated: &ContainerStateTerminated) -> String {
 }
 
 /// Whether the container ended because of the deletion: not before it was asked for. What ended first stands.
+///
+/// Once the containers have ended the kubelet deletes the pod again, without grace, and the API server then writes that
+/// time over the one of the first deletion. A container that ended shortly before is taken for a killed one: to run a job
+/// again that had failed is the smaller mistake than to fail one that was killed.
 fn killed_by_deletion(pod: &Pod, terminated: &ContainerStateTerminated) -> bool {
     let Some(Time(deadline)) = pod.metadata.deletion_timestamp else { return false };
-    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
-    let Ok(asked) = deadline.checked_sub(grace) else { return true };
+    let before = match pod.metadata.deletion_grace_period_seconds {
+        Some(grace) if grace > 0 => SignedDuration::from_secs(grace),
+        _ => REMOVAL,
+    };
+    let Ok(asked) = deadline.checked_sub(before) else { return true };
     terminated.finished_at.as_ref().is_none_or(|t| t.0 >= asked)
 }
 
@@ -322,6 +332,17 @@ mod tests {
         let asked_before =
             json!({"deletionTimestamp": "2026-01-01T00:00:38Z", "deletionGracePeriodSeconds": 30});
         assert_eq!(ended(asked_before, status).cause, Cause::Deletion);
+    }
+
+    #[test]
+    fn a_killed_container_is_known_after_the_kubelets_own_deletion() {
+        let status = json!({"phase": "Failed", "containerStatuses": terminated(143, "Error")});
+        let removed = |at: &str| {
+            let metadata = json!({"deletionTimestamp": at, "deletionGracePeriodSeconds": 0});
+            ended(metadata, status.clone()).reason
+        };
+        assert_eq!(removed("2026-01-01T00:00:11Z"), Reason::PodDeleted);
+        assert_eq!(removed("2026-01-01T00:00:59Z"), Reason::NonZeroExit, "deleted long after its end");
     }
 
     #[test]
