@@ -203,14 +203,3 @@ async fn what_a_job_used_is_in_postgres_to_the_millisecond() {
     assert_eq!(row.get::<String, _>("cpu"), (1500 * ran).to_string());
     assert_eq!(row.get::<String, _>("memory"), ((1_i128 << 30) * ran).to_string());
 }
-
-#[tokio::test]
-async fn a_job_that_takes_its_time_to_stop_is_canceled_all_the_same() {
-    let verbs = world().verbs().await;
-    tenant(&verbs, "tardy", "basic", "4").await;
-    verbs.job("tardy", "slow", json!({"parameters": {"run-seconds": "forever", "stop-seconds": "3"}})).await;
-    verbs.until_phase("tardy", "slow", JobPhase::Running).await;
-    verbs.patch_job("tardy", "slow", json!({"spec": {"canceled": true}})).await.unwrap();
-    let canceled = verbs.until_phase("tardy", "slow", JobPhase::Canceled).await;
-    assert_eq!(canceled.status.unwrap().exit_code, Some(143));
-}
