@@ -16,6 +16,9 @@ use crate::{
     names,
 };
 
+/// The kubelet removes a pod within this time after its last container has ended.
+const REMOVAL: SignedDuration = SignedDuration::from_secs(10);
+
 /// Where an attempt is, by its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
@@ -235,15 +238,21 @@ fn started(terminated: &ContainerStateTerminated) -> Option<Timestamp> {
 }
 
 /// Whether the container ended because of the deletion: not before it was asked for. What ended first stands.
+///
+/// Once the containers have ended the kubelet deletes the pod again, without grace, and the API server then writes that
+/// time over the one of the first deletion. A container that ended shortly before is taken for a killed one: to run a job
+/// again that had failed is the smaller mistake than to fail one that was killed.
 fn killed_by_deletion(pod: &Pod, terminated: &ContainerStateTerminated) -> bool {
     let Some(Time(deadline)) = pod.metadata.deletion_timestamp else { return false };
-    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+    let grace = pod.metadata.deletion_grace_period_seconds.filter(|seconds| *seconds > 0);
     // A pod that the API server knows to have ended gets no grace. One that was deleted by force gets none either,
     // but hardly ends well.
-    if grace.is_zero() && terminated.exit_code == 0 {
+    if grace.is_none() && terminated.exit_code == 0 {
         return false;
     }
-    let Ok(asked) = deadline.checked_sub(grace) else { return true };
+    let Ok(asked) = deadline.checked_sub(grace.map_or(REMOVAL, SignedDuration::from_secs)) else {
+        return true;
+    };
     terminated.finished_at.as_ref().is_none_or(|t| t.0 >= asked)
 }
 
@@ -422,6 +431,17 @@ mod tests {
         let asked = json!({"deletionTimestamp": "2026-01-01T00:00:38Z", "deletionGracePeriodSeconds": 30});
         let deleted = ended(asked, status);
         assert_eq!((deleted.cause, deleted.started_at), (Cause::Deletion, None));
+    }
+
+    #[test]
+    fn a_killed_container_is_known_after_the_kubelets_own_deletion() {
+        let status = json!({"phase": "Failed", "containerStatuses": terminated(143, "Error")});
+        let removed = |at: &str| {
+            let metadata = json!({"deletionTimestamp": at, "deletionGracePeriodSeconds": 0});
+            ended(metadata, status.clone()).reason
+        };
+        assert_eq!(removed("2026-01-01T00:00:11Z"), Reason::PodDeleted);
+        assert_eq!(removed("2026-01-01T00:00:59Z"), Reason::NonZeroExit, "deleted long after its end");
     }
 
     #[test]
