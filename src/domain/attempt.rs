@@ -193,7 +193,7 @@ fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
         (None, Some(t)) if t.reason.as_deref() == Some("OOMKilled") => {
             end(Reason::OutOfMemory, Cause::Job, "killed for using more memory than it asked for".to_owned())
         }
-        // A restart of the machine has left nothing of the container.
+        // A restart of its machine has left nothing of the container.
         (None, Some(t)) if exit_code(t).is_none() => {
             end(Reason::NodeLost, Cause::Infrastructure, t.message.clone().unwrap_or_default())
         }

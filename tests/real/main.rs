@@ -4,8 +4,10 @@
 //! worker. Two tenants have one real worker each. One cluster for all tests. Where the machine can't run real nodes
 //! they say why and do nothing, unless `CROFTER_REQUIRE_REAL_NODES` is set.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
+
 #[path = "../common/mod.rs"]
-#[expect(dead_code, reason = "each test binary uses some of the verbs")]
+#[expect(dead_code, reason = "other test binaries use the rest")]
 mod common;
 
 mod endings;
