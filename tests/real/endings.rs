@@ -73,7 +73,7 @@ async fn a_bad_end_is_told_with_its_reason_and_last_words() {
 
     let late = verbs.until_phase(TENANT, "late", JobPhase::TimedOut).await;
     assert_eq!(end(&late), ("DeadlineExceeded", Some(0)));
-    assert!((3..=6).contains(&ran(&late)), "{:?}", status(&late).attempts);
+    assert!((3..10).contains(&ran(&late)), "{:?}", status(&late).attempts);
 
     // Tried again it would only do the same.
     let greedy = verbs.until_phase(TENANT, "greedy", JobPhase::Failed).await;

@@ -16,9 +16,9 @@ mod surroundings;
 mod waiting;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
-    sync::OnceLock,
+    sync::LazyLock,
 };
 
 use crofter::names;
@@ -55,8 +55,9 @@ fn available() -> bool {
 
 /// The cluster of this test binary; `None` where there can't be one. It goes when the process does.
 fn world() -> Option<&'static World> {
-    static WORLD: OnceLock<Option<(World, Process)>> = OnceLock::new();
-    WORLD.get_or_init(|| available().then(start)).as_ref().map(|(world, _)| world)
+    // Lazy, so that a start that failed is not tried again by each test.
+    static WORLD: LazyLock<Option<(World, Process)>> = LazyLock::new(|| available().then(start));
+    WORLD.as_ref().map(|(world, _)| world)
 }
 
 /// A cluster with Crofter and the tenants, and the process that keeps the operator's log with the cluster's.
@@ -107,7 +108,7 @@ async fn install(cluster: &Cluster) -> Process {
     log
 }
 
-fn kubectl(cluster: &Cluster) -> std::path::PathBuf {
+fn kubectl(cluster: &Cluster) -> PathBuf {
     cluster.bin_dirs().iter().map(|dir| dir.join("kubectl")).find(|path| path.exists()).unwrap()
 }
 
