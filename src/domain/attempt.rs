@@ -165,7 +165,9 @@ pub fn requests(pod: &Pod, gpu_resource: &str) -> Resources {
 fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
     let status = pod.status.clone().unwrap_or_default();
     let terminated = container.and_then(|c| c.state.as_ref()?.terminated.as_ref());
-    let started_at = terminated.and_then(started);
+    // Of a node that is gone nobody says how its containers ended: they are left as running.
+    let running = container.and_then(|c| Some(c.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0));
+    let started_at = terminated.and_then(started).or(running);
     let finished_at =
         terminated.and_then(|t| Some(t.finished_at.as_ref()?.0)).unwrap_or_else(|| last_change(pod));
     let end = |reason, cause, message: String| Ending {
@@ -206,7 +208,7 @@ fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
         (None, Some(t)) if t.reason.as_deref() == Some("OOMKilled") => {
             end(Reason::OutOfMemory, Cause::Job, "killed for using more memory than it asked for".to_owned())
         }
-        // A restart of the machine has left nothing of the container.
+        // A restart of its machine has left nothing of the container.
         (None, Some(t)) if exit_code(t).is_none() => {
             end(Reason::NodeLost, Cause::Infrastructure, t.message.clone().unwrap_or_default())
         }
@@ -357,6 +359,15 @@ mod tests {
             (gone.reason, gone.cause, gone.message.as_str()),
             (Reason::NodeLost, Cause::Infrastructure, "node is gone")
         );
+        let running = json!([{"name": "job", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:05Z"}}}]);
+        let left = ended(
+            json!({}),
+            json!({"phase": "Failed", "containerStatuses": running, "conditions": [{"type": "DisruptionTarget",
+            "status": "True", "reason": "DeletionByPodGC", "lastTransitionTime": "2026-01-01T00:00:45Z"}]}),
+        );
+        assert_eq!((left.reason, left.exit_code), (Reason::NodeLost, None));
+        assert_eq!(left.finished_at.duration_since(left.started_at.unwrap()).as_secs(), 40);
         let late = ended(json!({}), json!({"phase": "Failed", "reason": "DeadlineExceeded"}));
         assert_eq!((late.reason, late.cause), (Reason::DeadlineExceeded, Cause::Timeout));
     }

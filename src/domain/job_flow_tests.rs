@@ -225,6 +225,26 @@ fn infrastructure_is_retried_with_a_fresh_pod_when_the_old_one_is_gone() {
 }
 
 #[test]
+fn a_start_that_the_kubelet_has_forgotten_is_remembered() {
+    let mut world = World::new(&json!({}));
+    world.running(1, 0);
+    world.write(0);
+    let creating = container(&json!({"waiting": {"reason": "ContainerCreating"}}));
+    let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": at(7).to_string()});
+    let status = json!({"phase": "Failed", "reason": "Evicted", "message": "too much",
+        "conditions": [ready], "containerStatuses": [creating]});
+    world.pod(1, 0, &json!({}), &status);
+    let ended = world.write(9);
+    assert_eq!((ended.phase, ended.running_millis), (JobPhase::Failed, 7000));
+    let record = &ended.attempts[0];
+    assert_eq!((record.started_at.as_ref(), &record.finished_at), (Some(&Time(at(0))), &Time(at(7))));
+
+    let mut unseen = World::new(&json!({}));
+    unseen.pod(1, 0, &json!({}), &status);
+    assert_eq!(unseen.write(9).attempts[0].started_at, None, "nobody saw it run");
+}
+
+#[test]
 fn exit_codes_and_timeouts_are_retried_only_on_demand() {
     for (policy, code_ends, time_ends) in [
         ("Infrastructure", JobPhase::Failed, JobPhase::TimedOut),

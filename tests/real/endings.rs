@@ -18,6 +18,7 @@ const TENANT: &str = "alpha";
 
 /// Runs until SIGTERM, and then ends as if all were well: what a program does that saves its work.
 const OBEYS: &str = "trap 'echo saved; exit 0' TERM; echo ready; while :; do sleep 0.1; done";
+const FILLS: &str = "head -c 8000000 /dev/zero >/scratch/file; exec sleep 1000";
 const IGNORES: &str = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
 
 fn status(job: &Job) -> &JobStatus {
@@ -53,6 +54,8 @@ async fn a_bad_end_is_told_with_its_reason_and_last_words() {
     verbs.job(TENANT, "memory", script("tail /dev/zero")).await;
     verbs.job(TENANT, "no-program", json!({"command": ["/bin/nothing"]})).await;
     verbs.job(TENANT, "late", script_with(OBEYS, json!({"timeoutSeconds": 3}))).await;
+    let scratch = json!({"volumes": [{"name": "scratch", "mountPath": "/scratch", "scratch": "1Mi"}]});
+    verbs.job(TENANT, "greedy", script_with(FILLS, scratch)).await;
 
     let code = verbs.until_phase(TENANT, "code", JobPhase::Failed).await;
     assert_eq!(end(&code), ("NonZeroExit", Some(3)));
@@ -70,7 +73,13 @@ async fn a_bad_end_is_told_with_its_reason_and_last_words() {
 
     let late = verbs.until_phase(TENANT, "late", JobPhase::TimedOut).await;
     assert_eq!(end(&late), ("DeadlineExceeded", Some(0)));
-    assert!((3..=6).contains(&ran(&late)), "{:?}", status(&late).attempts);
+    assert!((3..10).contains(&ran(&late)), "{:?}", status(&late).attempts);
+
+    // Tried again it would only do the same.
+    let greedy = verbs.until_phase(TENANT, "greedy", JobPhase::Failed).await;
+    assert_eq!(status(&greedy).reason.as_deref(), Some("Evicted"));
+    assert!((1..60).contains(&ran(&greedy)), "{:?}", status(&greedy).attempts);
+    assert!(message(&greedy).contains("exceeds the limit \"1Mi\""), "{}", message(&greedy));
 }
 
 #[tokio::test]

@@ -4,8 +4,10 @@
 //! worker. Two tenants have one real worker each. One cluster for all tests. Where the machine can't run real nodes
 //! they say why and do nothing, unless `CROFTER_REQUIRE_REAL_NODES` is set.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
+
 #[path = "../common/mod.rs"]
-#[expect(dead_code, reason = "each test binary uses some of the verbs")]
+#[expect(dead_code, reason = "other test binaries use the rest")]
 mod common;
 
 mod endings;
@@ -14,9 +16,9 @@ mod surroundings;
 mod waiting;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
-    sync::OnceLock,
+    sync::LazyLock,
 };
 
 use crofter::names;
@@ -53,8 +55,9 @@ fn available() -> bool {
 
 /// The cluster of this test binary; `None` where there can't be one. It goes when the process does.
 fn world() -> Option<&'static World> {
-    static WORLD: OnceLock<Option<(World, Process)>> = OnceLock::new();
-    WORLD.get_or_init(|| available().then(start)).as_ref().map(|(world, _)| world)
+    // Lazy, so that a start that failed is not tried again by each test.
+    static WORLD: LazyLock<Option<(World, Process)>> = LazyLock::new(|| available().then(start));
+    WORLD.as_ref().map(|(world, _)| world)
 }
 
 /// A cluster with Crofter and the tenants, and the process that keeps the operator's log with the cluster's.
@@ -105,7 +108,7 @@ async fn install(cluster: &Cluster) -> Process {
     log
 }
 
-fn kubectl(cluster: &Cluster) -> std::path::PathBuf {
+fn kubectl(cluster: &Cluster) -> PathBuf {
     cluster.bin_dirs().iter().map(|dir| dir.join("kubectl")).find(|path| path.exists()).unwrap()
 }
 

@@ -19,7 +19,8 @@ fn message(job: &Job) -> &str {
 async fn a_container_that_can_not_start_shows_the_kubelets_words() {
     let Some(world) = world() else { return };
     let verbs = world.verbs().await;
-    verbs.job(TENANT, "no-image", json!({"image": "crofter.test/nothing:1"})).await;
+    // Nothing listens there, and no name has to be looked up, which may take long.
+    verbs.job(TENANT, "no-image", json!({"image": "127.0.0.1:1/nothing:1"})).await;
     let variable = json!({"env": [{"name": "WORD", "secretKeyRef": {"name": "later", "key": "word"}}]});
     verbs.job(TENANT, "no-secret", script_with("echo $WORD", variable)).await;
 
