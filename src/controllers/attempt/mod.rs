@@ -160,3 +160,51 @@ fn recorded(job: &Job, number: u32) -> bool {
     let number = i32::try_from(number).unwrap_or(i32::MAX);
     job.status.as_ref().is_some_and(|status| job_flow::on_record(status, number))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use http::{Request, Response};
+    use kube::{
+        client::Body,
+        runtime::{reflector, watcher::Event},
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::kube_ext::unreadable;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_pod_is_let_go_before_all_jobs_are_known() {
+        let (service, mut asked) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n", "finalizers": [names::FINALIZER_ACCOUNTED],
+                "labels": {names::LABEL_JOB_UID: "u", names::LABEL_ATTEMPT: "1"},
+                "ownerReferences": [{"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "name": "j", "uid": "u"}]},
+            "status": {"phase": "Succeeded"},
+        }))
+        .unwrap();
+        let (pods, mut of_pods) = reflector::store();
+        for event in [Event::Init, Event::InitApply(pod.clone()), Event::InitDone] {
+            of_pods.apply_watcher_event(&event);
+        }
+        let (jobs, mut of_jobs) = reflector::store();
+        let context = Context {
+            client: Client::new(service, "default"),
+            jobs,
+            unreadable: unreadable::cache().0,
+            pods,
+            accounts: None,
+            metrics: Metrics::default(),
+        };
+        let first = stream::iter([Arc::new(pod)]).chain(stream::pending());
+        let stop = future::pending();
+        tokio::spawn(run(Arc::new(context), first, stream::pending(), stream::pending(), stop));
+        let second = Duration::from_secs(1);
+        assert!(tokio::time::timeout(second, asked.next_request()).await.is_err(), "the job may exist");
+        of_jobs.apply_watcher_event(&Event::Init);
+        of_jobs.apply_watcher_event(&Event::InitDone);
+        let (request, _) = tokio::time::timeout(second, asked.next_request()).await.unwrap().unwrap();
+        assert!(request.uri().path().ends_with("/pods/p"), "{}", request.uri());
+    }
+}
