@@ -12,6 +12,8 @@ export PATH := $(PATH):/usr/local/go/bin
 ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
+# Cluster tests wait far more than they work: more of them at once than there are cores.
+export RUST_TEST_THREADS ?= 6
 DEMO = $(CARGO) run --quiet --package crofter-demo --
 CLUSTER = $(CARGO) run --quiet --package crofter-test-cluster --
 

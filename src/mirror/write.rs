@@ -283,7 +283,8 @@ impl Scribe {
         let jobs = batch.jobs.values().filter_map(Mark::object).filter(|job| self.tenant_of(job).is_some());
         let told_by_jobs = jobs.flat_map(|job| rows::attempts_of_job(job));
         let mut attempts: BTreeMap<AttemptKey, AttemptRow> = BTreeMap::new();
-        for row in told_by_pods.chain(told_by_jobs) {
+        // A job's word comes first: it has seen what a kubelet may have forgotten since (the start of a pod it evicted).
+        for row in told_by_jobs.chain(told_by_pods) {
             attempts.entry((row.job_uid, row.record.attempt)).or_insert(row);
         }
         let rows: Vec<AttemptRow> = attempts.into_values().collect();

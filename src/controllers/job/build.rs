@@ -171,9 +171,14 @@ fn affinity(admission: &Admission) -> Affinity {
 
 fn pod_security(job: &ValidJob<'_>) -> PodSecurityContext {
     let restricted = job.pod_security == PodSecurity::Restricted;
+    let user = job.spec.run_as_user.or(restricted.then_some(DEFAULT_USER));
     PodSecurityContext {
         run_as_non_root: restricted.then_some(true),
-        run_as_user: job.spec.run_as_user.or(restricted.then_some(DEFAULT_USER)),
+        run_as_user: user,
+        // Without a group of its own a process is in root's, and can't write to a claim that is not its user's.
+        run_as_group: user,
+        fs_group: user,
+        fs_group_change_policy: user.map(|_| "OnRootMismatch".to_owned()),
         seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
         ..PodSecurityContext::default()
     }
