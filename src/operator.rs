@@ -28,6 +28,7 @@ use crate::{
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
+    domain::admission::Memory,
     kube_ext::{events::Events, watch::Watch, within},
     metrics::Metrics,
     mirror::{self, MirrorHandle},
@@ -213,6 +214,7 @@ impl Assembly {
             gpu_resource: self.settings.gpu_resource.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            memory: Memory::default(),
         };
         let changes = Changes {
             tenants: self.tenants.subscribe(),

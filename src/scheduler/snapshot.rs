@@ -15,7 +15,7 @@ use crate::{
     },
     controllers::node::{Worker, worker},
     domain::{
-        admission::{JobStanding, JobView, TenantView, Usage, Verdict, WorkerView},
+        admission::{Admission, JobStanding, JobView, TenantView, Usage, Verdict, WorkerView},
         attempt::{self, Observed},
         job_state::is_terminal,
         resources::Resources,
@@ -47,6 +47,8 @@ struct Totals {
 struct Pods {
     live: Option<u32>,
     bound: bool,
+    /// The worker group of the live one.
+    group: Option<String>,
     /// The newest attempt that was seen to end.
     ended: Option<u32>,
 }
@@ -136,6 +138,7 @@ fn view(tenant: &Tenant, plans: &Plans, closed: Option<(Reason, String)>) -> Ten
         plan: tenant.spec.plan.clone(),
         closed: closed.or_else(|| plan.is_none().then(unknown)),
         quotas: plan.map_or_else(EffectiveQuotas::default, |p| p.effective(&tenant.spec.quotas)),
+        weight: plan.map_or(1, |p| p.weight),
         groups: std::iter::once(tenant.name_any()).chain(pools).collect(),
         elastic: tenant.spec.elastic,
     }
@@ -151,6 +154,7 @@ fn pods(all: &[Arc<Pod>], gpu_resource: &str) -> (HashMap<String, Pods>, HashMap
             continue;
         }
         entry.live = entry.live.max(Some(number));
+        entry.group = pod.labels().get(names::LABEL_GROUP).cloned();
         if let Some(node) = attempt::node(pod) {
             entry.bound = true;
             *used.entry(node.to_owned()).or_default() += attempt::requests(pod, gpu_resource);
@@ -188,7 +192,11 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
         (Some(Verdict::Admit(admission)), false) => Some(admission),
         _ => None,
     };
-    let active = |node: Option<String>| Some(JobStanding::Active { reserved: node });
+    let of_pod = pods.and_then(|p| p.group.clone());
+    let active = |reserved: Option<Admission>| {
+        let (group, node) = reserved.map_or((None, None), |a| (Some(a.group), a.node));
+        Some(JobStanding::Active { group: of_pod.or(group), reserved: node })
+    };
     match status.phase {
         JobPhase::Queued => {
             let next = current + 1;
@@ -196,7 +204,7 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
             if ended == Some(next) {
                 None
             } else if live == Some(next) || reserved.is_some() {
-                active(reserved.and_then(|a| a.node))
+                active(reserved)
             } else {
                 (!job.spec.canceled && job.metadata.deletion_timestamp.is_none())
                     .then_some(JobStanding::Waiting(next))
@@ -205,7 +213,7 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
         JobPhase::Retrying if live.is_none() => Some(JobStanding::BackingOff),
         JobPhase::Retrying => active(None),
         _ if live.is_none() && ended == Some(current) => None,
-        _ => active(reserved.filter(|a| a.attempt == current).and_then(|a| a.node)),
+        _ => active(reserved.filter(|a| a.attempt == current)),
     }
 }
 
@@ -213,6 +221,8 @@ fn job_view(job: &Job, uid: String, tenant: Option<String>, state: JobStanding) 
     JobView {
         uid,
         created: job.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+        queue: job.spec.queue,
+        priority: job.spec.priority,
         tenant,
         asked: Resources::of_job(&job.spec).map_err(|error| error.to_string()),
         group: job.spec.pool.as_deref().map(names::pool_group),
