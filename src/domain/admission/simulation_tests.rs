@@ -10,7 +10,7 @@ use crate::{
 
 /// A number that looks random and is the same every time.
 fn scattered(n: i64) -> i64 {
-    let n = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C1);
+    let n = (n + 1).wrapping_mul(6_364_136_223_846_793_005);
     (n >> 20).rem_euclid(1 << 20)
 }
 

@@ -100,9 +100,9 @@ impl World {
             if until(self) {
                 return;
             }
-            let times = self.jobs.iter().filter_map(|job| match job.started {
-                None => Some(job.submitted),
-                Some(at) => Some(at + job.seconds),
+            let times = self.jobs.iter().map(|job| match job.started {
+                None => job.submitted,
+                Some(at) => at + job.seconds,
             });
             let Some(next) = times.filter(|at| *at > self.now).min() else { return };
             self.now = next;
