@@ -24,7 +24,7 @@ mod simulator;
 mod tests;
 mod views;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -69,7 +69,7 @@ pub fn decide(
     pass.serve_due();
     pass.serve_all();
     let (verdicts, usage, mut memory) = pass.finish();
-    let still_waits: std::collections::HashSet<&str> = jobs
+    let still_waits: HashSet<&str> = jobs
         .iter()
         .zip(&verdicts)
         .filter(|(_, verdict)| matches!(verdict, Some(Verdict::Wait(..))))
