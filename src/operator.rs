@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, future::Shared, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, future::Shared, stream};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -28,8 +28,8 @@ use crate::{
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
-    domain::admission::Memory,
-    kube_ext::{events::Events, watch::Watch, within},
+    domain::{admission::Memory, worker},
+    kube_ext::{events::Events, streams::received, unreadable, watch::Watch, within},
     metrics::Metrics,
     mirror::{self, MirrorHandle},
     names,
@@ -259,7 +259,7 @@ impl Assembly {
             let quotas =
                 plans.borrow().get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
             tenant::WorkersView {
-                admitted: i64::try_from(node::admitted(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
+                admitted: i64::try_from(worker::count(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
                 refused: quotas.and_then(|quotas| node::refused(tenant, &quotas, &all, &gpu_resource)),
             }
         })
@@ -275,11 +275,14 @@ impl Assembly {
         self.parts.controller("node controller", run);
     }
 
+    /// Returns which jobs can't be read.
     fn jobs(&mut self, concerned: mpsc::Receiver<ObjectRef<Job>>, mirror: Option<&MirrorHandle>) {
+        let (unreadable, writer) = unreadable::cache();
         let Caches { tenants, jobs, pods, .. } = self.caches.clone();
         let context = job::Context {
             client: self.client.clone(),
             jobs,
+            unreadable,
             pods,
             tenants,
             board: self.board.clone(),
@@ -290,8 +293,8 @@ impl Assembly {
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };
-        let (of_jobs, of_pods) = (self.jobs.subscribe_objects(), self.pods.subscribe_objects());
-        let of_tenants = self.tenants.subscribe_objects();
+        let of_jobs = job::Changes { all: self.jobs.subscribe(), unreadable: writer };
+        let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
         let run =
             job::run(Arc::new(context), of_jobs, of_pods, of_tenants, received(concerned), self.stop.clone());
         self.parts.controller("job controller", run);
@@ -365,11 +368,6 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
     Watch::new(Api::<DeserializeGuard<K>>::all(client.clone()), watcher::Config::default())
-}
-
-/// What comes through a channel, as a stream.
-fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
-    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
 /// A future that is ready at SIGTERM or Ctrl-C, for each who clones it.

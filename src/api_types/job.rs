@@ -478,3 +478,12 @@ pub struct AttemptRecord {
     /// Bandwidth requested, in Mbit/s.
     pub bandwidth_mbps: i64,
 }
+
+impl AttemptRecord {
+    /// How long the container ran, in milliseconds.
+    #[must_use]
+    pub fn running_millis(&self) -> i64 {
+        let started = self.started_at.as_ref().map_or(self.finished_at.0, |time| time.0);
+        i64::try_from(self.finished_at.0.duration_since(started).as_millis()).unwrap_or(i64::MAX)
+    }
+}

@@ -229,8 +229,13 @@ impl Plans {
     }
 }
 
-impl Plan {
-    fn check(&self, plan: &str) -> Result<(), PlansError> {
+/// The numbers that a quota may be.
+pub const QUOTA_RULE: &str = "give 0 for none, -1 for unlimited, or a positive number";
+
+impl EffectiveQuotas {
+    /// The first quota whose number means nothing, by the name of its field.
+    #[must_use]
+    pub fn meaningless(&self) -> Option<(&'static str, i64)> {
         let EffectiveQuotas {
             max_jobs,
             max_queued_jobs,
@@ -242,9 +247,8 @@ impl Plan {
             max_storage_gb,
             max_bandwidth_mbps,
             job_timeout_minutes,
-        } = self.quotas;
-        let error = |field, value, rule| Err(PlansError::Value { plan: plan.to_owned(), field, value, rule });
-        for (field, value) in [
+        } = *self;
+        let all = [
             ("maxJobs", max_jobs),
             ("maxQueuedJobs", max_queued_jobs),
             ("maxJobsPerHour", max_jobs_per_hour),
@@ -255,10 +259,16 @@ impl Plan {
             ("maxStorageGb", max_storage_gb),
             ("maxBandwidthMbps", max_bandwidth_mbps),
             ("jobTimeoutMinutes", job_timeout_minutes),
-        ] {
-            if value < -1 {
-                return error(field, value, "give 0 for none, -1 for unlimited, or a positive number");
-            }
+        ];
+        all.into_iter().find(|(_, value)| *value < -1)
+    }
+}
+
+impl Plan {
+    fn check(&self, plan: &str) -> Result<(), PlansError> {
+        let error = |field, value, rule| Err(PlansError::Value { plan: plan.to_owned(), field, value, rule });
+        if let Some((field, value)) = self.quotas.meaningless() {
+            return error(field, value, QUOTA_RULE);
         }
         if self.weight == 0 {
             return error("weight", 0, "give 1 or more");

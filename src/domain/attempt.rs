@@ -8,13 +8,16 @@ use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::resources::Resources;
 use crate::{
-    api_types::{Quantity, Reason, job::AttemptRecord},
+    api_types::{Job, Quantity, Reason, job::AttemptRecord},
     names,
 };
+
+/// The kubelet removes a pod within this time after its last container has ended.
+const REMOVAL: SignedDuration = SignedDuration::from_secs(10);
 
 /// Where an attempt is, by its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +80,22 @@ pub fn job_uid(pod: &Pod) -> Option<&str> {
     pod.labels().get(names::LABEL_JOB_UID).map(String::as_str)
 }
 
+/// The job that a pod is an attempt of, by its owner reference. Whether the job of that name is still the same one is
+/// for [`job_uid`] to say.
+#[must_use]
+pub fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
+    let mut owners = pod.owner_references().iter();
+    let owner = owners.find(|owner| owner.kind == Job::kind(&()) && owner.controller == Some(true))?;
+    Some(ObjectRef::new(&owner.name).within(&pod.namespace()?))
+}
+
 /// Reads a pod.
 #[must_use]
 pub fn observe(pod: &Pod) -> Observed {
-    let status = pod.status.clone().unwrap_or_default();
-    let container = status.container_statuses.iter().flatten().find(|c| c.name == names::JOB_CONTAINER);
-    match status.phase.as_deref() {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten();
+    let container = containers.into_iter().find(|c| c.name == names::JOB_CONTAINER);
+    match status.and_then(|s| s.phase.as_deref()) {
         Some("Succeeded" | "Failed") => Observed::Ended(ending(pod, container)),
         _ if pod.metadata.deletion_timestamp.is_some() && node(pod).is_none() => {
             Observed::Ended(deleted(pod, "the pod was deleted before it had a node", None))
@@ -152,20 +165,23 @@ pub fn requests(pod: &Pod, gpu_resource: &str) -> Resources {
 fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
     let status = pod.status.clone().unwrap_or_default();
     let terminated = container.and_then(|c| c.state.as_ref()?.terminated.as_ref());
-    let started_at =
-        terminated.and_then(|t| Some(t.started_at.as_ref()?.0)).filter(|t| *t > Timestamp::UNIX_EPOCH);
+    // Of a node that is gone nobody says how its containers ended: they are left as running.
+    let running = container.and_then(|c| Some(c.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0));
+    let started_at = terminated.and_then(started).or(running);
     let finished_at =
         terminated.and_then(|t| Some(t.finished_at.as_ref()?.0)).unwrap_or_else(|| last_change(pod));
     let end = |reason, cause, message: String| Ending {
         reason,
         message,
         cause,
-        exit_code: terminated.map(|t| t.exit_code),
+        exit_code: terminated.and_then(exit_code),
         started_at,
         finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
     };
     let said = status.message.clone().unwrap_or_default();
-    if status.phase.as_deref() == Some("Succeeded") {
+    let killed = terminated.is_some_and(|t| killed_by_deletion(pod, t));
+    // A program that saves its work on SIGTERM ends with 0 as well.
+    if status.phase.as_deref() == Some("Succeeded") && !killed {
         return end(Reason::Succeeded, Cause::Success, "exit code 0".to_owned());
     }
     if status.reason.as_deref() == Some("DeadlineExceeded") {
@@ -179,15 +195,22 @@ fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
         let message = disruption.message.clone().unwrap_or_else(|| why.to_owned());
         return end(reason, Cause::Infrastructure, message);
     }
-    if terminated.is_some_and(|t| killed_by_deletion(pod, t)) {
-        return deleted(pod, "the pod was deleted while it ran", terminated);
+    if killed {
+        let when = if started_at.is_some() { "while" } else { "before" };
+        return deleted(pod, &format!("the pod was deleted {when} it ran"), terminated);
     }
     match (status.reason.as_deref(), terminated) {
         (Some("NodeLost"), _) => end(Reason::NodeLost, Cause::Infrastructure, said),
-        // The kubelet's own reasons for refusing or ending a pod: Evicted, NodeShutdown, OutOfcpu, NodeAffinity, ...
+        // An eviction without DisruptionTarget: the pod took more of the disk than its own limits.
+        (Some("Evicted"), _) => end(Reason::Evicted, Cause::Job, said),
+        // The kubelet's own reasons for refusing or ending a pod: NodeShutdown, OutOfcpu, NodeAffinity, ...
         (Some(why), _) => end(Reason::Evicted, Cause::Infrastructure, format!("{why}: {said}")),
         (None, Some(t)) if t.reason.as_deref() == Some("OOMKilled") => {
             end(Reason::OutOfMemory, Cause::Job, "killed for using more memory than it asked for".to_owned())
+        }
+        // A restart of its machine has left nothing of the container.
+        (None, Some(t)) if exit_code(t).is_none() => {
+            end(Reason::NodeLost, Cause::Infrastructure, t.message.clone().unwrap_or_default())
         }
         (None, Some(t)) => end(Reason::NonZeroExit, Cause::Job, exit_sentence(t)),
         (None, None) if pod.metadata.deletion_timestamp.is_some() => {
@@ -206,23 +229,44 @@ fn exit_sentence(terminated: &ContainerStateTerminated) -> String {
     }
 }
 
+/// The container's exit code. The kubelet invents one for a container that it can't find, or that never was.
+fn exit_code(terminated: &ContainerStateTerminated) -> Option<i32> {
+    (terminated.reason.as_deref() != Some("ContainerStatusUnknown")).then_some(terminated.exit_code)
+}
+
+/// When the container started; the runtime's zero time means that it never did.
+fn started(terminated: &ContainerStateTerminated) -> Option<Timestamp> {
+    terminated.started_at.as_ref().map(|t| t.0).filter(|t| *t > Timestamp::UNIX_EPOCH)
+}
+
 /// Whether the container ended because of the deletion: not before it was asked for. What ended first stands.
+///
+/// Once the containers have ended the kubelet deletes the pod again, without grace, and the API server then writes that
+/// time over the one of the first deletion. A container that ended shortly before is taken for a killed one: to run a job
+/// again that had failed is the smaller mistake than to fail one that was killed.
 fn killed_by_deletion(pod: &Pod, terminated: &ContainerStateTerminated) -> bool {
     let Some(Time(deadline)) = pod.metadata.deletion_timestamp else { return false };
-    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
-    let Ok(asked) = deadline.checked_sub(grace) else { return true };
+    let grace = pod.metadata.deletion_grace_period_seconds.filter(|seconds| *seconds > 0);
+    // A pod that the API server knows to have ended gets no grace. One that was deleted by force gets none either,
+    // but hardly ends well.
+    if grace.is_none() && terminated.exit_code == 0 {
+        return false;
+    }
+    let Ok(asked) = deadline.checked_sub(grace.map_or(REMOVAL, SignedDuration::from_secs)) else {
+        return true;
+    };
     terminated.finished_at.as_ref().is_none_or(|t| t.0 >= asked)
 }
 
 fn deleted(pod: &Pod, message: &str, terminated: Option<&ContainerStateTerminated>) -> Ending {
-    let started_at = terminated.and_then(|t| Some(t.started_at.as_ref()?.0));
+    let started_at = terminated.and_then(started);
     let finished_at =
         terminated.and_then(|t| Some(t.finished_at.as_ref()?.0)).unwrap_or_else(|| last_change(pod));
     Ending {
         reason: Reason::PodDeleted,
         message: message.to_owned(),
         cause: Cause::Deletion,
-        exit_code: terminated.map(|t| t.exit_code),
+        exit_code: terminated.and_then(exit_code),
         started_at,
         finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
     }
@@ -297,9 +341,15 @@ mod tests {
 
     #[test]
     fn the_clusters_doing_is_not_the_jobs() {
-        let evicted =
-            ended(json!({}), json!({"phase": "Failed", "reason": "Evicted", "message": "low on disk"}));
+        let evicted = ended(
+            json!({}),
+            json!({"phase": "Failed", "reason": "Evicted", "message": "low on disk", "conditions":
+            [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": "low on disk"}]}),
+        );
         assert_eq!((evicted.reason, evicted.cause), (Reason::Evicted, Cause::Infrastructure));
+        let refused =
+            ended(json!({}), json!({"phase": "Failed", "reason": "OutOfcpu", "message": "no room"}));
+        assert_eq!((refused.cause, refused.message.as_str()), (Cause::Infrastructure, "OutOfcpu: no room"));
         let gone = ended(
             json!({}),
             json!({"phase": "Failed", "containerStatuses": terminated(137, "Error"), "conditions":
@@ -309,6 +359,15 @@ mod tests {
             (gone.reason, gone.cause, gone.message.as_str()),
             (Reason::NodeLost, Cause::Infrastructure, "node is gone")
         );
+        let running = json!([{"name": "job", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:05Z"}}}]);
+        let left = ended(
+            json!({}),
+            json!({"phase": "Failed", "containerStatuses": running, "conditions": [{"type": "DisruptionTarget",
+            "status": "True", "reason": "DeletionByPodGC", "lastTransitionTime": "2026-01-01T00:00:45Z"}]}),
+        );
+        assert_eq!((left.reason, left.exit_code), (Reason::NodeLost, None));
+        assert_eq!(left.finished_at.duration_since(left.started_at.unwrap()).as_secs(), 40);
         let late = ended(json!({}), json!({"phase": "Failed", "reason": "DeadlineExceeded"}));
         assert_eq!((late.reason, late.cause), (Reason::DeadlineExceeded, Cause::Timeout));
     }
@@ -322,6 +381,78 @@ mod tests {
         let asked_before =
             json!({"deletionTimestamp": "2026-01-01T00:00:38Z", "deletionGracePeriodSeconds": 30});
         assert_eq!(ended(asked_before, status).cause, Cause::Deletion);
+    }
+
+    #[test]
+    fn an_exit_code_of_zero_after_the_deletion_is_no_success() {
+        let status = json!({"phase": "Succeeded", "containerStatuses": terminated(0, "Completed")});
+        let deleted = |at: &str, grace: i64| {
+            ended(json!({"deletionTimestamp": at, "deletionGracePeriodSeconds": grace}), status.clone()).cause
+        };
+        assert_eq!(deleted("2026-01-01T00:00:38Z", 30), Cause::Deletion);
+        assert_eq!(deleted("2026-01-01T00:00:40Z", 30), Cause::Success, "asked for a second after the end");
+        assert_eq!(
+            deleted("2026-01-01T00:00:09Z", 0),
+            Cause::Success,
+            "known to have ended when it was deleted"
+        );
+    }
+
+    #[test]
+    fn a_pod_beyond_its_own_limits_of_the_disk_is_the_jobs_doing() {
+        let words = "Usage of EmptyDir volume \"scratch\" exceeds the limit \"16Mi\". ";
+        let status = json!({"phase": "Failed", "reason": "Evicted", "message": words,
+            "containerStatuses": terminated(137, "Error")});
+        let evicted = ended(json!({}), status);
+        assert_eq!(
+            (evicted.reason, evicted.cause, evicted.message.as_str()),
+            (Reason::Evicted, Cause::Job, words)
+        );
+    }
+
+    #[test]
+    fn a_container_that_a_restart_of_the_machine_has_swallowed_is_run_again() {
+        let words = "The container could not be located when the pod was terminated";
+        let unknown = json!([{"name": "job", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": words,
+            "startedAt": null, "finishedAt": null}}}]);
+        let status = json!({"phase": "Failed", "containerStatuses": unknown});
+        let lost = ended(json!({}), status.clone());
+        assert_eq!(
+            (lost.reason, lost.cause, lost.exit_code),
+            (Reason::NodeLost, Cause::Infrastructure, None)
+        );
+        assert_eq!(lost.message, words);
+        // The same is written of a container that was never made, when its pod is deleted.
+        let asked = json!({"deletionTimestamp": "2026-01-01T00:00:38Z", "deletionGracePeriodSeconds": 30});
+        let deleted = ended(asked, status);
+        assert_eq!((deleted.cause, deleted.exit_code, deleted.started_at), (Cause::Deletion, None, None));
+    }
+
+    #[test]
+    fn a_container_that_could_not_be_started_never_ran() {
+        let words = "exec: \"/bin/nothing\": no such file or directory";
+        let failed = json!([{"name": "job", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": words,
+            "startedAt": "1970-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:09Z"}}}]);
+        let status = json!({"phase": "Failed", "containerStatuses": failed});
+        let failed = ended(json!({}), status.clone());
+        assert_eq!((failed.reason, failed.cause, failed.started_at), (Reason::NonZeroExit, Cause::Job, None));
+        assert_eq!(failed.message, format!("exit code 128: {words}"));
+        let asked = json!({"deletionTimestamp": "2026-01-01T00:00:38Z", "deletionGracePeriodSeconds": 30});
+        let deleted = ended(asked, status);
+        assert_eq!((deleted.cause, deleted.started_at), (Cause::Deletion, None));
+    }
+
+    #[test]
+    fn a_killed_container_is_known_after_the_kubelets_own_deletion() {
+        let status = json!({"phase": "Failed", "containerStatuses": terminated(143, "Error")});
+        let removed = |at: &str| {
+            let metadata = json!({"deletionTimestamp": at, "deletionGracePeriodSeconds": 0});
+            ended(metadata, status.clone()).reason
+        };
+        assert_eq!(removed("2026-01-01T00:00:11Z"), Reason::PodDeleted);
+        assert_eq!(removed("2026-01-01T00:00:59Z"), Reason::NonZeroExit, "deleted long after its end");
     }
 
     #[test]

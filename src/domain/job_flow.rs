@@ -75,6 +75,9 @@ pub enum Step {
 /// [`IllegalMove`] when the stored status can't lead where the facts do; the job is then left alone and reported.
 pub fn next(view: &View<'_>) -> Result<Step, IllegalMove> {
     let status = status(view.job);
+    if out_of_date(view.job, &status) {
+        return restate(view, &status);
+    }
     if is_terminal(status.phase) {
         return Ok(after_the_end(view, &status));
     }
@@ -190,14 +193,24 @@ fn waiting(
     if limit <= view.now {
         return Ok(delete(pod));
     }
-    let message = detail.unwrap_or_else(|| format!("attempt {number} has a place in {}", group_of(pod)));
     if status.phase == JobPhase::Queued && assigned > view.now {
         return Ok(Step::Wait(Some(assigned)));
     }
-    if status.phase == JobPhase::Assigned {
+    if status.phase == JobPhase::Assigned && !is_news(status, detail.as_deref()) {
         return Ok(Step::Wait(Some(limit)));
     }
+    let message = detail.unwrap_or_else(|| format!("attempt {number} has a place in {}", group_of(pod)));
     move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
+}
+
+/// Whether what keeps a pod from starting is something else than the status says: other numbers in the same words, or
+/// the kubelet's change between a pull that failed and the pause before the next, are not worth a write.
+fn is_news(status: &JobStatus, detail: Option<&str>) -> bool {
+    let kind = |words: &str| match words.split(':').next().unwrap_or_default() {
+        "ImagePullBackOff" => "ErrImagePull".to_owned(),
+        other => other.replace(|c: char| c.is_ascii_digit(), ""),
+    };
+    detail.is_some_and(|words| Some(kind(words)) != status.message.as_deref().map(kind))
 }
 
 fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, IllegalMove> {
@@ -220,8 +233,50 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
     }
 }
 
-/// A job that has ended keeps its pods for their logs, but none that could still run.
+/// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be read,
+/// or, once it has ended, that its newest spec (a late `canceled`) was not looked at.
+fn out_of_date(job: &Job, status: &JobStatus) -> bool {
+    let unread = is_terminal(status.phase)
+        && job.metadata.deletion_timestamp.is_none()
+        && job.metadata.generation.is_some_and(|generation| generation != status.observed_generation);
+    unread || status.conditions.iter().any(|c| c.reason == Reason::InvalidObject.as_str())
+}
+
+/// The same status, with the conditions that belong to it.
+fn restate(view: &View<'_>, status: &JobStatus) -> Result<Step, IllegalMove> {
+    let told = status.reason.as_deref().and_then(|reason| reason.parse().ok());
+    let (reason, message) = match told.filter(|reason| *reason != Reason::InvalidObject) {
+        Some(reason) => (reason, status.message.clone().unwrap_or_default()),
+        None => (usual_reason(status.phase), "the job can be read again".to_owned()),
+    };
+    move_to(view, status, &[status.phase], reason, message, |_| ())
+}
+
+fn usual_reason(phase: JobPhase) -> Reason {
+    match phase {
+        JobPhase::Queued => Reason::Queued,
+        JobPhase::Assigned => Reason::Admitted,
+        JobPhase::Running => Reason::Running,
+        JobPhase::Retrying => Reason::BackingOff,
+        JobPhase::Completed => Reason::Succeeded,
+        JobPhase::Failed => Reason::NonZeroExit,
+        JobPhase::TimedOut => Reason::DeadlineExceeded,
+        JobPhase::Canceled => Reason::Canceled,
+        JobPhase::Rejected => Reason::PodRefused,
+    }
+}
+
+/// A job that has ended keeps its pods for their logs, but none that could still run, and what ran all the same (its
+/// pod was made just before the job was canceled) goes on record.
 fn after_the_end(view: &View<'_>, status: &JobStatus) -> Step {
+    let records = view.pods.iter().filter_map(|pod| attempt::record(pod, view.gpu_resource));
+    if let Some(missing) = records.into_iter().find(|record| !on_record(status, record.attempt)) {
+        let mut new = status.clone();
+        (new.attempt, new.pod, new.node) = (missing.attempt, Some(missing.pod.clone()), missing.node.clone());
+        new.running_millis = new.running_millis.saturating_add(missing.running_millis());
+        put_on_record(&mut new, missing);
+        return Step::Write(Box::new(new));
+    }
     let live = view.pods.iter().find(|pod| {
         pod.metadata.deletion_timestamp.is_none() && !matches!(attempt::observe(pod), Observed::Ended(_))
     });
@@ -283,6 +338,9 @@ fn finish(
     mut ending: Ending,
     record: Option<AttemptRecord>,
 ) -> Result<Step, IllegalMove> {
+    if ending.started_at.is_none() && u32::try_from(status.attempt) == Ok(number) {
+        recall_start(status, &mut ending);
+    }
     let running =
         ending.started_at.map_or(SignedDuration::ZERO, |start| ending.finished_at.duration_since(start));
     let total = SignedDuration::from_millis(status.running_millis).saturating_add(running);
@@ -304,9 +362,8 @@ fn finish(
         new.running_millis = i64::try_from(total.as_millis()).unwrap_or(i64::MAX);
         if let Some(mut record) = record {
             record.reason = ending.reason.as_str().to_owned();
-            new.attempts.push(record);
-            let surplus = new.attempts.len().saturating_sub(RECORDS);
-            new.attempts.drain(..surplus);
+            record.started_at = ending.started_at.map(Time);
+            put_on_record(new, record);
         }
         match outcome.phase {
             JobPhase::Retrying => {
@@ -322,6 +379,25 @@ fn finish(
     })
 }
 
+fn put_on_record(new: &mut JobStatus, record: AttemptRecord) {
+    new.attempts.push(record);
+    let surplus = new.attempts.len().saturating_sub(RECORDS);
+    new.attempts.drain(..surplus);
+}
+
+/// Whether a status tells, or has told, how an attempt ended.
+#[must_use]
+pub fn on_record(status: &JobStatus, attempt: i32) -> bool {
+    status.attempt > attempt || status.attempts.iter().any(|record| record.attempt == attempt)
+}
+
+/// Kubelets forget: now and then of a pod that they evict, and always with their machine. What was seen of the attempt
+/// while it ran then tells its start.
+fn recall_start(status: &JobStatus, ending: &mut Ending) {
+    ending.started_at = status.started_at.as_ref().map(|t| t.0);
+    ending.finished_at = ending.finished_at.max(ending.started_at.unwrap_or(ending.finished_at));
+}
+
 fn retry_at(view: &View<'_>, ended: u32, finished_at: Timestamp) -> Timestamp {
     let wait = retry::backoff(&view.job.uid().unwrap_or_default(), ended);
     finished_at.checked_add(wait).unwrap_or(finished_at)
@@ -334,7 +410,8 @@ fn name_deletion(view: &View<'_>, ending: &mut Ending, late: bool) {
     let start_limit = made.and_then(|m| m.checked_add(START_LIMIT).ok());
     if canceled(view.job) {
         ending.reason = Reason::Canceled;
-        "canceled while it ran".clone_into(&mut ending.message);
+        let when = if never_started { "before it ran" } else { "while it ran" };
+        ending.message = format!("canceled {when}");
     } else if late {
         (ending.reason, ending.cause) = (Reason::DeadlineExceeded, Cause::Timeout);
         "ran longer than its timeout".clone_into(&mut ending.message);

@@ -103,6 +103,12 @@ fn container(state: &Value) -> Value {
     json!({"name": "job", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": state})
 }
 
+/// What a kubelet writes that is short of disk.
+fn evicted(containers: &Value) -> Value {
+    let target = json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": "disk"});
+    json!({"phase": "Failed", "reason": "Evicted", "message": "disk", "conditions": [target], "containerStatuses": containers})
+}
+
 fn deleted(seconds: i64) -> Value {
     json!({"deletionTimestamp": at(seconds + 30).to_string(), "deletionGracePeriodSeconds": 30})
 }
@@ -160,6 +166,29 @@ fn a_slow_start_is_told_and_given_up_after_five_minutes() {
 }
 
 #[test]
+fn the_kubelets_words_are_told_when_they_come_and_not_at_every_change() {
+    let mut world = World::new(&json!({}));
+    world.pending(1, 0);
+    assert_eq!(world.write(2).message.as_deref(), Some("attempt 1 has a place in a"));
+    let waits = |world: &mut World, reason: &str, message: &str| {
+        let waiting = container(&json!({"waiting": {"reason": reason, "message": message}}));
+        world.pod(1, 0, &json!({}), &json!({"phase": "Pending", "containerStatuses": [waiting]}));
+    };
+    waits(&mut world, "ContainerCreating", "");
+    assert_eq!(world.step(3), Step::Wait(Some(at(300))));
+    waits(&mut world, "ErrImagePull", "no such host");
+    let told = world.write(4);
+    assert_eq!(
+        (told.phase, told.message.as_deref()),
+        (JobPhase::Assigned, Some("ErrImagePull: no such host"))
+    );
+    waits(&mut world, "ImagePullBackOff", "Back-off pulling image");
+    assert_eq!(world.step(5), Step::Wait(Some(at(300))));
+    waits(&mut world, "CreateContainerConfigError", "secret not found");
+    assert_eq!(world.write(6).message.as_deref(), Some("CreateContainerConfigError: secret not found"));
+}
+
+#[test]
 fn a_waiting_reason_is_written_once() {
     let mut world = World::new(&json!({}));
     world.verdict = Some(Verdict::Wait(Reason::WaitingForQuota, "62 in use".into()));
@@ -177,7 +206,7 @@ fn infrastructure_is_retried_with_a_fresh_pod_when_the_old_one_is_gone() {
     world.admit(1);
     world.running(1, 0);
     world.write(0);
-    world.pod(1, 0, &json!({}), &json!({"phase": "Failed", "reason": "Evicted", "message": "disk"}));
+    world.pod(1, 0, &json!({}), &evicted(&json!([])));
     let retrying = world.write(10);
     assert_eq!((retrying.phase, retrying.retries), (JobPhase::Retrying, 1));
     assert!(matches!(world.step(11), Step::Delete { .. }));
@@ -189,10 +218,30 @@ fn infrastructure_is_retried_with_a_fresh_pod_when_the_old_one_is_gone() {
     assert_eq!(world.step(61), Step::Wait(None), "the admission of attempt 1 is not one of attempt 2");
     world.admit(2);
     assert!(matches!(world.step(61), Step::Create(Admission { attempt: 2, .. })));
-    world.pod(2, 61, &json!({}), &json!({"phase": "Failed", "reason": "Evicted"}));
+    world.pod(2, 61, &json!({}), &evicted(&json!([])));
     let failed = world.write(70);
     assert_eq!((failed.phase, failed.attempts.len()), (JobPhase::Failed, 2));
     assert!(failed.message.unwrap().contains("no retry is left (1 of 1)"));
+}
+
+#[test]
+fn a_start_that_the_kubelet_has_forgotten_is_remembered() {
+    let mut world = World::new(&json!({}));
+    world.running(1, 0);
+    world.write(0);
+    let creating = container(&json!({"waiting": {"reason": "ContainerCreating"}}));
+    let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": at(7).to_string()});
+    let status = json!({"phase": "Failed", "reason": "Evicted", "message": "too much",
+        "conditions": [ready], "containerStatuses": [creating]});
+    world.pod(1, 0, &json!({}), &status);
+    let ended = world.write(9);
+    assert_eq!((ended.phase, ended.running_millis), (JobPhase::Failed, 7000));
+    let record = &ended.attempts[0];
+    assert_eq!((record.started_at.as_ref(), &record.finished_at), (Some(&Time(at(0))), &Time(at(7))));
+
+    let mut unseen = World::new(&json!({}));
+    unseen.pod(1, 0, &json!({}), &status);
+    assert_eq!(unseen.write(9).attempts[0].started_at, None, "nobody saw it run");
 }
 
 #[test]
@@ -222,8 +271,8 @@ fn exit_codes_and_timeouts_are_retried_only_on_demand() {
 #[test]
 fn the_running_time_is_counted_over_attempts() {
     let mut world = World::new(&json!({"timeoutSeconds": 10}));
-    world.pod(1, 0, &json!({}), &json!({"phase": "Failed", "reason": "Evicted", "containerStatuses":
-        [container(&json!({"terminated": {"exitCode": 137, "startedAt": START, "finishedAt": at(7).to_string()}}))]}));
+    let ran = json!({"terminated": {"exitCode": 137, "startedAt": START, "finishedAt": at(7).to_string()}});
+    world.pod(1, 0, &json!({}), &evicted(&json!([container(&ran)])));
     assert_eq!(world.write(8).running_millis, 7000);
     world.pods.clear();
     world.write(60);
@@ -250,11 +299,33 @@ fn cancel_works_everywhere_and_what_ended_first_stands() {
     assert_eq!(running.write(6).phase, JobPhase::Canceled);
 
     let mut won = World::new(&json!({"canceled": true}));
-    won.ended(1, 0, 5, 0, &deleted(4));
+    won.ended(1, 0, 3, 0, &deleted(4));
     assert_eq!(won.write(6).phase, JobPhase::Completed);
+    let mut saved = World::new(&json!({"canceled": true}));
+    saved.ended(1, 0, 5, 0, &deleted(4));
+    let canceled = saved.write(6);
+    assert_eq!(
+        (canceled.phase, canceled.exit_code),
+        (JobPhase::Canceled, Some(0)),
+        "it ended because of SIGTERM"
+    );
     let mut failed_first = World::new(&json!({"canceled": true}));
     failed_first.ended(1, 0, 1, 3, &deleted(4));
     assert_eq!(failed_first.write(6).phase, JobPhase::Failed);
+}
+
+#[test]
+fn what_ran_after_all_goes_on_record() {
+    let mut world = World::new(&json!({"canceled": true}));
+    assert_eq!(world.write(0).phase, JobPhase::Canceled, "while its pod is made and not in the cache yet");
+    world.running(1, 0);
+    assert!(matches!(world.step(1), Step::Delete { .. }));
+    world.ended(1, 0, 3, 143, &deleted(2));
+    let recorded = world.write(3);
+    assert_eq!((recorded.phase, recorded.attempt, recorded.running_millis), (JobPhase::Canceled, 1, 3000));
+    assert_eq!((recorded.attempts.len(), recorded.attempts[0].reason.as_str()), (1, "PodDeleted"));
+    assert!(on_record(&recorded, 1) && !on_record(&recorded, 2));
+    assert_eq!(world.step(4), Step::Wait(None), "once");
 }
 
 #[test]
@@ -287,4 +358,40 @@ fn a_finished_job_expires_when_it_asked_for_it() {
     world.write(1);
     assert_eq!(world.step(2), Step::Wait(Some(at(11))));
     assert_eq!(world.step(11), Step::Expire);
+}
+
+#[test]
+fn a_job_that_can_be_read_again_says_what_it_is() {
+    let mut world = World::new(&json!({}));
+    let broken = json!({"observedGeneration": 1, "phase": "Queued", "reason": "InvalidObject", "conditions": [{
+        "type": "Stalled", "status": "True", "reason": "InvalidObject", "message": "m", "lastTransitionTime": START}]});
+    world.job.status = Some(serde_json::from_value(broken.clone()).unwrap());
+    world.admit(1);
+    let status = world.write(1);
+    assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Queued, Some("Queued")));
+    assert_eq!(status.conditions[0].type_, "Reconciling");
+    assert!(matches!(world.step(1), Step::Create(_)));
+
+    let ended = JobStatus {
+        phase: JobPhase::Completed,
+        reason: Some("Succeeded".into()),
+        ..serde_json::from_value(broken).unwrap()
+    };
+    world.job.status = Some(ended);
+    let status = world.write(2);
+    assert_eq!((status.phase, status.conditions[0].type_.as_str()), (JobPhase::Completed, "Complete"));
+    assert_eq!(world.step(2), Step::Wait(None));
+}
+
+#[test]
+fn a_spec_that_changes_after_the_end_is_looked_at_and_changes_nothing() {
+    let mut world = World::new(&json!({}));
+    let ended = json!({"observedGeneration": 1, "phase": "Completed", "reason": "Succeeded"});
+    world.job.status = Some(serde_json::from_value(ended).unwrap());
+    assert_eq!(world.step(1), Step::Wait(None));
+    world.job.spec.canceled = true;
+    world.job.metadata.generation = Some(2);
+    let status = world.write(2);
+    assert_eq!((status.phase, status.observed_generation), (JobPhase::Completed, 2));
+    assert_eq!(world.step(2), Step::Wait(None));
 }

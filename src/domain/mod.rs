@@ -12,3 +12,4 @@ pub mod resources;
 pub mod retry;
 pub mod skip_ahead;
 pub mod tenant_state;
+pub mod worker;

@@ -16,10 +16,11 @@
 //! Size is the node's capacity, not what is allocatable: it is what the machine is, while allocatable moves with the
 //! kubelet's reservations and the health of each GPU, and would make nodes come and go.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::resources::cores;
 use crate::{
     api_types::{
         Reason,
@@ -193,28 +194,18 @@ impl WorkerQuotas {
                 self.workers, older.workers
             ));
         }
-        let than =
-            |quota: &str, limit: &dyn fmt::Display, older: &dyn fmt::Display, own: &dyn fmt::Display| {
-                Some(format!("{quota} is {limit}: older workers have {older}, and this one has {own}"))
-            };
+        let than = |quota, limit: Limit, older, own, write: fn(u64) -> String| {
+            let limit = limit.at_most().map_or_else(|| limit.to_string(), write);
+            let (older, own) = (write(older), write(own));
+            Some(format!("{quota} is {limit}: older workers have {older}, and this one has {own}"))
+        };
         if !self.cpu_milli.allows(total.cpu_milli) {
-            let limit = Cores(self.cpu_milli.at_most().unwrap_or(u64::MAX));
-            return than("maxCpuCores", &limit, &Cores(older.cpu_milli), &Cores(own.cpu_milli));
+            return than("maxCpuCores", self.cpu_milli, older.cpu_milli, own.cpu_milli, cores);
         }
         if !self.gpus.allows(total.gpus) {
-            return than("maxGpus", &self.gpus, &older.gpus, &own.gpus);
+            return than("maxGpus", self.gpus, older.gpus, own.gpus, |n| n.to_string());
         }
         None
-    }
-}
-
-/// Thousandths of a core, written in cores.
-struct Cores(u64);
-
-impl fmt::Display for Cores {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
-        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 

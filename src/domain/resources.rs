@@ -150,7 +150,7 @@ mod tests {
     fn numbers_read_as_people_write_them() {
         assert_eq!(cores(1500), "1.5");
         assert_eq!(cores(62_000), "62");
-        assert_eq!(cores(1), "0.001");
+        assert_eq!([cores(0), cores(1), cores(10_000)], ["0", "0.001", "10"]);
         assert_eq!(gigabytes(16_500_000_000), "16.5");
     }
 }

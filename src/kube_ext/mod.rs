@@ -5,7 +5,22 @@ pub mod apply;
 pub mod call;
 pub mod events;
 pub mod finalizer;
+#[cfg(test)]
+pub(crate) mod mock;
 pub mod status;
+pub mod streams;
+pub mod unreadable;
 pub mod watch;
 
 pub use call::{CallError, within};
+
+/// Whether an administrator has asked to leave the object alone.
+#[must_use]
+pub fn is_paused<K: kube::Resource>(object: &K) -> bool {
+    object
+        .meta()
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(crate::names::ANNOTATION_PAUSED))
+        .is_some_and(|v| v == "true")
+}

@@ -13,7 +13,7 @@
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kube::{
     Api, Resource, ResourceExt,
     core::{DeserializeGuard, error_boundary::InvalidObject},
@@ -25,6 +25,8 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+
+use super::streams::received;
 
 /// Room in a subscriber's channel. A subscriber that falls behind by more slows the watch down, and loses nothing.
 const CHANNEL: usize = 1024;
@@ -233,18 +235,24 @@ where
     }
 }
 
+/// Waits until caches are whole; false when a watch has ended, or `shutdown` has come, before.
+pub async fn whole_before(whole: impl Future<Output = bool>, shutdown: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        whole = whole => whole,
+        () = shutdown => false,
+    }
+}
+
 /// The objects that changes are about, gone ones included: a controller then finds them absent.
 pub fn objects<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = Arc<K>> + Send + 'static
 where
     K: Resource + Send + Sync + 'static,
 {
-    stream::unfold(changes, |mut changes| async move {
-        loop {
-            match changes.recv().await? {
-                Change::Applied(object) | Change::Deleted(object) => return Some((object, changes)),
-                Change::Invalid(_) | Change::Synced => (),
-            }
-        }
+    received(changes).filter_map(|change| {
+        std::future::ready(match change {
+            Change::Applied(object) | Change::Deleted(object) => Some(object),
+            Change::Invalid(_) | Change::Synced => None,
+        })
     })
 }
 

@@ -44,6 +44,13 @@ pub(super) struct Names {
 }
 
 impl Board {
+    /// A board that shows these verdicts, by job UID.
+    #[cfg(test)]
+    pub(crate) fn showing(verdicts: impl IntoIterator<Item = (&'static str, Verdict)>) -> Self {
+        let verdicts = verdicts.into_iter().map(|(uid, verdict)| (uid.to_owned(), verdict)).collect();
+        Self(Arc::new(RwLock::new(State { verdicts, ready: true, ..State::default() })))
+    }
+
     /// What was decided of a job, by UID.
     #[must_use]
     pub fn verdict(&self, job_uid: &str) -> Option<Verdict> {

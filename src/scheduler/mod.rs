@@ -25,7 +25,7 @@ use crate::{
     api_types::{Job, Plans, Tenant},
     clock::Clock,
     domain::admission::{Memory, decide},
-    kube_ext::watch::Change,
+    kube_ext::{streams::received, watch::Change},
     metrics::Metrics,
 };
 
@@ -166,11 +166,8 @@ fn wakes<K: Resource + Send + Sync + 'static>(
     changes: mpsc::Receiver<Change<K>>,
     kind: Kind,
 ) -> impl Stream<Item = Wake> {
-    stream::unfold(changes, move |mut changes| async move {
-        let wake = match changes.recv().await? {
-            Change::Synced => Wake::Synced(kind),
-            _ => Wake::Changed,
-        };
-        Some((wake, changes))
+    received(changes).map(move |change| match change {
+        Change::Synced => Wake::Synced(kind),
+        _ => Wake::Changed,
     })
 }

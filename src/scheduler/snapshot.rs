@@ -13,14 +13,15 @@ use crate::{
         plan::EffectiveQuotas,
         tenant::{EndedJobs, TenantUsage},
     },
-    controllers::node::{Worker, worker},
     domain::{
         admission::{Admission, JobStanding, JobView, TenantView, Usage, Verdict, WorkerView},
         attempt::{self, Observed},
         job_state::is_terminal,
         resources::Resources,
         tenant_state,
+        worker::{Worker, worker},
     },
+    kube_ext::is_paused,
     names,
 };
 
@@ -168,13 +169,7 @@ fn workers(caches: &Caches, used: &HashMap<String, Resources>, gpu_resource: &st
     let admitted = nodes.iter().filter_map(|node| worker(node, gpu_resource));
     let view = |worker: Worker| WorkerView {
         used: used.get(&worker.name).copied().unwrap_or_default(),
-        capacity: Resources {
-            cpu_milli: worker.allocatable_cpu_milli,
-            memory_bytes: worker.allocatable_memory_bytes,
-            gpus: worker.gpus,
-            bandwidth_mbps: 0,
-            ephemeral_bytes: worker.allocatable_ephemeral_bytes,
-        },
+        capacity: worker.allocatable,
         open: worker.ready,
         name: worker.name,
         group: worker.group,
@@ -182,10 +177,11 @@ fn workers(caches: &Caches, used: &HashMap<String, Resources>, gpu_resource: &st
     admitted.map(view).collect()
 }
 
-/// Where a job that has not ended stands; `None` where nothing is to be decided (canceled, or its pod has just ended).
+/// Where a job that has not ended stands; `None` where nothing is to be decided: it is canceled or paused, or its
+/// pod has just ended.
 fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<JobStanding> {
-    let status = job.status.clone().unwrap_or_default();
-    let current = u32::try_from(status.attempt).unwrap_or(0);
+    let status = job.status.as_ref();
+    let current = status.map_or(0, |s| u32::try_from(s.attempt).unwrap_or(0));
     let (live, ended) = pods.map_or((None, None), |p| (p.live, p.ended));
     let bound = pods.is_some_and(|p| p.bound);
     let reserved = match (verdict, bound) {
@@ -197,7 +193,7 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
         let (group, node) = reserved.map_or((None, None), |a| (Some(a.group), a.node));
         Some(JobStanding::Active { group: of_pod.or(group), reserved: node })
     };
-    match status.phase {
+    match status.map_or(JobPhase::Queued, |s| s.phase) {
         JobPhase::Queued => {
             let next = current + 1;
             let reserved = reserved.filter(|a| a.attempt == next);
@@ -206,8 +202,8 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
             } else if live == Some(next) || reserved.is_some() {
                 active(reserved)
             } else {
-                (!job.spec.canceled && job.metadata.deletion_timestamp.is_none())
-                    .then_some(JobStanding::Waiting(next))
+                let wanted = !job.spec.canceled && job.metadata.deletion_timestamp.is_none();
+                (wanted && !is_paused(job)).then_some(JobStanding::Waiting(next))
             }
         }
         JobPhase::Retrying if live.is_none() => Some(JobStanding::BackingOff),
@@ -239,5 +235,64 @@ fn count_end(ended: &mut EndedJobs, phase: JobPhase) {
         JobPhase::Rejected => ended.rejected += 1,
         JobPhase::TimedOut => ended.timed_out += 1,
         JobPhase::Queued | JobPhase::Assigned | JobPhase::Running | JobPhase::Retrying => (),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn standing_of(
+        metadata: Value,
+        spec: Value,
+        status: Value,
+        pods: &Pods,
+        admitted: bool,
+    ) -> Option<JobStanding> {
+        let mut job = json!({"metadata": metadata, "spec": {"image": "i"}, "status": status});
+        crate::kube_ext::mock::merge(&mut job, &json!({"spec": spec}));
+        let admission = Admission { attempt: 1, group: "g".into(), node: Some("n".into()) };
+        let verdict = admitted.then_some(Verdict::Admit(admission));
+        standing(&serde_json::from_value(job).unwrap(), Some(pods), verdict)
+    }
+
+    #[test]
+    fn a_queued_job_waits_unless_it_is_unwanted_or_has_its_place() {
+        let queued = |metadata, spec, pods: &Pods, admitted| {
+            standing_of(metadata, spec, json!({"phase": "Queued"}), pods, admitted)
+        };
+        let (none, plain) = (Pods::default(), || json!({"name": "j"}));
+        let admitted =
+            || Some(JobStanding::Active { group: Some("g".to_owned()), reserved: Some("n".to_owned()) });
+        let of_pod = || Some(JobStanding::Active { group: Some("p".to_owned()), reserved: None });
+        assert_eq!(queued(plain(), json!({}), &none, false), Some(JobStanding::Waiting(1)));
+        assert_eq!(queued(plain(), json!({"canceled": true}), &none, false), None);
+        let paused = || json!({"annotations": {(names::ANNOTATION_PAUSED): "true"}});
+        assert_eq!(queued(paused(), json!({}), &none, false), None, "it would hold a place and not use it");
+        assert_eq!(queued(paused(), json!({}), &none, true), admitted(), "its pod may be on the way");
+        assert_eq!(queued(plain(), json!({}), &none, true), admitted());
+        let live = Pods { live: Some(1), group: Some("p".to_owned()), ..Pods::default() };
+        assert_eq!(queued(plain(), json!({}), &live, false), of_pod());
+        let bound = Pods { bound: true, group: Some("p".to_owned()), ..live };
+        assert_eq!(queued(plain(), json!({}), &bound, true), of_pod(), "the pod counts on its node now");
+        let ended = Pods { ended: Some(1), ..Pods::default() };
+        assert_eq!(queued(plain(), json!({}), &ended, true), None);
+    }
+
+    #[test]
+    fn a_job_at_work_counts_until_its_pod_has_ended() {
+        let at_work = |phase: &str, pods: &Pods| {
+            standing_of(json!({}), json!({}), json!({"phase": phase, "attempt": 1}), pods, false)
+        };
+        let (none, live) = (Pods::default(), Pods { live: Some(1), bound: true, ..Pods::default() });
+        let ended = Pods { ended: Some(1), ..Pods::default() };
+        let active = Some(JobStanding::Active { group: None, reserved: None });
+        assert_eq!(at_work("Running", &live), active);
+        assert_eq!(at_work("Running", &none), active, "a pod that is not in the cache may still run");
+        assert_eq!(at_work("Running", &ended), None);
+        assert_eq!(at_work("Retrying", &live), active);
+        assert_eq!(at_work("Retrying", &ended), Some(JobStanding::BackingOff));
     }
 }

@@ -12,7 +12,11 @@ use std::{
 };
 
 use crofter::api_types::{Job, JobPhase, Tenant, crd};
-use crofter_test_cluster::{Cluster, NodeSpec, process::Process, wait};
+use crofter_test_cluster::{
+    Builder, Cluster, NodeSpec,
+    process::{self, Process, Signal},
+    wait,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -30,22 +34,22 @@ pub struct World {
     pub cluster: Cluster,
     operator: Mutex<Option<Process>>,
     operator_kubeconfig: Mutex<PathBuf>,
-    database_url: Option<String>,
+    pub database_url: Option<String>,
     metrics_port: u16,
 }
 
 impl World {
-    /// Starts a cluster and the operator. Blocks; call it outside of a runtime.
-    pub fn start() -> Self {
-        let world = Self::without_operator();
+    /// Starts a cluster and the operator. Blocks.
+    pub fn start(builder: Builder) -> Self {
+        let world = Self::without_operator(builder);
         world.start_operator();
         on_a_runtime(world.until_ready());
         world
     }
 
-    /// Starts a cluster with the CRDs.
-    pub fn without_operator() -> Self {
-        let cluster = Cluster::builder().audit_log(true).start().expect("starting the cluster");
+    /// Starts a cluster with the CRDs. Where it has no Postgres, the operator gets no database. Blocks.
+    pub fn without_operator(builder: Builder) -> Self {
+        let cluster = builder.start().expect("starting the cluster");
         on_a_runtime(async {
             let client = cluster.client().await.unwrap();
             for (_, crd) in crd::all() {
@@ -54,6 +58,11 @@ impl World {
                 await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.unwrap();
             }
         });
+        Self::on(cluster)
+    }
+
+    /// A cluster with the CRDs that was started elsewhere.
+    pub fn on(cluster: Cluster) -> Self {
         let metrics_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let database_url = cluster.database_url().map(str::to_owned);
         let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
@@ -87,11 +96,48 @@ impl World {
         }
     }
 
-    /// Asks the operator to stop (SIGTERM) and waits for it.
-    pub fn stop_operator(&self) {
-        if let Some(mut process) = self.operator.lock().unwrap().take() {
-            process.stop(Duration::from_secs(25)).unwrap();
-        }
+    /// Asks the operator to stop (SIGTERM), and says how long that took; it must end with code 0.
+    pub async fn stop_operator(&self) -> Duration {
+        let mut process = self.operator.lock().unwrap().take().expect("no operator runs");
+        let asked = tokio::time::Instant::now();
+        process.signal(Signal::TERM).unwrap();
+        let stopping = Mutex::new(process);
+        let status = wait::until(PATIENCE, "the operator's end", || async {
+            match stopping.lock().unwrap().check() {
+                Err(process::Error::Ended { status, .. }) => Ok(status),
+                other => Err(other.map_err(|error| error.to_string())),
+            }
+        })
+        .await
+        .unwrap();
+        assert!(status.success(), "the operator ended with {status}");
+        asked.elapsed()
+    }
+
+    /// The process id of the operator, which must be alive.
+    pub fn operator_pid(&self) -> u32 {
+        let mut operator = self.operator.lock().unwrap();
+        let process = operator.as_mut().expect("no operator runs");
+        process.check().unwrap();
+        process.pid()
+    }
+
+    /// What the operators of this cluster have logged so far.
+    pub fn operator_log(&self) -> String {
+        let operator = self.operator.lock().unwrap();
+        let log = operator.as_ref().expect("no operator runs").log().to_owned();
+        String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
+    }
+
+    /// Waits until the operator has logged `words` after the first `since` bytes of its log.
+    pub async fn until_logged(&self, since: usize, words: &str) {
+        wait::until(PATIENCE, &format!("`{words}` in the operator's log"), || async {
+            let log = self.operator_log();
+            let new = log.get(since..).unwrap_or_default();
+            if new.contains(words) { Ok(()) } else { Err(new.lines().last().map(str::to_owned)) }
+        })
+        .await
+        .unwrap();
     }
 
     /// What the operator answers on its own port.

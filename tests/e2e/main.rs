@@ -16,9 +16,10 @@ mod tenants;
 use std::sync::LazyLock;
 
 use common::World;
+use crofter_test_cluster::Cluster;
 
 /// The cluster of this test binary. It goes when the process does.
 fn world() -> &'static World {
-    static WORLD: LazyLock<World> = LazyLock::new(World::start);
+    static WORLD: LazyLock<World> = LazyLock::new(|| World::start(Cluster::builder().audit_log(true)));
     &WORLD
 }

@@ -4,12 +4,15 @@
 //! Job's status, and in Postgres where there is one. When Postgres is behind, the Job itself is held instead (one more
 //! write, in an outage only), so that pods don't pile up on the nodes' quotas while the database is away.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     runtime::{
         Controller,
         controller::{self, Action},
@@ -19,8 +22,16 @@ use kube::{
 
 use crate::{
     api_types::Job,
-    domain::attempt::{self, Observed},
-    kube_ext::{CallError, finalizer},
+    domain::{
+        attempt::{self, Observed},
+        job_flow,
+    },
+    kube_ext::{
+        CallError,
+        call::within_opt,
+        finalizer, is_paused,
+        watch::{until_whole, whole_before},
+    },
     metrics::Metrics,
     names,
 };
@@ -62,6 +73,11 @@ pub async fn run(
     committed: impl Stream<Item = ObjectRef<Pod>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    let shutdown = shutdown.shared();
+    // A job that is not in the cache yet would count as gone.
+    if !whole_before(until_whole(&context.jobs), shutdown.clone()).await {
+        return;
+    }
     Controller::for_shared_stream(pods, context.pods.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches_shared_stream(jobs, |job: Arc<Job>| current_pod(&job))
@@ -96,22 +112,34 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     let (Some(number), Some(job_uid)) = (attempt::number(pod), attempt::job_uid(pod)) else {
         return Ok(Action::await_change());
     };
-    if !finalizer::has(pod, names::FINALIZER_ACCOUNTED)
+    if is_paused(pod)
+        || !finalizer::has(pod, names::FINALIZER_ACCOUNTED)
         || !matches!(attempt::observe(pod), Observed::Ended(_))
     {
         return Ok(Action::await_change());
     }
-    let job = job(pod, job_uid, &namespace, context);
+    let owner = attempt::owner(pod);
+    let job = owner.as_ref().and_then(|owner| context.jobs.get(owner));
+    let job = job.filter(|job| job.uid().as_deref() == Some(job_uid));
     if job.as_deref().is_some_and(|job| !recorded(job, number)) {
         return Ok(Action::await_change());
     }
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
     let Some(accounts) = context.accounts.as_ref().filter(|a| !a.committed(job_uid, number)) else {
+        if let (None, Some(owner)) = (&job, &owner)
+            && exists(owner, job_uid, context).await?
+        {
+            return Ok(Action::requeue(LATER));
+        }
         finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
         return Ok(Action::await_change());
     };
-    // Only what the Job carries in its status may go before Postgres has it; the Job then stays.
-    if let (true, Some(job)) = (accounts.behind(), job) {
+    // Only what the Job carries in its status may go before Postgres has it; the Job then stays. One that is being
+    // deleted takes no new finalizer.
+    let holds = |job: &Arc<Job>| {
+        job.metadata.deletion_timestamp.is_none() || finalizer::has(&**job, names::FINALIZER_ACCOUNTED)
+    };
+    if let (true, Some(job)) = (accounts.behind(), job.filter(holds)) {
         let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
         finalizer::add(&jobs, &job, names::FINALIZER_ACCOUNTED).await?;
         finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
@@ -120,16 +148,15 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     Ok(Action::requeue(LATER))
 }
 
-/// The Job of a pod, while it exists.
-fn job(pod: &Pod, uid: &str, namespace: &str, context: &Context) -> Option<Arc<Job>> {
-    let owner = pod.owner_references().iter().find(|owner| owner.kind == Job::kind(&()))?;
-    let job = context.jobs.get(&ObjectRef::new(&owner.name).within(namespace))?;
-    (job.uid().as_deref() == Some(uid)).then_some(job)
+/// Asks the API server whether a job exists that the cache does not have: one that can't be read, or a new one.
+async fn exists(job: &ObjectRef<Job>, uid: &str, context: &Context) -> Result<bool, CallError> {
+    let api: Api<Job> = Api::namespaced(context.client.clone(), job.namespace.as_deref().unwrap_or_default());
+    let found = within_opt(format!("looking for job {}", job.name), api.get_metadata(&job.name)).await?;
+    Ok(found.is_some_and(|found| found.uid().as_deref() == Some(uid)))
 }
 
 /// Whether the job's status tells how the attempt ended.
 fn recorded(job: &Job, number: u32) -> bool {
-    let Some(status) = &job.status else { return false };
     let number = i32::try_from(number).unwrap_or(i32::MAX);
-    status.attempts.iter().any(|record| record.attempt == number) || status.attempt > number
+    job.status.as_ref().is_some_and(|status| job_flow::on_record(status, number))
 }

@@ -5,29 +5,31 @@
 //! names the UID it means.
 
 mod build;
+mod create;
+#[cfg(test)]
+mod tests;
+mod unreadable;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, future, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::PostParams,
+    Api, Client, ResourceExt,
     runtime::{
         Controller,
         controller::{self, Action},
-        reflector::{ObjectRef, Store},
+        reflector::{ObjectRef, Store, store::Writer},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Tenant, plan::Limit, tenant::SuspendPolicy},
     clock::Clock,
     config::Settings,
     domain::{
-        admission::Admission,
         attempt,
         job_flow::{self, Step, View},
         job_state::{IllegalMove, is_terminal},
@@ -36,9 +38,13 @@ use crate::{
     kube_ext::{
         CallError,
         apply::delete_exactly,
-        call::{within, within_opt},
+        call::within_opt,
         events::Events,
+        finalizer, is_paused,
         status::{self, StatusError},
+        streams::received,
+        unreadable::{Meta, Unreadable, sort},
+        watch::{Change, until_whole, whole_before},
     },
     metrics::Metrics,
     names,
@@ -47,10 +53,14 @@ use crate::{
 
 /// Jobs that are taken further at once.
 const CONCURRENCY: u16 = 64;
+/// Room between the jobs' watch and the two controllers.
+const CHANNEL: usize = 64;
 /// Name in metrics.
 const CONTROLLER: &str = "job";
 /// When to look again after a refusal that passes by itself (a quota whose count lags, a namespace that is coming).
 const SOON: Duration = Duration::from_millis(500);
+/// When to ask the mirror again.
+const MIRROR: Duration = Duration::from_secs(5);
 
 /// Whether a job is in the mirror as it is.
 pub type Mirrored = Arc<dyn Fn(&Job) -> bool + Send + Sync>;
@@ -61,6 +71,8 @@ pub struct Context {
     pub client: Client,
     /// All jobs.
     pub jobs: Store<Job>,
+    /// Which of them can't be read.
+    pub unreadable: Unreadable<Job>,
     /// All pods of ours.
     pub pods: Store<Pod>,
     /// All tenants.
@@ -109,47 +121,71 @@ impl Error {
     }
 }
 
+/// What the watch tells of jobs.
+pub struct Changes {
+    /// All of it.
+    pub all: mpsc::Receiver<Change<Job>>,
+    /// Where the ones that can't be read are kept.
+    pub unreadable: Writer<Meta<Job>>,
+}
+
 /// Runs until `shutdown`; what is under way is finished first.
+///
+/// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone.
 pub async fn run(
     context: Arc<Context>,
-    jobs: impl Stream<Item = Arc<Job>> + Send + 'static,
+    jobs: Changes,
     pods: impl Stream<Item = Arc<Pod>> + Send + Sync + 'static,
     tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
     concerned: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    let shutdown = shutdown.boxed().shared();
+    let (readable, objects) = mpsc::channel(CHANNEL);
+    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, |_| ());
     let config = controller::Config::default().concurrency(CONCURRENCY);
-    let owners = |pod: Arc<Pod>| owner(&pod);
-    Controller::for_shared_stream(jobs, context.jobs.clone())
+    let controller = Controller::for_shared_stream(received(objects), context.jobs.clone())
         .with_config(config)
-        .watches_shared_stream(pods, owners)
+        .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
         .reconcile_on(concerned)
-        .reconcile_on(of_changed_tenants(tenants, context.jobs.clone()))
-        .graceful_shutdown_on(shutdown)
-        .run(reconcile, |_, error, _| retry(error), context)
-        .for_each(|_| std::future::ready(()))
-        .await;
-}
-
-/// The job that a pod is an attempt of, by its owner reference.
-fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
-    let owner =
-        pod.owner_references().iter().find(|o| o.kind == Job::kind(&()) && o.controller == Some(true))?;
-    Some(ObjectRef::new(&owner.name).within(&pod.namespace()?))
+        .reconcile_on(of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
+        .graceful_shutdown_on(shutdown.clone())
+        .run(reconcile, |_, error, _| retry(error), Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+        .graceful_shutdown_on(shutdown.clone())
+        .run(unreadable::reconcile, |_, error, _| retry(error), Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    // A pod that is not in the cache yet would count as gone, and another attempt could start beside it.
+    let whole = async {
+        until_whole(&context.jobs).await
+            && until_whole(&context.pods).await
+            && until_whole(&context.tenants).await
+    };
+    let passes = async {
+        if whole_before(whole, shutdown).await {
+            future::join(controller, second).await;
+        }
+    };
+    let endless = sorting.then(|()| future::pending::<()>());
+    future::select(Box::pin(passes), Box::pin(endless)).await;
 }
 
 /// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
 /// time limits. What else its status says (usage, every few seconds) concerns no job.
 fn of_changed_tenants(
-    tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
+    changes: impl Stream<Item = Arc<Tenant>> + Send + 'static,
+    tenants: Store<Tenant>,
     jobs: Store<Job>,
 ) -> impl Stream<Item = ObjectRef<Job>> + Send + 'static {
     let mut seen = HashMap::new();
-    tenants.flat_map(move |tenant| {
-        let status = tenant.status.clone().unwrap_or_default();
-        let now = (tenant.uid(), tenant.metadata.generation, status.phase);
-        let changed = seen.insert(tenant.name_any(), now.clone()) != Some(now);
-        let namespace = status.namespace.filter(|_| changed);
+    changes.flat_map(move |tenant| {
+        let (name, status) = (tenant.name_any(), tenant.status.as_ref());
+        let now = (tenant.uid(), tenant.metadata.generation, status.and_then(|s| s.phase));
+        let exists = tenants.get(&ObjectRef::from_obj(&*tenant)).is_some();
+        let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
+        let namespace = status.and_then(|s| s.namespace.clone()).filter(|_| !exists || before != Some(now));
         let concerned = namespace.map_or_else(Vec::new, |namespace| {
             let phase = |job: &Job| job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
             jobs.state_filter(|job| job.namespace().as_ref() == Some(&namespace) && !is_terminal(phase(job)))
@@ -177,7 +213,11 @@ async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error
 }
 
 async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
-    if job.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|v| v == "true") {
+    if context.unreadable.holds(job) {
+        // What the cache holds is out of date; `unreadable` looks after it.
+        return Ok(Action::await_change());
+    }
+    if is_paused(job) {
         return Ok(Action::await_change());
     }
     let now = context.clock.now();
@@ -207,10 +247,15 @@ async fn carry_out(
 ) -> Result<Action, Error> {
     let job = view.job;
     match step {
-        Step::Wait(until) => release_job(job, context).await.map(|()| look_again(until, view.now)),
+        Step::Wait(until) => {
+            // The mirror tells nobody when it has caught up.
+            let held = !release_job(job, context).await?;
+            let ask = view.now.checked_add(MIRROR).ok().filter(|_| held);
+            Ok(look_again([until, ask].into_iter().flatten().min(), view.now))
+        }
         Step::Write(status) => write(job, &status, context).await,
         Step::Create(admission) => match tenant {
-            Some(tenant) => create(view, tenant, &admission, context).await,
+            Some(tenant) => create::create(view, tenant, &admission, context).await,
             None => Ok(Action::requeue(SOON)),
         },
         Step::Delete { pod, uid } => {
@@ -219,10 +264,11 @@ async fn carry_out(
         }
         Step::Look(number) => look(view, number, context).await,
         Step::Expire => {
-            // What is not in the mirror yet is asked about again soon; nothing leaves etcd before it is counted.
-            if context.mirrored.as_ref().is_some_and(|mirrored| !mirrored(job)) {
-                return Ok(Action::requeue(Duration::from_secs(5)));
+            // Nothing leaves etcd before it is counted.
+            if !is_mirrored(job, context) {
+                return Ok(Action::requeue(MIRROR));
             }
+            release_job(job, context).await?;
             let uid = job.uid().unwrap_or_default();
             delete_exactly(&jobs_api(job, context), &job.name_any(), &uid, None).await?;
             Ok(Action::await_change())
@@ -305,58 +351,6 @@ async fn report(job: &Job, error: &IllegalMove, context: &Context) -> Result<Act
     Ok(Action::await_change())
 }
 
-async fn create(
-    view: &View<'_>,
-    tenant: &Tenant,
-    admission: &Admission,
-    context: &Context,
-) -> Result<Action, Error> {
-    let job = view.job;
-    let left = job_flow::running_left(job, view.timeout_minutes);
-    let pod = match build::validate(job, tenant, left) {
-        Ok(valid) => build::pod(&valid, admission, &context.settings.gpu_resource),
-        Err(sentence) => return settle(job_flow::refused(view, sentence), job, context).await,
-    };
-    let name = pod.name_any();
-    let api = pods_api(job, context);
-    match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
-        Ok(_) => {
-            context.metrics.admitted();
-            Ok(Action::await_change())
-        }
-        Err(error) if error.is_conflict() => {
-            let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
-            match existing {
-                Some(pod) if attempt::job_uid(&pod) == job.uid().as_deref() => Ok(Action::await_change()),
-                // A quota whose count was changed meanwhile answers with a conflict, too.
-                None => Ok(Action::requeue(SOON)),
-                Some(_) => Err(Error::NameTaken(name)),
-            }
-        }
-        Err(error) => match error.refusal() {
-            Some(words) if refused_for_good(error.code(), words) => {
-                let sentence = format!("the API server refuses the pod: {words}");
-                settle(job_flow::refused(view, sentence), job, context).await
-            }
-            Some(words) if error.code() == Some(403) => {
-                tracing::debug!(pod = name, words, "the pod was refused for the moment");
-                Ok(Action::requeue(SOON))
-            }
-            _ => Err(error.into()),
-        },
-    }
-}
-
-/// Whether the same pod will be refused again: by its own form, and not by a quota, a missing account or a namespace
-/// on its way out.
-fn refused_for_good(code: Option<u16>, words: &str) -> bool {
-    match code {
-        Some(422 | 400) => true,
-        Some(403) => words.contains("violates PodSecurity") || words.contains("ValidatingAdmissionPolicy"),
-        _ => false,
-    }
-}
-
 async fn look(view: &View<'_>, number: u32, context: &Context) -> Result<Action, Error> {
     let job = view.job;
     let name = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), number);
@@ -377,11 +371,19 @@ async fn settle(step: Result<Step, IllegalMove>, job: &Job, context: &Context) -
     }
 }
 
-/// Lets a job go that was held for the mirror, once the mirror has it.
-async fn release_job(job: &Job, context: &Context) -> Result<(), Error> {
-    let held = crate::kube_ext::finalizer::has(job, names::FINALIZER_ACCOUNTED);
-    if held && context.mirrored.as_ref().is_none_or(|mirrored| mirrored(job)) {
-        crate::kube_ext::finalizer::remove(&jobs_api(job, context), job, names::FINALIZER_ACCOUNTED).await?;
+/// Whether the job may leave etcd: it is in the mirror as it is, or there is no mirror.
+fn is_mirrored(job: &Job, context: &Context) -> bool {
+    context.mirrored.as_ref().is_none_or(|mirrored| mirrored(job))
+}
+
+/// Lets a job go that was held for the mirror, once the mirror has it; false while it is still held.
+async fn release_job(job: &Job, context: &Context) -> Result<bool, Error> {
+    if !finalizer::has(job, names::FINALIZER_ACCOUNTED) {
+        return Ok(true);
     }
-    Ok(())
+    let mirrored = is_mirrored(job, context);
+    if mirrored {
+        finalizer::remove(&jobs_api(job, context), job, names::FINALIZER_ACCOUNTED).await?;
+    }
+    Ok(mirrored)
 }

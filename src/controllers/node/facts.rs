@@ -1,17 +1,20 @@
-//! What a stored Node says about its work, read once and in one way.
+//! What admission needs to know of a stored Node, and what it says of all nodes of a tenant.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Node, Taint},
-    apimachinery::pkg::api::resource::Quantity as Stored,
-};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
 use super::since;
-use crate::{api_types::Quantity, domain::node_admission::NodeFacts, names};
-
-/// Effect of the admission taint.
-pub(super) const NO_SCHEDULE: &str = "NoSchedule";
+use crate::{
+    api_types::{Tenant, plan::EffectiveQuotas},
+    domain::{
+        node_admission::{self, NodeFacts, WorkerQuotas},
+        worker::{label, milli, tainted, units},
+    },
+    names,
+};
 
 /// What admission needs to know of a node. `gpu_resource` names the extended resource that counts GPUs.
 pub(super) fn read(node: &Node, gpu_resource: &str) -> NodeFacts {
@@ -31,37 +34,55 @@ pub(super) fn read(node: &Node, gpu_resource: &str) -> NodeFacts {
     }
 }
 
-/// Value of a label.
-pub(super) fn label(node: &Node, key: &str) -> Option<String> {
-    node.labels().get(key).cloned()
+/// The nodes labelled for `tenant` that exceed its quotas, in a sentence with numbers for the condition
+/// `WorkersAdmitted`=False; `None` when all fit. `nodes` are all nodes of the cluster, as
+/// [`prepare`](super::prepare) left them.
+#[must_use]
+pub fn refused(
+    tenant: &Tenant,
+    quotas: &EffectiveQuotas,
+    nodes: &[Arc<Node>],
+    gpu_resource: &str,
+) -> Option<String> {
+    let name = tenant.name_any();
+    let labelled = nodes.iter().filter(|node| label(node, names::NODE_TENANT).as_ref() == Some(&name));
+    let labelled: Vec<_> = labelled.map(|node| read(node, gpu_resource)).collect();
+    node_admission::over_quota(&name, &tenant.spec.plan, &WorkerQuotas::from(quotas), &labelled)
 }
 
-/// All taints of a node.
-pub(super) fn taints(node: &Node) -> &[Taint] {
-    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-/// Whether a taint is the one that admission sets.
-pub(super) fn is_ours(taint: &Taint) -> bool {
-    taint.key == names::NODE_ADMITTED && taint.effect == NO_SCHEDULE
-}
+    use super::*;
+    use crate::api_types::Plans;
 
-/// The group that the admission taint names.
-pub(super) fn tainted(node: &Node) -> Option<String> {
-    taints(node).iter().find(|taint| is_ours(taint)).map(|taint| taint.value.clone().unwrap_or_default())
-}
+    fn node(name: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": name, "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {(names::NODE_TENANT): "acme"},
+            },
+            "status": {"capacity": {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"}},
+        }))
+        .unwrap()
+    }
 
-/// The group that a node is admitted to: label and taint are both in place and agree.
-pub(super) fn admitted(node: &Node) -> Option<String> {
-    label(node, names::NODE_ADMITTED).filter(|group| tainted(node).as_ref() == Some(group))
-}
-
-/// A stored quantity in thousandths; `None` when it can't be read.
-pub(super) fn milli(quantity: &Stored) -> Option<u64> {
-    Quantity::from(quantity.0.as_str()).milli().ok()
-}
-
-/// A stored quantity in whole units; `None` when it can't be read.
-pub(super) fn units(quantity: &Stored) -> Option<u64> {
-    Quantity::from(quantity.0.as_str()).units().ok()
+    #[test]
+    fn what_exceeds_a_tenants_quotas_is_told_with_numbers() {
+        let tenant: Tenant = serde_json::from_value(json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"},
+            "spec": {"plan": "basic", "quotas": {"maxGpus": 5}},
+        }))
+        .unwrap();
+        let quotas = Plans::built_in().unwrap().get("basic").unwrap().effective(&tenant.spec.quotas);
+        let all =
+            |n: usize| -> Vec<Arc<Node>> { (1..=n).map(|i| Arc::new(node(&format!("n{i}")))).collect() };
+        let gpu = names::DEFAULT_GPU_RESOURCE;
+        assert_eq!(refused(&tenant, &quotas, &all(4), gpu), None);
+        assert_eq!(
+            refused(&tenant, &quotas, &all(5), gpu).unwrap(),
+            "plan basic: 1 of 5 labelled workers are refused: n5 (maxCpuCores is 16: older workers have 16, and this \
+             one has 4)"
+        );
+    }
 }

@@ -13,9 +13,9 @@
 
 mod facts;
 mod patch;
+mod quorum;
 mod since;
 mod triggers;
-mod worker;
 mod writes;
 
 use std::{
@@ -29,7 +29,7 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
     runtime::{
         Controller, controller,
         controller::Action,
@@ -39,10 +39,7 @@ use kube::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use self::{
-    since::prepare,
-    worker::{Worker, admitted, held, refused, worker},
-};
+pub use self::{facts::refused, since::prepare};
 use self::{
     triggers::{Neighbours, TenantChanges},
     writes::Writes,
@@ -51,12 +48,14 @@ use crate::{
     api_types::{Plans, Reason, Tenant},
     domain::{
         node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas},
-        tenant_state,
+        tenant_state, worker,
     },
     kube_ext::{
-        call::{CallError, within, within_opt},
+        call::{CallError, within},
         events::Events,
-        watch::until_whole,
+        is_paused,
+        streams::replaced,
+        watch::{until_whole, whole_before},
     },
     names,
 };
@@ -132,11 +131,7 @@ pub async fn run(
 ) {
     let shutdown = shutdown.shared();
     // A tenant or a pod that is not in the cache yet would count as gone.
-    let whole = tokio::select! {
-        whole = context.caches.whole() => whole,
-        () = shutdown.clone() => false,
-    };
-    if !whole {
+    if !whole_before(context.caches.whole(), shutdown.clone()).await {
         return;
     }
     let store = context.caches.nodes.clone();
@@ -149,9 +144,7 @@ pub async fn run(
             move |tenant: Arc<Tenant>| triggers::of_tenant(&tenant.name_any(), &by_tenant),
         )
         .watches_shared_stream(pods, move |pod: Arc<Pod>| triggers::of_pod(&pod, &by_pod))
-        .reconcile_all_on(stream::unfold(context.plans.clone(), |mut plans| async move {
-            plans.changed().await.ok().map(|()| ((), plans))
-        }))
+        .reconcile_all_on(replaced(context.plans.clone()))
         .with_config(controller::Config::default().concurrency(1))
         .graceful_shutdown_on(shutdown)
         .run(reconcile, error_policy, context)
@@ -256,9 +249,8 @@ impl Context {
         state.writes.prune(&self.caches.nodes);
         let cached = self.caches.nodes.state();
         let node = cached.iter().find(|node| node.metadata.name.as_deref() == Some(name))?;
-        let paused = node.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|paused| paused == "true");
         let known = state.writes.known(node, &self.gpu_resource);
-        if paused || known.behind {
+        if is_paused(&**node) || known.behind {
             return None;
         }
         let mut fleet = Fleet::default();
@@ -368,7 +360,7 @@ impl Context {
             return Ok(());
         }
         if refusal.reason == Reason::NoSuchTenant
-            && let Some(tenant) = facts::label(node, names::NODE_TENANT)
+            && let Some(tenant) = worker::label(node, names::NODE_TENANT)
             && self.exists(&tenant).await?
         {
             return Ok(());
@@ -382,36 +374,6 @@ impl Context {
         );
         self.events.warning(node, refusal.reason, refusal.sentence.clone()).await;
         Ok(())
-    }
-
-    /// Asks the API server whether no job pod but those of `group` is left on a node.
-    async fn is_clear(&self, node: &Node, group: Option<&String>) -> Result<bool, Error> {
-        let name = node.name_any();
-        let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
-        let params = ListParams::default().fields(&format!("spec.nodeName={name}")).labels(&ours);
-        let api = Api::<Pod>::all(self.client.clone());
-        let pods =
-            within(format!("listing the job pods on node {name}"), async { api.list(&params).await }).await?;
-        Ok(live(pods.iter()).keys().all(|owner| Some(owner) == group))
-    }
-
-    /// Whether a node would be released only because its tenant, though it exists, can't be read.
-    async fn is_unreadable(
-        &self,
-        seen: &Seen,
-        group: &str,
-        because: Option<&Refusal>,
-    ) -> Result<bool, Error> {
-        let gone = because.is_some_and(|refusal| refusal.reason == Reason::NoSuchTenant);
-        let own = facts::label(&seen.node, names::NODE_TENANT).as_deref() == Some(group);
-        Ok(gone && own && self.exists(group).await?)
-    }
-
-    /// Asks the API server whether there is a tenant of that name, readable or not.
-    async fn exists(&self, tenant: &str) -> Result<bool, Error> {
-        let api = Api::<Tenant>::all(self.client.clone());
-        let call = async { api.get_metadata(tenant).await };
-        Ok(within_opt(format!("looking for tenant {tenant}"), call).await?.is_some())
     }
 }
 

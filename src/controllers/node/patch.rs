@@ -7,11 +7,11 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{
-    facts::{NO_SCHEDULE, is_ours, label, tainted, taints},
-    since,
+use super::since;
+use crate::{
+    domain::worker::{NO_SCHEDULE, is_ours, label, tainted, taints},
+    names,
 };
-use crate::names;
 
 /// Admits `node` to `group`.
 pub(super) fn admit(node: &Node, group: &str) -> Value {

@@ -11,8 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
-use super::facts::label;
-use crate::names;
+use crate::{domain::worker::label, names};
 
 /// Sees to it that a node with a worker label carries [`names::NODE_WORKER_SINCE`] for that label: as written at
 /// admission, else the time of the label in the managed fields, else the node's creation. For

@@ -16,7 +16,11 @@ use kube::{
 };
 
 use super::facts;
-use crate::{api_types::Tenant, domain::node_admission::NodeFacts, names};
+use crate::{
+    api_types::Tenant,
+    domain::{node_admission::NodeFacts, worker},
+    names,
+};
 
 /// Nodes whose admission may change when a node has: itself and the others of its groups, before and after.
 pub(super) struct Neighbours {
@@ -87,8 +91,8 @@ impl TenantChanges {
 /// All nodes that are labelled for a tenant, or carry its label or taint of admission.
 pub(super) fn of_tenant(tenant: &str, nodes: &Store<Node>) -> Vec<ObjectRef<Node>> {
     let concerned = |node: &Node| {
-        let marks = [facts::label(node, names::NODE_TENANT), facts::label(node, names::NODE_ADMITTED)];
-        marks.into_iter().chain([facts::tainted(node)]).flatten().any(|group| group == tenant)
+        let marks = [worker::label(node, names::NODE_TENANT), worker::label(node, names::NODE_ADMITTED)];
+        marks.into_iter().chain([worker::tainted(node)]).flatten().any(|group| group == tenant)
     };
     nodes.state_filter(concerned).iter().map(|node| ObjectRef::from_obj(node.as_ref())).collect()
 }
@@ -97,5 +101,5 @@ pub(super) fn of_tenant(tenant: &str, nodes: &Store<Node>) -> Vec<ObjectRef<Node
 pub(super) fn of_pod(pod: &Pod, nodes: &Store<Node>) -> Option<ObjectRef<Node>> {
     let reference = ObjectRef::new(pod.spec.as_ref()?.node_name.as_deref()?);
     let node = nodes.get(&reference)?;
-    facts::admitted(&node).is_none().then_some(reference)
+    worker::admitted(&node).is_none().then_some(reference)
 }

@@ -23,6 +23,7 @@ use crate::{
     domain::{
         attempt::{self, Observed},
         job_state::is_terminal,
+        worker,
     },
     kube_ext::{CallError, apply::delete_exactly, call::within_opt, finalizer},
     names,
@@ -123,7 +124,7 @@ fn pods_left(context: &Context, owner: &Owner) -> Option<String> {
 
 fn workers_left(context: &Context, owner: &Owner) -> Option<String> {
     let nodes = context.dependencies.nodes.state();
-    let left = nodes.iter().filter(|node| node.labels().get(names::NODE_ADMITTED) == Some(&owner.name));
+    let left = nodes.iter().filter(|node| worker::carries(node, &owner.name));
     some_of(left.map(|node| node.name_any()).collect())
         .map(|which| format!("waiting for workers to be released: {which}"))
 }

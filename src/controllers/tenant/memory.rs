@@ -111,7 +111,10 @@ impl Memory {
 
     /// A pass reached its end.
     pub(super) fn succeeded(&self, tenant: &str) {
-        self.with(tenant, |entry| entry.failures = 0);
+        // A pass that saw the tenant off leaves nothing behind.
+        if let Some(entry) = self.entries().get_mut(tenant) {
+            entry.failures = 0;
+        }
     }
 
     /// When usage was last written.
@@ -192,5 +195,8 @@ mod tests {
         assert!(waits[11] > LONGEST_BACKOFF * 3 / 4, "{waits:?}");
         memory.succeeded("a");
         assert!(memory.failed("a") <= FIRST_BACKOFF);
+        memory.forget("a");
+        memory.succeeded("a");
+        assert!(memory.entries().is_empty());
     }
 }

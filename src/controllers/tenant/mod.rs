@@ -26,15 +26,15 @@ mod tests;
 
 use std::{future::Future, sync::Arc};
 
-use futures::{FutureExt, Stream, StreamExt, future, stream::BoxStream};
+use futures::{FutureExt, StreamExt, future, stream::BoxStream};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
+    core::PartialObjectMeta,
     runtime::{
         Config, Controller,
         controller::{self, Action},
-        reflector::{self, ObjectRef, Store, store::Writer},
+        reflector::{ObjectRef, Store, store::Writer},
         watcher,
     },
 };
@@ -55,8 +55,9 @@ use crate::{
     config::Settings,
     kube_ext::{
         events::Events,
-        watch::until_whole,
-        watch::{Change, Watch},
+        streams::{received, replaced},
+        unreadable::{self as unreadable_ext, Unreadable},
+        watch::{Change, Watch, until_whole, whole_before},
     },
     names,
 };
@@ -110,15 +111,7 @@ pub struct Context {
     dependencies: Dependencies,
     known: Known,
     memory: Arc<Memory>,
-    unreadable: Store<TenantMeta>,
-}
-
-impl Context {
-    /// Whether the tenant, as it is stored now, can't be read, so that what the cache holds is an earlier state.
-    fn is_unreadable(&self, tenant: &Tenant) -> bool {
-        let found = self.unreadable.get(&ObjectRef::new(&tenant.name_any()));
-        found.is_some_and(|found| found.uid() == tenant.uid())
-    }
+    unreadable: Unreadable<Tenant>,
 }
 
 /// What the controller listens to.
@@ -183,10 +176,7 @@ fn ours() -> watcher::Config {
 /// Makes the context, and the watches that feed it.
 #[must_use]
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
-    let (unreadable, mut writer) = reflector::store();
-    // Ready from the start: it is filled by what the tenants' watch can't read.
-    writer.apply_watcher_event(&watcher::Event::Init);
-    writer.apply_watcher_event(&watcher::Event::InitDone);
+    let (unreadable, writer) = unreadable_ext::cache();
     let memory = Arc::new(Memory::default());
     let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
     // All namespaces: one that is in a tenant's way carries no label of ours.
@@ -213,37 +203,34 @@ pub async fn run(
     let shutdown = shutdown.boxed().shared();
     let (readable, objects) = mpsc::channel(CHANNEL);
     let (not_readable, metas) = mpsc::channel(CHANNEL);
-    let sorting = sort(tenant_changes, unreadable, Arc::clone(&context.memory), readable, not_readable);
+    let memory = Arc::clone(&context.memory);
+    let forget = move |tenant: &Tenant| memory.forget(&tenant.name_any());
+    let sorting = unreadable_ext::sort(tenant_changes, unreadable, readable, not_readable, forget);
 
     let mut controller = Controller::for_shared_stream(received(objects), tenants.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers::pods(pods, tenants))
-        .reconcile_on(triggers::nodes(nodes))
+        .reconcile_on(triggers::nodes(nodes, context.dependencies.nodes.clone()))
         .reconcile_on(touched)
-        .reconcile_all_on(triggers::plans(context.dependencies.plans.clone()))
+        .reconcile_all_on(replaced(context.dependencies.plans.clone()))
         .graceful_shutdown_on(shutdown.clone());
     for trigger in triggers {
         controller = controller.reconcile_on(trigger);
     }
     let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(logged);
-    let second = Controller::for_shared_stream(received(metas), context.unreadable.clone())
+    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
         .graceful_shutdown_on(shutdown.clone())
         .run(unreadable::reconcile, unreadable::error_policy, Arc::clone(&context))
         .for_each(logged);
 
     // Deletion takes an empty cache for "all gone": no pass before every cache is whole.
     let passes = async {
-        match future::select(Box::pin(caches_ready(&context)), shutdown).await {
-            future::Either::Left((true, _)) => drop(future::join(controller, second).await),
-            future::Either::Left((false, _)) | future::Either::Right(_) => (),
+        if whole_before(caches_ready(&context), shutdown).await {
+            future::join(controller, second).await;
         }
     };
     let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
     future::select(Box::pin(passes), Box::pin(endless)).await;
-}
-
-fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
-    futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
 async fn logged<K: Resource, E: std::error::Error + 'static>(
@@ -274,38 +261,4 @@ async fn caches_ready(context: &Context) -> bool {
         until_whole(bindings).boxed(),
     ]);
     ready.await.into_iter().all(|whole| whole)
-}
-
-/// Sends each tenant to the controller that can deal with it, and keeps the cache of those that can't be read.
-async fn sort(
-    mut changes: mpsc::Receiver<Change<Tenant>>,
-    mut unreadable: Writer<TenantMeta>,
-    memory: Arc<Memory>,
-    readable: mpsc::Sender<Arc<Tenant>>,
-    not_readable: mpsc::Sender<Arc<TenantMeta>>,
-) {
-    let meta = |metadata: &ObjectMeta| metadata.clone().into_request_partial::<Tenant>();
-    while let Some(change) = changes.recv().await {
-        let sent = match change {
-            Change::Applied(tenant) => {
-                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(&tenant.metadata)));
-                readable.send(tenant).await.is_ok()
-            }
-            Change::Deleted(tenant) => {
-                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(&tenant.metadata)));
-                memory.forget(&tenant.name_any());
-                readable.send(tenant).await.is_ok()
-            }
-            Change::Invalid(invalid) => {
-                let found = meta(&invalid.metadata);
-                tracing::warn!(tenant = found.name_any(), error = invalid.error, "a tenant can't be read");
-                unreadable.apply_watcher_event(&watcher::Event::Apply(found.clone()));
-                not_readable.send(Arc::new(found)).await.is_ok()
-            }
-            Change::Synced => true,
-        };
-        if !sent {
-            return;
-        }
-    }
 }

@@ -22,7 +22,7 @@ use crate::{
         tenant::{DeletionPolicy, TenantPhase, TenantUsage},
     },
     domain::tenant_state::{self, Standing},
-    kube_ext::{finalizer, status as status_ext},
+    kube_ext::{finalizer, is_paused, status as status_ext},
     names,
 };
 
@@ -82,11 +82,11 @@ fn standing(tenant: &Tenant, context: &Context) -> Standing {
 
 async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
     let standing = standing(tenant, context);
-    if context.is_unreadable(tenant) {
-        // What the cache holds is out of date; `invalid` looks after it.
+    if context.unreadable.holds(tenant) {
+        // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
-    if tenant.annotations().get(names::ANNOTATION_PAUSED).is_some_and(|value| value == "true") {
+    if is_paused(tenant) {
         return write_status(tenant, context, standing, Outcome::Paused).await;
     }
     if standing.phase == TenantPhase::Terminating {

@@ -1,7 +1,6 @@
 //! Passes against an API server in memory: which calls are made, in which order, with which bodies.
 
 mod deletion;
-mod fake;
 mod provisioning;
 
 use std::{
@@ -18,12 +17,11 @@ use k8s_openapi::api::{
 use kube::runtime::{
     controller::Action,
     reflector::{self, store::Writer},
-    watcher,
 };
 use serde_json::{Value, json};
 
 use super::*;
-use fake::{Call, Fake};
+use crate::kube_ext::mock::{Call, Fake, drop_all, outline, put};
 
 const TENANT: &str = "/apis/crofter.io/v1alpha1/tenants/acme";
 const NAMESPACE: &str = "/api/v1/namespaces/tenant-acme";
@@ -71,8 +69,12 @@ fn bench() -> Bench {
         accounts: reflector::store().0,
         bindings: bindings_store,
     };
-    let context =
-        Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable: reflector::store().0 });
+    let context = Arc::new(Context {
+        dependencies,
+        known,
+        memory: Arc::default(),
+        unreadable: unreadable_ext::cache().0,
+    });
     Bench { fake, context, jobs, pods, nodes, bindings, quotas, usage, now }
 }
 
@@ -134,34 +136,8 @@ impl Bench {
     }
 }
 
-/// `METHOD path`, in order; Events by their reason.
-fn outline(calls: &[Call]) -> Vec<String> {
-    let one = |call: &Call| match call.path.as_str() {
-        "/apis/events.k8s.io/v1/namespaces/default/events" => {
-            format!("Event {}", call.body["reason"].as_str().unwrap())
-        }
-        path => format!("{} {path}", call.method),
-    };
-    calls.iter().map(one).collect()
-}
-
 fn conditions(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
     expected.iter().map(|(kind, what)| ((*kind).to_owned(), (*what).to_owned())).collect()
-}
-
-fn put<K>(writer: &mut Writer<K>, object: Value)
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
-{
-    writer.apply_watcher_event(&watcher::Event::Apply(serde_json::from_value(object).unwrap()));
-}
-
-fn drop_all<K>(writer: &mut Writer<K>)
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    writer.apply_watcher_event(&watcher::Event::Init);
-    writer.apply_watcher_event(&watcher::Event::InitDone);
 }
 
 #[test]

@@ -17,14 +17,14 @@ use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{apply::Child, memory::Memory};
 use crate::{
-    api_types::{Plans, Tenant},
+    api_types::Tenant,
     config::Settings,
-    domain::tenant_state,
-    kube_ext::watch::Change,
+    domain::{tenant_state, worker},
+    kube_ext::{streams::received, watch::Change},
     names,
 };
 
@@ -71,15 +71,12 @@ fn told<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = (Arc<K>, bo
 where
     K: Resource + Send + Sync + 'static,
 {
-    stream::unfold(changes, |mut changes| async move {
-        loop {
-            match changes.recv().await? {
-                Change::Applied(object) => return Some(((object, true), changes)),
-                Change::Deleted(object) => return Some(((object, false), changes)),
-                Change::Invalid(_) | Change::Synced => (),
-            }
-        }
-    })
+    let one = |change| match change {
+        Change::Applied(object) => Some((object, true)),
+        Change::Deleted(object) => Some((object, false)),
+        Change::Invalid(_) | Change::Synced => None,
+    };
+    received(changes).filter_map(move |change| std::future::ready(one(change)))
 }
 
 /// A pod of a tenant that is being deleted has changed: the deletion may go on. Nobody else waits for pods.
@@ -95,43 +92,32 @@ pub(super) fn pods(
     })
 }
 
-/// A node has changed: the tenants that it is or was for, or admitted to, look again.
+/// A node has changed or gone: the tenants that it is or was for, or admitted to, look again.
 pub(super) fn nodes(
     objects: impl Stream<Item = Arc<Node>> + Send + 'static,
+    known: Store<Node>,
 ) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
     let mut seen: HashMap<String, BTreeSet<String>> = HashMap::new();
-    objects
-        .map(move |node| {
-            let labels = node.labels();
-            let mut now: BTreeSet<String> = [names::NODE_TENANT, names::NODE_ADMITTED]
-                .iter()
-                .filter_map(|key| labels.get(*key).cloned())
-                .collect();
-            let before = if now.is_empty() {
-                seen.remove(&node.name_any())
-            } else {
-                seen.insert(node.name_any(), now.clone())
-            };
-            now.extend(before.unwrap_or_default());
-            stream::iter(now.into_iter().map(|tenant| ObjectRef::new(&tenant)))
-        })
-        .flatten()
-}
-
-/// The plan table was replaced: every tenant looks again.
-pub(super) fn plans(plans: watch::Receiver<Arc<Plans>>) -> impl Stream<Item = ()> + Send + 'static {
-    stream::unfold(plans, |mut plans| async move {
-        plans.changed().await.ok()?;
-        Some(((), plans))
+    objects.flat_map(move |node| {
+        let marks = [worker::label(&node, names::NODE_TENANT), worker::label(&node, names::NODE_ADMITTED)];
+        let mut now: BTreeSet<String> = marks.into_iter().chain([worker::tainted(&node)]).flatten().collect();
+        let exists = known.get(&ObjectRef::from_obj(&*node)).is_some();
+        let before = if exists && !now.is_empty() {
+            seen.insert(node.name_any(), now.clone())
+        } else {
+            seen.remove(&node.name_any())
+        };
+        now.extend(before.unwrap_or_default());
+        stream::iter(now.into_iter().map(|tenant| ObjectRef::new(&tenant)))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use kube::runtime::{reflector, watcher};
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::kube_ext::mock;
 
     fn settings() -> Settings {
         Settings { namespace_prefix: "tenant-".into(), gpu_resource: "gpu".into() }
@@ -185,21 +171,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_relabelled_node_is_told_to_both_tenants() {
+        let (known, mut writer) = mock::cache::<Node>();
+        mock::put(&mut writer, json!({"metadata": {"name": "n"}}));
         let node = |tenant: Value| object::<Node>(json!({"metadata": {"name": "n", "labels": tenant}}));
         let (of_a, of_b) = (json!({names::NODE_TENANT: "a"}), json!({names::NODE_TENANT: "b"}));
-        let all = stream::iter([node(of_a), node(of_b), node(json!({})), node(json!({}))]);
-        assert_eq!(names(nodes(all)).await, ["a", "a", "b", "b"]);
+        let taint = json!([{"key": names::NODE_ADMITTED, "value": "c", "effect": "NoSchedule"}]);
+        let tainted = object::<Node>(json!({"metadata": {"name": "n"}, "spec": {"taints": taint}}));
+        let all = stream::iter([node(of_a), node(of_b), node(json!({})), node(json!({})), tainted]);
+        assert_eq!(names(nodes(all, known)).await, ["a", "a", "b", "b", "c"]);
     }
 
     #[tokio::test]
     async fn pods_are_told_to_tenants_that_go() {
-        let (tenants, mut writer) = reflector::store();
+        let (tenants, mut writer) = mock::cache::<Tenant>();
         for (name, deleted) in [("stays", None), ("goes", Some("2030-01-01T00:00:00Z"))] {
             let metadata = json!({"name": name, "deletionTimestamp": deleted});
-            let tenant = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": metadata, "spec": {}});
-            writer.apply_watcher_event(&watcher::Event::Apply(
-                serde_json::from_value::<Tenant>(tenant).unwrap(),
-            ));
+            mock::put(&mut writer, json!({"metadata": metadata, "spec": {}}));
         }
         let pod = |tenant: &str| {
             object(json!({"metadata": {"name": "p", "labels": {names::LABEL_TENANT: tenant}}}))

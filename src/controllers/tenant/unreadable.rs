@@ -8,7 +8,6 @@ use std::{sync::Arc, time::Duration};
 use kube::{
     Api, Resource, ResourceExt,
     api::{ApiResource, DynamicObject},
-    core::{PartialObjectMeta, PartialObjectMetaExt},
     runtime::controller::Action,
 };
 use serde_json::{Value, json};
@@ -26,12 +25,15 @@ use crate::{
         tenant::TenantPhase,
     },
     domain::tenant_state,
-    kube_ext::{call::within_opt, finalizer, status},
+    kube_ext::{
+        finalizer,
+        unreadable::{self, Meta, Raw},
+    },
     names,
 };
 
 /// The metadata of a tenant, which can always be read.
-pub(super) type TenantMeta = PartialObjectMeta<Tenant>;
+pub(super) type TenantMeta = Meta<Tenant>;
 
 /// Between two looks at a deletion: what it waits for is not mapped to unreadable tenants.
 const DELETION_INTERVAL: Duration = Duration::from_secs(5);
@@ -59,26 +61,20 @@ pub(super) fn error_policy(tenant: Arc<TenantMeta>, error: &Error, context: Arc<
 
 async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
     let client = &context.dependencies.client;
-    let raw: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<Tenant>(&()));
-    let Some(object) = within_opt(format!("reading Tenant {name}"), raw.get(name)).await? else {
-        return Ok(Action::await_change());
-    };
-    let Err(error) = serde_json::from_value::<Tenant>(serde_json::to_value(&object)?) else {
-        // It was mended meanwhile; the watch tells of that as well.
-        return Ok(Action::await_change());
-    };
-    let meta: TenantMeta = object.metadata.clone().into_request_partial();
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<Tenant>(&()));
+    let Some(raw) = unreadable::read(&api, name).await? else { return Ok(Action::await_change()) };
+    let (meta, error) = (&raw.meta, &raw.error);
     let mut abnormal = Wanted::yes(
         conditions::STALLED,
         Reason::InvalidObject,
         format!("the tenant, as stored, can't be read: {error}; apply it again in the form of the schema"),
     );
     let mut action = Action::await_change();
-    if let Some(leaving) = leaving(&meta, &object.data, context) {
+    if let Some(leaving) = leaving(meta, &raw.data, context) {
         match deletion::advance(context, &leaving).await? {
             Progress::Done => {
                 let api: Api<TenantMeta> = Api::all(client.clone());
-                finalizer::remove(&api, &meta, names::FINALIZER_TENANT).await?;
+                finalizer::remove(&api, meta, names::FINALIZER_TENANT).await?;
                 tracing::info!(tenant = name, "deletion: nothing of the unreadable tenant is left");
                 return Ok(action);
             }
@@ -88,7 +84,7 @@ async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
             }
         }
     }
-    write_conditions(&meta, &object.data, context, abnormal).await?;
+    write_conditions(&raw, context, abnormal).await?;
     Ok(action)
 }
 
@@ -110,12 +106,7 @@ fn leaving(meta: &TenantMeta, data: &Value, context: &Context) -> Option<Leaving
     })
 }
 
-async fn write_conditions(
-    meta: &TenantMeta,
-    data: &Value,
-    context: &Context,
-    abnormal: Wanted,
-) -> Result<(), Error> {
+async fn write_conditions(raw: &Raw<Tenant>, context: &Context, abnormal: Wanted) -> Result<(), Error> {
     let told = abnormal.clone();
     let leaves = told.reason == Reason::Terminating;
     let wanted = vec![
@@ -123,25 +114,15 @@ async fn write_conditions(
         Wanted::no(conditions::ACTIVE, told.reason, told.message.clone()),
         abnormal,
     ];
-    let old_status = data.get("status").cloned().unwrap_or(Value::Null);
-    let old = old_status.get("conditions").cloned().unwrap_or_default();
-    // Conditions that can't be read are written anew.
-    let old = serde_json::from_value::<Vec<_>>(old).unwrap_or_default();
-    let generation = meta.meta().generation;
-    let merged = conditions::merge(&old, wanted, generation, context.dependencies.clock.now());
-    let mut new = old_status.as_object().cloned().unwrap_or_default();
-    new.insert("conditions".to_owned(), serde_json::to_value(merged)?);
-    new.insert("observedGeneration".to_owned(), json!(generation));
-    if leaves {
-        new.insert("phase".to_owned(), json!(TenantPhase::Terminating));
-    }
+    let phase = leaves.then(|| ("phase".to_owned(), json!(TenantPhase::Terminating)));
     let api: Api<TenantMeta> = Api::all(context.dependencies.client.clone());
-    if status::write(&api, meta, Some(&old_status), &Value::Object(new)).await?.is_some() {
+    let now = context.dependencies.clock.now();
+    if unreadable::write_status(&api, raw, wanted, &[], phase.into_iter().collect(), now).await? {
         let events = &context.dependencies.events;
         if leaves {
-            events.normal(meta, told.reason, told.message).await;
+            events.normal(&raw.meta, told.reason, told.message).await;
         } else {
-            events.warning(meta, told.reason, told.message).await;
+            events.warning(&raw.meta, told.reason, told.message).await;
         }
     }
     Ok(())

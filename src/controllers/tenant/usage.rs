@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api_types::{
-    plan::{EffectiveQuotas, Limit},
-    tenant::{TenantSummary, TenantUsage},
+use crate::{
+    api_types::{
+        plan::{EffectiveQuotas, Limit},
+        tenant::{TenantSummary, TenantUsage},
+    },
+    domain::resources::{cores, gigabytes},
 };
 
 /// Usage that changes is written at most this often.
@@ -73,17 +76,16 @@ pub(super) fn summary(usage: &TenantUsage, quotas: &EffectiveQuotas) -> TenantSu
     const MEGA: i64 = 1_000_000;
     TenantSummary {
         jobs: of(usage.active_jobs.to_string(), quotas.max_jobs),
-        cpu: of(thousandths(usage.cpu_millicores), quotas.max_cpu_cores),
-        memory: of(thousandths(usage.memory_bytes.saturating_add(MEGA / 2) / MEGA), quotas.max_memory_gb),
+        cpu: of(cores(unsigned(usage.cpu_millicores)), quotas.max_cpu_cores),
+        memory: of(gigabytes(unsigned(usage.memory_bytes.saturating_add(MEGA / 2))), quotas.max_memory_gb),
         gpus: of(usage.gpus.to_string(), quotas.max_gpus),
         workers: of(usage.workers.to_string(), quotas.max_workers),
     }
 }
 
-/// `1500` as `1.5`.
-fn thousandths(value: i64) -> String {
-    let text = format!("{}.{:03}", value / 1000, value.unsigned_abs() % 1000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+/// What is negative in a status that somebody else wrote shows as 0.
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -130,6 +132,5 @@ mod tests {
         let summary = summary(&usage, &quotas);
         let TenantSummary { jobs, cpu, memory, gpus, workers } = &summary;
         assert_eq!([jobs, cpu, memory, gpus, workers], ["3/20", "1.5/16", "0.537/64", "0/0", "2/unlimited"]);
-        assert_eq!([thousandths(0), thousandths(10_000), thousandths(7)], ["0", "10", "0.007"]);
     }
 }

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::{
     api_types::{
         Plans, Reason, Tenant,
-        plan::EffectiveQuotas,
+        plan::{EffectiveQuotas, QUOTA_RULE},
         tenant::{AccessGrant, AccessRole, NetworkIsolation, PodSecurity, SubjectKind},
     },
     config::Settings,
@@ -86,7 +86,10 @@ pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> R
         return Err(Refusal { reason: Reason::UnknownPlan, message });
     };
     let quotas = plan.effective(&spec.quotas);
-    check_quotas(&quotas)?;
+    // Numbers below -1 would otherwise read as unlimited.
+    if let Some((field, value)) = quotas.meaningless() {
+        return Err(Refusal::invalid(format!("spec.quotas.{field} is {value}: {QUOTA_RULE}")));
+    }
     Ok(Validated {
         owner,
         quotas,
@@ -95,40 +98,6 @@ pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> R
         pod_security: spec.pod_security,
         gpu_resource: settings.gpu_resource.clone(),
     })
-}
-
-/// Refuses numbers below -1, which would otherwise read as unlimited.
-fn check_quotas(quotas: &EffectiveQuotas) -> Result<(), Refusal> {
-    let EffectiveQuotas {
-        max_jobs,
-        max_queued_jobs,
-        max_jobs_per_hour,
-        max_workers,
-        max_cpu_cores,
-        max_memory_gb,
-        max_gpus,
-        max_storage_gb,
-        max_bandwidth_mbps,
-        job_timeout_minutes,
-    } = *quotas;
-    let all = [
-        ("maxJobs", max_jobs),
-        ("maxQueuedJobs", max_queued_jobs),
-        ("maxJobsPerHour", max_jobs_per_hour),
-        ("maxWorkers", max_workers),
-        ("maxCpuCores", max_cpu_cores),
-        ("maxMemoryGb", max_memory_gb),
-        ("maxGpus", max_gpus),
-        ("maxStorageGb", max_storage_gb),
-        ("maxBandwidthMbps", max_bandwidth_mbps),
-        ("jobTimeoutMinutes", job_timeout_minutes),
-    ];
-    match all.into_iter().find(|(_, value)| *value < -1) {
-        Some((field, value)) => Err(Refusal::invalid(format!(
-            "spec.quotas.{field} is {value}: give 0 for none, -1 for unlimited, or a positive number"
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn roles(access: &[AccessGrant]) -> Result<BTreeMap<AccessRole, BTreeSet<Subject>>, Refusal> {

@@ -5,18 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use kube::{
-    client::Body,
-    runtime::{
-        reflector::{self, store::Writer},
-        watcher::Event,
-    },
-};
+use http::{Method, StatusCode};
+use kube::runtime::{reflector::store::Writer, watcher::Event};
 use serde_json::{Map, json};
 
 use super::*;
+use crate::kube_ext::mock::{self, merge};
 
 /// What happens to the next write of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,23 +185,6 @@ impl World {
     }
 }
 
-fn merge(target: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (key, value) in patch {
-        if value.is_null() {
-            target.as_object_mut().unwrap().remove(key);
-        } else {
-            merge(&mut target[key], value);
-        }
-    }
-}
-
 /// A controller before a world.
 pub(super) struct Lab {
     world: Arc<Mutex<World>>,
@@ -219,44 +196,20 @@ pub(super) struct Lab {
     pub(super) plans: watch::Sender<Arc<Plans>>,
 }
 
-fn filled<K>() -> (Store<K>, Writer<K>)
-where
-    K: kube::Resource<DynamicType = ()> + Clone + 'static,
-{
-    let (store, mut writer) = reflector::store();
-    writer.apply_watcher_event(&Event::Init);
-    writer.apply_watcher_event(&Event::InitDone);
-    (store, writer)
-}
-
 impl Lab {
     /// A new controller, as after a restart: its caches hold nothing yet.
     pub(super) fn new(world: &Arc<Mutex<World>>) -> Self {
-        let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
         let (told, changed) = tokio::sync::watch::channel(());
         let answering = Arc::clone(world);
-        tokio::spawn(async move {
-            while let Some((request, send)) = handle.next_request().await {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await.unwrap().to_bytes();
-                let body = serde_json::from_slice(&body).unwrap_or_default();
-                let query = parts.uri.query().unwrap_or_default();
-                let (code, answer) =
-                    answering.lock().unwrap().answer(&parts.method, parts.uri.path(), query, body);
-                let answer = if code.is_success() {
-                    answer
-                } else {
-                    json!({"kind": "Status", "status": "Failure", "message": "no", "code": code.as_u16()})
-                };
-                let body = Body::from(serde_json::to_vec(&answer).unwrap());
-                send.send_response(Response::builder().status(code).body(body).unwrap());
-                let _ = told.send(());
-            }
+        let client = mock::client(move |call| {
+            let (code, answer) =
+                answering.lock().unwrap().answer(&call.method, &call.path, &call.query, call.body);
+            told.send_replace(());
+            if code.is_success() { (code.as_u16(), answer) } else { mock::refusal(code.as_u16(), "no") }
         });
         let ((nodes, node_writer), (tenants, tenant_writer), (pods, pod_writer)) =
-            (filled(), filled(), filled());
+            (mock::cache(), mock::cache(), mock::cache());
         let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
-        let client = Client::new(service, "default");
         let gpu = names::DEFAULT_GPU_RESOURCE.to_owned();
         let context = Context::new(client, Caches { nodes, tenants, pods }, plans, gpu);
         Self {

@@ -56,6 +56,11 @@ async fn a_tenant_is_taken_down_step_by_step() {
     assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE, STATUS]);
     assert_eq!(bench.message("Reconciling"), "waiting for workers to be released: 1 (n)");
 
+    // The label goes first, the taint when the last pod has left.
+    let taints = json!([{"key": names::NODE_ADMITTED, "value": "acme", "effect": "NoSchedule"}]);
+    put(&mut bench.nodes, json!({"metadata": {"name": "n"}, "spec": {"taints": taints}}));
+    assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE], "still waiting");
+
     drop_all(&mut bench.nodes);
     let (_, calls) = bench.pass().await;
     assert_eq!(outline(&calls), [GET_NAMESPACE, "DELETE /api/v1/namespaces/tenant-acme", STATUS]);

@@ -52,6 +52,8 @@ pub(super) fn kubelet(settings: KubeletSettings<'_>) -> Value {
         "nodeLeaseDurationSeconds": 8,
         "nodeStatusUpdateFrequency": "2s",
         "nodeStatusReportFrequency": "1m",
+        // A pod that takes more of the disk than it may is found out in seconds, not after a minute.
+        "volumeStatsAggPeriod": "5s",
         // Imported images cannot be pulled again, and the disk is the machine's, whose owner decides how full it is.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },

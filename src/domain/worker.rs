@@ -1,16 +1,15 @@
-//! What others ask about workers: the scheduler what an admitted node can take, the tenant controller what a tenant has.
+//! What a Node object says of its work for a tenant or pool: the marks of admission, and what an admitted node can take.
 
 use std::sync::Arc;
 
-use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::{Node, Taint},
+    apimachinery::pkg::api::resource::Quantity as Stored,
+};
 use kube::ResourceExt;
 
-use super::facts::{self, NO_SCHEDULE};
-use crate::{
-    api_types::{Tenant, plan::EffectiveQuotas},
-    domain::node_admission::{self, WorkerQuotas},
-    names,
-};
+use super::resources::Resources;
+use crate::{api_types::Quantity, names};
 
 /// An admitted node, as the scheduler sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +18,8 @@ pub struct Worker {
     pub name: String,
     /// The worker group it is admitted to: a tenant's name, or [`names::pool_group`] of a shared pool.
     pub group: String,
-    /// CPU that pods may have, in thousandths of a core.
-    pub allocatable_cpu_milli: u64,
-    /// Memory that pods may have, in bytes.
-    pub allocatable_memory_bytes: u64,
-    /// Disk that pods may have for scratch space, in bytes.
-    pub allocatable_ephemeral_bytes: u64,
-    /// GPUs that pods may have.
-    pub gpus: u64,
+    /// What its pods may have in all. Bandwidth is no property of a node.
+    pub allocatable: Resources,
     /// A pod placed here now would start: the kubelet says Ready, and the node is schedulable.
     pub ready: bool,
     /// Neither cordoned nor tainted by somebody else (job pods tolerate Crofter's taint only). A node that is
@@ -38,59 +31,80 @@ pub struct Worker {
 /// not reported counts as 0.
 #[must_use]
 pub fn worker(node: &Node, gpu_resource: &str) -> Option<Worker> {
-    let group = facts::admitted(node)?;
+    let group = admitted(node)?;
     let status = node.status.as_ref();
-    let allocatable = |resource: &str, read: fn(&Quantity) -> Option<u64>| {
+    let allocatable = |resource: &str, read: fn(&Stored) -> Option<u64>| {
         status.and_then(|s| s.allocatable.as_ref()?.get(resource)).and_then(read).unwrap_or(0)
     };
     let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let kubelet_ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let cordoned = node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
     let repels = |effect: &str| effect == NO_SCHEDULE || effect == "NoExecute";
-    let foreign = facts::taints(node).iter().any(|taint| !facts::is_ours(taint) && repels(&taint.effect));
+    let foreign = taints(node).iter().any(|taint| !is_ours(taint) && repels(&taint.effect));
     let schedulable = !cordoned && !foreign && node.metadata.deletion_timestamp.is_none();
     Some(Worker {
         name: node.name_any(),
         group,
-        allocatable_cpu_milli: allocatable("cpu", facts::milli),
-        allocatable_memory_bytes: allocatable("memory", facts::units),
-        allocatable_ephemeral_bytes: allocatable("ephemeral-storage", facts::units),
-        gpus: allocatable(gpu_resource, facts::units),
+        allocatable: Resources {
+            cpu_milli: allocatable("cpu", milli),
+            memory_bytes: allocatable("memory", units),
+            gpus: allocatable(gpu_resource, units),
+            bandwidth_mbps: 0,
+            ephemeral_bytes: allocatable("ephemeral-storage", units),
+        },
         ready: kubelet_ready && schedulable,
         schedulable,
     })
 }
 
-/// The nodes labelled for `tenant` that exceed its quotas, in a sentence with numbers for the condition
-/// `WorkersAdmitted`=False; `None` when all fit. `nodes` are all nodes of the cluster, as
-/// [`prepare`](super::prepare) left them.
-#[must_use]
-pub fn refused(
-    tenant: &Tenant,
-    quotas: &EffectiveQuotas,
-    nodes: &[Arc<Node>],
-    gpu_resource: &str,
-) -> Option<String> {
-    let name = tenant.name_any();
-    let labelled = nodes.iter().filter(|node| facts::label(node, names::NODE_TENANT).as_ref() == Some(&name));
-    let labelled: Vec<_> = labelled.map(|node| facts::read(node, gpu_resource)).collect();
-    node_admission::over_quota(&name, &tenant.spec.plan, &WorkerQuotas::from(quotas), &labelled)
-}
-
 /// Number of nodes admitted to a worker group: `status.usage.workers` of a tenant.
 #[must_use]
-pub fn admitted(group: &str, nodes: &[Arc<Node>]) -> usize {
-    nodes.iter().filter(|node| facts::admitted(node).as_deref() == Some(group)).count()
+pub fn count(group: &str, nodes: &[Arc<Node>]) -> usize {
+    nodes.iter().filter(|node| admitted(node).as_deref() == Some(group)).count()
 }
 
-/// Number of nodes that still carry the label or the taint of a worker group: a tenant is not gone before this is 0.
+/// Whether a node still carries the label or the taint of a worker group.
 #[must_use]
-pub fn held(group: &str, nodes: &[Arc<Node>]) -> usize {
-    let carries = |node: &&Arc<Node>| {
-        let label = facts::label(node, names::NODE_ADMITTED);
-        [label, facts::tainted(node)].iter().flatten().any(|carried| carried == group)
-    };
-    nodes.iter().filter(carries).count()
+pub fn carries(node: &Node, group: &str) -> bool {
+    [label(node, names::NODE_ADMITTED), tainted(node)].iter().flatten().any(|carried| carried == group)
+}
+
+/// Effect of the admission taint.
+pub(crate) const NO_SCHEDULE: &str = "NoSchedule";
+
+/// Value of a label.
+pub(crate) fn label(node: &Node, key: &str) -> Option<String> {
+    node.labels().get(key).cloned()
+}
+
+/// All taints of a node.
+pub(crate) fn taints(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+}
+
+/// Whether a taint is the one that admission sets.
+pub(crate) fn is_ours(taint: &Taint) -> bool {
+    taint.key == names::NODE_ADMITTED && taint.effect == NO_SCHEDULE
+}
+
+/// The group that the admission taint names.
+pub(crate) fn tainted(node: &Node) -> Option<String> {
+    taints(node).iter().find(|taint| is_ours(taint)).map(|taint| taint.value.clone().unwrap_or_default())
+}
+
+/// The group that a node is admitted to: label and taint are both in place and agree.
+pub(crate) fn admitted(node: &Node) -> Option<String> {
+    label(node, names::NODE_ADMITTED).filter(|group| tainted(node).as_ref() == Some(group))
+}
+
+/// A stored quantity in thousandths; `None` when it can't be read.
+pub(crate) fn milli(quantity: &Stored) -> Option<u64> {
+    Quantity::from(quantity.0.as_str()).milli().ok()
+}
+
+/// A stored quantity in whole units; `None` when it can't be read.
+pub(crate) fn units(quantity: &Stored) -> Option<u64> {
+    Quantity::from(quantity.0.as_str()).units().ok()
 }
 
 #[cfg(test)]
@@ -98,7 +112,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api_types::Plans;
 
     fn node(name: &str, group: Option<&str>, taints: Value, unschedulable: bool, ready: &str) -> Node {
         let mut labels = json!({(names::NODE_TENANT): "acme"});
@@ -132,10 +145,13 @@ mod tests {
         let expected = Worker {
             name: "n".to_owned(),
             group: "acme".to_owned(),
-            allocatable_cpu_milli: 3920,
-            allocatable_memory_bytes: 7 << 30,
-            allocatable_ephemeral_bytes: 9 << 30,
-            gpus: 1,
+            allocatable: Resources {
+                cpu_milli: 3920,
+                memory_bytes: 7 << 30,
+                gpus: 1,
+                bandwidth_mbps: 0,
+                ephemeral_bytes: 9 << 30,
+            },
             ready: true,
             schedulable: true,
         };
@@ -160,27 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_the_sentence_for_a_tenant() {
-        let tenant: Tenant = serde_json::from_value(json!({
-            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"},
-            "spec": {"plan": "basic", "quotas": {"maxGpus": 5}},
-        }))
-        .unwrap();
-        let quotas = Plans::built_in().unwrap().get("basic").unwrap().effective(&tenant.spec.quotas);
-        let all = |n: usize| -> Vec<Arc<Node>> {
-            (1..=n).map(|i| Arc::new(node(&format!("n{i}"), None, json!([]), false, "True"))).collect()
-        };
-        let gpu = names::DEFAULT_GPU_RESOURCE;
-        assert_eq!(refused(&tenant, &quotas, &all(4), gpu), None);
-        assert_eq!(
-            refused(&tenant, &quotas, &all(5), gpu).unwrap(),
-            "plan basic: 1 of 5 labelled workers are refused: n5 (maxCpuCores is 16: older workers have 16, and this \
-             one has 4)"
-        );
-
+    fn a_node_is_held_by_label_or_taint() {
         let draining = node("a", None, json!([ours()]), false, "True");
-        let admitted_ = node("b", Some("acme"), json!([ours()]), false, "True");
-        let nodes = [Arc::new(draining), Arc::new(admitted_)];
-        assert_eq!((admitted("acme", &nodes), held("acme", &nodes), held("umbra", &nodes)), (1, 2, 0));
+        let whole = node("b", Some("acme"), json!([ours()]), false, "True");
+        let half = node("c", Some("acme"), json!([]), false, "True");
+        assert!(
+            [&draining, &whole, &half].iter().all(|node| carries(node, "acme") && !carries(node, "umbra"))
+        );
+        let nodes = [draining, whole, half].map(Arc::new);
+        assert_eq!((count("acme", &nodes), count("umbra", &nodes)), (1, 0));
     }
 }

@@ -1,0 +1,246 @@
+//! Releases against an API server in memory: which calls are made, in which order, with which bodies.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::stream;
+use kube::runtime::reflector::{self, store::Writer};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kube_ext::mock::{self, Call, Fake, outline, put};
+
+const JOB: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render";
+const POD: &str = "/api/v1/namespaces/tenant-acme/pods/render-j1-1";
+
+/// A mirror in the test's hands.
+#[derive(Default)]
+struct Mirror {
+    committed: AtomicBool,
+    behind: AtomicBool,
+}
+
+impl Accounts for Mirror {
+    fn committed(&self, job_uid: &str, attempt: u32) -> bool {
+        assert_eq!((job_uid, attempt), ("j1", 1));
+        self.committed.load(Ordering::SeqCst)
+    }
+
+    fn behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst)
+    }
+}
+
+struct Bench {
+    fake: Fake,
+    context: Context,
+    jobs: Writer<Job>,
+    mirror: Arc<Mirror>,
+}
+
+fn bench(with_mirror: bool) -> Bench {
+    let fake = Fake::default();
+    let ((jobs, job_writer), (pods, _)) = (mock::cache(), mock::cache());
+    let mirror = Arc::new(Mirror::default());
+    let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn Accounts>);
+    let context = Context { client: fake.client(), jobs, pods, accounts, metrics: Metrics::default() };
+    let bench = Bench { fake, context, jobs: job_writer, mirror };
+    bench.pod(json!({}), json!({"phase": "Succeeded"}));
+    bench
+}
+
+impl Bench {
+    /// Stores the pod of the job's first attempt.
+    fn pod(&self, metadata: Value, status: Value) {
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "render-j1-1", "namespace": "tenant-acme", "uid": "p1",
+                "creationTimestamp": "2030-01-01T00:00:00Z",
+                "labels": {"crofter.io/job-uid": "j1", "crofter.io/attempt": "1"},
+                "finalizers": ["x.io/other", "crofter.io/accounted"],
+                "ownerReferences": [
+                    {"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "name": "render", "uid": "j1", "controller": true},
+                ],
+            },
+            "spec": {"nodeName": "n1", "containers": []}, "status": status,
+        });
+        mock::merge(&mut pod, &json!({"metadata": metadata}));
+        self.fake.put(POD, pod);
+    }
+
+    /// Puts the job into API server and cache.
+    fn job(&mut self, metadata: Value, status: Value) {
+        let mut job = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Job",
+            "metadata": {"name": "render", "namespace": "tenant-acme", "uid": "j1"},
+            "spec": {"image": "i"}, "status": status,
+        });
+        mock::merge(&mut job, &json!({"metadata": metadata}));
+        self.fake.put(JOB, job);
+        put(&mut self.jobs, self.fake.get(JOB));
+    }
+
+    /// A job whose status tells how the attempt ended.
+    fn job_with_record(&mut self, metadata: Value) {
+        let record = json!({
+            "attempt": 1, "pod": "render-j1-1", "finishedAt": "2030-01-01T00:00:09Z", "reason": "Succeeded",
+            "cpuMillicores": 1, "memoryBytes": 1, "gpus": 0, "bandwidthMbps": 0,
+        });
+        self.job(metadata, json!({"phase": "Completed", "attempt": 1, "attempts": [record]}));
+    }
+
+    /// One reconcile of the pod as it is stored; and the calls that it made.
+    async fn release(&self) -> (Result<Action, CallError>, Vec<Call>) {
+        let pod: Pod = serde_json::from_value(self.fake.get(POD)).unwrap();
+        self.fake.calls();
+        let result = release(&pod, &self.context).await;
+        (result, self.fake.calls())
+    }
+
+    fn finalizers(&self, path: &str) -> Value {
+        self.fake.get(path)["metadata"]["finalizers"].clone()
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_held_until_the_jobs_status_tells_of_it() {
+    let mut bench = bench(false);
+    bench.job(json!({}), json!({"phase": "Running", "attempt": 1}));
+    let (action, calls) = bench.release().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::await_change(), vec![]));
+
+    bench.job_with_record(json!({}));
+    let version = bench.fake.get(POD)["metadata"]["resourceVersion"].clone();
+    let (action, calls) = bench.release().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), [format!("PATCH {POD}")]);
+    let expected =
+        json!({"metadata": {"uid": "p1", "resourceVersion": version, "finalizers": ["x.io/other"]}});
+    assert_eq!(calls[0].body, expected, "and nobody else's finalizer is lost");
+    assert_eq!(outline(&bench.release().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_pod_that_may_still_run_is_held() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    bench.pod(json!({"deletionTimestamp": "2030-01-01T00:00:30Z"}), json!({"phase": "Running"}));
+    assert_eq!(outline(&bench.release().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_paused_pod_is_left_alone() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    bench.pod(json!({"annotations": {"crofter.io/paused": "true"}}), json!({"phase": "Succeeded"}));
+    assert_eq!(outline(&bench.release().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn with_a_mirror_a_pod_is_held_until_it_is_committed() {
+    let mut bench = bench(true);
+    bench.job_with_record(json!({}));
+    let (action, calls) = bench.release().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![]));
+    bench.mirror.committed.store(true, Ordering::SeqCst);
+    let (action, calls) = bench.release().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), [format!("PATCH {POD}")]);
+    assert_eq!(bench.finalizers(JOB), Value::Null, "one write, not two");
+}
+
+#[tokio::test]
+async fn while_the_mirror_is_behind_the_job_is_held_first_and_then_the_pod_goes() {
+    let mut bench = bench(true);
+    bench.job_with_record(json!({}));
+    bench.mirror.behind.store(true, Ordering::SeqCst);
+    let (action, calls) = bench.release().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), [format!("PATCH {JOB}"), format!("PATCH {POD}")]);
+    assert_eq!(calls[0].body["metadata"]["finalizers"], json!(["crofter.io/accounted"]));
+    assert_eq!(bench.finalizers(POD), json!(["x.io/other"]));
+}
+
+#[tokio::test]
+async fn a_pod_stays_where_its_job_can_not_be_held() {
+    let mut bench = bench(true);
+    bench.job_with_record(json!({}));
+    bench.mirror.behind.store(true, Ordering::SeqCst);
+    bench.fake.refuse(JOB, 409);
+    let (result, calls) = bench.release().await;
+    assert!(result.unwrap_err().is_conflict());
+    assert_eq!(outline(&calls), [format!("PATCH {JOB}")]);
+}
+
+#[tokio::test]
+async fn an_orphan_is_held_until_it_is_committed() {
+    let bench = bench(true);
+    for behind in [false, true] {
+        bench.mirror.behind.store(behind, Ordering::SeqCst);
+        let (action, calls) = bench.release().await;
+        assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![]), "behind: {behind}");
+        assert_eq!(bench.finalizers(POD), json!(["x.io/other", "crofter.io/accounted"]));
+    }
+    bench.mirror.committed.store(true, Ordering::SeqCst);
+    bench.release().await.0.unwrap();
+    assert_eq!(bench.finalizers(POD), json!(["x.io/other"]));
+}
+
+#[tokio::test]
+async fn a_job_that_exists_and_is_not_in_the_cache_holds_its_pods() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    mock::drop_all(&mut bench.jobs);
+    let (action, calls) = bench.release().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![format!("GET {JOB}")]));
+    bench.fake.take(JOB);
+    assert_eq!(outline(&bench.release().await.1), [format!("GET {JOB}"), format!("PATCH {POD}")]);
+}
+
+#[tokio::test]
+async fn a_job_that_is_going_is_not_asked_to_stay() {
+    let mut bench = bench(true);
+    bench.mirror.behind.store(true, Ordering::SeqCst);
+    let going = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["x.io/other"]});
+    bench.job_with_record(going);
+    let (action, calls) = bench.release().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![]));
+
+    let held = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["crofter.io/accounted"]});
+    bench.job_with_record(held);
+    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")], "held already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_let_go_before_the_jobs_are_known() {
+    let mut bench = bench(false);
+    let (jobs, mut unknown) = reflector::store();
+    let (pods, mut pod_writer) = mock::cache();
+    put(&mut pod_writer, bench.fake.get(POD));
+    let pod = pods.state().remove(0);
+    (bench.context.jobs, bench.context.pods) = (jobs, pods);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(run(
+        Arc::new(bench.context),
+        stream::iter([pod]).chain(stream::pending()),
+        stream::pending(),
+        stream::pending(),
+        async { drop(stopped.await) },
+    ));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [""; 0]);
+    mock::drop_all(&mut unknown);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [format!("GET {JOB}"), format!("PATCH {POD}")]);
+    stop.send(()).unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_later_job_of_the_same_name_does_not_speak_for_the_pod() {
+    let mut bench = bench(true);
+    bench.job_with_record(json!({"uid": "j2"}));
+    bench.mirror.behind.store(true, Ordering::SeqCst);
+    assert_eq!(bench.release().await.0.unwrap(), Action::requeue(LATER));
+    assert_eq!(bench.finalizers(JOB), Value::Null);
+}

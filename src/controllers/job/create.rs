@@ -1,0 +1,70 @@
+//! The creation of an attempt's pod, and what each answer of the API server means.
+//!
+//! A pod of that name may be there already, made by an earlier try: then it is the job's own. Refusals that pass by
+//! themselves cost the job nothing; those that would come again end it.
+
+use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
+
+use super::{Context, Error, SOON, build, pods_api, settle};
+use crate::{
+    api_types::Tenant,
+    domain::{
+        admission::Admission,
+        attempt,
+        job_flow::{self, View},
+    },
+    kube_ext::call::{within, within_opt},
+};
+
+/// Creates the pod of an admitted attempt, or says why there is none yet.
+pub(super) async fn create(
+    view: &View<'_>,
+    tenant: &Tenant,
+    admission: &Admission,
+    context: &Context,
+) -> Result<Action, Error> {
+    let job = view.job;
+    let left = job_flow::running_left(job, view.timeout_minutes);
+    let pod = match build::validate(job, tenant, left) {
+        Ok(valid) => build::pod(&valid, admission, &context.settings.gpu_resource),
+        Err(sentence) => return settle(job_flow::refused(view, sentence), job, context).await,
+    };
+    let name = pod.name_any();
+    let api = pods_api(job, context);
+    match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
+        Ok(_) => {
+            context.metrics.admitted();
+            Ok(Action::await_change())
+        }
+        Err(error) if error.is_conflict() => {
+            let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
+            match existing {
+                Some(pod) if attempt::job_uid(&pod) == job.uid().as_deref() => Ok(Action::await_change()),
+                // A quota whose count was changed meanwhile answers with a conflict, too.
+                None => Ok(Action::requeue(SOON)),
+                Some(_) => Err(Error::NameTaken(name)),
+            }
+        }
+        Err(error) => match error.refusal() {
+            Some(words) if refused_for_good(error.code(), words) => {
+                let sentence = format!("the API server refuses the pod: {words}");
+                settle(job_flow::refused(view, sentence), job, context).await
+            }
+            Some(words) if error.code() == Some(403) => {
+                tracing::debug!(pod = name, words, "the pod was refused for the moment");
+                Ok(Action::requeue(SOON))
+            }
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// Whether the same pod will be refused again: by its own form, and not by a quota, a missing account or a namespace
+/// on its way out.
+fn refused_for_good(code: Option<u16>, words: &str) -> bool {
+    match code {
+        Some(422 | 400) => true,
+        Some(403) => words.contains("violates PodSecurity") || words.contains("ValidatingAdmissionPolicy"),
+        _ => false,
+    }
+}

@@ -1,0 +1,439 @@
+//! Steps against an API server in memory: which calls are made, in which order, with which bodies.
+
+mod creation;
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use kube::runtime::reflector::store::Writer;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    domain::admission::{Admission, Verdict},
+    kube_ext::{
+        mock::{self, Call, Fake, outline, put},
+        unreadable as unreadable_ext,
+    },
+};
+
+const JOB: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render";
+const STATUS: &str = "PATCH /apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render/status";
+const PODS: &str = "/api/v1/namespaces/tenant-acme/pods";
+const POD: &str = "/api/v1/namespaces/tenant-acme/pods/render-j1-1";
+const START: &str = "2030-01-01T00:00:00Z";
+
+/// A controller's context with everything around it in the test's hands.
+struct Bench {
+    fake: Fake,
+    context: Context,
+    pods: Writer<Pod>,
+    tenants: Writer<Tenant>,
+    now: Arc<Mutex<Timestamp>>,
+    /// What the mirror answers, where there is one.
+    in_mirror: Arc<AtomicBool>,
+}
+
+/// A bench whose one tenant is active, in front of a board with `verdict` on the one job.
+fn bench(verdict: Option<Verdict>) -> Bench {
+    let fake = Fake::default();
+    let now = Arc::new(Mutex::new(START.parse().unwrap()));
+    let tell_time = Arc::clone(&now);
+    let ((jobs, _), (pods, pod_writer), (tenants, tenant_writer)) =
+        (mock::cache(), mock::cache(), mock::cache());
+    let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
+    let context = Context {
+        client: fake.client(),
+        jobs,
+        unreadable: unreadable_ext::cache().0,
+        pods,
+        tenants,
+        board: Board::showing(verdict.map(|verdict| ("j1", verdict))),
+        plans,
+        settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
+        mirrored: None,
+        events: Events::new(fake.client()),
+        clock: Clock::of(move || *tell_time.lock().unwrap()),
+        metrics: Metrics::default(),
+    };
+    let in_mirror = Arc::default();
+    let mut bench = Bench { fake, context, pods: pod_writer, tenants: tenant_writer, now, in_mirror };
+    bench.tenant(json!({}));
+    bench
+}
+
+fn admitted() -> Option<Verdict> {
+    Some(Verdict::Admit(Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) }))
+}
+
+fn time(seconds: i64) -> String {
+    (START.parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_secs(seconds)).to_string()
+}
+
+/// A pod of the job's first attempt, made at the start, as the API server has it.
+fn pod(metadata: Value, status: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "render-j1-1", "namespace": "tenant-acme", "uid": "p1", "creationTimestamp": START,
+            "labels": {"crofter.io/job-uid": "j1", "crofter.io/attempt": "1", "crofter.io/worker-group": "acme"},
+            "finalizers": ["crofter.io/accounted"],
+        },
+        "spec": {"nodeName": "n1", "containers": [{"name": "job", "resources": {"requests": {"cpu": "1500m"}}}]},
+        "status": status,
+    });
+    mock::merge(&mut pod, &json!({"metadata": metadata}));
+    pod
+}
+
+fn container(state: Value) -> Value {
+    json!([{"name": "job", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": state}])
+}
+
+fn running() -> Value {
+    json!({"phase": "Running", "containerStatuses": container(json!({"running": {"startedAt": time(5)}}))})
+}
+
+fn ended(code: i32) -> Value {
+    let state = json!({"terminated": {"exitCode": code, "startedAt": time(5), "finishedAt": time(9)}});
+    let phase = if code == 0 { "Succeeded" } else { "Failed" };
+    json!({"phase": phase, "containerStatuses": container(state)})
+}
+
+impl Bench {
+    fn tenant(&mut self, spec: Value) {
+        let tenant = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": "t1"},
+            "spec": spec, "status": {"observedGeneration": 1, "namespace": "tenant-acme"},
+        });
+        put(&mut self.tenants, tenant);
+    }
+
+    fn with_mirror(mut self) -> Self {
+        let in_mirror = Arc::clone(&self.in_mirror);
+        self.context.mirrored = Some(Arc::new(move |_| in_mirror.load(Ordering::SeqCst)));
+        self
+    }
+
+    /// Stores the job.
+    fn job(&self, metadata: Value, spec: Value, status: Value) {
+        let mut job = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Job",
+            "metadata": {"name": "render", "namespace": "tenant-acme", "uid": "j1", "generation": 1},
+            "spec": {"image": "i"}, "status": {"observedGeneration": -1, "phase": "Queued"},
+        });
+        mock::merge(&mut job, &json!({"metadata": metadata, "spec": spec, "status": status}));
+        self.fake.put(JOB, job);
+    }
+
+    /// A job that waits.
+    fn queued(&self) {
+        self.job(json!({}), json!({}), json!({}));
+    }
+
+    /// A job whose first attempt runs, as its status says.
+    fn at_work(&self, spec: Value) {
+        let status = json!({
+            "phase": "Running", "attempt": 1, "retries": 0, "pod": "render-j1-1", "node": "n1", "startedAt": time(5),
+        });
+        self.job(json!({}), spec, status);
+    }
+
+    /// One step with the job as it is stored now; and the calls that it made.
+    async fn step(&self) -> (Result<Action, Error>, Vec<Call>) {
+        let job: Job = serde_json::from_value(self.fake.get(JOB)).unwrap();
+        self.step_with(job).await
+    }
+
+    /// One step with the job as the cache has it.
+    async fn step_with(&self, job: Job) -> (Result<Action, Error>, Vec<Call>) {
+        self.fake.calls();
+        let result = take_step(&job, &self.context).await;
+        (result, self.fake.calls())
+    }
+
+    fn at(&self, seconds: i64) {
+        *self.now.lock().unwrap() = time(seconds).parse().unwrap();
+    }
+
+    fn status(&self) -> Value {
+        self.fake.get(JOB)["status"].clone()
+    }
+
+    /// Pods that were counted as created.
+    fn admissions(&self) -> String {
+        let text = self.context.metrics.text().unwrap();
+        text.lines().find_map(|line| line.strip_prefix("crofter_admissions_total ")).unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn why_a_job_waits_is_written_once() {
+    let verdict = Verdict::Wait(Reason::WaitingForQuota, "free allows 5 jobs at once: 5 admitted".into());
+    let bench = bench(Some(verdict));
+    bench.queued();
+    let (_, calls) = bench.step().await;
+    assert_eq!(outline(&calls), [STATUS]);
+    assert_eq!(calls[0].body["status"]["message"], "free allows 5 jobs at once: 5 admitted");
+    assert_eq!(outline(&bench.step().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_running_pod_is_written_over_the_version_it_was_computed_from() {
+    let mut bench = bench(admitted());
+    bench.queued();
+    put(&mut bench.pods, pod(json!({}), running()));
+    let version = bench.fake.get(JOB)["metadata"]["resourceVersion"].clone();
+    let (_, calls) = bench.step().await;
+    assert_eq!(outline(&calls), [STATUS]);
+    assert_eq!(calls[0].body["metadata"], json!({"resourceVersion": version}));
+    let condition = json!({
+        "type": "Reconciling", "status": "True", "reason": "Running", "message": "attempt 1 runs on n1",
+        "observedGeneration": 1, "lastTransitionTime": START,
+    });
+    let expected = json!({
+        "observedGeneration": 1, "phase": "Running", "reason": "Running", "message": "attempt 1 runs on n1",
+        "attempt": 1, "pod": "render-j1-1", "node": "n1", "workerGroup": "acme",
+        "assignedAt": START, "startedAt": time(5), "conditions": [condition],
+    });
+    assert_eq!(calls[0].body["status"], expected);
+
+    // 30 minutes from when the container started.
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(1805)), vec![]));
+}
+
+#[tokio::test]
+async fn an_ended_pod_ends_its_job() {
+    for (code, phase, told) in [(0, "Completed", None), (3, "Failed", Some("Event NonZeroExit".to_owned()))] {
+        let mut bench = bench(None);
+        bench.at_work(json!({}));
+        put(&mut bench.pods, pod(json!({}), ended(code)));
+        let (_, calls) = bench.step().await;
+        assert_eq!(outline(&calls), [vec![STATUS.to_owned()], told.into_iter().collect()].concat());
+        assert!(calls[0].body["metadata"]["resourceVersion"].is_string());
+        let status = &calls[0].body["status"];
+        assert_eq!((&status["phase"], &status["exitCode"]), (&json!(phase), &json!(code)));
+        assert_eq!((&status["finishedAt"], &status["runningMillis"]), (&json!(time(9)), &json!(4000)));
+        let record = &status["attempts"][0];
+        assert_eq!((&record["attempt"], &record["cpuMillicores"]), (&json!(1), &json!(1500)));
+        assert!(bench.fake.get(POD).is_null() && outline(&bench.step().await.1).is_empty(), "the pod stays");
+    }
+}
+
+#[tokio::test]
+async fn a_status_computed_from_an_old_job_is_refused_and_computed_again() {
+    let mut bench = bench(None);
+    bench.at_work(json!({}));
+    let cached: Job = serde_json::from_value(bench.fake.get(JOB)).unwrap();
+    bench.at_work(json!({"canceled": true}));
+    put(&mut bench.pods, pod(json!({}), ended(0)));
+    let (result, calls) = bench.step_with(cached).await;
+    let error = result.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert_eq!(retry(&error), Action::requeue(SOON));
+    assert_eq!(outline(&calls), [STATUS], "nothing is told of what was not written");
+    assert_eq!(bench.status()["phase"], "Running");
+    bench.step().await.0.unwrap();
+    assert_eq!(bench.status()["phase"], "Completed", "what ended first stands");
+}
+
+#[tokio::test]
+async fn a_canceled_jobs_pod_is_deleted_by_uid_with_its_own_grace() {
+    let mut bench = bench(None);
+    bench.at_work(json!({"canceled": true}));
+    put(&mut bench.pods, pod(json!({}), running()));
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::await_change(), "gone already is as good");
+    assert_eq!(outline(&calls), [format!("DELETE {POD}")]);
+    // No gracePeriodSeconds: the pod's own counts.
+    assert_eq!(calls[0].body, json!({"propagationPolicy": "Background", "preconditions": {"uid": "p1"}}));
+
+    // Another pod has taken the name.
+    bench.fake.refuse(POD, 409);
+    assert_eq!(bench.step().await.0.unwrap(), Action::await_change());
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
+    let bench = bench(None);
+    bench.at_work(json!({}));
+    bench.fake.put(POD, pod(json!({}), running()));
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::requeue(SOON));
+    assert_eq!(outline(&calls), [format!("GET {POD}")]);
+
+    bench.fake.take(POD);
+    let (_, calls) = bench.step().await;
+    assert_eq!(outline(&calls), [&format!("GET {POD}"), STATUS, "Event PodDeleted"]);
+    let status = bench.status();
+    assert_eq!((&status["phase"], &status["retries"]), (&json!("Retrying"), &json!(1)));
+    assert_eq!(status["message"], "the pod is gone and nobody saw it end");
+}
+
+fn completed(bench: &Bench, metadata: Value) {
+    let status = json!({"observedGeneration": 1, "phase": "Completed", "attempt": 1, "finishedAt": START});
+    bench.job(metadata, json!({"ttlSecondsAfterFinished": 60}), status);
+}
+
+#[tokio::test]
+async fn a_job_whose_time_is_up_is_deleted_by_uid() {
+    let bench = bench(None);
+    completed(&bench, json!({}));
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(60)), vec![]));
+    bench.at(60);
+    let (_, calls) = bench.step().await;
+    assert_eq!(outline(&calls), [format!("DELETE {JOB}")]);
+    assert_eq!(calls[0].body["preconditions"], json!({"uid": "j1"}));
+}
+
+#[tokio::test]
+async fn a_job_does_not_expire_before_the_mirror_has_it() {
+    let bench = bench(None).with_mirror();
+    completed(&bench, json!({}));
+    bench.at(61);
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR), vec![]));
+    bench.in_mirror.store(true, Ordering::SeqCst);
+    assert_eq!(outline(&bench.step().await.1), [format!("DELETE {JOB}")]);
+}
+
+#[tokio::test]
+async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
+    let held = || json!({"finalizers": ["x.io/other", "crofter.io/accounted"]});
+    let bench = bench(None).with_mirror();
+    completed(&bench, held());
+    let (action, calls) = bench.step().await;
+    assert_eq!(
+        (action.unwrap(), outline(&calls)),
+        (Action::requeue(MIRROR), vec![]),
+        "nobody else asks again"
+    );
+    bench.at(58);
+    assert_eq!(
+        bench.step().await.0.unwrap(),
+        Action::requeue(Duration::from_secs(2)),
+        "and its time is kept"
+    );
+    bench.at(0);
+    bench.in_mirror.store(true, Ordering::SeqCst);
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(60)));
+    assert_eq!(outline(&calls), [format!("PATCH {JOB}")]);
+    assert_eq!(calls[0].body["metadata"]["finalizers"], json!(["x.io/other"]));
+
+    // The same when its time is up: deleted with the finalizer on, it would stay for ever.
+    bench.at(60);
+    completed(&bench, held());
+    assert_eq!(outline(&bench.step().await.1), [format!("PATCH {JOB}"), format!("DELETE {JOB}")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_before_the_pods_are_known() {
+    let mut bench = bench(None);
+    bench.job(json!({}), json!({}), json!({"phase": "Retrying", "attempt": 1}));
+    let (pods, mut unknown) = kube::runtime::reflector::store();
+    let (jobs, mut job_writer) = mock::cache();
+    put(&mut job_writer, bench.fake.get(JOB));
+    let job = jobs.state().remove(0);
+    (bench.context.jobs, bench.context.pods) = (jobs, pods);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (unreadable, writer) = unreadable_ext::cache();
+    bench.context.unreadable = unreadable;
+    let (told, all) = tokio::sync::mpsc::channel(1);
+    told.send(Change::Applied(job)).await.unwrap();
+    let running = tokio::spawn(run(
+        Arc::new(bench.context),
+        Changes { all, unreadable: writer },
+        stream::pending(),
+        stream::pending(),
+        stream::pending(),
+        async { drop(stopped.await) },
+    ));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [""; 0], "its first pod may still run");
+    mock::drop_all(&mut unknown);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [STATUS]);
+    stop.send(()).unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_draining_tenants_job_is_stopped_and_requeued_without_a_charge() {
+    let mut bench = bench(None);
+    bench.tenant(json!({"suspended": true, "suspendPolicy": "Drain"}));
+    bench.at_work(json!({}));
+    put(&mut bench.pods, pod(json!({}), running()));
+    assert_eq!(outline(&bench.step().await.1), [format!("DELETE {POD}")]);
+
+    let going = json!({"deletionTimestamp": time(36), "deletionGracePeriodSeconds": 30});
+    put(&mut bench.pods, pod(going, ended(143)));
+    assert_eq!(outline(&bench.step().await.1), [STATUS, "Event TenantSuspended"]);
+    let status = bench.status();
+    assert_eq!((&status["phase"], &status["retries"]), (&json!("Retrying"), &json!(0)));
+    assert!(status["notBefore"].is_null(), "no back-off: {status}");
+
+    mock::drop_all(&mut bench.pods);
+    bench.step().await.0.unwrap();
+    assert_eq!(bench.status()["phase"], "Queued");
+}
+
+#[tokio::test]
+async fn a_holding_tenants_job_runs_on() {
+    let mut bench = bench(None);
+    bench.tenant(json!({"suspended": true}));
+    bench.at_work(json!({}));
+    put(&mut bench.pods, pod(json!({}), running()));
+    assert_eq!(outline(&bench.step().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_paused_job_is_left_alone() {
+    let mut bench = bench(admitted());
+    put(&mut bench.pods, pod(json!({}), ended(0)));
+    let job = |paused: &str| {
+        bench.job(json!({"annotations": {"crofter.io/paused": paused}}), json!({}), json!({}));
+    };
+    job("true");
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::await_change(), vec![]));
+    job("false");
+    assert_eq!(outline(&bench.step().await.1), [STATUS]);
+}
+
+#[tokio::test]
+async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
+    let (jobs, mut writer) = mock::cache::<Job>();
+    for (name, namespace, phase) in [
+        ("runs", "tenant-acme", "Running"),
+        ("done", "tenant-acme", "Failed"),
+        ("other", "tenant-b", "Queued"),
+    ] {
+        let metadata = json!({"name": name, "namespace": namespace});
+        put(&mut writer, json!({"metadata": metadata, "spec": {"image": "i"}, "status": {"phase": phase}}));
+    }
+    let (tenants, mut tenant_writer) = mock::cache::<Tenant>();
+    put(&mut tenant_writer, json!({"metadata": {"name": "acme"}, "spec": {}}));
+    let tenant = |generation: i64, phase: &str, active: i64| -> Arc<Tenant> {
+        let status = json!({"phase": phase, "namespace": "tenant-acme", "usage": {"activeJobs": active}});
+        let metadata = json!({"name": "acme", "uid": "t1", "generation": generation});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": {}, "status": status})).unwrap())
+    };
+    let told =
+        [tenant(1, "Active", 0), tenant(1, "Active", 3), tenant(2, "Active", 3), tenant(2, "Suspended", 3)];
+    let last = tenant(2, "Suspended", 3);
+    let gone = stream::once(async move {
+        mock::drop_all(&mut tenant_writer);
+        last
+    });
+    let concerned = of_changed_tenants(stream::iter(told).chain(gone), tenants, jobs).map(|job| job.name);
+    assert_eq!(
+        concerned.collect::<Vec<_>>().await,
+        ["runs"; 4],
+        "when it goes, too, and not for usage alone"
+    );
+}

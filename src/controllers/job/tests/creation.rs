@@ -1,0 +1,127 @@
+//! What comes of each answer to a pod's creation.
+
+use super::*;
+
+#[tokio::test]
+async fn an_admitted_job_gets_its_pod() {
+    let bench = bench(admitted());
+    bench.queued();
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), [format!("POST {PODS}")]);
+    let pod = &calls[0].body;
+    assert_eq!(pod["metadata"]["name"], "render-j1-1");
+    assert_eq!(pod["metadata"]["finalizers"], json!(["crofter.io/accounted"]));
+    assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], "j1");
+    // The free plan's 30 minutes, and 5 to start.
+    assert_eq!(pod["spec"]["activeDeadlineSeconds"], 35 * 60);
+    assert_eq!(bench.admissions(), "1");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_there_already_is_the_jobs_own() {
+    let bench = bench(admitted());
+    bench.queued();
+    bench.fake.put(POD, pod(json!({}), json!({})));
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
+    assert_eq!(bench.admissions(), "0", "created once, counted once");
+}
+
+#[tokio::test]
+async fn a_foreign_pod_of_that_name_is_an_error() {
+    let bench = bench(admitted());
+    bench.queued();
+    bench.fake.put(POD, pod(json!({"labels": {"crofter.io/job-uid": "other"}}), json!({})));
+    let (result, calls) = bench.step().await;
+    let error = result.unwrap_err();
+    assert_eq!(error.category(), "name_taken");
+    assert!(error.to_string().contains("render-j1-1"), "{error}");
+    assert_eq!(retry(&error), Action::requeue(Duration::from_secs(5)));
+    assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
+}
+
+#[tokio::test]
+async fn a_conflict_without_a_pod_is_the_quotas_and_passes() {
+    let bench = bench(admitted());
+    bench.queued();
+    bench.fake.refuse(PODS, 409);
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::requeue(SOON));
+    assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
+}
+
+#[tokio::test]
+async fn a_quota_that_lags_is_asked_again_and_nothing_is_charged() {
+    let bench = bench(admitted());
+    bench.queued();
+    bench.fake.refuse_with(
+        PODS,
+        403,
+        "pods \"render-j1-1\" is forbidden: exceeded quota: crofter, used: pods=5",
+    );
+    let (action, calls) = bench.step().await;
+    assert_eq!(action.unwrap(), Action::requeue(SOON));
+    assert_eq!(outline(&calls), [format!("POST {PODS}")], "no status, no Event");
+    assert_eq!(bench.admissions(), "0");
+    bench.fake.refuse(PODS, 0);
+    assert_eq!(bench.step().await.0.unwrap(), Action::await_change());
+    assert_eq!(bench.admissions(), "1");
+}
+
+#[tokio::test]
+async fn a_pod_that_will_never_be_accepted_rejects_its_job() {
+    let refusals = [
+        (
+            403,
+            "pods \"render-j1-1\" is forbidden: violates PodSecurity \"restricted:v1.34\": runAsNonRoot != true",
+        ),
+        (403, "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"),
+        (422, "Pod \"render-j1-1\" is invalid: spec.containers[0].env[0].name: Invalid value: \"=\""),
+        (400, "Pod in version \"v1\" cannot be handled as a Pod"),
+    ];
+    for (code, words) in refusals {
+        let bench = bench(admitted());
+        bench.queued();
+        bench.fake.refuse_with(PODS, code, words);
+        let version = bench.fake.get(JOB)["metadata"]["resourceVersion"].clone();
+        let (action, calls) = bench.step().await;
+        assert_eq!(action.unwrap(), Action::await_change());
+        assert_eq!(outline(&calls), [&format!("POST {PODS}"), STATUS, "Event PodRefused"], "{code}");
+        assert_eq!(calls[1].body["metadata"], json!({"resourceVersion": version}));
+        let status = &calls[1].body["status"];
+        assert_eq!((&status["phase"], &status["reason"]), (&json!("Rejected"), &json!("PodRefused")));
+        assert_eq!(status["message"], format!("the API server refuses the pod: {words}"));
+        assert_eq!(status["finishedAt"], START);
+        assert_eq!(bench.admissions(), "0");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_makes_no_pod_is_rejected_without_asking() {
+    let bench = bench(admitted());
+    bench.job(json!({}), json!({"image": null, "scenario": "train"}), json!({}));
+    let (_, calls) = bench.step().await;
+    assert_eq!(outline(&calls), [STATUS, "Event PodRefused"]);
+    assert_eq!(bench.status()["message"], "the catalogue has no scenario `train`: give an image");
+}
+
+#[tokio::test]
+async fn a_failure_that_may_pass_is_an_error() {
+    let bench = bench(admitted());
+    bench.queued();
+    bench.fake.refuse(PODS, 500);
+    let (result, calls) = bench.step().await;
+    assert_eq!(result.unwrap_err().category(), "server_error");
+    assert_eq!(outline(&calls), [format!("POST {PODS}")]);
+}
+
+#[tokio::test]
+async fn no_pod_is_made_in_a_namespace_that_is_not_the_tenants() {
+    let mut bench = bench(admitted());
+    mock::drop_all(&mut bench.tenants);
+    bench.queued();
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(SOON), vec![]));
+}

@@ -1,0 +1,96 @@
+//! The API server dies, and hangs, while jobs run: nothing is lost, nothing runs twice, and the operator lives through it.
+
+use crofter::api_types::{Job, JobPhase};
+use crofter_test_cluster::wait;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{ResourceExt, api::ListParams};
+use serde_json::{Value, json};
+
+use crate::{
+    API_FAULTS,
+    common::{PATIENCE, Verbs, phase},
+    history::{check_completed_once, check_pods, of_pods},
+};
+
+fn runs(seconds: &str) -> Value {
+    json!({"parameters": {"run-seconds": seconds}})
+}
+
+async fn completed(verbs: &Verbs<'_>, tenant: &str) -> Vec<Job> {
+    wait::until(PATIENCE, &format!("all jobs of {tenant} to complete"), || async {
+        let jobs = verbs.jobs(tenant).list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
+        let open = jobs.iter().find(|job| phase(job) != JobPhase::Completed);
+        match open {
+            None => Ok(jobs),
+            Some(open) => Err(format!("{}: {:?}", open.name_any(), open.status)),
+        }
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_api_server_loses_nothing() {
+    let (world, _alone) = API_FAULTS.take().await;
+    let verbs = world.verbs().await;
+    world.start_operator();
+    verbs.tenant("phoenix", json!({"plan": "pro"})).await;
+    verbs.worker("phoenix-1", "phoenix", "1").await;
+    let operator = world.operator_pid();
+    for round in 0..2 {
+        for n in 0..15 {
+            verbs.job("phoenix", &format!("before-{round}-{n}"), runs("1")).await;
+        }
+        verbs.until_phase("phoenix", &format!("before-{round}-0"), JobPhase::Running).await;
+        let since = world.operator_log().len();
+        world.cluster.kill_api().unwrap();
+        world.until_logged(since, "the watch was interrupted").await;
+        world.cluster.start_api().await.unwrap();
+        verbs.job("phoenix", &format!("after-{round}"), runs("1")).await;
+    }
+    for job in completed(&verbs, "phoenix").await {
+        check_completed_once(&job);
+    }
+    assert_eq!(world.operator_pid(), operator);
+    let pods = verbs.within::<Pod>("tenant-phoenix").list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(pods.len(), 32, "one for each job");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_api_server_holds_nothing_up_for_ever() {
+    let (world, _alone) = API_FAULTS.take().await;
+    let verbs = world.verbs().await;
+    let pods = of_pods(verbs.all()).await;
+    world.start_operator();
+    verbs.tenant("morpheus", json!({"plan": "pro"})).await;
+    verbs.worker("morpheus-1", "morpheus", "1").await;
+    let operator = world.operator_pid();
+    for n in 0..15 {
+        verbs.job("morpheus", &format!("job-{n}"), runs("1")).await;
+    }
+    // Its pod does not start, so after two seconds the operator writes `Assigned`, whatever else happens.
+    verbs.job("morpheus", "slow", json!({"queue": "live", "parameters": {"outcome": "Pending"}})).await;
+    wait::until(PATIENCE, "the slow job's pod", || async {
+        let all = verbs.within::<Pod>("tenant-morpheus").list(&ListParams::default()).await.unwrap().items;
+        let names: Vec<_> = all.iter().map(ResourceExt::name_any).collect();
+        if names.iter().any(|name| name.starts_with("slow-")) { Ok(()) } else { Err(names) }
+    })
+    .await
+    .unwrap();
+
+    let since = world.operator_log().len();
+    let frozen = world.cluster.freeze_api().unwrap();
+    world.until_logged(since, "no answer from the API server within 20 s").await;
+    assert!(world.ask("/healthz").await.is_ok(), "it lives");
+    frozen.thaw();
+
+    verbs.until_phase("morpheus", "slow", JobPhase::Assigned).await;
+    verbs.patch_job("morpheus", "slow", json!({"spec": {"canceled": true}})).await.unwrap();
+    verbs.until_phase("morpheus", "slow", JobPhase::Canceled).await;
+    for n in 0..15 {
+        let job = verbs.until_phase("morpheus", &format!("job-{n}"), JobPhase::Completed).await;
+        check_completed_once(&job);
+    }
+    assert_eq!(world.operator_pid(), operator);
+    check_pods(&pods.known());
+}

@@ -1,0 +1,73 @@
+//! The API server's own record of who asked for what, read as it grows.
+
+use std::{
+    io::{Read, Seek, SeekFrom},
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crofter_test_cluster::{Cluster, wait};
+use serde_json::Value;
+
+/// A request as the audit log tells of it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub user: String,
+    pub verb: String,
+    /// With its subresource, as RBAC names it: `jobs/status`.
+    pub resource: String,
+    pub namespace: String,
+    pub code: u64,
+}
+
+/// A place in the audit log.
+pub struct Audit {
+    path: PathBuf,
+    at: AtomicU64,
+}
+
+impl Audit {
+    /// From the beginning.
+    pub fn of(cluster: &Cluster) -> Self {
+        Self {
+            path: cluster.audit_log().expect("a cluster with an audit log").to_owned(),
+            at: AtomicU64::new(0),
+        }
+    }
+
+    /// Goes on to right behind the next request that is `wanted`, if there is one already.
+    pub fn find(&self, wanted: impl Fn(&Request) -> bool) -> Option<Request> {
+        let mut file = std::fs::File::open(&self.path).ok()?;
+        file.seek(SeekFrom::Start(self.at.load(Ordering::Relaxed))).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            self.at.fetch_add(line.len() as u64, Ordering::Relaxed);
+            let request = parse(&serde_json::from_str(line).unwrap());
+            if wanted(&request) {
+                return Some(request);
+            }
+        }
+        None
+    }
+
+    /// Waits for the next request that is `wanted`.
+    pub async fn until(&self, what: &str, wanted: impl Fn(&Request) -> bool) -> Request {
+        wait::until(Duration::from_secs(60), what, || async { self.find(&wanted).ok_or("no such request") })
+            .await
+            .unwrap()
+    }
+}
+
+fn parse(entry: &Value) -> Request {
+    let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (resource, sub) = (text("/objectRef/resource"), text("/objectRef/subresource"));
+    Request {
+        user: text("/user/username"),
+        verb: text("/verb"),
+        resource: if sub.is_empty() { resource } else { format!("{resource}/{sub}") },
+        namespace: text("/objectRef/namespace"),
+        code: entry.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or_default(),
+    }
+}

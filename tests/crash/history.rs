@@ -1,0 +1,176 @@
+//! Every version that an object had, in order, and what must hold of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crofter::{
+    api_types::{Job, JobPhase},
+    domain::{attempt, job_state::is_terminal},
+};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::{sync::watch, task::AbortHandle};
+
+use crate::common::phase;
+
+/// One thing that a watch told.
+#[derive(Clone, Debug)]
+pub enum Seen<K> {
+    Version(K),
+    Deleted(K),
+}
+
+/// Watches objects from the start on, and keeps all that it is told.
+pub struct History<K> {
+    seen: Arc<Mutex<Vec<Seen<K>>>>,
+    told: watch::Receiver<Told>,
+    task: AbortHandle,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    things: usize,
+    lists: usize,
+}
+
+impl<K> Drop for History<K> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<K> History<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Default + Eq + Hash + Clone,
+{
+    /// Starts to watch; whatever happens after this is in the history.
+    pub async fn start(api: Api<K>, config: watcher::Config) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (sender, mut told) = watch::channel(Told::default());
+        let mut events = watcher::watcher(api, config).default_backoff().boxed();
+        let into = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            loop {
+                let thing = match events.try_next().await {
+                    Ok(Some(Event::InitApply(object) | Event::Apply(object))) => Seen::Version(object),
+                    Ok(Some(Event::Delete(object))) => Seen::Deleted(object),
+                    Ok(Some(Event::InitDone)) => {
+                        sender.send_modify(|told| told.lists += 1);
+                        continue;
+                    }
+                    Ok(Some(Event::Init)) | Err(_) => continue,
+                    Ok(None) => return,
+                };
+                into.lock().unwrap().push(thing);
+                sender.send_modify(|told| told.things += 1);
+            }
+        })
+        .abort_handle();
+        told.wait_for(|told| told.lists == 1).await.unwrap();
+        Self { seen, told, task }
+    }
+
+    /// Waits until so many more things were told than now, at most so long.
+    pub async fn after(&self, more: usize, at_most: Duration) {
+        let mut told = self.told.clone();
+        let goal = told.borrow().things + more;
+        drop(tokio::time::timeout(at_most, told.wait_for(|told| told.things >= goal)).await);
+    }
+
+    /// All of it. There must have been one list only: between a broken watch and the next list something may be lost.
+    pub fn whole(&self) -> Vec<Seen<K>> {
+        assert_eq!(self.told.borrow().lists, 1, "the watch broke: the history has a gap");
+        self.known()
+    }
+
+    /// What is known of it.
+    pub fn known(&self) -> Vec<Seen<K>> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+/// Watches all job pods.
+pub async fn of_pods(api: Api<Pod>) -> History<Pod> {
+    History::start(api, watcher::Config::default().labels("crofter.io/job-uid")).await
+}
+
+/// Whether a pod's container may run, now or later.
+fn is_live(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Checks that each attempt had exactly one pod, that no job ever had two live ones, and that none was on a node of
+/// another tenant (nodes are named after theirs). Returns the attempts of each job, by UID.
+pub fn check_pods(history: &[Seen<Pod>]) -> HashMap<String, BTreeSet<u32>> {
+    let mut pods: BTreeMap<(String, u32), BTreeSet<String>> = BTreeMap::new();
+    let mut live: HashMap<String, BTreeSet<String>> = HashMap::new();
+    for seen in history {
+        let (Seen::Version(pod) | Seen::Deleted(pod)) = seen;
+        let job = attempt::job_uid(pod).unwrap().to_owned();
+        let number = attempt::number(pod).unwrap();
+        pods.entry((job.clone(), number)).or_default().insert(pod.uid().unwrap());
+        let alive = live.entry(job).or_default();
+        if matches!(seen, Seen::Version(_)) && is_live(pod) {
+            alive.insert(pod.name_any());
+        } else {
+            alive.remove(&pod.name_any());
+        }
+        assert!(alive.len() <= 1, "two live pods of one job: {alive:?}");
+        let tenant = pod.namespace().unwrap().strip_prefix("tenant-").unwrap().to_owned();
+        if let Some(node) = attempt::node(pod) {
+            assert!(node.starts_with(&format!("{tenant}-")), "{} of {tenant} on {node}", pod.name_any());
+        }
+    }
+    let mut attempts: HashMap<String, BTreeSet<u32>> = HashMap::new();
+    for ((job, number), uids) in pods {
+        assert_eq!(uids.len(), 1, "attempt {number} of job {job} had several pods");
+        attempts.entry(job).or_default().insert(number);
+    }
+    attempts
+}
+
+/// Checks that what had ended stayed as it had ended.
+pub fn check_jobs(history: &[Seen<Job>]) {
+    let mut ends: HashMap<String, Job> = HashMap::new();
+    for seen in history {
+        let Seen::Version(job) = seen else { continue };
+        let uid = job.uid().unwrap();
+        if let Some(end) = ends.get(&uid) {
+            assert_eq!(
+                (phase(job), &job.status.as_ref().unwrap().attempts),
+                (phase(end), &end.status.as_ref().unwrap().attempts),
+                "{} had ended",
+                job.name_any()
+            );
+        } else if is_terminal(phase(job)) {
+            ends.insert(uid, job.clone());
+        }
+    }
+}
+
+/// Checks that a job completed in its first and only attempt.
+pub fn check_completed_once(job: &Job) {
+    let status = job.status.clone().unwrap();
+    let attempts: Vec<_> = status.attempts.iter().map(|a| (a.attempt, a.exit_code)).collect();
+    assert_eq!(
+        (status.phase, status.attempt, status.retries, attempts),
+        (JobPhase::Completed, 1, 0, vec![(1, Some(0))]),
+        "{}",
+        job.name_any()
+    );
+}

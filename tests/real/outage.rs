@@ -1,0 +1,54 @@
+//! A node whose kubelet is silent for a while.
+
+use crofter::api_types::JobPhase;
+use crofter_test_cluster::wait;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{ResourceExt, api::ListParams};
+
+use crate::{
+    common::{PATIENCE, Verbs, namespace},
+    script, world,
+};
+
+const TENANT: &str = "beta";
+const NODE: &str = "real-3";
+
+async fn until_ready(verbs: &Verbs<'_>, wanted: &str) {
+    wait::until(PATIENCE, &format!("node {NODE} is ready: {wanted}"), || async {
+        let node = verbs.all::<Node>().get(NODE).await.map_err(|error| error.to_string())?;
+        let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
+        let ready = conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status).unwrap_or_default();
+        if ready == wanted { Ok(()) } else { Err(ready) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_job_that_ends_while_its_kubelet_is_away_ends_once() {
+    let Some(world) = world() else { return };
+    let verbs = world.verbs().await;
+    let nodes = world.cluster.real_nodes().unwrap();
+    verbs.job(TENANT, "survivor", script("sleep 5; echo finished while nobody looked")).await;
+    verbs.until_phase(TENANT, "survivor", JobPhase::Running).await;
+
+    nodes.kill_kubelet(NODE).unwrap();
+    until_ready(&verbs, "Unknown").await;
+    let status = verbs.jobs(TENANT).get("survivor").await.unwrap().status.unwrap();
+    assert_eq!(status.phase, JobPhase::Running, "nobody can know of its end yet");
+    verbs.job(TENANT, "next", script("true")).await;
+    verbs.until_reason(TENANT, "next", "WaitingForCapacity").await;
+
+    nodes.start_kubelet(NODE).unwrap();
+    until_ready(&verbs, "True").await;
+    let status = verbs.until_phase(TENANT, "survivor", JobPhase::Completed).await.status.unwrap();
+    assert_eq!((status.attempt, status.retries, status.attempts.len()), (1, 0, 1));
+    let record = &status.attempts[0];
+    let ran = record.finished_at.0.duration_since(record.started_at.as_ref().unwrap().0).as_secs();
+    assert!((5..=7).contains(&ran), "what it ran, not what the kubelet was away: {record:?}");
+    assert_eq!(verbs.log(TENANT, "survivor").await.unwrap(), "finished while nobody looked\n");
+    verbs.until_phase(TENANT, "next", JobPhase::Completed).await;
+    let pods = verbs.within::<Pod>(&namespace(TENANT)).list(&ListParams::default()).await.unwrap();
+    let of_survivor = pods.items.iter().filter(|pod| pod.name_any().starts_with("survivor-"));
+    assert_eq!(of_survivor.count(), 1);
+}
