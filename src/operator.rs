@@ -28,7 +28,7 @@ use crate::{
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
-    domain::worker,
+    domain::{admission::Memory, worker},
     kube_ext::{events::Events, streams::received, unreadable, watch::Watch, within},
     metrics::Metrics,
     mirror::{self, MirrorHandle},
@@ -214,6 +214,7 @@ impl Assembly {
             gpu_resource: self.settings.gpu_resource.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            memory: Memory::default(),
         };
         let changes = Changes {
             tenants: self.tenants.subscribe(),

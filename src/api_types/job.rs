@@ -339,7 +339,7 @@ pub enum RetryPolicy {
 }
 
 /// What happens to a job when a quota is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum OnQuota {
     /// It waits.
     #[default]

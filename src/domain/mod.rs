@@ -2,11 +2,14 @@
 
 pub mod admission;
 pub mod attempt;
+pub mod fair_share;
 pub mod job_flow;
 pub mod job_state;
 pub mod metering;
 pub mod node_admission;
+pub mod queue_order;
 pub mod resources;
 pub mod retry;
+pub mod skip_ahead;
 pub mod tenant_state;
 pub mod worker;

@@ -60,6 +60,18 @@ impl Resources {
             && self.gpus <= room.gpus
             && self.ephemeral_bytes <= room.ephemeral_bytes
     }
+
+    /// The larger amount of each.
+    #[must_use]
+    pub fn max_each(&self, other: &Self) -> Self {
+        Self {
+            cpu_milli: self.cpu_milli.max(other.cpu_milli),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            gpus: self.gpus.max(other.gpus),
+            bandwidth_mbps: self.bandwidth_mbps.max(other.bandwidth_mbps),
+            ephemeral_bytes: self.ephemeral_bytes.max(other.ephemeral_bytes),
+        }
+    }
 }
 
 impl Add for Resources {

@@ -8,7 +8,7 @@ use std::{
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
-    api_types::{Job, tenant::TenantUsage},
+    api_types::{Job, Reason, tenant::TenantUsage},
     domain::admission::{Decision, Verdict},
 };
 
@@ -70,7 +70,8 @@ impl Board {
     }
 
     /// Replaces the decision. A verdict is new to its job when it is of another kind or reason; new numbers alone
-    /// concern nobody. Admissions of jobs in `names` that were not judged again stay: they are reservations in use.
+    /// concern nobody. A job that waits for room or quota keeps that reason while it is others' turn: what is kept for a
+    /// large job comes and goes, and would be a write for every job behind it each time. Admissions of jobs in `names` that were not judged again stay: they are reservations in use.
     pub(super) fn publish(
         &self,
         decision: Decision,
@@ -86,9 +87,14 @@ impl Board {
             }
         }
         for (uid, verdict) in decision.verdicts {
-            if !state.verdicts.get(&uid).is_some_and(|old| same(old, &verdict)) {
-                changed.jobs.extend(names.jobs.get(&uid).cloned());
-            }
+            let verdict = match state.verdicts.remove(&uid) {
+                Some(old) if same(&old, &verdict) => verdict,
+                Some(old) if still_waits(&old, &verdict) => old,
+                _ => {
+                    changed.jobs.extend(names.jobs.get(&uid).cloned());
+                    verdict
+                }
+            };
             verdicts.insert(uid, verdict);
         }
         for (uid, now) in &usage {
@@ -113,16 +119,21 @@ fn same(old: &Verdict, new: &Verdict) -> bool {
     }
 }
 
+fn still_waits(old: &Verdict, new: &Verdict) -> bool {
+    matches!(old, Verdict::Wait(Reason::WaitingForCapacity | Reason::WaitingForQuota, _))
+        && matches!(new, Verdict::Wait(Reason::WaitingForTurn, _))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api_types::Reason, domain::admission::Admission};
+    use crate::domain::admission::Admission;
 
     fn publish(board: &Board, verdicts: Vec<(&str, Verdict)>) -> usize {
         let names = ["a", "b"].map(|uid| (uid.to_owned(), ObjectRef::new(uid).within("n")));
         let names = Names { jobs: HashMap::from(names), tenants: HashMap::new() };
         let verdicts = verdicts.into_iter().map(|(u, v)| (u.to_owned(), v)).collect();
-        board.publish(Decision { verdicts, usage: HashMap::new() }, &names, HashMap::new()).jobs.len()
+        board.publish(Decision { verdicts, ..Decision::default() }, &names, HashMap::new()).jobs.len()
     }
 
     #[test]
@@ -136,5 +147,16 @@ mod tests {
         assert_eq!(board.verdict("a"), Some(wait("2")));
         assert_eq!(board.verdict("b"), Some(admit), "not judged again: in use");
         assert_eq!(publish(&board, vec![("a", Verdict::Wait(Reason::NoWorkers, String::new()))]), 1);
+    }
+
+    #[test]
+    fn who_waits_for_room_keeps_that_reason_while_others_are_first() {
+        let board = Board::default();
+        let wait = |reason| Verdict::Wait(reason, String::new());
+        publish(&board, vec![("a", wait(Reason::WaitingForCapacity)), ("b", wait(Reason::NoWorkers))]);
+        let turn = || vec![("a", wait(Reason::WaitingForTurn)), ("b", wait(Reason::WaitingForTurn))];
+        assert_eq!(publish(&board, turn()), 1, "only the one that had no workers");
+        assert_eq!(board.verdict("a"), Some(wait(Reason::WaitingForCapacity)));
+        assert_eq!(publish(&board, vec![("a", wait(Reason::WaitingForQuota))]), 1);
     }
 }

@@ -24,7 +24,7 @@ pub use self::board::Board;
 use crate::{
     api_types::{Job, Plans, Tenant},
     clock::Clock,
-    domain::admission::decide,
+    domain::admission::{Memory, decide},
     kube_ext::{streams::received, watch::Change},
     metrics::Metrics,
 };
@@ -83,6 +83,8 @@ pub struct Scheduler {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
+    /// What the last decision left to the next; empty at first.
+    pub memory: Memory,
 }
 
 /// What a change means to the scheduler.
@@ -139,11 +141,13 @@ impl Scheduler {
     async fn decide(&mut self) -> Option<Timestamp> {
         let plans = Arc::clone(&self.plans.borrow_and_update());
         let begun = tokio::time::Instant::now();
-        let mut snapshot =
-            snapshot::take(&self.caches, &self.board, &plans, &self.gpu_resource, self.clock.now());
+        let now = self.clock.now();
+        let mut snapshot = snapshot::take(&self.caches, &self.board, &plans, &self.gpu_resource, now);
         let jobs = std::mem::take(&mut snapshot.jobs);
         let workers = std::mem::take(&mut snapshot.workers);
-        let decision = decide(&snapshot.tenants, workers, jobs);
+        let memory = std::mem::take(&mut self.memory);
+        let mut decision = decide(&snapshot.tenants, workers, jobs, memory, now);
+        self.memory = std::mem::take(&mut decision.memory);
         self.metrics.decided(begun.elapsed(), decision.verdicts.iter().map(|(_, verdict)| verdict));
         let usage = snapshot.usage(&decision.usage);
         let changed = self.board.publish(decision, &snapshot.names, usage);

@@ -14,7 +14,7 @@ use crate::{
         tenant::{EndedJobs, TenantUsage},
     },
     domain::{
-        admission::{JobStanding, JobView, TenantView, Usage, Verdict, WorkerView},
+        admission::{Admission, JobStanding, JobView, TenantView, Usage, Verdict, WorkerView},
         attempt::{self, Observed},
         job_state::is_terminal,
         resources::Resources,
@@ -48,6 +48,8 @@ struct Totals {
 struct Pods {
     live: Option<u32>,
     bound: bool,
+    /// The worker group of the live one.
+    group: Option<String>,
     /// The newest attempt that was seen to end.
     ended: Option<u32>,
 }
@@ -137,6 +139,7 @@ fn view(tenant: &Tenant, plans: &Plans, closed: Option<(Reason, String)>) -> Ten
         plan: tenant.spec.plan.clone(),
         closed: closed.or_else(|| plan.is_none().then(unknown)),
         quotas: plan.map_or_else(EffectiveQuotas::default, |p| p.effective(&tenant.spec.quotas)),
+        weight: plan.map_or(1, |p| p.weight),
         groups: std::iter::once(tenant.name_any()).chain(pools).collect(),
         elastic: tenant.spec.elastic,
     }
@@ -152,6 +155,7 @@ fn pods(all: &[Arc<Pod>], gpu_resource: &str) -> (HashMap<String, Pods>, HashMap
             continue;
         }
         entry.live = entry.live.max(Some(number));
+        entry.group = pod.labels().get(names::LABEL_GROUP).cloned();
         if let Some(node) = attempt::node(pod) {
             entry.bound = true;
             *used.entry(node.to_owned()).or_default() += attempt::requests(pod, gpu_resource);
@@ -184,7 +188,11 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
         (Some(Verdict::Admit(admission)), false) => Some(admission),
         _ => None,
     };
-    let active = |node: Option<String>| Some(JobStanding::Active { reserved: node });
+    let of_pod = pods.and_then(|p| p.group.clone());
+    let active = |reserved: Option<Admission>| {
+        let (group, node) = reserved.map_or((None, None), |a| (Some(a.group), a.node));
+        Some(JobStanding::Active { group: of_pod.or(group), reserved: node })
+    };
     match status.map_or(JobPhase::Queued, |s| s.phase) {
         JobPhase::Queued => {
             let next = current + 1;
@@ -192,7 +200,7 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
             if ended == Some(next) {
                 None
             } else if live == Some(next) || reserved.is_some() {
-                active(reserved.and_then(|a| a.node))
+                active(reserved)
             } else {
                 let wanted = !job.spec.canceled && job.metadata.deletion_timestamp.is_none();
                 (wanted && !is_paused(job)).then_some(JobStanding::Waiting(next))
@@ -201,7 +209,7 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
         JobPhase::Retrying if live.is_none() => Some(JobStanding::BackingOff),
         JobPhase::Retrying => active(None),
         _ if live.is_none() && ended == Some(current) => None,
-        _ => active(reserved.filter(|a| a.attempt == current).and_then(|a| a.node)),
+        _ => active(reserved.filter(|a| a.attempt == current)),
     }
 }
 
@@ -209,6 +217,8 @@ fn job_view(job: &Job, uid: String, tenant: Option<String>, state: JobStanding) 
     JobView {
         uid,
         created: job.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+        queue: job.spec.queue,
+        priority: job.spec.priority,
         tenant,
         asked: Resources::of_job(&job.spec).map_err(|error| error.to_string()),
         group: job.spec.pool.as_deref().map(names::pool_group),
@@ -233,7 +243,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::domain::admission::Admission;
 
     fn standing_of(
         metadata: Value,
@@ -255,25 +264,19 @@ mod tests {
             standing_of(metadata, spec, json!({"phase": "Queued"}), pods, admitted)
         };
         let (none, plain) = (Pods::default(), || json!({"name": "j"}));
-        let reserved = |node: Option<&str>| Some(JobStanding::Active { reserved: node.map(str::to_owned) });
+        let admitted =
+            || Some(JobStanding::Active { group: Some("g".to_owned()), reserved: Some("n".to_owned()) });
+        let of_pod = || Some(JobStanding::Active { group: Some("p".to_owned()), reserved: None });
         assert_eq!(queued(plain(), json!({}), &none, false), Some(JobStanding::Waiting(1)));
         assert_eq!(queued(plain(), json!({"canceled": true}), &none, false), None);
         let paused = || json!({"annotations": {(names::ANNOTATION_PAUSED): "true"}});
         assert_eq!(queued(paused(), json!({}), &none, false), None, "it would hold a place and not use it");
-        assert_eq!(
-            queued(paused(), json!({}), &none, true),
-            reserved(Some("n")),
-            "its pod may be on the way"
-        );
-        assert_eq!(queued(plain(), json!({}), &none, true), reserved(Some("n")));
-        let live = Pods { live: Some(1), ..Pods::default() };
-        assert_eq!(queued(plain(), json!({}), &live, false), reserved(None));
-        let bound = Pods { live: Some(1), bound: true, ended: None };
-        assert_eq!(
-            queued(plain(), json!({}), &bound, true),
-            reserved(None),
-            "the pod counts on its node now"
-        );
+        assert_eq!(queued(paused(), json!({}), &none, true), admitted(), "its pod may be on the way");
+        assert_eq!(queued(plain(), json!({}), &none, true), admitted());
+        let live = Pods { live: Some(1), group: Some("p".to_owned()), ..Pods::default() };
+        assert_eq!(queued(plain(), json!({}), &live, false), of_pod());
+        let bound = Pods { bound: true, group: Some("p".to_owned()), ..live };
+        assert_eq!(queued(plain(), json!({}), &bound, true), of_pod(), "the pod counts on its node now");
         let ended = Pods { ended: Some(1), ..Pods::default() };
         assert_eq!(queued(plain(), json!({}), &ended, true), None);
     }
@@ -283,9 +286,9 @@ mod tests {
         let at_work = |phase: &str, pods: &Pods| {
             standing_of(json!({}), json!({}), json!({"phase": phase, "attempt": 1}), pods, false)
         };
-        let (none, live) = (Pods::default(), Pods { live: Some(1), bound: true, ended: None });
+        let (none, live) = (Pods::default(), Pods { live: Some(1), bound: true, ..Pods::default() });
         let ended = Pods { ended: Some(1), ..Pods::default() };
-        let active = Some(JobStanding::Active { reserved: None });
+        let active = Some(JobStanding::Active { group: None, reserved: None });
         assert_eq!(at_work("Running", &live), active);
         assert_eq!(at_work("Running", &none), active, "a pod that is not in the cache may still run");
         assert_eq!(at_work("Running", &ended), None);
