@@ -70,6 +70,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.attempts(mirror.as_ref());
     let mut parts = assembly.watch_and_serve(listener);
     tokio::select! {
+        // First: a controller that ends because it was told to is no failure.
+        biased;
         () = stop => (),
         Some(ended) = parts.essential.join_next() => bail!("an essential part ended: {}", name_of(ended)),
         Some(ended) = parts.controllers.join_next() => bail!("a controller ended: {}", name_of(ended)),
