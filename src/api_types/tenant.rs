@@ -323,12 +323,6 @@ pub struct TenantUsage {
     /// Nodes admitted.
     #[serde(default)]
     pub workers: i64,
-    /// Jobs started in the current window of 60 minutes.
-    #[serde(default)]
-    pub jobs_this_hour: i64,
-    /// When the current window ends.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub jobs_hour_reset_at: Option<Time>,
     /// Jobs ended, by end state, among those that the API still holds.
     #[serde(default)]
     pub ended: EndedJobs,

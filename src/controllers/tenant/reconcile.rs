@@ -226,10 +226,6 @@ async fn write_status(
 fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> TenantUsage {
     let ledger = (context.dependencies.usage)(&tenant.uid().unwrap_or_default());
     let mut usage = ledger.or_else(|| old.usage.clone()).unwrap_or_default();
-    if let Some(time) = &mut usage.jobs_hour_reset_at {
-        // Status holds whole seconds: with more, it would never compare equal to what was written.
-        time.0 = jiff::Timestamp::from_second(time.0.as_second()).unwrap_or(time.0);
-    }
     let owner = Owner::of(tenant, &context.dependencies.settings);
     let reference = ObjectRef::new(build::NAME).within(&owner.namespace);
     let quota = context.known.quotas.get(&reference);

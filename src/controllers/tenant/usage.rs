@@ -50,7 +50,7 @@ pub(super) fn due(
 }
 
 /// For each quota that counts something: whether it is used up.
-fn limits_reached(usage: &TenantUsage, quotas: &EffectiveQuotas) -> [bool; 9] {
+fn limits_reached(usage: &TenantUsage, quotas: &EffectiveQuotas) -> [bool; 8] {
     const GIGA: u64 = 1_000_000_000;
     let reached = |used: i64, quota: i64, unit: u64| match Limit::from_quota(quota).times(unit) {
         Limit::AtMost(most) => u64::try_from(used).is_ok_and(|used| used >= most),
@@ -59,7 +59,6 @@ fn limits_reached(usage: &TenantUsage, quotas: &EffectiveQuotas) -> [bool; 9] {
     [
         reached(usage.active_jobs, quotas.max_jobs, 1),
         reached(usage.queued_jobs, quotas.max_queued_jobs, 1),
-        reached(usage.jobs_this_hour, quotas.max_jobs_per_hour, 1),
         reached(usage.workers, quotas.max_workers, 1),
         reached(usage.cpu_millicores, quotas.max_cpu_cores, 1000),
         reached(usage.memory_bytes, quotas.max_memory_gb, GIGA),
