@@ -152,6 +152,11 @@ impl Rooms {
         self.nodes[node].view.open
     }
 
+    /// Whether every node of the groups is ready and open to new pods.
+    pub(super) fn all_open(&self, groups: &[usize]) -> bool {
+        groups.iter().all(|g| self.groups[*g].open == self.groups[*g].members.len())
+    }
+
     /// Uses room of a node.
     pub(super) fn take(&mut self, node: usize, asked: Resources) {
         self.nodes[node].view.used += asked;

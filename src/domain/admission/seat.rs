@@ -199,7 +199,8 @@ impl<'a> Seat<'a> {
         }
         let groups = self.groups(job);
         let supplied = self.view.elastic && may_use.start == 0;
-        (!supplied && rooms.any(&groups) && !rooms.ever(&groups, asked))
+        // A node that is away may come back with more than it shows now (a rebooted one shows no GPUs at first).
+        (!supplied && rooms.any(&groups) && rooms.all_open(&groups) && !rooms.ever(&groups, asked))
             .then(|| Verdict::Reject(Reason::DoesNotFit, rooms.fits_nowhere(&groups, asked)))
     }
 

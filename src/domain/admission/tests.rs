@@ -79,6 +79,15 @@ fn quotas_are_counted_with_numbers() {
 }
 
 #[test]
+fn a_node_that_is_away_may_come_back_larger() {
+    let tenants = HashMap::from([tenant("acme", "basic")]);
+    let away = WorkerView { open: false, ..worker("n2", "acme", 1) };
+    let workers = vec![worker("n1", "acme", 2), away];
+    let decision = decide(&tenants, workers, vec![job("a", "acme", cpu(3))]);
+    assert!(matches!(verdict(&decision, "a"), Verdict::Wait(Reason::WaitingForCapacity, _)));
+}
+
+#[test]
 fn what_can_never_run_is_refused_at_once() {
     let tenants = HashMap::from([tenant("acme", "free")]);
     let gpu = Resources { gpus: 1, ..cpu(1) };
