@@ -31,12 +31,13 @@ use crofter_test_cluster::{
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use tokio::sync::RwLock;
 
 use common::{PATIENCE, Verbs, World, namespace, on_a_runtime};
 
 /// The node of the operator; the others are the tenants' workers.
 const SYSTEM_NODE: &str = "real-1";
-/// The tenants and their workers. Beta's node fails in a test: what else runs there must be able to wait for it.
+/// The tenants and their workers. Beta's node fails in a test.
 const WORKERS: [(&str, &str); 2] = [("alpha", "real-2"), ("beta", "real-3")];
 
 const IMAGE: &str = "crofter.test/crofter";
@@ -52,6 +53,10 @@ fn available() -> bool {
     }
     false
 }
+
+/// Held for writing while a node fails, for reading by all that would notice: a kubelet that is killed takes along the
+/// containers that it is just making.
+static CALM: RwLock<()> = RwLock::const_new(());
 
 /// The cluster of this test binary; `None` where there can't be one. It goes when the process does.
 fn world() -> Option<&'static World> {
