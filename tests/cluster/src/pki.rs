@@ -6,7 +6,6 @@
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -158,16 +157,15 @@ fn write_identity(dir: &Path, file: &str, certificate: &str, key: &KeyPair) -> R
     Ok(identity)
 }
 
+/// Writes a file for its owner's eyes, whole or not at all: another test may read it at the same moment.
 fn write_private(path: &Path, text: &str) -> Result<(), Error> {
-    let mut options = fs::OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|source| Error::File { path: path.to_owned(), source })
+    let write = || {
+        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        file.write_all(text.as_bytes())?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
 /// The content of a file in the encoding that client configurations want.
