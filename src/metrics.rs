@@ -4,6 +4,7 @@
 //! label.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::domain::admission::Verdict;
+use crate::api_types::Reason;
 
 /// All metrics. Cheap to clone; all clones count together.
 #[derive(Clone)]
@@ -99,14 +100,17 @@ impl Metrics {
         self.reconcile_seconds.get_or_create(&ByController { controller }).observe(took.as_secs_f64());
     }
 
-    /// Counts a scheduling decision and shows how many jobs wait for what.
-    pub fn decided<'a>(&self, took: Duration, verdicts: impl Iterator<Item = &'a Verdict>) {
+    /// Counts a scheduling decision.
+    pub fn decided(&self, took: Duration) {
         self.decision_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Shows how many jobs wait for what.
+    pub fn show_waiting(&self, by_reason: &BTreeMap<Reason, u64>) {
         self.waiting.clear();
-        for verdict in verdicts {
-            if let Verdict::Wait(reason, _) = verdict {
-                self.waiting.get_or_create(&Waiting { reason: reason.as_str() }).inc();
-            }
+        for (reason, jobs) in by_reason {
+            let jobs = i64::try_from(*jobs).unwrap_or(i64::MAX);
+            self.waiting.get_or_create(&Waiting { reason: reason.as_str() }).set(jobs);
         }
     }
 
@@ -134,21 +138,17 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api_types::Reason;
 
     #[test]
     fn what_was_counted_is_shown() {
         let metrics = Metrics::default();
         metrics.reconciled("job", "ok", Duration::from_millis(3));
-        let waits = [
-            Verdict::Wait(Reason::NoWorkers, String::new()),
-            Verdict::Reject(Reason::DoesNotFit, String::new()),
-        ];
-        metrics.decided(Duration::from_micros(10), waits.iter());
+        metrics.decided(Duration::from_micros(10));
+        metrics.show_waiting(&BTreeMap::from([(Reason::NoWorkers, 1)]));
         let text = metrics.text().unwrap();
         assert!(text.contains(r#"crofter_reconciles_total{controller="job",result="ok"} 1"#), "{text}");
         assert!(text.contains(r#"crofter_waiting_jobs{reason="NoWorkers"} 1"#), "{text}");
-        metrics.decided(Duration::from_micros(10), [].iter());
+        metrics.show_waiting(&BTreeMap::new());
         assert!(
             !metrics.text().unwrap().contains("NoWorkers"),
             "a reason that nobody waits for is not shown"

@@ -28,12 +28,12 @@ use crate::{
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
-    domain::{admission::Memory, worker},
+    domain::{admission::Dispatcher, worker},
     kube_ext::{events::Events, streams::received, unreadable, watch::Watch, within},
     metrics::Metrics,
     mirror::{self, MirrorHandle},
     names,
-    scheduler::{Board, Caches, Changes, Concerned, Scheduler},
+    scheduler::{self, Board, Caches, Changes, Concerned, Scheduler},
     telemetry,
 };
 
@@ -154,6 +154,8 @@ struct Assembly {
     jobs: Watch<Job>,
     pods: Watch<Pod>,
     nodes: Watch<Node>,
+    /// Pods of others.
+    others: Watch<Pod>,
     caches: Caches,
     parts: Parts,
     stop: Stop,
@@ -167,6 +169,9 @@ impl Assembly {
         let ours =
             watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
         let pods = Watch::new(Api::all(client.clone()), ours);
+        let theirs =
+            watcher::Config::default().labels(&format!("{}!={}", names::LABEL_MANAGED_BY, names::MANAGER));
+        let others = Watch::new(Api::all(client.clone()), theirs).with_prepare(scheduler::prepare_other_pods);
         let caches =
             Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
         Self {
@@ -176,11 +181,12 @@ impl Assembly {
             plans,
             clock: Clock::system(),
             metrics: Metrics::default(),
-            board: Board::default(),
+            board: Board::new(Dispatcher::new([])),
             tenants,
             jobs,
             pods,
             nodes,
+            others,
             caches,
             parts: Parts::default(),
             stop,
@@ -208,7 +214,7 @@ impl Assembly {
     fn scheduler(&mut self) -> Names {
         let (concerned_jobs, jobs) = mpsc::channel(CONCERNED);
         let (concerned_tenants, tenants) = mpsc::channel(CONCERNED);
-        let scheduler = Scheduler {
+        let scheduler = Scheduler::new(scheduler::Parts {
             caches: self.caches.clone(),
             board: self.board.clone(),
             concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
@@ -216,13 +222,13 @@ impl Assembly {
             gpu_resource: self.settings.gpu_resource.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
-            memory: Memory::default(),
-        };
+        });
         let changes = Changes {
             tenants: self.tenants.subscribe(),
             jobs: self.jobs.subscribe(),
             pods: self.pods.subscribe(),
             nodes: self.nodes.subscribe(),
+            others: self.others.subscribe(),
         };
         self.parts.essential("scheduler", scheduler.run(changes));
         Names { jobs, tenants }
@@ -239,7 +245,7 @@ impl Assembly {
             jobs: self.caches.jobs.clone(),
             pods: self.caches.pods.clone(),
             nodes: self.caches.nodes.clone(),
-            usage: Arc::new(move |uid| board.usage(uid)),
+            usage: Arc::new(move |uid| board.usage(uid).map(|(usage, _)| usage)),
             workers: self.workers(),
         });
         let inputs = tenant::Inputs {
@@ -318,11 +324,12 @@ impl Assembly {
     }
 
     fn watch_and_serve(self, listener: TcpListener) -> Parts {
-        let Self { mut parts, tenants, jobs, pods, nodes, metrics, board, .. } = self;
+        let Self { mut parts, tenants, jobs, pods, nodes, others, metrics, board, .. } = self;
         parts.essential("watch of tenants", tenants.run());
         parts.essential("watch of jobs", jobs.run());
         parts.essential("watch of pods", pods.run());
         parts.essential("watch of nodes", nodes.run());
+        parts.essential("watch of other pods", others.run());
         parts.essential("health and metrics", async move {
             if let Err(error) = telemetry::serve(listener, metrics, board).await {
                 tracing::error!(%error, "health and metrics are not served any more");

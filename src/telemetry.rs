@@ -36,6 +36,7 @@ pub fn log(format: LogFormat) {
 /// # Errors
 /// The listener's.
 pub async fn serve(listener: TcpListener, metrics: Metrics, board: Board) -> std::io::Result<()> {
+    let waiting = board.clone();
     let ready = move || {
         let is_ready = board.is_ready();
         async move {
@@ -46,6 +47,7 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, board: Board) -> std
         }
     };
     let text = move || {
+        metrics.show_waiting(&waiting.waiting());
         let text = metrics.text();
         async move {
             match text {

@@ -9,7 +9,7 @@
 //! and for what is left over, it lets them take turns. It only ever counts against a tenant. One that was idle stands
 //! at nothing, not below, and what it is owed is its guarantee: idle time is not saved up.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::cmp::Ordering;
 
 use jiff::Timestamp;
 
@@ -74,53 +74,30 @@ impl PartialEq for Turn {
 
 impl Eq for Turn {}
 
-/// What tenants held of the groups lately. Empty after a restart, and right again after a few half-lives.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RecentUsage {
-    /// By tenant and group.
-    shares: HashMap<String, HashMap<String, Share>>,
+/// What a tenant held of a group lately, as a part of 1: the mean of what it held, older times counting less. Nothing
+/// after a restart, and right again after a few half-lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Recent {
+    mean: f64,
+    /// Held since `at`.
+    held: f64,
     /// Up to when `mean` is counted.
     at: Option<Timestamp>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Share {
-    /// Held since `at`.
-    held: f64,
-    mean: f64,
-}
-
-impl RecentUsage {
-    /// The decayed mean share of a tenant in a group.
+impl Recent {
+    /// The decayed mean at a time. A clock that was set back counts nothing.
     #[must_use]
-    pub fn of(&self, tenant: &str, group: &str) -> f64 {
-        self.shares.get(tenant).and_then(|groups| groups.get(group)).map_or(0.0, |share| share.mean)
+    pub fn mean(&self, now: Timestamp) -> f64 {
+        let Some(at) = self.at else { return 0.0 };
+        let elapsed = now.duration_since(at).as_secs_f64().max(0.0);
+        let mean = self.held + (self.mean - self.held) * (-elapsed / HALF_LIFE_SECONDS).exp2();
+        if mean > NOTHING { mean } else { 0.0 }
     }
 
-    /// Counts the time until `now` with what was held last. A clock that was set back counts nothing.
-    pub fn advance(&mut self, now: Timestamp) {
-        let elapsed = self.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
-        self.at = Some(now);
-        let kept = (-elapsed / HALF_LIFE_SECONDS).exp2();
-        self.shares.retain(|_, groups| {
-            groups.retain(|_, share| {
-                share.mean = share.held + (share.mean - share.held) * kept;
-                share.mean > NOTHING || share.held > 0.0
-            });
-            !groups.is_empty()
-        });
-    }
-
-    /// Sets what is held from now on: tenant, group and share; who is not named holds nothing.
-    pub fn hold<'a>(&mut self, held: impl Iterator<Item = (&'a str, &'a str, f64)>) {
-        self.shares.values_mut().flat_map(HashMap::values_mut).for_each(|share| share.held = 0.0);
-        for (tenant, group, part) in held {
-            if !self.shares.contains_key(tenant) {
-                self.shares.insert(tenant.to_owned(), HashMap::new());
-            }
-            let Some(groups) = self.shares.get_mut(tenant) else { continue };
-            groups.entry(group.to_owned()).or_default().held = part;
-        }
+    /// Sets what is held from now on.
+    pub fn hold(&mut self, held: f64, now: Timestamp) {
+        *self = Self { mean: self.mean(now), held, at: Some(now) };
     }
 }
 
@@ -156,33 +133,21 @@ mod tests {
 
     #[test]
     fn recent_usage_halves_in_ten_minutes_and_is_forgotten() {
-        let mut recent = RecentUsage::default();
-        recent.advance(at(0));
-        recent.hold([("acme", "pool.gpu", 0.5)].into_iter());
-        recent.advance(at(600));
-        assert!(
-            (recent.of("acme", "pool.gpu") - 0.25).abs() < 1e-9,
-            "half of what it holds, after one half-life"
-        );
-        recent.hold(std::iter::empty());
-        recent.advance(at(1200));
-        assert!((recent.of("acme", "pool.gpu") - 0.125).abs() < 1e-9);
-        recent.advance(at(1100));
-        assert!((recent.of("acme", "pool.gpu") - 0.125).abs() < 1e-9, "a clock set back counts nothing");
-        recent.advance(at(20_000));
-        assert_eq!(recent, RecentUsage { shares: HashMap::new(), at: Some(at(20_000)) });
-        assert!(recent.of("acme", "pool.gpu").abs() < 1e-9);
+        let mut recent = Recent::default();
+        recent.hold(0.5, at(0));
+        assert!((recent.mean(at(600)) - 0.25).abs() < 1e-9, "half of what it holds, after one half-life");
+        recent.hold(0.0, at(600));
+        assert!((recent.mean(at(1200)) - 0.125).abs() < 1e-9);
+        recent.hold(0.0, at(1200));
+        assert!((recent.mean(at(1100)) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
+        assert!(recent.mean(at(20_000)).abs() < 1e-12);
     }
 
     #[test]
     fn in_how_many_steps_time_passes_makes_no_difference() {
-        let (mut once, mut often) = (RecentUsage::default(), RecentUsage::default());
-        for recent in [&mut once, &mut often] {
-            recent.advance(at(0));
-            recent.hold([("a", "g", 0.8)].into_iter());
-        }
-        once.advance(at(900));
-        (1..=900).for_each(|second| often.advance(at(second)));
-        assert!((once.of("a", "g") - often.of("a", "g")).abs() < 1e-9);
+        let (mut once, mut often) = (Recent::default(), Recent::default());
+        once.hold(0.8, at(0));
+        (0..900).for_each(|second| often.hold(0.8, at(second)));
+        assert!((once.mean(at(900)) - often.mean(at(900))).abs() < 1e-9);
     }
 }

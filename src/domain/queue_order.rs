@@ -11,6 +11,8 @@
 //! places, and it needs no clock. Waiting counts from the submission of the job, also for a retry, which so keeps its
 //! place.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::api_types::job::{Priority, Queue};
@@ -35,20 +37,29 @@ pub fn score(queue: Queue, priority: Priority) -> u8 {
 }
 
 /// A job's place among those of its tenant; the lowest is next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank<'a> {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
     /// Submission, put forward by what the score is worth, in milliseconds.
     standing: i64,
-    created: Timestamp,
-    uid: &'a str,
+    age: Age,
 }
 
-impl<'a> Rank<'a> {
+/// When a job was submitted, the oldest first; the UID tells apart what came in the same second.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age(Timestamp, Arc<str>);
+
+impl Rank {
     /// The place of a job submitted at `created`.
     #[must_use]
-    pub fn new(queue: Queue, priority: Priority, created: Timestamp, uid: &'a str) -> Self {
+    pub fn new(queue: Queue, priority: Priority, created: Timestamp, uid: Arc<str>) -> Self {
         let ahead = i64::from(score(queue, priority)) * AGING_MILLIS;
-        Self { standing: created.as_millisecond().saturating_sub(ahead), created, uid }
+        Self { standing: created.as_millisecond().saturating_sub(ahead), age: Age(created, uid) }
+    }
+
+    /// The job's place by submission alone.
+    #[must_use]
+    pub fn age(&self) -> &Age {
+        &self.age
     }
 }
 
@@ -61,8 +72,8 @@ mod tests {
     const QUEUES: [Queue; 3] = [Queue::Live, Queue::Default, Queue::Batch];
     const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Medium, Priority::Low];
 
-    fn rank(queue: Queue, priority: Priority, minute: i64, uid: &str) -> Rank<'_> {
-        Rank::new(queue, priority, Timestamp::from_second(minute * 60).unwrap(), uid)
+    fn rank(queue: Queue, priority: Priority, minute: i64, uid: &str) -> Rank {
+        Rank::new(queue, priority, Timestamp::from_second(minute * 60).unwrap(), uid.into())
     }
 
     #[test]
@@ -97,7 +108,7 @@ mod tests {
             -> (Queue, Priority, i64, String) { (QUEUES[queue], PRIORITIES[priority], minute, uid) }
     }
 
-    fn of(job: &(Queue, Priority, i64, String)) -> Rank<'_> {
+    fn of(job: &(Queue, Priority, i64, String)) -> Rank {
         rank(job.0, job.1, job.2, &job.3)
     }
 

@@ -1,38 +1,53 @@
-//! The scheduler: one actor that decides which waiting jobs may start, from the watch caches.
+//! The scheduler: one actor that tells the [`Dispatcher`] what the watches tell, and others what it decides.
 //!
 //! It writes nothing to the API server. What it decides stands on the [`Board`], where the job controller, the one
-//! writer of every Job, reads it; who is concerned is told by name. An admission is a reservation: it stays on the
-//! board, and counts, until the job's own status shows that it was used or is void, so a cache that lags never makes
-//! the scheduler hand out the same room twice. After a restart everything is rebuilt from Jobs and Pods, and nothing is
-//! decided before all four caches are whole.
+//! writer of every Job, reads it; who is concerned is told by name. An admission is a reservation: it counts until the
+//! job's own objects show that it was used or is void, so a cache that lags never makes the scheduler hand out the same
+//! room twice. After a restart everything is rebuilt from Tenants, Jobs, Pods and Nodes, and nothing is decided before
+//! all caches are whole.
 
 mod board;
-mod snapshot;
+mod facts;
+mod others;
+mod reasons;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::{BTreeSet, HashMap}, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
-    Resource,
+    ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 use tokio::sync::{mpsc, watch};
 
-pub use self::board::Board;
+pub use self::{board::Board, others::prepare as prepare_other_pods};
+use self::{
+    facts::{JobPods, PodFacts},
+    others::Daemons,
+    reasons::Allowance,
+};
 use crate::{
-    api_types::{Job, Plans, Tenant},
+    api_types::{Job, Plans, Reason, Tenant},
     clock::Clock,
-    domain::admission::{Memory, decide},
-    kube_ext::{streams::received, watch::Change},
+    domain::{
+        admission::{Decision, Dispatcher, WorkerView},
+        attempt,
+        resources::Resources,
+        worker::worker,
+    },
+    kube_ext::{finalizer, streams::received, watch::Change},
     metrics::Metrics,
+    names,
 };
 
 /// Changes that come within this time are decided upon together.
 const COALESCE: Duration = Duration::from_millis(20);
 /// Changes taken at once from the channels.
 const BATCH: usize = 4096;
+/// While jobs are to be told why they wait, this often.
+const TELLING: Duration = Duration::from_millis(100);
 
 /// What the scheduler reads.
 #[derive(Clone)]
@@ -47,16 +62,18 @@ pub struct Caches {
     pub nodes: Store<Node>,
 }
 
-/// Changes of the four kinds, as they come from the watches.
+/// Changes of what it decides by, as they come from the watches.
 pub struct Changes {
     /// Of tenants.
     pub tenants: mpsc::Receiver<Change<Tenant>>,
     /// Of jobs.
     pub jobs: mpsc::Receiver<Change<Job>>,
-    /// Of pods.
+    /// Of pods of jobs.
     pub pods: mpsc::Receiver<Change<Pod>>,
     /// Of nodes.
     pub nodes: mpsc::Receiver<Change<Node>>,
+    /// Of all other pods.
+    pub others: mpsc::Receiver<Change<Pod>>,
 }
 
 /// Who is to look again after a decision.
@@ -67,8 +84,8 @@ pub struct Concerned {
     pub tenants: mpsc::Sender<ObjectRef<Tenant>>,
 }
 
-/// The actor.
-pub struct Scheduler {
+/// What the scheduler is made of.
+pub struct Parts {
     /// What it reads.
     pub caches: Caches,
     /// Where its decisions stand.
@@ -83,91 +100,307 @@ pub struct Scheduler {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
-    /// What the last decision left to the next; empty at first.
-    pub memory: Memory,
 }
 
-/// What a change means to the scheduler.
-enum Wake {
-    /// Something is different.
-    Changed,
-    /// A cache is whole.
-    Synced(Kind),
+/// The actor.
+pub struct Scheduler {
+    parts: Parts,
+    /// Tenants by namespace: name, and the UID of the one whose hourly window was taken over.
+    tenants: HashMap<String, (String, String)>,
+    /// When tenants are another thing by themselves.
+    turns: BTreeSet<(Timestamp, String)>,
+    /// Jobs by UID.
+    jobs: HashMap<Arc<str>, ObjectRef<Job>>,
+    pods: JobPods,
+    daemons: Daemons,
+    allowance: Allowance,
+    ready: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Tenants,
-    Jobs,
-    Pods,
-    Nodes,
+/// A change of one of the kinds.
+enum Told {
+    Tenant(Change<Tenant>),
+    Job(Change<Job>),
+    Pod(Change<Pod>),
+    Node(Change<Node>),
+    Other(Change<Pod>),
 }
 
 impl Scheduler {
-    /// Decides until the watches end. Cancel safe between decisions: nothing is written anywhere but on the board.
-    pub async fn run(mut self, changes: Changes) {
-        let mut wakes = stream::select_all([
-            wakes(changes.tenants, Kind::Tenants).boxed(),
-            wakes(changes.jobs, Kind::Jobs).boxed(),
-            wakes(changes.pods, Kind::Pods).boxed(),
-            wakes(changes.nodes, Kind::Nodes).boxed(),
-        ])
-        .ready_chunks(BATCH);
-        let mut missing = vec![Kind::Tenants, Kind::Jobs, Kind::Pods, Kind::Nodes];
-        let mut next: Option<Timestamp> = None;
-        loop {
-            let wait =
-                next.map(|at| Duration::try_from(at.duration_since(self.clock.now())).unwrap_or_default());
-            tokio::select! {
-                batch = wakes.next() => {
-                    let Some(batch) = batch else { return };
-                    for wake in batch {
-                        if let Wake::Synced(kind) = wake {
-                            missing.retain(|k| *k != kind);
-                        }
-                    }
-                }
-                changed = self.plans.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (),
-            }
-            if missing.is_empty() {
-                next = self.decide().await;
-                tokio::time::sleep(COALESCE).await;
-            }
+    /// One that has been told nothing yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            tenants: HashMap::new(),
+            turns: BTreeSet::new(),
+            jobs: HashMap::new(),
+            pods: JobPods::default(),
+            daemons: Daemons::default(),
+            allowance: Allowance::default(),
+            ready: false,
         }
     }
 
-    /// One decision; returns when a tenant's standing changes by itself.
-    async fn decide(&mut self) -> Option<Timestamp> {
-        let plans = Arc::clone(&self.plans.borrow_and_update());
-        let begun = tokio::time::Instant::now();
-        let now = self.clock.now();
-        let mut snapshot = snapshot::take(&self.caches, &self.board, &plans, &self.gpu_resource, now);
-        let jobs = std::mem::take(&mut snapshot.jobs);
-        let workers = std::mem::take(&mut snapshot.workers);
-        let memory = std::mem::take(&mut self.memory);
-        let mut decision = decide(&snapshot.tenants, workers, jobs, memory, now);
-        self.memory = std::mem::take(&mut decision.memory);
-        self.metrics.decided(begun.elapsed(), decision.verdicts.iter().map(|(_, verdict)| verdict));
-        let usage = snapshot.usage(&decision.usage);
-        let changed = self.board.publish(decision, &snapshot.names, usage);
-        for job in changed.jobs {
-            // The job controller ends only with the process.
-            let _ = self.concerned.jobs.send(job).await;
+    /// Decides until the watches end. Cancel safe between decisions: nothing is written anywhere but on the board.
+    pub async fn run(mut self, changes: Changes) {
+        let mut told = stream::select_all([
+            received(changes.tenants).map(Told::Tenant).boxed(),
+            received(changes.jobs).map(Told::Job).boxed(),
+            received(changes.pods).map(Told::Pod).boxed(),
+            received(changes.nodes).map(Told::Node).boxed(),
+            received(changes.others).map(Told::Other).boxed(),
+        ])
+        .ready_chunks(BATCH);
+        // Each kind is synced once before anything is decided.
+        let mut unsynced: BTreeSet<&'static str> = KINDS.into();
+        loop {
+            let wait = self.next_look();
+            tokio::select! {
+                batch = told.next() => {
+                    let Some(batch) = batch else { return };
+                    batch.iter().filter_map(Told::synced).for_each(|kind| drop(unsynced.remove(kind)));
+                    self.take(batch);
+                }
+                changed = self.parts.plans.changed() => {
+                    if changed.is_err() { return }
+                    self.look_at_all_tenants();
+                }
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (),
+            }
+            if !unsynced.is_empty() {
+                continue;
+            }
+            if !self.ready {
+                self.begin();
+            }
+            self.decide().await;
+            tokio::time::sleep(COALESCE).await;
         }
-        for tenant in changed.tenants {
-            let _ = self.concerned.tenants.send(ObjectRef::new(&tenant)).await;
-        }
-        snapshot.next
     }
 }
 
-fn wakes<K: Resource + Send + Sync + 'static>(
-    changes: mpsc::Receiver<Change<K>>,
-    kind: Kind,
-) -> impl Stream<Item = Wake> {
-    received(changes).map(move |change| match change {
-        Change::Synced => Wake::Synced(kind),
-        _ => Wake::Changed,
-    })
+/// Taking in what the watches tell.
+impl Scheduler {
+    fn take(&mut self, batch: Vec<Told>) {
+        let board = self.parts.board.clone();
+        let now = self.parts.clock.now();
+        board.with(|dispatcher| {
+            dispatcher.tick(now);
+            for told in batch {
+                match told {
+                    Told::Tenant(Change::Applied(tenant)) => self.put_tenant(dispatcher, &tenant, now),
+                    Told::Tenant(Change::Deleted(tenant)) => self.remove_tenant(dispatcher, &tenant),
+                    Told::Job(Change::Applied(job)) => self.put_job(dispatcher, &job),
+                    Told::Job(Change::Deleted(job)) => self.remove_job(dispatcher, &job),
+                    Told::Pod(Change::Applied(pod)) => self.put_pod(dispatcher, &pod),
+                    Told::Pod(Change::Deleted(pod)) => self.remove_pod(dispatcher, &pod),
+                    Told::Node(Change::Applied(node)) => self.put_node(dispatcher, &node),
+                    Told::Node(Change::Deleted(node)) => dispatcher.set_worker(&node.name_any(), None),
+                    Told::Other(Change::Applied(pod)) => self.put_other(dispatcher, &pod, true),
+                    Told::Other(Change::Deleted(pod)) => self.put_other(dispatcher, &pod, false),
+                    // What can't be read stays as it was last known.
+                    Told::Tenant(Change::Invalid(_) | Change::Synced)
+                    | Told::Job(Change::Invalid(_) | Change::Synced)
+                    | Told::Pod(Change::Invalid(_) | Change::Synced)
+                    | Told::Node(Change::Invalid(_) | Change::Synced)
+                    | Told::Other(Change::Invalid(_) | Change::Synced) => (),
+                }
+            }
+        });
+    }
+
+    fn put_tenant(&mut self, dispatcher: &mut Dispatcher, tenant: &Tenant, now: Timestamp) {
+        let (name, uid) = (tenant.name_any(), tenant.uid().unwrap_or_default());
+        let Some(namespace) = tenant.status.as_ref().and_then(|status| status.namespace.clone()) else {
+            // It has none, or not any more.
+            return self.remove_tenant(dispatcher, tenant);
+        };
+        let (view, turn) = facts::tenant(tenant, &self.parts.plans.borrow(), now);
+        self.turns.retain(|(_, of)| *of != name);
+        self.turns.extend(turn.map(|at| (at, name.clone())));
+        let known = self.tenants.insert(namespace.clone(), (name, uid.clone()));
+        if known.is_none_or(|(_, known)| known != uid) {
+            let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
+            stored.into_iter().for_each(|window| dispatcher.restore_window(&namespace, window));
+        }
+        dispatcher.set_tenant(&namespace, Some(view));
+    }
+
+    fn remove_tenant(&mut self, dispatcher: &mut Dispatcher, tenant: &Tenant) {
+        let (name, uid) = (tenant.name_any(), tenant.uid().unwrap_or_default());
+        self.turns.retain(|(_, of)| *of != name);
+        // One of that name may be there already.
+        let gone: Vec<String> = self
+            .tenants
+            .iter()
+            .filter(|(_, known)| **known == (name.clone(), uid.clone()))
+            .map(|(namespace, _)| namespace.clone())
+            .collect();
+        for namespace in gone {
+            self.tenants.remove(&namespace);
+            dispatcher.set_tenant(&namespace, None);
+        }
+    }
+
+    fn put_job(&mut self, dispatcher: &mut Dispatcher, job: &Job) {
+        if let Some(view) = facts::job(job, &self.pods, asked) {
+            self.jobs.insert(Arc::clone(&view.uid), ObjectRef::from_obj(job));
+            dispatcher.set_job(view);
+        }
+    }
+
+    fn remove_job(&mut self, dispatcher: &mut Dispatcher, job: &Job) {
+        let uid = job.uid().unwrap_or_default();
+        self.jobs.remove(uid.as_str());
+        dispatcher.remove_job(&uid);
+    }
+
+    fn put_pod(&mut self, dispatcher: &mut Dispatcher, pod: &Pod) {
+        let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
+        let Some((job_uid, facts)) = PodFacts::of(pod, &self.parts.gpu_resource) else { return };
+        let uid: Arc<str> = uid.into();
+        dispatcher.set_pod(&uid, facts.place());
+        if facts.attempt == 1 {
+            if facts.held {
+                dispatcher.charge(&namespace, &job_uid, facts.created);
+            } else {
+                dispatcher.released(&namespace, &job_uid);
+            }
+        }
+        if self.pods.put(&job_uid, &uid, facts) {
+            self.look_at_job_of(dispatcher, pod, &job_uid);
+        }
+    }
+
+    fn remove_pod(&mut self, dispatcher: &mut Dispatcher, pod: &Pod) {
+        let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
+        let Some((job_uid, facts)) = PodFacts::of(pod, &self.parts.gpu_resource) else { return };
+        dispatcher.set_pod(&uid.as_str().into(), None);
+        if facts.attempt == 1 {
+            dispatcher.released(&namespace, &job_uid);
+        }
+        self.pods.remove(&job_uid, &uid);
+        self.look_at_job_of(dispatcher, pod, &job_uid);
+    }
+
+    fn look_at_job_of(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, job_uid: &str) {
+        let job = attempt::owner(pod).and_then(|owner| self.parts.caches.jobs.get(&owner));
+        if let Some(job) = job.filter(|job| job.uid().as_deref() == Some(job_uid)) {
+            self.put_job(dispatcher, &job);
+        }
+    }
+
+    fn put_node(&mut self, dispatcher: &mut Dispatcher, node: &Node) {
+        let view = worker(node, &self.parts.gpu_resource).map(|worker| WorkerView {
+            capacity: worker.allocatable - self.daemons.on(&worker.name),
+            open: worker.ready,
+            group: worker.group,
+        });
+        dispatcher.set_worker(&node.name_any(), view);
+    }
+
+    fn put_other(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, exists: bool) {
+        let Some(uid) = pod.uid().map(Arc::<str>::from) else { return };
+        let place = others::place(pod, &self.parts.gpu_resource).filter(|_| exists);
+        if others::is_daemon(pod) {
+            for node in self.daemons.set(&uid, place) {
+                if let Some(node) = self.parts.caches.nodes.get(&ObjectRef::new(&node)) {
+                    self.put_node(dispatcher, &node);
+                }
+            }
+        } else {
+            dispatcher.set_pod(&uid, place.as_ref().map(|(node, takes)| (node.as_str(), *takes)));
+        }
+    }
+
+    fn look_at_all_tenants(&mut self) {
+        self.parts.plans.borrow_and_update();
+        let tenants = self.parts.caches.tenants.state();
+        self.take(tenants.into_iter().map(|tenant| Told::Tenant(Change::Applied(tenant))).collect());
+    }
+}
+
+/// Deciding, and telling.
+impl Scheduler {
+    /// The caches are whole.
+    fn begin(&mut self) {
+        self.ready = true;
+        let held: BTreeSet<String> = self
+            .parts
+            .caches
+            .pods
+            .state()
+            .iter()
+            .filter(|pod| attempt::number(pod) == Some(1) && finalizer::has(&***pod, names::FINALIZER_ACCOUNTED))
+            .filter_map(|pod| attempt::job_uid(pod).map(str::to_owned))
+            .collect();
+        self.parts.board.with(|dispatcher| dispatcher.keep_settling(|uid| held.contains(uid)));
+    }
+
+    /// How long until something changes by itself.
+    fn next_look(&self) -> Option<Duration> {
+        let (wake, tells) = self.parts.board.with(|d| (d.next_wake(), d.has_reasons()));
+        let turn = self.turns.first().map(|(at, _)| *at);
+        let now = self.parts.clock.now();
+        let at = [wake, turn].into_iter().flatten().min();
+        let wait = at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+        [wait, tells.then_some(TELLING)].into_iter().flatten().min()
+    }
+
+    async fn decide(&mut self) {
+        let now = self.parts.clock.now();
+        let mut turned = Vec::new();
+        while let Some((_, tenant)) = self.turns.first().filter(|(at, _)| *at <= now).cloned() {
+            self.turns.pop_first();
+            let tenant = self.parts.caches.tenants.get(&ObjectRef::new(&tenant));
+            turned.extend(tenant.map(|tenant| Told::Tenant(Change::Applied(tenant))));
+        }
+        self.take(turned);
+        let begun = tokio::time::Instant::now();
+        let board = self.parts.board.clone();
+        let (Decision { decided, usage }, reasons) = board.with(|dispatcher| {
+            let decision = dispatcher.decide();
+            let may_tell = self.allowance.at(now, !decision.decided.is_empty());
+            let reasons = dispatcher.reasons(may_tell);
+            self.allowance.told(reasons.len());
+            (decision, reasons)
+        });
+        board.set_ready();
+        self.parts.metrics.decided(begun.elapsed());
+        for uid in decided.into_iter().chain(reasons) {
+            if let Some(job) = self.jobs.get(&uid) {
+                // The job controller ends only with the process.
+                let _ = self.parts.concerned.jobs.send(job.clone()).await;
+            }
+        }
+        for namespace in usage {
+            if let Some((tenant, _)) = self.tenants.get(&*namespace) {
+                let _ = self.parts.concerned.tenants.send(ObjectRef::new(tenant)).await;
+            }
+        }
+    }
+}
+
+/// The kinds of [`Told`].
+const KINDS: [&str; 5] = ["tenants", "jobs", "pods", "nodes", "others"];
+
+impl Told {
+    /// The kind that is whole now.
+    fn synced(&self) -> Option<&'static str> {
+        let kind = match self {
+            Self::Tenant(Change::Synced) => 0,
+            Self::Job(Change::Synced) => 1,
+            Self::Pod(Change::Synced) => 2,
+            Self::Node(Change::Synced) => 3,
+            Self::Other(Change::Synced) => 4,
+            _ => return None,
+        };
+        Some(KINDS[kind])
+    }
+}
+
+/// What a job asks for, or why it can't be run.
+fn asked(job: &Job) -> Result<Resources, (Reason, String)> {
+    Resources::of_job(&job.spec).map_err(|error| (Reason::InvalidObject, error.to_string()))
 }

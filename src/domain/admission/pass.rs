@@ -1,40 +1,24 @@
-//! One pass of admission, from the snapshot to the verdicts.
+//! One decision: who is looked at, whose turn it is, and what is kept.
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeSet, BinaryHeap},
+    sync::Arc,
 };
 
 use super::{
-    Memory, no_tenant,
-    placement::Rooms,
-    seat::{Due, Seat, Skipped, kept, rank, shape},
-    views::{Admission, JobStanding, JobView, TenantView, Usage, Verdict},
+    Decision, Dispatcher, Stand, quota,
+    seat::{Due, Hold, Line, Seat, Shape},
+    views::TenantView,
 };
 use crate::{
-    api_types::Reason,
+    api_types::{Reason, job::OnQuota},
     domain::{
-        fair_share::{Turn, dominant_share},
-        queue_order::Rank,
-        resources::Resources,
+        fair_share::Turn,
+        queue_order::{Age, Rank},
+        skip_ahead::ENOUGH,
     },
 };
-
-/// Everything that is compared.
-pub(super) struct Pass<'a> {
-    jobs: &'a [JobView],
-    /// Of each job that waits.
-    verdicts: Vec<Option<Verdict>>,
-    /// Tenants by name.
-    seats: Vec<Seat<'a>>,
-    numbers: HashMap<&'a str, usize>,
-    rooms: Rooms,
-    memory: Memory,
-    /// Admissions by group.
-    admissions: Vec<u64>,
-    /// Tenants whose next job has room in a shared pool; at most one entry each.
-    offers: BinaryHeap<Reverse<Offer<'a>>>,
-}
 
 /// Where a job can go.
 #[derive(Clone, Copy)]
@@ -45,314 +29,501 @@ struct Place {
     node: Option<usize>,
 }
 
-/// A job that would go to a shared pool. The least is next: by turn, and where that is equal, the job's own place.
-struct Offer<'a> {
+/// What comes of looking at a job.
+enum Judgement {
+    Go(Place),
+    Hold(Hold),
+    Refuse(Reason, String),
+}
+
+/// The first of a line would go to a shared pool. The least is next: by turn, and where that is equal, by the job's own
+/// place.
+struct Offer {
     turn: Turn,
-    rank: Rank<'a>,
+    rank: Rank,
     seat: usize,
-    job: usize,
+    line: usize,
     share: usize,
 }
 
-impl<'a> Pass<'a> {
-    pub(super) fn new(
-        tenants: &'a HashMap<String, TenantView>,
-        mut rooms: Rooms,
-        jobs: &'a [JobView],
-        memory: Memory,
-    ) -> Self {
-        let mut views: Vec<&TenantView> = tenants.values().collect();
-        views.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let recent = &memory.recent;
-        let seats: Vec<_> =
-            views.into_iter().map(|v| Seat::new(v, &mut rooms, |group| recent.of(&v.name, group))).collect();
-        Self {
-            verdicts: vec![None; jobs.len()],
-            numbers: seats.iter().enumerate().map(|(n, seat)| (seat.view.name.as_str(), n)).collect(),
-            admissions: vec![0; rooms.groups()],
-            offers: BinaryHeap::new(),
-            jobs,
-            seats,
-            rooms,
-            memory,
+type Offers = BinaryHeap<Reverse<Offer>>;
+
+impl Dispatcher {
+    /// Admits all that may start by what was told so far.
+    pub fn decide(&mut self) -> Decision {
+        loop {
+            let mut table = std::mem::take(&mut self.listed);
+            table.iter().for_each(|seat| self.look_at(*seat));
+            self.gather(&mut table);
+            if table.is_empty() {
+                break;
+            }
+            self.pass(table);
+        }
+        Decision { decided: std::mem::take(&mut self.decided), usage: self.take_news() }
+    }
+
+    fn pass(&mut self, mut table: Vec<usize>) {
+        self.serve_due(&table);
+        // What is not kept any more is there for all.
+        self.gather(&mut table);
+        let mut offers = Offers::new();
+        table.iter().for_each(|seat| self.bid(*seat, &mut offers));
+        self.serve_all(&mut offers);
+        table.into_iter().for_each(|seat| self.finish(seat));
+    }
+
+    fn take_news(&mut self) -> Vec<Arc<str>> {
+        let mut told = Vec::with_capacity(self.news.len());
+        for number in std::mem::take(&mut self.news) {
+            self.seats[number].news = false;
+            told.push(Arc::clone(&self.seats[number].namespace));
+            self.forget_seat(number);
+        }
+        told
+    }
+
+    // --- who is looked at
+
+    /// Takes in what has changed for a tenant.
+    fn look_at(&mut self, number: usize) {
+        let seat = &mut self.seats[number];
+        if std::mem::take(&mut seat.restless) {
+            seat.unblock_all();
+        }
+        seat.count_passed(&self.rooms);
+        let mut arrivals = std::mem::take(&mut seat.arrivals);
+        arrivals.retain(|job| {
+            let entry = self.jobs.get(*job);
+            entry.is_some_and(|entry| entry.seat == number && matches!(entry.stand, Stand::Arrived))
+        });
+        arrivals.sort_unstable_by(|a, b| self.jobs[*a].rank.age().cmp(self.jobs[*b].rank.age()));
+        arrivals.dedup();
+        for job in &arrivals {
+            self.take_in(number, *job);
+        }
+        self.balance(number);
+        for job in arrivals {
+            self.turn_away(number, job);
+        }
+        self.seats[number].weigh(number, &mut self.rooms);
+    }
+
+    /// Refuses a new job, or lets it wait, outside at first.
+    fn take_in(&mut self, number: usize, job: usize) {
+        let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
+        let age = entry.rank.age().clone();
+        let refusal = match (&entry.asked, &seat.view) {
+            (Err((reason, sentence)), _) => Some((*reason, sentence.clone())),
+            (Ok(asked), Some(view)) if view.closed.is_none() => {
+                let shape = Shape {
+                    asked: *asked,
+                    group: entry.group.clone(),
+                    on_quota: entry.on_quota,
+                    fresh: entry.is_first_attempt(),
+                };
+                let waits_not = || seat.no_turn_soon(view, &age, shape.fresh, self.now);
+                seat.never(view, &shape, &self.rooms)
+                    .or_else(|| (shape.on_quota == OnQuota::Reject).then(waits_not).flatten())
+            }
+            _ => None,
+        };
+        if let Some((reason, sentence)) = refusal {
+            entry.stand = Stand::Refused(reason, sentence);
+            self.decided.push(Arc::clone(&entry.uid));
+        } else {
+            entry.stand = Stand::Outside;
+            seat.outside.insert(age, job);
         }
     }
 
-    /// Counts what runs, gives every waiting job its place, and says who is guaranteed what.
-    pub(super) fn take_in(&mut self) {
-        let jobs = self.jobs;
-        let owners: Vec<Option<usize>> =
-            jobs.iter().map(|job| self.numbers.get(job.tenant.as_deref()?).copied()).collect();
-        for (job, owner) in jobs.iter().zip(&owners) {
-            let (Some(owner), JobStanding::Active { group, reserved }) = (owner, &job.state) else {
-                continue;
-            };
-            let asked = job.asked.clone().unwrap_or_default();
-            self.seats[*owner].hold(asked, group.as_deref());
-            if let Some(node) = reserved.as_deref().and_then(|name| self.rooms.node(name)) {
-                self.rooms.take(node, asked);
-            }
-        }
-        for (number, (job, owner)) in jobs.iter().zip(owners).enumerate() {
-            let seat = owner.map(|owner| &mut self.seats[owner]);
-            self.verdicts[number] = match (&job.state, seat) {
-                (JobStanding::Waiting(_), Some(seat)) => seat.take_in(job, number, &self.rooms),
-                (JobStanding::Waiting(_), None) => Some(no_tenant()),
-                (JobStanding::BackingOff, Some(seat)) => {
-                    seat.back_off();
-                    None
+    /// Refuses a new job that found no place in the queue and would rather not wait; notes others to be told so.
+    fn turn_away(&mut self, number: usize, job: usize) {
+        let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
+        match &seat.view {
+            Some(view) if view.closed.is_none() && entry.on_quota == OnQuota::Reject => {
+                if matches!(entry.stand, Stand::Outside) {
+                    seat.outside.remove(entry.rank.age());
+                    let sentence = quota::queue_full(view, seat.usage.queued - 1);
+                    entry.stand = Stand::Refused(Reason::QueueFull, sentence);
+                    self.decided.push(Arc::clone(&entry.uid));
                 }
-                _ => None,
-            };
+            }
+            _ => self.lane.add(job),
         }
-        self.guarantee();
     }
 
-    /// A guarantee is the weight over the weights of all open tenants that hold or want something of the group.
-    fn guarantee(&mut self) {
-        let mut weights = vec![0.0; self.rooms.groups()];
-        let weight = |seat: &Seat<'_>| f64::from(seat.view.weight.max(1));
-        for seat in self.seats.iter().filter(|seat| seat.view.closed.is_none()) {
-            for share in seat.shares.iter().filter(|s| s.wanted || s.held != Resources::default()) {
-                weights[share.group] += weight(seat);
+    /// Sees to it that the oldest jobs are in the queue, as many as it has places for.
+    fn balance(&mut self, number: usize) {
+        loop {
+            let seat = &self.seats[number];
+            if seat.view.is_none() {
+                return;
+            }
+            let oldest = seat.outside.first_key_value().map(|(age, job)| (age.clone(), *job));
+            let youngest = seat.inside.last_key_value().map(|(age, job)| (age.clone(), *job));
+            let is_over = !seat.has_places(seat.places());
+            let has_place = seat.has_places(seat.places() + 1);
+            match (oldest, youngest) {
+                (Some((_, job)), _) if has_place => self.enter(number, job),
+                (_, Some((age, job))) if is_over => self.expel(number, job, age),
+                (Some((older, _)), Some((age, job))) if older < age => self.expel(number, job, age),
+                _ => return,
             }
         }
-        for seat in &mut self.seats {
-            let weight = weight(seat);
-            seat.shares
-                .iter_mut()
-                .for_each(|share| share.guarantee = weight / weights[share.group].max(weight));
+    }
+
+    fn enter(&mut self, number: usize, job: usize) {
+        let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
+        seat.outside.remove(entry.rank.age());
+        let shape = Shape {
+            asked: entry.size(),
+            group: entry.group.clone(),
+            on_quota: entry.on_quota,
+            fresh: entry.is_first_attempt(),
+        };
+        let line = seat.enter(job, entry.rank.clone(), shape);
+        entry.stand = Stand::Line(line);
+        if seat.is_closed() || seat.lines[line].hold.is_some() {
+            self.lane.add(job);
         }
     }
+
+    fn expel(&mut self, number: usize, job: usize, age: Age) {
+        let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
+        if let Stand::Line(line) = entry.stand {
+            seat.leave(job, &entry.rank, line);
+        }
+        entry.stand = Stand::Outside;
+        seat.outside.insert(age, job);
+        self.lane.add(job);
+        self.forget_due(number, job);
+    }
+
+    /// Adds the tenants for which there is more room than before, or for which the nodes are others.
+    fn gather(&mut self, table: &mut Vec<usize>) {
+        for group in self.rooms.take_stirred() {
+            let waiting: Vec<usize> = self.rooms.waiting(group).iter().copied().collect();
+            for number in waiting {
+                let seat = &mut self.seats[number];
+                seat.count_passed(&self.rooms);
+                seat.see_chances(group, &self.rooms);
+                let concerned = !seat.chances.is_empty() || !seat.heads.is_empty();
+                if (concerned || seat.due.is_some() || seat.skips.due().next().is_some()) && !seat.listed {
+                    seat.listed = true;
+                    table.push(number);
+                }
+            }
+        }
+    }
+
+    // --- jobs that are due
 
     /// Admits jobs that are due, where they fit by now, and keeps what they need from others where they don't.
-    pub(super) fn serve_due(&mut self) {
-        for seat in 0..self.seats.len() {
-            self.find_due(seat);
+    fn serve_due(&mut self, table: &[usize]) {
+        let mut due = Vec::new();
+        for number in table {
+            self.find_due(*number);
+            if let Some(job) = &self.seats[*number].due {
+                due.push((Reverse(job.times), job.rank.age().clone(), *number));
+                job.node.into_iter().for_each(|node| self.rooms.keep(node));
+            }
         }
-        let mut due: Vec<(usize, Due<'a>)> =
-            self.seats.iter().enumerate().filter_map(|(n, seat)| Some((n, seat.due?))).collect();
-        due.sort_unstable_by_key(|(_, due)| (Reverse(due.times), due.job));
-        for node in due.iter().filter_map(|(_, due)| due.node) {
-            self.rooms.keep(node);
-        }
-        let mut new_in_group = vec![false; self.rooms.groups()];
-        for (seat, due) in due {
-            self.serve_one_due(seat, due, &mut new_in_group);
+        due.sort_unstable();
+        let mut new_in_group = BTreeSet::new();
+        for (_, _, number) in due {
+            self.serve_one_due(number, &mut new_in_group);
         }
     }
 
-    fn find_due(&mut self, seat: usize) {
-        let jobs = self.jobs;
-        let numbers = self.seats[seat].queue.iter().map(|Reverse((_, number))| *number);
-        let due = numbers.filter_map(|n| Some((n, self.memory.skipped.due(&jobs[n].uid)?)));
-        for (number, times) in due.collect::<Vec<_>>() {
-            let (job, seat) = (&jobs[number], &mut self.seats[seat]);
-            let groups = seat.groups(job);
-            let node = self.memory.skipped.node(&job.uid).and_then(|name| self.rooms.node(name));
-            let node = node.filter(|n| {
-                let holds = job.asked.as_ref().is_ok_and(|asked| self.rooms.could_hold(*n, asked));
-                holds && self.rooms.is_open(*n) && groups.contains(&self.rooms.group_of(*n))
+    /// Finds the job of a tenant that is due: of those that were passed often enough, the first in its queue.
+    fn find_due(&mut self, number: usize) {
+        let seat = &mut self.seats[number];
+        let old = seat.due.take();
+        if !seat.is_closed() {
+            let due = seat.skips.due().min_by(|a, b| self.jobs[a.0].rank.cmp(&self.jobs[b.0].rank));
+            seat.due = due.map(|(job, times)| {
+                let entry = &self.jobs[job];
+                Due { job, rank: entry.rank.clone(), asked: entry.size(), times, node: None }
             });
-            seat.make_due(job, number, times, node);
+        }
+        let Some(node) = old.as_ref().and_then(|old| old.node) else { return };
+        let may_hold = |due: &&mut Due| {
+            let may_use = seat.shares.iter().any(|share| self.rooms.group_of(node) == Some(share.group));
+            Some(due.job) == old.as_ref().map(|old| old.job)
+                && may_use
+                && self.rooms.could_hold(node, &due.asked)
+        };
+        match seat.due.as_mut().filter(may_hold) {
+            Some(due) => due.node = Some(node),
+            None => self.rooms.release(node),
         }
     }
 
     /// In one pass a group gives at most one more node to be kept, so that looking for it costs little.
-    fn serve_one_due(&mut self, seat: usize, due: Due<'a>, new_in_group: &mut [bool]) {
-        let job = &self.jobs[due.job];
-        let by_quota = self.seats[seat].quota(job, due.job, &due.asked, false).is_some();
-        let place = if by_quota { None } else { self.place(seat, job, due.rank) };
-        let mut kept = due.node.filter(|_| !by_quota && place.is_none());
-        if let Some(node) = due.node.filter(|_| kept.is_none()) {
-            self.rooms.release(node);
-        }
+    fn serve_one_due(&mut self, number: usize, new_in_group: &mut BTreeSet<usize>) {
+        let seat = &self.seats[number];
+        let (Some(due), Some(view)) = (seat.due.clone(), &seat.view) else { return };
+        let Stand::Line(line) = self.jobs[due.job].stand else { return };
+        let shape = seat.lines[line].shape.clone();
+        let by_quota = seat.quota(view, &shape, true, self.now).is_some();
+        let place = if by_quota { None } else { self.place(seat, &shape, &due.rank) };
         if let Some(place) = place {
-            self.admit(seat, due.job, place);
-            return;
+            return self.admit(number, line, due.job, place);
         }
-        if kept.is_none() && !by_quota {
-            let mut groups = self.seats[seat].groups(job).into_iter();
-            kept =
-                groups.find_map(|g| (!new_in_group[g]).then(|| self.rooms.nearest(g, &due.asked)).flatten());
-            if let Some(node) = kept {
-                new_in_group[self.rooms.group_of(node)] = true;
-                self.rooms.keep(node);
+        let mut node = due.node;
+        if by_quota {
+            node.take().into_iter().for_each(|node| self.rooms.release(node));
+        } else if node.is_none() {
+            let groups = seat.groups(seat.may_use(shape.group.as_deref()));
+            let fresh = groups.into_iter().filter(|group| !new_in_group.contains(group));
+            let found = fresh.filter_map(|group| Some((group, self.rooms.nearest(group, &due.asked)?))).next();
+            if let Some((group, nearest)) = found {
+                new_in_group.insert(group);
+                self.rooms.keep(nearest);
+                node = Some(nearest);
             }
         }
-        self.memory.skipped.keep(&job.uid, kept.map(|node| self.rooms.node_name(node).to_owned()));
-        self.seats[seat].due = Some(Due { node: kept, ..due });
+        self.seats[number].due = Some(Due { node, ..due });
     }
 
-    /// Admits what fits: to the tenants' own groups at once, to shared pools in turn.
-    pub(super) fn serve_all(&mut self) {
-        for seat in 0..self.seats.len() {
-            self.walk(seat);
-        }
-        while let Some(Reverse(offer)) = self.offers.pop() {
-            let job = &self.jobs[offer.job];
-            match self.judge(offer.seat, offer.job, offer.rank) {
-                Err(verdict) => self.block(offer.seat, offer.job, verdict),
-                Ok(place) if place.share == offer.share || place.share == 0 => {
-                    self.admit(offer.seat, offer.job, place)
+    /// A job waits no more, or has no place in the queue: nothing is kept for it.
+    pub(super) fn forget_due(&mut self, number: usize, job: usize) {
+        let due = self.seats[number].due.take_if(|due| due.job == job);
+        due.and_then(|due| due.node).into_iter().for_each(|node| self.rooms.release(node));
+    }
+
+    // --- whose turn it is
+
+    /// Goes through a tenant's lines, up to the first whose job would go to a shared pool: that waits for its turn.
+    fn bid(&mut self, number: usize, offers: &mut Offers) {
+        while !self.seats[number].is_closed() {
+            let seat = &self.seats[number];
+            let (head, chance) = (seat.heads.first(), seat.chances.first());
+            let Some((rank, line)) = head.into_iter().chain(chance).min().cloned() else { return };
+            if seat.chances.contains(&(rank.clone(), line)) {
+                // It is judged when its turn comes; most turns do not come.
+                match self.first_chance(seat, line) {
+                    None => {
+                        self.seats[number].chances.remove(&(rank, line));
+                        continue;
+                    }
+                    Some(share) if share > 0 => return self.offer(number, line, share, offers),
+                    Some(_) => self.seats[number].take_chance(&rank, line),
                 }
-                Ok(place) => {
-                    self.offer(offer.seat, offer.job, rank(job), place);
+            }
+            match self.judge(number, line) {
+                Judgement::Go(place) if place.share > 0 => {
+                    return self.offer(number, line, place.share, offers);
+                }
+                judgement => self.carry_out(number, line, judgement),
+            }
+        }
+    }
+
+    fn offer(&self, number: usize, line: usize, share: usize, offers: &mut Offers) {
+        let seat = &self.seats[number];
+        let Some((rank, _)) = seat.lines[line].jobs.first_key_value() else { return };
+        let turn = seat.turn(share, seat.lines[line].shape.asked, &self.rooms, self.now);
+        offers.push(Reverse(Offer { turn, rank: rank.clone(), seat: number, line, share }));
+    }
+
+    /// Hands out what there is in shared pools, in turn.
+    fn serve_all(&mut self, offers: &mut Offers) {
+        while let Some(Reverse(Offer { rank, seat: number, line, share, .. })) = offers.pop() {
+            let seat = &self.seats[number];
+            if seat.chances.contains(&(rank.clone(), line)) {
+                if self.rooms.may_fit(seat.shares[share].group, &seat.lines[line].shape.asked) {
+                    self.seats[number].take_chance(&rank, line);
+                } else {
+                    self.bid(number, offers);
                     continue;
                 }
             }
-            self.walk(offer.seat);
-        }
-    }
-
-    /// Goes through a tenant's queue up to the next job that would go to a shared pool, which waits for the turn.
-    fn walk(&mut self, seat: usize) {
-        while let Some(Reverse((rank, job))) = self.seats[seat].queue.pop() {
-            if self.verdicts[job].is_some() {
-                continue;
-            }
-            match self.judge(seat, job, rank) {
-                Ok(place) if place.share == 0 => self.admit(seat, job, place),
-                Ok(place) => return self.offer(seat, job, rank, place),
-                Err(verdict) => self.block(seat, job, verdict),
+            match self.judge(number, line) {
+                Judgement::Go(place) if place.share > 0 && place.share != share => {
+                    self.offer(number, line, place.share, offers);
+                }
+                judgement => {
+                    self.carry_out(number, line, judgement);
+                    self.bid(number, offers);
+                }
             }
         }
     }
 
-    fn offer(&mut self, seat: usize, job: usize, rank: Rank<'a>, place: Place) {
-        let asked = self.jobs[job].asked.clone().unwrap_or_default();
-        let turn = self.seats[seat].turn(place.share, asked, &self.rooms);
-        self.offers.push(Reverse(Offer { turn, rank, seat, job, share: place.share }));
+    fn carry_out(&mut self, number: usize, line: usize, judgement: Judgement) {
+        match judgement {
+            Judgement::Go(place) => {
+                let first = self.seats[number].lines[line].jobs.first_key_value().map(|(_, job)| *job);
+                first.into_iter().for_each(|job| self.admit(number, line, job, place));
+            }
+            Judgement::Hold(hold) => self.block(number, line, hold),
+            Judgement::Refuse(reason, sentence) => self.refuse(number, line, reason, &sentence),
+        }
     }
 
-    /// Where a job can go now, or why nowhere.
-    fn judge(&self, number: usize, job: usize, rank: Rank<'a>) -> Result<Place, Verdict> {
-        let (seat, view) = (&self.seats[number], &self.jobs[job]);
-        let asked = view.asked.clone().unwrap_or_default();
-        if let Some(verdict) = seat.blocked.get(&shape(view, asked)) {
-            return Err(verdict.clone());
+    /// The first of the groups that may have room for a line.
+    fn first_chance(&self, seat: &Seat, line: usize) -> Option<usize> {
+        let shape = &seat.lines[line].shape;
+        let mut may_use = seat.may_use(shape.group.as_deref());
+        may_use.find(|at| self.rooms.may_fit(seat.shares[*at].group, &shape.asked))
+    }
+
+    /// Where the first of a line can go now, or why nowhere.
+    fn judge(&mut self, number: usize, line: usize) -> Judgement {
+        let seat = &self.seats[number];
+        let (Some(view), Line { shape, verified, jobs, .. }) = (&seat.view, &seat.lines[line]) else {
+            return Judgement::Hold(Hold::Room(Reason::NotATenantNamespace));
+        };
+        let edition = seat.edition_of(shape, &self.rooms);
+        if *verified != Some(edition) && let Some((reason, sentence)) = seat.never(view, shape, &self.rooms) {
+            return Judgement::Refuse(reason, sentence);
         }
-        let ahead = seat.due.is_some_and(|due| rank < due.rank);
-        if let Some(verdict) = seat.quota(view, job, &asked, ahead) {
-            return Err(verdict);
+        let Some((rank, _)) = jobs.first_key_value() else {
+            return Judgement::Hold(Hold::Room(Reason::Queued));
+        };
+        let judgement = self.judge_first(seat, view, shape, rank);
+        self.seats[number].lines[line].verified = Some(edition);
+        judgement
+    }
+
+    fn judge_first(&self, seat: &Seat, view: &TenantView, shape: &Shape, rank: &Rank) -> Judgement {
+        let ahead = seat.due.as_ref().is_some_and(|due| *rank <= due.rank);
+        if let Some(hold) = seat.quota(view, shape, ahead, self.now) {
+            return match (shape.on_quota, hold) {
+                (OnQuota::Reject, Hold::Quota(reason, sentence)) if reason != Reason::WaitingForTurn => {
+                    Judgement::Refuse(reason, sentence)
+                }
+                (_, hold) => Judgement::Hold(hold),
+            };
         }
-        self.place(number, view, rank).ok_or_else(|| {
-            let groups = seat.groups(view);
-            if !self.rooms.any(&groups) {
-                return Verdict::Wait(Reason::NoWorkers, self.rooms.no_workers(&groups));
-            }
-            match self.rooms.kept_with_room(&groups, &asked) {
-                Some(node) => kept(self.rooms.node_name(node)),
-                None => Verdict::Wait(Reason::WaitingForCapacity, self.rooms.no_room(&groups, &asked)),
-            }
-        })
+        if let Some(place) = self.place(seat, shape, rank) {
+            return Judgement::Go(place);
+        }
+        let groups = seat.groups(seat.may_use(shape.group.as_deref()));
+        Judgement::Hold(Hold::Room(if !self.rooms.any(&groups) {
+            Reason::NoWorkers
+        } else if self.rooms.kept_with_room(&groups, &shape.asked).is_some() {
+            Reason::WaitingForTurn
+        } else {
+            Reason::WaitingForCapacity
+        }))
     }
 
     /// A place with room: a node, the one kept for the tenant's due job if this is it or comes before it, or one that
     /// an autoscaler will supply.
-    fn place(&self, number: usize, job: &JobView, rank: Rank<'a>) -> Option<Place> {
-        let seat = &self.seats[number];
-        let asked = job.asked.clone().unwrap_or_default();
-        let mut may_use = seat.may_use(job);
-        let supplied = seat.view.elastic && may_use.start == 0;
-        let free = |at: usize| {
-            self.rooms.find(seat.shares[at].group, &asked).map(|node| Place { share: at, node: Some(node) })
-        };
+    fn place(&self, seat: &Seat, shape: &Shape, rank: &Rank) -> Option<Place> {
+        let asked = &shape.asked;
+        let may_use = seat.may_use(shape.group.as_deref());
         let kept = || {
-            let node = seat.due.filter(|due| rank <= due.rank)?.node?;
-            let share = seat.shares.iter().position(|share| share.group == self.rooms.group_of(node))?;
-            let may = seat.may_use(job).contains(&share) && self.rooms.fits(node, &asked);
-            may.then_some(Place { share, node: Some(node) })
+            let node = seat.due.as_ref().filter(|due| *rank <= due.rank)?.node?;
+            let group = self.rooms.group_of(node)?;
+            let mut may_use = seat.may_use(shape.group.as_deref());
+            let share = may_use.find(|at| seat.shares[*at].group == group)?;
+            self.rooms.fits(node, asked).then_some(Place { share, node: Some(node) })
         };
-        may_use.find_map(free).or_else(kept).or_else(|| supplied.then_some(Place { share: 0, node: None }))
-    }
-
-    fn admit(&mut self, number: usize, job: usize, place: Place) {
-        let view = &self.jobs[job];
-        let JobStanding::Waiting(attempt) = view.state else { return };
-        let asked = view.asked.clone().unwrap_or_default();
-        let seat = &mut self.seats[number];
-        let group = seat.shares[place.share].group;
-        seat.admit(job, asked, place.share, self.jobs);
-        self.admissions[group] += 1;
-        if let Some(node) = place.node {
-            self.rooms.take(node, asked);
-        }
-        self.verdicts[job] = Some(Verdict::Admit(Admission {
-            attempt,
-            group: self.rooms.group_name(group).to_owned(),
-            node: place.node.map(|node| self.rooms.node_name(node).to_owned()),
-        }));
-    }
-
-    /// Notes that a job, and all like it, have no place in this pass.
-    fn block(&mut self, number: usize, job: usize, verdict: Verdict) {
-        let view = &self.jobs[job];
-        let by_quota = match verdict {
-            Verdict::Wait(Reason::WaitingForQuota, _) => Some(true),
-            Verdict::Wait(Reason::WaitingForCapacity, _) => Some(false),
-            _ => None,
+        let supplied = || Some(Place { share: seat.supplied(may_use.clone(), &self.rooms)?, node: None });
+        let free = |at: usize| {
+            let node = self.rooms.find(seat.shares[at].group, asked)?;
+            Some(Place { share: at, node: Some(node) })
         };
-        if let (None, Some(by_quota)) = (&self.seats[number].skipped, by_quota) {
-            let before = self.passed(number, job, by_quota);
-            self.seats[number].skipped = Some(Skipped { job, by_quota, before });
-        }
+        may_use.clone().find_map(free).or_else(kept).or_else(supplied)
+    }
+
+    fn admit(&mut self, number: usize, line: usize, job: usize, place: Place) {
+        self.forget_due(number, job);
+        let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
+        let asked = entry.size();
+        seat.leave(job, &entry.rank, line);
+        seat.usage.queued -= 1;
+        seat.admitted += 1;
+        seat.starting += u64::from(entry.is_first_attempt());
+        let number_of_group = seat.shares[place.share].group;
+        let group: Arc<str> = self.rooms.group_name(number_of_group).into();
+        seat.hold(asked, Some(&group), &self.rooms, self.now);
+        self.rooms.admitted(number_of_group);
+        let node = place.node.map(|node| self.rooms.take_number(node, asked));
+        entry.stand = Stand::Admitted { group, node, claimed: false };
+        self.decided.push(Arc::clone(&entry.uid));
+        self.tell_usage(number);
+        self.balance(number);
+    }
+
+    /// Notes what holds a line back, and whether its jobs are to be told.
+    fn block(&mut self, number: usize, line: usize, hold: Hold) {
         let seat = &mut self.seats[number];
-        seat.blocked.entry(shape(view, view.asked.clone().unwrap_or_default())).or_insert(verdict.clone());
-        self.verdicts[job] = Some(verdict);
-    }
-
-    /// Admissions so far that could have passed a job of a tenant.
-    fn passed(&self, number: usize, job: usize, by_quota: bool) -> u64 {
-        let seat = &self.seats[number];
-        match by_quota {
-            true => seat.admitted,
-            false => seat.groups(&self.jobs[job]).iter().map(|group| self.admissions[*group]).sum(),
+        let reason = hold.reason();
+        if let (Reason::RateLimited, Some(at)) = (reason, seat.window.resets_at(self.now)) {
+            self.wakes.insert((at, number));
         }
-    }
-
-    /// The verdicts by job, the usage by tenant, and what the next pass is to know.
-    pub(super) fn finish(mut self) -> (Vec<Option<Verdict>>, HashMap<String, Usage>, Memory) {
-        for (number, seat) in self.seats.iter().enumerate() {
-            for (job, verdict) in seat.left_outside() {
-                self.verdicts[job] = Some(verdict);
-            }
-            if let Some(skipped) = &seat.skipped {
-                let times = self.passed(number, skipped.job, skipped.by_quota) - skipped.before;
-                self.memory.skipped.passed(&self.jobs[skipped.job].uid, times);
+        seat.block(line, hold);
+        let line_now = &mut seat.lines[line];
+        if line_now.told != Some(reason) {
+            line_now.told = Some(reason);
+            if !std::mem::replace(&mut line_now.telling, true) {
+                self.lane.add_line(number, line);
             }
         }
-        let rooms = &self.rooms;
-        let held = self.seats.iter().flat_map(|seat| {
-            // Its own nodes are all its own: what it holds there counts nowhere else.
-            let pools = seat.shares.iter().skip(1).filter(|share| share.held != Resources::default());
-            pools.map(|share| {
-                let part = dominant_share(&share.held, &rooms.capacity(share.group));
-                (seat.view.name.as_str(), rooms.group_name(share.group), part)
-            })
-        });
-        self.memory.recent.hold(held);
-        let usage = self.seats.into_iter().map(|seat| (seat.view.name.clone(), seat.usage)).collect();
-        (self.verdicts, usage, self.memory)
+    }
+
+    /// Refuses all jobs of a line.
+    fn refuse(&mut self, number: usize, line: usize, reason: Reason, sentence: &str) {
+        let jobs: Vec<usize> = self.seats[number].lines[line].jobs.values().copied().collect();
+        for job in jobs {
+            self.forget_due(number, job);
+            let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
+            seat.leave(job, &entry.rank, line);
+            entry.stand = Stand::Refused(reason, sentence.to_owned());
+            self.decided.push(Arc::clone(&entry.uid));
+        }
+        self.balance(number);
+    }
+
+    /// What is left to do for a tenant once all was handed out.
+    fn finish(&mut self, number: usize) {
+        let seat = &mut self.seats[number];
+        seat.listed = false;
+        seat.chances.clear();
+        seat.find_skipped(&self.rooms);
+        seat.weigh(number, &mut self.rooms);
+        self.forget_seat(number);
+    }
+
+    // --- sentences
+
+    /// Why there is no room for a line, with the numbers of this moment.
+    pub(super) fn room_sentence(&self, seat: &Seat, line: &Line, reason: Reason) -> String {
+        let groups = seat.groups(seat.may_use(line.shape.group.as_deref()));
+        let kept = self.rooms.kept_with_room(&groups, &line.shape.asked);
+        match (reason, kept) {
+            (Reason::NoWorkers, _) => self.rooms.no_workers(&groups),
+            (Reason::WaitingForTurn, Some(node)) => {
+                let node = self.rooms.node_name(node);
+                format!("the room on {node} is kept for a larger job that {ENOUGH} or more others have passed")
+            }
+            (Reason::WaitingForTurn, None) => "room is kept for a larger job".to_owned(),
+            _ => self.rooms.no_room(&groups, &line.shape.asked),
+        }
     }
 }
 
-impl Ord for Offer<'_> {
+impl Ord for Offer {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.turn.cmp(&other.turn).then(self.rank.cmp(&other.rank))
+        self.turn.cmp(&other.turn).then_with(|| self.rank.cmp(&other.rank))
     }
 }
 
-impl PartialOrd for Offer<'_> {
+impl PartialOrd for Offer {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Offer<'_> {
+impl PartialEq for Offer {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Offer<'_> {}
+impl Eq for Offer {}

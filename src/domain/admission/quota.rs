@@ -50,10 +50,13 @@ pub(super) fn exceeds(
             });
         }
     }
-    if active.is_none() && quotas.max_jobs == 0 {
-        return Some(format!("{} allows 0 jobs at once", tenant.plan));
+    match (active, quotas) {
+        (None, quotas) if quotas.max_jobs == 0 => Some(format!("{} allows 0 jobs at once", tenant.plan)),
+        (None, quotas) if quotas.max_jobs_per_hour == 0 => {
+            Some(format!("{} allows 0 jobs per hour", tenant.plan))
+        }
+        _ => None,
     }
-    None
 }
 
 /// Why a job that is not to wait is refused at once: `active` and `queued` before it are all that may run at a time.
@@ -68,32 +71,18 @@ pub(super) fn no_turn_soon(tenant: &TenantView, active: u64, queued: u64) -> Opt
     })
 }
 
-/// That the queue has no place for a job, which would be the `nth` in it.
-pub(super) fn queue_full(tenant: &TenantView, nth: u64) -> String {
+/// That no more jobs may start in this hour, where `started` have and `queued` before this one are to.
+pub(super) fn rate_limited(tenant: &TenantView, started: u64, queued: u64) -> Option<String> {
+    let most = tenant.quotas.max_jobs_per_hour;
+    let reached = !Limit::from_quota(most).allows(started.saturating_add(queued).saturating_add(1));
+    reached.then(|| match queued {
+        0 => format!("hourly job limit reached ({started}/{most})"),
+        _ => format!("hourly job limit reached ({started}/{most}, {queued} queued before this one)"),
+    })
+}
+
+/// That the queue has no place for a job, beside `queued` that wait.
+pub(super) fn queue_full(tenant: &TenantView, queued: u64) -> String {
     let (plan, most) = (&tenant.plan, tenant.quotas.max_queued_jobs);
-    format!("{plan} allows {most} queued jobs: this is the {}", ordinal(nth))
-}
-
-fn ordinal(n: u64) -> String {
-    let suffix = match (n % 10, n % 100) {
-        (_, 11..=13) => "th",
-        (1, _) => "st",
-        (2, _) => "nd",
-        (3, _) => "rd",
-        _ => "th",
-    };
-    format!("{n}{suffix}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ordinal;
-
-    #[test]
-    fn ordinals() {
-        let all = [1, 2, 3, 4, 11, 12, 13, 21, 111, 201, 1002].map(ordinal);
-        let expected =
-            ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "111th", "201st", "1002nd"];
-        assert_eq!(all, expected);
-    }
+    format!("{plan} allows {most} queued jobs: {queued} wait")
 }

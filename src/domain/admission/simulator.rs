@@ -1,15 +1,19 @@
 //! A cluster in virtual time: jobs that last, tenants and nodes, judged at every arrival and every end.
 //!
-//! After each decision it is checked that no node and no quota is over, and that nothing waits that had room.
+//! After each decision it is checked that no node and no quota is over, and that nothing waits that had room: by counting
+//! anew, not by what the dispatcher says.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
-use super::{Decision, JobStanding, JobView, Memory, TenantView, Verdict, WorkerView, decide};
+use super::{Dispatcher, JobStanding, JobView, TenantView, Verdict, WorkerView};
 use crate::{
     api_types::{
-        Reason,
+        JobPhase, Reason,
         job::{OnQuota, Priority, Queue},
         plan::EffectiveQuotas,
     },
@@ -20,25 +24,30 @@ pub(super) const POOL: &str = "pool.shared";
 
 #[derive(Default)]
 pub(super) struct World {
-    pub(super) tenants: HashMap<String, TenantView>,
-    workers: Vec<WorkerView>,
+    pub(super) tenants: BTreeMap<String, TenantView>,
+    workers: BTreeMap<String, WorkerView>,
     pub(super) jobs: Vec<Job>,
-    memory: Memory,
+    pub(super) dispatcher: Dispatcher,
     pub(super) now: i64,
+    /// Jobs that are to come.
+    arrivals: BTreeSet<(i64, usize)>,
+    /// Ends of running jobs.
+    ends: BTreeSet<(i64, usize)>,
 }
 
 pub(super) struct Job {
-    view: JobView,
-    submitted: i64,
+    pub(super) view: JobView,
     seconds: i64,
-    node: Option<String>,
+    pub(super) node: Option<String>,
     pub(super) started: Option<i64>,
+    pub(super) refused: bool,
 }
 
 pub(super) fn unlimited() -> EffectiveQuotas {
     EffectiveQuotas {
         max_jobs: -1,
         max_queued_jobs: -1,
+        max_jobs_per_hour: -1,
         max_cpu_cores: -1,
         max_memory_gb: -1,
         max_gpus: -1,
@@ -49,6 +58,10 @@ pub(super) fn unlimited() -> EffectiveQuotas {
 
 pub(super) fn cpu(cores: u64) -> Resources {
     Resources { cpu_milli: cores * 1000, memory_bytes: cores << 30, ..Resources::default() }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
 }
 
 impl World {
@@ -67,29 +80,31 @@ impl World {
 
     pub(super) fn workers(&mut self, group: &str, count: usize, cores: u64) {
         for n in 0..count {
-            self.workers.push(WorkerView {
-                name: format!("{group}-{n}"),
-                group: group.to_owned(),
-                capacity: cpu(cores),
-                used: Resources::default(),
-                open: true,
-            });
+            let view = WorkerView { group: group.to_owned(), capacity: cpu(cores), open: true };
+            self.workers.insert(format!("{group}-{n}"), view);
         }
+    }
+
+    /// Takes a worker out of service, or back in.
+    pub(super) fn set_open(&mut self, name: &str, open: bool) {
+        self.workers.get_mut(name).unwrap().open = open;
     }
 
     pub(super) fn submit(&mut self, at: i64, tenant: &str, cores: u64, seconds: i64) -> &mut JobView {
         let view = JobView {
-            uid: format!("{:06}", self.jobs.len()),
-            created: Timestamp::from_second(at).unwrap(),
+            uid: format!("{:06}", self.jobs.len()).into(),
+            namespace: tenant.into(),
+            created: self::at(at),
             queue: Queue::Default,
             priority: Priority::Medium,
-            tenant: Some(tenant.to_owned()),
             asked: Ok(cpu(cores)),
             group: None,
             on_quota: OnQuota::Queue,
             state: JobStanding::Waiting(1),
+            told: None,
         };
-        self.jobs.push(Job { view, submitted: at, seconds, node: None, started: None });
+        self.arrivals.insert((at, self.jobs.len()));
+        self.jobs.push(Job { view, seconds, node: None, started: None, refused: false });
         &mut self.jobs.last_mut().unwrap().view
     }
 
@@ -100,12 +115,13 @@ impl World {
             if until(self) {
                 return;
             }
-            let times = self.jobs.iter().map(|job| match job.started {
-                None => job.submitted,
-                Some(at) => at + job.seconds,
-            });
-            let Some(next) = times.filter(|at| *at > self.now).min() else { return };
-            self.now = next;
+            let next = [
+                self.arrivals.first().map(|(at, _)| *at),
+                self.ends.first().map(|(at, _)| *at),
+                self.dispatcher.next_wake().map(Timestamp::as_second),
+            ];
+            let Some(next) = next.into_iter().flatten().min() else { return };
+            self.now = next.max(self.now);
         }
         self.now = end;
     }
@@ -132,82 +148,113 @@ impl World {
         sum * sum / (all.len() as f64 * squares)
     }
 
-    fn used(&self) -> Vec<WorkerView> {
-        let mut workers = self.workers.clone();
-        let numbers: HashMap<String, usize> =
-            workers.iter().enumerate().map(|(n, w)| (w.name.clone(), n)).collect();
-        for job in self.jobs.iter().filter(|job| job.runs(self.now)) {
-            workers[numbers[job.node.as_ref().unwrap()]].used += job.asked();
-        }
-        workers
-    }
-
+    /// Tells all that is new, decides, and starts what was admitted.
     fn decide(&mut self) {
         let now = self.now;
-        let open = self.jobs.iter().filter(|job| job.submitted <= now && !job.has_ended(now));
-        let views = open.map(|job| job.view.clone()).collect();
-        let memory = std::mem::take(&mut self.memory);
-        let decision =
-            decide(&self.tenants, self.used(), views, memory, Timestamp::from_second(now).unwrap());
-        for (uid, verdict) in &decision.verdicts {
-            if let Verdict::Admit(place) = verdict {
-                let job = &mut self.jobs[uid.parse::<usize>().unwrap()];
-                job.started = Some(now);
-                job.node.clone_from(&place.node);
-                // The pod is bound at once: `used` counts it, and no reservation.
-                job.view.state = JobStanding::Active { group: Some(place.group.clone()), reserved: None };
+        self.dispatcher.tick(at(now));
+        for (name, view) in &self.tenants {
+            self.dispatcher.set_tenant(name, Some(view.clone()));
+        }
+        for (name, view) in &self.workers {
+            self.dispatcher.set_worker(name, Some(view.clone()));
+        }
+        while let Some((_, number)) = self.ends.first().copied().filter(|(at, _)| *at <= now) {
+            self.ends.pop_first();
+            let job = &mut self.jobs[number];
+            self.dispatcher.set_pod(&job.view.uid, None);
+            job.view.state = JobStanding::Ended(JobPhase::Completed);
+            self.dispatcher.set_job(job.view.clone());
+        }
+        while let Some((_, number)) = self.arrivals.first().copied().filter(|(at, _)| *at <= now) {
+            self.arrivals.pop_first();
+            self.dispatcher.set_job(self.jobs[number].view.clone());
+        }
+        for uid in self.dispatcher.decide().decided {
+            let number: usize = uid.parse().unwrap();
+            match self.dispatcher.verdict(&uid).unwrap() {
+                Verdict::Admit(place) => self.start(number, &place),
+                Verdict::Reject(..) => self.jobs[number].refused = true,
+                Verdict::Wait(..) => panic!("{uid} is told to wait"),
             }
         }
-        self.check(&decision);
-        self.memory = decision.memory;
+        self.check();
     }
 
-    fn check(&self, decision: &Decision) {
-        let workers = self.used();
-        for worker in &workers {
-            assert!(worker.used.fits(&worker.capacity), "{} is over: {:?}", worker.name, worker.used);
+    fn start(&mut self, number: usize, place: &super::Admission) {
+        let (now, job) = (self.now, &mut self.jobs[number]);
+        assert!(self.dispatcher.claim(&job.view.uid, 1).is_some());
+        job.started = Some(now);
+        job.node.clone_from(&place.node);
+        // The pod is bound at once.
+        let node = place.node.as_deref().map(|node| (node, job.view.asked.clone().unwrap()));
+        self.dispatcher.set_pod(&job.view.uid, node);
+        self.dispatcher.charge(&job.view.namespace, &job.view.uid, at(now));
+        job.view.state = JobStanding::Active { group: Some(place.group.as_str().into()), bound: true };
+        self.dispatcher.set_job(job.view.clone());
+        self.ends.insert((now + job.seconds, number));
+    }
+
+    fn check(&self) {
+        let mut free: HashMap<&str, Resources> =
+            self.workers.iter().map(|(name, view)| (name.as_str(), view.capacity)).collect();
+        let mut active: BTreeMap<&str, (u64, Resources)> = BTreeMap::new();
+        for (_, number) in &self.ends {
+            let job = &self.jobs[*number];
+            if let Some(node) = &job.node {
+                let room = free.get_mut(node.as_str()).unwrap();
+                assert!(job.asked().fits(room), "{node} is over");
+                *room = *room - job.asked();
+            }
+            let sum = active.entry(&job.view.namespace).or_default();
+            *sum = (sum.0 + 1, sum.1 + job.asked());
         }
-        for (name, usage) in &decision.usage {
-            let quotas = &self.tenants[name].quotas;
-            assert!(quotas.max_jobs < 0 || usage.active <= quotas.max_jobs as u64, "{name}: {usage:?}");
+        for (name, tenant) in &self.tenants {
+            let (jobs, held) = active.get(name.as_str()).copied().unwrap_or_default();
+            let quotas = &tenant.quotas;
+            assert!(quotas.max_jobs < 0 || jobs <= quotas.max_jobs as u64, "{name}: {jobs}");
             let cores = quotas.max_cpu_cores;
-            assert!(cores < 0 || usage.held.cpu_milli <= cores as u64 * 1000, "{name}: {usage:?}");
+            assert!(cores < 0 || held.cpu_milli <= cores as u64 * 1000, "{name}: {held:?}");
+            let account = self.dispatcher.account(name).unwrap();
+            assert_eq!((account.usage.active, account.usage.held), (jobs, held), "{name}: ledger and truth");
         }
-        let waiting = || decision.verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Wait(..)));
-        let kept: BTreeSet<&str> =
-            waiting().filter_map(|(uid, _)| decision.memory.skipped.node(uid)).collect();
+        self.check_waiting(&free);
+    }
+
+    fn check_waiting(&self, free: &HashMap<&str, Resources>) {
+        let kept = self.dispatcher.kept();
         let mut seen = BTreeSet::new();
-        for (uid, verdict) in waiting() {
-            let Verdict::Wait(reason, _) = verdict else { continue };
-            let job = &self.jobs[uid.parse::<usize>().unwrap()];
-            let tenant = &self.tenants[job.view.tenant.as_ref().unwrap()];
-            if *reason != Reason::WaitingForCapacity || !seen.insert((&tenant.name, job.asked().cpu_milli)) {
+        let come = |job: &&Job| job.view.created <= at(self.now) && job.started.is_none() && !job.refused;
+        for job in self.jobs.iter().filter(come) {
+            let name: &Arc<str> = &job.view.namespace;
+            if !seen.insert((name, job.asked().cpu_milli)) {
                 continue;
             }
-            let idle = workers.iter().find(|w| {
-                tenant.groups.contains(&w.group)
-                    && !kept.contains(w.name.as_str())
-                    && job.asked().fits(&(w.capacity - w.used))
+            let verdict = self.dispatcher.standing(&job.view.uid);
+            let Some(Verdict::Wait(reason, _)) = &verdict else { panic!("{verdict:?} of {}", job.view.uid) };
+            if *reason != Reason::WaitingForCapacity {
+                continue;
+            }
+            let mut workers = self.workers.iter().filter(|(_, view)| view.open);
+            let idle = workers.find(|(worker, view)| {
+                self.tenants[&**name].groups.contains(&view.group)
+                    && !kept.contains(&worker.as_str())
+                    && job.asked().fits(&free[worker.as_str()])
             });
-            assert!(idle.is_none(), "{uid} of {} waits beside {idle:?}", tenant.name);
+            assert!(idle.is_none(), "{} of {name} waits beside {idle:?}", job.view.uid);
         }
     }
 }
 
 impl Job {
     pub(super) fn is_of(&self, tenant: &str) -> bool {
-        self.view.tenant.as_deref() == Some(tenant)
+        *self.view.namespace == *tenant
     }
 
-    fn asked(&self) -> Resources {
+    pub(super) fn asked(&self) -> Resources {
         self.view.asked.clone().unwrap()
     }
 
-    fn has_ended(&self, now: i64) -> bool {
-        self.started.is_some_and(|at| at + self.seconds <= now)
-    }
-
     fn runs(&self, now: i64) -> bool {
-        self.started.is_some() && !self.has_ended(now)
+        self.started.is_some_and(|at| at + self.seconds > now)
     }
 }

@@ -1,4 +1,4 @@
-//! Single passes.
+//! Single decisions.
 
 use proptest::prelude::*;
 
@@ -12,15 +12,24 @@ use crate::{
     domain::{resources::Resources, skip_ahead::ENOUGH},
 };
 
-/// Judges with nothing remembered.
-fn decide(tenants: &HashMap<String, TenantView>, workers: Vec<WorkerView>, jobs: Vec<JobView>) -> Decision {
-    super::decide(tenants, workers, jobs, Memory::default(), Timestamp::UNIX_EPOCH)
+/// What a dispatcher that knows nothing else makes of all this.
+fn decide(
+    tenants: &[TenantView],
+    workers: Vec<(&str, WorkerView)>,
+    jobs: Vec<JobView>,
+) -> Dispatcher {
+    let mut dispatcher = Dispatcher::default();
+    tenants.iter().for_each(|tenant| dispatcher.set_tenant(&tenant.name, Some(tenant.clone())));
+    workers.into_iter().for_each(|(name, worker)| dispatcher.set_worker(name, Some(worker)));
+    jobs.into_iter().for_each(|job| dispatcher.set_job(job));
+    dispatcher.decide();
+    dispatcher
 }
 
-fn tenant(name: &str, plan: &str) -> (String, TenantView) {
+fn tenant(name: &str, plan: &str) -> TenantView {
     let quotas =
         Plans::built_in().unwrap().get(plan).unwrap().effective(&crate::api_types::Quotas::default());
-    let view = TenantView {
+    TenantView {
         name: name.to_owned(),
         plan: plan.to_owned(),
         closed: None,
@@ -28,97 +37,60 @@ fn tenant(name: &str, plan: &str) -> (String, TenantView) {
         weight: 1,
         groups: vec![name.to_owned()],
         elastic: false,
-    };
-    (name.to_owned(), view)
+    }
 }
 
 fn cpu(cores: u64) -> Resources {
     Resources { cpu_milli: cores * 1000, memory_bytes: 1 << 20, ..Resources::default() }
 }
 
-fn worker(name: &str, group: &str, cores: u64) -> WorkerView {
+fn worker(group: &str, cores: u64) -> WorkerView {
     let capacity = Resources { cpu_milli: cores * 1000, memory_bytes: 64 << 30, ..Resources::default() };
-    WorkerView { name: name.into(), group: group.into(), capacity, used: Resources::default(), open: true }
+    WorkerView { group: group.into(), capacity, open: true }
 }
 
 fn job(uid: &str, tenant: &str, asked: Resources) -> JobView {
     JobView {
-        uid: uid.to_owned(),
+        uid: uid.into(),
+        namespace: tenant.into(),
         created: Timestamp::UNIX_EPOCH,
         queue: Queue::Default,
         priority: Priority::Medium,
-        tenant: Some(tenant.to_owned()),
         asked: Ok(asked),
         group: None,
         on_quota: OnQuota::Queue,
         state: JobStanding::Waiting(1),
+        told: None,
     }
 }
 
-fn verdict(decision: &Decision, uid: &str) -> Verdict {
-    decision.verdicts.iter().find(|(u, _)| u == uid).map(|(_, v)| v.clone()).unwrap()
+/// A job that runs on a node.
+fn running(dispatcher: &mut Dispatcher, node: &str, job: JobView) {
+    let group = dispatcher.rooms.worker(node).and_then(|n| dispatcher.rooms.group_of(n)).unwrap();
+    let group: Arc<str> = dispatcher.rooms.group_name(group).into();
+    dispatcher.set_pod(&job.uid, Some((node, job.asked.clone().unwrap())));
+    dispatcher.set_job(JobView { state: JobStanding::Active { group: Some(group), bound: true }, ..job });
 }
 
-#[test]
-fn quotas_are_counted_with_numbers() {
-    let tenants = HashMap::from([tenant("acme", "pro")]);
-    let mut running = job("a", "acme", cpu(62));
-    running.state = JobStanding::Active { group: Some("acme".into()), reserved: Some("n1".into()) };
-    let workers = vec![worker("n1", "acme", 64), worker("n2", "acme", 64)];
-    let decision =
-        decide(&tenants, workers, vec![running, job("b", "acme", cpu(4)), job("c", "acme", cpu(2))]);
-    let sentence = "pro allows 64 CPU cores: 62 in use, this job asks for 4".to_owned();
-    assert_eq!(verdict(&decision, "b"), Verdict::Wait(Reason::WaitingForQuota, sentence));
-    let place = Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) };
-    assert_eq!(
-        verdict(&decision, "c"),
-        Verdict::Admit(place),
-        "a smaller one behind it passes, to the fuller node"
-    );
-    assert_eq!(decision.usage["acme"], Usage { queued: 1, active: 2, held: cpu(62) + cpu(2) });
+/// Its end.
+fn ended(dispatcher: &mut Dispatcher, job: JobView) {
+    dispatcher.set_pod(&job.uid, None);
+    dispatcher.set_job(JobView { state: JobStanding::Ended(JobPhase::Completed), ..job });
 }
 
-#[test]
-fn a_node_that_is_away_may_come_back_larger() {
-    let tenants = HashMap::from([tenant("acme", "basic")]);
-    let away = WorkerView { open: false, ..worker("n2", "acme", 1) };
-    let workers = vec![worker("n1", "acme", 2), away];
-    let decision = decide(&tenants, workers, vec![job("a", "acme", cpu(3))]);
-    assert!(matches!(verdict(&decision, "a"), Verdict::Wait(Reason::WaitingForCapacity, _)));
+fn verdict(dispatcher: &Dispatcher, uid: &str) -> Verdict {
+    dispatcher.standing(uid).unwrap()
 }
 
-#[test]
-fn what_can_never_run_is_refused_at_once() {
-    let tenants = HashMap::from([tenant("acme", "free")]);
-    let gpu = Resources { gpus: 1, ..cpu(1) };
-    let decision = decide(
-        &tenants,
-        vec![worker("n1", "acme", 2)],
-        vec![job("a", "acme", gpu), job("b", "acme", cpu(3))],
-    );
-    let sentence = "free allows 0 GPUs: this job asks for 1".to_owned();
-    assert_eq!(verdict(&decision, "a"), Verdict::Reject(Reason::ExceedsQuota, sentence));
-    assert!(
-        matches!(verdict(&decision, "b"), Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU"))
-    );
+fn waits(dispatcher: &Dispatcher, uid: &str) -> (Reason, String) {
+    match verdict(dispatcher, uid) {
+        Verdict::Wait(reason, sentence) => (reason, sentence),
+        other => panic!("{uid}: {other:?}"),
+    }
 }
 
-#[test]
-fn no_node_is_a_wait_and_a_foreign_node_is_none() {
-    let tenants = HashMap::from([tenant("acme", "basic"), tenant("umbra", "basic")]);
-    let decision = decide(&tenants, vec![worker("n1", "umbra", 8)], vec![job("a", "acme", cpu(1))]);
-    assert!(matches!(verdict(&decision, "a"), Verdict::Wait(Reason::NoWorkers, _)));
-}
-
-#[test]
-fn reject_counts_the_queue_too() {
-    let tenants = HashMap::from([tenant("acme", "free")]);
-    let workers = vec![worker("n1", "acme", 4)];
-    let mut jobs: Vec<_> = (0..6).map(|n| job(&n.to_string(), "acme", cpu(2))).collect();
-    jobs[5].on_quota = OnQuota::Reject;
-    let decision = decide(&tenants, workers, jobs);
-    let sentence = "free allows 5 jobs at once: 0 admitted, 5 queued before this one".to_owned();
-    assert_eq!(verdict(&decision, "5"), Verdict::Reject(Reason::WaitingForQuota, sentence));
+fn is_admitted(dispatcher: &Dispatcher, uid: &str) -> bool {
+    matches!(verdict(dispatcher, uid), Verdict::Admit(_))
 }
 
 /// The same job, submitted at another second.
@@ -127,45 +99,104 @@ fn at(second: i64, job: JobView) -> JobView {
 }
 
 #[test]
+fn quotas_are_counted_with_numbers() {
+    let workers = vec![("n1", worker("acme", 64)), ("n2", worker("acme", 64))];
+    let mut dispatcher = decide(&[tenant("acme", "pro")], workers, vec![]);
+    running(&mut dispatcher, "n1", job("a", "acme", cpu(62)));
+    dispatcher.set_job(job("b", "acme", cpu(4)));
+    dispatcher.set_job(job("c", "acme", cpu(2)));
+    let decision = dispatcher.decide();
+    let sentence = "pro allows 64 CPU cores: 62 in use, this job asks for 4".to_owned();
+    assert_eq!(waits(&dispatcher, "b").0, Reason::WaitingForQuota);
+    let place = Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) };
+    assert_eq!(verdict(&dispatcher, "c"), Verdict::Admit(place), "a smaller one passes, to the fuller node");
+    assert_eq!(decision.decided, ["c".into()]);
+    assert_eq!(decision.usage, ["acme".into()]);
+    let usage = dispatcher.account("acme").unwrap().usage;
+    assert_eq!(usage, Usage { queued: 1, active: 2, held: cpu(62) + cpu(2) });
+    assert_eq!(waits(&dispatcher, "b").1, sentence, "as it was when it was judged");
+}
+
+#[test]
+fn a_node_that_is_away_may_come_back_larger() {
+    let away = WorkerView { open: false, ..worker("acme", 1) };
+    let workers = vec![("n1", worker("acme", 2)), ("n2", away)];
+    let mut dispatcher = decide(&[tenant("acme", "basic")], workers, vec![job("a", "acme", cpu(3))]);
+    assert_eq!(waits(&dispatcher, "a").0, Reason::WaitingForCapacity);
+    dispatcher.set_worker("n2", Some(worker("acme", 1)));
+    assert_eq!(dispatcher.decide().decided, ["a".into()]);
+    assert!(matches!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::DoesNotFit, _)), "it came back as small");
+}
+
+#[test]
+fn what_can_never_run_is_refused_at_once() {
+    let gpu = Resources { gpus: 1, ..cpu(1) };
+    let jobs = vec![job("a", "acme", gpu), job("b", "acme", cpu(3))];
+    let dispatcher = decide(&[tenant("acme", "free")], vec![("n1", worker("acme", 2))], jobs);
+    let sentence = "free allows 0 GPUs: this job asks for 1".to_owned();
+    assert_eq!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::ExceedsQuota, sentence));
+    let refused = verdict(&dispatcher, "b");
+    assert!(matches!(&refused, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")), "{refused:?}");
+}
+
+#[test]
+fn no_node_is_a_wait_and_a_foreign_node_is_none() {
+    let tenants = [tenant("acme", "basic"), tenant("umbra", "basic")];
+    let mut dispatcher = decide(&tenants, vec![("n1", worker("umbra", 8))], vec![job("a", "acme", cpu(1))]);
+    assert_eq!(waits(&dispatcher, "a").0, Reason::NoWorkers);
+    dispatcher.set_worker("n1", Some(worker("acme", 8)));
+    assert_eq!(dispatcher.decide().decided, ["a".into()]);
+}
+
+#[test]
+fn reject_counts_the_queue_too() {
+    let mut jobs: Vec<_> = (0..6).map(|n| job(&n.to_string(), "acme", cpu(2))).collect();
+    jobs[5].on_quota = OnQuota::Reject;
+    let dispatcher = decide(&[tenant("acme", "free")], vec![("n1", worker("acme", 4))], jobs);
+    let sentence = "free allows 5 jobs at once: 0 admitted, 5 queued before this one".to_owned();
+    assert_eq!(verdict(&dispatcher, "5"), Verdict::Reject(Reason::WaitingForQuota, sentence));
+}
+
+#[test]
 fn the_queue_has_a_length_and_what_is_beyond_waits_outside() {
-    let mut tenants = HashMap::from([tenant("acme", "basic")]);
-    let view = tenants.get_mut("acme").unwrap();
-    (view.quotas.max_queued_jobs, view.quotas.max_jobs) = (2, 1);
+    let mut acme = tenant("acme", "basic");
+    (acme.quotas.max_queued_jobs, acme.quotas.max_jobs) = (2, 1);
     let mut jobs: Vec<_> = (0..5).map(|n| at(n, job(&n.to_string(), "acme", cpu(1)))).collect();
     jobs[4].queue = Queue::Live;
     jobs[1].state = JobStanding::BackingOff;
     let refused = JobView { on_quota: OnQuota::Reject, ..at(5, job("5", "acme", cpu(1))) };
-    let decision = decide(&tenants, vec![worker("n1", "acme", 8)], [jobs, vec![refused]].concat());
-    assert!(matches!(verdict(&decision, "0"), Verdict::Admit(_)));
-    let waits = |uid| match verdict(&decision, uid) {
-        Verdict::Wait(reason, sentence) => (reason, sentence),
-        other => panic!("{uid}: {other:?}"),
-    };
-    assert_eq!(waits("2").0, Reason::WaitingForQuota, "got the place of the one that was admitted");
-    let full = "basic allows 2 queued jobs: this is the ";
-    assert_eq!(waits("3"), (Reason::QueueFull, format!("{full}3rd")));
-    assert_eq!(waits("4"), (Reason::QueueFull, format!("{full}4th")), "whatever its queue");
+    let all = [jobs, vec![refused]].concat();
+    let mut dispatcher = decide(&[acme], vec![("n1", worker("acme", 8))], all);
+    assert!(is_admitted(&dispatcher, "0"));
+    assert_eq!(waits(&dispatcher, "2").0, Reason::WaitingForQuota, "got the place of the one that was admitted");
+    let full = "basic allows 2 queued jobs: 5 wait".to_owned();
+    assert_eq!(waits(&dispatcher, "3"), (Reason::QueueFull, full.clone()));
+    assert_eq!(waits(&dispatcher, "4"), (Reason::QueueFull, full), "whatever its queue");
     let sentence = "basic allows 1 jobs at once: 0 admitted, 5 queued before this one".to_owned();
-    assert_eq!(verdict(&decision, "5"), Verdict::Reject(Reason::WaitingForQuota, sentence));
+    assert_eq!(verdict(&dispatcher, "5"), Verdict::Reject(Reason::WaitingForQuota, sentence));
+    // The retry comes back into its place, and one more is ended: the oldest from outside enters.
+    dispatcher.remove_job("2");
+    dispatcher.decide();
+    assert_eq!(waits(&dispatcher, "3").0, Reason::WaitingForQuota);
+    assert_eq!(waits(&dispatcher, "4").0, Reason::QueueFull);
 }
 
 #[test]
 fn one_that_would_not_wait_is_refused_where_the_queue_is_full() {
-    let mut tenants = HashMap::from([tenant("acme", "basic")]);
-    tenants.get_mut("acme").unwrap().quotas.max_queued_jobs = 1;
+    let mut acme = tenant("acme", "basic");
+    acme.quotas.max_queued_jobs = 1;
     let refused = JobView { on_quota: OnQuota::Reject, ..at(1, job("b", "acme", cpu(1))) };
-    let decision = decide(&tenants, vec![], vec![job("a", "acme", cpu(1)), refused]);
-    let sentence = "basic allows 1 queued jobs: this is the 2nd".to_owned();
-    assert_eq!(verdict(&decision, "b"), Verdict::Reject(Reason::QueueFull, sentence));
+    let dispatcher = decide(&[acme], vec![], vec![job("a", "acme", cpu(1)), refused]);
+    let sentence = "basic allows 1 queued jobs: 1 wait".to_owned();
+    assert_eq!(verdict(&dispatcher, "b"), Verdict::Reject(Reason::QueueFull, sentence));
 }
 
 #[test]
 fn the_higher_score_goes_first_and_then_who_was_first() {
-    let tenants = HashMap::from([tenant("acme", "pro")]);
     let first = |jobs: Vec<JobView>| {
-        let decision = decide(&tenants, vec![worker("n1", "acme", 1)], jobs);
-        let admitted = decision.verdicts.into_iter().filter(|(_, v)| matches!(v, Verdict::Admit(_)));
-        admitted.map(|(uid, _)| uid).collect::<Vec<_>>()
+        let mut dispatcher = decide(&[tenant("acme", "pro")], vec![], jobs);
+        dispatcher.set_worker("n1", Some(worker("acme", 1)));
+        dispatcher.decide().decided.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let live = JobView { queue: Queue::Live, priority: Priority::Low, ..at(9, job("live", "acme", cpu(1))) };
     let high = JobView { priority: Priority::High, ..at(5, job("high", "acme", cpu(1))) };
@@ -176,94 +207,126 @@ fn the_higher_score_goes_first_and_then_who_was_first() {
 }
 
 /// A world in which `large` was passed often enough, and the node that has room for it is half full.
-fn with_a_due_job(more: Vec<JobView>, tenants: &HashMap<String, TenantView>) -> Decision {
-    let mut memory = Memory::default();
-    memory.skipped.passed("large", ENOUGH);
-    let mut running = job("running", "acme", cpu(4));
-    running.state = JobStanding::Active { group: Some("acme".into()), reserved: Some("n1".into()) };
-    let jobs = [vec![running, job("large", "acme", cpu(8))], more].concat();
-    super::decide(tenants, vec![worker("n1", "acme", 8)], jobs, memory, Timestamp::UNIX_EPOCH)
+fn with_a_due_job(tenants: &[TenantView]) -> Dispatcher {
+    let mut dispatcher = decide(tenants, vec![("n1", worker("acme", 8))], vec![]);
+    running(&mut dispatcher, "n1", job("running", "acme", cpu(4)));
+    dispatcher.set_job(job("large", "acme", cpu(8)));
+    dispatcher.decide();
+    for n in 0..ENOUGH {
+        let small = at(1, job(&format!("s{n}"), "acme", cpu(1)));
+        dispatcher.set_job(small.clone());
+        assert_eq!(dispatcher.decide().decided, [Arc::clone(&small.uid)], "it passes");
+        dispatcher.claim(&small.uid, 1).unwrap();
+        running(&mut dispatcher, "n1", small.clone());
+        ended(&mut dispatcher, small);
+    }
+    dispatcher.decide();
+    dispatcher
 }
 
 #[test]
 fn a_node_is_kept_for_a_job_that_is_due_but_not_from_those_before_it() {
-    let mut tenants = HashMap::from([tenant("acme", "pro"), tenant("umbra", "pro")]);
-    tenants.get_mut("umbra").unwrap().groups.push("acme".to_owned());
-    let small = at(1, job("small", "acme", cpu(1)));
-    let foreign = job("foreign", "umbra", cpu(1));
-    let urgent = JobView { queue: Queue::Live, ..at(1, job("urgent", "acme", cpu(1))) };
-    let decision = with_a_due_job(vec![small, foreign, urgent], &tenants);
-    assert_eq!(decision.memory.skipped.node("large"), Some("n1"));
+    let mut tenants = [tenant("acme", "pro"), tenant("umbra", "pro")];
+    tenants[1].groups.push("acme".to_owned());
+    let mut dispatcher = with_a_due_job(&tenants);
+    assert_eq!(dispatcher.kept(), ["n1"]);
+    dispatcher.set_job(at(1, job("small", "acme", cpu(1))));
+    dispatcher.set_job(job("foreign", "umbra", cpu(1)));
+    dispatcher.set_job(JobView { queue: Queue::Live, ..at(1, job("urgent", "acme", cpu(1))) });
+    dispatcher.decide();
     let sentence = "the room on n1 is kept for a larger job that 16 or more others have passed".to_owned();
     for uid in ["small", "foreign"] {
-        assert_eq!(verdict(&decision, uid), Verdict::Wait(Reason::WaitingForTurn, sentence.clone()));
+        assert_eq!(waits(&dispatcher, uid), (Reason::WaitingForTurn, sentence.clone()));
     }
-    assert!(matches!(verdict(&decision, "urgent"), Verdict::Admit(_)), "its tenant's own order stands");
-    let waiting = verdict(&decision, "large");
-    assert!(matches!(waiting, Verdict::Wait(Reason::WaitingForCapacity, _)), "{waiting:?}");
-    let ended = super::decide(
-        &tenants,
-        vec![worker("n1", "acme", 8)],
-        vec![job("large", "acme", cpu(8))],
-        decision.memory,
-        Timestamp::UNIX_EPOCH,
-    );
-    assert!(matches!(verdict(&ended, "large"), Verdict::Admit(_)), "in the room that was kept");
-    assert_eq!(ended.memory.skipped.due("large"), None, "and is forgotten");
+    assert!(is_admitted(&dispatcher, "urgent"), "its tenant's own order stands");
+    assert_eq!(waits(&dispatcher, "large").0, Reason::WaitingForCapacity);
+    ended(&mut dispatcher, job("running", "acme", cpu(4)));
+    dispatcher.remove_job("urgent");
+    dispatcher.decide();
+    assert!(is_admitted(&dispatcher, "large"), "in the room that was kept");
+    assert_eq!(dispatcher.kept(), [""; 0], "and is forgotten");
+}
+
+#[test]
+fn what_was_kept_for_a_job_that_is_gone_is_there_for_all() {
+    let mut dispatcher = with_a_due_job(&[tenant("acme", "pro")]);
+    dispatcher.set_job(at(1, job("small", "acme", cpu(1))));
+    dispatcher.decide();
+    assert_eq!(waits(&dispatcher, "small").0, Reason::WaitingForTurn);
+    dispatcher.remove_job("large");
+    assert_eq!(dispatcher.decide().decided, ["small".into()]);
 }
 
 #[test]
 fn quota_is_set_aside_for_a_job_that_is_due_and_no_node_kept_meanwhile() {
-    let mut tenants = HashMap::from([tenant("acme", "pro")]);
-    tenants.get_mut("acme").unwrap().quotas.max_cpu_cores = 10;
-    let decision = with_a_due_job(vec![at(1, job("small", "acme", cpu(1)))], &tenants);
-    assert_eq!(decision.memory.skipped.node("large"), None);
-    let sentence =
-        "what is left of the quotas of pro is kept for a larger job of the tenant that 16 others have passed";
-    assert_eq!(verdict(&decision, "small"), Verdict::Wait(Reason::WaitingForTurn, sentence.to_owned()));
+    let mut acme = tenant("acme", "pro");
+    let mut dispatcher = with_a_due_job(std::slice::from_ref(&acme));
+    acme.quotas.max_cpu_cores = 10;
+    dispatcher.set_tenant("acme", Some(acme));
+    dispatcher.set_job(at(1, job("small", "acme", cpu(1))));
+    dispatcher.decide();
+    // Another view of the tenant begins the counts anew.
+    for n in 0..=ENOUGH {
+        let small = at(1, job(&format!("t{n}"), "acme", cpu(1)));
+        dispatcher.set_job(small.clone());
+        dispatcher.decide();
+        dispatcher.remove_job(&small.uid);
+    }
+    dispatcher.set_job(at(2, job("last", "acme", cpu(1))));
+    dispatcher.decide();
+    assert_eq!(dispatcher.kept(), [""; 0]);
+    let (reason, sentence) = waits(&dispatcher, "last");
+    assert_eq!(reason, Reason::WaitingForTurn);
+    assert!(sentence.starts_with("what is left of the quotas of pro is kept for a larger job"), "{sentence}");
 }
 
 #[test]
-fn an_autoscaler_supplies_the_tenants_own_nodes_and_no_pool() {
-    let mut tenants = HashMap::from([tenant("acme", "pro")]);
-    let view = tenants.get_mut("acme").unwrap();
-    view.elastic = true;
-    view.groups.push("pool.p".to_owned());
-    let pooled = JobView { group: Some("pool.p".to_owned()), ..job("pooled", "acme", cpu(2)) };
-    let decision =
-        decide(&tenants, vec![worker("p1", "pool.p", 1)], vec![job("own", "acme", cpu(2)), pooled]);
-    let place = Admission { attempt: 1, group: "acme".into(), node: None };
-    assert_eq!(verdict(&decision, "own"), Verdict::Admit(place));
-    assert!(matches!(verdict(&decision, "pooled"), Verdict::Reject(Reason::DoesNotFit, _)));
+fn an_autoscaler_supplies_the_tenants_own_nodes_and_no_pool_unless_it_is_elastic() {
+    let mut acme = tenant("acme", "pro");
+    acme.elastic = true;
+    acme.groups.extend(["pool.p".to_owned(), "pool.e".to_owned()]);
+    let of = |uid, pool: &str| JobView { group: Some(pool.into()), ..job(uid, "acme", cpu(2)) };
+    let mut dispatcher = Dispatcher::new(["pool.e"]);
+    dispatcher.set_tenant("acme", Some(acme));
+    dispatcher.set_worker("p1", Some(worker("pool.p", 1)));
+    dispatcher.set_worker("e1", Some(worker("pool.e", 1)));
+    for job in [job("own", "acme", cpu(2)), of("pooled", "pool.p"), of("elastic", "pool.e")] {
+        dispatcher.set_job(job);
+    }
+    dispatcher.decide();
+    let place = |group: &str| Verdict::Admit(Admission { attempt: 1, group: group.into(), node: None });
+    assert_eq!(verdict(&dispatcher, "own"), place("acme"));
+    assert_eq!(verdict(&dispatcher, "elastic"), place("pool.e"));
+    assert!(matches!(verdict(&dispatcher, "pooled"), Verdict::Reject(Reason::DoesNotFit, _)));
 }
 
 proptest! {
     /// Whatever is asked for: never over a quota, never more on a node than it has, and never on a foreign node.
     #[test]
     fn never_over(asks in proptest::collection::vec((0_u64..6, 0_usize..2, any::<bool>()), 0..40)) {
-        let tenants = HashMap::from([tenant("a", "free"), tenant("b", "basic")]);
-        let workers = vec![worker("a1", "a", 3), worker("b1", "b", 5), worker("b2", "b", 2)];
+        let tenants = [tenant("a", "free"), tenant("b", "basic")];
+        let workers = [("a1", worker("a", 3)), ("b1", worker("b", 5)), ("b2", worker("b", 2))];
         let jobs: Vec<_> = asks.iter().enumerate().map(|(n, (cores, who, reject))| {
             let mut job = job(&n.to_string(), ["a", "b"][*who], cpu(*cores));
             job.on_quota = if *reject { OnQuota::Reject } else { OnQuota::Queue };
             job
         }).collect();
-        let decision = decide(&tenants, workers.clone(), jobs.clone());
+        let dispatcher = decide(&tenants, workers.to_vec(), jobs.clone());
         let mut nodes: HashMap<String, Resources> = HashMap::new();
-        for (uid, verdict) in &decision.verdicts {
-            let Verdict::Admit(place) = verdict else { continue };
-            let job = jobs.iter().find(|j| &j.uid == uid).unwrap();
-            prop_assert_eq!(Some(&place.group), job.tenant.as_ref());
+        for job in &jobs {
+            let Verdict::Admit(place) = verdict(&dispatcher, &job.uid) else { continue };
+            prop_assert_eq!(place.group.as_str(), &*job.namespace);
             *nodes.entry(place.node.clone().unwrap()).or_default() += job.asked.clone().unwrap();
         }
-        for worker in &workers {
-            let used = nodes.get(&worker.name).copied().unwrap_or_default();
-            prop_assert!(used.fits(&worker.capacity), "{} holds {:?}", worker.name, used);
+        for (name, worker) in &workers {
+            let used = nodes.get(*name).copied().unwrap_or_default();
+            prop_assert!(used.fits(&worker.capacity), "{} holds {:?}", name, used);
         }
-        for (name, usage) in &decision.usage {
-            let quotas = &tenants[name].quotas;
-            prop_assert!(Limit::from_quota(quotas.max_jobs).allows(usage.active));
-            prop_assert!(Limit::from_quota(quotas.max_cpu_cores).times(1000).allows(usage.held.cpu_milli));
+        for tenant in &tenants {
+            let usage = dispatcher.account(&tenant.name).unwrap().usage;
+            prop_assert!(Limit::from_quota(tenant.quotas.max_jobs).allows(usage.active));
+            let cores = Limit::from_quota(tenant.quotas.max_cpu_cores).times(1000);
+            prop_assert!(cores.allows(usage.held.cpu_milli));
         }
     }
 }

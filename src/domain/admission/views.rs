@@ -1,10 +1,12 @@
-//! What admission looks at, and what it says.
+//! What admission is told, and what it says.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::{
     api_types::{
-        Reason,
+        JobPhase, Reason,
         job::{OnQuota, Priority, Queue},
         plan::EffectiveQuotas,
     },
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// A tenant, as admission sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TenantView {
     /// Name.
     pub name: String,
@@ -31,57 +33,59 @@ pub struct TenantView {
 }
 
 /// A worker node, as admission sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkerView {
-    /// Name.
-    pub name: String,
     /// Worker group that it is admitted to.
     pub group: String,
-    /// What its pods may use in all.
+    /// What job pods may use in all.
     pub capacity: Resources,
-    /// What live pods on it use.
-    pub used: Resources,
     /// Ready and open to new pods.
     pub open: bool,
 }
 
-/// A job that has not ended, as admission sees it.
-#[derive(Clone, Debug)]
+/// A job, as admission sees it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct JobView {
     /// UID.
-    pub uid: String,
+    pub uid: Arc<str>,
+    /// Its namespace, which is its tenant's.
+    pub namespace: Arc<str>,
     /// When it was submitted.
     pub created: Timestamp,
     /// Its queue.
     pub queue: Queue,
     /// Its priority in the queue.
     pub priority: Priority,
-    /// Its tenant, if its namespace is one's.
-    pub tenant: Option<String>,
-    /// What it asks for, or why that can't be read.
-    pub asked: Result<Resources, String>,
+    /// What it asks for (its pod's own requests, once there is one), or why it can't be run.
+    pub asked: Result<Resources, (Reason, String)>,
     /// The only worker group that it may use, if it named one.
-    pub group: Option<String>,
+    pub group: Option<Arc<str>>,
     /// What it wants when a quota is reached.
     pub on_quota: OnQuota,
     /// Where it is.
     pub state: JobStanding,
+    /// The reason that its status gives.
+    pub told: Option<Reason>,
 }
 
-/// Where a job is, as admission sees it.
+/// Where a job is, as its object and its pods say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobStanding {
+    /// Nothing is to be decided and nothing is held: it is canceled or paused, or its pod has just ended.
+    Aside,
     /// Waits for admission; the attempt that it would be.
     Waiting(u32),
-    /// Waits for its back-off to pass; not judged.
+    /// Waits for its back-off to pass: it keeps its place in the queue and is not judged.
     BackingOff,
-    /// Admitted, or its pod may still run: it counts against every quota.
+    /// A pod of it may run: it counts against every quota.
     Active {
         /// The worker group that it runs in, where that is known.
-        group: Option<String>,
-        /// The node that was reserved for it, while no pod of it is bound to one.
-        reserved: Option<String>,
+        group: Option<Arc<str>>,
+        /// Its pod has a node, and counts there by itself.
+        bound: bool,
     },
+    /// It has ended, with this phase.
+    Ended(JobPhase),
 }
 
 /// What admission says of a waiting job.
@@ -102,7 +106,8 @@ pub struct Admission {
     pub attempt: u32,
     /// Worker group that its pod is bound to.
     pub group: String,
-    /// Node whose room is reserved; kube-scheduler may place it elsewhere in the group. `None` on elastic groups.
+    /// Node whose room is reserved; kube-scheduler may place it elsewhere in the group. `None` where an autoscaler is to
+    /// supply it.
     pub node: Option<String>,
 }
 

@@ -1,0 +1,251 @@
+//! From objects of the API to what the dispatcher is told.
+
+use std::{collections::HashMap, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use crate::{
+    api_types::{Job, JobPhase, Plans, Reason, Tenant, plan::EffectiveQuotas},
+    domain::{
+        admission::{JobStanding, JobView, TenantView},
+        attempt::{self, Observed},
+        job_state::is_terminal,
+        resources::Resources,
+        tenant_state,
+    },
+    kube_ext::{finalizer, is_paused},
+    names,
+};
+
+/// What a tenant is at a time, and when that changes by itself.
+pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantView, Option<Timestamp>) {
+    let standing = tenant_state::judge(tenant, now);
+    let closed = (!standing.accepts()).then_some((standing.reason, standing.message));
+    let plan = plans.get(&tenant.spec.plan);
+    let unknown =
+        || (Reason::UnknownPlan, format!("the tenant's plan `{}` does not exist", tenant.spec.plan));
+    let pools = tenant.spec.shared_pools.iter().map(|pool| names::pool_group(pool));
+    let view = TenantView {
+        name: tenant.name_any(),
+        plan: tenant.spec.plan.clone(),
+        closed: closed.or_else(|| plan.is_none().then(unknown)),
+        quotas: plan.map_or_else(EffectiveQuotas::default, |p| p.effective(&tenant.spec.quotas)),
+        weight: plan.map_or(1, |p| p.weight),
+        groups: std::iter::once(tenant.name_any()).chain(pools).collect(),
+        elastic: tenant.spec.elastic,
+    };
+    (view, standing.next)
+}
+
+/// What a pod of a job says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PodFacts {
+    pub(super) attempt: u32,
+    /// It can't run any more.
+    pub(super) ended: bool,
+    pub(super) node: Option<String>,
+    /// The worker group that it is bound to.
+    pub(super) group: Option<Arc<str>>,
+    pub(super) asked: Resources,
+    pub(super) created: Timestamp,
+    /// It carries the finalizer until it is counted.
+    pub(super) held: bool,
+}
+
+impl PodFacts {
+    /// Of a pod that is an attempt of a job: the job's UID, and what the pod says.
+    pub(super) fn of(pod: &Pod, gpu_resource: &str) -> Option<(Arc<str>, Self)> {
+        let facts = Self {
+            attempt: attempt::number(pod)?,
+            ended: matches!(attempt::observe(pod), Observed::Ended(_)),
+            node: attempt::node(pod).map(str::to_owned),
+            group: pod.labels().get(names::LABEL_GROUP).map(|group| group.as_str().into()),
+            asked: attempt::requests(pod, gpu_resource),
+            created: attempt::created(pod),
+            held: finalizer::has(pod, names::FINALIZER_ACCOUNTED),
+        };
+        Some((attempt::job_uid(pod)?.into(), facts))
+    }
+
+    /// Where it runs and what it uses there, while it does.
+    pub(super) fn place(&self) -> Option<(&str, Resources)> {
+        Some((self.node.as_deref().filter(|_| !self.ended)?, self.asked))
+    }
+}
+
+/// The pods of jobs, by UID of the job and of the pod.
+#[derive(Default)]
+pub(super) struct JobPods(HashMap<Arc<str>, Vec<(Arc<str>, PodFacts)>>);
+
+impl JobPods {
+    /// Takes in what a pod says; false where that is nothing new.
+    pub(super) fn put(&mut self, job: &Arc<str>, pod: &Arc<str>, facts: PodFacts) -> bool {
+        let pods = self.0.entry(Arc::clone(job)).or_default();
+        match pods.iter_mut().find(|(uid, _)| uid == pod) {
+            Some((_, known)) if *known == facts => return false,
+            Some((_, known)) => *known = facts,
+            None => pods.push((Arc::clone(pod), facts)),
+        }
+        true
+    }
+
+    /// A pod is gone.
+    pub(super) fn remove(&mut self, job: &str, pod: &str) {
+        if let Some(pods) = self.0.get_mut(job) {
+            pods.retain(|(uid, _)| **uid != *pod);
+            if pods.is_empty() {
+                self.0.remove(job);
+            }
+        }
+    }
+
+    fn of(&self, job: &str) -> Summary<'_> {
+        let mut summary = Summary::default();
+        for (_, pod) in self.0.get(job).into_iter().flatten() {
+            if pod.ended {
+                summary.ended = summary.ended.max(Some(pod.attempt));
+            } else {
+                summary.live = Some(pod);
+            }
+        }
+        summary
+    }
+}
+
+/// The pods of one job.
+#[derive(Default)]
+struct Summary<'a> {
+    /// The one that may still run.
+    live: Option<&'a PodFacts>,
+    /// The newest attempt that was seen to end.
+    ended: Option<u32>,
+}
+
+/// What a job is, by its object and its pods.
+pub(super) fn job(
+    job: &Job,
+    pods: &JobPods,
+    asked: impl FnOnce(&Job) -> Result<Resources, (Reason, String)>,
+) -> Option<JobView> {
+    let (uid, namespace) = (job.uid()?, job.namespace()?);
+    let summary = pods.of(&uid);
+    let told = job.status.as_ref().and_then(|status| status.reason.as_deref()?.parse().ok());
+    Some(JobView {
+        state: standing(job, &summary),
+        asked: summary.live.map_or_else(|| asked(job), |pod| Ok(pod.asked)),
+        uid: uid.into(),
+        namespace: namespace.into(),
+        created: job.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+        queue: job.spec.queue,
+        priority: job.spec.priority,
+        group: job.spec.pool.as_deref().map(|pool| names::pool_group(pool).into()),
+        on_quota: job.spec.on_quota,
+        told,
+    })
+}
+
+fn standing(job: &Job, pods: &Summary<'_>) -> JobStanding {
+    let status = job.status.as_ref();
+    let current = status.map_or(0, |s| u32::try_from(s.attempt).unwrap_or(0));
+    let phase = status.map_or(JobPhase::Queued, |s| s.phase);
+    if let Some(pod) = pods.live {
+        return JobStanding::Active { group: pod.group.clone(), bound: pod.node.is_some() };
+    }
+    match phase {
+        JobPhase::Queued if pods.ended == Some(current + 1) => JobStanding::Aside,
+        JobPhase::Queued => {
+            let wanted = !job.spec.canceled && job.metadata.deletion_timestamp.is_none() && !is_paused(job);
+            if wanted { JobStanding::Waiting(current + 1) } else { JobStanding::Aside }
+        }
+        JobPhase::Retrying => JobStanding::BackingOff,
+        phase if is_terminal(phase) => JobStanding::Ended(phase),
+        _ if pods.ended == Some(current) => JobStanding::Aside,
+        // A pod that is not in the cache may still run.
+        _ => {
+            let group = status.and_then(|s| s.worker_group.as_deref());
+            JobStanding::Active { group: group.map(Into::into), bound: status.is_some_and(|s| s.node.is_some()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(attempt: u32, ended: bool, node: Option<&str>) -> PodFacts {
+        PodFacts {
+            attempt,
+            ended,
+            node: node.map(str::to_owned),
+            group: Some("p".into()),
+            asked: Resources { cpu_milli: 7, ..Resources::default() },
+            created: Timestamp::UNIX_EPOCH,
+            held: true,
+        }
+    }
+
+    fn seen(metadata: Value, spec: Value, status: Value, pods: &[PodFacts]) -> JobView {
+        let mut whole = json!({"metadata": {"uid": "j", "namespace": "n"}, "spec": {"image": "i"}});
+        crate::kube_ext::mock::merge(&mut whole, &json!({"metadata": metadata, "spec": spec, "status": status}));
+        let mut all = JobPods::default();
+        for (n, pod) in pods.iter().enumerate() {
+            assert!(all.put(&"j".into(), &n.to_string().into(), pod.clone()));
+        }
+        job(&serde_json::from_value(whole).unwrap(), &all, |_| Ok(Resources::default())).unwrap()
+    }
+
+    fn active(group: Option<&str>, bound: bool) -> JobStanding {
+        JobStanding::Active { group: group.map(Into::into), bound }
+    }
+
+    #[test]
+    fn a_queued_job_waits_unless_it_is_unwanted_or_has_its_pod() {
+        let queued = |metadata, spec, pods: &[PodFacts]| {
+            seen(metadata, spec, json!({"phase": "Queued", "reason": "NoWorkers"}), pods)
+        };
+        let plain = queued(json!({}), json!({}), &[]);
+        assert_eq!((plain.state, plain.told), (JobStanding::Waiting(1), Some(Reason::NoWorkers)));
+        assert_eq!(queued(json!({}), json!({"canceled": true}), &[]).state, JobStanding::Aside);
+        let paused = json!({"annotations": {(names::ANNOTATION_PAUSED): "true"}});
+        assert_eq!(queued(paused, json!({}), &[]).state, JobStanding::Aside, "it would not use its place");
+        let live = queued(json!({}), json!({}), &[pod(1, false, None)]);
+        assert_eq!(live.state, active(Some("p"), false));
+        assert_eq!(live.asked.unwrap().cpu_milli, 7, "what its pod asks for");
+        assert_eq!(queued(json!({}), json!({}), &[pod(1, false, Some("n"))]).state, active(Some("p"), true));
+        assert_eq!(queued(json!({}), json!({}), &[pod(1, true, Some("n"))]).state, JobStanding::Aside);
+    }
+
+    #[test]
+    fn a_job_at_work_counts_until_its_pod_has_ended() {
+        let at_work = |phase: &str, pods: &[PodFacts]| {
+            let status = json!({"phase": phase, "attempt": 1, "workerGroup": "g", "node": "n"});
+            seen(json!({}), json!({}), status, pods).state
+        };
+        let (live, ended) = (pod(1, false, Some("n")), pod(1, true, Some("n")));
+        assert_eq!(at_work("Running", std::slice::from_ref(&live)), active(Some("p"), true));
+        assert_eq!(at_work("Running", &[]), active(Some("g"), true), "a pod that is not in the cache may still run");
+        assert_eq!(at_work("Running", std::slice::from_ref(&ended)), JobStanding::Aside);
+        assert_eq!(at_work("Retrying", std::slice::from_ref(&live)), active(Some("p"), true));
+        assert_eq!(at_work("Retrying", &[ended]), JobStanding::BackingOff);
+        assert_eq!(at_work("Completed", &[]), JobStanding::Ended(JobPhase::Completed));
+        assert_eq!(at_work("Canceled", &[live]), active(Some("p"), true), "whatever the status says");
+    }
+
+    #[test]
+    fn pods_are_forgotten_with_the_last_of_a_job() {
+        let mut pods = JobPods::default();
+        let (job, one, two) = ("j".into(), "1".into(), "2".into());
+        assert!(pods.put(&job, &one, pod(1, false, None)));
+        assert!(!pods.put(&job, &one, pod(1, false, None)), "nothing new");
+        assert!(pods.put(&job, &one, pod(1, true, None)));
+        assert!(pods.put(&job, &two, pod(2, false, None)));
+        assert_eq!((pods.of("j").live.unwrap().attempt, pods.of("j").ended), (2, Some(1)));
+        pods.remove("j", "2");
+        pods.remove("j", "1");
+        assert!(pods.0.is_empty());
+    }
+}
