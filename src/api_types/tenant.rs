@@ -255,6 +255,9 @@ pub struct TenantStatus {
     /// What the tenant uses, written at most every 15 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<TenantUsage>,
+    /// The hourly window, as far as pods that are gone or may go are counted in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_window: Option<JobWindow>,
     /// Usage against quota, ready to read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<TenantSummary>,
@@ -326,6 +329,25 @@ pub struct TenantUsage {
     /// Jobs ended, by end state, among those that the API still holds.
     #[serde(default)]
     pub ended: EndedJobs,
+}
+
+/// The part of the hourly window (maxJobsPerHour) that can't be read from pods any more, or not for long. A job's first
+/// pod is held by the finalizer `crofter.io/accounted` until this says that it is counted: what is charged is `settled`
+/// and the first pods that still carry the finalizer, were created in the window and belong to no job in `settling`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobWindow {
+    /// End of the window, 60 minutes after the first job charged.
+    pub resets_at: Time,
+    /// End of the window before: a pod created earlier belongs to none that still runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Time>,
+    /// Jobs charged whose pods need not be looked at any more.
+    #[serde(default)]
+    pub settled: i64,
+    /// UIDs of those of them whose pods may still carry the finalizer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub settling: Vec<String>,
 }
 
 /// Number of jobs by end state.

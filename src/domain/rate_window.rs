@@ -1,0 +1,243 @@
+//! The hourly window of a tenant: how many of its jobs were started in it, whatever happened since.
+//!
+//! A job is charged when its first pod is created; retries are not. The window lasts 60 minutes from the first job
+//! charged; the first one charged at or after its end opens the next. All of this is a function of the times at which
+//! first pods were created, so it does not matter in which order, or how often, they are told.
+//!
+//! It can be rebuilt at any moment from the API server, whatever was deleted and created again meanwhile. A first pod is
+//! held by a finalizer until Tenant status (`status.jobWindow`) says that it is counted, so every job charged is to be
+//! found in one of two places: among the pods held, or in the number `settled`. Those that are in both while a
+//! finalizer is taken away are named in `settling`, and counted once. Status also says where the window before ended
+//! (`notBefore`): what is older belongs to no window that still runs, and without that the rest of an old window would
+//! pass for the beginning of a new one.
+//!
+//! What is told in time is counted exactly, and told in time is all that comes within an hour of the pod's creation:
+//! even when the first job of a window is told last, it moves the window's start. (Later than that, jobs that it would
+//! have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
+//! compared with our own clock, a window lasts [`LEEWAY`] longer, so that a pod created at its end by our clock is not
+//! stamped into it by a clock that is behind, and then counted nowhere.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::OnceLock,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api_types::tenant::JobWindow;
+
+/// How long a window lasts.
+const LENGTH: SignedDuration = SignedDuration::from_hours(1);
+/// How far the API server's clock may be behind ours.
+const LEEWAY: SignedDuration = SignedDuration::from_secs(2);
+/// UIDs in `settling` at most: what one status has room for.
+pub const MOST_SETTLING: usize = 512;
+
+/// The window of one tenant. Begins empty; see [`RateWindow::restore`].
+#[derive(Clone, Debug, Default)]
+pub struct RateWindow {
+    /// What Tenant status says, or is to say.
+    kept: Option<Kept>,
+    /// Jobs whose first pods are held and not settled, by UID, with the pod's creation. None is older than
+    /// `kept.not_before`.
+    open: HashMap<Box<str>, Timestamp>,
+    /// The newest window that the two above make, once it was asked for.
+    newest: OnceLock<Option<Window>>,
+}
+
+/// What outlives the pods.
+#[derive(Clone, Debug)]
+struct Kept {
+    not_before: Option<Timestamp>,
+    start: Timestamp,
+    settled: u64,
+    settling: BTreeSet<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    /// End of the one before.
+    not_before: Option<Timestamp>,
+    start: Timestamp,
+    used: u64,
+}
+
+impl RateWindow {
+    /// Takes what Tenant status says: to be called once after a start, before anything is settled. Pods may have been
+    /// charged already. Any further call changes nothing: from then on status follows this.
+    pub fn restore(&mut self, stored: &JobWindow) {
+        if self.kept.is_some() {
+            return;
+        }
+        let kept = Kept {
+            not_before: stored.not_before.as_ref().map(|t| t.0),
+            start: start_of(stored),
+            settled: u64::try_from(stored.settled).unwrap_or(0),
+            settling: stored.settling.iter().map(|uid| uid.as_str().into()).collect(),
+        };
+        self.open.retain(|uid, _| !kept.settling.contains(uid));
+        self.keep(kept);
+        self.newest.take();
+    }
+
+    /// Drops from the settling jobs those whose pods are not held any more. To be called once after a start, when all
+    /// pods are known: what was released before the start is never told again.
+    pub fn keep_settling(&mut self, mut held: impl FnMut(&str) -> bool) {
+        if let Some(kept) = &mut self.kept {
+            kept.settling.retain(|uid| held(uid));
+        }
+    }
+
+    /// Charges a job whose first pod was created at `created` and is held by its finalizer. Charging it again changes
+    /// nothing.
+    pub fn charge(&mut self, job_uid: &str, created: Timestamp) {
+        let counted = self
+            .kept
+            .as_ref()
+            .is_some_and(|k| k.settling.contains(job_uid) || k.not_before.is_some_and(|end| created < end));
+        if counted || self.open.contains_key(job_uid) {
+            return;
+        }
+        self.open.insert(job_uid.into(), created);
+        match self.newest.get_mut() {
+            Some(Some(window)) if created >= window.start => *window = window.and(created, 1),
+            _ => drop(self.newest.take()),
+        }
+    }
+
+    /// Jobs charged to the window in force; 0 when there is none.
+    #[must_use]
+    pub fn used(&self, now: Timestamp) -> u64 {
+        self.in_force(now).map_or(0, |window| window.used)
+    }
+
+    /// When the window in force ends by our clock, [`LEEWAY`] included: from then on nothing is used.
+    #[must_use]
+    pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.in_force(now).map(|window| over_at(window.start))
+    }
+
+    /// The job's pod wants to go: has [`RateWindow::stored`] say what allows it. Whether that has changed. It has not
+    /// when it says so already, when the job is unknown, and while too many others are settling: ask again then.
+    pub fn settle(&mut self, job_uid: &str) -> bool {
+        let settling = self.kept.as_ref().map_or(0, |kept| kept.settling.len());
+        let Some((created, window)) = self.open.get(job_uid).copied().zip(self.newest()) else {
+            return false;
+        };
+        let same = self.kept.as_ref().is_some_and(|kept| kept.start >= window.start);
+        if created >= window.start && same && settling >= MOST_SETTLING {
+            return false;
+        }
+        self.count(job_uid, true);
+        true
+    }
+
+    /// The job's pod was seen without its finalizer, or is gone. One that was not settled, because somebody took the
+    /// finalizer away by hand, stays counted.
+    pub fn released(&mut self, job_uid: &str) {
+        let settling = self.kept.as_mut().is_some_and(|kept| kept.settling.remove(job_uid));
+        if !settling {
+            self.count(job_uid, false);
+        }
+    }
+
+    /// What Tenant status should say; `None` while nothing was settled. Of a window that is over only the end matters.
+    #[must_use]
+    pub fn stored(&self, now: Timestamp) -> Option<JobWindow> {
+        let kept = self.kept.as_ref()?;
+        let runs = now < over_at(kept.start);
+        Some(JobWindow {
+            resets_at: Time(end_of(kept.start)),
+            not_before: kept.not_before.map(Time),
+            settled: if runs { i64::try_from(kept.settled).unwrap_or(i64::MAX) } else { 0 },
+            settling: kept.settling.iter().filter(|_| runs).map(|uid| String::from(&**uid)).collect(),
+        })
+    }
+
+    /// Whether Tenant status, as it is stored, allows a job's first pod, created at `created`, to go: it is counted
+    /// there, or belongs to a window that is over there.
+    #[must_use]
+    pub fn may_let_go(stored: Option<&JobWindow>, job_uid: &str, created: Timestamp, now: Timestamp) -> bool {
+        stored.is_some_and(|stored| {
+            let settled = stored.settling.iter().any(|uid| uid == job_uid);
+            let over = now >= over_at(start_of(stored)) && created < stored.resets_at.0;
+            settled || over || stored.not_before.as_ref().is_some_and(|end| created < end.0)
+        })
+    }
+
+    /// Moves an open job out of `open` into what is kept: into the count where it belongs to the newest window, and
+    /// otherwise beyond `not_before`.
+    fn count(&mut self, job_uid: &str, settling: bool) {
+        let Some((created, window)) = self.open.get(job_uid).copied().zip(self.newest()) else { return };
+        let Window { not_before, start, .. } = window;
+        let same = self.kept.as_mut().filter(|kept| kept.start >= start);
+        let (settled, names) =
+            same.map_or_else(Default::default, |kept| (kept.settled, std::mem::take(&mut kept.settling)));
+        let mut kept = Kept { not_before, start, settled, settling: names };
+        if created >= start {
+            self.open.remove(job_uid);
+            kept.settled = kept.settled.saturating_add(1);
+            kept.settling.extend(settling.then(|| job_uid.into()));
+        }
+        self.keep(kept);
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        let before = self.kept.as_ref().and_then(|kept| kept.not_before);
+        if let Some(end) = kept.not_before.filter(|end| Some(*end) != before) {
+            self.open.retain(|_, created| *created >= end);
+        }
+        self.kept = Some(kept);
+    }
+
+    fn in_force(&self, now: Timestamp) -> Option<Window> {
+        self.newest().filter(|window| now < over_at(window.start))
+    }
+
+    fn newest(&self) -> Option<Window> {
+        *self.newest.get_or_init(|| self.fold())
+    }
+
+    /// All charges in the order of their times. Those settled stand together at the start of their window, which is as
+    /// good as their own times: a window has the same start with them.
+    fn fold(&self) -> Option<Window> {
+        let mut charges: Vec<(Timestamp, u64)> = self.open.values().map(|created| (*created, 1)).collect();
+        charges.extend(self.kept.as_ref().map(|kept| (kept.start, kept.settled)));
+        charges.sort_unstable();
+        let not_before = self.kept.as_ref().and_then(|kept| kept.not_before);
+        charges.into_iter().fold(None, |window, (at, jobs)| match window {
+            Some(window) => Some(Window::and(window, at, jobs)),
+            None => Some(Window { not_before, start: at, used: jobs }),
+        })
+    }
+}
+
+impl Window {
+    /// The newest window after a charge that is not older than this one's start.
+    fn and(self, at: Timestamp, jobs: u64) -> Self {
+        let end = end_of(self.start);
+        if at < end {
+            Self { used: self.used.saturating_add(jobs), ..self }
+        } else {
+            Self { not_before: Some(end), start: at, used: jobs }
+        }
+    }
+}
+
+/// The end of a window by the API server's clock.
+fn end_of(start: Timestamp) -> Timestamp {
+    start.checked_add(LENGTH).unwrap_or(Timestamp::MAX)
+}
+
+/// The end of a window by ours.
+fn over_at(start: Timestamp) -> Timestamp {
+    end_of(start).checked_add(LEEWAY).unwrap_or(Timestamp::MAX)
+}
+
+fn start_of(stored: &JobWindow) -> Timestamp {
+    stored.resets_at.0.checked_sub(LENGTH).unwrap_or(Timestamp::MIN)
+}
+
+#[cfg(test)]
+mod tests;
