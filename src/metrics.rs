@@ -31,6 +31,7 @@ pub struct Metrics {
     decision_seconds: Histogram,
     waiting: Family<Waiting, Gauge<i64, std::sync::atomic::AtomicI64>>,
     admissions: Counter<u64, AtomicU64>,
+    refusals: Counter<u64, AtomicU64>,
     attempts: Family<Ended, Counter>,
 }
 
@@ -79,6 +80,12 @@ impl Default for Metrics {
         registry.register("waiting_jobs", "Jobs that wait, by reason", waiting.clone());
         let admissions = Counter::default();
         registry.register("admissions", "Pods created for admitted jobs", admissions.clone());
+        let refusals = Counter::default();
+        registry.register(
+            "pods_refused",
+            "Pods that the API server refused for the moment (a quota whose count lags, a missing account)",
+            refusals.clone(),
+        );
         let attempts = Family::default();
         registry.register("jobs_ended", "Jobs that came to an end state, or to Retrying", attempts.clone());
         Self {
@@ -88,6 +95,7 @@ impl Default for Metrics {
             decision_seconds,
             waiting,
             admissions,
+            refusals,
             attempts,
         }
     }
@@ -117,6 +125,11 @@ impl Metrics {
     /// Counts a pod created.
     pub fn admitted(&self) {
         self.admissions.inc();
+    }
+
+    /// Counts a pod that was refused for the moment.
+    pub fn pod_refused(&self) {
+        self.refusals.inc();
     }
 
     /// Counts a job that came to an end, or whose attempt did.

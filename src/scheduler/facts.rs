@@ -165,7 +165,10 @@ fn standing(job: &Job, pods: &Summary<'_>) -> JobStanding {
         // A pod that is not in the cache may still run.
         _ => {
             let group = status.and_then(|s| s.worker_group.as_deref());
-            JobStanding::Active { group: group.map(Into::into), bound: status.is_some_and(|s| s.node.is_some()) }
+            JobStanding::Active {
+                group: group.map(Into::into),
+                bound: status.is_some_and(|s| s.node.is_some()),
+            }
         }
     }
 }
@@ -190,7 +193,10 @@ mod tests {
 
     fn seen(metadata: Value, spec: Value, status: Value, pods: &[PodFacts]) -> JobView {
         let mut whole = json!({"metadata": {"uid": "j", "namespace": "n"}, "spec": {"image": "i"}});
-        crate::kube_ext::mock::merge(&mut whole, &json!({"metadata": metadata, "spec": spec, "status": status}));
+        crate::kube_ext::mock::merge(
+            &mut whole,
+            &json!({"metadata": metadata, "spec": spec, "status": status}),
+        );
         let mut all = JobPods::default();
         for (n, pod) in pods.iter().enumerate() {
             assert!(all.put(&"j".into(), &n.to_string().into(), pod.clone()));
@@ -227,7 +233,11 @@ mod tests {
         };
         let (live, ended) = (pod(1, false, Some("n")), pod(1, true, Some("n")));
         assert_eq!(at_work("Running", std::slice::from_ref(&live)), active(Some("p"), true));
-        assert_eq!(at_work("Running", &[]), active(Some("g"), true), "a pod that is not in the cache may still run");
+        assert_eq!(
+            at_work("Running", &[]),
+            active(Some("g"), true),
+            "a pod that is not in the cache may still run"
+        );
         assert_eq!(at_work("Running", std::slice::from_ref(&ended)), JobStanding::Aside);
         assert_eq!(at_work("Retrying", std::slice::from_ref(&live)), active(Some("p"), true));
         assert_eq!(at_work("Retrying", &[ended]), JobStanding::BackingOff);

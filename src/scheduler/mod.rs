@@ -11,7 +11,11 @@ mod facts;
 mod others;
 mod reasons;
 
-use std::{collections::{BTreeSet, HashMap}, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -159,7 +163,9 @@ impl Scheduler {
             tokio::select! {
                 batch = told.next() => {
                     let Some(batch) = batch else { return };
-                    batch.iter().filter_map(Told::synced).for_each(|kind| drop(unsynced.remove(kind)));
+                    for kind in batch.iter().filter_map(Told::synced) {
+                        unsynced.remove(kind);
+                    }
                     self.take(batch);
                 }
                 changed = self.parts.plans.changed() => {
@@ -332,7 +338,9 @@ impl Scheduler {
             .pods
             .state()
             .iter()
-            .filter(|pod| attempt::number(pod) == Some(1) && finalizer::has(&***pod, names::FINALIZER_ACCOUNTED))
+            .filter(|pod| {
+                attempt::number(pod) == Some(1) && finalizer::has(&***pod, names::FINALIZER_ACCOUNTED)
+            })
             .filter_map(|pod| attempt::job_uid(pod).map(str::to_owned))
             .collect();
         self.parts.board.with(|dispatcher| dispatcher.keep_settling(|uid| held.contains(uid)));

@@ -38,13 +38,13 @@ impl Daemons {
             return Vec::new();
         }
         let mut nodes = Vec::new();
-        for (node, takes) in old {
+        if let Some((node, takes)) = old {
             if let Some(all) = self.by_node.get_mut(&node) {
                 *all = *all - takes;
             }
             nodes.push(node);
         }
-        for (node, takes) in place {
+        if let Some((node, takes)) = place {
             *self.by_node.entry(node.clone()).or_default() += takes;
             nodes.push(node);
         }

@@ -33,7 +33,11 @@ impl Allowance {
         let per_second = if admits { BUSY_PER_SECOND } else { IDLE_PER_SECOND };
         self.left = (self.left + elapsed * per_second).min(BURST);
         // From 0 to BURST.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by BURST, and not below 0")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bounded by BURST, and not below 0"
+        )]
         let whole = self.left.max(0.0) as usize;
         whole
     }

@@ -1,11 +1,12 @@
 //! The creation of an attempt's pod, and what each answer of the API server means.
 //!
-//! A pod of that name may be there already, made by an earlier try: then it is the job's own. Refusals that pass by
-//! themselves cost the job nothing; those that would come again end it.
+//! The admission is claimed first: what was taken back meanwhile makes no pod. A pod of that name may be there already,
+//! made by an earlier try: then it is the job's own. Refusals that pass by themselves cost the job nothing: it keeps its
+//! room for some quick tries, and then gives it back and waits. Those that would come again end it.
 
 use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
-use super::{Context, Error, SOON, build, pods_api, settle};
+use super::{Context, Error, build, pods_api, settle};
 use crate::{
     api_types::Tenant,
     domain::{
@@ -24,9 +25,13 @@ pub(super) async fn create(
     context: &Context,
 ) -> Result<Action, Error> {
     let job = view.job;
+    let uid = job.uid().unwrap_or_default();
+    let Some(admission) = context.board.claim(&uid, admission.attempt) else {
+        return Ok(Action::await_change());
+    };
     let left = job_flow::running_left(job, view.timeout_minutes);
     let pod = match build::validate(job, tenant, left) {
-        Ok(valid) => build::pod(&valid, admission, &context.settings.gpu_resource),
+        Ok(valid) => build::pod(&valid, &admission, &context.settings.gpu_resource),
         Err(sentence) => return settle(job_flow::refused(view, sentence), job, context).await,
     };
     let name = pod.name_any();
@@ -39,9 +44,9 @@ pub(super) async fn create(
         Err(error) if error.is_conflict() => {
             let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
             match existing {
-                Some(pod) if attempt::job_uid(&pod) == job.uid().as_deref() => Ok(Action::await_change()),
+                Some(pod) if attempt::job_uid(&pod) == Some(&uid) => Ok(Action::await_change()),
                 // A quota whose count was changed meanwhile answers with a conflict, too.
-                None => Ok(Action::requeue(SOON)),
+                None => Ok(try_again(&uid, &admission, &error.to_string(), context)),
                 Some(_) => Err(Error::NameTaken(name)),
             }
         }
@@ -52,10 +57,19 @@ pub(super) async fn create(
             }
             Some(words) if error.code() == Some(403) => {
                 tracing::debug!(pod = name, words, "the pod was refused for the moment");
-                Ok(Action::requeue(SOON))
+                Ok(try_again(&uid, &admission, words, context))
             }
             _ => Err(error.into()),
         },
+    }
+}
+
+/// Asks the scheduler when to try again; where the admission is given back, the next one brings the job here.
+fn try_again(job_uid: &str, admission: &Admission, words: &str, context: &Context) -> Action {
+    context.metrics.pod_refused();
+    match context.board.refused(job_uid, admission.attempt, words) {
+        Some(wait) => Action::requeue(wait),
+        None => Action::await_change(),
     }
 }
 

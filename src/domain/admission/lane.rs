@@ -12,10 +12,7 @@ use std::{
 };
 
 use super::{Dispatcher, Entry, Stand};
-use crate::{
-    api_types::Reason,
-    domain::queue_order::Rank,
-};
+use crate::{api_types::Reason, domain::queue_order::Rank};
 
 /// Looks for each job that may be told, so that finding nobody to tell ends soon.
 const LOOKS: usize = 64;
@@ -47,7 +44,9 @@ impl Dispatcher {
             }
             let Some(job) = self.lane.jobs.pop_front().or_else(|| self.next_of_lines()) else { break };
             let Some(entry) = self.jobs.get(job) else { continue };
-            let Some(reason) = self.reason(entry).filter(|reason| is_news(entry.told, *reason)) else { continue };
+            let Some(reason) = self.reason(entry).filter(|reason| is_news(entry.told, *reason)) else {
+                continue;
+            };
             let entry = &mut self.jobs[job];
             entry.told = Some(reason);
             told.push(Arc::clone(&entry.uid));

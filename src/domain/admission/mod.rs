@@ -129,12 +129,22 @@ enum Stand {
     Outside,
     BackingOff,
     /// The API server refused its pod for the moment.
-    Parked { until: Timestamp, sentence: String },
+    Parked {
+        until: Timestamp,
+        sentence: String,
+    },
     Refused(Reason, String),
     /// May start. Claimed: its pod may be on its way.
-    Admitted { group: Arc<str>, node: Option<usize>, claimed: bool },
+    Admitted {
+        group: Arc<str>,
+        node: Option<usize>,
+        claimed: bool,
+    },
     /// A pod of it may run. Its room is reserved until the pod has a node.
-    Active { group: Option<Arc<str>>, reserved: Option<usize> },
+    Active {
+        group: Option<Arc<str>>,
+        reserved: Option<usize>,
+    },
     Ended(JobPhase),
 }
 
@@ -507,7 +517,9 @@ impl Dispatcher {
                     Hold::Room(reason) => Verdict::Wait(*reason, self.room_sentence(seat, line, *reason)),
                 })
             }),
-            Stand::Aside | Stand::Arrived | Stand::BackingOff | Stand::Active { .. } | Stand::Ended(_) => None,
+            Stand::Aside | Stand::Arrived | Stand::BackingOff | Stand::Active { .. } | Stand::Ended(_) => {
+                None
+            }
         }
     }
 }

@@ -277,7 +277,8 @@ impl Dispatcher {
         } else if node.is_none() {
             let groups = seat.groups(seat.may_use(shape.group.as_deref()));
             let fresh = groups.into_iter().filter(|group| !new_in_group.contains(group));
-            let found = fresh.filter_map(|group| Some((group, self.rooms.nearest(group, &due.asked)?))).next();
+            let found =
+                fresh.filter_map(|group| Some((group, self.rooms.nearest(group, &due.asked)?))).next();
             if let Some((group, nearest)) = found {
                 new_in_group.insert(group);
                 self.rooms.keep(nearest);
@@ -377,7 +378,9 @@ impl Dispatcher {
             return Judgement::Hold(Hold::Room(Reason::NotATenantNamespace));
         };
         let edition = seat.edition_of(shape, &self.rooms);
-        if *verified != Some(edition) && let Some((reason, sentence)) = seat.never(view, shape, &self.rooms) {
+        if *verified != Some(edition)
+            && let Some((reason, sentence)) = seat.never(view, shape, &self.rooms)
+        {
             return Judgement::Refuse(reason, sentence);
         }
         let Some((rank, _)) = jobs.first_key_value() else {
@@ -500,7 +503,9 @@ impl Dispatcher {
             (Reason::NoWorkers, _) => self.rooms.no_workers(&groups),
             (Reason::WaitingForTurn, Some(node)) => {
                 let node = self.rooms.node_name(node);
-                format!("the room on {node} is kept for a larger job that {ENOUGH} or more others have passed")
+                format!(
+                    "the room on {node} is kept for a larger job that {ENOUGH} or more others have passed"
+                )
             }
             (Reason::WaitingForTurn, None) => "room is kept for a larger job".to_owned(),
             _ => self.rooms.no_room(&groups, &line.shape.asked),

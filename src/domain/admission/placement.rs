@@ -8,7 +8,10 @@
 //! Kept up to date change by change. A group in which a node has more room than before is *stirred*, and one whose nodes
 //! are others, by size or state, is another *edition*: so it is known whose judgement is out of date.
 
-use std::{collections::{BTreeSet, HashMap}, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use slab::Slab;
 
@@ -335,6 +338,12 @@ impl Rooms {
                 self.changed.push(number);
             }
         }
+    }
+
+    /// Whether nothing is left of any group or node.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.nodes.is_empty()
     }
 
     // --- questions

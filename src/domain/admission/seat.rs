@@ -267,7 +267,8 @@ impl Seat {
 
     /// Brings the weights of its groups up to date with what it holds and wants there.
     pub(super) fn weigh(&mut self, number: usize, rooms: &mut Rooms) {
-        let weight = self.view.as_ref().filter(|v| v.closed.is_none()).map_or(0, |v| u64::from(v.weight.max(1)));
+        let weight =
+            self.view.as_ref().filter(|v| v.closed.is_none()).map_or(0, |v| u64::from(v.weight.max(1)));
         for share in &mut self.shares {
             let counts = share.wanted > 0 || share.held != Resources::default();
             let weighs = if counts { weight } else { 0 };
@@ -277,7 +278,11 @@ impl Seat {
                 share.weighs = weighs;
             }
             let waiting = rooms.waiting(share.group);
-            if share.wanted > 0 { waiting.insert(number) } else { waiting.remove(&number) };
+            if share.wanted > 0 {
+                waiting.insert(number)
+            } else {
+                waiting.remove(&number)
+            };
         }
     }
 
@@ -411,7 +416,8 @@ impl Seat {
         now: Timestamp,
     ) -> Option<(Reason, String)> {
         let limit = |quota| Limit::from_quota(quota).at_most();
-        let most = [view.quotas.max_jobs, view.quotas.max_jobs_per_hour].into_iter().filter_map(limit).max()?;
+        let most =
+            [view.quotas.max_jobs, view.quotas.max_jobs_per_hour].into_iter().filter_map(limit).max()?;
         let before = self.queued_before(age, most);
         if let Some(sentence) = no_turn_soon(view, self.usage.active, before) {
             return Some((Reason::WaitingForQuota, sentence));
@@ -463,8 +469,16 @@ impl Seat {
     }
 
     /// The quota that holds a job back, if one does. `ahead`: it is the one that is due, or comes before it.
-    pub(super) fn quota(&self, view: &TenantView, shape: &Shape, ahead: bool, now: Timestamp) -> Option<Hold> {
-        if shape.fresh && let Some(sentence) = rate_limited(view, self.started(now), 0) {
+    pub(super) fn quota(
+        &self,
+        view: &TenantView,
+        shape: &Shape,
+        ahead: bool,
+        now: Timestamp,
+    ) -> Option<Hold> {
+        if shape.fresh
+            && let Some(sentence) = rate_limited(view, self.started(now), 0)
+        {
             return Some(Hold::Quota(Reason::RateLimited, sentence));
         }
         let usage = &self.usage;

@@ -85,11 +85,6 @@ impl World {
         }
     }
 
-    /// Takes a worker out of service, or back in.
-    pub(super) fn set_open(&mut self, name: &str, open: bool) {
-        self.workers.get_mut(name).unwrap().open = open;
-    }
-
     pub(super) fn submit(&mut self, at: i64, tenant: &str, cores: u64, seconds: i64) -> &mut JobView {
         let view = JobView {
             uid: format!("{:06}", self.jobs.len()).into(),

@@ -13,11 +13,7 @@ use crate::{
 };
 
 /// What a dispatcher that knows nothing else makes of all this.
-fn decide(
-    tenants: &[TenantView],
-    workers: Vec<(&str, WorkerView)>,
-    jobs: Vec<JobView>,
-) -> Dispatcher {
+fn decide(tenants: &[TenantView], workers: Vec<(&str, WorkerView)>, jobs: Vec<JobView>) -> Dispatcher {
     let mut dispatcher = Dispatcher::default();
     tenants.iter().for_each(|tenant| dispatcher.set_tenant(&tenant.name, Some(tenant.clone())));
     workers.into_iter().for_each(|(name, worker)| dispatcher.set_worker(name, Some(worker)));
@@ -125,7 +121,10 @@ fn a_node_that_is_away_may_come_back_larger() {
     assert_eq!(waits(&dispatcher, "a").0, Reason::WaitingForCapacity);
     dispatcher.set_worker("n2", Some(worker("acme", 1)));
     assert_eq!(dispatcher.decide().decided, ["a".into()]);
-    assert!(matches!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::DoesNotFit, _)), "it came back as small");
+    assert!(
+        matches!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::DoesNotFit, _)),
+        "it came back as small"
+    );
 }
 
 #[test]
@@ -136,7 +135,10 @@ fn what_can_never_run_is_refused_at_once() {
     let sentence = "free allows 0 GPUs: this job asks for 1".to_owned();
     assert_eq!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::ExceedsQuota, sentence));
     let refused = verdict(&dispatcher, "b");
-    assert!(matches!(&refused, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")), "{refused:?}");
+    assert!(
+        matches!(&refused, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -168,7 +170,11 @@ fn the_queue_has_a_length_and_what_is_beyond_waits_outside() {
     let all = [jobs, vec![refused]].concat();
     let mut dispatcher = decide(&[acme], vec![("n1", worker("acme", 8))], all);
     assert!(is_admitted(&dispatcher, "0"));
-    assert_eq!(waits(&dispatcher, "2").0, Reason::WaitingForQuota, "got the place of the one that was admitted");
+    assert_eq!(
+        waits(&dispatcher, "2").0,
+        Reason::WaitingForQuota,
+        "got the place of the one that was admitted"
+    );
     let full = "basic allows 2 queued jobs: 5 wait".to_owned();
     assert_eq!(waits(&dispatcher, "3"), (Reason::QueueFull, full.clone()));
     assert_eq!(waits(&dispatcher, "4"), (Reason::QueueFull, full), "whatever its queue");
@@ -329,4 +335,138 @@ proptest! {
             prop_assert!(cores.allows(usage.held.cpu_milli));
         }
     }
+}
+
+// --- what comes after a decision
+
+fn one_admitted(dispatcher: &mut Dispatcher, uid: &str) -> JobView {
+    let job = job(uid, "acme", cpu(2));
+    dispatcher.set_job(job.clone());
+    dispatcher.decide();
+    assert!(is_admitted(dispatcher, uid));
+    job
+}
+
+#[test]
+fn an_admission_is_taken_back_when_its_tenant_closes_unless_its_pod_may_be_on_its_way() {
+    let acme = tenant("acme", "pro");
+    let mut dispatcher = decide(std::slice::from_ref(&acme), vec![("n1", worker("acme", 4))], vec![]);
+    one_admitted(&mut dispatcher, "claimed");
+    one_admitted(&mut dispatcher, "late");
+    assert!(dispatcher.claim("claimed", 1).is_some());
+    let closed = Some((Reason::TenantSuspended, "suspended".to_owned()));
+    dispatcher.set_tenant("acme", Some(TenantView { closed, ..acme.clone() }));
+    dispatcher.decide();
+    assert_eq!((dispatcher.claim("claimed", 1).is_some(), dispatcher.claim("late", 1)), (true, None));
+    assert_eq!(waits(&dispatcher, "late").0, Reason::TenantSuspended);
+    assert_eq!(dispatcher.account("acme").unwrap().usage, Usage { queued: 1, active: 1, held: cpu(2) });
+    dispatcher.set_tenant("acme", Some(acme));
+    assert_eq!(dispatcher.decide().decided, ["late".into()]);
+}
+
+#[test]
+fn a_reservation_becomes_the_pods_and_is_never_counted_twice() {
+    let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 4))], vec![]);
+    let first = one_admitted(&mut dispatcher, "a");
+    dispatcher.claim("a", 1).unwrap();
+    let active = |bound| JobStanding::Active { group: Some("acme".into()), bound };
+    dispatcher.set_job(JobView { state: active(false), ..first.clone() });
+    dispatcher.set_job(job("b", "acme", cpu(3)));
+    assert_eq!(dispatcher.decide().decided.len(), 0, "the room stays reserved while the pod has no node");
+    dispatcher.set_pod(&first.uid, Some(("n1", cpu(2))));
+    dispatcher.set_job(JobView { state: active(true), ..first.clone() });
+    assert_eq!(dispatcher.decide().decided.len(), 0);
+    dispatcher.set_job(job("c", "acme", cpu(2)));
+    assert_eq!(dispatcher.decide().decided, ["c".into()], "two of four are left");
+    ended(&mut dispatcher, first);
+    dispatcher.decide();
+    assert_eq!(dispatcher.account("acme").unwrap().usage.held, cpu(2));
+    assert_eq!(dispatcher.account("acme").unwrap().ended[&JobPhase::Completed], 1);
+}
+
+#[test]
+fn a_pod_that_is_refused_is_tried_quickly_and_then_its_room_is_given_to_others() {
+    let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 2))], vec![]);
+    one_admitted(&mut dispatcher, "a");
+    dispatcher.set_job(at(1, job("b", "acme", cpu(2))));
+    let waits_ms: Vec<_> = (0..5).map(|_| dispatcher.refused("a", 1, "no").unwrap().as_millis()).collect();
+    assert_eq!(waits_ms, [100, 200, 400, 800, 1600]);
+    assert_eq!(dispatcher.decide().decided.len(), 0, "the room is still its own");
+    assert_eq!(dispatcher.refused("a", 1, "no"), None);
+    assert_eq!(dispatcher.decide().decided, ["b".into()]);
+    let sentence = "the API server refuses the pod for the moment: no".to_owned();
+    assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, sentence));
+    assert_eq!(dispatcher.reasons(9), ["a".into()], "its owner is told");
+    assert_eq!(dispatcher.account("acme").unwrap().usage.queued, 1);
+    let again = dispatcher.next_wake().unwrap();
+    assert!(again <= Timestamp::from_second(5).unwrap(), "{again}");
+    dispatcher.remove_job("b");
+    dispatcher.decide();
+    dispatcher.tick(again);
+    assert_eq!(dispatcher.decide().decided, ["a".into()]);
+}
+
+#[test]
+fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
+    let mut dispatcher = decide(&[tenant("acme", "free")], vec![("n1", worker("acme", 64))], vec![]);
+    let small = Resources { cpu_milli: 10, ..Resources::default() };
+    for n in 0..9 {
+        dispatcher.charge("acme", &format!("old{n}"), Timestamp::UNIX_EPOCH);
+    }
+    let refused = JobView { on_quota: OnQuota::Reject, ..at(2, job("refused", "acme", small)) };
+    let retry = JobView { state: JobStanding::Waiting(2), ..at(3, job("retry", "acme", small)) };
+    for job in [at(0, job("tenth", "acme", small)), at(1, job("eleventh", "acme", small)), refused, retry] {
+        dispatcher.set_job(job);
+    }
+    dispatcher.decide();
+    assert!(is_admitted(&dispatcher, "tenth"));
+    assert!(is_admitted(&dispatcher, "retry"), "retries are not counted");
+    let limit = (Reason::RateLimited, "hourly job limit reached (10/10)".to_owned());
+    assert_eq!(waits(&dispatcher, "eleventh"), limit);
+    let verdict = verdict(&dispatcher, "refused");
+    assert!(
+        matches!(&verdict, Verdict::Reject(Reason::RateLimited, s) if s.contains("(9/10")),
+        "{verdict:?}"
+    );
+    let end = dispatcher.next_wake().unwrap();
+    assert!((3600..3610).contains(&end.as_second()), "{end}");
+    dispatcher.tick(end);
+    assert_eq!(dispatcher.decide().decided, ["eleventh".into()]);
+}
+
+#[test]
+fn reasons_are_told_once_a_few_at_a_time_and_others_turn_is_no_news() {
+    let jobs: Vec<_> = (0..9).map(|n| at(n, job(&n.to_string(), "acme", cpu(1)))).collect();
+    let mut dispatcher = decide(&[tenant("acme", "pro")], vec![], jobs.clone());
+    assert_eq!(dispatcher.verdict("0"), None, "nobody was told yet");
+    let told: Vec<_> = dispatcher.reasons(4).iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["0", "1", "2", "3"]);
+    assert!(matches!(dispatcher.verdict("0"), Some(Verdict::Wait(Reason::NoWorkers, _))));
+    assert_eq!((dispatcher.reasons(40).len(), dispatcher.reasons(40).len()), (5, 0));
+    // A status that does not say so yet makes it news again; one that says so does not.
+    dispatcher.set_job(jobs[0].clone());
+    assert_eq!(dispatcher.reasons(9), ["0".into()]);
+    dispatcher.set_job(JobView { told: Some(Reason::NoWorkers), ..jobs[0].clone() });
+    dispatcher.set_worker("n1", Some(worker("acme", 1)));
+    dispatcher.decide();
+    assert_eq!(dispatcher.reasons(40).len(), 8, "all but the one that was admitted wait for room now");
+    dispatcher
+        .set_job(JobView { told: Some(Reason::WaitingForCapacity), ..at(9, job("last", "acme", cpu(1))) });
+    dispatcher.decide();
+    assert_eq!(dispatcher.reasons(9).len(), 0);
+}
+
+#[test]
+fn a_tenant_that_is_gone_leaves_nothing_behind() {
+    let jobs: Vec<_> = (0..9).map(|n| at(n, job(&n.to_string(), "acme", cpu(1)))).collect();
+    let mut dispatcher = decide(&[tenant("acme", "basic")], vec![("n1", worker("acme", 2))], jobs.clone());
+    dispatcher.set_tenant("acme", None);
+    dispatcher.decide();
+    assert_eq!(waits(&dispatcher, "5").0, Reason::NotATenantNamespace);
+    jobs.iter().for_each(|job| dispatcher.remove_job(&job.uid));
+    dispatcher.set_worker("n1", None);
+    dispatcher.decide();
+    assert!(dispatcher.seats.is_empty() && dispatcher.jobs.is_empty() && dispatcher.namespaces.is_empty());
+    assert_eq!(dispatcher.decide().decided.len(), 0);
+    assert!(dispatcher.rooms.is_empty(), "{:?}", dispatcher.rooms);
 }

@@ -48,7 +48,7 @@ async fn a_conflict_without_a_pod_is_the_quotas_and_passes() {
     bench.queued();
     bench.fake.refuse(PODS, 409);
     let (action, calls) = bench.step().await;
-    assert_eq!(action.unwrap(), Action::requeue(SOON));
+    assert_eq!(action.unwrap(), Action::requeue(Duration::from_millis(100)));
     assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
 }
 
@@ -62,7 +62,7 @@ async fn a_quota_that_lags_is_asked_again_and_nothing_is_charged() {
         "pods \"render-j1-1\" is forbidden: exceeded quota: crofter, used: pods=5",
     );
     let (action, calls) = bench.step().await;
-    assert_eq!(action.unwrap(), Action::requeue(SOON));
+    assert_eq!(action.unwrap(), Action::requeue(Duration::from_millis(100)));
     assert_eq!(outline(&calls), [format!("POST {PODS}")], "no status, no Event");
     assert_eq!(bench.admissions(), "0");
     bench.fake.refuse(PODS, 0);
