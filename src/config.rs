@@ -23,6 +23,10 @@ pub struct Config {
     /// A plan table (YAML) that replaces the built-in one; taken anew when the file changes.
     #[arg(long, env = "CROFTER_PLANS")]
     pub plans: Option<PathBuf>,
+    /// Shared pools whose nodes an autoscaler supplies, separated by commas: jobs are admitted to them up to their tenants'
+    /// quotas, also where no node has room yet.
+    #[arg(long, env = "CROFTER_ELASTIC_POOLS", value_delimiter = ',', value_parser = pool)]
+    pub elastic_pools: Vec<String>,
     /// Settings that controllers share.
     #[command(flatten)]
     pub settings: Settings,
@@ -47,6 +51,22 @@ fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     full.parse().map_err(|_| format!("`{text}` is no address: give one such as 127.0.0.1:9090 or :9090"))
+}
+
+/// A pool's name, as tenants list it.
+fn pool(text: &str) -> Result<String, String> {
+    /// 63 characters of a label's value less `pool.`.
+    const LONGEST: usize = 58;
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let fits = (1..=LONGEST).contains(&text.len())
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is no pool: give names of at most {LONGEST} characters of a-z, 0-9 and -"))
+    }
 }
 
 /// A prefix that leaves room for a tenant's name of 40 characters in a namespace's 63.
@@ -139,6 +159,10 @@ mod tests {
         let error = Line::try_parse_from(["x", "--metrics-addr", "nowhere"]).err().unwrap().to_string();
         assert!(error.contains("`nowhere` is no address"), "{error}");
         assert!(Line::try_parse_from(["x", "--namespace-prefix", "Team_"]).is_err());
+        let pools = Line::parse_from(["x", "--elastic-pools", "gpu,spot"]).config.elastic_pools;
+        assert_eq!(pools, ["gpu", "spot"]);
+        let error = Line::try_parse_from(["x", "--elastic-pools", "gpu,Spot"]).err().unwrap().to_string();
+        assert!(error.contains("`Spot` is no pool"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -60,7 +60,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let (plans, follow) = config::plans(config.plans)?;
-    let mut assembly = Assembly::new(client, config.settings, plans, stop.clone());
+    let mut assembly = Assembly::new(client, config.settings, &config.elastic_pools, plans, stop.clone());
     assembly.parts.essential("plan table", follow);
     let mirror = mirror.map(|mirror| assembly.mirror(mirror));
     let names = assembly.scheduler();
@@ -162,7 +162,14 @@ struct Assembly {
 }
 
 impl Assembly {
-    fn new(client: Client, settings: Settings, plans: watch::Receiver<Arc<Plans>>, stop: Stop) -> Self {
+    fn new(
+        client: Client,
+        settings: Settings,
+        elastic_pools: &[String],
+        plans: watch::Receiver<Arc<Plans>>,
+        stop: Stop,
+    ) -> Self {
+        let elastic: Vec<String> = elastic_pools.iter().map(|pool| names::pool_group(pool)).collect();
         let tenants = everything(&client);
         let jobs = everything(&client);
         let nodes = everything(&client).with_prepare(node::prepare);
@@ -181,7 +188,7 @@ impl Assembly {
             plans,
             clock: Clock::system(),
             metrics: Metrics::default(),
-            board: Board::new(Dispatcher::new([])),
+            board: Board::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
             pods,

@@ -113,7 +113,7 @@ fn the_operator_is_configured_by_the_values() {
         "--set",
         "defaultTenant.create=false,database.existingSecret=pg,database.existingSecretKey=uri",
         "--set",
-        "namespacePrefix=team-,gpuResource=amd.com/gpu,terminationGracePeriodSeconds=60",
+        "namespacePrefix=team-,gpuResource=amd.com/gpu,terminationGracePeriodSeconds=60,elasticPools={gpu,spot}",
         "--set",
         "image.repository=registry.example.com/crofter,image.tag=1.2",
         "--set-json",
@@ -124,6 +124,7 @@ fn the_operator_is_configured_by_the_values() {
     assert_eq!((&secret["name"], &secret["key"]), (&Value::from("pg"), &Value::from("uri")));
     assert_eq!(env(full, "CROFTER_NAMESPACE_PREFIX").unwrap()["value"], "team-");
     assert_eq!(env(full, "CROFTER_GPU_RESOURCE").unwrap()["value"], "amd.com/gpu");
+    assert_eq!(env(full, "CROFTER_ELASTIC_POOLS").unwrap()["value"], "gpu,spot");
     assert_eq!(env(full, "RUST_LOG").unwrap()["value"], "debug");
     let pod = full.pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["terminationGracePeriodSeconds"], 60);
@@ -142,6 +143,7 @@ fn bad_values_are_refused_with_their_name() {
         ("namespacePrefix=Tenant_", "namespacePrefix"),
         ("namespacePrefix=abcdefghijklmnopqrstuvwx-", "namespacePrefix"),
         ("gpuResource=gpu", "gpuResource"),
+        ("elasticPools={Spot}", "elasticPools/0"),
         ("image.repository=", "image/repository"),
         ("image.digest=latest", "image/digest"),
         ("image.pullPolicy=Sometimes", "image/pullPolicy"),
