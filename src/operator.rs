@@ -239,7 +239,7 @@ impl Assembly {
             jobs: self.caches.jobs.clone(),
             pods: self.caches.pods.clone(),
             nodes: self.caches.nodes.clone(),
-            usage: Arc::new(move |uid| board.usage(uid)),
+            ledger: Arc::new(move |uid| board.usage(uid).map(|usage| tenant::Ledger { usage, window: None })),
             workers: self.workers(),
         });
         let inputs = tenant::Inputs {
