@@ -252,7 +252,9 @@ impl Assembly {
             jobs: self.caches.jobs.clone(),
             pods: self.caches.pods.clone(),
             nodes: self.caches.nodes.clone(),
-            usage: Arc::new(move |uid| board.usage(uid).map(|(usage, _)| usage)),
+            ledger: Arc::new(move |namespace| {
+                board.usage(namespace).map(|(usage, window)| tenant::Ledger { usage, window })
+            }),
             workers: self.workers(),
         });
         let inputs = tenant::Inputs {

@@ -23,7 +23,7 @@ pub struct Quotas {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1, max = 1_000_000))]
     pub max_queued_jobs: Option<i64>,
-    /// Jobs started in a window of 60 minutes; not enforced yet. Absent: the plan's value; 0: none; -1: unlimited.
+    /// Jobs started in a window of 60 minutes. Absent: the plan's value; 0: none; -1: unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1, max = 1_000_000_000))]
     pub max_jobs_per_hour: Option<i64>,
@@ -134,7 +134,7 @@ effective_quotas! {
     max_jobs,
     /// Jobs waiting in the queue; 0: none; -1: unlimited.
     max_queued_jobs,
-    /// Jobs started in a window of 60 minutes; not enforced yet. 0: none; -1: unlimited.
+    /// Jobs started in a window of 60 minutes. 0: none; -1: unlimited.
     max_jobs_per_hour,
     /// Worker nodes admitted; 0: none; -1: unlimited.
     max_workers,

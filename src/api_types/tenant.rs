@@ -29,6 +29,7 @@ use super::plan::{EffectiveQuotas, Quotas};
     printcolumn(name = "Queued", type_ = "integer", json_path = ".status.usage.queuedJobs"),
     printcolumn(name = "CPU", type_ = "string", json_path = ".status.summary.cpu", description = "cores of jobs, of maxCpuCores"),
     printcolumn(name = "Workers", type_ = "string", json_path = ".status.summary.workers", description = "admitted nodes, of maxWorkers"),
+    printcolumn(name = "Hour", type_ = "string", json_path = ".status.summary.jobsThisHour", description = "jobs started in the hourly window, of maxJobsPerHour", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
     printcolumn(name = "Namespace", type_ = "string", json_path = ".status.namespace", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -326,6 +327,12 @@ pub struct TenantUsage {
     /// Nodes admitted.
     #[serde(default)]
     pub workers: i64,
+    /// Jobs started in the hourly window in force; retries are not counted.
+    #[serde(default)]
+    pub jobs_this_hour: i64,
+    /// When that window ends; none is in force when absent. The next one begins with the next job that starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jobs_hour_reset_at: Option<Time>,
     /// Jobs ended, by end state, among those that the API still holds.
     #[serde(default)]
     pub ended: EndedJobs,
@@ -385,4 +392,7 @@ pub struct TenantSummary {
     pub gpus: String,
     /// Admitted nodes of maxWorkers.
     pub workers: String,
+    /// Jobs started in the hourly window of maxJobsPerHour.
+    #[serde(default)]
+    pub jobs_this_hour: String,
 }

@@ -84,10 +84,12 @@ impl Board {
         self.lock().dispatcher.settle(namespace, job_uid);
     }
 
-    /// What the jobs of a namespace come to, as its tenant's status shows it, and the hourly window as it is to be stored.
+    /// What the jobs of a namespace come to, as its tenant's status shows it, and the hourly window as it is to be stored;
+    /// `None` until the caches are whole.
     #[must_use]
     pub fn usage(&self, namespace: &str) -> Option<(TenantUsage, Option<JobWindow>)> {
-        self.lock().dispatcher.account(namespace).map(shown)
+        let state = self.lock();
+        state.ready.then(|| state.dispatcher.account(namespace).map(shown)).flatten()
     }
 
     /// How many jobs wait, by reason.
@@ -127,8 +129,8 @@ fn shown(account: Account) -> (TenantUsage, Option<JobWindow>) {
         memory_bytes: signed(usage.held.memory_bytes),
         gpus: signed(usage.held.gpus),
         bandwidth_mbps: signed(usage.held.bandwidth_mbps),
-        //JW jobs_this_hour: signed(*started),
-        //JW jobs_hour_reset_at: resets_at.map(Time),
+        jobs_this_hour: signed(*started),
+        jobs_hour_reset_at: resets_at.map(Time),
         ended: EndedJobs {
             completed: ended(JobPhase::Completed),
             failed: ended(JobPhase::Failed),

@@ -50,7 +50,10 @@ use self::{
     unreadable::TenantMeta,
 };
 use crate::{
-    api_types::{Job, Plans, Tenant, tenant::TenantUsage},
+    api_types::{
+        Job, Plans, Tenant,
+        tenant::{JobWindow, TenantUsage},
+    },
     clock::Clock,
     config::Settings,
     kube_ext::{
@@ -76,8 +79,17 @@ pub struct WorkersView {
     pub refused: Option<String>,
 }
 
-/// What the ledger says that a tenant (by UID) uses; `None` while it does not know the tenant.
-pub type UsageOf = Arc<dyn Fn(&str) -> Option<TenantUsage> + Send + Sync>;
+/// What the scheduler knows of a tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// What it uses.
+    pub usage: TenantUsage,
+    /// What its status is to say of the hourly window; `None` leaves what is there.
+    pub window: Option<JobWindow>,
+}
+
+/// What the scheduler knows of a tenant (by namespace); `None` while it does not know the tenant.
+pub type LedgerOf = Arc<dyn Fn(&str) -> Option<Ledger> + Send + Sync>;
 /// How a tenant's workers stand.
 pub type WorkersOf = Arc<dyn Fn(&Tenant) -> WorkersView + Send + Sync>;
 
@@ -100,8 +112,8 @@ pub struct Dependencies {
     pub pods: Store<Pod>,
     /// All nodes.
     pub nodes: Store<Node>,
-    /// The ledger's view of usage; only what it knows is taken from it: storage and workers are filled in here.
-    pub usage: UsageOf,
+    /// The scheduler's view of usage and the hourly window; storage and workers are filled in here.
+    pub ledger: LedgerOf,
     /// The node controller's view of workers.
     pub workers: WorkersOf,
 }

@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt, runtime::controller::Action, runtime::reflector::Ob
 use sha2::{Digest, Sha256};
 
 use super::{
-    Context,
+    Context, Ledger,
     apply::{self, Found},
     build,
     deletion::{self, Leaving, Progress},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api_types::{
         Quantity, Reason, Tenant, TenantStatus,
-        tenant::{DeletionPolicy, TenantPhase, TenantUsage},
+        tenant::{DeletionPolicy, TenantPhase},
     },
     domain::tenant_state::{self, Standing},
     kube_ext::{finalizer, is_paused, status as status_ext},
@@ -182,16 +182,19 @@ async fn write_status(
     timers.extend(standing.next.map(|at| at.duration_since(now).unsigned_abs()));
 
     let workers = (dependencies.workers)(tenant);
-    let mut usage = current_usage(tenant, context, &old);
-    usage.workers = workers.admitted;
+    let mut ledger = current_usage(tenant, context, &old);
+    ledger.usage.workers = workers.admitted;
     let quotas = match &outcome {
         Outcome::Provisioned { quotas, .. } => Some(quotas),
         _ => old.effective_quotas.as_ref(),
     };
     let written = context.memory.usage_written(&name);
-    let due = usage::due(old.usage.as_ref(), &usage, quotas, written, now);
+    let due = usage::due(&old, &ledger, quotas, written, now);
+    if due != Due::Now {
+        let usage = old.usage.clone().unwrap_or(ledger.usage);
+        ledger = Ledger { usage, window: None };
+    }
     if let Due::In(wait) = due {
-        usage = old.usage.clone().unwrap_or(usage);
         timers.push(wait);
     }
     let deletion_prevented = tenant
@@ -200,7 +203,7 @@ async fn write_status(
         .as_ref()
         .and_then(|_| tenant_state::deletion_prevented(&name, tenant.spec.prevent_deletion));
     let generation = tenant.metadata.generation;
-    let report = Report { generation, standing, outcome, usage, workers, deletion_prevented };
+    let report = Report { generation, standing, outcome, ledger, workers, deletion_prevented };
     let new = status::next(&old, report, now);
 
     let api: Api<Tenant> = Api::all(dependencies.client.clone());
@@ -222,17 +225,18 @@ async fn write_status(
         .map_or_else(Action::await_change, |wait| Action::requeue(wait.min(LONGEST_TIMER))))
 }
 
-/// What the ledger says, with what the namespace's quota says of storage. As last written where nothing is known yet.
-fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> TenantUsage {
-    let ledger = (context.dependencies.usage)(&tenant.uid().unwrap_or_default());
-    let mut usage = ledger.or_else(|| old.usage.clone()).unwrap_or_default();
+/// What the scheduler says, with what the namespace's quota says of storage. As last written where nothing is known yet.
+fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> Ledger {
     let owner = Owner::of(tenant, &context.dependencies.settings);
+    let known = (context.dependencies.ledger)(&owner.namespace);
+    let as_written = || Ledger { usage: old.usage.clone().unwrap_or_default(), window: None };
+    let mut ledger = known.unwrap_or_else(as_written);
     let reference = ObjectRef::new(build::NAME).within(&owner.namespace);
     let quota = context.known.quotas.get(&reference);
     let used = quota.as_ref().and_then(|quota| quota.status.as_ref()?.used.as_ref()?.get("requests.storage"));
     let storage = used.and_then(|used| Quantity::from(used.0.as_str()).units().ok());
     if let Some(bytes) = storage.and_then(|bytes| i64::try_from(bytes).ok()) {
-        usage.storage_bytes = bytes;
+        ledger.usage.storage_bytes = bytes;
     }
-    usage
+    ledger
 }

@@ -7,13 +7,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{WorkersView, usage, validate::Refusal};
+use super::{Ledger, WorkersView, usage, validate::Refusal};
 use crate::{
     api_types::{
         Reason, TenantStatus,
         conditions::{self, Wanted},
         plan::EffectiveQuotas,
-        tenant::TenantUsage,
     },
     domain::tenant_state::Standing,
 };
@@ -40,7 +39,7 @@ pub(super) struct Report {
     pub(super) generation: Option<i64>,
     pub(super) standing: Standing,
     pub(super) outcome: Outcome,
-    pub(super) usage: TenantUsage,
+    pub(super) ledger: Ledger,
     pub(super) workers: WorkersView,
     /// Why a deletion that was asked for does not happen.
     pub(super) deletion_prevented: Option<&'static str>,
@@ -48,9 +47,17 @@ pub(super) struct Report {
 
 /// The status after a pass.
 pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> TenantStatus {
-    let Report { generation, standing, outcome, usage, workers, deletion_prevented } = report;
+    let Report {
+        generation,
+        standing,
+        outcome,
+        ledger: Ledger { usage, window },
+        workers,
+        deletion_prevented,
+    } = report;
     let phase = Some(standing.phase);
     let mut new = TenantStatus { phase, usage: Some(usage), ..old.clone() };
+    new.job_window = window.or(new.job_window);
     match &outcome {
         Outcome::Provisioned { namespace, quotas } => {
             new.namespace = Some(namespace.clone());

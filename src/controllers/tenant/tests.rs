@@ -35,20 +35,20 @@ struct Bench {
     nodes: Writer<Node>,
     bindings: Writer<PartialObjectMeta<RoleBinding>>,
     quotas: Writer<ResourceQuota>,
-    usage: Arc<Mutex<Option<TenantUsage>>>,
+    ledger: Arc<Mutex<Option<Ledger>>>,
     now: Arc<Mutex<Timestamp>>,
 }
 
 fn bench() -> Bench {
     let fake = Fake::default();
-    let usage = Arc::new(Mutex::new(None));
+    let ledger = Arc::new(Mutex::new(None));
     let now = Arc::new(Mutex::new("2030-01-01T00:00:00Z".parse().unwrap()));
     let (jobs_store, jobs) = reflector::store();
     let (pods_store, pods) = reflector::store();
     let (nodes_store, nodes) = reflector::store();
     let (bindings_store, bindings) = reflector::store();
     let (quotas_store, quotas) = reflector::store();
-    let (tell_usage, tell_time) = (Arc::clone(&usage), Arc::clone(&now));
+    let (tell_usage, tell_time) = (Arc::clone(&ledger), Arc::clone(&now));
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
     let dependencies = Dependencies {
         client: fake.client(),
@@ -59,7 +59,7 @@ fn bench() -> Bench {
         jobs: jobs_store,
         pods: pods_store,
         nodes: nodes_store,
-        usage: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
+        ledger: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
     };
     let known = Known {
@@ -75,7 +75,7 @@ fn bench() -> Bench {
         memory: Arc::default(),
         unreadable: unreadable_ext::cache().0,
     });
-    Bench { fake, context, jobs, pods, nodes, bindings, quotas, usage, now }
+    Bench { fake, context, jobs, pods, nodes, bindings, quotas, ledger, now }
 }
 
 impl Bench {

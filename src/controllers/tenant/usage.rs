@@ -1,19 +1,25 @@
 //! Usage against quota: what is worth a write, and the texts for columns. Pure.
+//!
+//! The hourly window goes with usage. It is in more of a hurry where it lets pods go that the stored one does not, and
+//! in none where it only forgets those that are gone.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 
+use super::Ledger;
 use crate::{
     api_types::{
         plan::{EffectiveQuotas, Limit},
-        tenant::{TenantSummary, TenantUsage},
+        tenant::{JobWindow, TenantStatus, TenantSummary, TenantUsage},
     },
     domain::resources::{cores, gigabytes},
 };
 
 /// Usage that changes is written at most this often.
 const INTERVAL: Duration = Duration::from_secs(15);
+/// The same where pods wait to be let go: enough of them go with one write, and a deletion is still quick.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What to do about usage that may have changed.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,31 +32,59 @@ pub(super) enum Due {
     In(Duration),
 }
 
-/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 15 s otherwise.
+/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s when pods wait for it,
+/// and at most every 15 s otherwise.
 pub(super) fn due(
-    old: Option<&TenantUsage>,
-    new: &TenantUsage,
+    old: &TenantStatus,
+    new: &Ledger,
     quotas: Option<&EffectiveQuotas>,
     written: Option<Timestamp>,
     now: Timestamp,
 ) -> Due {
-    if old == Some(new) {
+    let news = window_news(old.job_window.as_ref(), new.window.as_ref());
+    if old.usage.as_ref() == Some(&new.usage) && news == News::None {
         return Due::No;
     }
     let reached = |usage| quotas.map(|quotas| limits_reached(usage, quotas)).unwrap_or_default();
-    let before = old.map(reached).unwrap_or_default();
-    if reached(new).iter().zip(before).any(|(now, before)| *now && !before) {
+    let before = old.usage.as_ref().map(reached).unwrap_or_default();
+    if reached(&new.usage).iter().zip(before).any(|(now, before)| *now && !before) {
         return Due::Now;
     }
+    let interval = if news == News::LetsGo { RELEASE_INTERVAL } else { INTERVAL };
     let since = written.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
     match since {
-        Some(since) if since < INTERVAL => Due::In(INTERVAL - since),
+        Some(since) if since < interval => Due::In(interval - since),
         _ => Due::Now,
     }
 }
 
+/// What the hourly window has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// Nothing, or only that pods are gone.
+    None,
+    /// Something that nobody waits for.
+    Counted,
+    /// Pods may go that could not.
+    LetsGo,
+}
+
+fn window_news(old: Option<&JobWindow>, new: Option<&JobWindow>) -> News {
+    let Some(new) = new else { return News::None };
+    let Some(old) = old else { return News::LetsGo };
+    let JobWindow { resets_at, not_before, settled, settling } = new;
+    let known: HashSet<&String> = old.settling.iter().collect();
+    if *not_before != old.not_before || settling.iter().any(|uid| !known.contains(uid)) {
+        News::LetsGo
+    } else if *resets_at != old.resets_at || *settled != old.settled {
+        News::Counted
+    } else {
+        News::None
+    }
+}
+
 /// For each quota that counts something: whether it is used up.
-fn limits_reached(usage: &TenantUsage, quotas: &EffectiveQuotas) -> [bool; 8] {
+fn limits_reached(usage: &TenantUsage, quotas: &EffectiveQuotas) -> [bool; 9] {
     const GIGA: u64 = 1_000_000_000;
     let reached = |used: i64, quota: i64, unit: u64| match Limit::from_quota(quota).times(unit) {
         Limit::AtMost(most) => u64::try_from(used).is_ok_and(|used| used >= most),
@@ -59,6 +93,7 @@ fn limits_reached(usage: &TenantUsage, quotas: &EffectiveQuotas) -> [bool; 8] {
     [
         reached(usage.active_jobs, quotas.max_jobs, 1),
         reached(usage.queued_jobs, quotas.max_queued_jobs, 1),
+        reached(usage.jobs_this_hour, quotas.max_jobs_per_hour, 1),
         reached(usage.workers, quotas.max_workers, 1),
         reached(usage.cpu_millicores, quotas.max_cpu_cores, 1000),
         reached(usage.memory_bytes, quotas.max_memory_gb, GIGA),
@@ -79,6 +114,7 @@ pub(super) fn summary(usage: &TenantUsage, quotas: &EffectiveQuotas) -> TenantSu
         memory: of(gigabytes(unsigned(usage.memory_bytes.saturating_add(MEGA / 2))), quotas.max_memory_gb),
         gpus: of(usage.gpus.to_string(), quotas.max_gpus),
         workers: of(usage.workers.to_string(), quotas.max_workers),
+        jobs_this_hour: of(usage.jobs_this_hour.to_string(), quotas.max_jobs_per_hour),
     }
 }
 
@@ -89,6 +125,8 @@ fn unsigned(value: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -100,7 +138,9 @@ mod tests {
         let quotas = EffectiveQuotas { max_jobs: 3, max_cpu_cores: -1, ..EffectiveQuotas::default() };
         let usage = |active_jobs| TenantUsage { active_jobs, cpu_millicores: 500, ..TenantUsage::default() };
         let due = |old, new, written: Option<i64>, now| {
-            due(Some(&usage(old)), &usage(new), Some(&quotas), written.map(at), at(now))
+            let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
+            let new = Ledger { usage: usage(new), window: None };
+            due(&old, &new, Some(&quotas), written.map(at), at(now))
         };
         assert_eq!(due(1, 1, None, 100), Due::No);
         assert_eq!(due(1, 2, None, 100), Due::Now, "never written by this process");
@@ -112,6 +152,42 @@ mod tests {
     }
 
     #[test]
+    fn the_hourly_limit_is_told_at_once() {
+        let quotas = EffectiveQuotas { max_jobs_per_hour: 10, ..EffectiveQuotas::default() };
+        let usage = |jobs_this_hour| TenantUsage { jobs_this_hour, ..TenantUsage::default() };
+        let due = |old, new| {
+            let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
+            due(&old, &Ledger { usage: usage(new), window: None }, Some(&quotas), Some(at(99)), at(100))
+        };
+        assert_eq!((due(8, 9), due(9, 10)), (Due::In(Duration::from_secs(14)), Due::Now));
+    }
+
+    #[test]
+    fn the_window_is_written_soon_when_pods_wait_for_it() {
+        let window = |settled: i64, settling: &[&str]| JobWindow {
+            resets_at: Time(at(3600)),
+            not_before: None,
+            settled,
+            settling: settling.iter().map(|uid| (*uid).to_owned()).collect(),
+        };
+        let due = |old: Option<JobWindow>, new: Option<JobWindow>, since: i64| {
+            let usage = TenantUsage::default();
+            let old = TenantStatus { usage: Some(usage.clone()), job_window: old, ..TenantStatus::default() };
+            due(&old, &Ledger { usage, window: new }, None, Some(at(100 - since)), at(100))
+        };
+        let one = || Some(window(1, &["a"]));
+        assert_eq!(due(one(), one(), 60), Due::No);
+        assert_eq!(due(one(), None, 60), Due::No, "nothing is known yet: what is stored stays");
+        assert_eq!(due(None, one(), 1), Due::In(Duration::from_secs(1)));
+        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 0), Due::In(Duration::from_secs(2)));
+        assert_eq!(due(one(), Some(window(2, &["b"])), 2), Due::Now);
+        assert_eq!(due(one(), Some(window(1, &[])), 60), Due::No, "its pod is gone: no write of its own");
+        assert_eq!(due(one(), Some(window(2, &["a"])), 1), Due::In(Duration::from_secs(14)));
+        let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
+        assert_eq!(due(one(), next, 1), Due::In(Duration::from_secs(1)), "the pods of an earlier one may go");
+    }
+
+    #[test]
     fn columns_read_well() {
         let quotas = EffectiveQuotas {
             max_jobs: 20,
@@ -119,6 +195,7 @@ mod tests {
             max_memory_gb: 64,
             max_gpus: 0,
             max_workers: -1,
+            max_jobs_per_hour: 10,
             ..EffectiveQuotas::default()
         };
         let usage = TenantUsage {
@@ -126,10 +203,12 @@ mod tests {
             cpu_millicores: 1500,
             memory_bytes: 536_870_912,
             workers: 2,
+            jobs_this_hour: 4,
             ..TenantUsage::default()
         };
         let summary = summary(&usage, &quotas);
-        let TenantSummary { jobs, cpu, memory, gpus, workers } = &summary;
+        let TenantSummary { jobs, cpu, memory, gpus, workers, jobs_this_hour } = &summary;
         assert_eq!([jobs, cpu, memory, gpus, workers], ["3/20", "1.5/16", "0.537/64", "0/0", "2/unlimited"]);
+        assert_eq!(jobs_this_hour, "4/10");
     }
 }

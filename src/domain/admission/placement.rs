@@ -268,6 +268,7 @@ impl Rooms {
     }
 
     /// The number of a worker.
+    #[cfg(test)]
     pub(super) fn worker(&self, name: &str) -> Option<usize> {
         self.node_numbers.get(name).copied().filter(|n| self.nodes[*n].worker.is_some())
     }

@@ -273,6 +273,7 @@ impl World {
         if reverse {
             self.pods.reverse();
         }
+        let _ = self.found();
         if let Some(status) = &self.status {
             self.window.restore(status);
         }

@@ -197,10 +197,12 @@ async fn a_failure_is_told_of_when_it_lasts_and_once() {
 #[tokio::test]
 async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
     let mut bench = bench();
-    let usage =
-        |active_jobs| Some(TenantUsage { active_jobs, cpu_millicores: 1500, ..TenantUsage::default() });
+    let usage = |active_jobs| {
+        let usage = TenantUsage { active_jobs, cpu_millicores: 1500, ..TenantUsage::default() };
+        Some(Ledger { usage, window: None })
+    };
     bench.tenant(json!({}));
-    *bench.usage.lock().unwrap() = usage(1);
+    *bench.ledger.lock().unwrap() = usage(1);
     put(
         &mut bench.quotas,
         json!({
@@ -213,17 +215,46 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
     assert_eq!(status["usage"]["storageBytes"], json!(2_147_483_648_i64));
     assert_eq!(status["summary"]["jobs"], json!("1/5"));
     assert_eq!(status["summary"]["cpu"], json!("1.5/4"));
-    *bench.usage.lock().unwrap() = usage(2);
+    *bench.ledger.lock().unwrap() = usage(2);
     bench.at("2030-01-01T00:00:05Z");
     let (action, calls) = bench.pass().await;
     assert_eq!((action.unwrap(), calls.len()), (Action::requeue(Duration::from_secs(10)), 0));
-    *bench.usage.lock().unwrap() = usage(5);
+    *bench.ledger.lock().unwrap() = usage(5);
     assert_eq!(outline(&bench.pass().await.1), [APPLY[7]], "maxJobs is reached");
-    *bench.usage.lock().unwrap() = usage(3);
+    *bench.ledger.lock().unwrap() = usage(3);
     bench.at("2030-01-01T00:00:20Z");
     let (_, calls) = bench.pass().await;
     assert_eq!(outline(&calls), [APPLY[7]]);
     assert_eq!(calls[0].body["status"], json!({"usage": {"activeJobs": 3}, "summary": {"jobs": "3/5"}}));
+}
+
+#[tokio::test]
+async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise() {
+    let bench = bench();
+    bench.tenant(json!({}));
+    let window = |settled: usize, settling: &[&str]| {
+        let usage = TenantUsage { jobs_this_hour: 3, ..TenantUsage::default() };
+        let window = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": settled, "settling": settling});
+        Some(Ledger { usage, window: serde_json::from_value(window).unwrap() })
+    };
+    *bench.ledger.lock().unwrap() = window(1, &["a"]);
+    bench.pass().await.0.unwrap();
+    let stored = || bench.fake.get(TENANT)["status"].clone();
+    let written = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": 1, "settling": ["a"]});
+    assert_eq!((&stored()["jobWindow"], &stored()["summary"]["jobsThisHour"]), (&written, &json!("3/10")));
+    *bench.ledger.lock().unwrap() = None;
+    bench.at("2030-01-01T00:10:00Z");
+    assert_eq!(outline(&bench.pass().await.1), [""; 0], "the scheduler knows nothing yet");
+    *bench.ledger.lock().unwrap() = window(1, &[]);
+    assert_eq!(outline(&bench.pass().await.1), [""; 0], "a pod is gone");
+    *bench.ledger.lock().unwrap() = window(2, &["b"]);
+    let (_, calls) = bench.pass().await;
+    assert_eq!(calls[0].body["status"], json!({"jobWindow": {"settled": 2, "settling": ["b"]}}));
+    *bench.ledger.lock().unwrap() = window(3, &["b", "c"]);
+    let (action, calls) = bench.pass().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(2)), vec![]));
+    bench.at("2030-01-01T00:10:02Z");
+    assert_eq!(outline(&bench.pass().await.1), [APPLY[7]]);
 }
 
 #[tokio::test]
