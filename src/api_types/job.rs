@@ -179,7 +179,8 @@ const IMMUTABLE: &str = unchanged!(
 );
 
 /// The phases that one write may store over another, whoever writes; `domain::job_state::storable` as CEL, which a test
-/// compares. What is stored and can't be read may be put right in any way.
+/// compares. A phase that is stored and is none of them may be put right in any way; one that is no text at all, CEL
+/// can't compare with anything: such a job can only be deleted.
 pub(crate) const MOVES: &str = "self == oldSelf \
     || oldSelf == 'Queued' && self in ['Assigned', 'Running', 'Completed', 'Failed', 'TimedOut', 'Retrying', 'Canceled', 'Rejected'] \
     || oldSelf == 'Assigned' && self in ['Running', 'Completed', 'Failed', 'TimedOut', 'Retrying', 'Canceled'] \
