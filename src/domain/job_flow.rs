@@ -5,6 +5,8 @@
 //! no pod of attempt n exists, and what ended is in the status before its pod is let go.
 
 mod finish;
+#[cfg(test)]
+mod tests;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
@@ -20,11 +22,10 @@ use super::{
 use crate::api_types::{
     Job, JobPhase, JobStatus, Reason,
     conditions::{self, Wanted},
+    job::RetryPolicy,
     plan::Limit,
 };
 
-/// A pod must have started this long after it was made; otherwise the attempt is given up.
-const START_LIMIT: SignedDuration = SignedDuration::from_mins(5);
 /// `Assigned` is written only where the pod has not started by then: one write less for jobs that start at once.
 const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
 
@@ -39,8 +40,10 @@ pub struct View<'a> {
     pub verdict: Option<&'a Verdict>,
     /// The plan's bound of the running time, in minutes.
     pub timeout_minutes: Limit,
-    /// Running jobs are to be stopped and requeued, uncharged (a tenant that drains).
-    pub drain: bool,
+    /// Why running jobs are to be stopped and requeued, uncharged, if they are (a tenant that drains).
+    pub drain: Option<Reason>,
+    /// A pod must have started this long after it was made; otherwise the attempt is given up.
+    pub start_limit: SignedDuration,
     /// The extended resource that counts GPUs.
     pub gpu_resource: &'a str,
     /// The time.
@@ -154,30 +157,80 @@ fn queued(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, Ill
 }
 
 fn at_work(view: &View<'_>, status: &JobStatus, number: u32, pod: &Pod) -> Result<Step, IllegalMove> {
-    let ends = |ending: Ending| finish(view, status, number, ending, attempt::record(pod, view.gpu_resource));
     let going = pod.metadata.deletion_timestamp.is_some();
-    match attempt::observe(pod) {
-        Observed::Ended(ending) => ends(ending),
-        _ if going => Ok(Step::Wait(None)),
-        _ if canceled(view.job) || view.drain => Ok(delete(pod)),
-        Observed::Waiting { detail } => waiting(view, status, number, pod, detail),
-        Observed::Running { started_at } => {
-            let node = attempt::node(pod).map(str::to_owned);
-            if status.phase != JobPhase::Running || status.node != node {
-                let message = format!("attempt {number} runs on {}", node.as_deref().unwrap_or("a node"));
-                let way = [JobPhase::Assigned, JobPhase::Running];
-                let way = if status.phase == JobPhase::Queued { &way[..] } else { &way[1..] };
-                return move_to(view, status, way, Reason::Running, message, |new| {
-                    assign(new, number, pod);
-                    new.started_at = Some(Time(started_at));
-                });
-            }
-            match time_left(view, status, started_at) {
-                Some(end) if end <= view.now => Ok(delete(pod)),
-                end => Ok(Step::Wait(end)),
-            }
+    match (attempt::observe(pod), view.drain) {
+        (Observed::Ended(ending), _) => {
+            finish(view, status, number, ending, attempt::record(pod, view.gpu_resource))
         }
+        _ if going => Ok(Step::Wait(None)),
+        _ if canceled(view.job) => Ok(delete(pod)),
+        (_, Some(reason)) => stop(view, status, number, pod, reason),
+        // Kubelets forget what they have told, but make no container twice.
+        (Observed::Waiting { .. }, None) if status.phase == JobPhase::Running => {
+            let started_at = status.started_at.as_ref().map_or_else(|| attempt::created(pod), |time| time.0);
+            running(view, status, number, pod, started_at)
+        }
+        (Observed::Waiting { detail }, None) => waiting(view, status, number, pod, detail),
+        (Observed::Running { started_at }, None) => running(view, status, number, pod, started_at),
     }
+}
+
+fn running(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    pod: &Pod,
+    started_at: Timestamp,
+) -> Result<Step, IllegalMove> {
+    let node = attempt::node(pod).map(str::to_owned);
+    if status.phase != JobPhase::Running || status.node != node || stopping(status).is_some() {
+        let message = format!("attempt {number} runs on {}", node.as_deref().unwrap_or("a node"));
+        let way = [JobPhase::Assigned, JobPhase::Running];
+        let way = if status.phase == JobPhase::Queued { &way[..] } else { &way[1..] };
+        return move_to(view, status, way, Reason::Running, message, |new| {
+            assign(new, number, pod);
+            new.started_at = Some(Time(started_at));
+        });
+    }
+    match attempt::allowance(pod).and_then(|allowed| started_at.saturating_add(allowed).ok()) {
+        Some(end) if end <= view.now => Ok(delete(pod)),
+        end => Ok(Step::Wait(end)),
+    }
+}
+
+/// Stops an attempt of a tenant that drains. The status says so first: the pod takes its time to end, and the attempt is
+/// to cost no retry even when the tenant has been opened again by then.
+fn stop(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    pod: &Pod,
+    reason: Reason,
+) -> Result<Step, IllegalMove> {
+    if stopping(status) == Some(reason) {
+        return Ok(delete(pod));
+    }
+    let at = if status.phase == JobPhase::Queued { JobPhase::Assigned } else { status.phase };
+    let message = format!("attempt {number} is being stopped: the tenant is {}", closed(reason));
+    move_to(view, status, &[at], reason, message, |new| {
+        if status.phase == JobPhase::Queued {
+            assign(new, number, pod);
+        }
+    })
+}
+
+/// Why the current attempt is being stopped, if it is.
+fn stopping(status: &JobStatus) -> Option<Reason> {
+    if !matches!(status.phase, JobPhase::Assigned | JobPhase::Running) {
+        return None;
+    }
+    let reason: Reason = status.reason.as_deref()?.parse().ok()?;
+    matches!(reason, Reason::TenantSuspended | Reason::TenantExpired).then_some(reason)
+}
+
+/// What a tenant is that drains.
+fn closed(reason: Reason) -> &'static str {
+    if reason == Reason::TenantExpired { "expired" } else { "suspended" }
 }
 
 fn waiting(
@@ -188,7 +241,7 @@ fn waiting(
     detail: Option<String>,
 ) -> Result<Step, IllegalMove> {
     let made = attempt::created(pod);
-    let (assigned, limit) = (made.saturating_add(ASSIGNED_AFTER), made.saturating_add(START_LIMIT));
+    let (assigned, limit) = (made.saturating_add(ASSIGNED_AFTER), made.saturating_add(view.start_limit));
     let (assigned, limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
     if limit <= view.now {
         return Ok(delete(pod));
@@ -196,11 +249,18 @@ fn waiting(
     if status.phase == JobPhase::Queued && assigned > view.now {
         return Ok(Step::Wait(Some(assigned)));
     }
-    if status.phase == JobPhase::Assigned && !is_news(status, detail.as_deref()) {
+    if status.phase == JobPhase::Assigned && stopping(status).is_none() && !is_news(status, detail.as_deref())
+    {
         return Ok(Step::Wait(Some(limit)));
     }
-    let message = detail.unwrap_or_else(|| format!("attempt {number} has a place in {}", group_of(pod)));
+    let message = detail.unwrap_or_else(|| placed(number, pod));
     move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
+}
+
+/// What is said of a pod of which nobody has said anything.
+fn placed(number: u32, pod: &Pod) -> String {
+    let group = pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str);
+    format!("attempt {number} has a place in {group}")
 }
 
 /// Whether what keeps a pod from starting is something else than the status says: other numbers in the same words, or
@@ -223,14 +283,30 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
     }
     match status.not_before.as_ref() {
         Some(Time(at)) if *at > view.now => Ok(Step::Wait(Some(*at))),
-        _ => {
-            let message = format!("waits for attempt {}", attempt + 1);
-            move_to(view, status, &[JobPhase::Queued], Reason::Queued, message, |new| {
-                (new.pod, new.node, new.worker_group) = (None, None, None);
-                (new.assigned_at, new.started_at, new.not_before) = (None, None, None);
-            })
-        }
+        _ => again(view, status, attempt + 1),
     }
+}
+
+/// Queues the next attempt, unless it would have no time to run: the plan's limit was cut, or an attempt was lost that
+/// had used it up.
+fn again(view: &View<'_>, status: &JobStatus, next: u32) -> Result<Step, IllegalMove> {
+    let used_up = running_left(view.job, view.timeout_minutes).is_some_and(|left| left.as_secs() == 0);
+    if used_up && view.job.spec.retry_policy == RetryPolicy::Infrastructure {
+        let seconds = |time: SignedDuration| SignedDuration::from_secs(time.as_secs());
+        let allowed = running_limit(view.job, view.timeout_minutes).unwrap_or_default();
+        let used = seconds(SignedDuration::from_millis(status.running_millis));
+        let message = format!("no running time is left for attempt {next}: {used:#} of {allowed:#} are used");
+        return move_to(view, status, &[JobPhase::Failed], Reason::DeadlineExceeded, message, |_| ());
+    }
+    let message = format!("waits for attempt {next}");
+    move_to(view, status, &[JobPhase::Queued], Reason::Queued, message, |new| {
+        (new.pod, new.node, new.worker_group) = (None, None, None);
+        (new.assigned_at, new.started_at, new.not_before) = (None, None, None);
+        // A timeout is to be retried: then with the whole time again.
+        if used_up {
+            new.running_millis = 0;
+        }
+    })
 }
 
 /// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be read,
@@ -296,10 +372,6 @@ fn delete(pod: &Pod) -> Step {
     Step::Delete { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() }
 }
 
-fn group_of(pod: &Pod) -> &str {
-    pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str)
-}
-
 fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
     new.attempt = i32::try_from(number).unwrap_or(i32::MAX);
     new.pod = Some(pod.name_any());
@@ -309,7 +381,8 @@ fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
     (new.started_at, new.not_before, new.exit_code) = (None, None, None);
 }
 
-/// The running time that is allowed in all: the job's own, at most the plan's.
+/// The running time that is allowed in all: the job's own, at most the plan's. It is handed to an attempt when its pod is
+/// made ([`attempt::allowance`]): a plan that changes concerns the attempts after it, and ends nothing that runs.
 #[must_use]
 pub fn running_limit(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
     let plan = timeout_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
@@ -322,12 +395,6 @@ pub fn running_limit(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration
 pub fn running_left(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
     let used = SignedDuration::from_millis(job.status.as_ref().map_or(0, |s| s.running_millis));
     Some(running_limit(job, timeout_minutes)?.saturating_sub(used).max(SignedDuration::ZERO))
-}
-
-fn time_left(view: &View<'_>, status: &JobStatus, started_at: Timestamp) -> Option<Timestamp> {
-    let limit = running_limit(view.job, view.timeout_minutes)?;
-    let left = limit.saturating_sub(SignedDuration::from_millis(status.running_millis));
-    started_at.saturating_add(left).ok()
 }
 
 /// The status after a move along `way`, with the reason, conditions and what `change` adds.
@@ -361,7 +428,3 @@ fn move_to(
     new.conditions = conditions::merge(&old.conditions, wanted, view.job.metadata.generation, view.now);
     Ok(Step::Write(Box::new(new)))
 }
-
-#[cfg(test)]
-#[path = "job_flow_tests.rs"]
-mod tests;

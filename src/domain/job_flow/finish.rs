@@ -1,10 +1,10 @@
 //! Where the end of an attempt takes its job: what it is called, whether it is tried again, and what goes on record.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
-use super::{START_LIMIT, Step, View, assign, canceled, move_to, running_limit};
+use super::{Step, View, assign, canceled, closed, move_to, placed, running_left, stopping};
 use crate::{
     api_types::{
         JobPhase, JobStatus, Reason,
@@ -34,15 +34,19 @@ pub(super) fn finish(
     let running =
         ending.started_at.map_or(SignedDuration::ZERO, |start| ending.finished_at.duration_since(start));
     let total = SignedDuration::from_millis(status.running_millis).saturating_add(running);
-    let late = running_limit(view.job, view.timeout_minutes).is_some_and(|limit| total >= limit);
+    let pod = view.pods.iter().find(|p| attempt::number(p) == Some(number));
     if ending.cause == Cause::Deletion {
-        name_deletion(view, &mut ending, late);
+        let allowed = match pod {
+            Some(pod) => attempt::allowance(pod),
+            None => running_left(view.job, view.timeout_minutes),
+        };
+        let late = allowed.is_some_and(|allowed| running >= allowed);
+        name_deletion(view, status, pod.map(AsRef::as_ref), &mut ending, late);
     }
     let outcome = outcome(view, status, &ending);
     let assigned = (status.phase == JobPhase::Queued).then_some(JobPhase::Assigned);
     let timed_out = (ending.cause == Cause::Timeout).then_some(JobPhase::TimedOut);
     let way: Vec<JobPhase> = assigned.into_iter().chain(timed_out).chain([outcome.phase]).collect();
-    let pod = view.pods.iter().find(|p| attempt::number(p) == Some(number));
     move_to(view, status, &way, outcome.reason, outcome.message, |new| {
         if let Some(pod) = pod {
             assign(new, number, pod);
@@ -94,10 +98,9 @@ fn retry_at(view: &View<'_>, ended: u32, finished_at: Timestamp) -> Timestamp {
 }
 
 /// A pod that was deleted was mostly deleted by us; the reason is then ours.
-fn name_deletion(view: &View<'_>, ending: &mut Ending, late: bool) {
+fn name_deletion(view: &View<'_>, status: &JobStatus, pod: Option<&Pod>, ending: &mut Ending, late: bool) {
     let never_started = ending.started_at.is_none();
-    let made = view.pods.iter().map(|p| attempt::created(p)).max();
-    let start_limit = made.and_then(|m| m.checked_add(START_LIMIT).ok());
+    let start_limit = pod.and_then(|pod| attempt::created(pod).checked_add(view.start_limit).ok());
     if canceled(view.job) {
         ending.reason = Reason::Canceled;
         let when = if never_started { "before it ran" } else { "while it ran" };
@@ -105,12 +108,21 @@ fn name_deletion(view: &View<'_>, ending: &mut Ending, late: bool) {
     } else if late {
         (ending.reason, ending.cause) = (Reason::DeadlineExceeded, Cause::Timeout);
         "ran longer than its timeout".clone_into(&mut ending.message);
-    } else if view.drain {
-        ending.reason = Reason::TenantSuspended;
-        "stopped because the tenant is suspended or expired".clone_into(&mut ending.message);
-    } else if never_started && start_limit.is_some_and(|limit| limit <= view.now) {
+    } else if let Some(reason) = stopping(status).or(view.drain) {
+        ending.reason = reason;
+        ending.message = format!("stopped because the tenant is {}", closed(reason));
+    } else if let Some(pod) = pod
+        && never_started
+        && start_limit.is_some_and(|limit| limit <= view.now)
+    {
         (ending.reason, ending.cause) = (Reason::StartTimeout, Cause::Infrastructure);
-        ending.message = format!("the pod did not start within {} minutes", START_LIMIT.as_mins());
+        ending.message = format!("the pod did not start within {:#}", view.start_limit);
+        let number = attempt::number(pod).unwrap_or_default();
+        if let Some(said) = status.message.as_ref().filter(|_| status.phase == JobPhase::Assigned)
+            && *said != placed(number, pod)
+        {
+            ending.message = format!("{}: {said}", ending.message);
+        }
     }
 }
 
@@ -130,7 +142,9 @@ fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
     let retried = match ending.cause {
         Cause::Success => return end(JobPhase::Completed),
         Cause::Deletion if ending.reason == Reason::Canceled => return end(JobPhase::Canceled),
-        Cause::Deletion if ending.reason == Reason::TenantSuspended => return end(JobPhase::Retrying),
+        Cause::Deletion if matches!(ending.reason, Reason::TenantSuspended | Reason::TenantExpired) => {
+            return end(JobPhase::Retrying);
+        }
         Cause::Infrastructure | Cause::Deletion => true,
         Cause::Timeout | Cause::Job => always,
     };
