@@ -34,6 +34,7 @@ pub struct World {
     pub cluster: Cluster,
     operator: Mutex<Option<Process>>,
     operator_kubeconfig: Mutex<PathBuf>,
+    operator_flags: Mutex<Vec<String>>,
     pub database_url: Option<String>,
     metrics_port: u16,
 }
@@ -66,7 +67,8 @@ impl World {
         let metrics_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let database_url = cluster.database_url().map(str::to_owned);
         let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
-        Self { cluster, operator: Mutex::new(None), operator_kubeconfig, database_url, metrics_port }
+        let (operator, operator_flags) = (Mutex::new(None), Mutex::default());
+        Self { cluster, operator, operator_kubeconfig, operator_flags, database_url, metrics_port }
     }
 
     /// Lets the operator use another identity from its next start on.
@@ -74,10 +76,16 @@ impl World {
         *self.operator_kubeconfig.lock().unwrap() = kubeconfig.to_owned();
     }
 
+    /// Gives the operator flags from its next start on.
+    pub fn operator_flags(&self, flags: &[&str]) {
+        *self.operator_flags.lock().unwrap() = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
     /// Starts the operator; it is not ready yet.
     pub fn start_operator(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
         command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{}", self.metrics_port));
+        command.args(&*self.operator_flags.lock().unwrap());
         command.env("KUBECONFIG", &*self.operator_kubeconfig.lock().unwrap());
         command
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,crofter=debug".to_owned()));

@@ -33,6 +33,14 @@ pub enum Seen<K> {
     Deleted(K),
 }
 
+impl<K> Seen<K> {
+    /// The object as it was told.
+    pub fn object(&self) -> &K {
+        let (Self::Version(object) | Self::Deleted(object)) = self;
+        object
+    }
+}
+
 /// Watches objects from the start on, and keeps all that it is told.
 pub struct History<K> {
     seen: Arc<Mutex<Vec<Seen<K>>>>,
@@ -120,7 +128,7 @@ pub fn check_pods(history: &[Seen<Pod>]) -> HashMap<String, BTreeSet<u32>> {
     let mut pods: BTreeMap<(String, u32), BTreeSet<String>> = BTreeMap::new();
     let mut live: HashMap<String, BTreeSet<String>> = HashMap::new();
     for seen in history {
-        let (Seen::Version(pod) | Seen::Deleted(pod)) = seen;
+        let pod = seen.object();
         let job = attempt::job_uid(pod).unwrap().to_owned();
         let number = attempt::number(pod).unwrap();
         pods.entry((job.clone(), number)).or_default().insert(pod.uid().unwrap());
@@ -161,6 +169,21 @@ pub fn check_jobs(history: &[Seen<Job>]) {
             ends.insert(uid, job.clone());
         }
     }
+}
+
+/// Every change of a job's phase, with the job as it was then.
+pub fn moves(history: &[Seen<Job>]) -> Vec<(JobPhase, JobPhase, Job)> {
+    let mut last: HashMap<String, JobPhase> = HashMap::new();
+    let mut moves = Vec::new();
+    for seen in history {
+        let Seen::Version(job) = seen else { continue };
+        let now = phase(job);
+        let before = last.insert(job.uid().unwrap(), now).unwrap_or(JobPhase::Queued);
+        if before != now {
+            moves.push((before, now, job.clone()));
+        }
+    }
+    moves
 }
 
 /// Checks that a job completed in its first and only attempt.

@@ -16,6 +16,8 @@ mod every_write;
 mod history;
 mod kills;
 mod kstatus;
+mod kubelet;
+mod moves;
 mod no_database;
 mod nodes;
 mod stored;
@@ -43,6 +45,7 @@ impl Alone {
         // An earlier test may have failed anywhere.
         self.world.kill_operator();
         self.world.operator_as(self.world.cluster.kubeconfig());
+        self.world.operator_flags(&[]);
         (&self.world, guard)
     }
 }
