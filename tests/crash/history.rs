@@ -24,7 +24,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::AbortHandle};
 
-use crate::common::phase;
+use crate::common::{PATIENCE, phase};
 
 /// One thing that a watch told.
 #[derive(Clone, Debug)]
@@ -97,6 +97,17 @@ where
         let mut told = self.told.clone();
         let goal = told.borrow().things + more;
         drop(tokio::time::timeout(at_most, told.wait_for(|told| told.things >= goal)).await);
+    }
+
+    /// Waits until this very version was told, which a client may have read before.
+    pub async fn reaches(&self, version: &K) {
+        let is_it = |seen: &Seen<K>| {
+            let meta = seen.object().meta();
+            (&meta.uid, &meta.resource_version) == (&version.meta().uid, &version.meta().resource_version)
+        };
+        let mut told = self.told.clone();
+        let there = told.wait_for(|_| self.seen.lock().unwrap().iter().any(is_it));
+        drop(tokio::time::timeout(PATIENCE, there).await.expect("the watch is far behind"));
     }
 
     /// All of it. There must have been one list only: between a broken watch and the next list something may be lost.

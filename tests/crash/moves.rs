@@ -77,7 +77,7 @@ async fn from_waiting(verbs: &Verbs<'_>) {
 }
 
 /// Name, end and reason of every job; those of which only the move away from Assigned was wanted are canceled.
-async fn all_end(verbs: &Verbs<'_>) {
+async fn all_end(verbs: &Verbs<'_>, jobs: &History<Job>) {
     for (name, phase) in [("starts", JobPhase::Running), ("gone", JobPhase::Assigned)] {
         let name = format!("slow-{name}");
         let there =
@@ -104,6 +104,7 @@ async fn all_end(verbs: &Verbs<'_>) {
     ] {
         let job = verbs.until_phase(tenant, name, phase).await;
         assert_eq!(reason(&job), why, "{tenant}/{name}");
+        jobs.reaches(&job).await;
     }
 }
 
@@ -119,7 +120,7 @@ async fn every_legal_move_is_made_and_no_other() {
     verbs.tenant(TENANT, json!({"plan": "basic"})).await;
     verbs.worker(&format!("{TENANT}-1"), TENANT, "8").await;
     futures::join!(from_assigned(&verbs), from_running(&verbs), from_waiting(&verbs));
-    all_end(&verbs).await;
+    all_end(&verbs, &jobs).await;
 
     let ours = |namespace: Option<String>| namespace.is_some_and(|n| n.starts_with("tenant-mover"));
     let jobs: Vec<_> = jobs.whole().into_iter().filter(|seen| ours(seen.object().namespace())).collect();
