@@ -17,6 +17,7 @@ use crofter_test_cluster::{
     process::{self, Process, Signal},
     wait,
 };
+use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -191,6 +192,12 @@ pub struct Verbs<'a> {
     pub client: Client,
 }
 
+/// The time of day, which is the API server's, too: it runs on this machine.
+#[expect(clippy::disallowed_methods, reason = "a test compares what was recorded with the time of day")]
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
 /// The namespace of a tenant.
 pub fn namespace(tenant: &str) -> String {
     format!("tenant-{tenant}")
@@ -299,6 +306,19 @@ impl Verbs<'_> {
     /// Submits a job.
     pub async fn job(&self, tenant: &str, name: &str, spec: Value) -> Job {
         self.new_job(&namespace(tenant), name, spec).await.unwrap()
+    }
+
+    /// Submits a job that is younger than all before it: the time of submission, by which jobs of one score are ordered,
+    /// has no fractions of seconds.
+    pub async fn later_job(&self, tenant: &str, name: &str, spec: Value) -> Job {
+        let second = now().as_second();
+        wait::until(PATIENCE, "the next second", async || match now().as_second() {
+            later if later > second => Ok(()),
+            same => Err(same),
+        })
+        .await
+        .unwrap();
+        self.job(tenant, name, spec).await
     }
 
     /// Submits a job, or says why not.

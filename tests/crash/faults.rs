@@ -2,7 +2,7 @@
 
 use crofter::api_types::{Job, JobPhase, JobStatus};
 use crofter_test_cluster::wait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     ResourceExt,
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     KILLS, calm,
-    common::{PATIENCE, Verbs, World, namespace, phase, reason},
+    common::{PATIENCE, Verbs, World, namespace, now, phase, reason},
     history::{History, Seen, check_jobs, check_pods, moves, of_pods},
     kubelet::{ended, endless, evicted, silent, with},
 };
@@ -40,16 +40,9 @@ impl<'a> Scene<'a> {
         self.verbs.job(self.tenant, name, spec).await;
     }
 
-    /// The same, when its time of submission, which has no fractions of seconds, will be later than of all before it.
+    /// Submits a job after all before it.
     async fn later_job(&self, name: &str, spec: Value) {
-        let second = now().as_second();
-        wait::until(PATIENCE, "the next second", async || match now().as_second() {
-            later if later > second => Ok(()),
-            same => Err(same),
-        })
-        .await
-        .unwrap();
-        self.job(name, spec).await;
+        self.verbs.later_job(self.tenant, name, spec).await;
     }
 
     async fn until(&self, name: &str, phase: JobPhase) -> Job {
@@ -97,11 +90,6 @@ fn message(job: &Job) -> &str {
 /// Attempts on record, with their reasons.
 fn attempts(job: &Job) -> Vec<(i32, &str)> {
     status(job).attempts.iter().map(|record| (record.attempt, record.reason.as_str())).collect()
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test compares what was recorded with the time of day")]
-fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 /// What `kubectl drain` does.

@@ -3,12 +3,11 @@
 //! The jobs run for ever, or have the outcome `Pending`: then kwok says nothing of their pods before they are deleted.
 
 use crofter::{api_types::Job, names};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::common::{Verbs, namespace};
+use crate::common::{Verbs, namespace, now};
 
 /// A job whose container starts, and ends, only when it is said.
 pub fn silent() -> Value {
@@ -24,11 +23,6 @@ pub fn endless() -> Value {
 pub fn with(mut spec: Value, more: Value) -> Value {
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     spec
-}
-
-#[expect(clippy::disallowed_methods, reason = "a kubelet says when it saw something")]
-fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 fn container(state: Value) -> Value {

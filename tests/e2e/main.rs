@@ -12,6 +12,7 @@ mod bad_input;
 mod isolation;
 mod jobs;
 mod moves;
+mod quotas;
 mod tenants;
 
 use std::sync::LazyLock;
