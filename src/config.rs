@@ -27,6 +27,10 @@ pub struct Config {
     /// quotas, also where no node has room yet.
     #[arg(long, env = "CROFTER_ELASTIC_POOLS", value_delimiter = ',', value_parser = pool)]
     pub elastic_pools: Vec<String>,
+    /// Seconds within which a pod must have started. For tests, which can't wait for minutes; the deadline that a pod
+    /// gets for the kubelet is made for the default.
+    #[arg(long, env = "CROFTER_START_LIMIT_SECONDS", default_value_t = 300, hide = true, value_parser = clap::value_parser!(u32).range(1..=300))]
+    pub start_limit_seconds: u32,
     /// Settings that controllers share.
     #[command(flatten)]
     pub settings: Settings,

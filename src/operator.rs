@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures::{FutureExt, StreamExt, future::BoxFuture, future::Shared, stream};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -66,7 +67,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let names = assembly.scheduler();
     assembly.tenants(names.tenants);
     assembly.nodes();
-    assembly.jobs(names.jobs, mirror.as_ref());
+    assembly.jobs(names.jobs, mirror.as_ref(), config.start_limit_seconds);
     assembly.attempts(mirror.as_ref());
     let mut parts = assembly.watch_and_serve(listener);
     tokio::select! {
@@ -293,7 +294,12 @@ impl Assembly {
     }
 
     /// Returns which jobs can't be read.
-    fn jobs(&mut self, concerned: mpsc::Receiver<ObjectRef<Job>>, mirror: Option<&MirrorHandle>) {
+    fn jobs(
+        &mut self,
+        concerned: mpsc::Receiver<ObjectRef<Job>>,
+        mirror: Option<&MirrorHandle>,
+        start_limit_seconds: u32,
+    ) {
         let (unreadable, writer) = unreadable::cache();
         let Caches { tenants, jobs, pods, .. } = self.caches.clone();
         let context = job::Context {
@@ -305,6 +311,7 @@ impl Assembly {
             board: self.board.clone(),
             plans: self.plans.clone(),
             settings: self.settings.clone(),
+            start_limit: SignedDuration::from_secs(start_limit_seconds.into()),
             mirrored: mirror.cloned().map(mirrored),
             events: self.events.clone(),
             clock: self.clock.clone(),

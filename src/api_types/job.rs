@@ -178,6 +178,16 @@ const IMMUTABLE: &str = unchanged!(
     "ttlSecondsAfterFinished"
 );
 
+/// The phases that one write may store over another, whoever writes; `domain::job_state::storable` as CEL, which a test
+/// compares. A phase that is stored and is none of them may be put right in any way; one that is no text at all, CEL
+/// can't compare with anything: such a job can only be deleted.
+pub(crate) const MOVES: &str = "self == oldSelf \
+    || oldSelf == 'Queued' && self in ['Assigned', 'Running', 'Completed', 'Failed', 'TimedOut', 'Retrying', 'Canceled', 'Rejected'] \
+    || oldSelf == 'Assigned' && self in ['Running', 'Completed', 'Failed', 'TimedOut', 'Retrying', 'Canceled'] \
+    || oldSelf == 'Running' && self in ['Completed', 'Failed', 'TimedOut', 'Retrying', 'Canceled'] \
+    || oldSelf == 'Retrying' && self in ['Queued', 'Failed', 'Canceled'] \
+    || !(oldSelf in ['Queued', 'Assigned', 'Running', 'Completed', 'Failed', 'TimedOut', 'Retrying', 'Canceled', 'Rejected'])";
+
 fn default_retries() -> i32 {
     3
 }
@@ -398,6 +408,9 @@ pub struct JobStatus {
     pub observed_generation: i64,
     /// Where the job is.
     #[serde(default)]
+    #[x_kube(validation = Rule::new(MOVES)
+        .message(Message::Expression("\"a job can't go from \" + oldSelf + \" to \" + self".into()))
+        .reason(Reason::FieldValueForbidden))]
     pub phase: JobPhase,
     /// Why it is there, in one word.
     #[serde(skip_serializing_if = "Option::is_none")]

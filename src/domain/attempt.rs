@@ -19,6 +19,10 @@ use crate::{
 /// The kubelet removes a pod within this time after its last container has ended.
 const REMOVAL: SignedDuration = SignedDuration::from_secs(10);
 
+/// Time that a pod may take to start. The kubelet counts a pod's deadline from before its image is pulled, Crofter a
+/// job's time from when the container started; the deadline is the backstop for an operator that is away.
+pub const START_ALLOWANCE: SignedDuration = SignedDuration::from_mins(5);
+
 /// Where an attempt is, by its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
@@ -119,6 +123,13 @@ pub fn node(pod: &Pod) -> Option<&str> {
 #[must_use]
 pub fn created(pod: &Pod) -> Timestamp {
     pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+}
+
+/// How long the attempt's container may run, as it was when its pod was made; `None` without a limit.
+#[must_use]
+pub fn allowance(pod: &Pod) -> Option<SignedDuration> {
+    let deadline = SignedDuration::from_secs(pod.spec.as_ref()?.active_deadline_seconds?);
+    Some(deadline.saturating_sub(START_ALLOWANCE).max(SignedDuration::ZERO))
 }
 
 /// The attempt's record, once it has ended. `gpu_resource` is the extended resource that counts GPUs.

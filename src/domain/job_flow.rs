@@ -4,29 +4,30 @@
 //! interrupted anywhere is found again. Steps are ordered so that nothing runs twice: attempt n+1 is created only when
 //! no pod of attempt n exists, and what ended is in the status before its pod is let go.
 
+mod finish;
+#[cfg(test)]
+mod tests;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
+pub use self::finish::on_record;
+use self::finish::{finish, put_on_record};
 use super::{
     admission::{Admission, Verdict},
     attempt::{self, Cause, Ending, Observed},
     job_state::{IllegalMove, check_way, is_terminal},
-    retry,
 };
 use crate::api_types::{
     Job, JobPhase, JobStatus, Reason,
     conditions::{self, Wanted},
-    job::{AttemptRecord, RetryPolicy},
+    job::RetryPolicy,
     plan::Limit,
 };
 
-/// A pod must have started this long after it was made; otherwise the attempt is given up.
-const START_LIMIT: SignedDuration = SignedDuration::from_mins(5);
 /// `Assigned` is written only where the pod has not started by then: one write less for jobs that start at once.
 const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
-/// Records of attempts that a status holds.
-const RECORDS: usize = 16;
 
 /// Everything that the next step depends on.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +40,10 @@ pub struct View<'a> {
     pub verdict: Option<&'a Verdict>,
     /// The plan's bound of the running time, in minutes.
     pub timeout_minutes: Limit,
-    /// Running jobs are to be stopped and requeued, uncharged (a tenant that drains).
-    pub drain: bool,
+    /// Why running jobs are to be stopped and requeued, uncharged, if they are (a tenant that drains).
+    pub drain: Option<Reason>,
+    /// A pod must have started this long after it was made; otherwise the attempt is given up.
+    pub start_limit: SignedDuration,
     /// The extended resource that counts GPUs.
     pub gpu_resource: &'a str,
     /// The time.
@@ -154,30 +157,80 @@ fn queued(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, Ill
 }
 
 fn at_work(view: &View<'_>, status: &JobStatus, number: u32, pod: &Pod) -> Result<Step, IllegalMove> {
-    let ends = |ending: Ending| finish(view, status, number, ending, attempt::record(pod, view.gpu_resource));
     let going = pod.metadata.deletion_timestamp.is_some();
-    match attempt::observe(pod) {
-        Observed::Ended(ending) => ends(ending),
-        _ if going => Ok(Step::Wait(None)),
-        _ if canceled(view.job) || view.drain => Ok(delete(pod)),
-        Observed::Waiting { detail } => waiting(view, status, number, pod, detail),
-        Observed::Running { started_at } => {
-            let node = attempt::node(pod).map(str::to_owned);
-            if status.phase != JobPhase::Running || status.node != node {
-                let message = format!("attempt {number} runs on {}", node.as_deref().unwrap_or("a node"));
-                let way = [JobPhase::Assigned, JobPhase::Running];
-                let way = if status.phase == JobPhase::Queued { &way[..] } else { &way[1..] };
-                return move_to(view, status, way, Reason::Running, message, |new| {
-                    assign(new, number, pod);
-                    new.started_at = Some(Time(started_at));
-                });
-            }
-            match time_left(view, status, started_at) {
-                Some(end) if end <= view.now => Ok(delete(pod)),
-                end => Ok(Step::Wait(end)),
-            }
+    match (attempt::observe(pod), view.drain) {
+        (Observed::Ended(ending), _) => {
+            finish(view, status, number, ending, attempt::record(pod, view.gpu_resource))
         }
+        _ if going => Ok(Step::Wait(None)),
+        _ if canceled(view.job) => Ok(delete(pod)),
+        (_, Some(reason)) => stop(view, status, number, pod, reason),
+        // Kubelets forget what they have told, but make no container twice.
+        (Observed::Waiting { .. }, None) if status.phase == JobPhase::Running => {
+            let started_at = status.started_at.as_ref().map_or_else(|| attempt::created(pod), |time| time.0);
+            running(view, status, number, pod, started_at)
+        }
+        (Observed::Waiting { detail }, None) => waiting(view, status, number, pod, detail),
+        (Observed::Running { started_at }, None) => running(view, status, number, pod, started_at),
     }
+}
+
+fn running(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    pod: &Pod,
+    started_at: Timestamp,
+) -> Result<Step, IllegalMove> {
+    let node = attempt::node(pod).map(str::to_owned);
+    if status.phase != JobPhase::Running || status.node != node || stopping(status).is_some() {
+        let message = format!("attempt {number} runs on {}", node.as_deref().unwrap_or("a node"));
+        let way = [JobPhase::Assigned, JobPhase::Running];
+        let way = if status.phase == JobPhase::Queued { &way[..] } else { &way[1..] };
+        return move_to(view, status, way, Reason::Running, message, |new| {
+            assign(new, number, pod);
+            new.started_at = Some(Time(started_at));
+        });
+    }
+    match attempt::allowance(pod).and_then(|allowed| started_at.saturating_add(allowed).ok()) {
+        Some(end) if end <= view.now => Ok(delete(pod)),
+        end => Ok(Step::Wait(end)),
+    }
+}
+
+/// Stops an attempt of a tenant that drains. The status says so first: the pod takes its time to end, and the attempt is
+/// to cost no retry even when the tenant has been opened again by then.
+fn stop(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    pod: &Pod,
+    reason: Reason,
+) -> Result<Step, IllegalMove> {
+    if stopping(status) == Some(reason) {
+        return Ok(delete(pod));
+    }
+    let at = if status.phase == JobPhase::Queued { JobPhase::Assigned } else { status.phase };
+    let message = format!("attempt {number} is being stopped: the tenant is {}", closed(reason));
+    move_to(view, status, &[at], reason, message, |new| {
+        if status.phase == JobPhase::Queued {
+            assign(new, number, pod);
+        }
+    })
+}
+
+/// Why the current attempt is being stopped, if it is.
+fn stopping(status: &JobStatus) -> Option<Reason> {
+    if !matches!(status.phase, JobPhase::Assigned | JobPhase::Running) {
+        return None;
+    }
+    let reason: Reason = status.reason.as_deref()?.parse().ok()?;
+    matches!(reason, Reason::TenantSuspended | Reason::TenantExpired).then_some(reason)
+}
+
+/// What a tenant is that drains.
+fn closed(reason: Reason) -> &'static str {
+    if reason == Reason::TenantExpired { "expired" } else { "suspended" }
 }
 
 fn waiting(
@@ -188,7 +241,7 @@ fn waiting(
     detail: Option<String>,
 ) -> Result<Step, IllegalMove> {
     let made = attempt::created(pod);
-    let (assigned, limit) = (made.saturating_add(ASSIGNED_AFTER), made.saturating_add(START_LIMIT));
+    let (assigned, limit) = (made.saturating_add(ASSIGNED_AFTER), made.saturating_add(view.start_limit));
     let (assigned, limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
     if limit <= view.now {
         return Ok(delete(pod));
@@ -196,11 +249,18 @@ fn waiting(
     if status.phase == JobPhase::Queued && assigned > view.now {
         return Ok(Step::Wait(Some(assigned)));
     }
-    if status.phase == JobPhase::Assigned && !is_news(status, detail.as_deref()) {
+    if status.phase == JobPhase::Assigned && stopping(status).is_none() && !is_news(status, detail.as_deref())
+    {
         return Ok(Step::Wait(Some(limit)));
     }
-    let message = detail.unwrap_or_else(|| format!("attempt {number} has a place in {}", group_of(pod)));
+    let message = detail.unwrap_or_else(|| placed(number, pod));
     move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
+}
+
+/// What is said of a pod of which nobody has said anything.
+fn placed(number: u32, pod: &Pod) -> String {
+    let group = pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str);
+    format!("attempt {number} has a place in {group}")
 }
 
 /// Whether what keeps a pod from starting is something else than the status says: other numbers in the same words, or
@@ -223,14 +283,30 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
     }
     match status.not_before.as_ref() {
         Some(Time(at)) if *at > view.now => Ok(Step::Wait(Some(*at))),
-        _ => {
-            let message = format!("waits for attempt {}", attempt + 1);
-            move_to(view, status, &[JobPhase::Queued], Reason::Queued, message, |new| {
-                (new.pod, new.node, new.worker_group) = (None, None, None);
-                (new.assigned_at, new.started_at, new.not_before) = (None, None, None);
-            })
-        }
+        _ => again(view, status, attempt + 1),
     }
+}
+
+/// Queues the next attempt, unless it would have no time to run: the plan's limit was cut, or an attempt was lost that
+/// had used it up.
+fn again(view: &View<'_>, status: &JobStatus, next: u32) -> Result<Step, IllegalMove> {
+    let used_up = running_left(view.job, view.timeout_minutes).is_some_and(|left| left.as_secs() == 0);
+    if used_up && view.job.spec.retry_policy == RetryPolicy::Infrastructure {
+        let seconds = |time: SignedDuration| SignedDuration::from_secs(time.as_secs());
+        let allowed = running_limit(view.job, view.timeout_minutes).unwrap_or_default();
+        let used = seconds(SignedDuration::from_millis(status.running_millis));
+        let message = format!("no running time is left for attempt {next}: {used:#} of {allowed:#} are used");
+        return move_to(view, status, &[JobPhase::Failed], Reason::DeadlineExceeded, message, |_| ());
+    }
+    let message = format!("waits for attempt {next}");
+    move_to(view, status, &[JobPhase::Queued], Reason::Queued, message, |new| {
+        (new.pod, new.node, new.worker_group) = (None, None, None);
+        (new.assigned_at, new.started_at, new.not_before) = (None, None, None);
+        // A timeout is to be retried: then with the whole time again.
+        if used_up {
+            new.running_millis = 0;
+        }
+    })
 }
 
 /// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be read,
@@ -296,10 +372,6 @@ fn delete(pod: &Pod) -> Step {
     Step::Delete { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() }
 }
 
-fn group_of(pod: &Pod) -> &str {
-    pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str)
-}
-
 fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
     new.attempt = i32::try_from(number).unwrap_or(i32::MAX);
     new.pod = Some(pod.name_any());
@@ -309,7 +381,8 @@ fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
     (new.started_at, new.not_before, new.exit_code) = (None, None, None);
 }
 
-/// The running time that is allowed in all: the job's own, at most the plan's.
+/// The running time that is allowed in all: the job's own, at most the plan's. It is handed to an attempt when its pod is
+/// made ([`attempt::allowance`]): a plan that changes concerns the attempts after it, and ends nothing that runs.
 #[must_use]
 pub fn running_limit(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
     let plan = timeout_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
@@ -322,141 +395,6 @@ pub fn running_limit(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration
 pub fn running_left(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
     let used = SignedDuration::from_millis(job.status.as_ref().map_or(0, |s| s.running_millis));
     Some(running_limit(job, timeout_minutes)?.saturating_sub(used).max(SignedDuration::ZERO))
-}
-
-fn time_left(view: &View<'_>, status: &JobStatus, started_at: Timestamp) -> Option<Timestamp> {
-    let limit = running_limit(view.job, view.timeout_minutes)?;
-    let left = limit.saturating_sub(SignedDuration::from_millis(status.running_millis));
-    started_at.saturating_add(left).ok()
-}
-
-/// Where an attempt that ended takes the job.
-fn finish(
-    view: &View<'_>,
-    status: &JobStatus,
-    number: u32,
-    mut ending: Ending,
-    record: Option<AttemptRecord>,
-) -> Result<Step, IllegalMove> {
-    if ending.started_at.is_none() && u32::try_from(status.attempt) == Ok(number) {
-        recall_start(status, &mut ending);
-    }
-    let running =
-        ending.started_at.map_or(SignedDuration::ZERO, |start| ending.finished_at.duration_since(start));
-    let total = SignedDuration::from_millis(status.running_millis).saturating_add(running);
-    let late = running_limit(view.job, view.timeout_minutes).is_some_and(|limit| total >= limit);
-    if ending.cause == Cause::Deletion {
-        name_deletion(view, &mut ending, late);
-    }
-    let outcome = outcome(view, status, &ending);
-    let assigned = (status.phase == JobPhase::Queued).then_some(JobPhase::Assigned);
-    let timed_out = (ending.cause == Cause::Timeout).then_some(JobPhase::TimedOut);
-    let way: Vec<JobPhase> = assigned.into_iter().chain(timed_out).chain([outcome.phase]).collect();
-    let pod = view.pods.iter().find(|p| attempt::number(p) == Some(number));
-    move_to(view, status, &way, outcome.reason, outcome.message, |new| {
-        if let Some(pod) = pod {
-            assign(new, number, pod);
-        }
-        new.started_at = ending.started_at.map(Time);
-        new.exit_code = ending.exit_code;
-        new.running_millis = i64::try_from(total.as_millis()).unwrap_or(i64::MAX);
-        if let Some(mut record) = record {
-            record.reason = ending.reason.as_str().to_owned();
-            record.started_at = ending.started_at.map(Time);
-            put_on_record(new, record);
-        }
-        match outcome.phase {
-            JobPhase::Retrying => {
-                new.retries += i32::from(outcome.charged);
-                // The time is counted over all attempts; one that used it up gives the next a whole new allowance.
-                if ending.cause == Cause::Timeout {
-                    new.running_millis = 0;
-                }
-                new.not_before = outcome.charged.then(|| Time(retry_at(view, number, ending.finished_at)));
-            }
-            _ => new.finished_at = Some(Time(ending.finished_at)),
-        }
-    })
-}
-
-fn put_on_record(new: &mut JobStatus, record: AttemptRecord) {
-    new.attempts.push(record);
-    let surplus = new.attempts.len().saturating_sub(RECORDS);
-    new.attempts.drain(..surplus);
-}
-
-/// Whether a status tells, or has told, how an attempt ended.
-#[must_use]
-pub fn on_record(status: &JobStatus, attempt: i32) -> bool {
-    status.attempt > attempt || status.attempts.iter().any(|record| record.attempt == attempt)
-}
-
-/// Kubelets forget: now and then of a pod that they evict, and always with their machine. What was seen of the attempt
-/// while it ran then tells its start.
-fn recall_start(status: &JobStatus, ending: &mut Ending) {
-    ending.started_at = status.started_at.as_ref().map(|t| t.0);
-    ending.finished_at = ending.finished_at.max(ending.started_at.unwrap_or(ending.finished_at));
-}
-
-fn retry_at(view: &View<'_>, ended: u32, finished_at: Timestamp) -> Timestamp {
-    let wait = retry::backoff(&view.job.uid().unwrap_or_default(), ended);
-    finished_at.checked_add(wait).unwrap_or(finished_at)
-}
-
-/// A pod that was deleted was mostly deleted by us; the reason is then ours.
-fn name_deletion(view: &View<'_>, ending: &mut Ending, late: bool) {
-    let never_started = ending.started_at.is_none();
-    let made = view.pods.iter().map(|p| attempt::created(p)).max();
-    let start_limit = made.and_then(|m| m.checked_add(START_LIMIT).ok());
-    if canceled(view.job) {
-        ending.reason = Reason::Canceled;
-        let when = if never_started { "before it ran" } else { "while it ran" };
-        ending.message = format!("canceled {when}");
-    } else if late {
-        (ending.reason, ending.cause) = (Reason::DeadlineExceeded, Cause::Timeout);
-        "ran longer than its timeout".clone_into(&mut ending.message);
-    } else if view.drain {
-        ending.reason = Reason::TenantSuspended;
-        "stopped because the tenant is suspended or expired".clone_into(&mut ending.message);
-    } else if never_started && start_limit.is_some_and(|limit| limit <= view.now) {
-        (ending.reason, ending.cause) = (Reason::StartTimeout, Cause::Infrastructure);
-        ending.message = format!("the pod did not start within {} minutes", START_LIMIT.as_mins());
-    }
-}
-
-struct Outcome {
-    phase: JobPhase,
-    reason: Reason,
-    message: String,
-    /// A retry that counts against maxRetries.
-    charged: bool,
-}
-
-fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
-    let spec = &view.job.spec;
-    let end =
-        |phase| Outcome { phase, reason: ending.reason, message: ending.message.clone(), charged: false };
-    let always = spec.retry_policy == RetryPolicy::Always;
-    let retried = match ending.cause {
-        Cause::Success => return end(JobPhase::Completed),
-        Cause::Deletion if ending.reason == Reason::Canceled => return end(JobPhase::Canceled),
-        Cause::Deletion if ending.reason == Reason::TenantSuspended => return end(JobPhase::Retrying),
-        Cause::Infrastructure | Cause::Deletion => true,
-        Cause::Timeout | Cause::Job => always,
-    };
-    let last = if ending.cause == Cause::Timeout { JobPhase::TimedOut } else { JobPhase::Failed };
-    if canceled(view.job) && retried && last == JobPhase::Failed {
-        return Outcome { reason: Reason::Canceled, ..end(JobPhase::Canceled) };
-    }
-    if !retried || canceled(view.job) {
-        return end(last);
-    }
-    if status.retries >= spec.max_retries {
-        let message =
-            format!("{}; no retry is left ({} of {})", ending.message, status.retries, spec.max_retries);
-        return Outcome { message, ..end(last) };
-    }
-    Outcome { charged: true, ..end(JobPhase::Retrying) }
 }
 
 /// The status after a move along `way`, with the reason, conditions and what `change` adds.
@@ -490,7 +428,3 @@ fn move_to(
     new.conditions = conditions::merge(&old.conditions, wanted, view.job.metadata.generation, view.now);
     Ok(Step::Write(Box::new(new)))
 }
-
-#[cfg(test)]
-#[path = "job_flow_tests.rs"]
-mod tests;

@@ -17,6 +17,7 @@ use crofter_test_cluster::{
     process::{self, Process, Signal},
     wait,
 };
+use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -34,6 +35,7 @@ pub struct World {
     pub cluster: Cluster,
     operator: Mutex<Option<Process>>,
     operator_kubeconfig: Mutex<PathBuf>,
+    operator_flags: Mutex<Vec<String>>,
     pub database_url: Option<String>,
     metrics_port: u16,
 }
@@ -66,7 +68,8 @@ impl World {
         let metrics_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let database_url = cluster.database_url().map(str::to_owned);
         let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
-        Self { cluster, operator: Mutex::new(None), operator_kubeconfig, database_url, metrics_port }
+        let (operator, operator_flags) = (Mutex::new(None), Mutex::default());
+        Self { cluster, operator, operator_kubeconfig, operator_flags, database_url, metrics_port }
     }
 
     /// Lets the operator use another identity from its next start on.
@@ -74,10 +77,16 @@ impl World {
         *self.operator_kubeconfig.lock().unwrap() = kubeconfig.to_owned();
     }
 
+    /// Gives the operator flags from its next start on.
+    pub fn operator_flags(&self, flags: &[&str]) {
+        *self.operator_flags.lock().unwrap() = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
     /// Starts the operator; it is not ready yet.
     pub fn start_operator(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
         command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{}", self.metrics_port));
+        command.args(&*self.operator_flags.lock().unwrap());
         command.env("KUBECONFIG", &*self.operator_kubeconfig.lock().unwrap());
         command
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,crofter=debug".to_owned()));
@@ -181,6 +190,12 @@ pub fn on_a_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
 pub struct Verbs<'a> {
     pub world: &'a World,
     pub client: Client,
+}
+
+/// The time of day, which is the API server's, too: it runs on this machine.
+#[expect(clippy::disallowed_methods, reason = "a test compares what was recorded with the time of day")]
+pub fn now() -> Timestamp {
+    Timestamp::now()
 }
 
 /// The namespace of a tenant.
@@ -291,6 +306,19 @@ impl Verbs<'_> {
     /// Submits a job.
     pub async fn job(&self, tenant: &str, name: &str, spec: Value) -> Job {
         self.new_job(&namespace(tenant), name, spec).await.unwrap()
+    }
+
+    /// Submits a job that is younger than all before it: the time of submission, by which jobs of one score are ordered,
+    /// has no fractions of seconds.
+    pub async fn later_job(&self, tenant: &str, name: &str, spec: Value) -> Job {
+        let second = now().as_second();
+        wait::until(PATIENCE, "the next second", async || match now().as_second() {
+            later if later > second => Ok(()),
+            same => Err(same),
+        })
+        .await
+        .unwrap();
+        self.job(tenant, name, spec).await
     }
 
     /// Submits a job, or says why not.

@@ -24,13 +24,21 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::AbortHandle};
 
-use crate::common::phase;
+use crate::common::{PATIENCE, phase};
 
 /// One thing that a watch told.
 #[derive(Clone, Debug)]
 pub enum Seen<K> {
     Version(K),
     Deleted(K),
+}
+
+impl<K> Seen<K> {
+    /// The object as it was told.
+    pub fn object(&self) -> &K {
+        let (Self::Version(object) | Self::Deleted(object)) = self;
+        object
+    }
 }
 
 /// Watches objects from the start on, and keeps all that it is told.
@@ -91,6 +99,17 @@ where
         drop(tokio::time::timeout(at_most, told.wait_for(|told| told.things >= goal)).await);
     }
 
+    /// Waits until this very version was told, which a client may have read before.
+    pub async fn reaches(&self, version: &K) {
+        let is_it = |seen: &Seen<K>| {
+            let meta = seen.object().meta();
+            (&meta.uid, &meta.resource_version) == (&version.meta().uid, &version.meta().resource_version)
+        };
+        let mut told = self.told.clone();
+        let there = told.wait_for(|_| self.seen.lock().unwrap().iter().any(is_it));
+        drop(tokio::time::timeout(PATIENCE, there).await.expect("the watch is far behind"));
+    }
+
     /// All of it. There must have been one list only: between a broken watch and the next list something may be lost.
     pub fn whole(&self) -> Vec<Seen<K>> {
         assert_eq!(self.told.borrow().lists, 1, "the watch broke: the history has a gap");
@@ -120,7 +139,7 @@ pub fn check_pods(history: &[Seen<Pod>]) -> HashMap<String, BTreeSet<u32>> {
     let mut pods: BTreeMap<(String, u32), BTreeSet<String>> = BTreeMap::new();
     let mut live: HashMap<String, BTreeSet<String>> = HashMap::new();
     for seen in history {
-        let (Seen::Version(pod) | Seen::Deleted(pod)) = seen;
+        let pod = seen.object();
         let job = attempt::job_uid(pod).unwrap().to_owned();
         let number = attempt::number(pod).unwrap();
         pods.entry((job.clone(), number)).or_default().insert(pod.uid().unwrap());
@@ -161,6 +180,21 @@ pub fn check_jobs(history: &[Seen<Job>]) {
             ends.insert(uid, job.clone());
         }
     }
+}
+
+/// Every change of a job's phase, with the job as it was then.
+pub fn moves(history: &[Seen<Job>]) -> Vec<(JobPhase, JobPhase, Job)> {
+    let mut last: HashMap<String, JobPhase> = HashMap::new();
+    let mut moves = Vec::new();
+    for seen in history {
+        let Seen::Version(job) = seen else { continue };
+        let now = phase(job);
+        let before = last.insert(job.uid().unwrap(), now).unwrap_or(JobPhase::Queued);
+        if before != now {
+            moves.push((before, now, job.clone()));
+        }
+    }
+    moves
 }
 
 /// Checks that a job completed in its first and only attempt.

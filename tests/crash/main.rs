@@ -13,9 +13,12 @@ mod common;
 mod api_server;
 mod audit;
 mod every_write;
+mod faults;
 mod history;
 mod kills;
 mod kstatus;
+mod kubelet;
+mod moves;
 mod no_database;
 mod nodes;
 mod stored;
@@ -43,6 +46,7 @@ impl Alone {
         // An earlier test may have failed anywhere.
         self.world.kill_operator();
         self.world.operator_as(self.world.cluster.kubeconfig());
+        self.world.operator_flags(&[]);
         (&self.world, guard)
     }
 }

@@ -102,7 +102,7 @@ async fn what_can_not_be_read_says_so_and_stops_nobody() {
     };
     spoil("over", json!({"exitCode": "zero"})).await;
     spoil("ends", json!({"attempt": "one"})).await;
-    spoil("runs", json!({"attempt": "one"})).await;
+    spoil("runs", json!({"attempt": "one", "phase": "Sleeping"})).await;
     for crd in strict {
         replace(&verbs, crd).await;
     }
@@ -133,7 +133,7 @@ async fn what_can_not_be_read_says_so_and_stops_nobody() {
     };
     mend("over", json!({"status": {"exitCode": 0}})).await;
     mend("ends", json!({"status": {"attempt": 1}})).await;
-    mend("runs", json!({"status": {"attempt": 1}})).await;
+    mend("runs", json!({"status": {"attempt": 1, "phase": "Running"}})).await;
     let patch = Patch::Merge(json!({"spec": {"queue": "default"}}));
     jobs.patch("fresh", &PatchParams::default(), &patch).await.unwrap();
     let patch = Patch::Merge(json!({"spec": {"quotas": {}}}));

@@ -11,6 +11,8 @@ mod common;
 mod bad_input;
 mod isolation;
 mod jobs;
+mod moves;
+mod quotas;
 mod tenants;
 
 use std::sync::LazyLock;

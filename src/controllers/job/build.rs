@@ -24,15 +24,16 @@ use crate::{
         job::{EnvVar as JobEnv, KeyRef},
         tenant::PodSecurity,
     },
-    domain::{admission::Admission, attempt::BANDWIDTH_ANNOTATION, resources::Resources},
+    domain::{
+        admission::Admission,
+        attempt::{BANDWIDTH_ANNOTATION, START_ALLOWANCE},
+        resources::Resources,
+    },
     names,
 };
 
 /// User of a Restricted pod that names none; the `nonroot` user of distroless images.
 const DEFAULT_USER: i64 = 65_532;
-/// Time that a pod may take to start. The kubelet counts a pod's deadline from before its image is pulled, Crofter a
-/// job's time from when the container started; the deadline is the backstop for an operator that is away.
-const START_ALLOWANCE: i64 = 300;
 /// Seconds between SIGTERM and SIGKILL.
 const GRACE_SECONDS: i64 = 30;
 
@@ -119,7 +120,7 @@ fn spec(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> PodSpe
     let secrets = job.spec.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
     let secrets: Vec<_> = secrets.collect();
     PodSpec {
-        active_deadline_seconds: job.left.map(|left| left.as_secs().saturating_add(START_ALLOWANCE)),
+        active_deadline_seconds: job.left.map(|left| left.saturating_add(START_ALLOWANCE).as_secs()),
         affinity: Some(affinity(admission)),
         automount_service_account_token: Some(false),
         containers: vec![container(job, admission, gpu_resource)],

@@ -13,7 +13,7 @@ mod unreadable;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{FutureExt, Stream, StreamExt, future, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
@@ -83,6 +83,8 @@ pub struct Context {
     pub plans: watch::Receiver<Arc<Plans>>,
     /// What the administrator set.
     pub settings: Settings,
+    /// A pod must have started this long after it was made.
+    pub start_limit: SignedDuration,
     /// The mirror's word on a job; `None` without a mirror.
     pub mirrored: Option<Mirrored>,
     /// For people.
@@ -229,7 +231,8 @@ async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
         pods: &pods,
         verdict: verdict.as_ref(),
         timeout_minutes: tenant.as_deref().map_or(Limit::Unlimited, |t| timeout_minutes(t, context)),
-        drain: tenant.as_deref().is_some_and(|t| drains(t, now)),
+        drain: tenant.as_deref().and_then(|t| drains(t, now)),
+        start_limit: context.start_limit,
         gpu_resource: &context.settings.gpu_resource,
         now,
     };
@@ -291,10 +294,11 @@ fn timeout_minutes(tenant: &Tenant, context: &Context) -> Limit {
     quotas.map_or(Limit::Unlimited, |q| Limit::from_quota(q.job_timeout_minutes))
 }
 
-fn drains(tenant: &Tenant, now: Timestamp) -> bool {
-    let standing = tenant_state::judge(tenant, now);
-    let stands_still = matches!(standing.reason, Reason::TenantSuspended | Reason::TenantExpired);
-    stands_still && tenant.spec.suspend_policy == SuspendPolicy::Drain
+/// Why what runs is to be stopped, if it is.
+fn drains(tenant: &Tenant, now: Timestamp) -> Option<Reason> {
+    let reason = tenant_state::judge(tenant, now).reason;
+    let stands_still = matches!(reason, Reason::TenantSuspended | Reason::TenantExpired);
+    (stands_still && tenant.spec.suspend_policy == SuspendPolicy::Drain).then_some(reason)
 }
 
 /// The pods that can exist: of the current attempt and the next.

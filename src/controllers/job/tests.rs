@@ -53,6 +53,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         board: Board::showing(verdict.map(|verdict| ("j1", verdict))),
         plans,
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
+        start_limit: SignedDuration::from_mins(5),
         mirrored: None,
         events: Events::new(fake.client()),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
@@ -81,7 +82,7 @@ fn pod(metadata: Value, status: Value) -> Value {
             "labels": {"crofter.io/job-uid": "j1", "crofter.io/attempt": "1", "crofter.io/worker-group": "acme"},
             "finalizers": ["crofter.io/accounted"],
         },
-        "spec": {"nodeName": "n1", "containers": [{"name": "job", "resources": {"requests": {"cpu": "1500m"}}}]},
+        "spec": {"nodeName": "n1", "activeDeadlineSeconds": 35 * 60, "containers": [{"name": "job", "resources": {"requests": {"cpu": "1500m"}}}]},
         "status": status,
     });
     mock::merge(&mut pod, &json!({"metadata": metadata}));
@@ -368,6 +369,8 @@ async fn a_draining_tenants_job_is_stopped_and_requeued_without_a_charge() {
     bench.tenant(json!({"suspended": true, "suspendPolicy": "Drain"}));
     bench.at_work(json!({}));
     put(&mut bench.pods, pod(json!({}), running()));
+    assert_eq!(outline(&bench.step().await.1), [STATUS]);
+    assert_eq!(bench.status()["reason"], "TenantSuspended");
     assert_eq!(outline(&bench.step().await.1), [format!("DELETE {POD}")]);
 
     let going = json!({"deletionTimestamp": time(36), "deletionGracePeriodSeconds": 30});

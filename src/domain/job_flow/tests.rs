@@ -1,5 +1,7 @@
 //! Tests of the way of a job. A small world: the status written by one step is the job of the next.
 
+mod limits;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -17,7 +19,9 @@ struct World {
     job: Job,
     pods: Vec<Arc<Pod>>,
     verdict: Option<Verdict>,
-    drain: bool,
+    drain: Option<Reason>,
+    /// The plan's bound, in minutes.
+    minutes: u64,
 }
 
 impl World {
@@ -28,7 +32,13 @@ impl World {
         }
         let metadata = json!({"name": "j", "namespace": "tenant-a", "uid": "u", "generation": 1});
         let job = json!({"metadata": metadata, "spec": whole, "status": {"observedGeneration": -1, "phase": "Queued"}});
-        Self { job: serde_json::from_value(job).unwrap(), pods: vec![], verdict: None, drain: false }
+        Self {
+            job: serde_json::from_value(job).unwrap(),
+            pods: vec![],
+            verdict: None,
+            drain: None,
+            minutes: 30,
+        }
     }
 
     fn view(&self, seconds: i64) -> View<'_> {
@@ -36,8 +46,9 @@ impl World {
             job: &self.job,
             pods: &self.pods,
             verdict: self.verdict.as_ref(),
-            timeout_minutes: Limit::AtMost(30),
+            timeout_minutes: Limit::AtMost(self.minutes),
             drain: self.drain,
+            start_limit: SignedDuration::from_mins(5),
             gpu_resource: "nvidia.com/gpu",
             now: at(seconds),
         }
@@ -66,6 +77,12 @@ impl World {
                 "labels": {"crofter.io/attempt": attempt.to_string(), "crofter.io/worker-group": "a"}},
             "spec": {"nodeName": "n", "containers": [{"name": "job"}]}, "status": status,
         });
+        let left = running_left(&self.job, Limit::AtMost(self.minutes)).unwrap();
+        let made_before = self.pods.iter().find(|pod| attempt::number(pod) == Some(attempt));
+        whole["spec"]["activeDeadlineSeconds"] = match made_before {
+            Some(pod) => json!(pod.spec.as_ref().unwrap().active_deadline_seconds),
+            None => json!((left + attempt::START_ALLOWANCE).as_secs()),
+        };
         for (key, value) in metadata.as_object().unwrap() {
             whole["metadata"][key] = value.clone();
         }
@@ -163,6 +180,15 @@ fn a_slow_start_is_told_and_given_up_after_five_minutes() {
         (retry.phase, retry.reason.as_deref(), retry.retries),
         (JobPhase::Retrying, Some("StartTimeout"), 1)
     );
+    assert_eq!(retry.message.as_deref(), Some("the pod did not start within 5m"));
+
+    let mut pulling = World::new(&json!({}));
+    let waiting = container(&json!({"waiting": {"reason": "ErrImagePull", "message": "no such host"}}));
+    pulling.pod(1, 0, &json!({}), &json!({"phase": "Pending", "containerStatuses": [waiting]}));
+    pulling.write(2);
+    pulling.pod(1, 0, &deleted(300), &json!({"phase": "Failed"}));
+    let words = "the pod did not start within 5m: ErrImagePull: no such host";
+    assert_eq!(pulling.write(301).message.as_deref(), Some(words));
 }
 
 #[test]
@@ -245,44 +271,6 @@ fn a_start_that_the_kubelet_has_forgotten_is_remembered() {
 }
 
 #[test]
-fn exit_codes_and_timeouts_are_retried_only_on_demand() {
-    for (policy, code_ends, time_ends) in [
-        ("Infrastructure", JobPhase::Failed, JobPhase::TimedOut),
-        ("Always", JobPhase::Retrying, JobPhase::Retrying),
-    ] {
-        let mut world = World::new(&json!({"retryPolicy": policy, "timeoutSeconds": 5}));
-        world.running(1, 0);
-        world.write(0);
-        world.ended(1, 0, 1, 2, &json!({}));
-        let Step::Write(status) = world.step(2) else { panic!() };
-        assert_eq!(status.phase, code_ends, "{policy}");
-        world.running(1, 0);
-        assert!(matches!(world.step(5), Step::Delete { .. }), "the time is up");
-        world.ended(1, 0, 6, 143, &deleted(5));
-        let status = world.write(7);
-        assert_eq!(
-            (status.phase, status.reason.as_deref()),
-            (time_ends, Some("DeadlineExceeded")),
-            "{policy}"
-        );
-    }
-}
-
-#[test]
-fn the_running_time_is_counted_over_attempts() {
-    let mut world = World::new(&json!({"timeoutSeconds": 10}));
-    let ran = json!({"terminated": {"exitCode": 137, "startedAt": START, "finishedAt": at(7).to_string()}});
-    world.pod(1, 0, &json!({}), &evicted(&json!([container(&ran)])));
-    assert_eq!(world.write(8).running_millis, 7000);
-    world.pods.clear();
-    world.write(60);
-    assert_eq!(running_left(&world.job, Limit::Unlimited), Some(SignedDuration::from_secs(3)));
-    world.running(2, 60);
-    world.write(60);
-    assert_eq!(world.step(61), Step::Wait(Some(at(63))));
-}
-
-#[test]
 fn cancel_works_everywhere_and_what_ended_first_stands() {
     let mut queued = World::new(&json!({"canceled": true}));
     queued.admit(1);
@@ -329,15 +317,14 @@ fn what_ran_after_all_goes_on_record() {
 }
 
 #[test]
-fn draining_costs_no_retry_and_no_wait() {
-    let mut world = World::new(&json!({"maxRetries": 0}));
+fn a_container_that_its_kubelet_has_forgotten_still_runs() {
+    let mut world = World::new(&json!({"timeoutSeconds": 10}));
     world.running(1, 0);
     world.write(0);
-    world.drain = true;
-    assert!(matches!(world.step(1), Step::Delete { .. }));
-    world.ended(1, 0, 2, 143, &deleted(1));
-    let status = world.write(3);
-    assert_eq!((status.phase, status.retries, status.not_before), (JobPhase::Retrying, 0, None));
+    let creating = container(&json!({"waiting": {"reason": "ContainerCreating"}}));
+    world.pod(1, 0, &json!({}), &json!({"phase": "Running", "containerStatuses": [creating]}));
+    assert_eq!(world.step(5), Step::Wait(Some(at(10))));
+    assert!(matches!(world.step(10), Step::Delete { .. }));
 }
 
 #[test]

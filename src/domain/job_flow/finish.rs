@@ -1,0 +1,164 @@
+//! Where the end of an attempt takes its job: what it is called, whether it is tried again, and what goes on record.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use kube::ResourceExt;
+
+use super::{Step, View, assign, canceled, closed, move_to, placed, running_left, stopping};
+use crate::{
+    api_types::{
+        JobPhase, JobStatus, Reason,
+        job::{AttemptRecord, RetryPolicy},
+    },
+    domain::{
+        attempt::{self, Cause, Ending},
+        job_state::IllegalMove,
+        retry,
+    },
+};
+
+/// Records of attempts that a status holds.
+const RECORDS: usize = 16;
+
+/// Where an attempt that ended takes the job.
+pub(super) fn finish(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    mut ending: Ending,
+    record: Option<AttemptRecord>,
+) -> Result<Step, IllegalMove> {
+    if ending.started_at.is_none() && u32::try_from(status.attempt) == Ok(number) {
+        recall_start(status, &mut ending);
+    }
+    let running =
+        ending.started_at.map_or(SignedDuration::ZERO, |start| ending.finished_at.duration_since(start));
+    let total = SignedDuration::from_millis(status.running_millis).saturating_add(running);
+    let pod = view.pods.iter().find(|p| attempt::number(p) == Some(number));
+    if ending.cause == Cause::Deletion {
+        let allowed = match pod {
+            Some(pod) => attempt::allowance(pod),
+            None => running_left(view.job, view.timeout_minutes),
+        };
+        let late = allowed.is_some_and(|allowed| running >= allowed);
+        name_deletion(view, status, pod.map(AsRef::as_ref), &mut ending, late);
+    }
+    let outcome = outcome(view, status, &ending);
+    let assigned = (status.phase == JobPhase::Queued).then_some(JobPhase::Assigned);
+    let timed_out = (ending.cause == Cause::Timeout).then_some(JobPhase::TimedOut);
+    let way: Vec<JobPhase> = assigned.into_iter().chain(timed_out).chain([outcome.phase]).collect();
+    move_to(view, status, &way, outcome.reason, outcome.message, |new| {
+        if let Some(pod) = pod {
+            assign(new, number, pod);
+        }
+        new.started_at = ending.started_at.map(Time);
+        new.exit_code = ending.exit_code;
+        new.running_millis = i64::try_from(total.as_millis()).unwrap_or(i64::MAX);
+        if let Some(mut record) = record {
+            record.reason = ending.reason.as_str().to_owned();
+            record.started_at = ending.started_at.map(Time);
+            put_on_record(new, record);
+        }
+        match outcome.phase {
+            JobPhase::Retrying => {
+                new.retries += i32::from(outcome.charged);
+                // The time is counted over all attempts; one that used it up gives the next a whole new allowance.
+                if ending.cause == Cause::Timeout {
+                    new.running_millis = 0;
+                }
+                new.not_before = outcome.charged.then(|| Time(retry_at(view, number, ending.finished_at)));
+            }
+            _ => new.finished_at = Some(Time(ending.finished_at)),
+        }
+    })
+}
+
+pub(super) fn put_on_record(new: &mut JobStatus, record: AttemptRecord) {
+    new.attempts.push(record);
+    let surplus = new.attempts.len().saturating_sub(RECORDS);
+    new.attempts.drain(..surplus);
+}
+
+/// Whether a status tells, or has told, how an attempt ended.
+#[must_use]
+pub fn on_record(status: &JobStatus, attempt: i32) -> bool {
+    status.attempt > attempt || status.attempts.iter().any(|record| record.attempt == attempt)
+}
+
+/// Kubelets forget: now and then of a pod that they evict, and always with their machine. What was seen of the attempt
+/// while it ran then tells its start.
+fn recall_start(status: &JobStatus, ending: &mut Ending) {
+    ending.started_at = status.started_at.as_ref().map(|t| t.0);
+    ending.finished_at = ending.finished_at.max(ending.started_at.unwrap_or(ending.finished_at));
+}
+
+fn retry_at(view: &View<'_>, ended: u32, finished_at: Timestamp) -> Timestamp {
+    let wait = retry::backoff(&view.job.uid().unwrap_or_default(), ended);
+    finished_at.checked_add(wait).unwrap_or(finished_at)
+}
+
+/// A pod that was deleted was mostly deleted by us; the reason is then ours.
+fn name_deletion(view: &View<'_>, status: &JobStatus, pod: Option<&Pod>, ending: &mut Ending, late: bool) {
+    let never_started = ending.started_at.is_none();
+    let start_limit = pod.and_then(|pod| attempt::created(pod).checked_add(view.start_limit).ok());
+    if canceled(view.job) {
+        ending.reason = Reason::Canceled;
+        let when = if never_started { "before it ran" } else { "while it ran" };
+        ending.message = format!("canceled {when}");
+    } else if late {
+        (ending.reason, ending.cause) = (Reason::DeadlineExceeded, Cause::Timeout);
+        "ran longer than its timeout".clone_into(&mut ending.message);
+    } else if let Some(reason) = stopping(status).or(view.drain) {
+        ending.reason = reason;
+        ending.message = format!("stopped because the tenant is {}", closed(reason));
+    } else if let Some(pod) = pod
+        && never_started
+        && start_limit.is_some_and(|limit| limit <= view.now)
+    {
+        (ending.reason, ending.cause) = (Reason::StartTimeout, Cause::Infrastructure);
+        ending.message = format!("the pod did not start within {:#}", view.start_limit);
+        let number = attempt::number(pod).unwrap_or_default();
+        if let Some(said) = status.message.as_ref().filter(|_| status.phase == JobPhase::Assigned)
+            && *said != placed(number, pod)
+        {
+            ending.message = format!("{}: {said}", ending.message);
+        }
+    }
+}
+
+struct Outcome {
+    phase: JobPhase,
+    reason: Reason,
+    message: String,
+    /// A retry that counts against maxRetries.
+    charged: bool,
+}
+
+fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
+    let spec = &view.job.spec;
+    let end =
+        |phase| Outcome { phase, reason: ending.reason, message: ending.message.clone(), charged: false };
+    let always = spec.retry_policy == RetryPolicy::Always;
+    let retried = match ending.cause {
+        Cause::Success => return end(JobPhase::Completed),
+        Cause::Deletion if ending.reason == Reason::Canceled => return end(JobPhase::Canceled),
+        Cause::Deletion if matches!(ending.reason, Reason::TenantSuspended | Reason::TenantExpired) => {
+            return end(JobPhase::Retrying);
+        }
+        Cause::Infrastructure | Cause::Deletion => true,
+        Cause::Timeout | Cause::Job => always,
+    };
+    let last = if ending.cause == Cause::Timeout { JobPhase::TimedOut } else { JobPhase::Failed };
+    if canceled(view.job) && retried && last == JobPhase::Failed {
+        return Outcome { reason: Reason::Canceled, ..end(JobPhase::Canceled) };
+    }
+    if !retried || canceled(view.job) {
+        return end(last);
+    }
+    if status.retries >= spec.max_retries {
+        let message =
+            format!("{}; no retry is left ({} of {})", ending.message, status.retries, spec.max_retries);
+        return Outcome { message, ..end(last) };
+    }
+    Outcome { charged: true, ..end(JobPhase::Retrying) }
+}
