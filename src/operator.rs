@@ -23,7 +23,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    api_types::{Job, Plans, Tenant},
+    api_types::{Job, Plans, Scenarios, Tenant},
     clock::Clock,
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
@@ -59,9 +59,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(url) => Some(mirror_config(&client, url, &config.settings.gpu_resource).await?),
         None => None,
     };
-    let (plans, follow) = config::plans(config.plans)?;
-    let mut assembly = Assembly::new(client, config.settings, plans, stop.clone());
-    assembly.parts.essential("plan table", follow);
+    let (plans, follow_plans) = config::plans(config.plans).await?;
+    let (scenarios, follow_scenarios) = config::scenarios(config.scenarios).await?;
+    let mut assembly = Assembly::new(client, config.settings, plans, scenarios, stop.clone());
+    assembly.parts.essential("plan table", follow_plans);
+    assembly.parts.essential("scenario catalogue", follow_scenarios);
     let mirror = mirror.map(|mirror| assembly.mirror(mirror));
     let names = assembly.scheduler();
     assembly.tenants(names.tenants);
@@ -146,6 +148,7 @@ struct Assembly {
     client: Client,
     settings: Settings,
     plans: watch::Receiver<Arc<Plans>>,
+    scenarios: watch::Receiver<Arc<Scenarios>>,
     clock: Clock,
     metrics: Metrics,
     events: Events,
@@ -160,7 +163,13 @@ struct Assembly {
 }
 
 impl Assembly {
-    fn new(client: Client, settings: Settings, plans: watch::Receiver<Arc<Plans>>, stop: Stop) -> Self {
+    fn new(
+        client: Client,
+        settings: Settings,
+        plans: watch::Receiver<Arc<Plans>>,
+        scenarios: watch::Receiver<Arc<Scenarios>>,
+        stop: Stop,
+    ) -> Self {
         let tenants = everything(&client);
         let jobs = everything(&client);
         let nodes = everything(&client).with_prepare(node::prepare);
@@ -174,6 +183,7 @@ impl Assembly {
             client,
             settings,
             plans,
+            scenarios,
             clock: Clock::system(),
             metrics: Metrics::default(),
             board: Board::default(),
@@ -213,6 +223,7 @@ impl Assembly {
             board: self.board.clone(),
             concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
             plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
             gpu_resource: self.settings.gpu_resource.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -289,6 +300,7 @@ impl Assembly {
             tenants,
             board: self.board.clone(),
             plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
             settings: self.settings.clone(),
             mirrored: mirror.cloned().map(mirrored),
             events: self.events.clone(),

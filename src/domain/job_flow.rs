@@ -37,8 +37,8 @@ pub struct View<'a> {
     pub pods: &'a [std::sync::Arc<Pod>],
     /// What admission says, while the job waits.
     pub verdict: Option<&'a Verdict>,
-    /// The plan's bound of the running time, in minutes.
-    pub timeout_minutes: Limit,
+    /// The running time that is allowed in all, by [`running_limit`]; `None` is unlimited.
+    pub running_limit: Option<SignedDuration>,
     /// Running jobs are to be stopped and requeued, uncharged (a tenant that drains).
     pub drain: bool,
     /// The extended resource that counts GPUs.
@@ -113,12 +113,12 @@ pub fn lost(view: &View<'_>) -> Result<Step, IllegalMove> {
     finish(view, &status, u32::try_from(status.attempt).unwrap_or(0), ending, None)
 }
 
-/// The status when the API server refuses the pod for good.
+/// The status when no pod can be made of the job, or the API server refuses it for good.
 ///
 /// # Errors
 /// [`IllegalMove`], as [`next`].
-pub fn refused(view: &View<'_>, message: String) -> Result<Step, IllegalMove> {
-    move_to(view, &status(view.job), &[JobPhase::Rejected], Reason::PodRefused, message, |_| ())
+pub fn refused(view: &View<'_>, reason: Reason, message: String) -> Result<Step, IllegalMove> {
+    move_to(view, &status(view.job), &[JobPhase::Rejected], reason, message, |_| ())
 }
 
 fn status(job: &Job) -> JobStatus {
@@ -309,24 +309,23 @@ fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
     (new.started_at, new.not_before, new.exit_code) = (None, None, None);
 }
 
-/// The running time that is allowed in all: the job's own, at most the plan's.
+/// The running time that is allowed in all: the job's or its scenario's, at most the plan's.
 #[must_use]
-pub fn running_limit(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
-    let plan = timeout_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
-    let seconds = [job.spec.timeout_seconds, plan].into_iter().flatten().min()?;
+pub fn running_limit(timeout_seconds: Option<i64>, plan_minutes: Limit) -> Option<SignedDuration> {
+    let plan = plan_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
+    let seconds = [timeout_seconds, plan].into_iter().flatten().min()?;
     Some(SignedDuration::from_secs(seconds))
 }
 
 /// What is left of it for the next attempt.
 #[must_use]
-pub fn running_left(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
-    let used = SignedDuration::from_millis(job.status.as_ref().map_or(0, |s| s.running_millis));
-    Some(running_limit(job, timeout_minutes)?.saturating_sub(used).max(SignedDuration::ZERO))
+pub fn running_left(view: &View<'_>) -> Option<SignedDuration> {
+    let used = SignedDuration::from_millis(view.job.status.as_ref().map_or(0, |s| s.running_millis));
+    Some(view.running_limit?.saturating_sub(used).max(SignedDuration::ZERO))
 }
 
 fn time_left(view: &View<'_>, status: &JobStatus, started_at: Timestamp) -> Option<Timestamp> {
-    let limit = running_limit(view.job, view.timeout_minutes)?;
-    let left = limit.saturating_sub(SignedDuration::from_millis(status.running_millis));
+    let left = view.running_limit?.saturating_sub(SignedDuration::from_millis(status.running_millis));
     started_at.saturating_add(left).ok()
 }
 
@@ -344,7 +343,7 @@ fn finish(
     let running =
         ending.started_at.map_or(SignedDuration::ZERO, |start| ending.finished_at.duration_since(start));
     let total = SignedDuration::from_millis(status.running_millis).saturating_add(running);
-    let late = running_limit(view.job, view.timeout_minutes).is_some_and(|limit| total >= limit);
+    let late = view.running_limit.is_some_and(|limit| total >= limit);
     if ending.cause == Cause::Deletion {
         name_deletion(view, &mut ending, late);
     }

@@ -36,7 +36,7 @@ impl World {
             job: &self.job,
             pods: &self.pods,
             verdict: self.verdict.as_ref(),
-            timeout_minutes: Limit::AtMost(30),
+            running_limit: running_limit(self.job.spec.timeout_seconds, Limit::AtMost(30)),
             drain: self.drain,
             gpu_resource: "nvidia.com/gpu",
             now: at(seconds),
@@ -276,7 +276,7 @@ fn the_running_time_is_counted_over_attempts() {
     assert_eq!(world.write(8).running_millis, 7000);
     world.pods.clear();
     world.write(60);
-    assert_eq!(running_left(&world.job, Limit::Unlimited), Some(SignedDuration::from_secs(3)));
+    assert_eq!(running_left(&world.view(60)), Some(SignedDuration::from_secs(3)));
     world.running(2, 60);
     world.write(60);
     assert_eq!(world.step(61), Step::Wait(Some(at(63))));

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::board::Board;
 use crate::{
-    api_types::{Job, Plans, Tenant},
+    api_types::{Job, Plans, Scenarios, Tenant},
     clock::Clock,
     domain::admission::{Memory, decide},
     kube_ext::{streams::received, watch::Change},
@@ -77,6 +77,8 @@ pub struct Scheduler {
     pub concerned: Concerned,
     /// The plan table in force.
     pub plans: watch::Receiver<Arc<Plans>>,
+    /// The scenarios in force.
+    pub scenarios: watch::Receiver<Arc<Scenarios>>,
     /// The extended resource that counts GPUs.
     pub gpu_resource: String,
     /// The time of day.
@@ -128,6 +130,7 @@ impl Scheduler {
                     }
                 }
                 changed = self.plans.changed() => if changed.is_err() { return },
+                changed = self.scenarios.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (),
             }
             if missing.is_empty() {
@@ -140,9 +143,11 @@ impl Scheduler {
     /// One decision; returns when a tenant's standing changes by itself.
     async fn decide(&mut self) -> Option<Timestamp> {
         let plans = Arc::clone(&self.plans.borrow_and_update());
+        let scenarios = Arc::clone(&self.scenarios.borrow_and_update());
         let begun = tokio::time::Instant::now();
         let now = self.clock.now();
-        let mut snapshot = snapshot::take(&self.caches, &self.board, &plans, &self.gpu_resource, now);
+        let mut snapshot =
+            snapshot::take(&self.caches, &self.board, &plans, &scenarios, &self.gpu_resource, now);
         let jobs = std::mem::take(&mut snapshot.jobs);
         let workers = std::mem::take(&mut snapshot.workers);
         let memory = std::mem::take(&mut self.memory);

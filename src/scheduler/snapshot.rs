@@ -9,7 +9,7 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use super::{Board, Caches, board::Names};
 use crate::{
     api_types::{
-        Job, JobPhase, Plans, Reason, Tenant,
+        Job, JobPhase, Plans, Reason, Scenarios, Tenant,
         plan::EffectiveQuotas,
         tenant::{EndedJobs, TenantUsage},
     },
@@ -58,6 +58,7 @@ pub(super) fn take(
     caches: &Caches,
     board: &Board,
     plans: &Plans,
+    scenarios: &Scenarios,
     gpu_resource: &str,
     now: Timestamp,
 ) -> Snapshot {
@@ -87,7 +88,7 @@ pub(super) fn take(
             _ => {
                 if let Some(state) = standing(&job, pods.get(&uid), board.verdict(&uid)) {
                     names.jobs.insert(uid.clone(), ObjectRef::from_obj(&*job));
-                    jobs.push(job_view(&job, uid, tenant, state));
+                    jobs.push(job_view(&job, uid, tenant, state, scenarios));
                 }
             }
         }
@@ -213,14 +214,20 @@ fn standing(job: &Job, pods: Option<&Pods>, verdict: Option<Verdict>) -> Option<
     }
 }
 
-fn job_view(job: &Job, uid: String, tenant: Option<String>, state: JobStanding) -> JobView {
+fn job_view(
+    job: &Job,
+    uid: String,
+    tenant: Option<String>,
+    state: JobStanding,
+    scenarios: &Scenarios,
+) -> JobView {
     JobView {
         uid,
         created: job.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
         queue: job.spec.queue,
         priority: job.spec.priority,
         tenant,
-        asked: Resources::of_job(&job.spec).map_err(|error| error.to_string()),
+        asked: Resources::of_job(&job.spec, scenarios),
         group: job.spec.pool.as_deref().map(names::pool_group),
         on_quota: job.spec.on_quota,
         state,

@@ -11,6 +11,7 @@ mod common;
 mod bad_input;
 mod isolation;
 mod jobs;
+mod scenarios;
 mod tenants;
 
 use std::sync::LazyLock;

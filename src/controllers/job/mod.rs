@@ -13,7 +13,7 @@ mod unreadable;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{FutureExt, Stream, StreamExt, future, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
@@ -26,7 +26,9 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    api_types::{Job, JobPhase, JobStatus, Plans, Reason, Tenant, plan::Limit, tenant::SuspendPolicy},
+    api_types::{
+        Job, JobPhase, JobStatus, Plans, Reason, Scenarios, Tenant, plan::Limit, tenant::SuspendPolicy,
+    },
     clock::Clock,
     config::Settings,
     domain::{
@@ -81,6 +83,8 @@ pub struct Context {
     pub board: Board,
     /// The plan table in force.
     pub plans: watch::Receiver<Arc<Plans>>,
+    /// The scenarios in force.
+    pub scenarios: watch::Receiver<Arc<Scenarios>>,
     /// What the administrator set.
     pub settings: Settings,
     /// The mirror's word on a job; `None` without a mirror.
@@ -228,7 +232,7 @@ async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
         job,
         pods: &pods,
         verdict: verdict.as_ref(),
-        timeout_minutes: tenant.as_deref().map_or(Limit::Unlimited, |t| timeout_minutes(t, context)),
+        running_limit: running_limit(job, tenant.as_deref(), context),
         drain: tenant.as_deref().is_some_and(|t| drains(t, now)),
         gpu_resource: &context.settings.gpu_resource,
         now,
@@ -285,8 +289,12 @@ fn tenant(job: &Job, context: &Context) -> Option<Arc<Tenant>> {
     (tenant.status.as_ref()?.namespace.as_ref() == Some(&namespace)).then_some(tenant)
 }
 
-fn timeout_minutes(tenant: &Tenant, context: &Context) -> Limit {
-    let plans = context.plans.borrow();
+fn running_limit(job: &Job, tenant: Option<&Tenant>, context: &Context) -> Option<SignedDuration> {
+    let plan = tenant.map_or(Limit::Unlimited, |tenant| timeout_minutes(tenant, &context.plans.borrow()));
+    job_flow::running_limit(context.scenarios.borrow().timeout_seconds(&job.spec), plan)
+}
+
+fn timeout_minutes(tenant: &Tenant, plans: &Plans) -> Limit {
     let quotas = plans.get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
     quotas.map_or(Limit::Unlimited, |q| Limit::from_quota(q.job_timeout_minutes))
 }

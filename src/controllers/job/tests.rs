@@ -44,6 +44,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
     let ((jobs, _), (pods, pod_writer), (tenants, tenant_writer)) =
         (mock::cache(), mock::cache(), mock::cache());
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
+    let (_, scenarios) = watch::channel(Arc::default());
     let context = Context {
         client: fake.client(),
         jobs,
@@ -52,6 +53,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         tenants,
         board: Board::showing(verdict.map(|verdict| ("j1", verdict))),
         plans,
+        scenarios,
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         mirrored: None,
         events: Events::new(fake.client()),

@@ -143,7 +143,7 @@ impl<'a> Seat<'a> {
         self.usage.queued += 1;
         let asked = match &job.asked {
             Ok(asked) => *asked,
-            Err(error) => return Some(Verdict::Reject(Reason::InvalidObject, error.clone())),
+            Err(error) => return Some(Verdict::Reject(error.reason(), error.to_string())),
         };
         if let Some((reason, sentence)) = &self.view.closed {
             return Some(Verdict::Wait(*reason, sentence.clone()));

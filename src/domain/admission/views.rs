@@ -8,7 +8,7 @@ use crate::{
         job::{OnQuota, Priority, Queue},
         plan::EffectiveQuotas,
     },
-    domain::resources::Resources,
+    domain::resources::{AskError, Resources},
 };
 
 /// A tenant, as admission sees it.
@@ -59,7 +59,7 @@ pub struct JobView {
     /// Its tenant, if its namespace is one's.
     pub tenant: Option<String>,
     /// What it asks for, or why that can't be read.
-    pub asked: Result<Resources, String>,
+    pub asked: Result<Resources, AskError>,
     /// The only worker group that it may use, if it named one.
     pub group: Option<String>,
     /// What it wants when a quota is reached.
