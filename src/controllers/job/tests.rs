@@ -7,10 +7,14 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use futures::stream;
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    triggers::{of_changed_limits, of_changed_tenants},
+    *,
+};
 use crate::{
     domain::admission::{Admission, Verdict},
     kube_ext::{
@@ -438,4 +442,72 @@ async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
         ["runs"; 4],
         "when it goes, too, and not for usage alone"
     );
+}
+
+#[tokio::test]
+async fn new_plans_and_scenarios_concern_the_running_jobs_whose_time_changes() {
+    let mut bench = bench(None);
+    let (plans, scenarios) =
+        (watch::Sender::new(Arc::new(Plans::built_in().unwrap())), watch::Sender::default());
+    (bench.context.plans, bench.context.scenarios) = (plans.subscribe(), scenarios.subscribe());
+    let (jobs, mut writer) = mock::cache::<Job>();
+    bench.context.jobs = jobs;
+    bench.tenant(json!({"plan": "free"}));
+    put(
+        &mut bench.tenants,
+        json!({
+            "metadata": {"name": "big"}, "spec": {"plan": "pro"}, "status": {"namespace": "tenant-big"},
+        }),
+    );
+    let mut job = |name: &str, namespace: &str, phase: &str, spec: Value| {
+        let metadata = json!({"name": name, "namespace": namespace});
+        put(&mut writer, json!({"metadata": metadata, "spec": spec, "status": {"phase": phase}}));
+    };
+    job("runs", "tenant-acme", "Running", json!({"image": "i"}));
+    job("short", "tenant-acme", "Running", json!({"image": "i", "timeoutSeconds": 60}));
+    job("train", "tenant-acme", "Running", json!({"scenario": "train"}));
+    job("own", "tenant-acme", "Running", json!({"scenario": "train", "timeoutSeconds": 90}));
+    job("waits", "tenant-acme", "Queued", json!({"scenario": "train"}));
+    job("done", "tenant-acme", "Failed", json!({"image": "i"}));
+    job("other", "tenant-big", "Running", json!({"image": "i"}));
+    let mut concerned = Box::pin(of_changed_limits(&Arc::new(bench.context)).map(|job| job.name));
+    let mut told = async |change: &dyn Fn()| {
+        change();
+        let mut names = Vec::new();
+        while let Some(Some(name)) = concerned.next().now_or_never() {
+            names.push(name);
+        }
+        names.sort();
+        names
+    };
+    let plan = |from: &str, to: &str| {
+        let table = include_str!("../../api_types/plans.yaml");
+        assert!(table.contains(from));
+        plans.send_replace(Arc::new(Plans::from_yaml(&table.replacen(from, to, 1)).unwrap()));
+    };
+    assert_eq!(told(&|| plan("jobTimeoutMinutes: 30", "jobTimeoutMinutes: 20")).await, ["runs", "train"]);
+    assert_eq!(told(&|| plan("weight: 1", "weight: 3")).await, ["runs", "train"], "30 minutes again");
+    assert_eq!(told(&|| plan("weight: 1", "weight: 2")).await, [""; 0], "no time has changed");
+    let catalogue = |entry: &str| {
+        let catalogue = format!("scenarios: {{train: {{image: i{entry}}}}}");
+        scenarios.send_replace(Arc::new(Scenarios::from_yaml(&catalogue).unwrap()));
+    };
+    assert_eq!(told(&|| catalogue("")).await, [""; 0]);
+    assert_eq!(told(&|| catalogue(", timeoutSeconds: 5")).await, ["train"]);
+    assert_eq!(told(&|| catalogue(", timeoutSeconds: 5, args: [x]")).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_running_job_is_held_to_the_limit_in_force() {
+    let mut bench = bench(None);
+    let (_, scenarios) = watch::channel(Arc::new(
+        Scenarios::from_yaml("scenarios: {s: {image: i, timeoutSeconds: 60}}").unwrap(),
+    ));
+    bench.context.scenarios = scenarios;
+    bench.at_work(json!({"image": null, "scenario": "s"}));
+    put(&mut bench.pods, pod(json!({}), running()));
+    assert_eq!(bench.step().await.0.unwrap(), Action::requeue(Duration::from_secs(65)));
+    bench.at(6);
+    bench.tenant(json!({"quotas": {"jobTimeoutMinutes": 0}}));
+    assert_eq!(outline(&bench.step().await.1), [format!("DELETE {POD}")]);
 }
