@@ -1,15 +1,24 @@
 //! Configuration: flags and environment variables alike, read once at start.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use futures::{FutureExt, future::BoxFuture};
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-use crate::{api_types::Plans, names};
+use crate::{
+    api_types::{Plans, Scenarios},
+    names,
+};
 
-/// How often the plan file is looked at for a change.
-const PLANS_LOOK: Duration = Duration::from_secs(10);
+/// How often a table's file is looked at for a change.
+const TABLE_LOOK: Duration = Duration::from_secs(10);
 
 /// What the operator is told at start.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,6 +40,9 @@ pub struct Config {
     /// gets for the kubelet is made for the default.
     #[arg(long, env = "CROFTER_START_LIMIT_SECONDS", default_value_t = 300, hide = true, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub start_limit_seconds: u32,
+    /// A catalogue of scenarios (YAML) that jobs may name; taken anew when the file changes.
+    #[arg(long, env = "CROFTER_SCENARIOS")]
+    pub scenarios: Option<PathBuf>,
     /// Settings that controllers share.
     #[command(flatten)]
     pub settings: Settings,
@@ -91,49 +103,71 @@ fn prefix(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// The file can't be read or holds no good table. Later, a bad table is logged and the one before stays in force.
-pub fn plans(
-    file: Option<PathBuf>,
-) -> anyhow::Result<(watch::Receiver<Arc<Plans>>, impl Future<Output = ()> + Send + 'static)> {
-    let mut text = match &file {
-        Some(path) => Some(read(path)?),
-        None => None,
-    };
-    let table = match &text {
-        Some(text) => Plans::from_yaml(text)?,
-        None => Plans::built_in()?,
-    };
-    let (sender, receiver) = watch::channel(Arc::new(table));
-    let follow = async move {
-        let Some(path) = file else {
-            // Keeps the channel open: a closed one means that the operator ends.
-            sender.closed().await;
-            return;
-        };
-        loop {
-            tokio::time::sleep(PLANS_LOOK).await;
-            match read(&path) {
-                Ok(now) if text.as_ref() == Some(&now) => (),
-                Ok(now) => {
-                    match Plans::from_yaml(&now) {
-                        Ok(table) => {
-                            tracing::info!(plans = table.names().count(), "the plan table has changed");
-                            sender.send_replace(Arc::new(table));
-                        }
-                        Err(error) => {
-                            tracing::error!(%error, "the new plan table is not taken; the one before stays")
-                        }
-                    }
-                    text = Some(now);
-                }
-                Err(error) => tracing::error!(%error, "the plan table can't be read; the one before stays"),
-            }
-        }
-    };
-    Ok((receiver, follow))
+pub async fn plans(file: Option<PathBuf>) -> anyhow::Result<(watch::Receiver<Arc<Plans>>, Follow)> {
+    followed("plan table", file, Plans::built_in()?, Plans::from_yaml).await
 }
 
-fn read(path: &std::path::Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("reading the plan table {}", path.display()))
+/// The scenarios in force, and the task that follows their file. Without a file there are none.
+///
+/// # Errors
+/// As [`plans`].
+pub async fn scenarios(file: Option<PathBuf>) -> anyhow::Result<(watch::Receiver<Arc<Scenarios>>, Follow)> {
+    followed("scenario catalogue", file, Scenarios::default(), Scenarios::from_yaml).await
+}
+
+/// A task that follows a file, for as long as somebody holds what was read from it.
+pub type Follow = BoxFuture<'static, ()>;
+
+/// What `file` holds, and the task that takes it anew whenever the file has changed; `built_in` where there is no file.
+async fn followed<T, E>(
+    what: &'static str,
+    file: Option<PathBuf>,
+    built_in: T,
+    parse: fn(&str) -> Result<T, E>,
+) -> anyhow::Result<(watch::Receiver<Arc<T>>, Follow)>
+where
+    T: Send + Sync + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let Some(path) = file else {
+        let (sender, receiver) = watch::channel(Arc::new(built_in));
+        // Keeps the channel open: a closed one means that the operator ends.
+        return Ok((receiver, async move { sender.closed().await }.boxed()));
+    };
+    let mut text = read(what, &path).await?;
+    let table = parse(&text).with_context(|| format!("the {what} in {}", path.display()))?;
+    let (sender, receiver) = watch::channel(Arc::new(table));
+    let follow = async move {
+        loop {
+            tokio::time::sleep(TABLE_LOOK).await;
+            let now = match read(what, &path).await {
+                Ok(now) => now,
+                Err(error) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the {what} can't be read; the one before stays"
+                    );
+                    continue;
+                }
+            };
+            if now == text {
+                continue;
+            }
+            match parse(&now) {
+                Ok(table) => {
+                    tracing::info!("the {what} has changed");
+                    sender.send_replace(Arc::new(table));
+                }
+                Err(error) => tracing::error!(%error, "the new {what} is not taken; the one before stays"),
+            }
+            text = now;
+        }
+    };
+    Ok((receiver, follow.boxed()))
+}
+
+async fn read(what: &str, path: &Path) -> anyhow::Result<String> {
+    tokio::fs::read_to_string(path).await.with_context(|| format!("reading the {what} {}", path.display()))
 }
 
 #[cfg(test)]
@@ -169,22 +203,64 @@ mod tests {
         assert!(error.contains("`Spot` is no pool"), "{error}");
     }
 
+    /// A file of this test's own, which goes with it.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn holding(name: &str, text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("crofter-{name}-{}", std::process::id()));
+            std::fs::write(&path, text).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            drop(std::fs::remove_file(&self.0));
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_changed_file_is_followed_and_a_bad_one_is_not() {
-        let dir = std::env::temp_dir().join(format!("crofter-plans-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("plans.yaml");
         let table = include_str!("api_types/plans.yaml");
-        std::fs::write(&path, table).unwrap();
-        let (mut receiver, follow) = plans(Some(path.clone())).unwrap();
+        let file = Scratch::holding("plans", table);
+        let (mut receiver, follow) = plans(Some(file.0.clone())).await.unwrap();
         let follow = tokio::spawn(follow);
-        std::fs::write(&path, table.replace("  free:", "  starter:")).unwrap();
+        std::fs::write(&file.0, table.replace("  free:", "  starter:")).unwrap();
         receiver.changed().await.unwrap();
         assert!(receiver.borrow_and_update().get("starter").is_some());
-        std::fs::write(&path, "plans: {}").unwrap();
-        tokio::time::sleep(PLANS_LOOK * 3).await;
+        std::fs::write(&file.0, "plans: {}").unwrap();
+        tokio::time::sleep(TABLE_LOOK * 3).await;
         assert!(!receiver.has_changed().unwrap());
         follow.abort();
-        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_goes_changes_nothing_and_is_followed_when_it_is_back() {
+        let file = Scratch::holding("scenarios", "scenarios: {a: {image: i}}");
+        let (mut receiver, follow) = scenarios(Some(file.0.clone())).await.unwrap();
+        let follow = tokio::spawn(follow);
+        assert!(receiver.borrow_and_update().get("a").is_some());
+        std::fs::remove_file(&file.0).unwrap();
+        tokio::time::sleep(TABLE_LOOK * 3).await;
+        assert!(!receiver.has_changed().unwrap());
+        std::fs::write(&file.0, "scenarios: {b: {image: i}}").unwrap();
+        receiver.changed().await.unwrap();
+        assert!(receiver.borrow().get("a").is_none() && receiver.borrow().get("b").is_some());
+        follow.abort();
+    }
+
+    #[tokio::test]
+    async fn at_the_start_the_file_must_be_good() {
+        let file = Scratch::holding("bad", "scenarios: {a: {}}");
+        let error = format!("{:#}", scenarios(Some(file.0.clone())).await.err().unwrap());
+        assert!(
+            error.contains("the scenario catalogue in") && error.contains("missing field `image`"),
+            "{error}"
+        );
+        let error = scenarios(Some("/nowhere".into())).await.err().unwrap().to_string();
+        assert_eq!(error, "reading the scenario catalogue /nowhere");
+        let (none, _follow) = scenarios(None).await.unwrap();
+        assert_eq!(**none.borrow(), Scenarios::default());
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    api_types::{Job, Plans, Tenant},
+    api_types::{Job, Plans, Scenarios, Tenant},
     clock::Clock,
     config::{self, Config, Settings},
     controllers::{attempt, job, node, tenant},
@@ -60,9 +60,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(url) => Some(mirror_config(&client, url, &config.settings.gpu_resource).await?),
         None => None,
     };
-    let (plans, follow) = config::plans(config.plans)?;
-    let mut assembly = Assembly::new(client, config.settings, &config.elastic_pools, plans, stop.clone());
-    assembly.parts.essential("plan table", follow);
+    let (plans, follow_plans) = config::plans(config.plans).await?;
+    let (scenarios, follow_scenarios) = config::scenarios(config.scenarios).await?;
+    let tables = Tables { plans, scenarios };
+    let mut assembly = Assembly::new(client, config.settings, &config.elastic_pools, tables, stop.clone());
+    assembly.parts.essential("plan table", follow_plans);
+    assembly.parts.essential("scenario catalogue", follow_scenarios);
     let mirror = mirror.map(|mirror| assembly.mirror(mirror));
     let names = assembly.scheduler();
     assembly.tenants(names.tenants);
@@ -136,6 +139,12 @@ impl Parts {
     }
 }
 
+/// What administrators write in files, and may replace at any time.
+struct Tables {
+    plans: watch::Receiver<Arc<Plans>>,
+    scenarios: watch::Receiver<Arc<Scenarios>>,
+}
+
 /// Names of those who are to look again after a decision.
 struct Names {
     jobs: mpsc::Receiver<ObjectRef<Job>>,
@@ -147,6 +156,7 @@ struct Assembly {
     client: Client,
     settings: Settings,
     plans: watch::Receiver<Arc<Plans>>,
+    scenarios: watch::Receiver<Arc<Scenarios>>,
     clock: Clock,
     metrics: Metrics,
     events: Events,
@@ -163,13 +173,8 @@ struct Assembly {
 }
 
 impl Assembly {
-    fn new(
-        client: Client,
-        settings: Settings,
-        elastic_pools: &[String],
-        plans: watch::Receiver<Arc<Plans>>,
-        stop: Stop,
-    ) -> Self {
+    fn new(client: Client, settings: Settings, elastic_pools: &[String], tables: Tables, stop: Stop) -> Self {
+        let Tables { plans, scenarios } = tables;
         let elastic: Vec<String> = elastic_pools.iter().map(|pool| names::pool_group(pool)).collect();
         let tenants = everything(&client);
         let jobs = everything(&client);
@@ -187,6 +192,7 @@ impl Assembly {
             client,
             settings,
             plans,
+            scenarios,
             clock: Clock::system(),
             metrics: Metrics::default(),
             board: Board::new(Dispatcher::new(elastic.iter().map(String::as_str))),
@@ -227,6 +233,7 @@ impl Assembly {
             board: self.board.clone(),
             concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
             plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
             gpu_resource: self.settings.gpu_resource.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -310,6 +317,7 @@ impl Assembly {
             tenants,
             board: self.board.clone(),
             plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
             settings: self.settings.clone(),
             start_limit: SignedDuration::from_secs(start_limit_seconds.into()),
             mirrored: mirror.cloned().map(mirrored),

@@ -47,12 +47,12 @@ pub struct JobSpec {
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
 
-    /// Entry point; by default the image's.
+    /// Entry point; by default the scenario's, else the image's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 32768)))]
     pub command: Vec<String>,
 
-    /// Arguments; by default the image's.
+    /// Arguments; by default the scenario's, unless the job has a command of its own, else the image's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 32768)))]
     pub args: Vec<String>,
@@ -62,7 +62,7 @@ pub struct JobSpec {
     #[schemars(length(min = 1, max = 1024))]
     pub working_dir: Option<String>,
 
-    /// Environment variables.
+    /// Environment variables, after the scenario's; of two of one name the last counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub env: Vec<EnvVar>,
@@ -80,16 +80,17 @@ pub struct JobSpec {
         .message("a parameter's name is at most 63 letters, digits, - _ and ., and begins with a letter"))]
     pub parameters: BTreeMap<String, ParameterValue>,
 
-    /// Entry of the administrator's catalogue that supplies image, command and default resources.
+    /// Entry of the administrator's catalogue (docs/scenarios.md) that supplies image, command and defaults. What the
+    /// job itself gives wins, field by field. A job that names none of the catalogue is Rejected (UnknownScenario).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub scenario: Option<String>,
 
-    /// What the job needs. Requests and limits are the same. By default the scenario's, else 1 core and 512 MiB.
+    /// What the job needs. Requests and limits are the same. Each by default the scenario's, else 1 core and 512 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<JobResources>,
 
-    /// User id of the process; 65532 by default where the namespace is Restricted.
+    /// User id of the process; by default the scenario's, else 65532 where the namespace is Restricted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub run_as_user: Option<i64>,
@@ -112,7 +113,8 @@ pub struct JobSpec {
     #[serde(default)]
     pub priority: Priority,
 
-    /// The longest the job may run, over all attempts, in seconds; the plan's jobTimeoutMinutes is the upper bound.
+    /// The longest the job may run, over all attempts, in seconds; by default the scenario's. The plan's
+    /// jobTimeoutMinutes is the upper bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000))]
     pub timeout_seconds: Option<i64>,
@@ -264,23 +266,23 @@ pub struct EnvFrom {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobResources {
-    /// CPU, such as `2` or `500m`; 1 by default.
+    /// CPU, such as `2` or `500m`; by default the scenario's, else 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Quantity>,
-    /// Memory, such as `4Gi`; 512Mi by default.
+    /// Memory, such as `4Gi`; by default the scenario's, else 512Mi.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Quantity>,
-    /// Whole GPUs.
-    #[serde(default)]
+    /// Whole GPUs; by default the scenario's, else 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1024))]
-    pub gpus: i64,
-    /// Scratch space on the node's disk, such as `10Gi`.
+    pub gpus: Option<i64>,
+    /// Scratch space on the node's disk, such as `10Gi`; by default the scenario's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral_storage: Option<Quantity>,
-    /// Network bandwidth, in Mbit/s.
-    #[serde(default)]
+    /// Network bandwidth, in Mbit/s; by default the scenario's, else 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
-    pub bandwidth_mbps: i64,
+    pub bandwidth_mbps: Option<i64>,
 }
 
 /// A volume of a job.

@@ -1,4 +1,4 @@
-//! What users write and read: the three custom resources, the plans, and the closed list of reasons.
+//! What users write and read: the three custom resources, plans and scenarios, and the closed list of reasons.
 //!
 //! Plain data without IO. The CRDs in `crds/` are generated from these types, so a field's doc comment here is what
 //! `kubectl explain` shows.
@@ -10,6 +10,7 @@ pub mod job;
 pub mod plan;
 pub mod quantity;
 pub mod reason;
+pub mod scenario;
 pub mod tenant;
 
 pub use api_key::TenantApiKey;
@@ -17,4 +18,5 @@ pub use job::{Job, JobPhase, JobSpec, JobStatus};
 pub use plan::{Plan, Plans, Quotas};
 pub use quantity::Quantity;
 pub use reason::Reason;
+pub use scenario::Scenarios;
 pub use tenant::{Tenant, TenantSpec, TenantStatus};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 pub struct Quantity(pub(crate) String);
 
 /// Why a text is no quantity.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum QuantityError {
     /// Not of the form of a Kubernetes quantity.
     #[error("`{0}` is no quantity: write a number with an optional unit, such as 500m, 2, 1.5Gi or 100M")]

@@ -76,6 +76,8 @@ pub enum Reason {
     ExceedsQuota,
     /// Asks for more than any worker could ever hold.
     DoesNotFit,
+    /// Names a scenario that is not in the catalogue.
+    UnknownScenario,
 
     // --- of jobs on their way and ended
     /// In the queue, not judged yet.

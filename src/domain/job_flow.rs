@@ -38,8 +38,8 @@ pub struct View<'a> {
     pub pods: &'a [std::sync::Arc<Pod>],
     /// What admission says, while the job waits.
     pub verdict: Option<&'a Verdict>,
-    /// The plan's bound of the running time, in minutes.
-    pub timeout_minutes: Limit,
+    /// The running time that is allowed in all, by [`running_limit`]; `None` is unlimited.
+    pub running_limit: Option<SignedDuration>,
     /// Why running jobs are to be stopped and requeued, uncharged, if they are (a tenant that drains).
     pub drain: Option<Reason>,
     /// A pod must have started this long after it was made; otherwise the attempt is given up.
@@ -116,12 +116,12 @@ pub fn lost(view: &View<'_>) -> Result<Step, IllegalMove> {
     finish(view, &status, u32::try_from(status.attempt).unwrap_or(0), ending, None)
 }
 
-/// The status when the API server refuses the pod for good.
+/// The status when no pod can be made of the job, or the API server refuses it for good.
 ///
 /// # Errors
 /// [`IllegalMove`], as [`next`].
-pub fn refused(view: &View<'_>, message: String) -> Result<Step, IllegalMove> {
-    move_to(view, &status(view.job), &[JobPhase::Rejected], Reason::PodRefused, message, |_| ())
+pub fn refused(view: &View<'_>, reason: Reason, message: String) -> Result<Step, IllegalMove> {
+    move_to(view, &status(view.job), &[JobPhase::Rejected], reason, message, |_| ())
 }
 
 fn status(job: &Job) -> JobStatus {
@@ -290,10 +290,10 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
 /// Queues the next attempt, unless it would have no time to run: the plan's limit was cut, or an attempt was lost that
 /// had used it up.
 fn again(view: &View<'_>, status: &JobStatus, next: u32) -> Result<Step, IllegalMove> {
-    let used_up = running_left(view.job, view.timeout_minutes).is_some_and(|left| left.as_secs() == 0);
+    let used_up = running_left(view).is_some_and(|left| left.as_secs() == 0);
     if used_up && view.job.spec.retry_policy == RetryPolicy::Infrastructure {
         let seconds = |time: SignedDuration| SignedDuration::from_secs(time.as_secs());
-        let allowed = running_limit(view.job, view.timeout_minutes).unwrap_or_default();
+        let allowed = view.running_limit.unwrap_or_default();
         let used = seconds(SignedDuration::from_millis(status.running_millis));
         let message = format!("no running time is left for attempt {next}: {used:#} of {allowed:#} are used");
         return move_to(view, status, &[JobPhase::Failed], Reason::DeadlineExceeded, message, |_| ());
@@ -381,20 +381,21 @@ fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
     (new.started_at, new.not_before, new.exit_code) = (None, None, None);
 }
 
-/// The running time that is allowed in all: the job's own, at most the plan's. It is handed to an attempt when its pod is
-/// made ([`attempt::allowance`]): a plan that changes concerns the attempts after it, and ends nothing that runs.
+/// The running time that is allowed in all: the job's or its scenario's, at most the plan's. It is handed to an attempt
+/// when its pod is made ([`attempt::allowance`]): a plan that changes concerns the attempts after it, and ends nothing
+/// that runs.
 #[must_use]
-pub fn running_limit(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
-    let plan = timeout_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
-    let seconds = [job.spec.timeout_seconds, plan].into_iter().flatten().min()?;
+pub fn running_limit(timeout_seconds: Option<i64>, plan_minutes: Limit) -> Option<SignedDuration> {
+    let plan = plan_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
+    let seconds = [timeout_seconds, plan].into_iter().flatten().min()?;
     Some(SignedDuration::from_secs(seconds))
 }
 
 /// What is left of it for the next attempt.
 #[must_use]
-pub fn running_left(job: &Job, timeout_minutes: Limit) -> Option<SignedDuration> {
-    let used = SignedDuration::from_millis(job.status.as_ref().map_or(0, |s| s.running_millis));
-    Some(running_limit(job, timeout_minutes)?.saturating_sub(used).max(SignedDuration::ZERO))
+pub fn running_left(view: &View<'_>) -> Option<SignedDuration> {
+    let used = SignedDuration::from_millis(view.job.status.as_ref().map_or(0, |s| s.running_millis));
+    Some(view.running_limit?.saturating_sub(used).max(SignedDuration::ZERO))
 }
 
 /// The status after a move along `way`, with the reason, conditions and what `change` adds.

@@ -2,7 +2,9 @@
 
 use std::ops::{Add, AddAssign, Sub};
 
-use crate::api_types::{JobSpec, Quantity, quantity::QuantityError};
+use crate::api_types::{
+    JobSpec, Quantity, Reason, Scenarios, quantity::QuantityError, scenario::UnknownScenario,
+};
 
 /// CPU of a job that names none, in thousandths of a core.
 const DEFAULT_CPU_MILLI: u64 = 1000;
@@ -24,30 +26,56 @@ pub struct Resources {
     pub ephemeral_bytes: u64,
 }
 
-/// A field of a job's resources that can't be read.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("spec.resources.{field}: {source}")]
-pub struct ResourceError {
-    field: &'static str,
-    source: QuantityError,
+/// Why it is not known what a job asks for.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AskError {
+    /// A field can't be read.
+    #[error("spec.resources.{field}: {source}")]
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// What is wrong with it.
+        source: QuantityError,
+    },
+    /// The job's scenario is not in the catalogue.
+    #[error(transparent)]
+    Scenario(#[from] UnknownScenario),
+}
+
+impl AskError {
+    /// Why such a job is Rejected.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            // Not InvalidObject: that is taken back from a job that can be read.
+            Self::Field { .. } => Reason::PodRefused,
+            Self::Scenario(_) => Reason::UnknownScenario,
+        }
+    }
 }
 
 impl Resources {
-    /// What a job asks for: its own numbers, else 1 core and 512 MiB.
+    /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB.
     ///
     /// # Errors
-    /// [`ResourceError`] names the field; the CRD's rules refuse such a job, so it was stored without them.
-    pub fn of_job(spec: &JobSpec) -> Result<Self, ResourceError> {
+    /// [`AskError`]: the catalogue does not have the job's scenario; or names the field that can't be read: the CRD's
+    /// rules refuse such a job, so it was stored without them.
+    pub fn of_job(spec: &JobSpec, scenarios: &Scenarios) -> Result<Self, AskError> {
         let own = spec.resources.clone().unwrap_or_default();
+        let own = match scenarios.of(spec)? {
+            Some(scenario) => scenario.resources(own),
+            None => own,
+        };
         let read =
             |field, value: Option<&Quantity>, to: fn(&Quantity) -> Result<u64, QuantityError>, default| {
-                value.map_or(Ok(default), |q| to(q).map_err(|source| ResourceError { field, source }))
+                value.map_or(Ok(default), |q| to(q).map_err(|source| AskError::Field { field, source }))
             };
+        let count = |number: Option<i64>| number.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         Ok(Self {
             cpu_milli: read("cpu", own.cpu.as_ref(), Quantity::milli, DEFAULT_CPU_MILLI)?,
             memory_bytes: read("memory", own.memory.as_ref(), Quantity::units, DEFAULT_MEMORY_BYTES)?,
-            gpus: u64::try_from(own.gpus).unwrap_or(0),
-            bandwidth_mbps: u64::try_from(own.bandwidth_mbps).unwrap_or(0),
+            gpus: count(own.gpus),
+            bandwidth_mbps: count(own.bandwidth_mbps),
             ephemeral_bytes: read("ephemeralStorage", own.ephemeral_storage.as_ref(), Quantity::units, 0)?,
         })
     }
@@ -134,15 +162,41 @@ mod tests {
     #[test]
     fn a_job_without_numbers_gets_the_defaults() {
         let spec: JobSpec = serde_json::from_value(serde_json::json!({"image": "a"})).unwrap();
-        let asked = Resources::of_job(&spec).unwrap();
+        let asked = Resources::of_job(&spec, &Scenarios::default()).unwrap();
         assert_eq!((asked.cpu_milli, asked.memory_bytes, asked.gpus), (1000, 536_870_912, 0));
+    }
+
+    #[test]
+    fn each_number_is_the_jobs_own_or_its_scenarios_or_the_default() {
+        let catalogue = "scenarios: {train: {image: t, resources: {cpu: 4, gpus: 2, bandwidthMbps: 100}}}";
+        let catalogue = Scenarios::from_yaml(catalogue).unwrap();
+        let asked = |resources: serde_json::Value| {
+            let spec = serde_json::json!({"scenario": "train", "resources": resources});
+            Resources::of_job(&serde_json::from_value(spec).unwrap(), &catalogue).unwrap()
+        };
+        let whole = Resources {
+            cpu_milli: 4000,
+            memory_bytes: DEFAULT_MEMORY_BYTES,
+            gpus: 2,
+            bandwidth_mbps: 100,
+            ephemeral_bytes: 0,
+        };
+        assert_eq!(asked(serde_json::Value::Null), whole);
+        let own = serde_json::json!({"cpu": "500m", "gpus": 0, "ephemeralStorage": "1Gi"});
+        let mixed = Resources { cpu_milli: 500, gpus: 0, ephemeral_bytes: 1 << 30, ..whole };
+        assert_eq!(asked(own), mixed, "0 GPUs are given, not absent");
+
+        let unknown: JobSpec = serde_json::from_value(serde_json::json!({"scenario": "other"})).unwrap();
+        let error = Resources::of_job(&unknown, &catalogue).unwrap_err();
+        assert_eq!(error.reason(), Reason::UnknownScenario);
+        assert_eq!(error.to_string(), "the catalogue has no scenario `other`: it has train");
     }
 
     #[test]
     fn the_wrong_field_is_named() {
         let mut spec: JobSpec = serde_json::from_value(serde_json::json!({"image": "a"})).unwrap();
         spec.resources = Some(JobResources { memory: Some("4Gb".into()), ..JobResources::default() });
-        let error = Resources::of_job(&spec).unwrap_err().to_string();
+        let error = Resources::of_job(&spec, &Scenarios::default()).unwrap_err().to_string();
         assert!(error.starts_with("spec.resources.memory: `4Gb` is no quantity"), "{error}");
     }
 

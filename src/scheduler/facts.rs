@@ -12,7 +12,7 @@ use crate::{
         admission::{JobStanding, JobView, TenantView},
         attempt::{self, Observed},
         job_state::is_terminal,
-        resources::Resources,
+        resources::{AskError, Resources},
         tenant_state,
     },
     kube_ext::{finalizer, is_paused},
@@ -127,7 +127,7 @@ struct Summary<'a> {
 pub(super) fn job(
     job: &Job,
     pods: &JobPods,
-    asked: impl FnOnce(&Job) -> Result<Resources, (Reason, String)>,
+    asked: impl FnOnce(&Job) -> Result<Resources, AskError>,
 ) -> Option<JobView> {
     let (uid, namespace) = (job.uid()?, job.namespace()?);
     let summary = pods.of(&uid);

@@ -33,7 +33,7 @@ use self::{
     reasons::Allowance,
 };
 use crate::{
-    api_types::{Job, Plans, Reason, Tenant},
+    api_types::{Job, Plans, Scenarios, Tenant},
     clock::Clock,
     domain::{
         admission::{Decision, Dispatcher, WorkerView},
@@ -98,6 +98,8 @@ pub struct Parts {
     pub concerned: Concerned,
     /// The plan table in force.
     pub plans: watch::Receiver<Arc<Plans>>,
+    /// The catalogue of scenarios in force.
+    pub scenarios: watch::Receiver<Arc<Scenarios>>,
     /// The extended resource that counts GPUs.
     pub gpu_resource: String,
     /// The time of day.
@@ -171,6 +173,10 @@ impl Scheduler {
                 changed = self.parts.plans.changed() => {
                     if changed.is_err() { return }
                     self.look_at_all_tenants();
+                }
+                changed = self.parts.scenarios.changed() => {
+                    if changed.is_err() { return }
+                    self.look_at_all_jobs();
                 }
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (),
             }
@@ -250,6 +256,7 @@ impl Scheduler {
     }
 
     fn put_job(&mut self, dispatcher: &mut Dispatcher, job: &Job) {
+        let asked = |job: &Job| Resources::of_job(&job.spec, &self.parts.scenarios.borrow());
         if let Some(view) = facts::job(job, &self.pods, asked) {
             self.jobs.insert(Arc::clone(&view.uid), ObjectRef::from_obj(job));
             dispatcher.set_job(view);
@@ -318,6 +325,13 @@ impl Scheduler {
         } else {
             dispatcher.set_pod(&uid, place.as_ref().map(|(node, takes)| (node.as_str(), *takes)));
         }
+    }
+
+    /// What jobs ask for may be another thing: the scenarios were replaced.
+    fn look_at_all_jobs(&mut self) {
+        self.parts.scenarios.borrow_and_update();
+        let jobs = self.parts.caches.jobs.state_filter(|job| job.spec.scenario.is_some());
+        self.take(jobs.into_iter().map(|job| Told::Job(Change::Applied(job))).collect());
     }
 
     fn look_at_all_tenants(&mut self) {
@@ -406,9 +420,4 @@ impl Told {
         };
         Some(KINDS[kind])
     }
-}
-
-/// What a job asks for, or why it can't be run.
-fn asked(job: &Job) -> Result<Resources, (Reason, String)> {
-    Resources::of_job(&job.spec).map_err(|error| (Reason::InvalidObject, error.to_string()))
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crofter::api_types::{Plans, crd};
+use crofter::api_types::{Plans, Scenarios, crd};
 use crofter_test_cluster::tools::Tools;
 use serde_json::Value;
 
@@ -35,6 +35,11 @@ fn env<'a>(deployment: &'a Value, name: &str) -> Option<&'a Value> {
 const PLAN: &str = r#"{"gold": {"weight": 9, "maxJobs": 5000000, "maxQueuedJobs": -1, "maxJobsPerHour": -1,
     "maxWorkers": 100, "maxCpuCores": 256, "maxMemoryGb": 1024, "maxGpus": 0, "maxStorageGb": 10,
     "maxBandwidthMbps": 10, "jobTimeoutMinutes": 60}}"#;
+
+const SCENARIO: &str = r#"{"train": {"description": "training & <more>", "image": "registry/train:3",
+    "command": ["/train"], "args": ["--epochs", "10"], "env": [{"name": "LOG", "value": "info"}],
+    "resources": {"cpu": 4, "memory": "8Gi", "gpus": 1, "ephemeralStorage": "1Gi", "bandwidthMbps": 1000000},
+    "timeoutSeconds": 31536000, "runAsUser": 2000000000}}"#;
 
 #[test]
 fn lints_without_a_warning() {
@@ -94,22 +99,55 @@ fn the_plans_in_the_policy_are_those_of_the_operator() {
 }
 
 #[test]
+fn the_scenarios_reach_the_operator_as_they_were_given() {
+    let objects = rendered(&["--set-json", &format!("scenarios={SCENARIO}")]);
+    let map = of_kind(&objects, "ConfigMap")[0];
+    let catalogue = Scenarios::from_yaml(map["data"]["scenarios.yaml"].as_str().unwrap()).unwrap();
+    let direct = Scenarios::from_yaml(&format!("{{\"scenarios\": {SCENARIO}}}")).unwrap();
+    assert_eq!(catalogue, direct);
+    assert_eq!(catalogue.get("train").unwrap().run_as_user, Some(2_000_000_000));
+    let deployment = of_kind(&objects, "Deployment")[0];
+    assert_eq!(env(deployment, "CROFTER_PLANS"), None);
+    let pod = deployment.pointer("/spec/template/spec").unwrap();
+    assert_eq!(pod["volumes"].as_array().unwrap().len(), 1);
+    mounted(deployment, "CROFTER_SCENARIOS", map);
+}
+
+/// Asserts that the file that `variable` names is the one entry of the ConfigMap.
+fn mounted(deployment: &Value, variable: &str, map: &Value) {
+    let pod = deployment.pointer("/spec/template/spec").unwrap();
+    let (volumes, mounts) = (&pod["volumes"], &pod["containers"][0]["volumeMounts"]);
+    let mut volumes = volumes.as_array().unwrap().iter();
+    let volume = volumes.find(|v| v["configMap"]["name"] == map["metadata"]["name"]).unwrap();
+    let mount = mounts.as_array().unwrap().iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+    assert_eq!(mount["subPath"], Value::Null, "a change would not reach the operator");
+    let item = &volume["configMap"]["items"][0];
+    let path = format!("{}/{}", mount["mountPath"].as_str().unwrap(), item["path"].as_str().unwrap());
+    assert_eq!(env(deployment, variable).unwrap()["value"], path);
+    assert!(map["data"].get(item["key"].as_str().unwrap()).is_some());
+}
+
+#[test]
 fn the_operator_is_configured_by_the_values() {
     let objects = rendered(&[]);
     let plain = of_kind(&objects, "Deployment")[0];
     assert_eq!(plain.pointer("/spec/strategy/type"), Some(&Value::from("Recreate")));
     assert_eq!(env(plain, "DATABASE_URL"), None);
     assert_eq!(env(plain, "CROFTER_PLANS"), None);
+    assert_eq!(env(plain, "CROFTER_SCENARIOS"), None);
+    assert_eq!(plain.pointer("/spec/template/spec/volumes"), None);
     assert_eq!(env(plain, "CROFTER_NAMESPACE_PREFIX").unwrap()["value"], "tenant-");
     assert_eq!(
         env(plain, "CROFTER_NAMESPACE").unwrap().pointer("/valueFrom/fieldRef/fieldPath"),
         Some(&Value::from("metadata.namespace"))
     );
 
-    let plans = format!("plans={PLAN}");
+    let (plans, scenarios) = (format!("plans={PLAN}"), format!("scenarios={SCENARIO}"));
     let objects = rendered(&[
         "--set-json",
         &plans,
+        "--set-json",
+        &scenarios,
         "--set",
         "defaultTenant.create=false,database.existingSecret=pg,database.existingSecretKey=uri",
         "--set",
@@ -129,10 +167,10 @@ fn the_operator_is_configured_by_the_values() {
     let pod = full.pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["terminationGracePeriodSeconds"], 60);
     assert_eq!(pod["containers"][0]["image"], "registry.example.com/crofter:1.2");
-    let mount = pod["containers"][0]["volumeMounts"][0]["mountPath"].as_str().unwrap();
-    let item = pod["volumes"][0]["configMap"]["items"][0]["path"].as_str().unwrap();
-    assert_eq!(env(full, "CROFTER_PLANS").unwrap()["value"], format!("{mount}/{item}"));
-    assert_eq!(pod["volumes"][0]["configMap"]["name"], of_kind(&objects, "ConfigMap")[0]["metadata"]["name"]);
+    let maps = of_kind(&objects, "ConfigMap");
+    let map = |key: &str| *maps.iter().find(|map| map["data"].get(key).is_some()).unwrap();
+    mounted(full, "CROFTER_PLANS", map("plans.yaml"));
+    mounted(full, "CROFTER_SCENARIOS", map("scenarios.yaml"));
     assert!(of_kind(&objects, "Tenant").is_empty());
 }
 
@@ -151,6 +189,16 @@ fn bad_values_are_refused_with_their_name() {
         ("crds.keep=perhaps", "crds/keep"),
         ("plans.gold.weight=1", "plans/gold"),
         ("plans.Gold.weight=1", "Gold"),
+        ("scenarios.train.timeoutSeconds=5", "scenarios/train"),
+        ("scenarios.train.image=", "scenarios/train/image"),
+        ("scenarios.train.comand={x}", "comand"),
+        ("scenarios.Train.image=i", "Train"),
+        ("scenarios.train.image=i,scenarios.train.resources.cpus=1", "cpus"),
+        ("scenarios.train.image=i,scenarios.train.resources.cpu=many", "scenarios/train/resources/cpu"),
+        (
+            "scenarios.train.image=i,scenarios.train.env[0].name=CROFTER_JOB,scenarios.train.env[0].value=x",
+            "env/0/name",
+        ),
         ("defaultTenant.plan=gold", "the plans are basic, enterprise, free, pro"),
         ("serviceAccount.create=false", "serviceAccount.name"),
     ] {

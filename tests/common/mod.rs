@@ -69,7 +69,16 @@ impl World {
         let database_url = cluster.database_url().map(str::to_owned);
         let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
         let (operator, operator_flags) = (Mutex::new(None), Mutex::default());
+        std::fs::write(catalogue(&cluster), "scenarios: {}").unwrap();
         Self { cluster, operator, operator_kubeconfig, operator_flags, database_url, metrics_port }
+    }
+
+    /// Replaces the catalogue of scenarios. The operator looks at it every 10 s.
+    pub fn write_scenarios(&self, yaml: &str) {
+        // As a ConfigMap changes: never seen half.
+        let whole = catalogue(&self.cluster).with_extension("new");
+        std::fs::write(&whole, yaml).unwrap();
+        std::fs::rename(&whole, catalogue(&self.cluster)).unwrap();
     }
 
     /// Lets the operator use another identity from its next start on.
@@ -88,6 +97,7 @@ impl World {
         command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{}", self.metrics_port));
         command.args(&*self.operator_flags.lock().unwrap());
         command.env("KUBECONFIG", &*self.operator_kubeconfig.lock().unwrap());
+        command.env("CROFTER_SCENARIOS", catalogue(&self.cluster));
         command
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,crofter=debug".to_owned()));
         match &self.database_url {
@@ -177,6 +187,11 @@ impl World {
     pub async fn verbs(&self) -> Verbs<'_> {
         Verbs { world: self, client: self.cluster.client().await.unwrap() }
     }
+}
+
+/// The file of scenarios.
+fn catalogue(cluster: &Cluster) -> PathBuf {
+    cluster.dir().join("scenarios.yaml")
 }
 
 /// Runs `work` to its end on a runtime of its own, also from within another one.

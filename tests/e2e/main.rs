@@ -13,6 +13,7 @@ mod isolation;
 mod jobs;
 mod moves;
 mod quotas;
+mod scenarios;
 mod tenants;
 
 use std::sync::LazyLock;

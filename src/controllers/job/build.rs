@@ -3,7 +3,7 @@
 //! The pod runs on the admitted nodes of one worker group and nowhere else, asks for exactly what it may use, and has
 //! no token and no rights. Its finalizer keeps it until what it used is counted.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -20,14 +20,14 @@ use kube::{Resource, ResourceExt, api::ObjectMeta};
 
 use crate::{
     api_types::{
-        Job, JobSpec, Tenant,
+        Job, JobSpec, Reason, Scenarios, Tenant,
         job::{EnvVar as JobEnv, KeyRef},
         tenant::PodSecurity,
     },
     domain::{
         admission::Admission,
         attempt::{BANDWIDTH_ANNOTATION, START_ALLOWANCE},
-        resources::Resources,
+        resources::{AskError, Resources},
     },
     names,
 };
@@ -39,7 +39,8 @@ const GRACE_SECONDS: i64 = 30;
 
 /// A job whose every field was read.
 pub(super) struct ValidJob<'a> {
-    spec: &'a JobSpec,
+    /// With all that its scenario supplies.
+    spec: Cow<'a, JobSpec>,
     name: String,
     namespace: String,
     uid: String,
@@ -47,37 +48,55 @@ pub(super) struct ValidJob<'a> {
     tenant: String,
     tenant_uid: String,
     pod_security: PodSecurity,
-    image: &'a str,
+    image: String,
     asked: Resources,
     /// Running time that is left.
     left: Option<SignedDuration>,
+}
+
+/// Why no pod can be made of a job.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// It can't be told what it asks for.
+    #[error(transparent)]
+    Asks(#[from] AskError),
+    /// Neither the job nor its scenario has one.
+    #[error("no image: give spec.image")]
+    NoImage,
+    /// It was never stored.
+    #[error("the job has no UID yet")]
+    NoUid,
+}
+
+impl Refusal {
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::Asks(error) => error.reason(),
+            Self::NoImage | Self::NoUid => Reason::PodRefused,
+        }
+    }
 }
 
 /// Reads a job; the error is a sentence for its owner.
 pub(super) fn validate<'a>(
     job: &'a Job,
     tenant: &Tenant,
+    scenarios: &Scenarios,
     left: Option<SignedDuration>,
-) -> Result<ValidJob<'a>, String> {
-    let spec = &job.spec;
-    let image = match (&spec.image, &spec.scenario) {
-        (Some(image), _) => image,
-        (None, Some(scenario)) => {
-            return Err(format!("the catalogue has no scenario `{scenario}`: give an image"));
-        }
-        (None, None) => return Err("no image: give spec.image".to_owned()),
-    };
+) -> Result<ValidJob<'a>, Refusal> {
+    let asked = Resources::of_job(&job.spec, scenarios)?;
+    let spec = scenarios.complete(&job.spec).map_err(AskError::from)?;
     Ok(ValidJob {
-        spec,
         name: job.name_any(),
         namespace: job.namespace().unwrap_or_default(),
         uid: job.uid().unwrap_or_default(),
-        owner: job.controller_owner_ref(&()).ok_or("the job has no UID yet")?,
+        owner: job.controller_owner_ref(&()).ok_or(Refusal::NoUid)?,
         tenant: tenant.name_any(),
         tenant_uid: tenant.uid().unwrap_or_default(),
         pod_security: tenant.spec.pod_security,
-        image,
-        asked: Resources::of_job(spec).map_err(|error| error.to_string())?,
+        image: spec.image.clone().ok_or(Refusal::NoImage)?,
+        spec,
+        asked,
         left,
     })
 }
@@ -192,7 +211,7 @@ fn container(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> C
     let restricted = job.pod_security == PodSecurity::Restricted;
     Container {
         name: names::JOB_CONTAINER.to_owned(),
-        image: Some(job.image.to_owned()),
+        image: Some(job.image.clone()),
         command: texts(&job.spec.command),
         args: texts(&job.spec.args),
         working_dir: job.spec.working_dir.clone(),
@@ -314,9 +333,13 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "acme", "uid": "t"}, "spec": spec})).unwrap()
     }
 
-    fn built(job: &Job, tenant: &Tenant) -> Pod {
-        let valid = validate(job, tenant, Some(SignedDuration::from_mins(30))).unwrap();
+    fn built_from(job: &Job, tenant: &Tenant, scenarios: &Scenarios) -> Pod {
+        let valid = validate(job, tenant, scenarios, Some(SignedDuration::from_mins(30))).unwrap();
         pod(&valid, &Admission { attempt: 2, group: "acme".into(), node: Some("n".into()) }, "nvidia.com/gpu")
+    }
+
+    fn built(job: &Job, tenant: &Tenant) -> Pod {
+        built_from(job, tenant, &Scenarios::default())
     }
 
     #[test]
@@ -340,14 +363,85 @@ mod tests {
         assert_eq!((context.run_as_user, context.run_as_non_root), (None, None));
     }
 
+    fn catalogue() -> Scenarios {
+        Scenarios::from_yaml(
+            "scenarios:
+              train:
+                image: registry/train:3
+                command: [/train]
+                args: [--epochs, '10']
+                env: [{name: DATA, value: /data}, {name: LOG, value: info}]
+                resources: {cpu: 4, memory: 8Gi, gpus: 1, ephemeralStorage: 1Gi, bandwidthMbps: 50}
+                runAsUser: 1000",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_scenario_alone_makes_the_pod() {
+        let pod = built_from(&job(json!({"scenario": "train"})), &tenant(json!({})), &catalogue());
+        let own = |name: &str| name.starts_with("CROFTER_");
+        let bandwidth = pod.metadata.annotations.unwrap();
+        let spec = pod.spec.unwrap();
+        let container = &spec.containers[0];
+        let resources = json!({"cpu": "4000m", "memory": "8589934592", "nvidia.com/gpu": "1", "ephemeral-storage": "1073741824"});
+        let shown = json!({
+            "image": container.image, "command": container.command, "args": container.args,
+            "env": container.env.iter().flatten().filter(|e| !own(&e.name)).collect::<Vec<_>>(),
+            "resources": container.resources, "user": spec.security_context.unwrap().run_as_user,
+            "bandwidth": bandwidth["kubernetes.io/egress-bandwidth"],
+        });
+        let expected = json!({
+            "image": "registry/train:3", "command": ["/train"], "args": ["--epochs", "10"],
+            "env": [{"name": "DATA", "value": "/data"}, {"name": "LOG", "value": "info"}],
+            "resources": {"requests": resources, "limits": resources}, "user": 1000, "bandwidth": "50M",
+        });
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_the_job_gives_wins_over_its_scenario() {
+        let own = job(json!({
+            "scenario": "train", "image": "mine:1", "args": ["--epochs", "20"], "runAsUser": 2000,
+            "env": [{"name": "LOG", "value": "debug"}], "resources": {"cpu": "500m", "gpus": 0, "bandwidthMbps": 0},
+        }));
+        let pod = built_from(&own, &tenant(json!({})), &catalogue());
+        assert_eq!(pod.metadata.annotations, None, "no bandwidth");
+        let spec = pod.spec.unwrap();
+        let container = &spec.containers[0];
+        assert_eq!(container.image.as_deref(), Some("mine:1"));
+        assert_eq!(
+            (&container.command, &container.args),
+            (&Some(vec!["/train".to_owned()]), &Some(vec!["--epochs".to_owned(), "20".to_owned()]))
+        );
+        let values: Vec<_> =
+            container.env.iter().flatten().filter(|e| e.name == "LOG").map(|e| e.value.as_deref()).collect();
+        assert_eq!(values, [Some("info"), Some("debug")], "the kubelet takes the last");
+        let resources = json!({"cpu": "500m", "memory": "8589934592", "ephemeral-storage": "1073741824"});
+        assert_eq!(json!(container.resources.as_ref().unwrap().requests), resources);
+        assert_eq!(spec.security_context.unwrap().run_as_user, Some(2000));
+
+        let command = job(json!({"scenario": "train", "command": ["/other"]}));
+        let container =
+            built_from(&command, &tenant(json!({})), &catalogue()).spec.unwrap().containers.remove(0);
+        assert_eq!((container.command, container.args), (Some(vec!["/other".to_owned()]), None));
+    }
+
     #[test]
     fn what_can_not_be_built_says_why() {
-        let scenario = job(json!({"scenario": "train"}));
-        let error = validate(&scenario, &tenant(json!({})), None).err().unwrap();
-        assert_eq!(error, "the catalogue has no scenario `train`: give an image");
-        let odd = job(json!({"image": "a", "resources": {"cpu": "many"}}));
-        assert!(
-            validate(&odd, &tenant(json!({})), None).err().unwrap().starts_with("spec.resources.cpu: `many`")
-        );
+        let refused = |spec, scenarios: &Scenarios| {
+            let refusal = validate(&job(spec), &tenant(json!({})), scenarios, None).err().unwrap();
+            (refusal.reason(), refusal.to_string())
+        };
+        let none = Scenarios::default();
+        let (reason, sentence) = refused(json!({"scenario": "infer"}), &catalogue());
+        assert_eq!(reason, Reason::UnknownScenario);
+        assert_eq!(sentence, "the catalogue has no scenario `infer`: it has train");
+        let (_, sentence) = refused(json!({"scenario": "train", "image": "a"}), &none);
+        assert_eq!(sentence, "the catalogue has no scenario `train`: it is empty");
+        assert_eq!(refused(json!({}), &none), (Reason::PodRefused, "no image: give spec.image".to_owned()));
+        let (reason, sentence) = refused(json!({"image": "a", "resources": {"cpu": "many"}}), &none);
+        assert_eq!(reason, Reason::PodRefused);
+        assert!(sentence.starts_with("spec.resources.cpu: `many`"), "{sentence}");
     }
 }

@@ -4,11 +4,13 @@
 //! made by an earlier try: then it is the job's own. Refusals that pass by themselves cost the job nothing: it keeps its
 //! room for some quick tries, and then gives it back and waits. Those that would come again end it.
 
+use std::sync::Arc;
+
 use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
 use super::{Context, Error, build, pods_api, settle};
 use crate::{
-    api_types::Tenant,
+    api_types::{Reason, Tenant},
     domain::{
         admission::Admission,
         attempt,
@@ -29,10 +31,13 @@ pub(super) async fn create(
     let Some(admission) = context.board.claim(&uid, admission.attempt) else {
         return Ok(Action::await_change());
     };
-    let left = job_flow::running_left(job, view.timeout_minutes);
-    let pod = match build::validate(job, tenant, left) {
+    let scenarios = Arc::clone(&context.scenarios.borrow());
+    let pod = match build::validate(job, tenant, &scenarios, job_flow::running_left(view)) {
         Ok(valid) => build::pod(&valid, &admission, &context.settings.gpu_resource),
-        Err(sentence) => return settle(job_flow::refused(view, sentence), job, context).await,
+        Err(refusal) => {
+            let step = job_flow::refused(view, refusal.reason(), refusal.to_string());
+            return settle(step, job, context).await;
+        }
     };
     let name = pod.name_any();
     let api = pods_api(job, context);
@@ -53,7 +58,7 @@ pub(super) async fn create(
         Err(error) => match error.refusal() {
             Some(words) if refused_for_good(error.code(), words) => {
                 let sentence = format!("the API server refuses the pod: {words}");
-                settle(job_flow::refused(view, sentence), job, context).await
+                settle(job_flow::refused(view, Reason::PodRefused, sentence), job, context).await
             }
             Some(words) if error.code() == Some(403) => {
                 tracing::debug!(pod = name, words, "the pod was refused for the moment");

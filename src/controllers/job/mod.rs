@@ -8,11 +8,12 @@ mod build;
 mod create;
 #[cfg(test)]
 mod tests;
+mod triggers;
 mod unreadable;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt, future, stream};
+use futures::{FutureExt, Stream, StreamExt, future};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -25,8 +26,9 @@ use kube::{
 };
 use tokio::sync::{mpsc, watch};
 
+use self::triggers::Limits;
 use crate::{
-    api_types::{Job, JobPhase, JobStatus, Plans, Reason, Tenant, plan::Limit, tenant::SuspendPolicy},
+    api_types::{Job, JobPhase, JobStatus, Plans, Reason, Scenarios, Tenant, tenant::SuspendPolicy},
     clock::Clock,
     config::Settings,
     domain::{
@@ -81,6 +83,8 @@ pub struct Context {
     pub board: Board,
     /// The plan table in force.
     pub plans: watch::Receiver<Arc<Plans>>,
+    /// The scenarios in force.
+    pub scenarios: watch::Receiver<Arc<Scenarios>>,
     /// What the administrator set.
     pub settings: Settings,
     /// A pod must have started this long after it was made.
@@ -151,7 +155,7 @@ pub async fn run(
         .with_config(config)
         .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
         .reconcile_on(concerned)
-        .reconcile_on(of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
+        .reconcile_on(triggers::of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
         .graceful_shutdown_on(shutdown.clone())
         .run(reconcile, |_, error, _| retry(error), Arc::clone(&context))
         .for_each(|_| std::future::ready(()));
@@ -172,28 +176,6 @@ pub async fn run(
     };
     let endless = sorting.then(|()| future::pending::<()>());
     future::select(Box::pin(passes), Box::pin(endless)).await;
-}
-
-/// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
-/// time limits. What else its status says (usage, every few seconds) concerns no job.
-fn of_changed_tenants(
-    changes: impl Stream<Item = Arc<Tenant>> + Send + 'static,
-    tenants: Store<Tenant>,
-    jobs: Store<Job>,
-) -> impl Stream<Item = ObjectRef<Job>> + Send + 'static {
-    let mut seen = HashMap::new();
-    changes.flat_map(move |tenant| {
-        let (name, status) = (tenant.name_any(), tenant.status.as_ref());
-        let now = (tenant.uid(), tenant.metadata.generation, status.and_then(|s| s.phase));
-        let exists = tenants.get(&ObjectRef::from_obj(&*tenant)).is_some();
-        let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
-        let namespace = status.and_then(|s| s.namespace.clone()).filter(|_| !exists || before != Some(now));
-        let concerned = namespace.map_or_else(Vec::new, |namespace| {
-            let phase = |job: &Job| job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
-            jobs.state_filter(|job| job.namespace().as_ref() == Some(&namespace) && !is_terminal(phase(job)))
-        });
-        stream::iter(concerned.into_iter().map(|job| ObjectRef::from_obj(&*job)))
-    })
 }
 
 fn retry(error: &Error) -> Action {
@@ -230,7 +212,7 @@ async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
         job,
         pods: &pods,
         verdict: verdict.as_ref(),
-        timeout_minutes: tenant.as_deref().map_or(Limit::Unlimited, |t| timeout_minutes(t, context)),
+        running_limit: Limits::in_force(context).running(job, tenant.as_deref()),
         drain: tenant.as_deref().and_then(|t| drains(t, now)),
         start_limit: context.start_limit,
         gpu_resource: &context.settings.gpu_resource,
@@ -286,12 +268,6 @@ fn tenant(job: &Job, context: &Context) -> Option<Arc<Tenant>> {
     let tenant = context.tenants.get(&ObjectRef::new(name))?;
     // The tenant controller writes the namespace only once it carries the tenant's UID.
     (tenant.status.as_ref()?.namespace.as_ref() == Some(&namespace)).then_some(tenant)
-}
-
-fn timeout_minutes(tenant: &Tenant, context: &Context) -> Limit {
-    let plans = context.plans.borrow();
-    let quotas = plans.get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
-    quotas.map_or(Limit::Unlimited, |q| Limit::from_quota(q.job_timeout_minutes))
 }
 
 /// Why what runs is to be stopped, if it is.

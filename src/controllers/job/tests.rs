@@ -7,10 +7,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use futures::stream;
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{triggers::of_changed_tenants, *};
 use crate::{
     domain::admission::{Admission, Verdict},
     kube_ext::{
@@ -44,6 +45,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
     let ((jobs, _), (pods, pod_writer), (tenants, tenant_writer)) =
         (mock::cache(), mock::cache(), mock::cache());
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
+    let (_, scenarios) = watch::channel(Arc::default());
     let context = Context {
         client: fake.client(),
         jobs,
@@ -52,6 +54,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         tenants,
         board: Board::showing(verdict.map(|verdict| ("j1", verdict))),
         plans,
+        scenarios,
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         start_limit: SignedDuration::from_mins(5),
         mirrored: None,

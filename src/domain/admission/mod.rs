@@ -46,7 +46,12 @@ use self::{
     placement::Rooms,
     seat::{Hold, Seat},
 };
-use super::{queue_order::Rank, rate_window::RateWindow, resources::Resources, retry};
+use super::{
+    queue_order::Rank,
+    rate_window::RateWindow,
+    resources::{AskError, Resources},
+    retry,
+};
 use crate::api_types::{JobPhase, Reason, job::OnQuota, tenant::JobWindow};
 
 /// A pod that the API server refuses for the moment is tried again so many times before its admission is given back, the
@@ -105,7 +110,7 @@ struct Entry {
     uid: Arc<str>,
     seat: usize,
     rank: Rank,
-    asked: Result<Resources, (Reason, String)>,
+    asked: Result<Resources, AskError>,
     group: Option<Arc<str>>,
     on_quota: OnQuota,
     state: JobStanding,

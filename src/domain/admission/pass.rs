@@ -114,7 +114,7 @@ impl Dispatcher {
         let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
         let age = entry.rank.age().clone();
         let refusal = match (&entry.asked, &seat.view) {
-            (Err((reason, sentence)), _) => Some((*reason, sentence.clone())),
+            (Err(error), _) => Some((error.reason(), error.to_string())),
             (Ok(asked), Some(view)) if view.closed.is_none() => {
                 let shape = Shape {
                     asked: *asked,

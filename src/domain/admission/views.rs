@@ -10,7 +10,7 @@ use crate::{
         job::{OnQuota, Priority, Queue},
         plan::EffectiveQuotas,
     },
-    domain::resources::Resources,
+    domain::resources::{AskError, Resources},
 };
 
 /// A tenant, as admission sees it.
@@ -57,7 +57,7 @@ pub struct JobView {
     /// Its priority in the queue.
     pub priority: Priority,
     /// What it asks for (its pod's own requests, once there is one), or why it can't be run.
-    pub asked: Result<Resources, (Reason, String)>,
+    pub asked: Result<Resources, AskError>,
     /// The only worker group that it may use, if it named one.
     pub group: Option<Arc<str>>,
     /// What it wants when a quota is reached.

@@ -38,7 +38,7 @@ pub(super) fn finish(
     if ending.cause == Cause::Deletion {
         let allowed = match pod {
             Some(pod) => attempt::allowance(pod),
-            None => running_left(view.job, view.timeout_minutes),
+            None => running_left(view),
         };
         let late = allowed.is_some_and(|allowed| running >= allowed);
         name_deletion(view, status, pod.map(AsRef::as_ref), &mut ending, late);

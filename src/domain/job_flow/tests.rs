@@ -46,7 +46,7 @@ impl World {
             job: &self.job,
             pods: &self.pods,
             verdict: self.verdict.as_ref(),
-            timeout_minutes: Limit::AtMost(self.minutes),
+            running_limit: running_limit(self.job.spec.timeout_seconds, Limit::AtMost(self.minutes)),
             drain: self.drain,
             start_limit: SignedDuration::from_mins(5),
             gpu_resource: "nvidia.com/gpu",
@@ -77,7 +77,7 @@ impl World {
                 "labels": {"crofter.io/attempt": attempt.to_string(), "crofter.io/worker-group": "a"}},
             "spec": {"nodeName": "n", "containers": [{"name": "job"}]}, "status": status,
         });
-        let left = running_left(&self.job, Limit::AtMost(self.minutes)).unwrap();
+        let left = running_left(&self.view(0)).unwrap();
         let made_before = self.pods.iter().find(|pod| attempt::number(pod) == Some(attempt));
         whole["spec"]["activeDeadlineSeconds"] = match made_before {
             Some(pod) => json!(pod.spec.as_ref().unwrap().active_deadline_seconds),

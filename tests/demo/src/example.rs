@@ -10,6 +10,8 @@ const ENDS: &str = "example.crofter.io/ends";
 
 /// The tenants.
 pub(crate) const TENANTS: &str = "examples/tenants.yaml";
+/// The catalogue that some of their jobs are made from.
+pub(crate) const SCENARIOS: &str = "examples/scenarios.yaml";
 /// Their jobs.
 pub(crate) const JOBS: [&str; 2] = ["examples/jobs-acme.yaml", "examples/jobs-globex.yaml"];
 
@@ -38,6 +40,7 @@ pub(crate) fn project() -> PathBuf {
 mod tests {
     use std::collections::BTreeSet;
 
+    use crofter::api_types::Scenarios;
     use serde::Deserialize;
 
     use super::*;
@@ -59,5 +62,13 @@ mod tests {
         let shown = ["Completed/Succeeded", "Failed/NonZeroExit", "Rejected/ExceedsQuota"];
         assert!(shown.iter().all(|end| ends.contains(*end)), "{ends:?}");
         assert!(jobs.len() >= 12, "{} jobs", jobs.len());
+    }
+
+    #[test]
+    fn every_scenario_that_an_example_names_is_there() {
+        let catalogue = std::fs::read_to_string(project().join(SCENARIOS)).unwrap();
+        let catalogue = Scenarios::from_yaml(&catalogue).unwrap();
+        let named = read().iter().filter(|job| catalogue.of(&job.spec).unwrap().is_some()).count();
+        assert!(named > 0);
     }
 }

@@ -266,7 +266,7 @@ fn asks(resources: Option<&JobResources>) -> String {
     let Some(resources) = resources else { return String::new() };
     let amounts =
         [&resources.cpu, &resources.memory].map(|q| q.as_ref().map_or("-".to_owned(), ToString::to_string));
-    let gpus = if resources.gpus > 0 { format!(" +{} GPU", resources.gpus) } else { String::new() };
+    let gpus = resources.gpus.filter(|gpus| *gpus > 0).map_or(String::new(), |gpus| format!(" +{gpus} GPU"));
     format!("{}{gpus}", amounts.join(" "))
 }
 

@@ -103,8 +103,8 @@ async fn a_job_that_makes_no_pod_is_rejected_without_asking() {
     let bench = bench(admitted());
     bench.job(json!({}), json!({"image": null, "scenario": "train"}), json!({}));
     let (_, calls) = bench.step().await;
-    assert_eq!(outline(&calls), [STATUS, "Event PodRefused"]);
-    assert_eq!(bench.status()["message"], "the catalogue has no scenario `train`: give an image");
+    assert_eq!(outline(&calls), [STATUS, "Event UnknownScenario"]);
+    assert_eq!(bench.status()["message"], "the catalogue has no scenario `train`: it is empty");
 }
 
 #[tokio::test]

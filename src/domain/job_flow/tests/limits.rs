@@ -34,7 +34,7 @@ fn the_running_time_is_counted_over_attempts() {
     assert_eq!(world.write(8).running_millis, 7000);
     world.pods.clear();
     world.write(60);
-    assert_eq!(running_left(&world.job, Limit::Unlimited), Some(SignedDuration::from_secs(3)));
+    assert_eq!(running_left(&world.view(60)), Some(SignedDuration::from_secs(3)));
     world.running(2, 60);
     world.write(60);
     assert_eq!(world.step(61), Step::Wait(Some(at(63))));
@@ -121,8 +121,7 @@ fn a_retry_without_running_time_is_no_retry() {
         world.minutes = 5;
         let status = world.write(500);
         assert_eq!(status.phase, phase, "{policy}");
-        let allowed = Limit::AtMost(world.minutes);
-        assert_eq!(running_left(&world.job, allowed), Some(SignedDuration::from_secs(left)), "{policy}");
+        assert_eq!(running_left(&world.view(500)), Some(SignedDuration::from_secs(left)), "{policy}");
         if phase == JobPhase::Failed {
             let sentence = "no running time is left for attempt 2: 6m 40s of 5m are used";
             assert_eq!(

@@ -1,0 +1,418 @@
+//! Scenarios: the administrator's templates of jobs, which `spec.scenario` of a Job names.
+//!
+//! What a job itself gives wins, field by field, so that a scenario says what most jobs of its kind want and a job only
+//! what is different about it. A table is read whole or not at all, and held to the bounds that a Job's own fields have:
+//! what a scenario supplies could stand in the job as well.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde::Deserialize;
+
+use super::{
+    job::{EnvVar, JobResources, JobSpec},
+    quantity::{Quantity, QuantityError},
+};
+
+/// A template of jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scenario {
+    /// What it is for, for people.
+    pub description: Option<String>,
+    /// Container image.
+    pub image: String,
+    /// Entry point; by default the image's.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Arguments; by default the image's.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment variables.
+    #[serde(default)]
+    pub env: Vec<Variable>,
+    /// What a job needs.
+    #[serde(default, with = "OnlyResources")]
+    pub resources: JobResources,
+    /// The longest a job may run, in seconds.
+    pub timeout_seconds: Option<i64>,
+    /// User id of the process.
+    pub run_as_user: Option<i64>,
+}
+
+/// An environment variable with its value. The catalogue serves all tenants, so it refers to no tenant's Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variable {
+    /// Name of the variable.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// The fields of [`JobResources`], and no others: a Job's are kept narrow by the API server, a table's by nobody else.
+#[derive(Deserialize)]
+#[serde(remote = "JobResources", rename_all = "camelCase", deny_unknown_fields)]
+struct OnlyResources {
+    cpu: Option<Quantity>,
+    memory: Option<Quantity>,
+    gpus: Option<i64>,
+    ephemeral_storage: Option<Quantity>,
+    bandwidth_mbps: Option<i64>,
+}
+
+/// The catalogue of scenarios, by name. The built-in one is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenarios {
+    scenarios: BTreeMap<String, Scenario>,
+}
+
+/// Why a catalogue is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenariosError {
+    /// Not the YAML that a catalogue is.
+    #[error("reading the catalogue: {0}")]
+    Read(#[from] serde_yaml_ng::Error),
+    /// A scenario that no job can name.
+    #[error("scenario `{0}`: a name is 1 to 63 characters of a-z, 0-9 and -, the first and the last no -")]
+    Name(String),
+    /// A scenario with a field that no job may have.
+    #[error("scenario `{scenario}`: {field} {problem}")]
+    Field {
+        /// Name of the scenario.
+        scenario: String,
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The field that is wrong, and why.
+type Check = Result<(), (&'static str, String)>;
+
+/// A job names a scenario that is not in the catalogue.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the catalogue has no scenario `{scenario}`: it {}", has(known))]
+pub struct UnknownScenario {
+    scenario: String,
+    known: Vec<String>,
+}
+
+fn has(known: &[String]) -> String {
+    if known.is_empty() { "is empty".to_owned() } else { format!("has {}", known.join(", ")) }
+}
+
+impl Scenarios {
+    /// Reads a catalogue from YAML (`scenarios: {name: {image, …}}`).
+    ///
+    /// # Errors
+    /// [`ScenariosError`] names the scenario and field that is wrong.
+    pub fn from_yaml(text: &str) -> Result<Self, ScenariosError> {
+        // Read once without types: of two entries of one name the typed reading would keep the last.
+        serde_yaml_ng::from_str::<serde_yaml_ng::Value>(text)?;
+        let catalogue: Self = serde_yaml_ng::from_str(text)?;
+        for (name, scenario) in &catalogue.scenarios {
+            if !is_name(name) {
+                return Err(ScenariosError::Name(name.clone()));
+            }
+            scenario.check().map_err(|(field, problem)| ScenariosError::Field {
+                scenario: name.clone(),
+                field,
+                problem,
+            })?;
+        }
+        Ok(catalogue)
+    }
+
+    /// The scenario of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Scenario> {
+        self.scenarios.get(name)
+    }
+
+    /// The scenario that a job names; `None` where it names none.
+    ///
+    /// # Errors
+    /// [`UnknownScenario`] names the ones that there are.
+    pub fn of(&self, spec: &JobSpec) -> Result<Option<&Scenario>, UnknownScenario> {
+        let Some(name) = &spec.scenario else { return Ok(None) };
+        self.get(name).map(Some).ok_or_else(|| UnknownScenario {
+            scenario: name.clone(),
+            known: self.scenarios.keys().cloned().collect(),
+        })
+    }
+
+    /// A job's spec with everything that its scenario supplies.
+    ///
+    /// # Errors
+    /// [`UnknownScenario`], as [`of`](Self::of).
+    pub fn complete<'a>(&self, spec: &'a JobSpec) -> Result<Cow<'a, JobSpec>, UnknownScenario> {
+        Ok(self.of(spec)?.map_or(Cow::Borrowed(spec), |scenario| Cow::Owned(scenario.complete(spec.clone()))))
+    }
+
+    /// The longest a job may run by itself or by its scenario, in seconds. A scenario that has gone from the catalogue
+    /// bounds nothing.
+    #[must_use]
+    pub fn timeout_seconds(&self, spec: &JobSpec) -> Option<i64> {
+        spec.timeout_seconds.or_else(|| self.of(spec).ok().flatten()?.timeout_seconds)
+    }
+}
+
+impl Scenario {
+    /// What a job needs that gives `own`: its own where given, the scenario's elsewhere.
+    #[must_use]
+    pub fn resources(&self, own: JobResources) -> JobResources {
+        let default = self.resources.clone();
+        JobResources {
+            cpu: own.cpu.or(default.cpu),
+            memory: own.memory.or(default.memory),
+            gpus: own.gpus.or(default.gpus),
+            ephemeral_storage: own.ephemeral_storage.or(default.ephemeral_storage),
+            bandwidth_mbps: own.bandwidth_mbps.or(default.bandwidth_mbps),
+        }
+    }
+
+    fn complete(&self, mut spec: JobSpec) -> JobSpec {
+        spec.image.get_or_insert_with(|| self.image.clone());
+        // Arguments belong to their command: a job with a command of its own leaves both of the scenario's away, as a
+        // pod does with those of its image.
+        if spec.command.is_empty() {
+            spec.command.clone_from(&self.command);
+            if spec.args.is_empty() {
+                spec.args.clone_from(&self.args);
+            }
+        }
+        // The scenario's first: a job's may refer to them, and of two of one name the last counts.
+        spec.env = self.env.iter().map(Variable::to_env).chain(spec.env).collect();
+        spec.resources = Some(self.resources(spec.resources.unwrap_or_default()));
+        spec.timeout_seconds = spec.timeout_seconds.or(self.timeout_seconds);
+        spec.run_as_user = spec.run_as_user.or(self.run_as_user);
+        spec
+    }
+
+    /// The first field that a job could not have, and why.
+    fn check(&self) -> Check {
+        check_length("image", &self.image, 1, 1024)?;
+        check_texts("command", &self.command)?;
+        check_texts("args", &self.args)?;
+        check_count("env", self.env.len(), 128)?;
+        self.env.iter().try_for_each(Variable::check)?;
+        check_resources(&self.resources)?;
+        check_range("timeoutSeconds", self.timeout_seconds, 1, 31_536_000)?;
+        check_range("runAsUser", self.run_as_user, 0, 2_147_483_647)
+    }
+}
+
+impl Variable {
+    fn to_env(&self) -> EnvVar {
+        let Self { name, value } = self.clone();
+        EnvVar { name, value: Some(value), secret_key_ref: None, config_map_key_ref: None }
+    }
+
+    fn check(&self) -> Check {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        let starts = !self.name.starts_with(|c: char| c.is_ascii_digit());
+        check_length("env.name", &self.name, 1, 253)?;
+        if !starts || !self.name.chars().all(plain) {
+            let problem = "give letters, digits, -, . and _, the first no digit";
+            return Err(("env.name", format!("is `{}`: {problem}", self.name)));
+        }
+        if self.name.starts_with("CROFTER_") {
+            let problem = "names that begin with CROFTER_ are Crofter's own";
+            return Err(("env.name", format!("is `{}`: {problem}", self.name)));
+        }
+        check_length("env.value", &self.value, 0, 32_768)
+    }
+}
+
+/// Whether a job can name a scenario so: the CRD's pattern.
+fn is_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+fn check_resources(resources: &JobResources) -> Check {
+    let JobResources { cpu, memory, gpus, ephemeral_storage, bandwidth_mbps } = resources;
+    let read = |field, quantity: &Option<Quantity>, to: fn(&Quantity) -> Result<u64, QuantityError>| {
+        quantity.as_ref().map_or(Ok(0), to).map(drop).map_err(|error| (field, format!("is wrong: {error}")))
+    };
+    read("resources.cpu", cpu, Quantity::milli)?;
+    read("resources.memory", memory, Quantity::units)?;
+    read("resources.ephemeralStorage", ephemeral_storage, Quantity::units)?;
+    check_range("resources.gpus", *gpus, 0, 1024)?;
+    check_range("resources.bandwidthMbps", *bandwidth_mbps, 0, 1_000_000)
+}
+
+fn check_range(field: &'static str, value: Option<i64>, least: i64, most: i64) -> Check {
+    match value {
+        Some(value) if !(least..=most).contains(&value) => {
+            Err((field, format!("is {value}: give {least} to {most}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_length(field: &'static str, text: &str, least: usize, most: usize) -> Check {
+    let length = text.chars().count();
+    if (least..=most).contains(&length) {
+        Ok(())
+    } else {
+        Err((field, format!("has {length} characters: give {least} to {most}")))
+    }
+}
+
+fn check_count(field: &'static str, count: usize, most: usize) -> Check {
+    if count <= most { Ok(()) } else { Err((field, format!("has {count} entries: give at most {most}"))) }
+}
+
+fn check_texts(field: &'static str, texts: &[String]) -> Check {
+    check_count(field, texts.len(), 256)?;
+    texts.iter().try_for_each(|text| check_length(field, text, 0, 32_768))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const TRAIN: &str = "
+        image: registry/train:3
+        command: [/train]
+        args: [--epochs, '10']
+        env: [{name: LOG, value: info}]
+        resources: {cpu: 4, memory: 8Gi, gpus: 1}
+        timeoutSeconds: 600
+        runAsUser: 1000";
+
+    fn catalogue(scenario: &str) -> Result<Scenarios, ScenariosError> {
+        Scenarios::from_yaml(&format!("scenarios:\n      train:{scenario}"))
+    }
+
+    fn completed(spec: serde_json::Value) -> serde_json::Value {
+        let spec = serde_json::from_value(spec).unwrap();
+        json!(catalogue(TRAIN).unwrap().complete(&spec).unwrap())
+    }
+
+    #[test]
+    fn a_job_that_names_only_a_scenario_gets_all_of_it() {
+        let mut expected = json!(serde_json::from_value::<JobSpec>(json!({"scenario": "train"})).unwrap());
+        for (field, value) in [
+            ("image", json!("registry/train:3")),
+            ("command", json!(["/train"])),
+            ("args", json!(["--epochs", "10"])),
+            ("env", json!([{"name": "LOG", "value": "info"}])),
+            ("resources", json!({"cpu": "4", "memory": "8Gi", "gpus": 1})),
+            ("timeoutSeconds", json!(600)),
+            ("runAsUser", json!(1000)),
+        ] {
+            expected[field] = value;
+        }
+        assert_eq!(completed(json!({"scenario": "train"})), expected);
+    }
+
+    #[test]
+    fn what_a_job_gives_itself_wins() {
+        let own = completed(json!({
+            "scenario": "train", "image": "mine", "args": ["--fast"], "env": [{"name": "LOG", "value": "debug"}],
+            "resources": {"gpus": 0, "ephemeralStorage": "1Gi"}, "timeoutSeconds": 5, "runAsUser": 0,
+        }));
+        assert_eq!(
+            (&own["image"], &own["command"], &own["args"]),
+            (&json!("mine"), &json!(["/train"]), &json!(["--fast"]))
+        );
+        assert_eq!(own["env"], json!([{"name": "LOG", "value": "info"}, {"name": "LOG", "value": "debug"}]));
+        assert_eq!(
+            own["resources"],
+            json!({"cpu": "4", "memory": "8Gi", "gpus": 0, "ephemeralStorage": "1Gi"})
+        );
+        assert_eq!((&own["timeoutSeconds"], &own["runAsUser"]), (&json!(5), &json!(0)));
+        let other = completed(json!({"scenario": "train", "command": ["/other"]}));
+        assert_eq!(
+            (&other["command"], other.get("args")),
+            (&json!(["/other"]), None),
+            "arguments of another command"
+        );
+    }
+
+    #[test]
+    fn the_timeout_is_the_jobs_or_its_scenarios() {
+        let catalogue = catalogue(TRAIN).unwrap();
+        let timeout = |spec| catalogue.timeout_seconds(&serde_json::from_value(spec).unwrap());
+        assert_eq!(timeout(json!({"scenario": "train"})), Some(600));
+        assert_eq!(timeout(json!({"scenario": "train", "timeoutSeconds": 900})), Some(900));
+        assert_eq!(timeout(json!({"image": "i"})), None);
+        assert_eq!(timeout(json!({"scenario": "gone"})), None);
+    }
+
+    #[test]
+    fn an_unknown_scenario_is_told_with_the_known_ones() {
+        let spec = serde_json::from_value(json!({"scenario": "train"})).unwrap();
+        let told =
+            |catalogue: &str| Scenarios::from_yaml(catalogue).unwrap().of(&spec).unwrap_err().to_string();
+        assert_eq!(told("scenarios: {}"), "the catalogue has no scenario `train`: it is empty");
+        let three = "scenarios: {c: {image: i}, a: {image: i}, b: {image: i}}";
+        assert_eq!(told(three), "the catalogue has no scenario `train`: it has a, b, c");
+    }
+
+    #[test]
+    fn a_bad_catalogue_says_which_scenario_and_field() {
+        for (bad, told) in [
+            ("resources: {cpu: many}", "scenario `train`: resources.cpu is wrong: `many` is no quantity"),
+            ("resources: {memory: -1Gi}", "scenario `train`: resources.memory is wrong: `-1Gi` is negative"),
+            ("resources: {gpus: -1}", "scenario `train`: resources.gpus is -1: give 0 to 1024"),
+            ("resources: {bandwidthMbps: 1000001}", "scenario `train`: resources.bandwidthMbps is 1000001"),
+            ("resources: {cpus: 1}", "scenarios.train.resources: unknown field `cpus`"),
+            ("resources: {cpu: 0.5}", "scenarios.train.resources.cpu: invalid type"),
+            ("comand: [x]", "scenarios.train: unknown field `comand`"),
+            ("args: x", "scenarios.train.args: invalid type"),
+            ("env: [{name: A, value: [x]}]", "scenarios.train.env[0].value: invalid type"),
+            (
+                "env: [{name: A, secretKeyRef: {name: s, key: k}}]",
+                "scenarios.train.env[0]: unknown field `secretKeyRef`",
+            ),
+            ("env: [{name: 1A, value: x}]", "scenario `train`: env.name is `1A`"),
+            ("env: [{name: A=B, value: x}]", "scenario `train`: env.name is `A=B`"),
+            ("env: [{name: CROFTER_JOB, value: x}]", "are Crofter's own"),
+            ("timeoutSeconds: 0", "scenario `train`: timeoutSeconds is 0: give 1 to 31536000"),
+            ("runAsUser: -1", "scenario `train`: runAsUser is -1: give 0 to 2147483647"),
+        ] {
+            let error = catalogue(&format!("\n        image: i\n        {bad}")).unwrap_err().to_string();
+            assert!(error.contains(told), "{bad}: {error}");
+        }
+        for (bad, told) in [
+            ("scenarios: {train: {}}", "scenarios.train: missing field `image`"),
+            ("scenarios: {train: {image: ''}}", "scenario `train`: image has 0 characters"),
+            ("scenarios: {Train: {image: i}}", "scenario `Train`: a name is"),
+            ("scenarios: {-a: {image: i}}", "scenario `-a`: a name is"),
+            ("scenarios: {'': {image: i}}", "scenario ``: a name is"),
+            ("scenarios: {a: {image: i}, a: {image: j}}", "duplicate entry with key \"a\""),
+            ("scenario: {a: {image: i}}", "unknown field `scenario`"),
+            ("", "missing field `scenarios`"),
+        ] {
+            let error = Scenarios::from_yaml(bad).unwrap_err().to_string();
+            assert!(error.contains(told), "{bad}: {error}");
+        }
+        let many = vec!["x"; 257].join(", ");
+        let error =
+            catalogue(&format!("\n        image: i\n        args: [{many}]")).unwrap_err().to_string();
+        assert_eq!(error, "scenario `train`: args has 257 entries: give at most 256");
+    }
+
+    #[test]
+    fn names_are_checked_as_the_crd_does() {
+        let crd = serde_json::to_value(<crate::api_types::Job as kube::CustomResourceExt>::crd()).unwrap();
+        let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/scenario";
+        let schema = crd.pointer(schema).unwrap();
+        assert_eq!((&schema["minLength"], &schema["maxLength"]), (&json!(1), &json!(63)));
+        assert_eq!(schema["pattern"], r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$");
+        assert!(is_name("a") && is_name("a-1") && is_name(&"x".repeat(63)));
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", "ä", &"x".repeat(64)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}
