@@ -146,9 +146,13 @@ impl RateWindow {
     #[must_use]
     pub fn stored(&self, now: Timestamp) -> Option<JobWindow> {
         let kept = self.kept.as_ref()?;
-        let runs = now < over_at(kept.start);
+        // An older job of the same window may have been told since: it began with that one.
+        let older = self.newest().map(|window| window.start);
+        let older = older.filter(|start| *start < kept.start && kept.start < end_of(*start));
+        let start = older.unwrap_or(kept.start);
+        let runs = now < over_at(start);
         Some(JobWindow {
-            resets_at: Time(end_of(kept.start)),
+            resets_at: Time(end_of(start)),
             not_before: kept.not_before.map(Time),
             settled: if runs { i64::try_from(kept.settled).unwrap_or(i64::MAX) } else { 0 },
             settling: kept.settling.iter().filter(|_| runs).map(|uid| String::from(&**uid)).collect(),

@@ -122,6 +122,17 @@ fn of_a_window_that_is_over_only_the_end_is_kept() {
 }
 
 #[test]
+fn a_job_told_after_a_later_one_was_settled_moves_what_is_stored() {
+    let mut window = charged(&[("b", 3)]);
+    assert!(window.settle("b"));
+    window.charge("a", minute(0));
+    let stored = window.stored(minute(59)).unwrap();
+    assert_eq!(stored.resets_at.0, minute(60), "not 63: a pod of minute 60 would go uncounted");
+    assert!(!RateWindow::may_let_go(Some(&stored), "c", minute(60), minute(64)));
+    assert_eq!(restarted(Some(&stored), &[("a", 0)]).used(minute(59)), 2);
+}
+
+#[test]
 fn what_goes_without_asking_stays_counted() {
     let mut window = charged(&[("a", 10), ("b", 11)]);
     window.released("a");
