@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds sqlx
+.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds sqlx bench
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -54,6 +54,10 @@ crds: ## Write crds/ and the chart's copy anew from src/api_types
 
 sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Postgres
 	@scripts/sqlx
+
+bench: deps tools ## Measure the release-built operator beside a bare client (S=drain|contended|churn|big ARGS="--scale 0.1")
+	$(CARGO) build --release --package crofter --package crofter-bench
+	target/release/crofter-bench $(S) $(ARGS)
 
 ##@ Check it
 

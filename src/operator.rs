@@ -30,7 +30,13 @@ use crate::{
     controllers::{attempt, job, node, tenant},
     db::{self, Pool},
     domain::{admission::Dispatcher, worker},
-    kube_ext::{events::Events, streams::received, unreadable, watch::Watch, within},
+    kube_ext::{
+        events::Events,
+        streams::received,
+        unreadable::{self, Unreadable},
+        watch::Watch,
+        within,
+    },
     metrics::Metrics,
     mirror::{self, MirrorHandle},
     names,
@@ -68,10 +74,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.parts.essential("scenario catalogue", follow_scenarios);
     let mirror = mirror.map(|mirror| assembly.mirror(mirror));
     let names = assembly.scheduler();
-    assembly.tenants(names.tenants);
+    let unreadable = assembly.tenants(names.tenants);
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), config.start_limit_seconds);
-    assembly.attempts(mirror.as_ref());
+    assembly.attempts(unreadable, mirror.as_ref());
     let mut parts = assembly.watch_and_serve(listener);
     tokio::select! {
         // First: a controller that ends because it was told to is no failure.
@@ -249,7 +255,8 @@ impl Assembly {
         Names { jobs, tenants }
     }
 
-    fn tenants(&mut self, touched: mpsc::Receiver<ObjectRef<Tenant>>) {
+    /// Returns which tenants can't be read.
+    fn tenants(&mut self, touched: mpsc::Receiver<ObjectRef<Tenant>>) -> Unreadable<Tenant> {
         let board = self.board.clone();
         let (context, watches) = tenant::prepare(tenant::Dependencies {
             client: self.client.clone(),
@@ -272,7 +279,9 @@ impl Assembly {
             nodes: self.nodes.subscribe_objects().boxed(),
             touched: received(touched).boxed(),
         };
+        let unreadable = context.unreadable();
         self.parts.controller("tenant controller", tenant::run(context, watches, inputs, self.stop.clone()));
+        unreadable
     }
 
     /// How a tenant's workers stand, for its status.
@@ -332,18 +341,23 @@ impl Assembly {
         self.parts.controller("job controller", run);
     }
 
-    fn attempts(&mut self, mirror: Option<&MirrorHandle>) {
-        let Caches { jobs, pods, .. } = self.caches.clone();
+    fn attempts(&mut self, unreadable: Unreadable<Tenant>, mirror: Option<&MirrorHandle>) {
+        let Caches { jobs, pods, tenants, .. } = self.caches.clone();
         let context = attempt::Context {
             client: self.client.clone(),
             jobs,
             pods,
+            tenants: attempt::Tenants { known: tenants, unreadable },
             accounts: mirror.cloned().map(|mirror| Arc::new(mirror) as Arc<dyn attempt::Accounts>),
+            windows: Arc::new(self.board.clone()),
+            waiting: attempt::Waiting::default(),
+            clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };
         let (of_pods, of_jobs) = (self.pods.subscribe_objects(), self.jobs.subscribe_objects());
+        let of_tenants = self.tenants.subscribe_objects();
         let commits = mirror.map_or_else(|| stream::pending().boxed(), |mirror| mirror.commits().boxed());
-        let run = attempt::run(Arc::new(context), of_pods, of_jobs, commits, self.stop.clone());
+        let run = attempt::run(Arc::new(context), of_pods, of_jobs, of_tenants, commits, self.stop.clone());
         self.parts.controller("attempt controller", run);
     }
 
@@ -392,6 +406,12 @@ impl attempt::Accounts for MirrorHandle {
 
     fn behind(&self) -> bool {
         Self::behind(self)
+    }
+}
+
+impl attempt::Windows for Board {
+    fn settle(&self, namespace: &str, job_uid: &str) {
+        Self::settle(self, namespace, job_uid);
     }
 }
 

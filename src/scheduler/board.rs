@@ -8,6 +8,8 @@ use std::{
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use tokio::sync::Notify;
+
 use crate::{
     api_types::{
         JobPhase, Reason,
@@ -18,7 +20,11 @@ use crate::{
 
 /// The scheduler's state. Cheap to clone; all clones show the same.
 #[derive(Clone, Default)]
-pub struct Board(Arc<Mutex<State>>);
+pub struct Board {
+    state: Arc<Mutex<State>>,
+    /// Something was settled: there is news that no watch tells of.
+    settled: Arc<Notify>,
+}
 
 #[derive(Default)]
 struct State {
@@ -34,14 +40,14 @@ impl Board {
     /// One with an empty dispatcher.
     #[must_use]
     pub fn new(dispatcher: Dispatcher) -> Self {
-        Self(Arc::new(Mutex::new(State { dispatcher, ..State::default() })))
+        Self::of(State { dispatcher, ..State::default() })
     }
 
     /// A board that shows these verdicts, by job UID.
     #[cfg(test)]
     pub(crate) fn showing(verdicts: impl IntoIterator<Item = (&'static str, Verdict)>) -> Self {
         let shown = verdicts.into_iter().map(|(uid, verdict)| (uid.to_owned(), verdict)).collect();
-        Self(Arc::new(Mutex::new(State { shown, ready: true, ..State::default() })))
+        Self::of(State { shown, ready: true, ..State::default() })
     }
 
     /// What was decided of a job, by UID; `None` while there is nothing that its owner is to know.
@@ -82,6 +88,7 @@ impl Board {
     /// The first pod of a job is to be let go, by the namespace and the job's UID: its charge is to be stored first.
     pub fn settle(&self, namespace: &str, job_uid: &str) {
         self.lock().dispatcher.settle(namespace, job_uid);
+        self.settled.notify_one();
     }
 
     /// What the jobs of a namespace come to, as its tenant's status shows it, and the hourly window as it is to be stored;
@@ -113,8 +120,17 @@ impl Board {
         self.lock().ready = true;
     }
 
+    /// Waits until something was settled.
+    pub(super) async fn settled(&self) {
+        self.settled.notified().await;
+    }
+
+    fn of(state: State) -> Self {
+        Self { state: Arc::new(Mutex::new(state)), settled: Arc::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

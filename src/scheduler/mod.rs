@@ -178,6 +178,7 @@ impl Scheduler {
                     if changed.is_err() { return }
                     self.look_at_all_jobs();
                 }
+                () = self.parts.board.settled() => (),
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (),
             }
             if !unsynced.is_empty() {

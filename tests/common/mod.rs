@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crofter::api_types::{Job, JobPhase, Tenant, crd};
+use crofter::{
+    api_types::{Job, JobPhase, Tenant, crd},
+    controllers::attempt,
+};
 use crofter_test_cluster::{
     Builder, Cluster, NodeSpec,
     process::{self, Process, Signal},
@@ -29,6 +32,10 @@ use serde_json::{Value, json};
 
 /// How long anything may take before a test gives up. Generous: the machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same for a pod to be let go: one that nobody deletes keeps its finalizer for a minute after its end.
+pub const UNTIL_LET_GO: Duration =
+    PATIENCE.saturating_add(Duration::from_secs(attempt::LINGER.as_secs().unsigned_abs()));
 
 /// A cluster with Crofter's CRDs, and the operator.
 pub struct World {

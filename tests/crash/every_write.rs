@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     KILLS,
     audit::{Audit, Request},
-    common::{PATIENCE, Verbs, namespace, phase},
+    common::{UNTIL_LET_GO, Verbs, namespace, phase},
     history::{check_completed_once, check_pods, of_pods},
 };
 
@@ -141,7 +141,7 @@ impl<'a> Life<'a> {
 
     async fn next_write_or(&self, what: &str, goal: impl Fn(&Job, Option<&Pod>) -> bool) -> Next {
         let pods = self.verbs.within::<Pod>(&namespace(self.tenant));
-        wait::until(PATIENCE, what, || async {
+        wait::until(UNTIL_LET_GO, what, || async {
             let refused = |request: &Request| request.code == 403 && self.gate_of(request).is_some();
             if let Some(gate) = self.audit.find(refused).and_then(|request| self.gate_of(&request)) {
                 return Ok(Next::Write(gate));

@@ -14,7 +14,7 @@ use sqlx::Row;
 
 use crate::{
     KILLS,
-    common::{PATIENCE, Verbs, namespace, phase},
+    common::{PATIENCE, UNTIL_LET_GO, Verbs, namespace, phase},
     history::{History, check_completed_once, check_jobs, check_pods, of_pods},
 };
 
@@ -64,7 +64,7 @@ async fn all_completed(verbs: &Verbs<'_>, tenant: &str, count: usize) -> Vec<Job
 }
 
 async fn all_let_go(verbs: &Verbs<'_>, tenant: &str) {
-    wait::until(PATIENCE, &format!("the pods of {tenant} to be let go"), || async {
+    wait::until(UNTIL_LET_GO, &format!("the pods of {tenant} to be let go"), || async {
         let pods = verbs.within::<Pod>(&namespace(tenant)).list(&ListParams::default()).await.unwrap().items;
         let held = pods.iter().filter(|pod| !pod.finalizers().is_empty());
         let held: Vec<_> = held.map(ResourceExt::name_any).collect();

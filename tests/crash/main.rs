@@ -12,9 +12,11 @@ mod common;
 
 mod api_server;
 mod audit;
+mod churn;
 mod every_write;
 mod faults;
 mod history;
+mod hour;
 mod kills;
 mod kstatus;
 mod kubelet;

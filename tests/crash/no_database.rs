@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     calm,
-    common::{PATIENCE, phase},
+    common::{UNTIL_LET_GO, phase},
     history::check_completed_once,
 };
 
@@ -28,7 +28,7 @@ async fn without_a_database_a_tenants_whole_life_goes_on() {
     verbs.until_gone(&verbs.jobs("bookless"), "brief").await;
     verbs.until_phase("bookless", "long", JobPhase::Running).await;
 
-    wait::until(PATIENCE, "the pods that ended to be let go", || async {
+    wait::until(UNTIL_LET_GO, "the pods that ended to be let go", || async {
         let pods = verbs.within::<Pod>("tenant-bookless").list(&ListParams::default()).await.unwrap().items;
         let held = pods.iter().filter(|pod| !pod.finalizers().is_empty());
         let held: Vec<_> = held.map(ResourceExt::name_any).collect();

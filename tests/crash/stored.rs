@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     API_FAULTS,
-    common::{PATIENCE, Verbs, phase},
+    common::{PATIENCE, UNTIL_LET_GO, Verbs, phase},
     history::check_completed_once,
 };
 
@@ -168,7 +168,7 @@ async fn held_until_recorded(verbs: &Verbs<'_>) {
     verbs.job("mixed", "later", json!({})).await;
     let later = verbs.until_phase("mixed", "later", JobPhase::Completed).await.status.unwrap().pod.unwrap();
     let api = verbs.within::<Pod>("tenant-mixed");
-    wait::until(PATIENCE, "the later pod to be let go", || async {
+    wait::until(UNTIL_LET_GO, "the later pod to be let go", || async {
         let finalizers = api.get(&later).await.unwrap().metadata.finalizers;
         if finalizers.is_none() { Ok(()) } else { Err(finalizers) }
     })

@@ -10,7 +10,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    common::{PATIENCE, Verbs, namespace, phase, reason},
+    common::{PATIENCE, UNTIL_LET_GO, Verbs, namespace, phase, reason},
     world,
 };
 
@@ -45,7 +45,7 @@ async fn a_job_completes_and_says_so_everywhere() {
     assert!(record.finished_at.0 > record.started_at.as_ref().unwrap().0);
     assert_eq!(status.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Complete"]);
     let pod: Pod = verbs.within(&namespace("happy")).get(&status.pod.unwrap()).await.unwrap();
-    wait::until(PATIENCE, "the pod to be let go", || async {
+    wait::until(UNTIL_LET_GO, "the pod to be let go", || async {
         let pod: Pod = verbs.within(&namespace("happy")).get(&pod.name_any()).await.unwrap();
         if pod.finalizers().is_empty() { Ok(()) } else { Err(pod.metadata.finalizers) }
     })

@@ -1,15 +1,23 @@
 //! The attempt controller: lets a job pod go once what it used is counted.
 //!
 //! A pod carries a finalizer from its creation. It is taken away when the attempt has ended and is on record: in the
-//! Job's status, and in Postgres where there is one. When Postgres is behind, the Job itself is held instead (one more
-//! write, in an outage only), so that pods don't pile up on the nodes' quotas while the database is away.
+//! Job's status, in Postgres where there is one, and, where it is the first attempt, in the hourly window of Tenant
+//! status ([`waiting`]). When Postgres is behind, the Job itself is held instead (one more write, in an outage only), so
+//! that pods don't pile up on the nodes' quotas while the database is away.
+//!
+//! A pod that is being deleted goes as soon as that holds: somebody waits for it. One that nobody deletes is left for
+//! [`LINGER`] after its end. Most pods are deleted with their job before that or long after, so the write that takes the
+//! finalizer away is off the way on which jobs come and go, and one write of Tenant status counts many. It is taken away
+//! all the same, so that nothing of ours is in the way when the operator is uninstalled.
 
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, Stream, StreamExt};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
@@ -20,10 +28,13 @@ use kube::{
     },
 };
 
+use self::waiting::{Charge, Wait};
+pub use self::waiting::{Tenants, Waiting, Windows};
 use crate::{
-    api_types::Job,
+    api_types::{Job, Tenant},
+    clock::Clock,
     domain::{
-        attempt::{self, Observed},
+        attempt::{self, Ending, Observed},
         job_flow,
     },
     kube_ext::{
@@ -42,6 +53,11 @@ const CONCURRENCY: u16 = 32;
 const CONTROLLER: &str = "attempt";
 /// When to ask the mirror again.
 const LATER: Duration = Duration::from_secs(2);
+/// When to ask again for a pod to be counted: the tenant's change should have told of it, but the window lets only so
+/// many be on their way at once.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// A pod that nobody deletes keeps its finalizer for this long after its end.
+pub const LINGER: SignedDuration = SignedDuration::from_secs(60);
 
 /// What the mirror knows of attempts.
 pub trait Accounts: Send + Sync {
@@ -59,8 +75,16 @@ pub struct Context {
     pub jobs: Store<Job>,
     /// All pods of ours.
     pub pods: Store<Pod>,
+    /// All tenants.
+    pub tenants: Tenants,
     /// The mirror; `None` without one.
     pub accounts: Option<Arc<dyn Accounts>>,
+    /// Where a charge is asked to be counted.
+    pub windows: Arc<dyn Windows>,
+    /// The pods that wait for their tenant; empty at first.
+    pub waiting: Waiting,
+    /// The time of day.
+    pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -70,17 +94,25 @@ pub async fn run(
     context: Arc<Context>,
     pods: impl Stream<Item = Arc<Pod>> + Send + 'static,
     jobs: impl Stream<Item = Arc<Job>> + Send + Sync + 'static,
+    tenants: impl Stream<Item = Arc<Tenant>> + Send + Sync + 'static,
     committed: impl Stream<Item = ObjectRef<Pod>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let shutdown = shutdown.shared();
-    // A job that is not in the cache yet would count as gone.
-    if !whole_before(until_whole(&context.jobs), shutdown.clone()).await {
+    // A job or a tenant that is not in the cache yet would count as gone.
+    let both = async { until_whole(&context.jobs).await && until_whole(&context.tenants.known).await };
+    if !whole_before(both, shutdown.clone()).await {
         return;
     }
+    let waiting = Arc::clone(&context);
+    let freed = move |tenant: Arc<Tenant>| {
+        let Context { waiting, tenants, pods, clock, .. } = &*waiting;
+        waiting.freed(&tenant, tenants, pods, clock.now())
+    };
     Controller::for_shared_stream(pods, context.pods.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches_shared_stream(jobs, |job: Arc<Job>| current_pod(&job))
+        .watches_shared_stream(tenants, freed)
         .reconcile_on(committed)
         .graceful_shutdown_on(shutdown)
         .run(reconcile, |_, _, _| Action::requeue(LATER), context)
@@ -112,40 +144,82 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     let (Some(number), Some(job_uid)) = (attempt::number(pod), attempt::job_uid(pod)) else {
         return Ok(Action::await_change());
     };
-    if is_paused(pod)
-        || !finalizer::has(pod, names::FINALIZER_ACCOUNTED)
-        || !matches!(attempt::observe(pod), Observed::Ended(_))
-    {
+    context.waiting.remove(pod);
+    if is_paused(pod) || !finalizer::has(pod, names::FINALIZER_ACCOUNTED) {
         return Ok(Action::await_change());
     }
+    let Observed::Ended(ending) = attempt::observe(pod) else { return Ok(Action::await_change()) };
     let owner = attempt::owner(pod);
     let job = owner.as_ref().and_then(|owner| context.jobs.get(owner));
     let job = job.filter(|job| job.uid().as_deref() == Some(job_uid));
     if job.as_deref().is_some_and(|job| !recorded(job, number)) {
         return Ok(Action::await_change());
     }
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
-    let Some(accounts) = context.accounts.as_ref().filter(|a| !a.committed(job_uid, number)) else {
-        if let (None, Some(owner)) = (&job, &owner)
-            && exists(owner, job_uid, context).await?
-        {
-            return Ok(Action::requeue(LATER));
+    if let Some(left) = lingers(pod, &ending, context) {
+        return Ok(Action::requeue(left));
+    }
+    let hold = match context.accounts.as_ref().filter(|a| !a.committed(job_uid, number)) {
+        None => {
+            if let (None, Some(owner)) = (&job, &owner)
+                && exists(owner, job_uid, context).await?
+            {
+                return Ok(Action::requeue(LATER));
+            }
+            None
         }
-        finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
-        return Ok(Action::await_change());
+        Some(accounts) => match job.filter(|job| accounts.behind() && can_be_held(job)) {
+            None => return Ok(Action::requeue(LATER)),
+            held => held,
+        },
     };
-    // Only what the Job carries in its status may go before Postgres has it; the Job then stays. One that is being
-    // deleted takes no new finalizer.
-    let holds = |job: &Arc<Job>| {
-        job.metadata.deletion_timestamp.is_none() || finalizer::has(&**job, names::FINALIZER_ACCOUNTED)
-    };
-    if let (true, Some(job)) = (accounts.behind(), job.filter(holds)) {
+    if !charge_stored(pod, context) {
+        return Ok(Action::requeue(ASK_AGAIN));
+    }
+    if let Some(job) = hold {
         let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
         finalizer::add(&jobs, &job, names::FINALIZER_ACCOUNTED).await?;
-        finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
-        return Ok(Action::await_change());
     }
-    Ok(Action::requeue(LATER))
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
+    finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
+    Ok(Action::await_change())
+}
+
+/// How long a pod that nobody deletes is left as it is. The pods of a tenant that goes are not: it waits for them.
+fn lingers(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
+    let left = left_to_linger(ending.finished_at, context.clock.now())
+        .filter(|_| pod.metadata.deletion_timestamp.is_none())?;
+    context.waiting.add(pod, Wait::Time);
+    if context.tenants.charged(pod).is_none() {
+        context.waiting.remove(pod);
+        return None;
+    }
+    Some(left)
+}
+
+/// `None` when it is over. A node whose clock is far ahead is not believed.
+fn left_to_linger(finished_at: Timestamp, now: Timestamp) -> Option<Duration> {
+    let since = now.duration_since(finished_at);
+    let lingers = -LINGER <= since && since < LINGER;
+    lingers.then(|| (LINGER - since).unsigned_abs())
+}
+
+/// Whether the tenant's status counts the pod's charge, where there is one. Asks for it where it does not.
+fn charge_stored(pod: &Pod, context: &Context) -> bool {
+    let Some(charge) = Charge::of(pod) else { return true };
+    context.waiting.add(pod, Wait::Stored(charge.clone()));
+    let stored = |tenant: Arc<Tenant>| charge.is_stored(&tenant, context.clock.now());
+    if context.tenants.charged(pod).is_none_or(stored) {
+        context.waiting.remove(pod);
+        return true;
+    }
+    context.windows.settle(&pod.namespace().unwrap_or_default(), charge.job_uid());
+    false
+}
+
+/// Whether a job can be held in place of its pod: only what the Job carries in its status may go before Postgres has
+/// it, and one that is being deleted takes no new finalizer.
+fn can_be_held(job: &Job) -> bool {
+    job.metadata.deletion_timestamp.is_none() || finalizer::has(job, names::FINALIZER_ACCOUNTED)
 }
 
 /// Asks the API server whether a job exists that the cache does not have: one that can't be read, or a new one.

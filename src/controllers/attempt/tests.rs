@@ -1,13 +1,21 @@
 //! Releases against an API server in memory: which calls are made, in which order, with which bodies.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+mod charges;
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use futures::stream;
 use kube::runtime::reflector::{self, store::Writer};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kube_ext::mock::{self, Call, Fake, outline, put};
+use crate::kube_ext::{
+    mock::{self, Call, Fake, outline, put},
+    unreadable,
+};
 
 const JOB: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render";
 const POD: &str = "/api/v1/namespaces/tenant-acme/pods/render-j1-1";
@@ -30,33 +38,84 @@ impl Accounts for Mirror {
     }
 }
 
+/// What was asked to be counted, each as `tenant/job`.
+#[derive(Default)]
+struct Asked(Mutex<Vec<String>>);
+
+impl Windows for Asked {
+    fn settle(&self, tenant_uid: &str, job_uid: &str) {
+        self.0.lock().unwrap().push(format!("{tenant_uid}/{job_uid}"));
+    }
+}
+
 struct Bench {
     fake: Fake,
     context: Context,
     jobs: Writer<Job>,
+    pods: Writer<Pod>,
+    tenants: Writer<Tenant>,
+    unreadable: Writer<unreadable::Meta<Tenant>>,
     mirror: Arc<Mirror>,
+    asked: Arc<Asked>,
+    now: Arc<Mutex<Timestamp>>,
+}
+
+/// A time of the first day.
+fn at(time: &str) -> Timestamp {
+    format!("2030-01-01T{time}Z").parse().unwrap()
+}
+
+fn succeeded(finished: &str) -> Value {
+    let terminated = json!({"exitCode": 0, "finishedAt": format!("2030-01-01T{finished}Z")});
+    json!({"phase": "Succeeded", "containerStatuses": [
+        {"name": "job", "state": {"terminated": terminated}, "image": "", "imageID": "", "ready": false, "restartCount": 0},
+    ]})
+}
+
+/// A tenant's status that counts these jobs, whose pods may go.
+fn counted(settling: &[&str]) -> Value {
+    let window = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": 5, "settling": settling});
+    json!({"jobWindow": window})
 }
 
 fn bench(with_mirror: bool) -> Bench {
     let fake = Fake::default();
-    let ((jobs, job_writer), (pods, _)) = (mock::cache(), mock::cache());
+    let ((jobs, job_writer), (pods, pod_writer)) = (mock::cache(), mock::cache());
+    let ((known, tenant_writer), (unreadable, unreadable_writer)) = (mock::cache(), unreadable::cache());
     let mirror = Arc::new(Mirror::default());
     let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn Accounts>);
-    let context = Context { client: fake.client(), jobs, pods, accounts, metrics: Metrics::default() };
-    let bench = Bench { fake, context, jobs: job_writer, mirror };
-    bench.pod(json!({}), json!({"phase": "Succeeded"}));
+    let (asked, now) = (Arc::new(Asked::default()), Arc::new(Mutex::new(at("00:10:00"))));
+    let tell = Arc::clone(&now);
+    let context = Context {
+        client: fake.client(),
+        jobs,
+        pods,
+        tenants: Tenants { known, unreadable },
+        accounts,
+        windows: Arc::clone(&asked) as Arc<dyn Windows>,
+        waiting: Waiting::default(),
+        clock: Clock::of(move || *tell.lock().unwrap()),
+        metrics: Metrics::default(),
+    };
+    let (jobs, pods, tenants, unreadable) = (job_writer, pod_writer, tenant_writer, unreadable_writer);
+    let mut bench = Bench { fake, context, jobs, pods, tenants, unreadable, mirror, asked, now };
+    bench.pod(json!({}), succeeded("00:00:09"));
+    bench.tenant(json!({}), counted(&["j1"]));
     bench
 }
 
 impl Bench {
     /// Stores the pod of the job's first attempt.
-    fn pod(&self, metadata: Value, status: Value) {
+    fn pod(&mut self, metadata: Value, status: Value) {
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
                 "name": "render-j1-1", "namespace": "tenant-acme", "uid": "p1",
                 "creationTimestamp": "2030-01-01T00:00:00Z",
-                "labels": {"crofter.io/job-uid": "j1", "crofter.io/attempt": "1"},
+                "labels": {
+                    "crofter.io/job-uid": "j1", "crofter.io/attempt": "1",
+                    "crofter.io/tenant": "acme", "crofter.io/tenant-uid": "t1",
+                },
                 "finalizers": ["x.io/other", "crofter.io/accounted"],
                 "ownerReferences": [
                     {"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "name": "render", "uid": "j1", "controller": true},
@@ -66,6 +125,25 @@ impl Bench {
         });
         mock::merge(&mut pod, &json!({"metadata": metadata}));
         self.fake.put(POD, pod);
+        put(&mut self.pods, self.fake.get(POD));
+    }
+
+    /// Lets the cache have the tenant.
+    fn tenant(&mut self, metadata: Value, status: Value) {
+        let mut tenant = json!({"metadata": {"name": "acme", "uid": "t1"}, "spec": {}, "status": status});
+        mock::merge(&mut tenant, &json!({"metadata": metadata}));
+        put(&mut self.tenants, tenant);
+    }
+
+    /// The tenant changes: the pods that look again.
+    fn freed(&self) -> Vec<String> {
+        let Context { waiting, tenants, pods, clock, .. } = &self.context;
+        let acme = tenants.known.get(&ObjectRef::new("acme")).unwrap();
+        waiting.freed(&acme, tenants, pods, clock.now()).into_iter().map(|pod| pod.name).collect()
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.0.lock().unwrap())
     }
 
     /// Puts the job into API server and cache.
@@ -132,7 +210,7 @@ async fn a_pod_that_may_still_run_is_held() {
 async fn a_paused_pod_is_left_alone() {
     let mut bench = bench(false);
     bench.job_with_record(json!({}));
-    bench.pod(json!({"annotations": {"crofter.io/paused": "true"}}), json!({"phase": "Succeeded"}));
+    bench.pod(json!({"annotations": {"crofter.io/paused": "true"}}), succeeded("00:00:09"));
     assert_eq!(outline(&bench.release().await.1), [""; 0]);
 }
 
@@ -212,24 +290,26 @@ async fn a_job_that_is_going_is_not_asked_to_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_let_go_before_the_jobs_are_known() {
+async fn nothing_is_let_go_before_jobs_and_tenants_are_known() {
     let mut bench = bench(false);
-    let (jobs, mut unknown) = reflector::store();
-    let (pods, mut pod_writer) = mock::cache();
-    put(&mut pod_writer, bench.fake.get(POD));
-    let pod = pods.state().remove(0);
-    (bench.context.jobs, bench.context.pods) = (jobs, pods);
+    let ((jobs, mut no_jobs), (tenants, mut no_tenants)) = (reflector::store(), reflector::store());
+    let pod = bench.context.pods.state().remove(0);
+    (bench.context.jobs, bench.context.tenants.known) = (jobs, tenants);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(run(
         Arc::new(bench.context),
         stream::iter([pod]).chain(stream::pending()),
         stream::pending(),
         stream::pending(),
+        stream::pending(),
         async { drop(stopped.await) },
     ));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(outline(&bench.fake.calls()), [""; 0]);
-    mock::drop_all(&mut unknown);
+    mock::drop_all(&mut no_jobs);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(outline(&bench.fake.calls()), [""; 0]);
+    mock::drop_all(&mut no_tenants);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(outline(&bench.fake.calls()), [format!("GET {JOB}"), format!("PATCH {POD}")]);
     stop.send(()).unwrap();

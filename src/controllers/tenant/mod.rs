@@ -126,6 +126,14 @@ pub struct Context {
     unreadable: Unreadable<Tenant>,
 }
 
+impl Context {
+    /// The tenants that can't be read.
+    #[must_use]
+    pub fn unreadable(&self) -> Unreadable<Tenant> {
+        self.unreadable.clone()
+    }
+}
+
 /// What the controller listens to.
 pub struct Inputs {
     /// The cache of tenants.

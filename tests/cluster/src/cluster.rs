@@ -74,6 +74,8 @@ pub enum Error {
 pub struct Builder {
     postgres: bool,
     audit_log: bool,
+    audit_bodies_in: Option<String>,
+    heavy_load: bool,
     real_nodes: usize,
     keep_logs_on_failure: bool,
 }
@@ -88,6 +90,20 @@ impl Builder {
     /// With an audit log of every request, for counting them; off by default.
     pub fn audit_log(mut self, wanted: bool) -> Self {
         self.audit_log = wanted;
+        self
+    }
+
+    /// With the bodies of what is written in one namespace in the audit log, too.
+    pub fn audit_bodies_in(mut self, namespace: impl Into<String>) -> Self {
+        self.audit_bodies_in = Some(namespace.into());
+        self
+    }
+
+    /// Fit for tens of thousands of pods in a few minutes, for measuring; off by default. The limits that kube-scheduler
+    /// and kube-controller-manager put on their own requests go, kwok takes 16 pods further at once instead of 4, etcd
+    /// may hold 8 GiB, and pods that have ended are not collected.
+    pub fn heavy_load(mut self, wanted: bool) -> Self {
+        self.heavy_load = wanted;
         self
     }
 
@@ -160,12 +176,18 @@ impl Builder {
         let node_facing = lan.as_ref().map(Lan::host_ip);
         // Real nodes renew their leases every few seconds; hundreds of simulated ones would be a load in itself.
         let node_grace = Duration::from_secs(if node_facing.is_some() { 10 } else { 40 });
-        let options = Options { node_facing, audit_log: self.audit_log, node_grace };
+        let options = Options {
+            node_facing,
+            audit_log: self.audit_log,
+            audit_bodies_in: self.audit_bodies_in.clone(),
+            heavy_load: self.heavy_load,
+            node_grace,
+        };
         let mut plane = ControlPlane::start(layout, &pki, tools, options)?;
         let admin = plane.admin_kubeconfig();
         block_on(api_ready(&mut plane, START_DEADLINE))??;
         plane.start_controllers(&pki)?;
-        plane.rest.push(kwok::start(layout, tools, &admin, node_grace)?);
+        plane.rest.push(kwok::start(layout, tools, &admin, node_grace, self.heavy_load)?);
         block_on(pods_may_come(&mut plane))??;
         let Some(lan) = lan else { return Ok((pki, plane, None)) };
         let joined = real::ControlPlane {
@@ -209,7 +231,14 @@ struct Running {
 impl Cluster {
     /// A cluster with Postgres and no nodes, unless told otherwise.
     pub fn builder() -> Builder {
-        Builder { postgres: true, audit_log: false, real_nodes: 0, keep_logs_on_failure: true }
+        Builder {
+            postgres: true,
+            audit_log: false,
+            audit_bodies_in: None,
+            heavy_load: false,
+            real_nodes: 0,
+            keep_logs_on_failure: true,
+        }
     }
 
     /// The client configuration of an administrator (`system:masters`).
@@ -240,6 +269,12 @@ impl Cluster {
     #[must_use]
     pub fn audit_log(&self) -> Option<&Path> {
         self.running.audit_log.as_deref()
+    }
+
+    /// The processes of the control plane that run, with kwok, by name and process id.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        self.plane().running().map(|process| (process.name().to_owned(), process.pid())).collect()
     }
 
     /// The address of the database `postgres`, with user and password.

@@ -24,11 +24,11 @@ const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The address of the `kubernetes` service: the first of the range.
 const API_SERVICE: &str = "10.96.0.1";
 
+/// Every request, once it is answered. Rules for single namespaces go before the last one.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
-- level: Metadata
 ";
 
 /// Why there is no control plane.
@@ -63,6 +63,10 @@ pub(crate) struct Options {
     pub(crate) node_facing: Option<Ipv4Addr>,
     /// Whether the API server writes an audit log.
     pub(crate) audit_log: bool,
+    /// The namespace whose requests are logged with their bodies.
+    pub(crate) audit_bodies_in: Option<String>,
+    /// Whether it is to bear tens of thousands of pods in minutes.
+    pub(crate) heavy_load: bool,
     /// How long a node may be silent until it counts as lost.
     pub(crate) node_grace: Duration,
 }
@@ -109,7 +113,7 @@ impl ControlPlane {
             api: Port::reserve(api_address).map_err(Error::Port)?,
         };
         let certificates = Certificates::issue(pki, options.node_facing)?;
-        let etcd = Process::start(layout, "etcd", etcd_command(layout, tools, &ports)?)?;
+        let etcd = Process::start(layout, "etcd", etcd_command(layout, tools, &ports, options.heavy_load)?)?;
         let mut plane = Self {
             layout: layout.clone(),
             tools: tools.clone(),
@@ -183,6 +187,11 @@ impl ControlPlane {
         self.options.audit_log.then(|| self.layout.logs().join("audit.log"))
     }
 
+    /// What runs, except kwok where that is not started yet.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Process> {
+        [&self.etcd].into_iter().chain(self.api.as_ref()).chain(&self.rest)
+    }
+
     /// An error with the end of the log for the first process that should run and does not.
     pub(crate) fn check(&mut self) -> Result<(), process::Error> {
         let mut processes = [&mut self.etcd].into_iter().chain(self.api.as_mut()).chain(&mut self.rest);
@@ -231,10 +240,12 @@ impl ControlPlane {
         }
         if let Some(log) = self.audit_log() {
             let policy = self.layout.root().join("audit-policy.yaml");
-            fs::write(&policy, AUDIT_POLICY)
+            fs::write(&policy, audit_policy(self.options.audit_bodies_in.as_deref()))
                 .map_err(|source| Error::File { path: policy.clone(), source })?;
             command.arg(format!("--audit-policy-file={}", policy.display()));
             command.arg(format!("--audit-log-path={}", log.display()));
+            // Readers follow one file.
+            command.arg("--audit-log-maxsize=0");
         }
         Ok(command)
     }
@@ -246,12 +257,15 @@ impl ControlPlane {
             "--use-service-account-credentials=true",
             "--leader-elect=false",
             "--secure-port=0",
-            "--kube-api-qps=300",
-            "--kube-api-burst=600",
             "--concurrent-namespace-syncs=10",
             "--concurrent-serviceaccount-token-syncs=10",
             "--node-monitor-period=1s",
         ]);
+        command.args(self.client_limits());
+        if self.options.heavy_load {
+            // Counted over all that have ended, which here is what is measured.
+            command.arg("--terminated-pod-gc-threshold=0");
+        }
         command.arg(format!("--node-monitor-grace-period={}s", self.options.node_grace.as_secs()));
         for (flag, path) in [
             ("--service-account-private-key-file", service_account_private),
@@ -266,13 +280,17 @@ impl ControlPlane {
 
     fn scheduler_command(&self) -> Result<Command, Error> {
         let mut command = Command::new(self.tools.path("kube-scheduler")?);
-        command.current_dir(self.layout.root()).args([
-            "--leader-elect=false",
-            "--secure-port=0",
-            "--kube-api-qps=300",
-            "--kube-api-burst=600",
-        ]);
+        command.current_dir(self.layout.root()).args(["--leader-elect=false", "--secure-port=0"]);
+        command.args(self.client_limits());
         Ok(command)
+    }
+
+    /// How fast a component lets itself ask the API server.
+    fn client_limits(&self) -> [&'static str; 2] {
+        match self.options.heavy_load {
+            false => ["--kube-api-qps=300", "--kube-api-burst=600"],
+            true => ["--kube-api-qps=5000", "--kube-api-burst=10000"],
+        }
     }
 }
 
@@ -302,7 +320,7 @@ impl Certificates {
     }
 }
 
-fn etcd_command(layout: &Layout, tools: &Tools, ports: &Ports) -> Result<Command, Error> {
+fn etcd_command(layout: &Layout, tools: &Tools, ports: &Ports, heavy_load: bool) -> Result<Command, Error> {
     let client = format!("http://127.0.0.1:{}", ports.etcd.number());
     let peer = format!("http://127.0.0.1:{}", ports.etcd_peer.number());
     let data: &Path = &layout.root().join("etcd");
@@ -312,6 +330,15 @@ fn etcd_command(layout: &Layout, tools: &Tools, ports: &Ports) -> Result<Command
     command.arg(format!("--listen-peer-urls={peer}")).arg(format!("--initial-advertise-peer-urls={peer}"));
     command.arg(format!("--initial-cluster=default={peer}"));
     // Nothing of it has to survive the machine.
-    command.args(["--unsafe-no-fsync", "--log-level=warn", "--quota-backend-bytes=4294967296"]);
+    command.args(["--unsafe-no-fsync", "--log-level=warn"]);
+    let room: u64 = if heavy_load { 8 << 30 } else { 4 << 30 };
+    command.arg(format!("--quota-backend-bytes={room}"));
     Ok(command)
+}
+
+fn audit_policy(bodies_in: Option<&str>) -> String {
+    let bodies = bodies_in.map(|namespace| {
+        format!("- level: Request\n  namespaces: [{namespace}]\n  verbs: [create, update, patch, delete]\n")
+    });
+    format!("{AUDIT_POLICY}{}- level: Metadata\n", bodies.unwrap_or_default())
 }

@@ -25,6 +25,13 @@ use crate::{
 };
 
 const STAGES: &str = include_str!("../assets/kwok-stages.yaml");
+/// Takes more pods further at once than the four that are the default.
+const HEAVY_LOAD: &str = "---
+apiVersion: config.kwok.x-k8s.io/v1alpha1
+kind: KwokConfiguration
+options:
+  podPlayStageParallelism: 16
+";
 /// Nodes with this label are kwok's; real nodes are left alone.
 const MANAGED: &str = "test-cluster.crofter.io/kwok";
 /// Pods with this annotation are frozen: their node is lost.
@@ -162,9 +169,11 @@ pub(crate) fn start(
     tools: &Tools,
     kubeconfig: &Path,
     node_grace: Duration,
+    heavy_load: bool,
 ) -> Result<Process, Error> {
     let path = layout.root().join("kwok-stages.yaml");
-    fs::write(&path, STAGES).map_err(|source| Error::File { path: path.clone(), source })?;
+    let configuration = if heavy_load { [STAGES, HEAVY_LOAD].concat() } else { STAGES.to_owned() };
+    fs::write(&path, configuration).map_err(|source| Error::File { path: path.clone(), source })?;
     let mut command = Command::new(tools.path("kwok")?);
     command.current_dir(layout.root());
     command.arg(format!("--kubeconfig={}", kubeconfig.display()));

@@ -1,0 +1,147 @@
+//! Whether a pod may go as far as its tenant is concerned, and which pods wait for that.
+//!
+//! A job is charged to its tenant's hourly window by its first pod, so that pod is held until Tenant status counts it:
+//! as it is *stored*, which the cache of tenants tells, for what is not stored is lost with the process. Whoever has to
+//! wait is remembered by tenant, and looks again when the tenant has changed. Nothing is counted for a tenant that goes,
+//! is gone, or can't be read (its status can't be written either, and it must be possible to delete it).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+
+use crate::{
+    api_types::Tenant,
+    domain::{attempt, rate_window::RateWindow, tenant_state},
+    kube_ext::unreadable::Unreadable,
+    names,
+};
+
+/// The hourly windows of all tenants.
+pub trait Windows: Send + Sync {
+    /// The first pod of that job, in that tenant namespace, wants to go: Tenant status is to count it. Asking again changes
+    /// nothing.
+    fn settle(&self, namespace: &str, job_uid: &str);
+}
+
+/// Tenants as the API server stores them.
+#[derive(Clone)]
+pub struct Tenants {
+    /// All that can be read.
+    pub known: Store<Tenant>,
+    /// Those that can't.
+    pub unreadable: Unreadable<Tenant>,
+}
+
+impl Tenants {
+    /// The tenant that a pod's job is charged to, if any.
+    pub(super) fn charged(&self, pod: &Pod) -> Option<Arc<Tenant>> {
+        let tenant = self.known.get(&ObjectRef::new(pod.labels().get(names::LABEL_TENANT)?))?;
+        let same = tenant.uid().as_ref() == pod.labels().get(names::LABEL_TENANT_UID);
+        (same && self.alive(&tenant)).then_some(tenant)
+    }
+
+    fn alive(&self, tenant: &Tenant) -> bool {
+        !tenant_state::terminating(tenant) && !self.unreadable.holds(tenant)
+    }
+}
+
+/// A pod whose job is charged to a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Charge {
+    job_uid: String,
+    created: Timestamp,
+}
+
+impl Charge {
+    /// The charge that a pod stands for; `None` for those of later attempts.
+    pub(super) fn of(pod: &Pod) -> Option<Self> {
+        let job_uid = attempt::job_uid(pod)?.to_owned();
+        (attempt::number(pod) == Some(1)).then(|| Self { job_uid, created: attempt::created(pod) })
+    }
+
+    /// UID of the job.
+    pub(super) fn job_uid(&self) -> &str {
+        &self.job_uid
+    }
+
+    /// Whether the tenant's status counts it, or need not.
+    pub(super) fn is_stored(&self, tenant: &Tenant, now: Timestamp) -> bool {
+        let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
+        RateWindow::may_let_go(stored, &self.job_uid, self.created, now)
+    }
+}
+
+/// What a pod waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Its time, or the end of its tenant.
+    Time,
+    /// That its charge is stored.
+    Stored(Charge),
+}
+
+/// The pods that wait, by name of tenant.
+#[derive(Debug, Default)]
+pub struct Waiting(Mutex<HashMap<String, HashMap<ObjectRef<Pod>, Wait>>>);
+
+impl Waiting {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, HashMap<ObjectRef<Pod>, Wait>>> {
+        // Each method leaves the map whole, so a poisoned lock holds nothing broken.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod waits. To be told *before* the tenant is looked at, so that no change falls between.
+    pub(super) fn add(&self, pod: &Pod, wait: Wait) {
+        let Some(tenant) = pod.labels().get(names::LABEL_TENANT) else { return };
+        self.all().entry(tenant.clone()).or_default().insert(ObjectRef::from_obj(pod), wait);
+    }
+
+    /// A pod is looked at: it waits no more, or will be added again.
+    pub(super) fn remove(&self, pod: &Pod) {
+        let Some(tenant) = pod.labels().get(names::LABEL_TENANT) else { return };
+        let mut all = self.all();
+        if let Some(pods) = all.get_mut(tenant) {
+            pods.remove(&ObjectRef::from_obj(pod));
+            if pods.is_empty() {
+                all.remove(tenant);
+            }
+        }
+    }
+
+    /// A tenant has changed: the pods that wait for it no longer. Those that do not exist any more are forgotten.
+    pub(super) fn freed(
+        &self,
+        tenant: &Tenant,
+        tenants: &Tenants,
+        pods: &Store<Pod>,
+        now: Timestamp,
+    ) -> Vec<ObjectRef<Pod>> {
+        let name = tenant.name_any();
+        let mut all = self.all();
+        let Some(waiting) = all.get_mut(&name) else { return Vec::new() };
+        let mut freed = Vec::new();
+        waiting.retain(|pod, wait| {
+            let Some(object) = pods.get(pod) else { return false };
+            let stays = tenants.charged(&object).is_some_and(|tenant| match wait {
+                Wait::Time => true,
+                Wait::Stored(charge) => !charge.is_stored(&tenant, now),
+            });
+            if !stays {
+                freed.push(pod.clone());
+            }
+            stays
+        });
+        if waiting.is_empty() {
+            all.remove(&name);
+        }
+        freed
+    }
+}

@@ -1,0 +1,220 @@
+//! The floor: a bare client that writes for each job what the operator writes, and decides nothing.
+//!
+//! It makes the pods as fast as the API server takes them, within the pool's cores, and writes a status or takes the
+//! finalizer away as soon as its watch shows the pod to be so far; like the operator it leaves out the status Running of
+//! a pod that it sees only when it has ended. What it reaches is what any operator can reach on this API server, with
+//! these nodes, and with as many writes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use crofter::names;
+use kube::Client;
+use serde::Deserialize;
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    follow::{Follower, Light, Meta, PODS, follow, key, lock},
+    load::Submitted,
+    recipe::{Call, Recipe, Values},
+    stage::{FLOOR, Stage},
+};
+
+/// Refusals of one write that pass by themselves: a quota that is being counted, a version that is not the newest.
+const TRIES: usize = 20;
+/// When to try again after one.
+const SOON: Duration = Duration::from_millis(50);
+
+/// How far a pod is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    #[default]
+    Made,
+    Running,
+    Ended,
+}
+
+/// What was last seen of a pod.
+#[derive(Clone, Debug, Default)]
+struct Pod {
+    progress: Progress,
+    uid: String,
+    version: String,
+}
+
+type Pods = Arc<Mutex<HashMap<String, watch::Sender<Pod>>>>;
+
+/// The bare client.
+pub struct Floor {
+    client: Client,
+    recipes: Vec<Recipe>,
+    nodes: Vec<String>,
+    /// Name and UID of each tenant.
+    tenants: Vec<(String, String)>,
+    /// Cores of each shape.
+    cores: Vec<u32>,
+    /// The pods under way.
+    pods: Pods,
+    follower: Follower,
+}
+
+/// How hard it tries.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Requests that wait for an answer at once.
+    pub in_flight: usize,
+    /// Cores that its pods hold at once.
+    pub cores: usize,
+    /// When to give up.
+    pub deadline: Duration,
+}
+
+/// What all jobs of a run share.
+struct Run {
+    floor: Arc<Floor>,
+    requests: Semaphore,
+    room: Arc<Semaphore>,
+}
+
+impl Floor {
+    /// A client for the jobs of a stage.
+    ///
+    /// # Errors
+    /// When the API server can't be reached.
+    pub async fn new(stage: &Stage) -> anyhow::Result<Arc<Self>> {
+        let client = stage.client(FLOOR).await?;
+        let pods = Pods::default();
+        let known = Arc::clone(&pods);
+        let take = move |pod: Light| see(&known, pod);
+        let follower =
+            follow(client.clone(), PODS, "labelSelector=app.kubernetes.io/managed-by%3Dcrofter", take)
+                .await?;
+        let submitter = &stage.submitter;
+        Ok(Arc::new(Self {
+            client,
+            recipes: stage.recipes.clone(),
+            nodes: stage.nodes.clone(),
+            tenants: submitter.tenants.iter().map(|t| (t.name.clone(), t.uid.clone())).collect(),
+            cores: submitter.shapes.iter().map(|shape| shape.cores).collect(),
+            pods,
+            follower,
+        }))
+    }
+
+    /// Takes all jobs through their lives, in order. Nobody else may care for them.
+    ///
+    /// # Errors
+    /// When a write is refused for good, or the deadline passes.
+    pub async fn run(self: &Arc<Self>, jobs: &[Submitted], pace: Pace) -> anyhow::Result<()> {
+        let run = Arc::new(Run {
+            floor: Arc::clone(self),
+            requests: Semaphore::new(pace.in_flight),
+            room: Arc::new(Semaphore::new(pace.cores)),
+        });
+        let all = async {
+            let mut lives = JoinSet::new();
+            for (number, job) in jobs.iter().enumerate() {
+                let cores = self.cores.get(job.plan.shape).copied().unwrap_or(1);
+                let held = Arc::clone(&run.room).acquire_many_owned(cores).await?;
+                let (run, job) = (Arc::clone(&run), job.clone());
+                lives.spawn(async move { run.life(&job, number, held).await });
+                while let Some(done) = lives.try_join_next() {
+                    done??;
+                }
+            }
+            while let Some(done) = lives.join_next().await {
+                done??;
+            }
+            anyhow::Ok(())
+        };
+        let result = tokio::time::timeout(pace.deadline, all).await;
+        if self.follower.has_ended() {
+            bail!("the bare client's watch of pods has ended");
+        }
+        result
+            .with_context(|| format!("the bare client was not done within {} s", pace.deadline.as_secs()))?
+    }
+}
+
+fn see(pods: &Pods, pod: Light) {
+    let progress = match pod.status.phase.as_str() {
+        "Running" => Progress::Running,
+        "Succeeded" | "Failed" => Progress::Ended,
+        _ => return,
+    };
+    if let Some(known) = lock(pods).get(&pod.key()) {
+        known.send_replace(Pod { progress, uid: pod.metadata.uid, version: pod.metadata.resource_version });
+    }
+}
+
+impl Run {
+    async fn life(
+        &self,
+        job: &Submitted,
+        number: usize,
+        held: tokio::sync::OwnedSemaphorePermit,
+    ) -> anyhow::Result<()> {
+        let floor = &*self.floor;
+        let recipe = floor.recipes.get(job.plan.shape).context("a shape without recipe")?;
+        let (tenant, tenant_uid) = floor.tenants.get(job.plan.tenant).context("a job of no tenant")?;
+        let pod = names::pod(&job.name, &job.uid, 1);
+        let node = floor.nodes.get(number % floor.nodes.len()).context("no workers")?;
+        let values = Values {
+            tenant,
+            tenant_uid,
+            job: &job.name,
+            job_uid: &job.uid,
+            pod: &pod,
+            node,
+            ..Values::default()
+        };
+        let (sender, mut seen) = watch::channel(Pod::default());
+        let key = key(&job.namespace, &pod);
+        lock(&floor.pods).insert(key.clone(), sender);
+        self.write(&recipe.create, &values).await?;
+        let mut version = job.version.clone();
+        let running = seen.wait_for(|pod| pod.progress >= Progress::Running).await?.progress;
+        if running == Progress::Running {
+            for call in &recipe.running {
+                version = self.write(call, &Values { version: &version, ..values }).await?;
+            }
+        }
+        let ended = seen.wait_for(|pod| pod.progress == Progress::Ended).await?.clone();
+        drop(held);
+        for call in &recipe.end {
+            version = self.write(call, &Values { version: &version, ..values }).await?;
+        }
+        for call in &recipe.release {
+            self.write(call, &Values { version: &ended.version, pod_uid: &ended.uid, ..values }).await?;
+        }
+        lock(&floor.pods).remove(&key);
+        Ok(())
+    }
+
+    /// Returns the version after the write.
+    async fn write(&self, call: &Call, values: &Values<'_>) -> anyhow::Result<String> {
+        #[derive(Deserialize)]
+        struct Answer {
+            metadata: Meta,
+        }
+        for _ in 1..TRIES {
+            let permit = self.requests.acquire().await?;
+            match self.floor.client.request::<Answer>(call.request(values)?).await {
+                Ok(answer) => return Ok(answer.metadata.resource_version),
+                Err(kube::Error::Api(status)) if [403, 409].contains(&status.code) => {
+                    drop(permit);
+                    tokio::time::sleep(SOON).await;
+                }
+                Err(error) => return Err(error).context("a write of the bare client"),
+            }
+        }
+        bail!("the bare client's write for job {} was refused {TRIES} times", values.job)
+    }
+}
