@@ -445,7 +445,7 @@ impl Dispatcher {
         let number_of_group = seat.shares[place.share].group;
         let group: Arc<str> = self.rooms.group_name(number_of_group).into();
         seat.hold(asked, Some(&group), &self.rooms, self.now);
-        self.rooms.admitted(number_of_group);
+        self.rooms.admitted(number_of_group, &asked);
         let node = place.node.map(|node| self.rooms.take_number(node, asked));
         entry.stand = Stand::Admitted { group, node, claimed: false };
         self.decided.push(Arc::clone(&entry.uid));

@@ -16,7 +16,10 @@ use std::{
 use slab::Slab;
 
 use super::views::WorkerView;
-use crate::domain::resources::{Resources, cores, gigabytes};
+use crate::domain::{
+    resources::{Resources, cores, gigabytes},
+    skip_ahead::Admissions,
+};
 
 /// All groups and nodes. Groups and nodes are named by number.
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ struct Group {
     /// Tenants of which a job waits that may go there, by number.
     waiting: BTreeSet<usize>,
     /// Jobs admitted to it so far.
-    admissions: u64,
+    admissions: Admissions,
     /// An autoscaler supplies its nodes.
     elastic: bool,
 }
@@ -152,14 +155,14 @@ impl Rooms {
         &mut self.groups[group].waiting
     }
 
-    /// Jobs admitted to it so far.
-    pub(super) fn admissions(&self, group: usize) -> u64 {
-        self.groups[group].admissions
+    /// Jobs smaller than this that were admitted to it so far.
+    pub(super) fn smaller_admitted(&self, group: usize, asked: &Resources) -> u64 {
+        self.groups[group].admissions.smaller(asked)
     }
 
     /// Counts an admission.
-    pub(super) fn admitted(&mut self, group: usize) {
-        self.groups[group].admissions += 1;
+    pub(super) fn admitted(&mut self, group: usize, asked: &Resources) {
+        self.groups[group].admissions.count(asked);
     }
 
     /// The groups in which there is more room, or other nodes, than when last asked.
@@ -452,7 +455,7 @@ impl Group {
             edition: 0,
             weights: 0,
             waiting: BTreeSet::new(),
-            admissions: 0,
+            admissions: Admissions::default(),
             elastic: false,
         }
     }

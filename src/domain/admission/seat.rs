@@ -156,6 +156,7 @@ pub(super) struct Skipped {
     /// Passed by jobs of its own tenant only: it is a quota that it waits for.
     pub(super) by_quota: bool,
     pub(super) may_use: Range<usize>,
+    pub(super) asked: Resources,
     /// Admissions that were counted before.
     pub(super) before: u64,
 }
@@ -518,7 +519,10 @@ impl Seat {
     fn admissions(&self, skipped: &Skipped, rooms: &Rooms) -> u64 {
         match skipped.by_quota {
             true => self.admitted,
-            false => self.groups(skipped.may_use.clone()).iter().map(|group| rooms.admissions(*group)).sum(),
+            false => {
+                let shares = self.shares[skipped.may_use.clone()].iter();
+                shares.map(|share| rooms.smaller_admitted(share.group, &skipped.asked)).sum()
+            }
         }
     }
 
@@ -538,6 +542,7 @@ impl Seat {
             job,
             by_quota,
             may_use: self.may_use(line.shape.group.as_deref()),
+            asked: line.shape.asked,
             before: 0,
         });
         let same = |a: &Skipped, b: &Skipped| (a.job, a.by_quota) == (b.job, b.by_quota);
