@@ -79,17 +79,6 @@ async fn failures_have_their_reason() {
 }
 
 #[tokio::test]
-async fn a_shorter_limit_counts_for_what_runs() {
-    let verbs = world().verbs().await;
-    tenant(&verbs, "hasty", "basic", "4").await;
-    verbs.job("hasty", "long", runs("forever")).await;
-    verbs.until_phase("hasty", "long", JobPhase::Running).await;
-    verbs.patch_tenant("hasty", json!({"spec": {"quotas": {"jobTimeoutMinutes": 0}}})).await.unwrap();
-    let late = verbs.until_phase("hasty", "long", JobPhase::TimedOut).await;
-    assert_eq!(reason(&late), "DeadlineExceeded");
-}
-
-#[tokio::test]
 async fn quotas_hold_jobs_back_with_numbers_or_refuse_them() {
     let verbs = world().verbs().await;
     tenant(&verbs, "frugal", "free", "4").await;

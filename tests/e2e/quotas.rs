@@ -121,16 +121,10 @@ async fn a_job_that_is_not_to_wait_for_a_quota_waits_for_a_worker() {
     assert_eq!(said(&waits).2, "no worker has 1 CPU, 0.067 GB free: 1 of 1 are open");
     verbs.later_job("roomless", "outside", asks("1", "64Mi")).await;
     let outside = verbs.until_reason("roomless", "outside", "QueueFull").await;
-    assert_eq!(
-        said(&outside),
-        (JobPhase::Queued, "QueueFull", "basic allows 1 queued jobs: this is the 2nd")
-    );
+    assert_eq!(said(&outside), (JobPhase::Queued, "QueueFull", "basic allows 1 queued jobs: 2 wait"));
     verbs.later_job("roomless", "refused", rejects(asks("1", "64Mi"))).await;
     let refused = verbs.until_phase("roomless", "refused", JobPhase::Rejected).await;
-    assert_eq!(
-        said(&refused),
-        (JobPhase::Rejected, "QueueFull", "basic allows 1 queued jobs: this is the 3rd")
-    );
+    assert_eq!(said(&refused), (JobPhase::Rejected, "QueueFull", "basic allows 1 queued jobs: 2 wait"));
 
     cancel(&verbs, "roomless", "runs").await;
     verbs.until_phase("roomless", "waits", JobPhase::Running).await;
@@ -250,7 +244,7 @@ async fn a_queue_that_is_made_longer_and_shorter_takes_and_leaves_by_age() {
     verbs.until_reason("elbows", "inside", "NoWorkers").await;
     verbs.later_job("elbows", "outside", json!({})).await;
     let outside = verbs.until_reason("elbows", "outside", "QueueFull").await;
-    assert_eq!(said(&outside).2, "basic allows 1 queued jobs: this is the 2nd");
+    assert_eq!(said(&outside).2, "basic allows 1 queued jobs: 2 wait");
     lengthen(2).await;
     verbs.until_reason("elbows", "outside", "NoWorkers").await;
     lengthen(0).await;

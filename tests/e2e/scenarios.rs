@@ -54,8 +54,11 @@ async fn a_job_is_made_of_its_scenario_and_the_catalogue_may_change() {
     verbs.job("waiter", "queued", of("sing", "1")).await;
     verbs.until_reason("waiter", "queued", "NoWorkers").await;
     catalogue("scenarios: {dance: {image: i, timeoutSeconds: 1}, mime: {image: i}}").await;
-    let opera = verbs.until_phase("actor", "opera", JobPhase::TimedOut).await;
-    assert_eq!(reason(&opera), "DeadlineExceeded", "what runs is held to the new limit at once");
     let queued = verbs.until_phase("waiter", "queued", JobPhase::Rejected).await;
     assert_eq!(message(&queued), "the catalogue has no scenario `sing`: it has dance, mime");
+    verbs.job("actor", "encore", of("dance", "forever")).await;
+    let encore = verbs.until_phase("actor", "encore", JobPhase::TimedOut).await;
+    assert_eq!(reason(&encore), "DeadlineExceeded", "a pod made from now on has the new limit");
+    let opera = verbs.jobs("actor").get("opera").await.unwrap();
+    assert_eq!(crate::common::phase(&opera), JobPhase::Running, "one that runs keeps the time it was given");
 }
