@@ -1,13 +1,20 @@
 //! Whose turn it is in a worker group that several tenants use.
 //!
-//! A tenant's load in a group is its dominant share (of CPU, memory, GPUs and disk, the one of which it holds the
-//! largest part) with the job in question, plus its recent share, over the weight of its plan; the lowest load is next.
-//! The job counts because a slot weighs more for who is owed less: without it, tenants of low weight always go first
-//! and get more than theirs. Who holds less than its guarantee (its weight over the weights of all who use the group)
-//! comes before all who hold more. The recent share
-//! is the mean of what was held, with a half-life of ten minutes: among tenants whose guarantees don't come out even,
-//! and for what is left over, it lets them take turns. It only ever counts against a tenant. One that was idle stands
-//! at nothing, not below, and what it is owed is its guarantee: idle time is not saved up.
+//! A share is the part of a group that a tenant holds: of CPU, memory, GPUs or disk, the one of which it holds the largest
+//! part (dominant resource fairness, Ghodsi et al., NSDI 2011). A job that fits whole into its tenant's guarantee (the
+//! tenant's weight over the weights of all who use the group) comes before all that don't. Otherwise, and among those, the
+//! tenant with the lowest load is next: its recent share by the weight of its plan.
+//!
+//! The recent share is the mean of what was held, with a half-life of ten minutes, or of ten jobs where they last longer
+//! than a minute. For the order it is taken as it will
+//! be when a job admitted now ends, if that lasts as long as those before it, so that many decisions at one moment count
+//! each other; and as the logarithmic mean of what it will be without and with the job. That is what a tenant has on
+//! average that is served whenever it comes down to there, and it is what makes shares exact that are less than one slot:
+//! to count the whole job would starve tenants of low weight, to count none of it would give them too much (as methods of
+//! apportionment differ that round seats up or down).
+//!
+//! It only ever counts against a tenant. One that was idle stands at nothing, not below, and what it is owed is its
+//! guarantee: idle time is not saved up.
 
 use std::cmp::Ordering;
 
@@ -15,8 +22,10 @@ use jiff::Timestamp;
 
 use super::resources::Resources;
 
-/// After this many seconds a share held counts half.
+/// After this many seconds a share held counts half, ...
 const HALF_LIFE_SECONDS: f64 = 600.0;
+/// ... or after as many jobs' lengths, where that is longer: shares of less than a slot come out even over some jobs.
+const HALF_LIFE_JOBS: f64 = 10.0;
 /// A recent share below this is forgotten.
 const NOTHING: f64 = 1e-6;
 /// Shares are compared with this tolerance: a guarantee of a third is reached by three of nine.
@@ -38,19 +47,74 @@ pub fn dominant_share(held: &Resources, capacity: &Resources) -> f64 {
 /// How near a tenant's turn is in one group; the lowest is next.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
-    /// Holds its guarantee already.
+    /// More than its guarantee with the job.
     surplus: bool,
-    /// Share held with the job, and recent share, by weight.
+    /// Recent share by weight.
     load: f64,
 }
 
 impl Turn {
-    /// The turn of a tenant that holds `held` of the group, would hold `then` with the job, held `recent` of it lately,
-    /// and is guaranteed `guarantee`; all as parts of 1.
+    /// The turn of a tenant with a job of the group.
     #[must_use]
-    pub fn new(held: f64, then: f64, recent: f64, guarantee: f64, weight: u32) -> Self {
-        let surplus = held >= guarantee - TOLERANCE;
-        Self { surplus, load: (then + recent) / f64::from(weight.max(1)) }
+    pub fn new(share: &Share, guarantee: f64, weight: u32) -> Self {
+        let surplus = share.then > guarantee + TOLERANCE;
+        let soon = share.held + (share.recent - share.held) * share.fading;
+        let with_job = soon + (share.then - share.held) * (1.0 - share.fading);
+        Self { surplus, load: logarithmic_mean(soon, with_job) / f64::from(weight.max(1)) }
+    }
+}
+
+/// What a tenant has of a group, and what a job would make of it; all as parts of 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Held now.
+    pub held: f64,
+    /// Held with the job.
+    pub then: f64,
+    /// Held lately: [`Recent::mean`].
+    pub recent: f64,
+    /// What is left of the recent share when a job that starts now ends: [`Lasting::fading`].
+    pub fading: f64,
+}
+
+/// The mean of all amounts from one to another, if they are passed through at a steady rate of growth or decay.
+fn logarithmic_mean(from: f64, to: f64) -> f64 {
+    if from <= 0.0 {
+        return 0.0;
+    }
+    let growth = to / from - 1.0;
+    if growth.abs() < 1e-9 { from } else { (to - from) / growth.ln_1p() }
+}
+
+/// How long the jobs of a group last, as the mean of those that ended lately.
+#[derive(Clone, Copy, Debug)]
+pub struct Lasting {
+    seconds: f64,
+}
+
+impl Default for Lasting {
+    fn default() -> Self {
+        Self { seconds: 60.0 }
+    }
+}
+
+impl Lasting {
+    /// Counts a job that has ended after so many seconds.
+    pub fn ended(&mut self, seconds: f64) {
+        /// How much the last one counts.
+        const NEWEST: f64 = 1.0 / 32.0;
+        self.seconds += (seconds.clamp(1.0, 86_400.0) - self.seconds) * NEWEST;
+    }
+
+    /// After so many seconds a share held counts half.
+    fn half_life(&self) -> f64 {
+        (HALF_LIFE_JOBS * self.seconds).max(HALF_LIFE_SECONDS)
+    }
+
+    /// What is left of a recent share when such a job has run.
+    #[must_use]
+    pub fn fading(&self) -> f64 {
+        (-self.seconds / self.half_life()).exp2()
     }
 }
 
@@ -88,16 +152,16 @@ pub struct Recent {
 impl Recent {
     /// The decayed mean at a time. A clock that was set back counts nothing.
     #[must_use]
-    pub fn mean(&self, now: Timestamp) -> f64 {
+    pub fn mean(&self, now: Timestamp, lasting: &Lasting) -> f64 {
         let Some(at) = self.at else { return 0.0 };
         let elapsed = now.duration_since(at).as_secs_f64().max(0.0);
-        let mean = self.held + (self.mean - self.held) * (-elapsed / HALF_LIFE_SECONDS).exp2();
+        let mean = self.held + (self.mean - self.held) * (-elapsed / lasting.half_life()).exp2();
         if mean > NOTHING { mean } else { 0.0 }
     }
 
     /// Sets what is held from now on.
-    pub fn hold(&mut self, held: f64, now: Timestamp) {
-        *self = Self { mean: self.mean(now), held, at: Some(now) };
+    pub fn hold(&mut self, held: f64, now: Timestamp, lasting: &Lasting) {
+        *self = Self { mean: self.mean(now, lasting), held, at: Some(now) };
     }
 }
 
@@ -118,36 +182,64 @@ mod tests {
         assert!((dominant_share(&Resources::default(), &Resources::default())).abs() < 1e-9);
     }
 
+    fn turn(held: f64, then: f64, recent: f64, guarantee: f64, weight: u32) -> Turn {
+        Turn::new(&Share { held, then, recent, fading: 0.9 }, guarantee, weight)
+    }
+
     #[test]
-    fn below_the_guarantee_first_then_by_load_and_weight() {
-        let below = Turn::new(0.24, 0.3, 0.9, 0.25, 1);
-        let surplus = Turn::new(0.25, 0.25, 0.0, 0.25, 8);
+    fn what_the_guarantee_has_room_for_comes_first_then_by_load_and_weight() {
+        let below = turn(0.15, 0.25, 0.9, 0.25, 1);
+        let surplus = turn(0.2, 0.3, 0.0, 0.25, 8);
         assert!(below < surplus, "whatever it held lately");
-        let heavy = Turn::new(0.4, 0.5, 0.3, 0.1, 8);
-        assert!(heavy < Turn::new(0.2, 0.2, 0.0, 0.1, 1), "0.1 of its weight against 0.2");
-        assert!(Turn::new(0.4, 0.5, 0.4, 0.5, 8) < Turn::new(0.0, 0.1, 0.1, 0.1, 1), "the job counts");
+        let heavy = turn(0.4, 0.5, 0.4, 0.1, 8);
+        assert!(heavy < turn(0.2, 0.3, 0.2, 0.1, 1), "0.4 of its weight against 0.2");
+        assert!(turn(0.4, 0.5, 0.4, 0.1, 8) > turn(0.0, 0.1, 0.0, 0.05, 1), "who had nothing is first");
         let third = 3.0 / 9.0;
         let guarantee = 1.0 - 2.0 / 3.0;
-        assert!(Turn::new(third, 0.4, 0.0, guarantee, 1) > Turn::new(0.3, 0.9, 0.0, guarantee, 1));
+        assert!(
+            turn(0.2, third, 0.0, guarantee, 1) < turn(0.2, 0.4, 0.0, guarantee, 1),
+            "a third is a third"
+        );
+    }
+
+    #[test]
+    fn jobs_are_expected_to_last_as_those_before() {
+        let mut lasting = Lasting::default();
+        (0..300).for_each(|_| lasting.ended(30.0));
+        assert!((lasting.fading() - (-0.05_f64).exp2()).abs() < 1e-3, "a twentieth of the half-life");
+        (0..300).for_each(|_| lasting.ended(7200.0));
+        assert!((lasting.fading() - (-0.1_f64).exp2()).abs() < 1e-3, "which is ten jobs here");
+        (0..300).for_each(|_| lasting.ended(0.0));
+        assert!(lasting.fading() > 0.998);
+    }
+
+    #[test]
+    fn the_logarithmic_mean_is_between_and_nothing_from_nothing() {
+        assert!((logarithmic_mean(1.0, std::f64::consts::E) - (std::f64::consts::E - 1.0)).abs() < 1e-12);
+        assert!((logarithmic_mean(0.2, 0.2) - 0.2).abs() < 1e-12);
+        assert!(logarithmic_mean(0.0, 0.1).abs() < 1e-12);
     }
 
     #[test]
     fn recent_usage_halves_in_ten_minutes_and_is_forgotten() {
-        let mut recent = Recent::default();
-        recent.hold(0.5, at(0));
-        assert!((recent.mean(at(600)) - 0.25).abs() < 1e-9, "half of what it holds, after one half-life");
-        recent.hold(0.0, at(600));
-        assert!((recent.mean(at(1200)) - 0.125).abs() < 1e-9);
-        recent.hold(0.0, at(1200));
-        assert!((recent.mean(at(1100)) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
-        assert!(recent.mean(at(20_000)).abs() < 1e-12);
+        let (mut recent, lasting) = (Recent::default(), Lasting::default());
+        recent.hold(0.5, at(0), &lasting);
+        assert!(
+            (recent.mean(at(600), &lasting) - 0.25).abs() < 1e-9,
+            "half of what it holds, after one half-life"
+        );
+        recent.hold(0.0, at(600), &lasting);
+        assert!((recent.mean(at(1200), &lasting) - 0.125).abs() < 1e-9);
+        recent.hold(0.0, at(1200), &lasting);
+        assert!((recent.mean(at(1100), &lasting) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
+        assert!(recent.mean(at(20_000), &lasting).abs() < 1e-12);
     }
 
     #[test]
     fn in_how_many_steps_time_passes_makes_no_difference() {
-        let (mut once, mut often) = (Recent::default(), Recent::default());
-        once.hold(0.8, at(0));
-        (0..900).for_each(|second| often.hold(0.8, at(second)));
-        assert!((once.mean(at(900)) - often.mean(at(900))).abs() < 1e-9);
+        let (mut once, mut often, lasting) = (Recent::default(), Recent::default(), Lasting::default());
+        once.hold(0.8, at(0), &lasting);
+        (0..900).for_each(|second| often.hold(0.8, at(second), &lasting));
+        assert!((once.mean(at(900), &lasting) - often.mean(at(900), &lasting)).abs() < 1e-9);
     }
 }

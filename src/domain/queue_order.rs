@@ -56,6 +56,12 @@ impl Rank {
         Self { standing: created.as_millisecond().saturating_sub(ahead), age: Age(created, uid) }
     }
 
+    /// Submission, put forward by what queue and priority are worth, in milliseconds: the least stands longest.
+    #[must_use]
+    pub fn standing(&self) -> i64 {
+        self.standing
+    }
+
     /// The job's place by submission alone.
     #[must_use]
     pub fn age(&self) -> &Age {

@@ -49,21 +49,29 @@ pub struct Admissions([BTreeMap<u32, u64>; 4]);
 impl Admissions {
     /// Counts one.
     pub fn count(&mut self, asked: &Resources) {
-        for (sizes, size) in self.0.iter_mut().zip(sizes(asked)) {
+        for (sizes, size) in self.0.iter_mut().zip(Size::of(asked).0) {
             *sizes.entry(size).or_default() += 1;
         }
     }
 
     /// How many were smaller than this, in the resource in which most were.
     #[must_use]
-    pub fn smaller(&self, asked: &Resources) -> u64 {
+    pub fn smaller(&self, than: &Size) -> u64 {
         let smaller = |(counts, size): (&BTreeMap<u32, u64>, u32)| counts.range(..size).map(|(_, n)| n).sum();
-        self.0.iter().zip(sizes(asked)).map(smaller).max().unwrap_or(0)
+        self.0.iter().zip(than.0).map(smaller).max().unwrap_or(0)
     }
 }
 
-fn sizes(asked: &Resources) -> [u32; 4] {
-    [asked.cpu_milli, asked.memory_bytes, asked.gpus, asked.ephemeral_bytes].map(size)
+/// About how large a job is, in each resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size([u32; 4]);
+
+impl Size {
+    /// The size of what a job asks for.
+    #[must_use]
+    pub fn of(asked: &Resources) -> Self {
+        Self([asked.cpu_milli, asked.memory_bytes, asked.gpus, asked.ephemeral_bytes].map(size))
+    }
 }
 
 /// A number that grows with an amount, the same for amounts that differ by less than a sixteenth: so there are about a
@@ -94,9 +102,13 @@ mod tests {
         let cpu = |cpu_milli| Resources { cpu_milli, memory_bytes: 1 << 30, ..Resources::default() };
         let mut admitted = Admissions::default();
         [1000, 1000, 2000, 4000].iter().for_each(|size| admitted.count(&cpu(*size)));
-        let smaller = [500, 1000, 2000, 4000, 8000].map(|size| admitted.smaller(&cpu(size)));
+        let smaller = [500, 1000, 2000, 4000, 8000].map(|size| admitted.smaller(&Size::of(&cpu(size))));
         assert_eq!(smaller, [0, 0, 2, 3, 4]);
-        assert_eq!(admitted.smaller(&Resources { memory_bytes: 2 << 30, ..cpu(500) }), 4, "in any resource");
+        assert_eq!(
+            admitted.smaller(&Size::of(&Resources { memory_bytes: 2 << 30, ..cpu(500) })),
+            4,
+            "in any resource"
+        );
     }
 
     #[test]

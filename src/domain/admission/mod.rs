@@ -13,14 +13,17 @@
 //! - what was decided follows from what was told, not from the order in which it was told, but for who was passed
 //!   how often and who held what lately: these are forgotten by a restart, and nothing breaks by it.
 //!
-//! Time comes in with [`Dispatcher::tick`]. A decision looks only at tenants that something has changed for: their own
-//! jobs, or room in a group where they wait. Jobs of one tenant that ask for the same are judged once. So it takes about
-//! n log n steps in what has changed, the tenants that wait where there is room, and what is admitted; not in the jobs
-//! that wait.
+//! Time comes in with [`Dispatcher::tick`]. Jobs of one tenant that ask for the same are judged once. A decision looks at
+//! the tenants of whose own something has changed; where there is more room it reads the table of those that wait for it
+//! ([`contest`]) and looks at them in turn, until the room is used up. So it takes a few nanoseconds for each tenant that
+//! waits, and about log n steps for each change and each admission; nothing for each job that waits.
 
+mod contest;
 mod lane;
 mod pass;
+mod passed;
 mod placement;
+mod queue;
 mod quota;
 mod seat;
 #[cfg(test)]
@@ -29,6 +32,7 @@ mod simulation_tests;
 mod simulator;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod views;
 
 use std::{
@@ -41,11 +45,7 @@ use jiff::Timestamp;
 use slab::Slab;
 
 pub use self::views::{Admission, JobStanding, JobView, TenantView, Usage, Verdict, WorkerView};
-use self::{
-    lane::Lane,
-    placement::Rooms,
-    seat::{Hold, Seat},
-};
+use self::{lane::Lane, placement::Rooms, queue::Hold, seat::Seat};
 use super::{
     queue_order::Rank,
     rate_window::RateWindow,
@@ -75,6 +75,10 @@ pub struct Dispatcher {
     listed: Vec<usize>,
     /// Seats to look at again at a time.
     wakes: BTreeSet<(Timestamp, usize)>,
+    /// Seats with a job that is due and waits for a node to be kept for it, by since when, counted.
+    unserved: BTreeMap<u64, usize>,
+    /// How many there were so far.
+    unserved_ever: u64,
     decided: Vec<Arc<str>>,
     news: Vec<usize>,
     lane: Lane,
@@ -119,6 +123,8 @@ struct Entry {
     told: Option<Reason>,
     /// How often the API server has refused its pod in a row.
     refusals: u32,
+    /// Since when it holds something, as far as is known.
+    since: Timestamp,
 }
 
 /// What admission makes of a job.
@@ -227,11 +233,11 @@ impl Dispatcher {
         let (stay, again): (Vec<usize>, Vec<usize>) = members.partition(|job| stays(&self.jobs[*job]));
         again.iter().for_each(|job| self.withdraw(*job));
         let seat = &mut self.seats[number];
-        seat.sit(number, view, &mut self.rooms);
+        seat.sit(view, &mut self.rooms);
         for job in stay {
             let entry = &self.jobs[job];
             let asked = entry.size();
-            seat.change_share(entry.stand.group(), |held| *held += asked, &self.rooms, self.now);
+            seat.change_share(entry.stand.group(), |held| *held += asked, &mut self.rooms, self.now);
         }
         again.iter().for_each(|job| self.put(*job));
         self.stir(number);
@@ -334,6 +340,7 @@ impl Dispatcher {
             stand: Stand::Aside,
             told: view.told,
             refusals: 0,
+            since: self.now,
         };
         let number = self.jobs.insert(entry);
         self.uids.insert(view.uid, number);
@@ -536,7 +543,9 @@ impl Dispatcher {
             return *number;
         }
         let name: Arc<str> = namespace.into();
-        let number = self.seats.insert(Seat::new(Arc::clone(&name)));
+        let vacant = self.seats.vacant_entry();
+        let number = vacant.key();
+        vacant.insert(Seat::new(number, Arc::clone(&name)));
         self.namespaces.insert(name, number);
         number
     }
@@ -546,6 +555,9 @@ impl Dispatcher {
         let seat = &self.seats[number];
         if seat.is_empty() && !seat.listed && !seat.news {
             let seat = self.seats.remove(number);
+            seat.unserved.into_iter().for_each(|since| {
+                self.unserved.remove(&since);
+            });
             self.namespaces.remove(&seat.namespace);
         }
     }
@@ -592,7 +604,8 @@ impl Dispatcher {
                 Stand::BackingOff
             }
             JobStanding::Active { group, .. } => {
-                seat.hold(asked, group.as_deref(), &self.rooms, self.now);
+                entry.since = self.now;
+                seat.hold(asked, group.as_deref(), &mut self.rooms, self.now);
                 Stand::Active { group: group.clone(), reserved: None }
             }
             JobStanding::Ended(phase) => {
@@ -617,7 +630,7 @@ impl Dispatcher {
             Stand::Arrived | Stand::Refused(..) => seat.usage.queued -= 1,
             Stand::Line(line) => {
                 seat.usage.queued -= 1;
-                seat.leave(number, &entry.rank, line);
+                seat.leave(number, &entry.rank, line, &mut self.rooms);
             }
             Stand::Outside => {
                 seat.usage.queued -= 1;
@@ -633,12 +646,15 @@ impl Dispatcher {
                 seat.parked.remove(&(until, number));
             }
             Stand::Admitted { group, node, .. } => {
-                seat.let_go(asked, Some(&group), &self.rooms, self.now);
+                seat.let_go(asked, Some(&group), &mut self.rooms, self.now);
                 seat.starting -= u64::from(first);
                 reserved = node;
             }
             Stand::Active { group, reserved: node } => {
-                seat.let_go(asked, group.as_deref(), &self.rooms, self.now);
+                seat.let_go(asked, group.as_deref(), &mut self.rooms, self.now);
+                if let Some(group) = &group {
+                    self.rooms.ended(group, self.now.duration_since(entry.since).as_secs_f64());
+                }
                 reserved = node;
             }
             Stand::Ended(phase) => *seat.ended.entry(phase).or_default() -= 1,

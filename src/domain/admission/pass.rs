@@ -1,28 +1,35 @@
 //! One decision: who is looked at, whose turn it is, and what is kept.
 
 use std::{
-    cmp::{Ordering, Reverse},
+    cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
     sync::Arc,
 };
 
 use super::{
-    Decision, Dispatcher, Stand, quota,
-    seat::{Due, Hold, Line, Seat, Shape},
+    Decision, Dispatcher, Stand,
+    contest::Bid,
+    placement::Stirred,
+    queue::{Hold, Line, Shape},
+    quota,
+    seat::{Due, Seat},
     views::TenantView,
 };
 use crate::{
     api_types::{Reason, job::OnQuota},
     domain::{
-        fair_share::Turn,
         queue_order::{Age, Rank},
         skip_ahead::ENOUGH,
     },
 };
 
+/// So many jobs that are due, or may be by now, are looked at in one pass: it keeps at most one more node of a group, and
+/// thousands may be due at once.
+const MOST_DUE: usize = 16;
+
 /// Where a job can go.
 #[derive(Clone, Copy)]
-struct Place {
+struct Spot {
     /// Which of the tenant's groups.
     share: usize,
     /// The node; `None` where an autoscaler will supply it.
@@ -31,31 +38,42 @@ struct Place {
 
 /// What comes of looking at a job.
 enum Judgement {
-    Go(Place),
+    Go(Spot),
     Hold(Hold),
     Refuse(Reason, String),
 }
 
-/// The first of a line would go to a shared pool. The least is next: by turn, and where that is equal, by the job's own
-/// place.
+/// A line may go to one of its tenant's groups. The least is next: by turn, and where that is equal, by its place.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Offer {
-    turn: Turn,
-    rank: Rank,
-    seat: usize,
-    line: usize,
-    share: usize,
+    bid: Bid,
+    /// The group in question.
+    group: usize,
+    /// Which of the tenant's groups that is, once the tenant was looked at: then this is the first of its jobs that may
+    /// go. Before that, it is known only that some line of the tenant's may.
+    share: Option<usize>,
 }
 
 type Offers = BinaryHeap<Reverse<Offer>>;
+
+/// What one pass is about.
+#[derive(Default)]
+struct Table {
+    /// Tenants that are looked at, each once.
+    seats: Vec<usize>,
+    offers: Offers,
+    /// Offers that found the room used up.
+    misses: usize,
+}
 
 impl Dispatcher {
     /// Admits all that may start by what was told so far.
     pub fn decide(&mut self) -> Decision {
         loop {
-            let mut table = std::mem::take(&mut self.listed);
-            table.iter().for_each(|seat| self.look_at(*seat));
+            let mut table = Table { seats: std::mem::take(&mut self.listed), ..Table::default() };
+            table.seats.iter().for_each(|seat| self.look_at(*seat));
             self.gather(&mut table);
-            if table.is_empty() {
+            if table.seats.is_empty() && table.offers.is_empty() {
                 break;
             }
             self.pass(table);
@@ -63,14 +81,16 @@ impl Dispatcher {
         Decision { decided: std::mem::take(&mut self.decided), usage: self.take_news() }
     }
 
-    fn pass(&mut self, mut table: Vec<usize>) {
-        self.serve_due(&table);
+    fn pass(&mut self, mut table: Table) {
+        self.serve_due(&table.seats);
         // What is not kept any more is there for all.
         self.gather(&mut table);
-        let mut offers = Offers::new();
-        table.iter().for_each(|seat| self.bid(*seat, &mut offers));
-        self.serve_all(&mut offers);
-        table.into_iter().for_each(|seat| self.finish(seat));
+        for seat in &table.seats {
+            self.seats[*seat].see_chances(&self.rooms);
+            self.bid(*seat, &mut table.offers);
+        }
+        self.serve_all(&mut table);
+        table.seats.into_iter().for_each(|seat| self.finish(seat));
     }
 
     fn take_news(&mut self) -> Vec<Arc<str>> {
@@ -89,7 +109,7 @@ impl Dispatcher {
     fn look_at(&mut self, number: usize) {
         let seat = &mut self.seats[number];
         if std::mem::take(&mut seat.restless) {
-            seat.unblock_all();
+            seat.unblock_all(&mut self.rooms);
         }
         seat.count_passed(&self.rooms);
         let mut arrivals = std::mem::take(&mut seat.arrivals);
@@ -106,7 +126,7 @@ impl Dispatcher {
         for job in arrivals {
             self.turn_away(number, job);
         }
-        self.seats[number].weigh(number, &mut self.rooms);
+        self.seats[number].weigh(&mut self.rooms);
     }
 
     /// Refuses a new job, or lets it wait, outside at first.
@@ -182,7 +202,7 @@ impl Dispatcher {
             on_quota: entry.on_quota,
             fresh: entry.is_first_attempt(),
         };
-        let line = seat.enter(job, entry.rank.clone(), shape);
+        let line = seat.enter(job, entry.rank.clone(), shape, &mut self.rooms);
         entry.stand = Stand::Line(line);
         if seat.is_closed() || seat.lines[line].hold.is_some() {
             self.lane.add(job);
@@ -192,7 +212,7 @@ impl Dispatcher {
     fn expel(&mut self, number: usize, job: usize, age: Age) {
         let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
         if let Stand::Line(line) = entry.stand {
-            seat.leave(job, &entry.rank, line);
+            seat.leave(job, &entry.rank, line, &mut self.rooms);
         }
         entry.stand = Stand::Outside;
         seat.outside.insert(age, job);
@@ -200,20 +220,39 @@ impl Dispatcher {
         self.forget_due(number, job);
     }
 
-    /// Adds the tenants for which there is more room than before, or for which the nodes are others.
-    fn gather(&mut self, table: &mut Vec<usize>) {
-        for group in self.rooms.take_stirred() {
-            let waiting: Vec<usize> = self.rooms.waiting(group).iter().copied().collect();
-            for number in waiting {
-                let seat = &mut self.seats[number];
-                seat.count_passed(&self.rooms);
-                seat.see_chances(group, &self.rooms);
-                let concerned = !seat.chances.is_empty() || !seat.heads.is_empty();
-                if (concerned || seat.due.is_some() || seat.skips.due().next().is_some()) && !seat.listed {
-                    seat.listed = true;
-                    table.push(number);
-                }
+    /// Adds what may go where there is more room than before, or where the nodes are others, and jobs that may be due.
+    fn gather(&mut self, table: &mut Table) {
+        let Stirred { renewed, roomier, kept_for } = self.rooms.take_stirred();
+        if renewed.is_empty() && roomier.is_empty() && kept_for.is_empty() {
+            return;
+        }
+        let unserved = self.unserved.values().take(MOST_DUE).copied();
+        let concerned: Vec<usize> = kept_for.into_iter().chain(unserved).collect();
+        concerned.into_iter().for_each(|seat| self.invite(seat, table));
+        for group in renewed.iter().chain(&roomier) {
+            let passed = self.rooms.contest_mut(*group).take_passed(MOST_DUE);
+            passed.into_iter().for_each(|seat| self.invite(seat, table));
+        }
+        for group in renewed {
+            let waiting: Vec<_> = self.rooms.contest(group).waiters().map(|w| (w.seat, w.line)).collect();
+            for (seat, line) in waiting {
+                self.seats[seat].unblock(line, &mut self.rooms);
+                self.invite(seat, table);
             }
+        }
+        let bids = roomier.into_iter().flat_map(|group| {
+            self.rooms.bids(group, self.now).map(move |bid| Reverse(Offer { bid, group, share: None }))
+        });
+        table.offers.append(&mut bids.collect());
+    }
+
+    /// Has a tenant looked at.
+    fn invite(&mut self, number: usize, table: &mut Table) {
+        let Some(seat) = self.seats.get_mut(number) else { return };
+        seat.count_passed(&self.rooms);
+        if !seat.listed {
+            seat.listed = true;
+            table.seats.push(number);
         }
     }
 
@@ -226,7 +265,7 @@ impl Dispatcher {
             self.find_due(*number);
             if let Some(job) = &self.seats[*number].due {
                 due.push((Reverse(job.times), job.rank.age().clone(), *number));
-                job.node.into_iter().for_each(|node| self.rooms.keep(node));
+                job.node.into_iter().for_each(|node| self.rooms.keep(node, *number));
             }
         }
         due.sort_unstable();
@@ -267,9 +306,9 @@ impl Dispatcher {
         let Stand::Line(line) = self.jobs[due.job].stand else { return };
         let shape = seat.lines[line].shape.clone();
         let by_quota = seat.quota(view, &shape, true, self.now).is_some();
-        let place = if by_quota { None } else { self.place(seat, &shape, &due.rank) };
-        if let Some(place) = place {
-            return self.admit(number, line, due.job, place);
+        let spot = if by_quota { None } else { self.spot(seat, &shape, &due.rank) };
+        if let Some(spot) = spot {
+            return self.admit(number, line, due.job, spot);
         }
         let mut node = due.node;
         if by_quota {
@@ -281,11 +320,29 @@ impl Dispatcher {
                 fresh.filter_map(|group| Some((group, self.rooms.nearest(group, &due.asked)?))).next();
             if let Some((group, nearest)) = found {
                 new_in_group.insert(group);
-                self.rooms.keep(nearest);
+                self.rooms.keep(nearest, number);
                 node = Some(nearest);
             }
         }
         self.seats[number].due = Some(Due { node, ..due });
+        self.wait_for_node(number, node.is_none() && !by_quota);
+    }
+
+    /// Notes whether a tenant waits for a node to be kept for its job.
+    fn wait_for_node(&mut self, number: usize, waits: bool) {
+        let seat = &mut self.seats[number];
+        match seat.unserved {
+            None if waits => {
+                self.unserved_ever += 1;
+                seat.unserved = Some(self.unserved_ever);
+                self.unserved.insert(self.unserved_ever, number);
+            }
+            Some(since) if !waits => {
+                seat.unserved = None;
+                self.unserved.remove(&since);
+            }
+            _ => (),
+        }
     }
 
     /// A job waits no more, or has no place in the queue: nothing is kept for it.
@@ -310,12 +367,12 @@ impl Dispatcher {
                         continue;
                     }
                     Some(share) if share > 0 => return self.offer(number, line, share, offers),
-                    Some(_) => self.seats[number].take_chance(&rank, line),
+                    Some(_) => self.seats[number].take_chance(&rank, line, &mut self.rooms),
                 }
             }
             match self.judge(number, line) {
-                Judgement::Go(place) if place.share > 0 => {
-                    return self.offer(number, line, place.share, offers);
+                Judgement::Go(spot) if spot.share > 0 => {
+                    return self.offer(number, line, spot.share, offers);
                 }
                 judgement => self.carry_out(number, line, judgement),
             }
@@ -324,40 +381,82 @@ impl Dispatcher {
 
     fn offer(&self, number: usize, line: usize, share: usize, offers: &mut Offers) {
         let seat = &self.seats[number];
-        let Some((rank, _)) = seat.lines[line].jobs.first_key_value() else { return };
-        let turn = seat.turn(share, seat.lines[line].shape.asked, &self.rooms, self.now);
-        offers.push(Reverse(Offer { turn, rank: rank.clone(), seat: number, line, share }));
+        let Line { shape, jobs, .. } = &seat.lines[line];
+        let Some((rank, _)) = jobs.first_key_value() else { return };
+        let turn = seat.turn(share, &shape.asked, &self.rooms, self.now);
+        let bid = Bid { turn, place: seat.place_of(rank), seat: number, line };
+        offers.push(Reverse(Offer { bid, group: seat.shares[share].group, share: Some(share) }));
     }
 
-    /// Hands out what there is in shared pools, in turn.
-    fn serve_all(&mut self, offers: &mut Offers) {
-        while let Some(Reverse(Offer { rank, seat: number, line, share, .. })) = offers.pop() {
-            let seat = &self.seats[number];
-            if seat.chances.contains(&(rank.clone(), line)) {
-                if self.rooms.may_fit(seat.shares[share].group, &seat.lines[line].shape.asked) {
-                    self.seats[number].take_chance(&rank, line);
-                } else {
-                    self.bid(number, offers);
-                    continue;
-                }
+    /// Hands out what there is, in turn.
+    fn serve_all(&mut self, table: &mut Table) {
+        while let Some(Reverse(Offer { bid, group, share })) = table.offers.pop() {
+            match share {
+                Some(share) => self.serve(bid.seat, bid.line, share, &mut table.offers),
+                None => self.serve_waiter(bid, group, table),
             }
-            match self.judge(number, line) {
-                Judgement::Go(place) if place.share > 0 && place.share != share => {
-                    self.offer(number, line, place.share, offers);
-                }
-                judgement => {
-                    self.carry_out(number, line, judgement);
-                    self.bid(number, offers);
-                }
+        }
+    }
+
+    /// Looks at the first that may go of a tenant that waits for room.
+    fn serve_waiter(&mut self, bid: Bid, group: usize, table: &mut Table) {
+        if self.seats[bid.seat].listed {
+            return;
+        }
+        if !self.may_still_fit(&bid, group) {
+            return self.thin_out(group, table);
+        }
+        let seat = &mut self.seats[bid.seat];
+        seat.listed = true;
+        seat.count_passed(&self.rooms);
+        seat.see_chances(&self.rooms);
+        table.seats.push(bid.seat);
+        self.bid(bid.seat, &mut table.offers);
+    }
+
+    fn may_still_fit(&self, bid: &Bid, group: usize) -> bool {
+        let line = self.seats[bid.seat].lines.get(bid.line);
+        line.is_some_and(|line| self.rooms.may_fit(group, &line.shape.asked))
+    }
+
+    /// Most that wait find the room used up. They are taken out together, the first time, the second, the fourth, …: at
+    /// each miss that would be too much, and one by one, too.
+    fn thin_out(&self, group: usize, table: &mut Table) {
+        table.misses += 1;
+        if table.misses.is_power_of_two() {
+            let none_fits = self.rooms.bids(group, self.now).next().is_none();
+            table.offers.retain(|Reverse(offer)| {
+                let waits = offer.share.is_none() && offer.group == group;
+                !waits || (!none_fits && self.may_still_fit(&offer.bid, group))
+            });
+        }
+    }
+
+    fn serve(&mut self, number: usize, line: usize, share: usize, offers: &mut Offers) {
+        let seat = &self.seats[number];
+        let first = seat.lines[line].jobs.first_key_value().map(|(rank, _)| (rank.clone(), line));
+        if let Some((rank, _)) = first.filter(|first| seat.chances.contains(first)) {
+            if !self.rooms.may_fit(seat.shares[share].group, &seat.lines[line].shape.asked) {
+                return self.bid(number, offers);
+            }
+            self.seats[number].take_chance(&rank, line, &mut self.rooms);
+        }
+        match self.judge(number, line) {
+            Judgement::Go(spot) if spot.share > 0 && spot.share != share => {
+                self.offer(number, line, spot.share, offers);
+            }
+            judgement => {
+                self.carry_out(number, line, judgement);
+                self.bid(number, offers);
             }
         }
     }
 
     fn carry_out(&mut self, number: usize, line: usize, judgement: Judgement) {
         match judgement {
-            Judgement::Go(place) => {
+            Judgement::Go(spot) => {
                 let first = self.seats[number].lines[line].jobs.first_key_value().map(|(_, job)| *job);
-                first.into_iter().for_each(|job| self.admit(number, line, job, place));
+                first.into_iter().for_each(|job| self.admit(number, line, job, spot));
             }
             Judgement::Hold(hold) => self.block(number, line, hold),
             Judgement::Refuse(reason, sentence) => self.refuse(number, line, reason, &sentence),
@@ -401,8 +500,8 @@ impl Dispatcher {
                 (_, hold) => Judgement::Hold(hold),
             };
         }
-        if let Some(place) = self.place(seat, shape, rank) {
-            return Judgement::Go(place);
+        if let Some(spot) = self.spot(seat, shape, rank) {
+            return Judgement::Go(spot);
         }
         let groups = seat.groups(seat.may_use(shape.group.as_deref()));
         Judgement::Hold(Hold::Room(if !self.rooms.any(&groups) {
@@ -416,7 +515,7 @@ impl Dispatcher {
 
     /// A place with room: a node, the one kept for the tenant's due job if this is it or comes before it, or one that
     /// an autoscaler will supply.
-    fn place(&self, seat: &Seat, shape: &Shape, rank: &Rank) -> Option<Place> {
+    fn spot(&self, seat: &Seat, shape: &Shape, rank: &Rank) -> Option<Spot> {
         let asked = &shape.asked;
         let may_use = seat.may_use(shape.group.as_deref());
         let kept = || {
@@ -424,30 +523,30 @@ impl Dispatcher {
             let group = self.rooms.group_of(node)?;
             let mut may_use = seat.may_use(shape.group.as_deref());
             let share = may_use.find(|at| seat.shares[*at].group == group)?;
-            self.rooms.fits(node, asked).then_some(Place { share, node: Some(node) })
+            self.rooms.fits(node, asked).then_some(Spot { share, node: Some(node) })
         };
-        let supplied = || Some(Place { share: seat.supplied(may_use.clone(), &self.rooms)?, node: None });
+        let supplied = || Some(Spot { share: seat.supplied(may_use.clone(), &self.rooms)?, node: None });
         let free = |at: usize| {
             let node = self.rooms.find(seat.shares[at].group, asked)?;
-            Some(Place { share: at, node: Some(node) })
+            Some(Spot { share: at, node: Some(node) })
         };
         may_use.clone().find_map(free).or_else(kept).or_else(supplied)
     }
 
-    fn admit(&mut self, number: usize, line: usize, job: usize, place: Place) {
+    fn admit(&mut self, number: usize, line: usize, job: usize, spot: Spot) {
         self.forget_due(number, job);
         let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
         let asked = entry.size();
-        seat.leave(job, &entry.rank, line);
+        seat.leave(job, &entry.rank, line, &mut self.rooms);
         seat.usage.queued -= 1;
         seat.admitted += 1;
         seat.starting += u64::from(entry.is_first_attempt());
-        let number_of_group = seat.shares[place.share].group;
+        let number_of_group = seat.shares[spot.share].group;
         let group: Arc<str> = self.rooms.group_name(number_of_group).into();
-        seat.hold(asked, Some(&group), &self.rooms, self.now);
-        self.rooms.admitted(number_of_group, &asked);
-        let node = place.node.map(|node| self.rooms.take_number(node, asked));
-        entry.stand = Stand::Admitted { group, node, claimed: false };
+        seat.hold(asked, Some(&group), &mut self.rooms, self.now);
+        self.rooms.contest_mut(number_of_group).admitted(&asked);
+        let node = spot.node.map(|node| self.rooms.take_number(node, asked));
+        (entry.stand, entry.since) = (Stand::Admitted { group, node, claimed: false }, self.now);
         self.decided.push(Arc::clone(&entry.uid));
         self.tell_usage(number);
         self.balance(number);
@@ -460,7 +559,7 @@ impl Dispatcher {
         if let (Reason::RateLimited, Some(at)) = (reason, seat.window.resets_at(self.now)) {
             self.wakes.insert((at, number));
         }
-        seat.block(line, hold);
+        seat.block(line, hold, &mut self.rooms);
         let line_now = &mut seat.lines[line];
         if line_now.told != Some(reason) {
             line_now.told = Some(reason);
@@ -476,7 +575,7 @@ impl Dispatcher {
         for job in jobs {
             self.forget_due(number, job);
             let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
-            seat.leave(job, &entry.rank, line);
+            seat.leave(job, &entry.rank, line, &mut self.rooms);
             entry.stand = Stand::Refused(reason, sentence.to_owned());
             self.decided.push(Arc::clone(&entry.uid));
         }
@@ -488,8 +587,16 @@ impl Dispatcher {
         let seat = &mut self.seats[number];
         seat.listed = false;
         seat.chances.clear();
-        seat.find_skipped(&self.rooms);
-        seat.weigh(number, &mut self.rooms);
+        seat.find_skipped(&mut self.rooms);
+        seat.weigh(&mut self.rooms);
+        let (is_due, is_known) = (seat.skips.due().next().is_some(), seat.due.is_some());
+        if !is_known {
+            self.wait_for_node(number, false);
+        }
+        if is_due && !is_known && !self.seats[number].is_closed() {
+            // It became so by what was just admitted.
+            self.list(number);
+        }
         self.forget_seat(number);
     }
 
@@ -512,23 +619,3 @@ impl Dispatcher {
         }
     }
 }
-
-impl Ord for Offer {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.turn.cmp(&other.turn).then_with(|| self.rank.cmp(&other.rank))
-    }
-}
-
-impl PartialOrd for Offer {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Offer {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Offer {}

@@ -5,20 +5,22 @@
 //! and load gathers on few nodes. A tree over the nodes with the largest free amounts of each branch finds that node,
 //! or that there is none, without looking at every node.
 //!
-//! Kept up to date change by change. A group in which a node has more room than before is *stirred*, and one whose nodes
+//! Kept up to date change by change. A group in which a node has more room than before is *roomier*, and one whose nodes
 //! are others, by size or state, is another *edition*: so it is known whose judgement is out of date.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
+use jiff::Timestamp;
 use slab::Slab;
 
-use super::views::WorkerView;
+use super::{
+    contest::{Bid, Contest},
+    tree::Tree,
+    views::WorkerView,
+};
 use crate::domain::{
+    fair_share::Turn,
     resources::{Resources, cores, gigabytes},
-    skip_ahead::Admissions,
 };
 
 /// All groups and nodes. Groups and nodes are named by number.
@@ -33,10 +35,21 @@ pub(super) struct Rooms {
     unsorted: Vec<usize>,
 }
 
+/// What there is since it was last asked for. Groups are named once.
+#[derive(Debug, Default)]
+pub(super) struct Stirred {
+    /// Groups whose nodes are others.
+    pub(super) renewed: Vec<usize>,
+    /// Groups in which a node has more room.
+    pub(super) roomier: Vec<usize>,
+    /// Seats for whose job a node is kept that has more room.
+    pub(super) kept_for: Vec<usize>,
+}
+
 #[derive(Debug)]
 struct Group {
     name: Arc<str>,
-    /// Tenants that may use it.
+    /// How many tenants may use it.
     users: usize,
     /// In the order in which they are filled.
     members: Vec<usize>,
@@ -50,12 +63,8 @@ struct Group {
     kept: Vec<usize>,
     unsorted: bool,
     edition: u64,
-    /// Weights of the tenants that hold or want something of it.
-    weights: u64,
-    /// Tenants of which a job waits that may go there, by number.
-    waiting: BTreeSet<usize>,
-    /// Jobs admitted to it so far.
-    admissions: Admissions,
+    /// The tenants that may use it.
+    contest: Contest,
     /// An autoscaler supplies its nodes.
     elastic: bool,
 }
@@ -68,10 +77,18 @@ struct Node {
     used: Resources,
     /// Pods and reservations that use it.
     holders: usize,
-    kept: bool,
+    kept: Option<Kept>,
     /// Its room, and whether it was kept, when last looked at.
     seen: (Option<Resources>, bool),
     changed: bool,
+}
+
+/// For whom a node is kept free.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    seat: usize,
+    /// The group of the node then.
+    group: usize,
 }
 
 #[derive(Debug)]
@@ -130,58 +147,74 @@ impl Rooms {
         &self.groups[group].name
     }
 
-    /// What the group's nodes have in all.
-    pub(super) fn capacity(&self, group: usize) -> &Resources {
-        &self.groups[group].capacity
-    }
-
     /// Changes whenever nodes come, go, or are of another size or state.
     pub(super) fn edition(&self, group: usize) -> u64 {
         self.groups[group].edition
     }
 
-    /// The weights of those who hold or want something of it.
-    pub(super) fn weights(&mut self, group: usize) -> &mut u64 {
-        &mut self.groups[group].weights
+    /// The tenants of the group.
+    pub(super) fn contest(&self, group: usize) -> &Contest {
+        &self.groups[group].contest
     }
 
-    /// What a weight is of all weights.
-    pub(super) fn guarantee(&self, group: usize, weight: u64) -> f64 {
-        weight as f64 / self.groups[group].weights.max(weight) as f64
+    /// The tenants of the group, to be changed.
+    pub(super) fn contest_mut(&mut self, group: usize) -> &mut Contest {
+        &mut self.groups[group].contest
     }
 
-    /// The tenants of which a job waits that may go there.
-    pub(super) fn waiting(&mut self, group: usize) -> &mut BTreeSet<usize> {
-        &mut self.groups[group].waiting
+    /// Changes what a tenant holds of the group.
+    pub(super) fn hold(
+        &mut self,
+        group: usize,
+        stake: usize,
+        change: impl FnOnce(&mut Resources),
+        now: Timestamp,
+    ) {
+        let Group { contest, capacity, .. } = &mut self.groups[group];
+        let mut held = *contest.held(stake);
+        change(&mut held);
+        contest.hold(stake, held, capacity, now);
     }
 
-    /// Jobs smaller than this that were admitted to it so far.
-    pub(super) fn smaller_admitted(&self, group: usize, asked: &Resources) -> u64 {
-        self.groups[group].admissions.smaller(asked)
+    /// How near a tenant's turn in the group is with a job that asks for this.
+    pub(super) fn turn(&self, group: usize, stake: usize, asked: &Resources, now: Timestamp) -> Turn {
+        let Group { contest, capacity, .. } = &self.groups[group];
+        contest.turn(stake, asked, capacity, now)
     }
 
-    /// Counts an admission.
-    pub(super) fn admitted(&mut self, group: usize, asked: &Resources) {
-        self.groups[group].admissions.count(asked);
+    /// A job that ran in a group has ended after so many seconds.
+    pub(super) fn ended(&mut self, group: &str, seconds: f64) {
+        if let Some(group) = self.group_numbers.get(group) {
+            self.groups[*group].contest.ended(seconds);
+        }
     }
 
-    /// The groups in which there is more room, or other nodes, than when last asked.
-    pub(super) fn take_stirred(&mut self) -> Vec<usize> {
-        let mut stirred = std::mem::take(&mut self.unsorted);
-        stirred.iter().for_each(|group| self.arrange(*group));
+    /// The lines that wait for room in the group and may find it now.
+    pub(super) fn bids(&self, group: usize, now: Timestamp) -> impl Iterator<Item = Bid> {
+        let Group { contest, capacity, free, .. } = &self.groups[group];
+        free.most().into_iter().flat_map(move |room| contest.bids(room, *capacity, now))
+    }
+
+    /// What has changed since this was last asked.
+    pub(super) fn take_stirred(&mut self) -> Stirred {
+        let mut stirred = Stirred { renewed: std::mem::take(&mut self.unsorted), ..Stirred::default() };
+        stirred.renewed.iter().for_each(|group| self.arrange(*group));
         for number in std::mem::take(&mut self.changed) {
             let node = &mut self.nodes[number];
             let ((before, was_kept), now) = (node.seen, node.open_room());
-            (node.seen, node.changed) = ((now, node.kept), false);
+            (node.seen, node.changed) = ((now, node.kept.is_some()), false);
             let more = now.is_some_and(|now| before.is_none_or(|before| !now.fits(&before)));
-            // More on a node that is kept concerns the one that it is kept for.
-            let grew = more || (was_kept && !node.kept);
-            stirred.extend(self.group_of(number).filter(|_| grew));
+            match node.kept {
+                Some(kept) if more => stirred.kept_for.push(kept.seat),
+                None if more || was_kept => stirred.roomier.extend(self.group_of(number)),
+                _ => (),
+            }
             self.forget_node(number);
         }
-        stirred.sort_unstable();
-        stirred.dedup();
-        stirred.retain(|group| {
+        stirred.roomier.sort_unstable();
+        stirred.roomier.dedup();
+        stirred.roomier.retain(|group| !stirred.renewed.contains(group));
+        stirred.renewed.retain(|group| {
             self.forget_group(*group);
             self.groups.contains(*group)
         });
@@ -256,7 +289,7 @@ impl Rooms {
             }
             group.capacity += node.capacity();
             group.open += usize::from(node.is_open());
-            node.seen = (node.open_room(), node.kept);
+            node.seen = (node.open_room(), node.kept.is_some());
             group.free.set(leaf, node.shown_room());
         }
         let mut sizes: Vec<_> = members.iter().map(|n| nodes[*n].capacity()).collect();
@@ -309,10 +342,10 @@ impl Rooms {
         self.forget_node(number);
     }
 
-    /// Keeps what is free on a worker from everybody who asks with [`Self::find`].
-    pub(super) fn keep(&mut self, node: usize) {
-        if let Some(group) = self.group_of(node).filter(|_| !self.nodes[node].kept) {
-            self.nodes[node].kept = true;
+    /// Keeps what is free on a worker for a seat's job from everybody who asks with [`Self::find`].
+    pub(super) fn keep(&mut self, node: usize, seat: usize) {
+        if let Some(group) = self.group_of(node).filter(|_| self.nodes[node].kept.is_none()) {
+            self.nodes[node].kept = Some(Kept { seat, group });
             self.groups[group].kept.push(node);
             self.show(node);
         }
@@ -320,13 +353,9 @@ impl Rooms {
 
     /// Takes [`Self::keep`] back.
     pub(super) fn release(&mut self, node: usize) {
-        if !self.nodes.get(node).is_some_and(|node| node.kept) {
-            return;
-        }
-        self.nodes[node].kept = false;
-        // The node may have left the group by now.
-        for (_, group) in &mut self.groups {
-            group.kept.retain(|kept| *kept != node);
+        let Some(kept) = self.nodes.get_mut(node).and_then(|node| node.kept.take()) else { return };
+        if let Some(group) = self.groups.get_mut(kept.group) {
+            group.kept.retain(|other| *other != node);
         }
         self.show(node);
     }
@@ -354,7 +383,7 @@ impl Rooms {
 
     /// Whether a node of the group may have room for it; `false` is certain, and found at once.
     pub(super) fn may_fit(&self, group: usize, asked: &Resources) -> bool {
-        self.groups[group].free.may_fit(asked)
+        self.groups[group].free.most().is_some_and(|room| asked.fits(&room))
     }
 
     /// A node of the group with room for all of it that is not kept for another.
@@ -381,7 +410,7 @@ impl Rooms {
     /// The node that lacks least of having room for it, among those that could hold it and are kept for nobody.
     pub(super) fn nearest(&self, group: usize, asked: &Resources) -> Option<usize> {
         let members = self.groups[group].members.iter().copied().enumerate();
-        let could = members.filter(|(_, n)| !self.nodes[*n].kept && self.could_hold(*n, asked));
+        let could = members.filter(|(_, n)| self.nodes[*n].kept.is_none() && self.could_hold(*n, asked));
         let nearest = could.min_by_key(|(place, n)| {
             let node = &self.nodes[*n];
             let lacks = *asked - (node.capacity() - node.used);
@@ -435,7 +464,7 @@ impl Rooms {
 impl Node {
     fn new(name: Arc<str>) -> Self {
         let used = Resources::default();
-        Self { name, worker: None, used, holders: 0, kept: false, seen: (None, false), changed: false }
+        Self { name, worker: None, used, holders: 0, kept: None, seen: (None, false), changed: false }
     }
 }
 
@@ -453,9 +482,7 @@ impl Group {
             kept: Vec::new(),
             unsorted: false,
             edition: 0,
-            weights: 0,
-            waiting: BTreeSet::new(),
-            admissions: Admissions::default(),
+            contest: Contest::default(),
             elastic: false,
         }
     }
@@ -475,53 +502,7 @@ impl Node {
     }
 
     fn shown_room(&self) -> Option<Resources> {
-        if self.kept { None } else { self.open_room() }
-    }
-}
-
-/// The largest free amounts, of each resource by itself, below every branch; leaves are nodes. `None`: nothing goes there.
-#[derive(Debug)]
-struct Tree {
-    largest: Vec<Option<Resources>>,
-    leaves: usize,
-}
-
-impl Tree {
-    fn new(leaves: usize) -> Self {
-        let leaves = leaves.next_power_of_two();
-        Self { largest: vec![None; 2 * leaves], leaves }
-    }
-
-    fn set(&mut self, leaf: usize, room: Option<Resources>) {
-        let mut branch = self.leaves + leaf;
-        self.largest[branch] = room;
-        while branch > 1 {
-            branch /= 2;
-            let (left, right) = (self.largest[2 * branch], self.largest[2 * branch + 1]);
-            self.largest[branch] = match (left, right) {
-                (Some(a), Some(b)) => Some(a.max_each(&b)),
-                (one, other) => one.or(other),
-            };
-        }
-    }
-
-    fn may_fit(&self, asked: &Resources) -> bool {
-        self.largest[1].is_some_and(|room| asked.fits(&room))
-    }
-
-    /// The first leaf with room for all of it.
-    fn first(&self, asked: &Resources) -> Option<usize> {
-        self.below(1, asked)
-    }
-
-    fn below(&self, branch: usize, asked: &Resources) -> Option<usize> {
-        if !self.largest[branch].is_some_and(|room| asked.fits(&room)) {
-            return None;
-        }
-        if branch >= self.leaves {
-            return Some(branch - self.leaves);
-        }
-        self.below(2 * branch, asked).or_else(|| self.below(2 * branch + 1, asked))
+        if self.kept.is_some() { None } else { self.open_room() }
     }
 }
 

@@ -1,10 +1,10 @@
 //! One tenant: its queue, what it holds, and what its quotas say.
 //!
-//! Waiting jobs that ask for the same stand in one [`Line`] and are judged by its first. Inside the queue are the oldest
-//! jobs, as many as the quota allows; the others wait outside, in order of submission.
+//! Inside the queue are the oldest jobs, as many as the quota allows; the others wait outside, in order of submission.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     ops::Range,
     sync::Arc,
 };
@@ -13,14 +13,17 @@ use jiff::Timestamp;
 use slab::Slab;
 
 use super::{
+    contest::Place,
+    passed::Skipped,
     placement::Rooms,
+    queue::{Hold, Line, Shape},
     quota::{exceeds, no_turn_soon, rate_limited},
     views::{TenantView, Usage},
 };
 use crate::{
-    api_types::{JobPhase, Reason, job::OnQuota, plan::Limit},
+    api_types::{JobPhase, Reason, plan::Limit},
     domain::{
-        fair_share::{Recent, Turn, dominant_share},
+        fair_share::{Recent, Turn},
         queue_order::{Age, Rank},
         rate_window::RateWindow,
         resources::Resources,
@@ -28,59 +31,13 @@ use crate::{
     },
 };
 
-/// What jobs have in common that are judged together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
-    pub(super) asked: Resources,
-    /// The only group that they may use.
-    pub(super) group: Option<Arc<str>>,
-    pub(super) on_quota: OnQuota,
-    /// They have never run: the hourly window counts them.
-    pub(super) fresh: bool,
-}
-
-/// Jobs of one shape, in the queue.
-#[derive(Debug)]
-pub(super) struct Line {
-    pub(super) shape: Shape,
-    pub(super) jobs: BTreeMap<Rank, usize>,
-    /// What holds its first job, and so all of them, back; `None` until that is known.
-    pub(super) hold: Option<Hold>,
-    /// The edition of the nodes and quotas by which they could run at all.
-    pub(super) verified: Option<u64>,
-    /// On the list of those whose jobs are to be told why they wait.
-    pub(super) telling: bool,
-    /// The reason that its jobs were to be told last; `None` where one has come since that was not.
-    pub(super) told: Option<Reason>,
-}
-
-impl Line {
-    fn new(shape: Shape) -> Self {
-        Self { shape, jobs: BTreeMap::new(), hold: None, verified: None, telling: false, told: None }
-    }
-}
-
-/// What holds a job back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// Something of the tenant's own: its quotas, or what is set aside of them.
-    Quota(Reason, String),
-    /// Room on the nodes. The sentence is made when it is asked for.
-    Room(Reason),
-}
-
-impl Hold {
-    pub(super) fn reason(&self) -> Reason {
-        match self {
-            Self::Quota(reason, _) | Self::Room(reason) => *reason,
-        }
-    }
-}
-
 /// A tenant at the table.
 #[derive(Debug)]
 pub(super) struct Seat {
+    pub(super) number: usize,
     pub(super) namespace: Arc<str>,
+    /// Its place among tenants whose turn is equal, in which nothing is to be read.
+    place: u64,
     /// `None` while the namespace is not (yet) a tenant's.
     pub(super) view: Option<TenantView>,
     /// All its jobs that have not ended.
@@ -91,7 +48,7 @@ pub(super) struct Seat {
     /// Its parts of the groups that it may use, its own first.
     pub(super) shares: Vec<Share>,
     pub(super) lines: Slab<Line>,
-    shapes: HashMap<Shape, usize>,
+    pub(super) shapes: HashMap<Shape, usize>,
     /// The lines that are to be judged, by their first job.
     pub(super) heads: BTreeSet<(Rank, usize)>,
     /// Lines held back for room that may have it by now, in this decision.
@@ -108,6 +65,8 @@ pub(super) struct Seat {
     pub(super) skips: SkipAhead,
     pub(super) skipped: Option<Skipped>,
     pub(super) due: Option<Due>,
+    /// Since when that waits for a node to be kept for it, counted.
+    pub(super) unserved: Option<u64>,
     /// Jobs admitted so far.
     pub(super) admitted: u64,
     pub(super) window: RateWindow,
@@ -128,14 +87,10 @@ pub(super) struct Seat {
 pub(super) struct Share {
     /// Number of the group.
     pub(super) group: usize,
-    /// What its jobs hold there.
-    pub(super) held: Resources,
-    /// What it held there lately.
-    pub(super) recent: Recent,
+    /// Number of the tenant's part among all of the group.
+    pub(super) stake: usize,
     /// Jobs in the queue that may go there.
     pub(super) wanted: u64,
-    /// The weight with which it counts in the group at the moment.
-    weighs: u64,
 }
 
 /// The job of a tenant that is due.
@@ -149,22 +104,14 @@ pub(super) struct Due {
     pub(super) node: Option<usize>,
 }
 
-/// The first job that was found to have no room.
-#[derive(Clone, Debug)]
-pub(super) struct Skipped {
-    pub(super) job: usize,
-    /// Passed by jobs of its own tenant only: it is a quota that it waits for.
-    pub(super) by_quota: bool,
-    pub(super) may_use: Range<usize>,
-    pub(super) asked: Resources,
-    /// Admissions that were counted before.
-    pub(super) before: u64,
-}
-
 impl Seat {
-    pub(super) fn new(namespace: Arc<str>) -> Self {
+    pub(super) fn new(number: usize, namespace: Arc<str>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        namespace.hash(&mut hasher);
         Self {
+            number,
             namespace,
+            place: hasher.finish(),
             view: None,
             members: BTreeSet::new(),
             usage: Usage::default(),
@@ -182,6 +129,7 @@ impl Seat {
             skips: SkipAhead::default(),
             skipped: None,
             due: None,
+            unserved: None,
             admitted: 0,
             window: RateWindow::default(),
             starting: 0,
@@ -197,25 +145,20 @@ impl Seat {
         self.view.is_none() && self.members.is_empty() && self.ended.values().all(|n| *n == 0)
     }
 
-    /// Takes another view of the tenant; it must hold nothing and have nobody waiting at the moment.
-    pub(super) fn sit(&mut self, number: usize, view: Option<TenantView>, rooms: &mut Rooms) {
-        let names = view.iter().flat_map(|view| &view.groups);
-        let groups: Vec<usize> = names.map(|name| rooms.join_group(name)).collect();
-        let old = std::mem::take(&mut self.shares);
-        let recent = |group| old.iter().find(|share| share.group == group).map(|share| share.recent);
-        let share = |group: &usize| Share {
-            group: *group,
-            held: Resources::default(),
-            recent: recent(*group).unwrap_or_default(),
-            wanted: 0,
-            weighs: 0,
-        };
-        self.shares = groups.iter().map(share).collect();
-        for share in old {
-            *rooms.weights(share.group) -= share.weighs;
-            rooms.waiting(share.group).remove(&number);
-            rooms.leave_group(share.group);
+    /// Takes another view of the tenant; nobody may be waiting at the moment, and what it holds is to be counted anew.
+    pub(super) fn sit(&mut self, view: Option<TenantView>, rooms: &mut Rooms) {
+        let old: Vec<(usize, Recent)> = std::mem::take(&mut self.shares)
+            .into_iter()
+            .map(|share| (share.group, rooms.contest_mut(share.group).leave(share.stake)))
+            .collect();
+        let names = view.iter().flat_map(|view| view.groups.iter().map(|name| (name, view.weight)));
+        for (name, weight) in names {
+            let group = rooms.join_group(name);
+            let recent = old.iter().find(|(before, _)| *before == group).map(|(_, recent)| *recent);
+            let stake = rooms.contest_mut(group).join(weight, recent.unwrap_or_default());
+            self.shares.push(Share { group, stake, wanted: 0 });
         }
+        old.into_iter().for_each(|(group, _)| rooms.leave_group(group));
         self.view = view;
         self.edition += 1;
     }
@@ -238,14 +181,20 @@ impl Seat {
     }
 
     /// Counts a job that runs, or is to.
-    pub(super) fn hold(&mut self, asked: Resources, group: Option<&str>, rooms: &Rooms, now: Timestamp) {
+    pub(super) fn hold(&mut self, asked: Resources, group: Option<&str>, rooms: &mut Rooms, now: Timestamp) {
         self.usage.active += 1;
         self.usage.held += asked;
         self.change_share(group, |held| *held += asked, rooms, now);
     }
 
     /// Takes [`Self::hold`] back.
-    pub(super) fn let_go(&mut self, asked: Resources, group: Option<&str>, rooms: &Rooms, now: Timestamp) {
+    pub(super) fn let_go(
+        &mut self,
+        asked: Resources,
+        group: Option<&str>,
+        rooms: &mut Rooms,
+        now: Timestamp,
+    ) {
         self.usage.active -= 1;
         self.usage.held = self.usage.held - asked;
         self.change_share(group, |held| *held = *held - asked, rooms, now);
@@ -253,133 +202,37 @@ impl Seat {
 
     /// Changes what is held of a group; one that the tenant may not use any more counts for its quotas only.
     pub(super) fn change_share(
-        &mut self,
+        &self,
         group: Option<&str>,
         change: impl FnOnce(&mut Resources),
-        rooms: &Rooms,
+        rooms: &mut Rooms,
         now: Timestamp,
     ) {
         let at = self.may_use(group).next().filter(|_| group.is_some());
-        if let Some(share) = at.map(|at| &mut self.shares[at]) {
-            change(&mut share.held);
-            share.recent.hold(dominant_share(&share.held, rooms.capacity(share.group)), now);
+        if let Some(share) = at.map(|at| &self.shares[at]) {
+            rooms.hold(share.group, share.stake, change, now);
         }
     }
 
-    /// Brings the weights of its groups up to date with what it holds and wants there.
-    pub(super) fn weigh(&mut self, number: usize, rooms: &mut Rooms) {
-        let weight =
-            self.view.as_ref().filter(|v| v.closed.is_none()).map_or(0, |v| u64::from(v.weight.max(1)));
-        for share in &mut self.shares {
-            let counts = share.wanted > 0 || share.held != Resources::default();
-            let weighs = if counts { weight } else { 0 };
-            if weighs != share.weighs {
-                let sum = rooms.weights(share.group);
-                *sum = *sum - share.weighs + weighs;
-                share.weighs = weighs;
-            }
-            let waiting = rooms.waiting(share.group);
-            if share.wanted > 0 {
-                waiting.insert(number)
-            } else {
-                waiting.remove(&number)
-            };
+    /// Sees to it that its weight counts where it holds or wants something.
+    pub(super) fn weigh(&self, rooms: &mut Rooms) {
+        let is_open = !self.is_closed();
+        for share in &self.shares {
+            let contest = rooms.contest_mut(share.group);
+            let counts = is_open && (share.wanted > 0 || *contest.held(share.stake) != Resources::default());
+            contest.weigh(share.stake, counts);
         }
     }
 
-    // --- the queue
-
-    /// Puts a job into the queue; returns its line.
-    pub(super) fn enter(&mut self, job: usize, rank: Rank, shape: Shape) -> usize {
-        let may_use = self.may_use(shape.group.as_deref());
-        self.shares[may_use].iter_mut().for_each(|share| share.wanted += 1);
-        self.inside.insert(rank.age().clone(), job);
-        let number = match self.shapes.get(&shape) {
-            Some(number) => *number,
-            None => {
-                let number = self.lines.insert(Line::new(shape.clone()));
-                self.shapes.insert(shape, number);
-                number
-            }
-        };
-        self.change_line(number, |line| line.jobs.insert(rank, job));
-        if self.lines[number].hold.is_none() {
-            self.lines[number].told = None;
-        }
-        number
+    /// How near the turn of a job that asks for this is in a group.
+    pub(super) fn turn(&self, share: usize, asked: &Resources, rooms: &Rooms, now: Timestamp) -> Turn {
+        let Share { group, stake, .. } = self.shares[share];
+        rooms.turn(group, stake, asked, now)
     }
 
-    /// Takes a job out of the queue.
-    pub(super) fn leave(&mut self, job: usize, rank: &Rank, number: usize) {
-        let may_use = self.may_use(self.lines[number].shape.group.as_deref());
-        self.shares[may_use].iter_mut().for_each(|share| share.wanted -= 1);
-        self.inside.remove(rank.age());
-        self.change_line(number, |line| line.jobs.remove(rank));
-        self.skips.forget(job);
-        if self.skipped.as_ref().is_some_and(|skipped| skipped.job == job) {
-            self.skipped = None;
-        }
-        if self.lines[number].jobs.is_empty() {
-            let line = self.lines.remove(number);
-            self.shapes.remove(&line.shape);
-        }
-    }
-
-    /// Changes a line's jobs, and keeps `heads` and `chances` in order.
-    fn change_line<T>(&mut self, number: usize, change: impl FnOnce(&mut Line) -> T) {
-        let line = &mut self.lines[number];
-        let before = line.jobs.first_key_value().map(|(rank, _)| rank.clone());
-        change(line);
-        let after = line.jobs.first_key_value().map(|(rank, _)| rank.clone());
-        if before == after {
-            return;
-        }
-        let all = if line.hold.is_none() { &mut self.heads } else { &mut self.chances };
-        let had = before.is_some_and(|rank| all.remove(&(rank, number)));
-        if let Some(rank) = after.filter(|_| had || line.hold.is_none()) {
-            all.insert((rank, number));
-        }
-    }
-
-    /// Notes what holds a line back.
-    pub(super) fn block(&mut self, number: usize, hold: Hold) {
-        let line = &mut self.lines[number];
-        if let (None, Some((rank, _))) = (&line.hold, line.jobs.first_key_value()) {
-            self.heads.remove(&(rank.clone(), number));
-        }
-        line.hold = Some(hold);
-    }
-
-    /// Lets a line be judged again.
-    pub(super) fn unblock(&mut self, number: usize) {
-        let line = &mut self.lines[number];
-        if let (Some(_), Some((rank, _))) = (line.hold.take(), line.jobs.first_key_value()) {
-            self.heads.insert((rank.clone(), number));
-        }
-    }
-
-    /// Lets all lines be judged again.
-    pub(super) fn unblock_all(&mut self) {
-        let held: Vec<usize> = self.lines.iter().filter(|(_, l)| l.hold.is_some()).map(|(n, _)| n).collect();
-        held.into_iter().for_each(|number| self.unblock(number));
-    }
-
-    /// How many jobs were submitted before this one and wait; counted up to `most`.
-    pub(super) fn queued_before(&self, age: &Age, most: u64) -> u64 {
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let older = |jobs: &BTreeMap<Age, usize>| jobs.range(..age.clone()).take(most).count() as u64;
-        self.backing + older(&self.inside) + older(&self.outside)
-    }
-
-    /// Whether the queue has a place for so many jobs.
-    pub(super) fn has_places(&self, jobs: u64) -> bool {
-        let most = self.view.as_ref().map_or(0, |view| view.quotas.max_queued_jobs);
-        Limit::from_quota(most).allows(jobs)
-    }
-
-    /// Jobs that have a place in the queue.
-    pub(super) fn places(&self) -> u64 {
-        self.inside.len() as u64 + self.backing
+    /// Where a job stands among those of other tenants whose turn is equal.
+    pub(super) fn place_of(&self, rank: &Rank) -> Place {
+        Place { standing: rank.standing(), tenant: self.place }
     }
 
     // --- judging
@@ -433,37 +286,6 @@ impl Seat {
         groups.iter().map(|share| rooms.edition(share.group)).sum::<u64>() + self.edition
     }
 
-    /// Notes the lines for which there may be room in a group now, and lets those be judged again that were judged by
-    /// other nodes.
-    pub(super) fn see_chances(&mut self, group: usize, rooms: &Rooms) {
-        let mut outdated = Vec::new();
-        for (number, line) in &self.lines {
-            if !matches!(line.hold, Some(Hold::Room(_))) {
-                continue;
-            }
-            let may_use = self.may_use(line.shape.group.as_deref());
-            if !self.shares[may_use].iter().any(|share| share.group == group) {
-                continue;
-            }
-            if line.verified != Some(self.edition_of(&line.shape, rooms)) {
-                outdated.push(number);
-            } else if let (true, Some((rank, _))) =
-                (rooms.may_fit(group, &line.shape.asked), line.jobs.first_key_value())
-            {
-                self.chances.insert((rank.clone(), number));
-            }
-        }
-        for number in outdated {
-            self.unblock(number);
-        }
-    }
-
-    /// Lets a line be judged for which there may be room.
-    pub(super) fn take_chance(&mut self, rank: &Rank, line: usize) {
-        self.chances.remove(&(rank.clone(), line));
-        self.unblock(line);
-    }
-
     /// Jobs started in the hourly window, with those about to.
     pub(super) fn started(&self, now: Timestamp) -> u64 {
         self.window.used(now) + self.starting
@@ -493,66 +315,5 @@ impl Seat {
             view.plan, due.times
         );
         Some(Hold::Quota(Reason::WaitingForTurn, sentence))
-    }
-
-    /// How near the turn of a job that asks for this is in a group.
-    pub(super) fn turn(&self, share: usize, asked: Resources, rooms: &Rooms, now: Timestamp) -> Turn {
-        let weight = self.view.as_ref().map_or(1, |view| view.weight.max(1));
-        let share = &self.shares[share];
-        let part = |held| dominant_share(&held, rooms.capacity(share.group));
-        let (held, then) = (part(share.held), part(share.held + asked));
-        Turn::new(held, then, share.recent.mean(now), rooms.guarantee(share.group, weight.into()), weight)
-    }
-
-    // --- jobs that are passed
-
-    /// Counts who has passed the job that is skipped.
-    pub(super) fn count_passed(&mut self, rooms: &Rooms) {
-        if let Some(skipped) = self.skipped.clone() {
-            let now = self.admissions(&skipped, rooms);
-            self.skips.passed(skipped.job, now.saturating_sub(skipped.before));
-            self.skipped = Some(Skipped { before: now, ..skipped });
-        }
-    }
-
-    /// Admissions so far that could have passed a job.
-    fn admissions(&self, skipped: &Skipped, rooms: &Rooms) -> u64 {
-        match skipped.by_quota {
-            true => self.admitted,
-            false => {
-                let shares = self.shares[skipped.may_use.clone()].iter();
-                shares.map(|share| rooms.smaller_admitted(share.group, &skipped.asked)).sum()
-            }
-        }
-    }
-
-    /// Looks which job is now the first that has no room.
-    pub(super) fn find_skipped(&mut self, rooms: &Rooms) {
-        let held = self.lines.iter().filter_map(|(_, line)| {
-            let by_quota = match line.hold.as_ref()?.reason() {
-                Reason::WaitingForQuota => true,
-                Reason::WaitingForCapacity => false,
-                _ => return None,
-            };
-            let (rank, job) = line.jobs.first_key_value()?;
-            Some((rank, *job, by_quota, line))
-        });
-        let first = held.min_by(|a, b| a.0.cmp(b.0));
-        let first = first.map(|(_, job, by_quota, line)| Skipped {
-            job,
-            by_quota,
-            may_use: self.may_use(line.shape.group.as_deref()),
-            asked: line.shape.asked,
-            before: 0,
-        });
-        let same = |a: &Skipped, b: &Skipped| (a.job, a.by_quota) == (b.job, b.by_quota);
-        match (&self.skipped, first) {
-            (Some(old), Some(new)) if same(old, &new) => (),
-            (_, None) => self.skipped = None,
-            (_, Some(new)) => {
-                let before = self.admissions(&new, rooms);
-                self.skipped = Some(Skipped { before, ..new });
-            }
-        }
     }
 }

@@ -47,6 +47,44 @@ fn service_is_by_weight_with_equal_jobs() {
     assert!(weights.iter().all(|(name, _)| waits(name)), "all are backlogged");
 }
 
+/// Tenants of weights 1, 2, 4 and 8 in a pool, all with more jobs than they get; jobs of about so many seconds.
+fn backlogged(tenants: usize, slots: usize, seconds: i64, end: i64) -> World {
+    let mut world = World::default();
+    world.workers(POOL, slots, 1);
+    let weight = |n: usize| [1, 2, 4, 8][n % 4];
+    let weights: u32 = (0..tenants).map(weight).sum();
+    let jobs_in_all = slots as i64 * end / seconds;
+    for n in 0..tenants {
+        let name = format!("t{n:02}");
+        world.tenant(&name, weight(n));
+        for m in 0..(2 * jobs_in_all * i64::from(weight(n)) / i64::from(weights) + 4) {
+            let spread = scattered(m * 100 + n as i64) % (seconds / 2);
+            world.submit(0, &name, 1, seconds * 3 / 4 + spread);
+        }
+    }
+    world
+}
+
+#[test]
+fn service_is_by_weight_whatever_the_shares_and_lengths() {
+    for (tenants, slots, seconds, jobs_long) in [
+        (5, 13, 60, 30),
+        // The lightest are owed 0.4 of a slot.
+        (40, 60, 60, 30),
+        (40, 60, 1500, 20),
+        // The lightest are owed a twentieth of a slot, the heaviest less than a half.
+        (100, 20, 60, 80),
+        (12, 31, 600, 30),
+    ] {
+        let end = seconds * jobs_long;
+        let mut world = backlogged(tenants, slots, seconds, end);
+        world.run(end, |_| false);
+        let jain = world.jain(0, end);
+        println!("{tenants} tenants, {slots} slots, jobs of {seconds} s: {jain:.4}");
+        assert!(jain >= 0.99, "{tenants} tenants, {slots} slots, jobs of {seconds} s: {jain}");
+    }
+}
+
 #[test]
 fn service_is_by_weight_with_mixed_sizes() {
     let mut world = World::default();
@@ -73,6 +111,7 @@ fn service_is_by_weight_with_mixed_sizes() {
     }
     world.run(7200, |_| false);
     let jain = world.jain(0, 7200);
+    println!("mixed sizes: {jain:.4}");
 
     assert!(jain >= 0.95, "{jain}");
     let waits = |name: &str| world.jobs.iter().any(|job| job.is_of(name) && job.started.is_none());

@@ -103,7 +103,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let beside = own.parent().and_then(Path::parent).map(|target| target.join("bench"));
     let out = arguments.out.or(beside).context("where to? Give --out")?;
     let Arguments { scale, seed, jobs, tenants, .. } = arguments;
-    let terms = Terms { program, scale, seed, jobs, tenants };
+    let terms = Terms { program, scale, seed, out: out.clone(), jobs, tenants };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let mut report = Report { processors, scale, seed, cases: Vec::new() };
     let chosen =

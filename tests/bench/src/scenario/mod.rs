@@ -3,6 +3,7 @@
 mod big;
 mod churn;
 mod contended;
+mod core;
 mod drain;
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -15,6 +16,8 @@ use crate::{measure::Measured, sides::FloorRun};
 /// The scenarios, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
+    /// Decisions of the scheduler's core by itself, with 1,000 to 1,000,000 waiting jobs.
+    Core,
     /// A queue of 3,000 and 10,000 jobs over 1, 30 and 1,000 tenants is worked off.
     Drain,
     /// 15,000 jobs of three sizes in 30 tenants of all plans contend for one pool.
@@ -34,6 +37,8 @@ pub struct Terms {
     pub scale: f64,
     /// Seed of all that is random.
     pub seed: u64,
+    /// Directory of the results.
+    pub out: PathBuf,
     /// Only these sizes of queues to drain, if any are given.
     pub jobs: Vec<usize>,
     /// Only these numbers of tenants of queues to drain, if any are given.
@@ -72,6 +77,7 @@ impl Scenario {
         done: &mut (dyn FnMut(Case) -> anyhow::Result<()> + Send),
     ) -> anyhow::Result<()> {
         match self {
+            Self::Core => core::run(terms),
             Self::Drain => drain::run(terms, done).await,
             Self::Contended => contended::run(terms, done).await,
             Self::Churn => churn::run(terms, done).await,
