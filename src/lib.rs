@@ -15,5 +15,6 @@ pub mod metrics;
 pub mod mirror;
 pub mod names;
 pub mod operator;
+pub mod random;
 pub mod scheduler;
 pub mod telemetry;
