@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::tenant::unobserved;
 
 /// A key with which programs use the REST API as the tenant of this namespace.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "crofter.io",
     version = "v1alpha1",

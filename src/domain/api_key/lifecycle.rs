@@ -156,14 +156,21 @@ pub fn next(view: &View<'_>) -> Next {
     Next { step, at: times.into_iter().filter(|at| *at > view.now).min() }
 }
 
+/// The step of a key that is refused as a whole, whatever else there is; `None` of one that is not.
+#[must_use]
+pub fn end(spec: &TenantApiKeySpec, status: &TenantApiKeyStatus, now: Timestamp) -> Option<Step> {
+    Some(match closed(spec, now)? {
+        Closed::Revoked => Step::Revoke,
+        Closed::Expired => Step::Expire(kept(status, now)),
+    })
+}
+
 fn step(view: &View<'_>) -> Step {
-    match closed(view.spec, view.now) {
-        Some(Closed::Revoked) => return Step::Revoke,
-        Some(Closed::Expired) => return Step::Expire(kept(view)),
-        None => (),
+    if let Some(end) = end(view.spec, view.status, view.now) {
+        return end;
     }
     if view.stored == Stored::Foreign {
-        return Step::Conflict(kept(view));
+        return Step::Conflict(kept(view.status, view.now));
     }
     let mut versions = view.status.versions.iter();
     let (Some(newest), before) = (versions.next(), versions.next()) else {
@@ -202,10 +209,10 @@ fn is_delivered(status: &TenantApiKeyStatus, newest: &KeyVersion) -> bool {
 }
 
 /// The versions as they are, without one that is over.
-fn kept(view: &View<'_>) -> Versions {
-    let live = |version: &&KeyVersion| version.valid_until.as_ref().is_none_or(|until| until.0 > view.now);
-    let all = view.status.versions.iter().filter(live).cloned().collect();
-    Versions { all, delivered: view.status.key_id.clone() }
+fn kept(status: &TenantApiKeyStatus, now: Timestamp) -> Versions {
+    let live = |version: &&KeyVersion| version.valid_until.as_ref().is_none_or(|until| until.0 > now);
+    let all = status.versions.iter().filter(live).cloned().collect();
+    Versions { all, delivered: status.key_id.clone() }
 }
 
 /// The versions once the newest is in the Secret: with it the overlap of the one before begins, which ends with the key at
@@ -221,7 +228,7 @@ fn settled(view: &View<'_>) -> Versions {
         before.valid_until = end.map(Time);
     }
     status.key_id = status.versions.first().map(|newest| newest.key_id.clone());
-    kept(&View { status: &status, ..*view })
+    kept(&status, view.now)
 }
 
 fn times(view: &View<'_>, versions: &Versions) -> Vec<Timestamp> {

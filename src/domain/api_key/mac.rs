@@ -112,6 +112,9 @@ impl fmt::Debug for Peppers {
 pub struct Mac([u8; 32]);
 
 impl Mac {
+    /// What no text has (but for one in 2^256).
+    pub const NOTHING: Self = Self([0; 32]);
+
     /// A stored one; `None` of any other length.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Option<Self> {

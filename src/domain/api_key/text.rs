@@ -209,7 +209,10 @@ mod tests {
         assert_eq!(value(checksum.as_bytes()), u64::from(crc32fast::hash(text[..TEXT_LEN - 6].as_bytes())));
         // 2^128 - 1 mod 62^12, 2^256 - 1 in base 62, and zlib's crc32, computed elsewhere.
         let full = Key::new(&seed(&[0xff; Seed::LEN]));
-        assert_eq!(full.text().expose_secret(), "crft_lk9n8mt7Fhc7_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp14TK5Pl");
+        assert_eq!(
+            full.text().expose_secret(),
+            "crft_lk9n8mt7Fhc7_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp14TK5Pl"
+        );
         assert_eq!(full.text().expose_secret().len(), 67);
     }
 

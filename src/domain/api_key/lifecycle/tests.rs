@@ -241,7 +241,9 @@ fn a_text_that_was_lost_on_its_way_is_replaced_and_the_one_before_stays() {
     world.annotation = Some("x".to_owned());
     world.pass();
     let lost = world.at_hand.take().unwrap().id().to_string();
-    assert!(matches!(&world.next().step, Step::Issue { cause: Cause::Undelivered, kept: Some(kept) } if kept.key_id == first));
+    assert!(
+        matches!(&world.next().step, Step::Issue { cause: Cause::Undelivered, kept: Some(kept) } if kept.key_id == first)
+    );
     world.pass();
     assert!(!world.accepted().contains(&lost) && world.accepted().contains(&first));
     world.settle();
