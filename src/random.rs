@@ -10,9 +10,11 @@ use std::sync::Arc;
 #[error("the operating system gives no random bytes")]
 pub struct Unavailable;
 
+type Fill = dyn Fn(&mut [u8]) -> Result<(), Unavailable> + Send + Sync;
+
 /// Gives random bytes that nobody can guess.
 #[derive(Clone)]
-pub struct Random(Arc<dyn Fn(&mut [u8]) -> Result<(), Unavailable> + Send + Sync>);
+pub struct Random(Arc<Fill>);
 
 impl Random {
     /// The operating system's random source.

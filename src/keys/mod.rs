@@ -257,9 +257,12 @@ impl Keys {
                     failures += 1;
                     // The first, and then one a minute.
                     if failures % 60 == 1 {
-                        let error =
-                            failed.map_or_else(|_| "no answer".to_owned(), |r| format!("{:?}", r.err()));
-                        tracing::warn!(%error, failures, "the probe of the cache of keys was not written");
+                        let why = match failed {
+                            Ok(Err(error)) => error.to_string(),
+                            Ok(Ok(_)) => "the API server's versions can't be compared".to_owned(),
+                            Err(_) => format!("no answer within {} s", PROBE_LIMIT.as_secs()),
+                        };
+                        tracing::warn!(why, failures, "how far the cache of keys is behind is not known");
                     }
                 }
             }

@@ -156,7 +156,7 @@ pub struct Watches {
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     let (unreadable, writer) = cache();
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
-    let secrets = Watch::new(Api::all(dependencies.client.clone()), ours);
+    let secrets = Watch::of_metadata(Api::all(dependencies.client.clone()), ours);
     let context = Context { secrets: secrets.store(), dependencies, unreadable, memory: Memory::default() };
     (Arc::new(context), Watches { secrets, unreadable: writer })
 }

@@ -13,7 +13,7 @@ use super::SecretMeta;
 use crate::{
     api_types::{Tenant, TenantApiKey},
     domain::tenant_state,
-    kube_ext::watch::{Change, objects},
+    kube_ext::{streams::received, watch::Change},
 };
 
 /// A Secret came, changed or went: its key looks at it.
@@ -36,18 +36,24 @@ pub(super) fn tenants(
     keys: Store<TenantApiKey>,
 ) -> impl Stream<Item = ObjectRef<TenantApiKey>> + Send + 'static {
     let mut seen: HashMap<String, (String, String, bool)> = HashMap::new();
-    objects(changes).flat_map(move |tenant| {
+    received(changes).flat_map(move |change| {
+        let (tenant, exists) = match change {
+            Change::Applied(tenant) => (tenant, true),
+            Change::Deleted(tenant) => (tenant, false),
+            Change::Invalid(_) | Change::Synced => return stream::iter(Vec::new()),
+        };
         let namespace =
             tenant.status.as_ref().and_then(|status| status.namespace.clone()).unwrap_or_default();
         let now = (tenant.uid().unwrap_or_default(), namespace, tenant_state::terminating(&tenant));
-        let before = seen.insert(tenant.name_any(), now.clone());
-        let concerned = if before.as_ref() == Some(&now) {
+        let name = tenant.name_any();
+        let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
+        let concerned = if exists && before.as_ref() == Some(&now) {
             Vec::new()
         } else {
             let namespaces = [Some(now.1), before.map(|(_, namespace, _)| namespace)];
             keys.state_filter(|key| namespaces.contains(&key.namespace()))
         };
-        stream::iter(concerned.into_iter().map(|key| ObjectRef::from_obj(&*key)))
+        stream::iter(concerned.iter().map(|key| ObjectRef::from_obj(&**key)).collect::<Vec<_>>())
     })
 }
 
@@ -96,9 +102,11 @@ mod tests {
         {
             sender.send(change).await.unwrap();
         }
+        let Change::Applied(gone) = tenant("2", at(), 2) else { unreachable!() };
+        sender.send(Change::Deleted(gone)).await.unwrap();
         drop(sender);
         let woken: Vec<_> = tenants(receiver, keys).map(|key| key.name).collect().await;
-        assert_eq!(woken.len(), 4, "when it got its namespace, and when it was another: {woken:?}");
+        assert_eq!(woken.len(), 6, "when it got its namespace, was another, and went: {woken:?}");
         assert!(woken.iter().all(|name| name != "c"));
     }
 }

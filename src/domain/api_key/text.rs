@@ -206,7 +206,7 @@ mod tests {
         let text = zero.text().expose_secret();
         let checksum = &text[TEXT_LEN - 6..];
         assert_eq!(*text, format!("crft_{}_{}{checksum}", "0".repeat(12), "0".repeat(43)));
-        assert_eq!(value(checksum.as_bytes()), u64::from(crc32fast::hash(text[..TEXT_LEN - 6].as_bytes())));
+        assert_eq!(value(checksum.as_bytes()), u64::from(crc32fast::hash(&text.as_bytes()[..TEXT_LEN - 6])));
         // 2^128 - 1 mod 62^12, 2^256 - 1 in base 62, and zlib's crc32, computed elsewhere.
         let full = Key::new(&seed(&[0xff; Seed::LEN]));
         assert_eq!(
