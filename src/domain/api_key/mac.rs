@@ -188,6 +188,17 @@ mod tests {
     }
 
     #[test]
+    fn every_bit_counts() {
+        let mac = Mac([0x5a; 32]);
+        assert!(mac.is(&mac));
+        for bit in 0..256 {
+            let mut other = mac;
+            other.0[bit / 8] ^= 1 << (bit % 8);
+            assert!(!mac.is(&other), "bit {bit}");
+        }
+    }
+
+    #[test]
     fn the_two_newest_peppers_are_in_force() {
         let peppers = Peppers::new([pepper(9, 1), pepper(10, 2), pepper(2, 3)]).unwrap();
         assert_eq!(peppers.versions().collect::<Vec<_>>(), [PepperVersion(10), PepperVersion(9)]);
