@@ -154,13 +154,13 @@ impl Keys {
     }
 
     fn is_up_to_date(&self) -> bool {
-        let now = Instant::now();
         let mut state = self.state();
+        let now = Instant::now();
         let rested = state.asked.replace(now).is_none_or(|asked| now.duration_since(asked) >= IN_USE);
         let fresh = state.freshness.behind(now).is_some_and(|behind| behind <= MOST_BEHIND);
         let is_up_to_date = fresh && state.whole == [true; 2];
         drop(state);
-        if rested {
+        if rested || !fresh {
             self.0.wanted.notify_one();
         }
         is_up_to_date

@@ -54,19 +54,22 @@ pub async fn reconcile(key: Arc<TenantApiKey>, context: Arc<Context>) -> Result<
             Ok(Action::requeue(SOON))
         }
         Err(error) => {
-            if !error.is_transient()
-                || context.memory.failures(&key.uid().unwrap_or_default()) + 1 >= TELLING_FAILURE
-            {
-                let status = key.status.clone().unwrap_or_default();
-                let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
-                if let Err(unwritten) =
-                    write(&key, &context, status, outcome, context.dependencies.clock.now()).await
-                {
-                    tracing::debug!(key = key.name_any(), error = %unwritten, "the failure could not be written either");
-                }
-            }
+            tell_failure(&key, &context, &error).await;
             Err(error)
         }
+    }
+}
+
+/// Puts a failure into the key's status, unless it may pass by itself within seconds.
+async fn tell_failure(key: &TenantApiKey, context: &Context, error: &Error) {
+    let failures = context.memory.failures(&key.uid().unwrap_or_default()) + 1;
+    if error.is_transient() && failures < TELLING_FAILURE {
+        return;
+    }
+    let status = key.status.clone().unwrap_or_default();
+    let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
+    if let Err(unwritten) = write(key, context, status, outcome, context.dependencies.clock.now()).await {
+        tracing::debug!(key = key.name_any(), error = %unwritten, "the failure could not be written either");
     }
 }
 
