@@ -43,6 +43,9 @@ pub struct Config {
     /// A catalogue of scenarios (YAML) that jobs may name; taken anew when the file changes.
     #[arg(long, env = "CROFTER_SCENARIOS")]
     pub scenarios: Option<PathBuf>,
+    /// Namespace of the operator's own objects, such as the Secret of the peppers.
+    #[arg(long, env = "CROFTER_NAMESPACE", default_value = names::DEFAULT_NAMESPACE)]
+    pub namespace: String,
     /// Settings that controllers share.
     #[command(flatten)]
     pub settings: Settings,

@@ -33,6 +33,9 @@ pub struct Metrics {
     admissions: Counter<u64, AtomicU64>,
     refusals: Counter<u64, AtomicU64>,
     attempts: Family<Ended, Counter>,
+    authentications: Family<Authenticated, Counter>,
+    key_versions: Gauge<i64, std::sync::atomic::AtomicI64>,
+    keys_issued: Family<Issued, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +57,16 @@ struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ended {
     phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Authenticated {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Issued {
+    cause: &'static str,
 }
 
 impl Default for Metrics {
@@ -88,6 +101,12 @@ impl Default for Metrics {
         );
         let attempts = Family::default();
         registry.register("jobs_ended", "Jobs that came to an end state, or to Retrying", attempts.clone());
+        let authentications = Family::default();
+        registry.register("key_authentications", "API keys presented, by result", authentications.clone());
+        let key_versions = Gauge::default();
+        registry.register("key_versions", "Versions of API keys in the cache", key_versions.clone());
+        let keys_issued = Family::default();
+        registry.register("keys_issued", "Versions of API keys made, by cause", keys_issued.clone());
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -97,6 +116,9 @@ impl Default for Metrics {
             admissions,
             refusals,
             attempts,
+            authentications,
+            key_versions,
+            keys_issued,
         }
     }
 }
@@ -135,6 +157,21 @@ impl Metrics {
     /// Counts a job that came to an end, or whose attempt did.
     pub fn ended(&self, phase: &'static str) {
         self.attempts.get_or_create(&Ended { phase }).inc();
+    }
+
+    /// Counts a key presented; `result` is `ok` or a refusal.
+    pub fn authenticated(&self, result: &'static str) {
+        self.authentications.get_or_create(&Authenticated { result }).inc();
+    }
+
+    /// Shows how many versions of keys the cache holds.
+    pub fn show_key_versions(&self, versions: usize) {
+        self.key_versions.set(i64::try_from(versions).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a version of a key that was made.
+    pub fn key_issued(&self, cause: &'static str) {
+        self.keys_issued.get_or_create(&Issued { cause }).inc();
     }
 
     /// All metrics as OpenMetrics text.

@@ -49,6 +49,22 @@ pub const ANNOTATION_RECONCILE: &str = "crofter.io/reconcile-requested-at";
 /// Annotation: leave this object alone while it is `true`.
 pub const ANNOTATION_PAUSED: &str = "crofter.io/paused";
 
+/// Annotation on a TenantApiKey: rotate it; any value that was not there before does it once.
+pub const ANNOTATION_ROTATE: &str = "crofter.io/rotate-requested-at";
+
+/// Default namespace of the operator's own objects.
+pub const DEFAULT_NAMESPACE: &str = "crofter-system";
+/// The Secret of the peppers, in the operator's namespace.
+pub const PEPPER_SECRET: &str = "crofter-pepper";
+/// Key of a key's Secret: the text.
+pub const SECRET_TOKEN: &str = "token";
+/// Key of a key's Secret: the key id.
+pub const SECRET_KEY_ID: &str = "keyId";
+/// The TenantApiKey, in the operator's namespace, by whose changes it is seen how far the watch of keys is behind.
+pub const KEY_PROBE: &str = "crofter-probe";
+/// Annotation of the probe, which changes each time.
+pub const ANNOTATION_PROBE: &str = "crofter.io/probe";
+
 /// Name of the tenant that the chart creates and that can't be deleted.
 pub const DEFAULT_TENANT: &str = "default";
 /// Default prefix of tenant namespaces.

@@ -24,12 +24,13 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    api_types::{Job, Plans, Scenarios, Tenant},
+    api_types::{Job, Plans, Scenarios, Tenant, TenantApiKey},
     clock::Clock,
     config::{self, Config, Settings},
-    controllers::{attempt, job, node, tenant},
+    controllers::{api_key, attempt, job, node, tenant},
     db::{self, Pool},
     domain::{admission::Dispatcher, worker},
+    keys::{self, Keys, pepper},
     kube_ext::{
         events::Events,
         streams::received,
@@ -40,6 +41,7 @@ use crate::{
     metrics::Metrics,
     mirror::{self, MirrorHandle},
     names,
+    random::Random,
     scheduler::{self, Board, Caches, Changes, Concerned, Scheduler},
     telemetry,
 };
@@ -78,6 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), config.start_limit_seconds);
     assembly.attempts(unreadable, mirror.as_ref());
+    assembly.api_keys(config.namespace);
     let mut parts = assembly.watch_and_serve(listener);
     tokio::select! {
         // First: a controller that ends because it was told to is no failure.
@@ -169,6 +172,7 @@ struct Assembly {
     board: Board,
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
+    keys: Watch<TenantApiKey>,
     pods: Watch<Pod>,
     nodes: Watch<Node>,
     /// Pods of others.
@@ -184,6 +188,7 @@ impl Assembly {
         let elastic: Vec<String> = elastic_pools.iter().map(|pool| names::pool_group(pool)).collect();
         let tenants = everything(&client);
         let jobs = everything(&client);
+        let keys = everything(&client);
         let nodes = everything(&client).with_prepare(node::prepare);
         let ours =
             watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
@@ -204,6 +209,7 @@ impl Assembly {
             board: Board::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
+            keys,
             pods,
             nodes,
             others,
@@ -265,6 +271,7 @@ impl Assembly {
             settings: self.settings.clone(),
             plans: self.plans.clone(),
             jobs: self.caches.jobs.clone(),
+            keys: self.keys.store(),
             pods: self.caches.pods.clone(),
             nodes: self.caches.nodes.clone(),
             ledger: Arc::new(move |namespace| {
@@ -361,10 +368,40 @@ impl Assembly {
         self.parts.controller("attempt controller", run);
     }
 
+    /// The controller of API keys, and the cache by which they are recognised.
+    fn api_keys(&mut self, namespace: String) -> Keys {
+        let mut secret = pepper::watch(&self.client, &namespace);
+        let (known, peppers) = watch::channel(pepper::Known::Nothing);
+        let following = pepper::follow(self.client.clone(), namespace.clone(), secret.subscribe(), known);
+        self.parts.essential("watch of peppers", secret.run());
+        self.parts.essential("peppers", following);
+        let (context, watches) = api_key::prepare(api_key::Dependencies {
+            client: self.client.clone(),
+            keys: self.keys.store(),
+            tenants: self.caches.tenants.clone(),
+            peppers: peppers.clone(),
+            settings: self.settings.clone(),
+            namespace: namespace.clone(),
+            events: self.events.clone(),
+            clock: self.clock.clone(),
+            random: Random::system(),
+            metrics: self.metrics.clone(),
+        });
+        let inputs = api_key::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
+        self.parts
+            .controller("API key controller", api_key::run(context, watches, inputs, self.stop.clone()));
+        let keys = Keys::new(peppers, self.clock.clone(), self.metrics.clone());
+        let inputs = keys::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
+        self.parts.essential("cache of API keys", keys.clone().feed(namespace.clone(), inputs));
+        self.parts.essential("probe of API keys", keys.clone().probe(self.client.clone(), namespace));
+        keys
+    }
+
     fn watch_and_serve(self, listener: TcpListener) -> Parts {
-        let Self { mut parts, tenants, jobs, pods, nodes, others, metrics, board, .. } = self;
+        let Self { mut parts, tenants, jobs, keys, pods, nodes, others, metrics, board, .. } = self;
         parts.essential("watch of tenants", tenants.run());
         parts.essential("watch of jobs", jobs.run());
+        parts.essential("watch of API keys", keys.run());
         parts.essential("watch of pods", pods.run());
         parts.essential("watch of nodes", nodes.run());
         parts.essential("watch of other pods", others.run());

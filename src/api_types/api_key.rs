@@ -1,6 +1,9 @@
 //! `TenantApiKey`: a key with which programs use the REST API as a tenant.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::{
+    ByteString,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::tenant::unobserved;
 
 /// A key with which programs use the REST API as the tenant of this namespace.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "crofter.io",
     version = "v1alpha1",
@@ -26,12 +29,27 @@ use super::tenant::unobserved;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
+    printcolumn(
+        name = "Active",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Active")].status"#
+    ),
     printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt"),
+    printcolumn(name = "Issued", type_ = "date", json_path = ".status.versions[0].createdAt"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Active")].reason"#,
+        priority = 1
+    ),
     printcolumn(name = "Revoked", type_ = "boolean", json_path = ".spec.revoked", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!oldSelf.revoked || self.revoked").message("a revoked key stays revoked: make a new one"))]
+#[x_kube(validation = Rule::new(
+    "has(self.secretName) == has(oldSelf.secretName) && (!has(self.secretName) || self.secretName == oldSelf.secretName)"
+).message("secretName can't change: make a new key"))]
 pub struct TenantApiKeySpec {
     /// Name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,18 +62,21 @@ pub struct TenantApiKeySpec {
     /// From this time on the key is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
-    /// Make a new version after this time, such as `720h`.
+    /// Make a new version after this time, such as `720h`; at least a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]+(h|m|s))+$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m')").message("rotateEvery is at least 1m"))]
     pub rotate_every: Option<String>,
-    /// How long the version before stays valid after a rotation, in seconds, at most 7 days.
+    /// How long the version before stays valid once a rotation has put the new one into the Secret, in seconds, at most 7
+    /// days.
     #[serde(default = "default_overlap")]
     #[schemars(range(min = 0, max = 604_800))]
     pub overlap_seconds: i64,
     /// Refuse the key from now on. Can't be taken back.
     #[serde(default)]
     pub revoked: bool,
-    /// Name of the Secret that receives the key's text; by default the key's own name.
+    /// Name of the Secret that receives the key's text (`data.token`, `data.keyId`); by default the key's own name. Can't
+    /// change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub secret_name: Option<String>,
@@ -92,11 +113,50 @@ pub struct TenantApiKeyStatus {
     /// The generation of the spec that this status speaks of; -1 before the first look.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
-    /// Public id of the newest version: the part of the text before the secret.
+    /// Public id of the version whose text is in the Secret: the part before the last underscore.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
+    /// The versions that are accepted, newest first: what is in the Secret or is about to be, and the one before for as
+    /// long as they overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyId"]))]
+    pub versions: Vec<KeyVersion>,
+    /// The value of the annotation `crofter.io/rotate-requested-at` that the newest version answers (a long one as its
+    /// hash); any other value asks for a rotation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub last_rotate_request: Option<String>,
     /// Ready; Reconciling and Stalled only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A version of a key: what is needed to recognise its text, and nothing that helps to make it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyVersion {
+    /// Its public id.
+    #[schemars(regex(pattern = r"^[0-9A-Za-z]{12}$"))]
+    pub key_id: String,
+    /// Its keyed hashes: one under the pepper in force, and one under the pepper before while that is being replaced.
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pepper"]))]
+    pub macs: Vec<KeyMac>,
+    /// When it was made.
+    pub created_at: Time,
+    /// From this time on it is refused; a version that was not replaced has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<Time>,
+}
+
+/// HMAC-SHA256 of key id and secret under a pepper.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyMac {
+    /// The number of the pepper, from 1.
+    #[schemars(range(min = 1, max = 4_294_967_295_i64))]
+    pub pepper: i64,
+    /// The hash, in base64.
+    #[schemars(with = "String", length(max = 44), extend("format" = "byte"))]
+    pub mac: ByteString,
 }

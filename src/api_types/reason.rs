@@ -79,6 +79,26 @@ pub enum Reason {
     /// Names a scenario that is not in the catalogue.
     UnknownScenario,
 
+    // --- of keys
+    /// A version of the key is in its Secret.
+    KeyIssued,
+    /// A version of the key is being made.
+    KeyIssuing,
+    /// The key is accepted.
+    KeyAccepted,
+    /// A version of the key has taken the place of another.
+    KeyRotated,
+    /// `spec.revoked`.
+    KeyRevoked,
+    /// `spec.expiresAt` of the key has passed.
+    KeyExpired,
+    /// The key's Secret is gone, or does not hold its text any more.
+    SecretDamaged,
+    /// A Secret of that name exists and is not the key's.
+    SecretConflict,
+    /// The Secret of the peppers can't be read or holds no pepper.
+    PepperUnusable,
+
     // --- of jobs on their way and ended
     /// In the queue, not judged yet.
     Queued,

@@ -1,6 +1,7 @@
 //! The rules, as plain functions over plain data: no client, no clock, no pool.
 
 pub mod admission;
+pub mod api_key;
 pub mod attempt;
 pub mod fair_share;
 pub mod job_flow;

@@ -13,10 +13,10 @@
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use kube::{
     Api, Resource, ResourceExt,
-    core::{DeserializeGuard, error_boundary::InvalidObject},
+    core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store, store::Writer},
@@ -56,10 +56,12 @@ impl<K: Resource> Clone for Change<K> {
     }
 }
 
+/// What the API server tells, through failures and back-off. Nothing is asked before the first poll.
+type Events<K> = BoxStream<'static, Result<Event<DeserializeGuard<K>>, watcher::Error>>;
+
 /// The watch of one kind before it runs: subscribe first, then [`run`](Self::run) it.
 pub struct Watch<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
-    api: Api<DeserializeGuard<K>>,
-    config: watcher::Config,
+    events: Events<K>,
     prepare: fn(&mut K),
     store: Store<K>,
     writer: Writer<K>,
@@ -73,8 +75,12 @@ where
     /// A watch of what `api` and `config` select.
     #[must_use]
     pub fn new(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
+        Self::fed_by(watcher::watcher(api, config).default_backoff().boxed())
+    }
+
+    fn fed_by(events: Events<K>) -> Self {
         let (store, writer) = reflector::store();
-        Self { api, config, prepare: |_| (), store, writer, subscribers: Vec::new() }
+        Self { events, prepare: |_| (), store, writer, subscribers: Vec::new() }
     }
 
     /// Lets `prepare` change each object before its managed fields are dropped and it enters the cache.
@@ -105,10 +111,9 @@ where
     /// Watches for ever, through failures of the API server (with back-off). Cancel safe.
     pub async fn run(mut self) {
         let kind = K::kind(&());
-        let mut events = watcher::watcher(self.api.clone(), self.config.clone()).default_backoff().boxed();
         let mut relist: Option<Vec<Change<K>>> = None;
         loop {
-            match events.try_next().await {
+            match self.events.try_next().await {
                 Ok(Some(event)) => {
                     for change in self.take(event, &mut relist) {
                         self.tell(change).await;
@@ -201,6 +206,28 @@ where
             }
         }
         self.subscribers.retain(|subscriber| !subscriber.is_closed());
+    }
+}
+
+impl<K> Watch<PartialObjectMeta<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// A watch of the metadata of what `api` and `config` select: the rest does not even leave the API server.
+    ///
+    /// With [`new`](Self::new) it would: kube 5.0 asks for metadata only where the type says so, and a `DeserializeGuard`
+    /// around it does not.
+    #[must_use]
+    pub fn of_metadata(api: Api<PartialObjectMeta<K>>, config: watcher::Config) -> Self {
+        let guarded = |event| match event {
+            Event::Init => Event::Init,
+            Event::InitDone => Event::InitDone,
+            Event::InitApply(object) => Event::InitApply(DeserializeGuard(Ok(object))),
+            Event::Apply(object) => Event::Apply(DeserializeGuard(Ok(object))),
+            Event::Delete(object) => Event::Delete(DeserializeGuard(Ok(object))),
+        };
+        let events = watcher::watcher(api, config).default_backoff();
+        Self::fed_by(events.map_ok(guarded).boxed())
     }
 }
 

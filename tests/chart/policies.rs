@@ -6,7 +6,7 @@ use crofter::{
     api_types::{Job, Tenant},
     names,
 };
-use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -193,4 +193,40 @@ async fn the_operator_reaches_only_tenants_namespaces() {
     let retain = Patch::Merge(json!({"metadata": {"labels": {names::LABEL_TENANT: null}}}));
     namespaces.patch(&name, &PatchParams::default(), &retain).await.unwrap();
     change_refused(&namespaces, &name, &adopt, &message(&name)).await;
+}
+
+/// The operator's role lets it write every Secret; the policy leaves it those of API keys and the one of the peppers.
+#[tokio::test]
+async fn the_operator_writes_only_the_secrets_of_keys() {
+    let cluster = installed().await;
+    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let name = tenant_namespace(&operator, "tenant-secrets").await;
+    let secret = |name: &str, owner: Option<&str>| -> Secret {
+        let owners = owner.map(
+            |kind| json!([{"apiVersion": "crofter.io/v1alpha1", "kind": kind, "name": "ci", "uid": "0b8e9a52"}]),
+        );
+        object(json!({"metadata": {"name": name, "ownerReferences": owners}}))
+    };
+    let only = "Crofter writes only the Secrets of API keys";
+    let ours: Api<Secret> = Api::namespaced(operator.clone(), &name);
+    refused(&ours, &secret("plain", None), only).await;
+    refused(&ours, &secret("plain", Some("Job")), only).await;
+    ours.create(&PostParams::default(), &secret("ci", Some("TenantApiKey"))).await.unwrap();
+    let text = Patch::Merge(json!({"stringData": {"token": "x"}}));
+    ours.patch("ci", &PatchParams::default(), &text).await.unwrap();
+    let theirs: Api<Secret> = Api::namespaced(admin.clone(), &name);
+    theirs.create(&PostParams::default(), &secret("theirs", None)).await.unwrap();
+    change_refused(&ours, "theirs", &text, only).await;
+    let adopt =
+        json!({"metadata": {"ownerReferences": secret("x", Some("TenantApiKey")).metadata.owner_references}});
+    change_refused(&ours, "theirs", &Patch::Merge(adopt), only).await;
+
+    let home: Api<Secret> = Api::namespaced(operator.clone(), NAMESPACE);
+    home.create(&PostParams::default(), &secret(names::PEPPER_SECRET, None)).await.unwrap();
+    let none = format!("Crofter works in tenants' namespaces only, and {NAMESPACE} is none");
+    refused(&home, &secret("another", Some("TenantApiKey")), &none).await;
+    Api::<Secret>::namespaced(admin, NAMESPACE)
+        .delete(names::PEPPER_SECRET, &DeleteParams::default())
+        .await
+        .unwrap();
 }

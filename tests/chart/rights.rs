@@ -62,6 +62,7 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
         ("networkpolicies.networking.k8s.io", children),
         ("rolebindings.rbac.authorization.k8s.io", children),
         ("pods.", children),
+        ("secrets.", "create get list patch watch"),
         ("nodes.", "get list patch watch"),
         ("persistentvolumeclaims.", READ),
         ("events.events.k8s.io", "create patch"),
@@ -74,7 +75,11 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
     assert_eq!(rights(&operator, "kube-system").await, everywhere);
 
     let mut at_home = everywhere;
-    at_home.extend(lines(&[("leases.coordination.k8s.io", "create get patch update")]));
+    at_home.remove("tenantapikeys.crofter.io: get list patch update watch");
+    at_home.extend(lines(&[
+        ("leases.coordination.k8s.io", "create get patch update"),
+        ("tenantapikeys.crofter.io", "create get list patch update watch"),
+    ]));
     assert_eq!(rights(&operator, NAMESPACE).await, at_home);
 }
 

@@ -14,6 +14,7 @@ use std::{
 use crofter::{
     api_types::{Job, JobPhase, Tenant, crd},
     controllers::attempt,
+    names,
 };
 use crofter_test_cluster::{
     Builder, Cluster, NodeSpec,
@@ -21,7 +22,9 @@ use crofter_test_cluster::{
     wait,
 };
 use jiff::Timestamp;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -56,7 +59,7 @@ impl World {
         world
     }
 
-    /// Starts a cluster with the CRDs. Where it has no Postgres, the operator gets no database. Blocks.
+    /// Starts a cluster with the CRDs and the operator's namespace. Where it has no Postgres, the operator gets no database. Blocks.
     pub fn without_operator(builder: Builder) -> Self {
         let cluster = builder.start().expect("starting the cluster");
         on_a_runtime(async {
@@ -66,6 +69,9 @@ impl World {
                 api.create(&PostParams::default(), &crd).await.unwrap();
                 await_condition(api, &crd.name_any(), conditions::is_crd_established()).await.unwrap();
             }
+            let home: Namespace =
+                serde_json::from_value(json!({"metadata": {"name": names::DEFAULT_NAMESPACE}})).unwrap();
+            Api::all(client).create(&PostParams::default(), &home).await.unwrap();
         });
         Self::on(cluster)
     }

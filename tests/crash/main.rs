@@ -17,6 +17,7 @@ mod every_write;
 mod faults;
 mod history;
 mod hour;
+mod keys;
 mod kills;
 mod kstatus;
 mod kubelet;

@@ -11,6 +11,7 @@ mod common;
 mod bad_input;
 mod isolation;
 mod jobs;
+mod keys;
 mod moves;
 mod quotas;
 mod scenarios;

@@ -1,6 +1,6 @@
 //! The end of a tenant, step by step, each repeatable and none waiting inside.
 //!
-//! Cancel the jobs, wait for their pods to be gone, wait for the workers to be released, take the namespace down (or,
+//! Cancel the jobs, wait for their pods to be gone, revoke the API keys, wait for the workers to be released, take the namespace down (or,
 //! on Retain, leave it without anything of ours). It needs nothing of the spec but the deletion policy, so a tenant
 //! whose spec is not understood any more can go as well.
 
@@ -19,7 +19,7 @@ use super::{
     validate::Owner,
 };
 use crate::{
-    api_types::Job,
+    api_types::{Job, TenantApiKey},
     domain::{
         attempt::{self, Observed},
         job_state::is_terminal,
@@ -65,6 +65,9 @@ pub(super) async fn advance(context: &Context, leaving: &Leaving) -> Result<Prog
     if let Some(message) = pods_left(context, owner) {
         return Ok(Progress::Waiting { step: "pods", message });
     }
+    if let Found::Ours(_) = found {
+        revoke_keys(context, owner).await?;
+    }
     if let Some(message) = workers_left(context, owner).filter(|_| *wait_for_workers) {
         return Ok(Progress::Waiting { step: "workers", message });
     }
@@ -108,6 +111,27 @@ async fn cancel_jobs(context: &Context, owner: &Owner) -> Result<(), CallError> 
         }
     };
     stream::iter(due).map(cancel).buffer_unordered(CANCELS).try_collect().await
+}
+
+/// Revokes the keys, which also a namespace that stays leaves without effect. Until then a key reads how its jobs end.
+async fn revoke_keys(context: &Context, owner: &Owner) -> Result<(), CallError> {
+    let keys = context.dependencies.keys.state();
+    let due = keys
+        .into_iter()
+        .filter(|key| key.namespace().as_ref() == Some(&owner.namespace) && !key.spec.revoked);
+    let api: Api<TenantApiKey> = Api::namespaced(context.dependencies.client.clone(), &owner.namespace);
+    for key in due {
+        let name = key.name_any();
+        tracing::info!(key = name, namespace = owner.namespace, "deletion: revoking a key");
+        let patch = json!({"metadata": {"uid": key.uid()}, "spec": {"revoked": true}});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        match within_opt(format!("revoking TenantApiKey {name}"), api.patch(&name, &params, &patch)).await {
+            // Another key has taken the name; the next pass sees it.
+            Err(error) if error.is_conflict() => (),
+            other => drop(other?),
+        }
+    }
+    Ok(())
 }
 
 /// Pods that may still run, or whose use is not counted yet. Those that ended for good go with the namespace.

@@ -51,7 +51,7 @@ use self::{
 };
 use crate::{
     api_types::{
-        Job, Plans, Tenant,
+        Job, Plans, Tenant, TenantApiKey,
         tenant::{JobWindow, TenantUsage},
     },
     clock::Clock,
@@ -108,6 +108,8 @@ pub struct Dependencies {
     pub plans: watch::Receiver<Arc<Plans>>,
     /// All Jobs.
     pub jobs: Store<Job>,
+    /// All API keys.
+    pub keys: Store<TenantApiKey>,
     /// All pods of Jobs.
     pub pods: Store<Pod>,
     /// All nodes.
@@ -268,10 +270,11 @@ async fn logged<K: Resource, E: std::error::Error + 'static>(
 
 /// Waits until every cache has been filled once; false when a watch has ended.
 async fn caches_ready(context: &Context) -> bool {
-    let Dependencies { jobs, pods, nodes, .. } = &context.dependencies;
+    let Dependencies { jobs, keys, pods, nodes, .. } = &context.dependencies;
     let Known { quotas, limits, policies, accounts, bindings } = &context.known;
     let ready = future::join_all([
         until_whole(jobs).boxed(),
+        until_whole(keys).boxed(),
         until_whole(pods).boxed(),
         until_whole(nodes).boxed(),
         until_whole(quotas).boxed(),

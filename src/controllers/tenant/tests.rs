@@ -31,6 +31,7 @@ struct Bench {
     fake: Fake,
     context: Arc<Context>,
     jobs: Writer<Job>,
+    keys: Writer<TenantApiKey>,
     pods: Writer<Pod>,
     nodes: Writer<Node>,
     bindings: Writer<PartialObjectMeta<RoleBinding>>,
@@ -44,6 +45,7 @@ fn bench() -> Bench {
     let ledger = Arc::new(Mutex::new(None));
     let now = Arc::new(Mutex::new("2030-01-01T00:00:00Z".parse().unwrap()));
     let (jobs_store, jobs) = reflector::store();
+    let (keys_store, keys) = reflector::store();
     let (pods_store, pods) = reflector::store();
     let (nodes_store, nodes) = reflector::store();
     let (bindings_store, bindings) = reflector::store();
@@ -57,6 +59,7 @@ fn bench() -> Bench {
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         plans,
         jobs: jobs_store,
+        keys: keys_store,
         pods: pods_store,
         nodes: nodes_store,
         ledger: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
@@ -75,7 +78,7 @@ fn bench() -> Bench {
         memory: Arc::default(),
         unreadable: unreadable_ext::cache().0,
     });
-    Bench { fake, context, jobs, pods, nodes, bindings, quotas, ledger, now }
+    Bench { fake, context, jobs, keys, pods, nodes, bindings, quotas, ledger, now }
 }
 
 impl Bench {

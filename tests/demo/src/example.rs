@@ -10,6 +10,8 @@ const ENDS: &str = "example.crofter.io/ends";
 
 /// The tenants.
 pub(crate) const TENANTS: &str = "examples/tenants.yaml";
+/// A key of one of them.
+pub(crate) const KEYS: &str = "examples/keys.yaml";
 /// The catalogue that some of their jobs are made from.
 pub(crate) const SCENARIOS: &str = "examples/scenarios.yaml";
 /// Their jobs.

@@ -64,12 +64,15 @@ impl Stage {
         &self.setting
     }
 
-    /// From an empty cluster to two tenants that have workers: nodes, CRDs, the operator, tenants, labels.
+    /// From an empty cluster to two tenants that have workers: nodes, CRDs, the operator, tenants, a key, labels.
     pub(crate) async fn set_up(&mut self, operator: &Path) -> anyhow::Result<()> {
         self.add_nodes().await?;
         self.install_crds("crds").await?;
+        // Where a chart would be installed; the peppers of keys are kept there.
+        self.kubectl(&["create", "namespace", names::DEFAULT_NAMESPACE]).await?;
         self.start_operator(operator)?;
         self.apply_tenants().await?;
+        self.apply_keys().await?;
         self.label_workers().await
     }
 
@@ -112,6 +115,13 @@ impl Stage {
     async fn apply_tenants(&self) -> anyhow::Result<()> {
         self.kubectl(&["apply", "--filename", example::TENANTS]).await?;
         self.kubectl(&["wait", "--for=condition=Ready", "tenants.crofter.io", "--all", "--timeout=60s"]).await
+    }
+
+    /// Applies the example key and waits until its Secret holds its text.
+    async fn apply_keys(&self) -> anyhow::Result<()> {
+        self.kubectl(&["apply", "--filename", example::KEYS]).await?;
+        let all = ["--all", "--all-namespaces", "--timeout=60s"];
+        self.kubectl(&[["wait", "--for=condition=Ready", "tenantapikeys"].as_slice(), &all].concat()).await
     }
 
     /// Applies the example jobs.

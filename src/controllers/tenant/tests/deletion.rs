@@ -21,6 +21,13 @@ fn job(name: &str, namespace: &str, phase: &str, canceled: bool) -> Value {
     })
 }
 
+fn key(name: &str, namespace: &str, revoked: bool) -> Value {
+    json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey",
+        "metadata": {"name": name, "namespace": namespace, "uid": format!("of-{name}")}, "spec": {"revoked": revoked},
+    })
+}
+
 #[tokio::test]
 async fn a_tenant_is_taken_down_step_by_step() {
     let mut bench = bench();
@@ -34,6 +41,11 @@ async fn a_tenant_is_taken_down_step_by_step() {
     put(&mut bench.jobs, job("foreign", "tenant-other", "Running", false));
     put(&mut bench.pods, json!({"metadata": {"name": "p", "namespace": "tenant-acme", "labels": own()}}));
     put(&mut bench.nodes, json!({"metadata": {"name": "n", "labels": {names::NODE_ADMITTED: "acme"}}}));
+    let key_at = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/tenantapikeys/ci";
+    bench.fake.put(key_at, key("ci", "tenant-acme", false));
+    put(&mut bench.keys, key("ci", "tenant-acme", false));
+    put(&mut bench.keys, key("old", "tenant-acme", true));
+    put(&mut bench.keys, key("foreign", "tenant-other", false));
 
     let (action, calls) = bench.pass().await;
     assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(30)));
@@ -53,7 +65,10 @@ async fn a_tenant_is_taken_down_step_by_step() {
     assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE], "still waiting: nothing to say");
 
     drop_all(&mut bench.pods);
-    assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE, STATUS]);
+    let (_, calls) = bench.pass().await;
+    assert_eq!(outline(&calls), [GET_NAMESPACE, &format!("PATCH {key_at}"), STATUS]);
+    assert_eq!(calls[1].body, json!({"metadata": {"uid": "of-ci"}, "spec": {"revoked": true}}));
+    put(&mut bench.keys, key("ci", "tenant-acme", true));
     assert_eq!(bench.message("Reconciling"), "waiting for workers to be released: 1 (n)");
 
     // The label goes first, the taint when the last pod has left.

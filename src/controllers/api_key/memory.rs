@@ -1,0 +1,130 @@
+//! What the controller remembers from one pass over a key to the next, by the key's UID.
+//!
+//! All of it may be lost at any time: a text that was not delivered is then replaced by a new one, and a Secret is read
+//! once more. A text is remembered only from the write of its hash until that of its Secret.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kube::ResourceExt;
+use sha2::{Digest, Sha256};
+
+use crate::{api_types::TenantApiKey, domain::api_key::Key};
+
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Entry {
+    /// The text that is on its way into the Secret.
+    at_hand: Option<Key>,
+    /// The version of the Secret that was read, and the id of the version whose text it holds.
+    verified: Option<(String, String)>,
+    failures: u32,
+}
+
+/// By UID of key.
+#[derive(Default)]
+pub(super) struct Memory(Mutex<HashMap<String, Entry>>);
+
+impl Memory {
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        // Each method leaves the map whole, so a poisoned lock holds nothing broken.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A version was made, and its hash written.
+    pub(super) fn hold(&self, uid: &str, text: Key) {
+        self.entries().entry(uid.to_owned()).or_default().at_hand = Some(text);
+    }
+
+    /// The text on its way, if it is that of this version.
+    pub(super) fn at_hand(&self, uid: &str, key_id: &str) -> Option<Key> {
+        let entries = self.entries();
+        entries.get(uid)?.at_hand.as_ref().filter(|text| text.id().as_str() == key_id).cloned()
+    }
+
+    /// The Secret of this version holds the text of this one, which is not on its way any more.
+    pub(super) fn verified(&self, uid: &str, secret_version: String, key_id: &str) {
+        let mut entries = self.entries();
+        let entry = entries.entry(uid.to_owned()).or_default();
+        entry.verified = Some((secret_version, key_id.to_owned()));
+        entry.at_hand = None;
+    }
+
+    /// Whether the Secret in this version is known to hold the text of this version of the key.
+    pub(super) fn is_verified(&self, uid: &str, secret_version: &str, key_id: &str) -> bool {
+        let known = |entry: &Entry| {
+            entry.verified.as_ref().is_some_and(|(secret, id)| secret == secret_version && id == key_id)
+        };
+        self.entries().get(uid).is_some_and(known)
+    }
+
+    /// How many passes have failed since the last good one.
+    pub(super) fn failures(&self, uid: &str) -> u32 {
+        self.entries().get(uid).map_or(0, |entry| entry.failures)
+    }
+
+    /// A pass failed; says how long to wait: min(1 s x 2^n, 1 min), less up to a quarter of jitter.
+    pub(super) fn failed(&self, uid: &str) -> Duration {
+        let failures = {
+            let mut entries = self.entries();
+            let entry = entries.entry(uid.to_owned()).or_default();
+            entry.failures = entry.failures.saturating_add(1);
+            entry.failures
+        };
+        let full = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_BACKOFF);
+        // A function of UID and number: keys that failed together do not come back together.
+        let jitter = u32::from(Sha256::digest(format!("{uid}/{failures}"))[0]);
+        full - full * jitter / (4 * 256)
+    }
+
+    /// A pass reached its end.
+    pub(super) fn succeeded(&self, uid: &str) {
+        if let Some(entry) = self.entries().get_mut(uid) {
+            entry.failures = 0;
+        }
+    }
+
+    /// The key is gone, or ended.
+    pub(super) fn forget(&self, key: &TenantApiKey) {
+        self.entries().remove(&key.uid().unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::api_key::Seed;
+
+    #[test]
+    fn a_text_is_there_until_it_was_delivered_and_only_for_its_version() {
+        let seed = Seed::of(|bytes| {
+            bytes.fill(3);
+            Ok::<_, ()>(())
+        });
+        let text = Key::new(&seed.unwrap());
+        let id = text.id().to_string();
+        let memory = Memory::default();
+        memory.hold("u", text);
+        assert!(memory.at_hand("u", "another").is_none() && memory.at_hand("v", &id).is_none());
+        assert!(memory.at_hand("u", &id).is_some());
+        memory.verified("u", "7".into(), &id);
+        assert!(memory.at_hand("u", &id).is_none());
+        assert!(memory.is_verified("u", "7", &id));
+        assert!(!memory.is_verified("u", "8", &id) && !memory.is_verified("u", "7", "another"));
+    }
+
+    #[test]
+    fn backoff_grows_to_a_minute_and_starts_anew_after_success() {
+        let memory = Memory::default();
+        let waits: Vec<Duration> = (0..12).map(|_| memory.failed("a")).collect();
+        assert!(waits[0] <= FIRST_BACKOFF && waits[0] > FIRST_BACKOFF * 3 / 4, "{waits:?}");
+        assert!(waits[11] <= LONGEST_BACKOFF && waits[11] > LONGEST_BACKOFF * 3 / 4, "{waits:?}");
+        memory.succeeded("a");
+        assert!(memory.failed("a") <= FIRST_BACKOFF);
+    }
+}

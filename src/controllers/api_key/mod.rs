@@ -1,0 +1,201 @@
+//! The API key controller: gives each [`TenantApiKey`] a text in a Secret, and keeps in its status what that text is
+//! recognised by; rotates, restores and ends it.
+//!
+//! What is to happen is `domain::api_key::lifecycle`'s; a pass finds out what there is (`secret`), checks it (`validate`),
+//! builds (`build`), writes, and says how the key stands (`status`).
+//!
+//! Guarantees: the text of a key is in its Secret, for a moment in this process's memory, and nowhere else; a Secret that
+//! is not the key's is never changed; wherever the process is killed, the next one leaves a Secret that opens, and at most
+//! two versions that do.
+
+mod build;
+mod memory;
+mod reconcile;
+mod secret;
+mod status;
+mod triggers;
+mod unreadable;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, sync::Arc};
+
+use futures::{FutureExt, StreamExt, future};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client,
+    core::PartialObjectMeta,
+    runtime::{
+        Controller, controller,
+        reflector::{Store, store::Writer},
+        watcher,
+    },
+};
+use tokio::sync::{mpsc, watch};
+
+pub use reconcile::{error_policy, reconcile};
+
+use self::memory::Memory;
+use crate::{
+    api_types::{Tenant, TenantApiKey},
+    clock::Clock,
+    config::Settings,
+    keys::pepper,
+    kube_ext::{
+        CallError,
+        events::Events,
+        status::StatusError,
+        streams::received,
+        unreadable::{Meta, Unreadable, cache, sort},
+        watch::{Change, Watch, until_whole, whole_before},
+    },
+    metrics::Metrics,
+    names,
+    random::{self, Random},
+};
+
+/// Passes at once.
+const CONCURRENCY: u16 = 8;
+/// Room between the keys' watch and the two controllers.
+const CHANNEL: usize = 64;
+
+/// What is known of a key's Secret without its content, which no cache holds.
+type SecretMeta = PartialObjectMeta<Secret>;
+
+/// What the controller needs from the rest of the operator.
+pub struct Dependencies {
+    /// The API server.
+    pub client: Client,
+    /// All keys.
+    pub keys: Store<TenantApiKey>,
+    /// All tenants.
+    pub tenants: Store<Tenant>,
+    /// The peppers in force.
+    pub peppers: watch::Receiver<pepper::Known>,
+    /// What the administrator set.
+    pub settings: Settings,
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// For people.
+    pub events: Events,
+    /// The time of day.
+    pub clock: Clock,
+    /// What keys are made of.
+    pub random: Random,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// What a pass works with.
+pub struct Context {
+    dependencies: Dependencies,
+    secrets: Store<SecretMeta>,
+    unreadable: Unreadable<TenantApiKey>,
+    memory: Memory,
+}
+
+/// Why a pass did not reach its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the API server failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The status was not written.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// No randomness to make a key of.
+    #[error("making a key: {0}")]
+    Random(#[from] random::Unavailable),
+    /// There is no pepper, and none could be made.
+    #[error(transparent)]
+    Pepper(#[from] pepper::Error),
+}
+
+impl Error {
+    /// A word from a closed list, for metrics.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Call(error)
+            | Self::Status(StatusError::Call(error))
+            | Self::Pepper(pepper::Error::Call(error)) => error.category(),
+            Self::Status(StatusError::Serialise(_)) => "serialise",
+            Self::Random(_) | Self::Pepper(pepper::Error::Random(_)) => "random",
+        }
+    }
+
+    /// It may well pass by itself within seconds.
+    fn is_transient(&self) -> bool {
+        matches!(self.category(), "timeout" | "unreachable" | "throttled" | "server_error")
+    }
+
+    /// What was looked at is not the newest: look again, nothing is wrong.
+    fn is_conflict(&self) -> bool {
+        self.category() == "conflict"
+    }
+}
+
+/// What the controller listens to.
+pub struct Inputs {
+    /// Changes of keys.
+    pub keys: mpsc::Receiver<Change<TenantApiKey>>,
+    /// Changes of tenants.
+    pub tenants: mpsc::Receiver<Change<Tenant>>,
+}
+
+/// The controller's own watch and cache. Made with the [`Context`] and consumed by [`run`].
+pub struct Watches {
+    secrets: Watch<SecretMeta>,
+    unreadable: Writer<Meta<TenantApiKey>>,
+}
+
+/// Makes the context, and the watch that feeds it.
+#[must_use]
+pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
+    let (unreadable, writer) = cache();
+    let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
+    let secrets = Watch::of_metadata(Api::all(dependencies.client.clone()), ours);
+    let context = Context { secrets: secrets.store(), dependencies, unreadable, memory: Memory::default() };
+    (Arc::new(context), Watches { secrets, unreadable: writer })
+}
+
+/// Runs the controller until `shutdown`, and then until the passes under way have finished.
+pub async fn run(
+    context: Arc<Context>,
+    watches: Watches,
+    inputs: Inputs,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let Watches { mut secrets, unreadable } = watches;
+    let shutdown = shutdown.boxed().shared();
+    let (readable, objects) = mpsc::channel(CHANNEL);
+    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let forgetful = Arc::clone(&context);
+    let sorting =
+        sort(inputs.keys, unreadable, readable, not_readable, move |key| forgetful.memory.forget(key));
+    let Dependencies { keys, tenants, peppers, .. } = &context.dependencies;
+    let controller = Controller::for_shared_stream(received(objects), keys.clone())
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(triggers::secrets(secrets.subscribe_objects()))
+        .reconcile_on(triggers::tenants(inputs.tenants, keys.clone()))
+        .reconcile_all_on(crate::kube_ext::streams::replaced(peppers.clone()))
+        .graceful_shutdown_on(shutdown.clone())
+        .run(reconcile, error_policy, Arc::clone(&context))
+        .for_each(|_| future::ready(()));
+    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+        .graceful_shutdown_on(shutdown.clone())
+        .run(unreadable::reconcile, |_, error, _| reconcile::retry(error), Arc::clone(&context))
+        .for_each(|_| future::ready(()));
+    let whole = async {
+        until_whole(keys).await && until_whole(tenants).await && until_whole(&context.secrets).await
+    };
+    let passes = async {
+        if whole_before(whole, shutdown).await {
+            future::join(controller, second).await;
+        }
+    };
+    let endless = future::join(secrets.run(), sorting).then(|_| future::pending::<()>());
+    future::select(Box::pin(passes), Box::pin(endless)).await;
+}

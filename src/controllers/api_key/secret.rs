@@ -1,0 +1,117 @@
+//! First and fourth step: the key's Secret as it is, and the text that goes into it.
+//!
+//! A Secret is the key's when the API server has its owner reference with the key's UID. It is made by `create`, which
+//! fails where one exists, and changed under the UID and version that were read, so that no race lets a foreign one
+//! be touched or a change be lost. What else is in it (other entries, labels, annotations) stays.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    runtime::reflector::ObjectRef,
+};
+use serde_json::json;
+
+use super::{Context, build, validate::Validated};
+use crate::{
+    api_types::api_key::KeyVersion,
+    domain::api_key::{
+        Key, Peppers,
+        lifecycle::{self, Stored},
+    },
+    kube_ext::{CallError, call::within_opt, within},
+    names,
+};
+
+/// What was found under the name of a key's Secret.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) stored: Stored,
+    /// The text in it, where it was read and is one of the key's.
+    pub(super) text: Option<Key>,
+    /// UID and version of a Secret that is the key's.
+    place: Option<(String, String)>,
+}
+
+/// Looks at the Secret. It is read only when it is not known from before to hold the newest text.
+pub(super) async fn find(
+    context: &Context,
+    valid: &Validated,
+    versions: &[KeyVersion],
+    peppers: &Peppers,
+) -> Result<Found, CallError> {
+    let reference = ObjectRef::new(&valid.secret_name).within(&valid.namespace);
+    let cached = context.secrets.get(&reference);
+    if let (Some(newest), Some(cached)) = (versions.first(), cached)
+        && let Ok(id) = newest.key_id.parse()
+        && lifecycle::is_hashed(newest, peppers)
+        && let (Some(uid), Some(version)) = (cached.uid(), cached.resource_version())
+        && context.memory.is_verified(&valid.uid, &version, &newest.key_id)
+    {
+        return Ok(Found { stored: Stored::Holds(id), text: None, place: Some((uid, version)) });
+    }
+    let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
+    let what = format!("reading Secret {}", valid.secret_name);
+    let found = within_opt(what, api.get(&valid.secret_name)).await?;
+    Ok(judge(found.as_ref(), valid, versions, peppers, context))
+}
+
+fn judge(
+    found: Option<&Secret>,
+    valid: &Validated,
+    versions: &[KeyVersion],
+    peppers: &Peppers,
+    context: &Context,
+) -> Found {
+    let Some(secret) = found else {
+        return Found { stored: Stored::Absent, text: None, place: None };
+    };
+    if secret.owner_references().iter().all(|owner| owner.uid != valid.uid) {
+        return Found { stored: Stored::Foreign, text: None, place: None };
+    }
+    let place = secret.uid().zip(secret.resource_version());
+    let entry = secret.data.as_ref().and_then(|data| data.get(names::SECRET_TOKEN));
+    let text = entry.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).and_then(|t| Key::parse(t).ok());
+    let text = text.filter(|text| versions.iter().any(|v| lifecycle::recognises(v, text, peppers)));
+    let Some(text) = text else {
+        return Found { stored: Stored::Damaged, text: None, place };
+    };
+    if let Some((_, version)) = &place
+        && versions.first().is_some_and(|newest| newest.key_id == text.id().as_str())
+    {
+        context.memory.verified(&valid.uid, version.clone(), text.id().as_str());
+    }
+    Found { stored: Stored::Holds(text.id()), text: Some(text), place }
+}
+
+/// Puts a text into the Secret.
+///
+/// # Errors
+/// [`CallError`]; a conflict (409) means that the Secret is not as it was found.
+pub(super) async fn write(
+    context: &Context,
+    valid: &Validated,
+    found: &Found,
+    text: &Key,
+) -> Result<(), CallError> {
+    let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
+    let secret = build::secret(valid, text);
+    let version = match &found.place {
+        None => {
+            let what = format!("creating Secret {}", valid.secret_name);
+            within(what, api.create(&PostParams::default(), &secret)).await?.resource_version()
+        }
+        Some((uid, version)) => {
+            let labels = secret.metadata.labels;
+            let patch = json!({
+                "metadata": {"uid": uid, "resourceVersion": version, "labels": labels},
+                "data": secret.data,
+            });
+            let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+            let call = api.patch_metadata(&valid.secret_name, &params, &patch);
+            within(format!("writing Secret {}", valid.secret_name), call).await?.resource_version()
+        }
+    };
+    context.memory.verified(&valid.uid, version.unwrap_or_default(), text.id().as_str());
+    Ok(())
+}

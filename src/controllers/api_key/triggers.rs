@@ -1,0 +1,112 @@
+//! What makes a pass over a key due, beside a change of the key itself.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures::{Stream, StreamExt, stream};
+use kube::{
+    Resource, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::sync::mpsc;
+
+use super::SecretMeta;
+use crate::{
+    api_types::{Tenant, TenantApiKey},
+    domain::tenant_state,
+    kube_ext::{streams::received, watch::Change},
+};
+
+/// A Secret came, changed or went: its key looks at it.
+pub(super) fn secrets(
+    secrets: impl Stream<Item = Arc<SecretMeta>> + Send + 'static,
+) -> impl Stream<Item = ObjectRef<TenantApiKey>> + Send + 'static {
+    secrets.filter_map(|secret| std::future::ready(owner(&secret)))
+}
+
+fn owner(secret: &SecretMeta) -> Option<ObjectRef<TenantApiKey>> {
+    let (kind, version) = (TenantApiKey::kind(&()), TenantApiKey::api_version(&()));
+    let owner = secret.owner_references().iter().find(|o| o.kind == kind && o.api_version == version)?;
+    Some(ObjectRef::new(&owner.name).within(&secret.namespace()?))
+}
+
+/// The keys in the namespace of each tenant that came, went, began to go, or got its namespace. What else its status says
+/// (usage, every few seconds) concerns no key.
+pub(super) fn tenants(
+    changes: mpsc::Receiver<Change<Tenant>>,
+    keys: Store<TenantApiKey>,
+) -> impl Stream<Item = ObjectRef<TenantApiKey>> + Send + 'static {
+    let mut seen: HashMap<String, (String, String, bool)> = HashMap::new();
+    received(changes).flat_map(move |change| {
+        let (tenant, exists) = match change {
+            Change::Applied(tenant) => (tenant, true),
+            Change::Deleted(tenant) => (tenant, false),
+            Change::Invalid(_) | Change::Synced => return stream::iter(Vec::new()),
+        };
+        let namespace =
+            tenant.status.as_ref().and_then(|status| status.namespace.clone()).unwrap_or_default();
+        let now = (tenant.uid().unwrap_or_default(), namespace, tenant_state::terminating(&tenant));
+        let name = tenant.name_any();
+        let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
+        let concerned = if exists && before.as_ref() == Some(&now) {
+            Vec::new()
+        } else {
+            let namespaces = [Some(now.1), before.map(|(_, namespace, _)| namespace)];
+            keys.state_filter(|key| namespaces.contains(&key.namespace()))
+        };
+        stream::iter(concerned.iter().map(|key| ObjectRef::from_obj(&**key)).collect::<Vec<_>>())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kube_ext::mock;
+
+    #[tokio::test]
+    async fn a_secret_wakes_the_key_that_owns_it() {
+        let secret = |owners: Value| -> Arc<SecretMeta> {
+            let metadata = json!({"name": "s", "namespace": "tenant-acme", "ownerReferences": owners});
+            let whole = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
+            Arc::new(serde_json::from_value(whole).unwrap())
+        };
+        let owner =
+            |kind: &str| json!({"apiVersion": "crofter.io/v1alpha1", "kind": kind, "name": "ci", "uid": "k"});
+        let all = [json!([]), json!([owner("Job")]), json!([owner("Job"), owner("TenantApiKey")])];
+        let woken: Vec<_> = secrets(stream::iter(all.map(secret))).collect().await;
+        assert_eq!(woken, [ObjectRef::new("ci").within("tenant-acme")]);
+    }
+
+    #[tokio::test]
+    async fn keys_look_again_when_their_tenant_is_another() {
+        let (keys, mut writer) = mock::cache();
+        for (name, namespace) in [("a", "tenant-acme"), ("b", "tenant-acme"), ("c", "tenant-other")] {
+            let metadata = json!({"name": name, "namespace": namespace});
+            mock::put(
+                &mut writer,
+                json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": metadata, "spec": {}}),
+            );
+        }
+        let tenant = |uid: &str, namespace: Value, jobs: u32| {
+            let whole = json!({
+                "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": uid}, "spec": {},
+                "status": {"namespace": namespace, "usage": {"activeJobs": jobs}},
+            });
+            Change::Applied(Arc::new(serde_json::from_value(whole).unwrap()))
+        };
+        let (sender, receiver) = mpsc::channel(8);
+        let at = || json!("tenant-acme");
+        for change in
+            [tenant("1", json!(null), 0), tenant("1", at(), 0), tenant("1", at(), 1), tenant("2", at(), 1)]
+        {
+            sender.send(change).await.unwrap();
+        }
+        let Change::Applied(gone) = tenant("2", at(), 2) else { unreachable!() };
+        sender.send(Change::Deleted(gone)).await.unwrap();
+        drop(sender);
+        let woken: Vec<_> = tenants(receiver, keys).map(|key| key.name).collect().await;
+        assert_eq!(woken.len(), 6, "when it got its namespace, was another, and went: {woken:?}");
+        assert!(woken.iter().all(|name| name != "c"));
+    }
+}

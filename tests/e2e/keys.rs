@@ -1,0 +1,437 @@
+//! API keys: what becomes of them on the real control plane, and who is let in by the cache that every replica has.
+
+use std::time::Duration;
+
+use crofter::{
+    api_types::{
+        Tenant, TenantApiKey,
+        api_key::{Scope, TenantApiKeyStatus},
+    },
+    clock::Clock,
+    domain::api_key::{Key, Peppers, Seed, lifecycle},
+    keys::{Inputs, Keys, Principal, Refusal, pepper},
+    kube_ext::watch::Watch,
+    metrics::Metrics,
+    names,
+};
+use crofter_test_cluster::wait;
+use k8s_openapi::{
+    ByteString,
+    api::{core::v1::Secret, events::v1::Event},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    runtime::watcher,
+};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::{
+    common::{PATIENCE, Verbs, namespace, now, refusal},
+    world,
+};
+
+/// What the REST server of a replica has: its own watches, and the cache that they feed.
+struct Replica {
+    keys: Keys,
+    _parts: JoinSet<()>,
+}
+
+impl Replica {
+    async fn start(verbs: &Verbs<'_>) -> Self {
+        let home = names::DEFAULT_NAMESPACE.to_owned();
+        let mut objects =
+            Watch::<TenantApiKey>::new(Api::all(verbs.client.clone()), watcher::Config::default());
+        let mut tenants = Watch::<Tenant>::new(Api::all(verbs.client.clone()), watcher::Config::default());
+        let mut secret = pepper::watch(&verbs.client, &home);
+        let (known, peppers) = tokio::sync::watch::channel(pepper::Known::Nothing);
+        let keys = Keys::new(peppers, Clock::system(), Metrics::default());
+        let inputs = Inputs { keys: objects.subscribe(), tenants: tenants.subscribe() };
+        let mut parts = JoinSet::new();
+        parts.spawn(pepper::follow(verbs.client.clone(), home.clone(), secret.subscribe(), known));
+        parts.spawn(keys.clone().feed(home.clone(), inputs));
+        parts.spawn(keys.clone().probe(verbs.client.clone(), home));
+        parts.spawn(objects.run());
+        parts.spawn(tenants.run());
+        parts.spawn(secret.run());
+        assert!(keys.caught_up(PATIENCE).await, "the cache of keys does not catch up");
+        Self { keys, _parts: parts }
+    }
+
+    async fn answer(&self, text: &str) -> Result<Principal, Refusal> {
+        self.keys.principal(text).await
+    }
+
+    /// Waits until a text has this answer.
+    async fn until(&self, text: &str, expected: Result<(), Refusal>) {
+        wait::until(PATIENCE, &format!("{expected:?}"), || async {
+            let answer = self.answer(text).await.map(drop);
+            if answer == expected { Ok(()) } else { Err(answer) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+fn keys(verbs: &Verbs<'_>, tenant: &str) -> Api<TenantApiKey> {
+    verbs.within(&namespace(tenant))
+}
+
+fn secrets(verbs: &Verbs<'_>, tenant: &str) -> Api<Secret> {
+    verbs.within(&namespace(tenant))
+}
+
+async fn make(verbs: &Verbs<'_>, tenant: &str, name: &str, spec: Value) -> Result<TenantApiKey, kube::Error> {
+    let key = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": name}, "spec": spec});
+    verbs.create(&keys(verbs, tenant), &key).await
+}
+
+async fn patch(
+    verbs: &Verbs<'_>,
+    tenant: &str,
+    name: &str,
+    patch: Value,
+) -> Result<TenantApiKey, kube::Error> {
+    keys(verbs, tenant).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+}
+
+async fn rotate(verbs: &Verbs<'_>, tenant: &str, name: &str, word: &str) {
+    let annotations = json!({"metadata": {"annotations": {names::ANNOTATION_ROTATE: word}}});
+    patch(verbs, tenant, name, annotations).await.unwrap();
+}
+
+fn status(key: &TenantApiKey) -> TenantApiKeyStatus {
+    key.status.clone().unwrap_or_default()
+}
+
+fn condition(key: &TenantApiKey, kind: &str) -> String {
+    let all = status(key).conditions;
+    all.iter().find(|c| c.type_ == kind).map(|c| format!("{}/{}", c.status, c.reason)).unwrap_or_default()
+}
+
+fn ids(key: &TenantApiKey) -> Vec<String> {
+    status(key).versions.into_iter().map(|version| version.key_id).collect()
+}
+
+/// Waits for something of a key.
+async fn until_key(
+    verbs: &Verbs<'_>,
+    tenant: &str,
+    name: &str,
+    what: &str,
+    holds: impl Fn(&TenantApiKey) -> bool,
+) -> TenantApiKey {
+    let api = keys(verbs, tenant);
+    wait::until(PATIENCE, &format!("key {tenant}/{name}: {what}"), || async {
+        let key = api.get(name).await.map_err(|e| e.to_string())?;
+        if holds(&key) { Ok(key) } else { Err(format!("{:?}", status(&key))) }
+    })
+    .await
+    .unwrap()
+}
+
+async fn until_ready(verbs: &Verbs<'_>, tenant: &str, name: &str) -> TenantApiKey {
+    until_key(verbs, tenant, name, "Ready", |key| condition(key, "Ready") == "True/KeyIssued").await
+}
+
+/// The text in a key's Secret.
+async fn text(verbs: &Verbs<'_>, tenant: &str, name: &str) -> String {
+    let secret = secrets(verbs, tenant).get(name).await.unwrap();
+    String::from_utf8(secret.data.unwrap()["token"].0.clone()).unwrap()
+}
+
+/// Waits until the Secret holds another text than this, and the key is Ready with it.
+async fn until_other_text(verbs: &Verbs<'_>, tenant: &str, name: &str, before: &str) -> String {
+    let api = secrets(verbs, tenant);
+    let other = wait::until(PATIENCE, "another text in the Secret", || async {
+        let secret = api.get_opt(name).await.map_err(|e| e.to_string())?.ok_or("no Secret")?;
+        let token = secret.data.unwrap_or_default().remove("token").unwrap_or_default();
+        let text = String::from_utf8(token.0).map_err(|e| e.to_string())?;
+        if text != before && Key::parse(&text).is_ok() { Ok(text) } else { Err("the same".to_owned()) }
+    })
+    .await
+    .unwrap();
+    let id = Key::parse(&other).unwrap().id().to_string();
+    let ready = |key: &TenantApiKey| {
+        status(key).key_id.as_deref() == Some(&*id) && condition(key, "Ready") == "True/KeyIssued"
+    };
+    until_key(verbs, tenant, name, "Ready with it", ready).await;
+    other
+}
+
+/// A tenant with a key, its text, and a replica that knows them.
+async fn with_key(verbs: &Verbs<'_>, tenant: &str, spec: Value) -> (Replica, String) {
+    verbs.tenant(tenant, json!({"plan": "basic"})).await;
+    make(verbs, tenant, "ci", spec).await.unwrap();
+    until_ready(verbs, tenant, "ci").await;
+    let (replica, text) = (Replica::start(verbs).await, text(verbs, tenant, "ci").await);
+    replica.until(&text, Ok(())).await;
+    (replica, text)
+}
+
+#[tokio::test]
+async fn a_key_is_issued_and_its_text_is_in_its_secret_and_nowhere_else() {
+    let verbs = world().verbs().await;
+    let (replica, token) = with_key(&verbs, "issued", json!({"scopes": ["jobs:read"]})).await;
+    let said = world()
+        .cluster
+        .kubectl(["-n", "tenant-issued", "wait", "tkey/ci", "--for=condition=Ready", "--timeout=60s"])
+        .await
+        .unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let principal = replica.answer(&token).await.unwrap();
+    let tenant = verbs.all::<Tenant>().get("issued").await.unwrap();
+    assert_eq!((principal.tenant.name.as_str(), &principal.tenant.uid), ("issued", &tenant.uid().unwrap()));
+    assert!(principal.may(Scope::JobsRead) && !principal.may(Scope::JobsWrite));
+
+    let secret = secrets(&verbs, "issued").get("ci").await.unwrap();
+    let key = keys(&verbs, "issued").get("ci").await.unwrap();
+    assert_eq!(secret.data.as_ref().unwrap()["keyId"].0, status(&key).key_id.unwrap().into_bytes());
+    assert_eq!(secret.labels()["crofter.io/tenant-uid"], tenant.uid().unwrap());
+    assert_eq!(secret.owner_references()[0].uid, key.uid().unwrap());
+
+    let forged = Key::new(
+        &Seed::of(|bytes| {
+            bytes.fill(1);
+            Ok::<_, ()>(())
+        })
+        .unwrap(),
+    );
+    assert_eq!(replica.answer(forged.text().expose_secret()).await.unwrap_err(), Refusal::Unknown);
+    assert_eq!(replica.answer(&token[..66]).await.unwrap_err(), Refusal::Malformed);
+
+    let pepper: Secret = verbs.within(names::DEFAULT_NAMESPACE).get(names::PEPPER_SECRET).await.unwrap();
+    let pepper = serde_json::to_value(&pepper.data.unwrap()["v1"]).unwrap();
+    let base64 = serde_json::to_value(ByteString(token.clone().into_bytes())).unwrap();
+    let (pepper, base64) = (pepper.as_str().unwrap(), base64.as_str().unwrap());
+    let events: Api<Event> = verbs.within("tenant-issued");
+    let events = events.list(&ListParams::default()).await.unwrap();
+    assert!(events.items.iter().any(|event| event.reason.as_deref() == Some("KeyIssued")));
+    let mut shown = world().operator_log();
+    shown += &world().ask("/metrics").await.unwrap();
+    shown += &serde_json::to_string(&events.items).unwrap();
+    shown += &serde_json::to_string(&key).unwrap();
+    for canary in [&token, &token[18..61], base64, &base64[24..80], pepper] {
+        assert!(!shown.contains(canary), "a text is where it should not be");
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_overlaps_and_nobody_is_shut_out_meanwhile() {
+    let verbs = world().verbs().await;
+    let (replica, first) = with_key(&verbs, "rotated", json!({"overlapSeconds": 4})).await;
+    rotate(&verbs, "rotated", "ci", "once").await;
+    let begun = Instant::now();
+    let second = until_other_text(&verbs, "rotated", "ci", &first).await;
+    assert_eq!(replica.answer(&second).await.map(drop), Ok(()), "from when it can be read");
+    assert!(begun.elapsed() > Duration::from_secs(4) || replica.answer(&first).await.is_ok());
+    // For a moment it is Expired, until the controller has taken its hash away.
+    replica.until(&first, Err(Refusal::Unknown)).await;
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(replica.answer(&second).await.map(drop), Ok(()));
+    let key = until_key(&verbs, "rotated", "ci", "one version", |key| ids(key).len() == 1).await;
+    assert_eq!(status(&key).last_rotate_request.as_deref(), Some("once"));
+
+    // Read anew before each request, a key that is rotated again and again never fails.
+    patch(&verbs, "rotated", "ci", json!({"spec": {"overlapSeconds": 0}})).await.unwrap();
+    let mut tried = 0;
+    let mut current = second;
+    for round in 0..5 {
+        rotate(&verbs, "rotated", "ci", &format!("round {round}")).await;
+        let before = current.clone();
+        while current == before {
+            current = text(&verbs, "rotated", "ci").await;
+            assert_eq!(replica.answer(&current).await.map(drop), Ok(()), "try {tried}");
+            tried += 1;
+        }
+        until_other_text(&verbs, "rotated", "ci", &before).await;
+    }
+    assert!(tried >= 5);
+}
+
+#[tokio::test]
+async fn a_damaged_or_deleted_secret_gets_a_new_version() {
+    let verbs = world().verbs().await;
+    let (replica, first) = with_key(&verbs, "damaged", json!({})).await;
+    let api = secrets(&verbs, "damaged");
+    let damage = json!({"stringData": {"token": "crft_chosen-by-somebody", "theirs": "stays"}});
+    api.patch("ci", &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
+    let second = until_other_text(&verbs, "damaged", "ci", &first).await;
+    replica.until(&second, Ok(())).await;
+    assert_eq!(replica.answer(&first).await.map(drop), Ok(()), "for the overlap");
+    assert_eq!(api.get("ci").await.unwrap().data.unwrap()["theirs"].0, b"stays");
+
+    api.delete("ci", &DeleteParams::default()).await.unwrap();
+    let third = until_other_text(&verbs, "damaged", "ci", &second).await;
+    replica.until(&third, Ok(())).await;
+    assert_eq!(replica.answer(&second).await.map(drop), Ok(()));
+    replica.until(&first, Err(Refusal::Unknown)).await;
+    assert_eq!(ids(&keys(&verbs, "damaged").get("ci").await.unwrap()).len(), 2);
+}
+
+#[tokio::test]
+async fn a_deleted_key_takes_its_secret_along() {
+    let verbs = world().verbs().await;
+    let (replica, token) = with_key(&verbs, "dropped", json!({})).await;
+    keys(&verbs, "dropped").delete("ci", &DeleteParams::default()).await.unwrap();
+    replica.until(&token, Err(Refusal::Unknown)).await;
+    verbs.until_gone(&secrets(&verbs, "dropped"), "ci").await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_within_a_second_and_for_good() {
+    let verbs = world().verbs().await;
+    let (replica, token) = with_key(&verbs, "revoked", json!({})).await;
+    let mut slowest = Duration::ZERO;
+    for n in 0..10 {
+        let name = format!("k{n}");
+        make(&verbs, "revoked", &name, json!({})).await.unwrap();
+        until_ready(&verbs, "revoked", &name).await;
+        let token = text(&verbs, "revoked", &name).await;
+        replica.until(&token, Ok(())).await;
+        patch(&verbs, "revoked", &name, json!({"spec": {"revoked": true}})).await.unwrap();
+        let begun = Instant::now();
+        while replica.answer(&token).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        slowest = slowest.max(begun.elapsed());
+    }
+    println!("from revoked to refused: {slowest:?} at most, of 10");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+
+    patch(&verbs, "revoked", "ci", json!({"spec": {"revoked": true}})).await.unwrap();
+    let ended = |key: &TenantApiKey| condition(key, "Active") == "False/KeyRevoked" && ids(key).is_empty();
+    let key = until_key(&verbs, "revoked", "ci", "nothing is kept", ended).await;
+    assert_eq!(condition(&key, "Ready"), "True/KeyRevoked");
+    replica.until(&token, Err(Refusal::Unknown)).await;
+    let said = refusal(patch(&verbs, "revoked", "ci", json!({"spec": {"revoked": false}})).await);
+    assert!(said.contains("a revoked key stays revoked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_key_expires_by_itself_and_its_rotations_with_it() {
+    let verbs = world().verbs().await;
+    let (replica, first) = with_key(&verbs, "expired", json!({})).await;
+    let end = now().as_second() + 8;
+    let end = jiff::Timestamp::from_second(end).unwrap();
+    patch(&verbs, "expired", "ci", json!({"spec": {"expiresAt": end.to_string()}})).await.unwrap();
+    rotate(&verbs, "expired", "ci", "before the end").await;
+    let second = until_other_text(&verbs, "expired", "ci", &first).await;
+    let key = keys(&verbs, "expired").get("ci").await.unwrap();
+    assert_eq!(status(&key).versions[1].valid_until.as_ref().unwrap().0, end, "not for the day of overlap");
+    replica.until(&second, Err(Refusal::Expired)).await;
+    assert!(now() >= end);
+    assert_ne!(replica.answer(&first).await.map(drop), Ok(()));
+    until_key(&verbs, "expired", "ci", "Expired", |k| condition(k, "Active") == "False/KeyExpired").await;
+    patch(&verbs, "expired", "ci", json!({"spec": {"expiresAt": null}})).await.unwrap();
+    replica.until(&second, Ok(())).await;
+    replica.until(&first, Err(Refusal::Unknown)).await;
+}
+
+#[tokio::test]
+async fn a_secret_of_somebody_else_is_left_alone() {
+    let verbs = world().verbs().await;
+    verbs.tenant("squatted", json!({"plan": "basic"})).await;
+    let api = secrets(&verbs, "squatted");
+    let theirs: Secret =
+        serde_json::from_value(json!({"metadata": {"name": "ci"}, "stringData": {"token": "mine"}})).unwrap();
+    let theirs = api.create(&PostParams::default(), &theirs).await.unwrap();
+    make(&verbs, "squatted", "ci", json!({})).await.unwrap();
+    let conflict = |key: &TenantApiKey| condition(key, "Stalled") == "True/SecretConflict";
+    let key = until_key(&verbs, "squatted", "ci", "SecretConflict", conflict).await;
+    assert_eq!((condition(&key, "Active").as_str(), ids(&key).len()), ("False/SecretConflict", 0));
+    assert_eq!(api.get("ci").await.unwrap(), theirs);
+    api.delete("ci", &DeleteParams::default()).await.unwrap();
+    until_ready(&verbs, "squatted", "ci").await;
+
+    make(&verbs, "squatted", "named", json!({"secretName": "elsewhere"})).await.unwrap();
+    until_ready(&verbs, "squatted", "named").await;
+    api.get("elsewhere").await.unwrap();
+    let said = refusal(patch(&verbs, "squatted", "named", json!({"spec": {"secretName": "other"}})).await);
+    assert!(said.contains("secretName can't change"), "{said}");
+    let said = refusal(make(&verbs, "squatted", "bad", json!({"rotateEvery": "59s"})).await);
+    assert!(said.contains("rotateEvery is at least 1m"), "{said}");
+    make(&verbs, "squatted", "good", json!({"rotateEvery": "1h30m"})).await.unwrap();
+}
+
+/// The state that a process leaves that is killed between the write of a hash and that of its text.
+#[tokio::test]
+async fn a_hash_without_its_text_gives_way_to_a_new_version() {
+    let verbs = world().verbs().await;
+    let (replica, first) = with_key(&verbs, "killed", json!({})).await;
+    let pause = |word: Value| json!({"metadata": {"annotations": {names::ANNOTATION_PAUSED: word}}});
+    patch(&verbs, "killed", "ci", pause(json!("true"))).await.unwrap();
+    let secret: Secret = verbs.within(names::DEFAULT_NAMESPACE).get(names::PEPPER_SECRET).await.unwrap();
+    let peppers: Peppers = pepper::read(&secret).unwrap();
+    let lost = Key::new(
+        &Seed::of(|bytes| {
+            bytes.fill(42);
+            Ok::<_, ()>(())
+        })
+        .unwrap(),
+    );
+    let mut left = status(&keys(&verbs, "killed").get("ci").await.unwrap());
+    left.versions.insert(0, lifecycle::version(&lost, &peppers, now()).unwrap());
+    let left = Patch::Merge(json!({"status": {"versions": left.versions}}));
+    keys(&verbs, "killed").patch_status("ci", &PatchParams::default(), &left).await.unwrap();
+    patch(&verbs, "killed", "ci", pause(Value::Null)).await.unwrap();
+    let second = until_other_text(&verbs, "killed", "ci", &first).await;
+    replica.until(&second, Ok(())).await;
+    assert_eq!(replica.answer(lost.text().expose_secret()).await.unwrap_err(), Refusal::Unknown);
+    assert_eq!(replica.answer(&first).await.map(drop), Ok(()), "for the overlap");
+}
+
+#[tokio::test]
+async fn a_pepper_is_replaced_without_touching_a_key() {
+    let verbs = world().verbs().await;
+    let (replica, token) = with_key(&verbs, "peppered", json!({})).await;
+    let pepper = ByteString(vec![0x5a; 32]);
+    let api: Api<Secret> = verbs.within(names::DEFAULT_NAMESPACE);
+    let add = Patch::Merge(json!({"data": {"v2": pepper}}));
+    api.patch(names::PEPPER_SECRET, &PatchParams::default(), &add).await.unwrap();
+    let hashed = |key: &TenantApiKey| {
+        status(key).versions[0].macs.iter().map(|mac| mac.pepper).collect::<Vec<_>>() == [2, 1]
+    };
+    until_key(&verbs, "peppered", "ci", "hashed under both", hashed).await;
+    assert_eq!(text(&verbs, "peppered", "ci").await, token);
+    replica.until(&token, Ok(())).await;
+
+    let uid = api.get(names::PEPPER_SECRET).await.unwrap().uid();
+    api.delete(names::PEPPER_SECRET, &DeleteParams::default()).await.unwrap();
+    wait::until(PATIENCE, "the peppers to be put back", || async {
+        let back = api.get_opt(names::PEPPER_SECRET).await.map_err(|e| e.to_string())?.ok_or("none")?;
+        if back.uid() != uid && back.data.unwrap().len() == 2 { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(replica.answer(&token).await.map(drop), Ok(()));
+}
+
+#[tokio::test]
+async fn a_tenant_that_goes_takes_its_keys_along() {
+    let verbs = world().verbs().await;
+    verbs.tenant("left", json!({"plan": "basic", "deletionPolicy": "Retain"})).await;
+    make(&verbs, "left", "ci", json!({})).await.unwrap();
+    until_ready(&verbs, "left", "ci").await;
+    let (replica, token) = (Replica::start(&verbs).await, text(&verbs, "left", "ci").await);
+    replica.until(&token, Ok(())).await;
+    verbs.delete_tenant("left").await;
+    assert!(replica.answer(&token).await.is_err());
+    assert!(
+        keys(&verbs, "left").get("ci").await.unwrap().spec.revoked,
+        "the namespace stays, and opens nothing"
+    );
+
+    let stray = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": "stray"}, "spec": {}});
+    let api: Api<TenantApiKey> = verbs.within("default");
+    verbs.create(&api, &stray).await.unwrap();
+    wait::until(PATIENCE, "NotATenantNamespace", || async {
+        let key = api.get("stray").await.map_err(|e| e.to_string())?;
+        let said = condition(&key, "Stalled");
+        if said == "True/NotATenantNamespace" { Ok(()) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+}
