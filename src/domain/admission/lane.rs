@@ -11,7 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Dispatcher, Entry, Stand};
+use super::{
+    Dispatcher,
+    entry::{Entry, Stand},
+};
 use crate::{api_types::Reason, domain::queue_order::Rank};
 
 /// Looks for each job that may be told, so that finding nobody to tell ends soon.

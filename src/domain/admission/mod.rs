@@ -15,10 +15,15 @@
 //!
 //! Time comes in with [`Dispatcher::tick`]. Jobs of one tenant that ask for the same are judged once. A decision looks at
 //! the tenants of whose own something has changed; where there is more room it reads the table of those that wait for it
-//! ([`contest`]) and looks at them in turn, until the room is used up. So it takes a few nanoseconds for each tenant that
+//! (`contest`) and looks at them in turn, until the room is used up. So it takes a few nanoseconds for each tenant that
 //! waits, and about log n steps for each change and each admission; nothing for each job that waits.
 
+mod answers;
 mod contest;
+mod due;
+mod entry;
+mod intake;
+mod judge;
 mod lane;
 mod pass;
 mod passed;
@@ -26,6 +31,7 @@ mod placement;
 mod queue;
 mod quota;
 mod seat;
+mod sentences;
 #[cfg(test)]
 mod simulation_tests;
 #[cfg(test)]
@@ -38,26 +44,20 @@ mod views;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use jiff::Timestamp;
 use slab::Slab;
 
 pub use self::views::{Admission, JobStanding, JobView, TenantView, Usage, Verdict, WorkerView};
-use self::{lane::Lane, placement::Rooms, queue::Hold, seat::Seat};
-use super::{
-    queue_order::Rank,
-    rate_window::RateWindow,
-    resources::{AskError, Resources},
-    retry,
+use self::{
+    entry::{Entry, Stand},
+    lane::Lane,
+    placement::Rooms,
+    seat::Seat,
 };
-use crate::api_types::{JobPhase, Reason, job::OnQuota, tenant::JobWindow};
-
-/// A pod that the API server refuses for the moment is tried again so many times before its admission is given back, the
-/// first time after this long, and then after twice as long each time: three seconds in all.
-const QUICK_RETRIES: u32 = 5;
-const QUICK_RETRY: Duration = Duration::from_millis(100);
+use super::{rate_window::RateWindow, resources::Resources};
+use crate::api_types::{JobPhase, tenant::JobWindow};
 
 /// All that admission knows.
 #[derive(Debug, Default)]
@@ -106,84 +106,6 @@ pub struct Account {
     pub resets_at: Option<Timestamp>,
     /// The window, as it is to be stored.
     pub window: Option<JobWindow>,
-}
-
-/// A job.
-#[derive(Debug)]
-struct Entry {
-    uid: Arc<str>,
-    seat: usize,
-    rank: Rank,
-    asked: Result<Resources, AskError>,
-    group: Option<Arc<str>>,
-    on_quota: OnQuota,
-    state: JobStanding,
-    stand: Stand,
-    /// The reason that its owner was told last.
-    told: Option<Reason>,
-    /// How often the API server has refused its pod in a row.
-    refusals: u32,
-    /// Since when it holds something, as far as is known.
-    since: Timestamp,
-}
-
-/// What admission makes of a job.
-#[derive(Clone, Debug)]
-enum Stand {
-    /// Nothing is to be decided.
-    Aside,
-    /// Waits to be looked at.
-    Arrived,
-    /// In a line of the queue.
-    Line(usize),
-    /// The queue has no place for it.
-    Outside,
-    BackingOff,
-    /// The API server refused its pod for the moment.
-    Parked {
-        until: Timestamp,
-        sentence: String,
-    },
-    Refused(Reason, String),
-    /// May start. Claimed: its pod may be on its way.
-    Admitted {
-        group: Arc<str>,
-        node: Option<usize>,
-        claimed: bool,
-    },
-    /// A pod of it may run. Its room is reserved until the pod has a node.
-    Active {
-        group: Option<Arc<str>>,
-        reserved: Option<usize>,
-    },
-    Ended(JobPhase),
-}
-
-impl Entry {
-    /// What it holds or would hold; nothing where that can't be read.
-    fn size(&self) -> Resources {
-        self.asked.clone().unwrap_or_default()
-    }
-
-    /// The attempt that it waits for or is admitted to.
-    fn attempt(&self) -> u32 {
-        match self.state {
-            JobStanding::Waiting(attempt) => attempt,
-            _ => 0,
-        }
-    }
-
-    fn is_first_attempt(&self) -> bool {
-        self.attempt() == 1
-    }
-
-    /// Whether a view differs in nothing that the queue goes by.
-    fn asks_as(&self, view: &JobView, rank: &Rank) -> bool {
-        self.rank == *rank
-            && self.asked == view.asked
-            && self.group == view.group
-            && self.on_quota == view.on_quota
-    }
 }
 
 /// # What is told
@@ -303,237 +225,6 @@ impl Dispatcher {
             self.rooms.give_back(node, used);
         }
     }
-
-    /// Sets what a job is.
-    pub fn set_job(&mut self, view: JobView) {
-        let rank = Rank::new(view.queue, view.priority, view.created, Arc::clone(&view.uid));
-        let number = match self.uids.get(&view.uid) {
-            None => self.add(view, rank),
-            Some(number) => {
-                let number = *number;
-                if !self.stays(number, &view, &rank) {
-                    self.withdraw(number);
-                    let entry = &mut self.jobs[number];
-                    (entry.rank, entry.asked, entry.group) = (rank, view.asked, view.group);
-                    (entry.on_quota, entry.state) = (view.on_quota, view.state);
-                    self.put(number);
-                }
-                if self.jobs[number].told != view.told {
-                    self.jobs[number].told = view.told;
-                    self.lane.add(number);
-                }
-                return;
-            }
-        };
-        self.put(number);
-    }
-
-    fn add(&mut self, view: JobView, rank: Rank) -> usize {
-        let entry = Entry {
-            uid: Arc::clone(&view.uid),
-            seat: self.seat(&view.namespace),
-            rank,
-            asked: view.asked,
-            group: view.group,
-            on_quota: view.on_quota,
-            state: view.state,
-            stand: Stand::Aside,
-            told: view.told,
-            refusals: 0,
-            since: self.now,
-        };
-        let number = self.jobs.insert(entry);
-        self.uids.insert(view.uid, number);
-        number
-    }
-
-    /// Takes in what changes nothing of a job's place: true where that was all.
-    fn stays(&mut self, number: usize, view: &JobView, rank: &Rank) -> bool {
-        let entry = &mut self.jobs[number];
-        let same = entry.asks_as(view, rank);
-        match (&entry.stand, &view.state) {
-            // It is on its way, whatever its owner wishes by now.
-            (Stand::Admitted { claimed, .. }, state) if *state == entry.state => *claimed || same,
-            (Stand::Admitted { claimed: true, .. }, JobStanding::Aside) => true,
-            (Stand::Admitted { group, node, .. }, JobStanding::Active { group: now, bound })
-                if same && now.as_ref().is_none_or(|now| now == group) =>
-            {
-                let (group, reserved) = (Some(Arc::clone(group)), *node);
-                let (first, seat, asked) = (entry.is_first_attempt(), entry.seat, entry.size());
-                entry.state = view.state.clone();
-                entry.refusals = 0;
-                let kept = reserved.filter(|_| !bound);
-                entry.stand = Stand::Active { group, reserved: kept };
-                if let Some(node) = reserved.filter(|_| *bound) {
-                    self.rooms.give_back(node, asked);
-                }
-                self.seats[seat].starting -= u64::from(first);
-                self.list(seat);
-                true
-            }
-            (Stand::Active { group, reserved }, JobStanding::Active { group: now, bound })
-                if same && (now.is_none() || now == group) =>
-            {
-                let (reserved, asked) = (*reserved, entry.size());
-                entry.state = view.state.clone();
-                if let (true, Some(node)) = (*bound, reserved) {
-                    entry.stand = Stand::Active { group: group.clone(), reserved: None };
-                    self.rooms.give_back(node, asked);
-                }
-                true
-            }
-            (_, state) => same && *state == entry.state,
-        }
-    }
-
-    /// A job does not exist any more.
-    pub fn remove_job(&mut self, uid: &str) {
-        let Some(number) = self.uids.remove(uid) else { return };
-        self.withdraw(number);
-        let entry = self.jobs.remove(number);
-        self.forget_seat(entry.seat);
-    }
-}
-
-/// # What is asked
-impl Dispatcher {
-    /// What was decided of a job, by UID; `None` while nothing is new to its owner.
-    #[must_use]
-    pub fn verdict(&self, uid: &str) -> Option<Verdict> {
-        let entry = &self.jobs[*self.uids.get(uid)?];
-        let verdict = self.judgement(entry)?;
-        match &verdict {
-            Verdict::Wait(reason, _) => (entry.told == Some(*reason)).then_some(verdict),
-            Verdict::Admit(_) | Verdict::Reject(..) => Some(verdict),
-        }
-    }
-
-    /// What holds a job back or lets it go, by UID, with the numbers of this moment.
-    #[must_use]
-    pub fn standing(&self, uid: &str) -> Option<Verdict> {
-        self.judgement(&self.jobs[*self.uids.get(uid)?])
-    }
-
-    /// Takes an admission into use: from now on it stands until its pod was seen, or [`Self::refused`]. Again for the
-    /// same attempt, it is the same.
-    pub fn claim(&mut self, uid: &str, attempt: u32) -> Option<Admission> {
-        let entry = &mut self.jobs[*self.uids.get(uid)?];
-        if entry.attempt() != attempt {
-            return None;
-        }
-        match &mut entry.stand {
-            Stand::Admitted { claimed, .. } => *claimed = true,
-            _ => return None,
-        }
-        match self.verdict(uid)? {
-            Verdict::Admit(admission) => Some(admission),
-            _ => None,
-        }
-    }
-
-    /// The API server refused the pod of an admission for the moment, in these words. At first, when to try again: a
-    /// quota whose count lags is right in a moment. `None` where the admission is given back; the job then waits, longer
-    /// each time, and its owner is told.
-    pub fn refused(&mut self, uid: &str, attempt: u32, words: &str) -> Option<Duration> {
-        let number = self.uids.get(uid).copied()?;
-        let entry = &mut self.jobs[number];
-        if entry.attempt() != attempt || !matches!(entry.stand, Stand::Admitted { .. }) {
-            return None;
-        }
-        entry.refusals += 1;
-        let (seat, refusals) = (entry.seat, entry.refusals);
-        if refusals <= QUICK_RETRIES {
-            return Some(QUICK_RETRY.saturating_mul(2_u32.saturating_pow(refusals - 1)));
-        }
-        let until = self.now.checked_add(retry::backoff(uid, refusals - QUICK_RETRIES)).unwrap_or(self.now);
-        let sentence = format!("the API server refuses the pod for the moment: {words}");
-        self.withdraw(number);
-        self.jobs[number].stand = Stand::Parked { until, sentence };
-        let seat_now = &mut self.seats[seat];
-        seat_now.members.insert(number);
-        seat_now.parked.insert((until, number));
-        seat_now.usage.queued += 1;
-        seat_now.backing += 1;
-        self.wakes.insert((until, seat));
-        self.lane.add(number);
-        self.stir(seat);
-        None
-    }
-
-    /// What a tenant's jobs come to, by namespace.
-    #[must_use]
-    pub fn account(&self, namespace: &str) -> Option<Account> {
-        let seat = &self.seats[*self.namespaces.get(namespace)?];
-        Some(Account {
-            usage: seat.usage.clone(),
-            ended: seat.ended.clone(),
-            started: seat.started(self.now),
-            resets_at: seat.window.resets_at(self.now),
-            window: seat.window.stored(self.now),
-        })
-    }
-
-    /// How many jobs wait, by reason.
-    #[must_use]
-    pub fn waiting(&self) -> BTreeMap<Reason, u64> {
-        let mut all = BTreeMap::new();
-        let mut count = |reason, jobs: usize| {
-            if jobs > 0 {
-                *all.entry(reason).or_default() += jobs as u64;
-            }
-        };
-        for (_, seat) in &self.seats {
-            let closed = match &seat.view {
-                None => Some(Reason::NotATenantNamespace),
-                Some(view) => view.closed.as_ref().map(|(reason, _)| *reason),
-            };
-            for (_, line) in &seat.lines {
-                let reason = closed.or(line.hold.as_ref().map(Hold::reason));
-                count(reason.unwrap_or(Reason::Queued), line.jobs.len());
-            }
-            count(closed.unwrap_or(Reason::QueueFull), seat.outside.len());
-            count(Reason::BackingOff, usize::try_from(seat.backing).unwrap_or(usize::MAX));
-        }
-        all
-    }
-
-    /// Nodes that are kept for jobs that are due.
-    #[must_use]
-    pub fn kept(&self) -> Vec<&str> {
-        let due = self.seats.iter().filter_map(|(_, seat)| seat.due.as_ref()?.node);
-        due.map(|node| self.rooms.node_name(node)).collect()
-    }
-
-    fn judgement(&self, entry: &Entry) -> Option<Verdict> {
-        let seat = &self.seats[entry.seat];
-        let closed = || {
-            let Some(view) = &seat.view else { return Some(no_tenant()) };
-            view.closed.clone().map(|(reason, sentence)| Verdict::Wait(reason, sentence))
-        };
-        match &entry.stand {
-            Stand::Admitted { group, node, .. } => Some(Verdict::Admit(Admission {
-                attempt: entry.attempt(),
-                group: (**group).to_owned(),
-                node: node.map(|node| self.rooms.node_name(node).to_owned()),
-            })),
-            Stand::Refused(reason, sentence) => Some(Verdict::Reject(*reason, sentence.clone())),
-            Stand::Parked { sentence, .. } => Some(Verdict::Wait(Reason::PodRefused, sentence.clone())),
-            Stand::Outside => closed().or_else(|| {
-                let sentence = quota::queue_full(seat.view.as_ref()?, seat.usage.queued);
-                Some(Verdict::Wait(Reason::QueueFull, sentence))
-            }),
-            Stand::Line(line) => closed().or_else(|| {
-                let line = &seat.lines[*line];
-                Some(match line.hold.as_ref()? {
-                    Hold::Quota(reason, sentence) => Verdict::Wait(*reason, sentence.clone()),
-                    Hold::Room(reason) => Verdict::Wait(*reason, self.room_sentence(seat, line, *reason)),
-                })
-            }),
-            Stand::Aside | Stand::Arrived | Stand::BackingOff | Stand::Active { .. } | Stand::Ended(_) => {
-                None
-            }
-        }
-    }
 }
 
 /// # Keeping it all up to date
@@ -584,111 +275,4 @@ impl Dispatcher {
             self.news.push(number);
         }
     }
-
-    /// Gives a job the place that its state asks for.
-    fn put(&mut self, number: usize) {
-        let entry = &mut self.jobs[number];
-        let (of, asked) = (entry.seat, entry.asked.clone().unwrap_or_default());
-        let seat = &mut self.seats[of];
-        seat.members.insert(number);
-        entry.stand = match &entry.state {
-            JobStanding::Aside => Stand::Aside,
-            JobStanding::Waiting(_) => {
-                seat.usage.queued += 1;
-                seat.arrivals.push(number);
-                Stand::Arrived
-            }
-            JobStanding::BackingOff => {
-                seat.usage.queued += 1;
-                seat.backing += 1;
-                Stand::BackingOff
-            }
-            JobStanding::Active { group, .. } => {
-                entry.since = self.now;
-                seat.hold(asked, group.as_deref(), &mut self.rooms, self.now);
-                Stand::Active { group: group.clone(), reserved: None }
-            }
-            JobStanding::Ended(phase) => {
-                seat.members.remove(&number);
-                *seat.ended.entry(*phase).or_default() += 1;
-                Stand::Ended(*phase)
-            }
-        };
-        self.tell_usage(of);
-        self.list(of);
-    }
-
-    /// Takes back what [`Self::put`], and what came after it, did.
-    fn withdraw(&mut self, number: usize) {
-        let entry = &mut self.jobs[number];
-        let (of, asked, first) = (entry.seat, entry.size(), entry.is_first_attempt());
-        let seat = &mut self.seats[of];
-        seat.members.remove(&number);
-        let mut reserved = None;
-        match std::mem::replace(&mut entry.stand, Stand::Aside) {
-            Stand::Aside => return,
-            Stand::Arrived | Stand::Refused(..) => seat.usage.queued -= 1,
-            Stand::Line(line) => {
-                seat.usage.queued -= 1;
-                seat.leave(number, &entry.rank, line, &mut self.rooms);
-            }
-            Stand::Outside => {
-                seat.usage.queued -= 1;
-                seat.outside.remove(entry.rank.age());
-            }
-            Stand::BackingOff => {
-                seat.usage.queued -= 1;
-                seat.backing -= 1;
-            }
-            Stand::Parked { until, .. } => {
-                seat.usage.queued -= 1;
-                seat.backing -= 1;
-                seat.parked.remove(&(until, number));
-            }
-            Stand::Admitted { group, node, .. } => {
-                seat.let_go(asked, Some(&group), &mut self.rooms, self.now);
-                seat.starting -= u64::from(first);
-                reserved = node;
-            }
-            Stand::Active { group, reserved: node } => {
-                seat.let_go(asked, group.as_deref(), &mut self.rooms, self.now);
-                if let Some(group) = &group {
-                    self.rooms.ended(group, self.now.duration_since(entry.since).as_secs_f64());
-                }
-                reserved = node;
-            }
-            Stand::Ended(phase) => *seat.ended.entry(phase).or_default() -= 1,
-        }
-        self.forget_due(of, number);
-        if let Some(node) = reserved {
-            self.rooms.give_back(node, asked);
-        }
-        self.tell_usage(of);
-        self.stir(of);
-    }
-
-    /// Lets jobs whose time has come wait in the queue again.
-    fn unpark(&mut self, seat: usize) {
-        let first = |seat: &Seat| seat.parked.first().copied();
-        while let Some((_, job)) = first(&self.seats[seat]).filter(|(until, _)| *until <= self.now) {
-            self.withdraw(job);
-            self.put(job);
-        }
-    }
-}
-
-impl Stand {
-    /// The worker group in which something is held.
-    fn group(&self) -> Option<&str> {
-        match self {
-            Self::Admitted { group, .. } => Some(group),
-            Self::Active { group, .. } => group.as_deref(),
-            _ => None,
-        }
-    }
-}
-
-/// The verdict on a job outside of every tenant.
-fn no_tenant() -> Verdict {
-    Verdict::Wait(Reason::NotATenantNamespace, "this namespace is not that of a tenant".to_owned())
 }

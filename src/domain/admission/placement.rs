@@ -18,10 +18,7 @@ use super::{
     tree::Tree,
     views::WorkerView,
 };
-use crate::domain::{
-    fair_share::Turn,
-    resources::{Resources, cores, gigabytes},
-};
+use crate::domain::{fair_share::Turn, resources::Resources};
 
 /// All groups and nodes. Groups and nodes are named by number.
 #[derive(Debug, Default)]
@@ -402,9 +399,24 @@ impl Rooms {
         self.nodes.get(node).is_some_and(|node| node.is_open() && asked.fits(&node.capacity()))
     }
 
+    /// How many nodes of the groups are open, and how many there are.
+    pub(super) fn count(&self, groups: &[usize]) -> (usize, usize) {
+        let count =
+            |(open, all), g: &usize| (open + self.groups[*g].open, all + self.groups[*g].members.len());
+        groups.iter().fold((0, 0), count)
+    }
+
+    /// The largest node of the groups, and what it has.
+    pub(super) fn largest(&self, groups: &[usize]) -> Option<(&str, Resources)> {
+        let nodes = groups.iter().filter_map(|g| self.groups[*g].largest).map(|n| &self.nodes[n]);
+        let largest = nodes.max_by_key(|n| (n.capacity().cpu_milli, n.capacity().memory_bytes));
+        largest.map(|node| (&*node.name, node.capacity()))
+    }
+
     /// Whether every node of the groups is ready and open to new pods.
     pub(super) fn all_open(&self, groups: &[usize]) -> bool {
-        groups.iter().all(|g| self.groups[*g].open == self.groups[*g].members.len())
+        let (open, all) = self.count(groups);
+        open == all
     }
 
     /// The node that lacks least of having room for it, among those that could hold it and are kept for nobody.
@@ -433,31 +445,6 @@ impl Rooms {
     pub(super) fn kept_with_room(&self, groups: &[usize], asked: &Resources) -> Option<usize> {
         let mut kept = groups.iter().flat_map(|g| &self.groups[*g].kept).copied();
         kept.find(|node| self.fits(*node, asked))
-    }
-
-    // --- sentences
-
-    /// That there is no node, as a sentence.
-    pub(super) fn no_workers(&self, groups: &[usize]) -> String {
-        let names: Vec<&str> = groups.iter().map(|g| self.group_name(*g)).collect();
-        format!("no worker is admitted to {}: label a node for the tenant", names.join(" or "))
-    }
-
-    /// That no node has room, as a sentence.
-    pub(super) fn no_room(&self, groups: &[usize], asked: &Resources) -> String {
-        let sum = |count: fn(&Group) -> usize| groups.iter().map(|g| count(&self.groups[*g])).sum::<usize>();
-        let (open, all) = (sum(|g| g.open), sum(|g| g.members.len()));
-        format!("no worker has {} free: {open} of {all} are open", sizes(asked))
-    }
-
-    /// That no node could ever hold it, as a sentence.
-    pub(super) fn fits_nowhere(&self, groups: &[usize], asked: &Resources) -> String {
-        let nodes = groups.iter().filter_map(|g| self.groups[*g].largest).map(|n| &self.nodes[n]);
-        let largest = nodes.max_by_key(|n| (n.capacity().cpu_milli, n.capacity().memory_bytes));
-        let largest = largest
-            .map_or_else(String::new, |n| format!("; the largest, {}, has {}", n.name, sizes(&n.capacity())));
-        let all: usize = groups.iter().map(|g| self.groups[*g].members.len()).sum();
-        format!("asks for {}: no worker could ever hold it ({all}){largest}", sizes(asked))
     }
 }
 
@@ -504,16 +491,4 @@ impl Node {
     fn shown_room(&self) -> Option<Resources> {
         if self.kept.is_some() { None } else { self.open_room() }
     }
-}
-
-fn sizes(asked: &Resources) -> String {
-    let mut parts =
-        vec![format!("{} CPU", cores(asked.cpu_milli)), format!("{} GB", gigabytes(asked.memory_bytes))];
-    if asked.gpus > 0 {
-        parts.push(format!("{} GPUs", asked.gpus));
-    }
-    if asked.ephemeral_bytes > 0 {
-        parts.push(format!("{} GB of disk", gigabytes(asked.ephemeral_bytes)));
-    }
-    parts.join(", ")
 }

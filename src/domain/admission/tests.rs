@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api_types::{
-        Plans,
+        JobPhase, Plans, Reason,
         job::{OnQuota, Priority, Queue},
         plan::Limit,
     },
