@@ -13,6 +13,8 @@ pub mod picture;
 pub mod report;
 pub mod synthetic;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod trace;
 
 use std::{

@@ -80,7 +80,7 @@ const PROFILES: [Profile; 4] = [
         own_workers: 0,
         hourly: 0.3,
         most_hourly: 4.0,
-        minutes: 4.0,
+        minutes: 5.0,
         cores: &[(1, 80), (2, 20)],
         gpu_percent: 0,
     },
@@ -91,7 +91,7 @@ const PROFILES: [Profile; 4] = [
         own_workers: 0,
         hourly: 0.8,
         most_hourly: 30.0,
-        minutes: 8.0,
+        minutes: 10.0,
         cores: &[(1, 55), (2, 30), (4, 15)],
         gpu_percent: 1,
     },
@@ -102,7 +102,7 @@ const PROFILES: [Profile; 4] = [
         own_workers: 0,
         hourly: 2.5,
         most_hourly: 200.0,
-        minutes: 12.0,
+        minutes: 16.0,
         cores: &[(1, 40), (2, 30), (4, 20), (8, 10)],
         gpu_percent: 3,
     },
@@ -113,7 +113,7 @@ const PROFILES: [Profile; 4] = [
         own_workers: 1,
         hourly: 9.0,
         most_hourly: 1000.0,
-        minutes: 15.0,
+        minutes: 24.0,
         cores: &[(1, 35), (2, 25), (4, 20), (8, 15), (16, 5)],
         gpu_percent: 6,
     },
@@ -389,6 +389,6 @@ mod tests {
         jobs.iter().for_each(|job| counts[job.tenant] += 1);
         counts.sort_unstable();
         let top: usize = counts.iter().rev().take(50).sum();
-        assert!(top * 2 > jobs.len(), "the top 5 % submit {top} of {}", jobs.len());
+        assert!(top * 5 > jobs.len() * 2, "the top 5 % submit {top} of {}", jobs.len());
     }
 }
