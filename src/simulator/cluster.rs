@@ -87,7 +87,6 @@ fn is_plain(quotas: &Quotas) -> bool {
     *quotas == Quotas::default()
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }

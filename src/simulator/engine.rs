@@ -119,8 +119,8 @@ struct Engine<'a> {
     run: Run,
 }
 
-/// Runs a trace on a cluster to its end. `plans` are the plans' names in order, `interval` is that of the series in
-/// milliseconds.
+/// Runs a trace on a cluster to its end. `plans` are the plans' names in the order in which the series
+/// has them, `interval` is that of the series in milliseconds.
 #[must_use]
 pub fn run(cluster: &Cluster, plans: &[&str], jobs: &[Work], interval: i64) -> Run {
     let mut engine = Engine::new(cluster, plans, jobs, interval);

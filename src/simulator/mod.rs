@@ -90,8 +90,7 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
 /// What becomes of jobs on a cluster, with figures over time for every so many minutes.
 #[must_use]
 pub fn simulate(cluster: &Cluster, plans: &Plans, jobs: &[Work], interval_minutes: u32) -> Report {
-    let names: Vec<&str> = plans.names().collect();
-    let run = engine::run(cluster, &names, jobs, i64::from(interval_minutes) * 60_000);
+    let run = engine::run(cluster, &report::plan_order(plans), jobs, i64::from(interval_minutes) * 60_000);
     report::report(cluster, plans, jobs, &run)
 }
 

@@ -86,7 +86,8 @@ fn waiting(report: &Report, area: &Area<'_>) -> Result<(), PictureError> {
     };
     let longest = report.tenants.iter().map(|tenant| tenant.jobs.wait_seconds.p95).fold(60.0, f64::max);
     let ticks = [1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0];
-    let range = (LEAST..longest * 1.2).log_scale().with_key_points(ticks.to_vec());
+    let ticks = ticks.into_iter().filter(|tick| *tick <= longest * 1.2).collect();
+    let range = (LEAST..longest * 1.2).log_scale().with_key_points(ticks);
     let mut chart = ChartBuilder::on(area)
         .caption("Waiting by tenant: 95 % of a tenant's jobs waited at most this long", ("sans-serif", 18))
         .margin(12)
@@ -135,8 +136,7 @@ fn shares(report: &Report, pool: usize, name: &str, area: &Area<'_>) -> Result<(
         let series = chart.draw_series(LineSeries::new(used(plan), style)).map_err(failed)?;
         let label = format!("{} (weight {})", report.plans[plan].plan, report.plans[plan].weight);
         series.label(label).legend(key(style));
-        let dashes = BLACK.mix(0.8).stroke_width(1);
-        chart.draw_series(DashedLineSeries::new(entitled(plan), 4, 4, dashes)).map_err(failed)?;
+        chart.draw_series(DashedLineSeries::new(entitled(plan), 3, 4, style)).map_err(failed)?;
     }
     legend(&mut chart, SeriesLabelPosition::UpperRight)
 }

@@ -188,10 +188,18 @@ pub struct IntervalReport {
 
 const DAY: f64 = 86_400_000.0;
 
-/// The report of a run. `plans` is the table in force.
+/// The plans' names, in the order in which a report has them: the lightest first.
+#[must_use]
+pub fn plan_order(plans: &Plans) -> Vec<&str> {
+    let mut names: Vec<&str> = plans.names().collect();
+    names.sort_by_key(|name| plans.get(name).map(|plan| plan.weight));
+    names
+}
+
+/// The report of a run made with the plans in [`plan_order`]. `plans` is the table in force.
 #[must_use]
 pub fn report(cluster: &Cluster, plans: &Plans, jobs: &[Work], run: &Run) -> Report {
-    let names: Vec<&str> = plans.names().collect();
+    let names = plan_order(plans);
     let mut by_tenant: Vec<Tally> = vec![Tally::default(); cluster.tenants.len()];
     let mut by_plan: BTreeMap<&str, Tally> = BTreeMap::new();
     let mut all = Tally::default();

@@ -42,7 +42,7 @@ pub struct Synthetic {
     /// Another number, another load; the same number, the same load.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Workers of the shared pool, of 32 cores each, one in ten with 4 GPUs [default: one for 25 tenants]
+    /// Workers of the shared pool, of 32 cores each, one in five with 4 GPUs [default: one for 25 tenants]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub workers: Option<u32>,
 }
@@ -104,7 +104,7 @@ const PROFILES: [Profile; 4] = [
         most_hourly: 200.0,
         minutes: 16.0,
         cores: &[(1, 40), (2, 30), (4, 20), (8, 10)],
-        gpu_percent: 3,
+        gpu_percent: 2,
     },
     Profile {
         plan: "enterprise",
@@ -115,7 +115,7 @@ const PROFILES: [Profile; 4] = [
         most_hourly: 1000.0,
         minutes: 24.0,
         cores: &[(1, 35), (2, 25), (4, 20), (8, 15), (16, 5)],
-        gpu_percent: 6,
+        gpu_percent: 4,
     },
 ];
 
@@ -194,7 +194,7 @@ fn pick<'a, T>(rng: &mut Rng, all: &'a [T], counts: impl Fn(&T) -> u32) -> &'a T
 fn cluster(options: &Synthetic, tenants: &[(TenantEntry, Drawn<'_>)]) -> ClusterFile {
     let shared =
         usize::try_from(options.workers.unwrap_or(options.tenants.div_ceil(25))).unwrap_or(usize::MAX);
-    let with_gpus = shared.div_ceil(10);
+    let with_gpus = shared.div_ceil(5);
     let node = |count, gpus| WorkerEntry {
         count,
         tenant: None,
@@ -281,7 +281,8 @@ impl Drawn<'_> {
 
     fn length(&mut self) -> i64 {
         let minutes = self.profile.minutes * log_normal(&mut self.rng, LENGTHS);
-        bounded(minutes * 60_000.0, 1000.0, LONGEST_HOURS * HOUR)
+        // In whole seconds, as its submission: so more of what happens is decided upon together.
+        bounded(minutes * 60.0, 1.0, LONGEST_HOURS * 3600.0) * 1000
     }
 
     fn job(&mut self, tenant: usize, at: f64) -> Work {

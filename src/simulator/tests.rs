@@ -3,7 +3,7 @@
 use super::{
     cluster::{Cluster, ClusterFile},
     engine::{self, End, Run},
-    report::{Report, report},
+    report::{Report, ShareReport, plan_order, report},
     synthetic::{self, Synthetic},
     trace::{self, Work},
 };
@@ -35,8 +35,7 @@ workers:
 fn simulated(plans: &Plans, workers: &str, jobs: &str) -> (Cluster, Vec<Work>, Run, Report) {
     let cluster = ClusterFile::from_yaml(&format!("{TENANTS}{workers}")).unwrap().resolve(plans).unwrap();
     let jobs = trace::read(jobs.as_bytes(), ["ann", "bob"]).unwrap();
-    let names: Vec<&str> = plans.names().collect();
-    let run = engine::run(&cluster, &names, &jobs, 3_600_000);
+    let run = engine::run(&cluster, &plan_order(plans), &jobs, 3_600_000);
     let report = report(&cluster, plans, &jobs, &run);
     (cluster, jobs, run, report)
 }
@@ -51,7 +50,8 @@ const TWO_CORES: &str = "  - {pool: s, cpu: 2, memory: 8Gi}\n";
 
 #[test]
 fn times_are_exact() {
-    let jobs = "submitted,tenant,seconds,cpu,outcome\n0,ann,100,1,\n0,ann,50.5,1,Failed\n10,bob,7,2,\n20,bob,1,1,\n";
+    let jobs =
+        "submitted,tenant,seconds,cpu,outcome\n0,ann,100,1,\n0,ann,50.5,1,Failed\n10,bob,7,2,\n20,bob,1,1,\n";
     let (_, _, run, report) = simulated(&unlimited(), TWO_CORES, jobs);
     let expected = [
         (Some(0.0), Some(100.0), End::Completed),
@@ -112,7 +112,10 @@ fn the_hour_holds_jobs_back_and_the_report_says_so() {
     let jobs = "submitted,tenant,seconds\n0,ann,1\n0,ann,1\n0,ann,1\n0,bob,1\n";
     let (_, _, run, report) = simulated(&limited, "  - {pool: s, cpu: 8, memory: 8Gi}\n", jobs);
     // A window is an hour, and two seconds for clocks that differ.
-    assert_eq!(run.outcomes.iter().map(|o| o.started).collect::<Vec<_>>(), [Some(0), Some(0), Some(3_602_000), Some(0)]);
+    assert_eq!(
+        run.outcomes.iter().map(|o| o.started).collect::<Vec<_>>(),
+        [Some(0), Some(0), Some(3_602_000), Some(0)]
+    );
     let ann = report.tenants.iter().find(|tenant| tenant.tenant == "ann").unwrap();
     assert_eq!((ann.waited_for.hour, ann.waited_for.room, ann.waited_for.quota), (1.0, 0.0, 0.0));
     assert!((report.waiting_jobs["RateLimited"] - 1.0).abs() < 0.01, "{:?}", report.waiting_jobs);
@@ -139,29 +142,37 @@ fn another_weight_is_another_share() {
         let (.., report) = simulated(&plans, workers, &jobs);
         // The last of it belongs to who is left.
         let while_both: Vec<_> = report.intervals.iter().take(2).collect();
-        let used = |plan: usize| while_both.iter().map(|i| i.shares[0][plan].used).sum::<f64>();
-        let fair = |plan: usize| while_both.iter().map(|i| i.shares[0][plan].entitled).sum::<f64>();
-        assert!((used(0) / used(1) - f64::from(weight)).abs() < 0.1 * f64::from(weight), "{weight}");
-        assert!((fair(0) / fair(1) - f64::from(weight)).abs() < 1e-6, "{weight}");
+        let sum = |plan: &str, value: fn(&ShareReport) -> f64| {
+            let shares = while_both.iter().flat_map(|interval| &interval.shares[0]);
+            shares.filter(|share| share.plan == plan).map(value).sum::<f64>()
+        };
+        let (used, fair) = (|plan| sum(plan, |share| share.used), |plan| sum(plan, |share| share.entitled));
+        assert!((used("a") / used("b") - f64::from(weight)).abs() < 0.1 * f64::from(weight), "{weight}");
+        assert!((fair("a") / fair("b") - f64::from(weight)).abs() < 1e-6, "{weight}");
         let jain = report.pools[0].jain.unwrap();
         assert!(jain.median > 0.99, "{jain:?}");
-        (used(0) / 2.0, report.plans.iter().map(|plan| plan.jobs.wait_seconds.median).collect::<Vec<_>>())
+        let wait =
+            |plan: &str| report.plans.iter().find(|p| p.plan == plan).unwrap().jobs.wait_seconds.median;
+        (used("a") / 2.0, [wait("a"), wait("b")])
     };
     let ((even, even_waits), (heavy, heavy_waits)) = (share(1), share(3));
     assert!((even - 0.5).abs() < 0.03 && (heavy - 0.75).abs() < 0.03, "{even} {heavy}");
-    assert!(heavy_waits[0] < even_waits[0] && heavy_waits[1] > even_waits[1], "{even_waits:?} {heavy_waits:?}");
+    assert!(
+        heavy_waits[0] < even_waits[0] && heavy_waits[1] > even_waits[1],
+        "{even_waits:?} {heavy_waits:?}"
+    );
 }
 
 /// Adds up what runs at every start, from the outcomes alone.
 #[test]
 fn no_quota_and_no_worker_is_ever_over() {
     let plans = Plans::built_in().unwrap();
-    let options = Synthetic { tenants: 60, days: 2, load: 1.5, seed: 5, workers: Some(3) };
+    let options = Synthetic { tenants: 40, days: 1, load: 1.5, seed: 5, workers: Some(2) };
     let (file, mut jobs) = synthetic::draw(&options, &plans);
     // An attempt each, so that start and end are all.
     jobs.iter_mut().for_each(|job| job.retries = 0);
     let cluster = file.resolve(&plans).unwrap();
-    let run = engine::run(&cluster, &plans.names().collect::<Vec<_>>(), &jobs, 3_600_000);
+    let run = engine::run(&cluster, &plan_order(&plans), &jobs, 3_600_000);
     let mut changes: Vec<(i64, i64, usize)> = Vec::new();
     for (number, outcome) in run.outcomes.iter().enumerate() {
         assert!(outcome.end != End::Waits, "{number}");
@@ -235,7 +246,9 @@ fn table_and_picture_name_what_they_show() {
         assert!(table.contains(wanted), "{wanted} in\n{table}");
     }
     let picture = super::picture::svg(&report).unwrap();
-    for wanted in ["Waiting by tenant", "Pool s: share used", "Utilisation of all workers", "a (weight 1)", "CPU"] {
+    for wanted in
+        ["Waiting by tenant", "Pool s: share used", "Utilisation of all workers", "a (weight 1)", "CPU"]
+    {
         assert!(picture.contains(wanted), "{wanted}");
     }
     assert!(!picture.contains("GPUs"), "there are none");
