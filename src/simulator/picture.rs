@@ -40,6 +40,8 @@ const LEAST: f64 = 1.0;
 #[error("drawing the picture: {0}")]
 pub struct PictureError(String);
 
+/// What is read from an interval.
+type Value = fn(&IntervalReport) -> f64;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// The picture of a report.
@@ -142,7 +144,7 @@ fn shares(report: &Report, pool: usize, name: &str, area: &Area<'_>) -> Result<(
 }
 
 fn utilisation(report: &Report, area: &Area<'_>) -> Result<(), PictureError> {
-    let curves: [(&str, fn(&IntervalReport) -> f64); 3] = [
+    let curves: [(&str, Value); 3] = [
         ("CPU", |interval| interval.utilisation.cpu),
         ("memory", |interval| interval.utilisation.memory),
         ("GPUs", |interval| interval.utilisation.gpus),
