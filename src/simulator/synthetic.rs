@@ -37,7 +37,7 @@ pub struct Synthetic {
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=366))]
     pub days: u32,
     /// The share of the cluster's CPU that all jobs together ask for; above 1 is more than there is.
-    #[arg(long, default_value_t = 0.85, value_parser = load)]
+    #[arg(long, default_value_t = 0.7, value_parser = load)]
     pub load: f64,
     /// Another number, another load; the same number, the same load.
     #[arg(long, default_value_t = 1)]
@@ -61,7 +61,8 @@ struct Profile {
     of_thousand: u32,
     /// Own workers of each tenant.
     own_workers: usize,
-    /// Jobs an hour of a usual tenant, and of the heaviest.
+    /// Submissions an hour of a usual tenant, and of the heaviest: what the built-in quotas have room for in the long
+    /// run. Nobody goes on submitting what never gets its turn.
     hourly: f64,
     most_hourly: f64,
     /// Minutes that half of the jobs last at most.
@@ -78,8 +79,8 @@ const PROFILES: [Profile; 4] = [
         weight: 1,
         of_thousand: 700,
         own_workers: 0,
-        hourly: 0.3,
-        most_hourly: 4.0,
+        hourly: 0.14,
+        most_hourly: 2.0,
         minutes: 5.0,
         cores: &[(1, 80), (2, 20)],
         gpu_percent: 0,
@@ -89,8 +90,8 @@ const PROFILES: [Profile; 4] = [
         weight: 2,
         of_thousand: 210,
         own_workers: 0,
-        hourly: 0.8,
-        most_hourly: 30.0,
+        hourly: 0.38,
+        most_hourly: 8.0,
         minutes: 10.0,
         cores: &[(1, 55), (2, 30), (4, 15)],
         gpu_percent: 1,
@@ -100,8 +101,8 @@ const PROFILES: [Profile; 4] = [
         weight: 4,
         of_thousand: 70,
         own_workers: 0,
-        hourly: 2.5,
-        most_hourly: 200.0,
+        hourly: 1.0,
+        most_hourly: 14.0,
         minutes: 16.0,
         cores: &[(1, 40), (2, 30), (4, 20), (8, 10)],
         gpu_percent: 2,
@@ -111,8 +112,8 @@ const PROFILES: [Profile; 4] = [
         weight: 8,
         of_thousand: 20,
         own_workers: 1,
-        hourly: 9.0,
-        most_hourly: 1000.0,
+        hourly: 3.2,
+        most_hourly: 25.0,
         minutes: 24.0,
         cores: &[(1, 35), (2, 25), (4, 20), (8, 15), (16, 5)],
         gpu_percent: 4,
