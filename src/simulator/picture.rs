@@ -119,7 +119,7 @@ fn waiting(report: &Report, area: &Area<'_>) -> Result<(), PictureError> {
         let series = chart.draw_series(LineSeries::new(points, style)).map_err(failed)?;
         series.label(format!("{} ({} tenants)", plan.plan, plan.tenants)).legend(key(style));
     }
-    legend(&mut chart, SeriesLabelPosition::UpperLeft)
+    legend(&mut chart, SeriesLabelPosition::LowerRight)
 }
 
 fn shares(report: &Report, pool: usize, name: &str, area: &Area<'_>) -> Result<(), PictureError> {
