@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds sqlx bench
+.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -58,6 +58,10 @@ sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Post
 bench: deps tools ## Measure the release-built operator beside a bare client (S=drain|contended|churn|big ARGS="--scale 0.1")
 	$(CARGO) build --release --package crofter --package crofter-bench
 	target/release/crofter-bench $(S) $(ARGS)
+
+simulate: ## Try a plan table: a month of 1,000 tenants in virtual time (ARGS="--plans plans.yaml --load 1.1")
+	$(CARGO) build --release --package crofter --bin crofter
+	target/release/crofter simulate $(ARGS)
 
 ##@ Check it
 

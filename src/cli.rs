@@ -9,6 +9,7 @@ use crate::{
     api_types::crd,
     config::Config,
     operator,
+    simulator::{self, Options},
     telemetry::{self, LogFormat},
 };
 
@@ -35,6 +36,8 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Try a plan table: run the scheduler on a trace or a synthetic load in virtual time, without a cluster.
+    Simulate(Box<Options>),
     /// Print the version.
     Version,
 }
@@ -54,6 +57,7 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
             operator::migrate(*config).await
         }
         Command::Crd { dir } => write_crds(dir),
+        Command::Simulate(options) => simulator::main(*options).await,
         Command::Version => {
             println!("crofter {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -18,4 +18,5 @@ pub mod names;
 pub mod operator;
 pub mod random;
 pub mod scheduler;
+pub mod simulator;
 pub mod telemetry;

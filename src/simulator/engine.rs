@@ -1,0 +1,376 @@
+//! The scheduler's own core under virtual time: a trace goes in, and what becomes of each job comes out.
+//!
+//! The engine is to the [`Dispatcher`] what the scheduler and the job controller are on a cluster: it tells it of
+//! arrivals, starts and ends, and starts what it admits. It decides nothing itself. Time jumps from one event to the
+//! next; all that happens at the same millisecond is decided upon together. What a cluster adds is left out: a pod
+//! starts in the instant in which it is admitted, and a node never fails but as the trace says.
+//!
+//! A job is forgotten by the dispatcher when it has ended, so memory follows the jobs that wait and run.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use super::{
+    cluster::Cluster,
+    ledger::{Cause, Ledger, Series, Waiting},
+    trace::Work,
+};
+use crate::{
+    api_types::{
+        Reason,
+        plan::{EffectiveQuotas, Limit},
+    },
+    domain::{
+        admission::{Admission, Dispatcher, JobStanding, JobView, TenantView, Usage, Verdict},
+        job_flow,
+        resources::Resources,
+        retry,
+    },
+};
+
+/// So many reasons to wait are told after each decision, as by the scheduler.
+const TOLD: usize = 250;
+
+/// What became of all.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// By job, in the order of the trace.
+    pub outcomes: Vec<Outcome>,
+    /// What was held and waited for over time.
+    pub series: Series,
+    /// When the last thing happened, in milliseconds from the start.
+    pub end: i64,
+    /// Decisions made.
+    pub decisions: u64,
+}
+
+/// What became of a job; times in milliseconds from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// When its first attempt began.
+    pub started: Option<i64>,
+    /// When it ended.
+    pub ended: Option<i64>,
+    /// How.
+    pub end: End,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It did not: it waits for what never comes.
+    Waits,
+    /// Well.
+    Completed,
+    /// Badly.
+    Failed,
+    /// At its own or its plan's limit of running time.
+    TimedOut,
+    /// It was refused.
+    Rejected(Reason),
+}
+
+/// A job that waits or runs.
+struct Live {
+    uid: Arc<str>,
+    /// The attempt that it waits for or makes.
+    attempt: u32,
+    /// How long the attempts before took.
+    ran: i64,
+    /// Since when this one runs, and in which pool (`None`: on its tenant's own workers).
+    begun: i64,
+    pool: Option<usize>,
+}
+
+/// What the jobs have in common that the quotas see.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    asked: Resources,
+    group: Option<Arc<str>>,
+    fresh: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// The attempt ends.
+    End,
+    /// The pause before a retry is over.
+    Back,
+}
+
+struct Engine<'a> {
+    cluster: &'a Cluster,
+    jobs: &'a [Work],
+    dispatcher: Dispatcher,
+    namespaces: Vec<Arc<str>>,
+    now: i64,
+    /// The next job that arrives.
+    next: usize,
+    events: BinaryHeap<Reverse<(i64, Event, usize)>>,
+    live: HashMap<usize, Live>,
+    /// By tenant.
+    waiting: Vec<HashMap<Shape, u64>>,
+    ledger: Ledger,
+    run: Run,
+}
+
+/// Runs a trace on a cluster to its end. `plans` are the plans' names in the order in which the series
+/// has them, `interval` is that of the series in milliseconds.
+#[must_use]
+pub fn run(cluster: &Cluster, plans: &[&str], jobs: &[Work], interval: i64) -> Run {
+    let mut engine = Engine::new(cluster, plans, jobs, interval);
+    while let Some(next) = engine.next_time() {
+        while engine.ledger.next_look() <= next {
+            engine.look();
+        }
+        engine.now = next;
+        engine.step();
+    }
+    let Engine { ledger, mut run, now, .. } = engine;
+    run.series = ledger.finish(now);
+    run.end = now;
+    run
+}
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+}
+
+impl<'a> Engine<'a> {
+    fn new(cluster: &'a Cluster, plans: &[&str], jobs: &'a [Work], interval: i64) -> Self {
+        let mut dispatcher = Dispatcher::new(cluster.elastic.iter().map(String::as_str));
+        dispatcher.tick(at(0));
+        for (name, view) in &cluster.workers {
+            dispatcher.set_worker(name, Some(view.clone()));
+        }
+        for tenant in &cluster.tenants {
+            dispatcher.set_tenant(&tenant.name, Some(tenant.clone()));
+        }
+        Self {
+            cluster,
+            jobs,
+            dispatcher,
+            namespaces: cluster.tenants.iter().map(|tenant| tenant.name.as_str().into()).collect(),
+            now: 0,
+            next: 0,
+            events: BinaryHeap::new(),
+            live: HashMap::new(),
+            waiting: vec![HashMap::new(); cluster.tenants.len()],
+            ledger: Ledger::new(cluster, plans, interval),
+            run: Run {
+                outcomes: vec![Outcome { started: None, ended: None, end: End::Waits }; jobs.len()],
+                ..Run::default()
+            },
+        }
+    }
+
+    fn next_time(&self) -> Option<i64> {
+        let arrival = self.jobs.get(self.next).map(|job| job.submitted);
+        let event = self.events.peek().map(|Reverse((at, ..))| *at);
+        // While nobody waits, nobody is to be looked at again.
+        let wake = self.dispatcher.next_wake().filter(|_| !self.live.is_empty());
+        // The next millisecond, where it comes between two.
+        let wake =
+            wake.map(|wake| wake.as_millisecond() + i64::from(wake.subsec_nanosecond() % 1_000_000 > 0));
+        [arrival, event, wake].into_iter().flatten().min().map(|next| next.max(self.now))
+    }
+
+    /// Tells what has happened by now, and starts what may start.
+    fn step(&mut self) {
+        self.dispatcher.tick(at(self.now));
+        while let Some(Reverse((_, event, number))) =
+            self.events.peek().copied().filter(|Reverse((at, ..))| *at <= self.now)
+        {
+            self.events.pop();
+            match event {
+                Event::End => self.attempt_ended(number),
+                Event::Back => self.wait(number),
+            }
+        }
+        while self.jobs.get(self.next).is_some_and(|job| job.submitted <= self.now) {
+            let uid = format!("{:09}", self.next).into();
+            self.live.insert(self.next, Live { uid, attempt: 1, ran: 0, begun: 0, pool: None });
+            self.wait(self.next);
+            self.next += 1;
+        }
+        self.run.decisions += 1;
+        for uid in self.dispatcher.decide().decided {
+            if let Ok(number) = uid.parse() {
+                self.decided(number);
+            }
+        }
+        self.dispatcher.reasons(TOLD);
+    }
+
+    fn decided(&mut self, number: usize) {
+        let Some(live) = self.live.get(&number) else { return };
+        if let Some(place) = self.dispatcher.claim(&live.uid, live.attempt) {
+            self.start(number, &place);
+        } else if let Some(Verdict::Reject(reason, _)) = self.dispatcher.verdict(&live.uid) {
+            self.count_waiting(number, false);
+            self.end(number, End::Rejected(reason));
+        }
+    }
+
+    fn start(&mut self, number: usize, place: &Admission) {
+        self.count_waiting(number, false);
+        let (job, now) = (&self.jobs[number], self.now);
+        let Some(live) = self.live.get_mut(&number) else { return };
+        live.begun = now;
+        live.pool = self.cluster.pools.iter().position(|pool| **pool == *place.group);
+        self.ledger.change(job.tenant, live.pool, |held| held + job.asked, now);
+        self.run.outcomes[number].started.get_or_insert(now);
+        let ends = now.saturating_add(runs(job, &self.cluster.tenants[job.tenant].quotas, live.ran).0);
+        self.events.push(Reverse((ends, Event::End, number)));
+        let (uid, namespace) = (Arc::clone(&live.uid), &self.namespaces[job.tenant]);
+        // The pod has a node at once.
+        self.dispatcher.set_pod(&uid, place.node.as_deref().map(|node| (node, job.asked)));
+        if live.attempt == 1 {
+            self.dispatcher.charge(namespace, &uid, at(now));
+        }
+        self.tell(number, JobStanding::Active { group: Some(place.group.as_str().into()), bound: true });
+    }
+
+    fn attempt_ended(&mut self, number: usize) {
+        let (job, now) = (&self.jobs[number], self.now);
+        let Some(live) = self.live.get_mut(&number) else { return };
+        let (_, in_time) = runs(job, &self.cluster.tenants[job.tenant].quotas, live.ran);
+        live.ran += now - live.begun;
+        self.ledger.change(job.tenant, live.pool, |held| held - job.asked, now);
+        self.dispatcher.set_pod(&live.uid, None);
+        if live.attempt == 1 {
+            self.dispatcher.released(&self.namespaces[job.tenant], &live.uid);
+        }
+        if !in_time {
+            self.end(number, End::TimedOut);
+        } else if live.attempt <= job.retries {
+            let pause = retry::backoff(&live.uid, live.attempt);
+            live.attempt += 1;
+            let back = now.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
+            self.events.push(Reverse((back, Event::Back, number)));
+            self.tell(number, JobStanding::BackingOff);
+        } else {
+            self.end(number, if job.fails { End::Failed } else { End::Completed });
+        }
+    }
+
+    fn wait(&mut self, number: usize) {
+        self.count_waiting(number, true);
+        let attempt = self.live.get(&number).map_or(1, |live| live.attempt);
+        self.tell(number, JobStanding::Waiting(attempt));
+    }
+
+    fn end(&mut self, number: usize, end: End) {
+        let outcome = &mut self.run.outcomes[number];
+        (outcome.ended, outcome.end) = (Some(self.now), end);
+        if let Some(live) = self.live.remove(&number) {
+            self.dispatcher.remove_job(&live.uid);
+        }
+    }
+
+    fn tell(&mut self, number: usize, state: JobStanding) {
+        let (Some(live), job) = (self.live.get(&number), &self.jobs[number]) else { return };
+        self.dispatcher.set_job(JobView {
+            uid: Arc::clone(&live.uid),
+            namespace: Arc::clone(&self.namespaces[job.tenant]),
+            created: at(job.submitted),
+            queue: job.queue,
+            priority: job.priority,
+            asked: Ok(job.asked),
+            group: job.group.clone(),
+            on_quota: job.on_quota,
+            state,
+            told: None,
+        });
+    }
+
+    // --- who waits for what
+
+    fn count_waiting(&mut self, number: usize, waits: bool) {
+        let job = &self.jobs[number];
+        let fresh = self.live.get(&number).is_some_and(|live| live.attempt == 1);
+        let shape = Shape { asked: job.asked, group: job.group.clone(), fresh };
+        let counts = &mut self.waiting[job.tenant];
+        if waits {
+            *counts.entry(shape).or_default() += 1;
+        } else if let Some(count) = counts.get_mut(&shape) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&shape);
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let now = self.ledger.next_look();
+        self.dispatcher.tick(at(now));
+        let tenants: Vec<Waiting> = self
+            .cluster
+            .tenants
+            .iter()
+            .zip(&self.waiting)
+            .map(|(tenant, waiting)| {
+                let account = (!waiting.is_empty()).then(|| self.dispatcher.account(&tenant.name)).flatten();
+                account.map_or_else(Waiting::default, |account| {
+                    self.waits_for(tenant, waiting, &account.usage, account.started)
+                })
+            })
+            .collect();
+        self.ledger.look(now, &tenants, &self.dispatcher.waiting());
+    }
+
+    fn waits_for(
+        &self,
+        tenant: &TenantView,
+        waiting: &HashMap<Shape, u64>,
+        usage: &Usage,
+        started: u64,
+    ) -> Waiting {
+        let hour = Limit::from_quota(tenant.quotas.max_jobs_per_hour).allows(started + 1);
+        let mut cause = Cause::Quota;
+        let mut pools = Vec::new();
+        for shape in waiting.keys() {
+            if shape.fresh && !hour {
+                cause = if cause == Cause::Quota { Cause::Hour } else { cause };
+            } else if within(&tenant.quotas, usage, &shape.asked) {
+                cause = Cause::Room;
+                let may_use = |pool: &str| shape.group.as_deref().is_none_or(|group| group == pool);
+                let listed = tenant.groups.iter().filter(|group| may_use(group));
+                pools.extend(
+                    listed.filter_map(|group| self.cluster.pools.iter().position(|pool| **pool == **group)),
+                );
+            }
+        }
+        Waiting { cause: Some(cause), pools }
+    }
+}
+
+/// How long an attempt runs after those before took `ran` milliseconds, and whether it is let to its end.
+fn runs(job: &Work, quotas: &EffectiveQuotas, ran: i64) -> (i64, bool) {
+    let limit = job_flow::running_limit(job.timeout_seconds, Limit::from_quota(quotas.job_timeout_minutes));
+    let left =
+        limit.map(|limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).saturating_sub(ran).max(0));
+    match left.filter(|left| *left < job.millis) {
+        Some(left) => (left, false),
+        None => (job.millis, true),
+    }
+}
+
+/// Whether a job keeps within its tenant's quotas beside what is in use.
+fn within(quotas: &EffectiveQuotas, usage: &Usage, asked: &Resources) -> bool {
+    /// 10^9 bytes.
+    const GB: u64 = 1_000_000_000;
+    let then = usage.held + *asked;
+    let allows =
+        |quota, unit, asked: u64, then| asked == 0 || Limit::from_quota(quota).times(unit).allows(then);
+    Limit::from_quota(quotas.max_jobs).allows(usage.active + 1)
+        && allows(quotas.max_cpu_cores, 1000, asked.cpu_milli, then.cpu_milli)
+        && allows(quotas.max_memory_gb, GB, asked.memory_bytes, then.memory_bytes)
+        && allows(quotas.max_gpus, 1, asked.gpus, then.gpus)
+        && allows(quotas.max_bandwidth_mbps, 1, asked.bandwidth_mbps, then.bandwidth_mbps)
+}

@@ -1,0 +1,127 @@
+//! The simulator: the scheduler's core under virtual time, without a cluster.
+//!
+//! A trace of jobs goes in ([`trace`], or one drawn by [`synthetic`]), beside the tenants and workers ([`cluster`]) and
+//! the same plan table that `crofter run` reads; [`engine`] runs it, [`report`] and [`picture`] say what came of it. The
+//! decisions are those of [`crate::domain::admission`] itself, not of a model of it: what is seen here is what the
+//! operator would decide, and the same input gives the same output to the last digit.
+
+pub mod cluster;
+pub mod engine;
+pub mod fairness;
+pub mod ledger;
+pub mod picture;
+pub mod report;
+pub mod synthetic;
+pub mod table;
+#[cfg(test)]
+mod tests;
+pub mod trace;
+
+use std::{
+    fs::File,
+    io::{BufReader, BufWriter},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+
+use self::{
+    cluster::{Cluster, ClusterFile},
+    report::Report,
+    synthetic::Synthetic,
+    trace::Work,
+};
+use crate::{api_types::Plans, config};
+
+/// What to simulate.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A plan table (YAML), as for `run`; by default the built-in one.
+    #[arg(long, env = "CROFTER_PLANS")]
+    plans: Option<PathBuf>,
+    /// A trace of jobs (CSV) instead of a synthetic load.
+    #[arg(long, conflicts_with_all = ["tenants", "days", "load", "seed", "workers"])]
+    trace: Option<PathBuf>,
+    /// The tenants and workers (YAML) of the trace; by default the file beside it that ends in .yaml.
+    #[arg(long, requires = "trace")]
+    cluster: Option<PathBuf>,
+    #[command(flatten)]
+    synthetic: Synthetic,
+    /// Write the synthetic load into this file (CSV), and its tenants and workers into the one beside it that ends in
+    /// .yaml: to be edited, and read again with --trace.
+    #[arg(long, conflicts_with = "trace")]
+    write_trace: Option<PathBuf>,
+    /// Where report.json and picture.svg go.
+    #[arg(long, default_value = "target/simulate")]
+    out: PathBuf,
+    /// Minutes of one interval of what is shown over time.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_080))]
+    interval: u32,
+}
+
+/// Simulates, prints the table, and writes report and picture.
+///
+/// # Errors
+/// What can't be read or written, and what is wrong with it.
+pub async fn main(options: Options) -> anyhow::Result<()> {
+    let (plans, _) = config::plans(options.plans.clone()).await?;
+    let plans = plans.borrow().clone();
+    let (cluster, jobs) = load(&options, &plans)?;
+    let begun = Instant::now();
+    let report = simulate(&cluster, &plans, &jobs, options.interval);
+    let took = begun.elapsed().as_secs_f64();
+    print!("{}", report.table());
+    let (figures, picture) = (options.out.join("report.json"), options.out.join("picture.svg"));
+    std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
+    let file = create(&figures)?;
+    serde_json::to_writer(file, &report).with_context(|| format!("writing {}", figures.display()))?;
+    let drawn = picture::svg(&report)?;
+    std::fs::write(&picture, drawn).with_context(|| format!("writing {}", picture.display()))?;
+    println!(
+        "\n{} decisions in {took:.1} s; {} and {} have it all",
+        report.decisions,
+        figures.display(),
+        picture.display()
+    );
+    Ok(())
+}
+
+/// What becomes of jobs on a cluster, with figures over time for every so many minutes.
+#[must_use]
+pub fn simulate(cluster: &Cluster, plans: &Plans, jobs: &[Work], interval_minutes: u32) -> Report {
+    let run = engine::run(cluster, &report::plan_order(plans), jobs, i64::from(interval_minutes) * 60_000);
+    report::report(cluster, plans, jobs, &run)
+}
+
+fn load(options: &Options, plans: &Plans) -> anyhow::Result<(Cluster, Vec<Work>)> {
+    let Some(trace) = &options.trace else {
+        let (file, jobs) = synthetic::draw(&options.synthetic, plans);
+        if let Some(trace) = &options.write_trace {
+            write(trace, &file, &jobs)?;
+        }
+        return Ok((file.resolve(plans)?, jobs));
+    };
+    let path = options.cluster.clone().unwrap_or_else(|| trace.with_extension("yaml"));
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("reading the tenants and workers from {} (--cluster)", path.display()))?;
+    let within = || path.display().to_string();
+    let file = ClusterFile::from_yaml(&text).with_context(within)?;
+    let cluster = file.resolve(plans).with_context(within)?;
+    let opened = File::open(trace).with_context(|| format!("reading the trace {}", trace.display()))?;
+    let tenants = file.tenants.iter().map(|tenant| tenant.name.as_str());
+    let jobs = trace::read(BufReader::new(opened), tenants).with_context(|| trace.display().to_string())?;
+    Ok((cluster, jobs))
+}
+
+fn write(trace: &Path, cluster: &ClusterFile, jobs: &[Work]) -> anyhow::Result<()> {
+    let tenants: Vec<&str> = cluster.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+    trace::write(create(trace)?, jobs, &tenants).with_context(|| format!("writing {}", trace.display()))?;
+    let beside = trace.with_extension("yaml");
+    let text = serde_yaml_ng::to_string(cluster)?;
+    std::fs::write(&beside, text).with_context(|| format!("writing {}", beside.display()))
+}
+
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    Ok(BufWriter::new(File::create(path).with_context(|| format!("writing {}", path.display()))?))
+}
