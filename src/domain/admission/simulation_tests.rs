@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use super::simulator::{POOL, World};
 use crate::{
-    api_types::job::{Priority, Queue},
+    api_types::{
+        Reason,
+        job::{Priority, Queue},
+    },
     domain::skip_ahead::ENOUGH,
 };
 
@@ -211,8 +214,99 @@ fn batch_low_ages_past_a_stream_of_live_high() {
     assert!((460..=463).contains(&minutes), "after {minutes} minutes");
 }
 
+#[test]
+fn the_hour_ends_by_itself_and_jobs_enter_in_their_order() {
+    let mut world = World::default();
+    world.workers(POOL, 4, 8);
+    world.tenant("a", 1).quotas.max_jobs_per_hour = 10;
+    for n in 0..25 {
+        world.submit(10 * n, "a", 1, 30);
+    }
+    world.run(10_000, |_| false);
+    let started: Vec<i64> = world.jobs.iter().filter_map(|job| job.started).collect();
+    assert_eq!(started[..10], [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]);
+    let hours: Vec<i64> = started[10..].iter().map(|at| at / 3600).collect();
+    assert_eq!(hours, [vec![1; 10], vec![2; 5]].concat());
+}
+
+#[test]
+fn who_was_suspended_comes_back_in_the_old_order() {
+    let mut world = World::default();
+    world.workers(POOL, 1, 2);
+    world.tenant("a", 1);
+    for n in 0..8 {
+        world.submit(n, "a", 1, 60);
+    }
+    world.run(100, |_| false);
+    world.tenant("a", 1).closed = Some((Reason::TenantSuspended, "suspended".to_owned()));
+    world.run(500, |_| false);
+    assert_eq!(world.jobs.iter().filter(|job| job.started.is_some()).count(), 4, "what runs goes on");
+    world.submit(500, "a", 1, 60);
+    world.tenant("a", 1).closed = None;
+    world.run(1000, |_| false);
+    let order: Vec<i64> = world.jobs.iter().filter_map(|job| job.started).collect();
+    assert_eq!((order.len(), order.is_sorted()), (9, true), "{order:?}");
+}
+
+#[test]
+fn a_plan_that_is_cut_evicts_nothing_and_holds_at_once() {
+    let mut world = World::default();
+    world.workers(POOL, 2, 8);
+    world.tenant("a", 1).quotas.max_jobs = 8;
+    for n in 0..40 {
+        world.submit(0, "a", 1, 60 + 5 * n);
+    }
+    world.run(30, |_| false);
+    assert_eq!(world.running("a"), 8);
+    world.tenant("a", 1).quotas.max_jobs = 2;
+    world.run(59, |_| false);
+    assert_eq!(world.running("a"), 8);
+    world.run(90, |_| false);
+    assert_eq!(world.running("a"), 2, "the others have ended and nothing took their place");
+    world.tenant("a", 1).quotas.max_jobs = 12;
+    world.run(91, |_| false);
+    assert_eq!(world.running("a"), 12);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever is closed, opened, cut or forgotten on the way, the simulator's checks hold at every decision: nothing
+    /// starts over a quota or for a closed tenant, the ledger is what runs, and what has room does not wait.
+    #[test]
+    fn changes_and_restarts_on_the_way_lose_nothing(
+        jobs in prop::collection::vec((0_i64..600, 0_usize..3, 1_u64..5, 1_i64..200), 1..60),
+        changes in prop::collection::vec((0_usize..3, 0_usize..6, 0_i64..6), 1..12),
+    ) {
+        let mut world = World::default();
+        world.workers(POOL, 2, 8);
+        world.workers("a", 1, 4);
+        for (name, weight) in [("a", 1), ("b", 3), ("c", 2)] {
+            world.tenant(name, weight);
+        }
+        for (at, tenant, cores, seconds) in jobs {
+            world.submit(at, ["a", "b", "c"][tenant], cores, seconds);
+        }
+        for (n, (tenant, change, number)) in changes.into_iter().enumerate() {
+            world.run(50 * n as i64, |_| false);
+            let view = world.tenant(["a", "b", "c"][tenant], 1);
+            match change {
+                0 => view.closed = Some((Reason::TenantSuspended, "suspended".to_owned())),
+                1 => view.closed = None,
+                2 => view.quotas.max_jobs = number + 1,
+                3 => view.quotas.max_queued_jobs = number,
+                4 => world.open(["pool.shared-0", "pool.shared-1", "a-0"][tenant], number > 2),
+                _ => world.restart(),
+            }
+        }
+        for name in ["a", "b", "c"] {
+            let view = world.tenant(name, 1);
+            (view.closed, view.quotas.max_jobs, view.quotas.max_queued_jobs) = (None, -1, -1);
+        }
+        ["pool.shared-0", "pool.shared-1", "a-0"].iter().for_each(|worker| world.open(worker, true));
+        world.run(100_000, |_| false);
+        prop_assert!(world.jobs.iter().all(|job| job.started.is_some()));
+    }
 
     /// Whatever is submitted, the simulator's checks hold at every decision, and in the end everything has run.
     #[test]

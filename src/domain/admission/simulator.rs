@@ -33,6 +33,8 @@ pub(super) struct World {
     arrivals: BTreeSet<(i64, usize)>,
     /// Ends of running jobs.
     ends: BTreeSet<(i64, usize)>,
+    /// Tenants of which something was started by the last decision.
+    starting: BTreeSet<Arc<str>>,
 }
 
 pub(super) struct Job {
@@ -115,10 +117,26 @@ impl World {
                 self.ends.first().map(|(at, _)| *at),
                 self.dispatcher.next_wake().map(Timestamp::as_second),
             ];
-            let Some(next) = next.into_iter().flatten().min() else { return };
+            let Some(next) = next.into_iter().flatten().min() else { break };
             self.now = next.max(self.now);
         }
         self.now = end;
+    }
+
+    /// Begins anew with a dispatcher that knows nothing, and is told what is there.
+    pub(super) fn restart(&mut self) {
+        self.dispatcher = Dispatcher::default();
+        self.dispatcher.tick(at(self.now));
+        for job in self.jobs.iter().filter(|job| job.view.created <= at(self.now) && !job.refused) {
+            let place = job.node.as_deref().filter(|_| job.runs(self.now));
+            self.dispatcher.set_pod(&job.view.uid, place.map(|node| (node, job.asked())));
+            self.dispatcher.set_job(job.view.clone());
+        }
+    }
+
+    /// Opens or closes a worker to new pods.
+    pub(super) fn open(&mut self, worker: &str, open: bool) {
+        self.workers.get_mut(worker).unwrap().open = open;
     }
 
     pub(super) fn running(&self, tenant: &str) -> usize {
@@ -164,6 +182,7 @@ impl World {
             self.arrivals.pop_first();
             self.dispatcher.set_job(self.jobs[number].view.clone());
         }
+        self.starting.clear();
         for uid in self.dispatcher.decide().decided {
             let number: usize = uid.parse().unwrap();
             match self.dispatcher.verdict(&uid).unwrap() {
@@ -179,6 +198,7 @@ impl World {
         let (now, job) = (self.now, &mut self.jobs[number]);
         assert!(self.dispatcher.claim(&job.view.uid, 1).is_some());
         job.started = Some(now);
+        self.starting.insert(Arc::clone(&job.view.namespace));
         job.node.clone_from(&place.node);
         // The pod is bound at once.
         let node = place.node.as_deref().map(|node| (node, job.view.asked.clone().unwrap()));
@@ -205,10 +225,12 @@ impl World {
         }
         for (name, tenant) in &self.tenants {
             let (jobs, held) = active.get(name.as_str()).copied().unwrap_or_default();
-            let quotas = &tenant.quotas;
-            assert!(quotas.max_jobs < 0 || jobs <= quotas.max_jobs as u64, "{name}: {jobs}");
-            let cores = quotas.max_cpu_cores;
-            assert!(cores < 0 || held.cpu_milli <= cores as u64 * 1000, "{name}: {held:?}");
+            let started = self.starting.contains(name.as_str());
+            assert!(!started || tenant.closed.is_none(), "{name}: started while closed");
+            // A quota that is cut evicts nothing.
+            let within = |used: u64, quota: i64| !started || quota < 0 || used <= quota as u64;
+            assert!(within(jobs, tenant.quotas.max_jobs), "{name}: {jobs}");
+            assert!(within(held.cpu_milli.div_ceil(1000), tenant.quotas.max_cpu_cores), "{name}: {held:?}");
             let account = self.dispatcher.account(name).unwrap();
             assert_eq!((account.usage.active, account.usage.held), (jobs, held), "{name}: ledger and truth");
         }
