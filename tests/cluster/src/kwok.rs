@@ -25,12 +25,17 @@ use crate::{
 };
 
 const STAGES: &str = include_str!("../assets/kwok-stages.yaml");
-/// Takes more pods further at once than the four that are the default.
+/// Takes more pods further at once than the four that are the default. The others are the defaults, which kwok 0.8
+/// forgets where it is given any options.
 const HEAVY_LOAD: &str = "---
 apiVersion: config.kwok.x-k8s.io/v1alpha1
 kind: KwokConfiguration
 options:
   podPlayStageParallelism: 16
+  nodePlayStageParallelism: 4
+  nodeLeaseParallelism: 4
+  podsOnNodeSyncParallelism: 1
+  enablePodsOnNodeSyncListPager: true
 ";
 /// Nodes with this label are kwok's; real nodes are left alone.
 const MANAGED: &str = "test-cluster.crofter.io/kwok";
