@@ -48,7 +48,7 @@ use crate::{
 };
 
 /// Pods that are let go at once.
-const CONCURRENCY: u16 = 32;
+const CONCURRENCY: u16 = 8;
 /// Name in metrics.
 const CONTROLLER: &str = "attempt";
 /// When to ask the mirror again.
