@@ -28,6 +28,8 @@ pub struct Cli {
 enum Command {
     /// Run the operator until SIGTERM or Ctrl-C.
     Run(Box<Config>),
+    /// Run the REST API alone until SIGTERM or Ctrl-C, beside an operator elsewhere.
+    Api(Box<Config>),
     /// Bring the database's schema up to date, and end. `run` does the same when it connects.
     Migrate(Box<Config>),
     /// Print the CustomResourceDefinitions, or write them into a directory.
@@ -51,6 +53,10 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
         Command::Run(config) => {
             telemetry::log(cli.log_format);
             operator::run(*config).await
+        }
+        Command::Api(config) => {
+            telemetry::log(cli.log_format);
+            operator::api(*config).await
         }
         Command::Migrate(config) => {
             telemetry::log(cli.log_format);

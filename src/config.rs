@@ -29,6 +29,9 @@ pub struct Config {
     /// Address of /healthz, /readyz and /metrics; port 0 takes a free one.
     #[arg(long, env = "CROFTER_METRICS_ADDR", default_value = "0.0.0.0:9090", value_parser = address)]
     pub metrics_addr: SocketAddr,
+    /// Address of the REST API; port 0 takes a free one.
+    #[arg(long, env = "CROFTER_API_ADDR", default_value = "0.0.0.0:8080", value_parser = address)]
+    pub api_addr: SocketAddr,
     /// A plan table (YAML) that replaces the built-in one; taken anew when the file changes.
     #[arg(long, env = "CROFTER_PLANS")]
     pub plans: Option<PathBuf>,

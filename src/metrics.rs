@@ -36,6 +36,20 @@ pub struct Metrics {
     authentications: Family<Authenticated, Counter>,
     key_versions: Gauge<i64, std::sync::atomic::AtomicI64>,
     keys_issued: Family<Issued, Counter>,
+    requests: Family<Answered, Counter>,
+    request_seconds: Family<ByRoute, Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    route: String,
+    method: &'static str,
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRoute {
+    route: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -107,6 +121,15 @@ impl Default for Metrics {
         registry.register("key_versions", "Versions of API keys in the cache", key_versions.clone());
         let keys_issued = Family::default();
         registry.register("keys_issued", "Versions of API keys made, by cause", keys_issued.clone());
+        let requests = Family::default();
+        registry.register("http_requests", "Requests by route and class of status", requests.clone());
+        let request_seconds: Family<ByRoute, Histogram> = Family::new_with_constructor(buckets);
+        registry.register_with_unit(
+            "http_request",
+            "Time until the head of an answer, by route",
+            Unit::Seconds,
+            request_seconds.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -119,6 +142,8 @@ impl Default for Metrics {
             authentications,
             key_versions,
             keys_issued,
+            requests,
+            request_seconds,
         }
     }
 }
@@ -172,6 +197,28 @@ impl Metrics {
     /// Counts a version of a key that was made.
     pub fn key_issued(&self, cause: &'static str) {
         self.keys_issued.get_or_create(&Issued { cause }).inc();
+    }
+
+    /// Counts a request answered. `route` is a template of the router, so there are few.
+    pub fn answered(&self, route: &str, method: &str, status: u16, took: Duration) {
+        // What a client may invent must not become a label.
+        let method = match method {
+            "GET" => "GET",
+            "POST" => "POST",
+            "PUT" => "PUT",
+            "PATCH" => "PATCH",
+            "DELETE" => "DELETE",
+            _ => "other",
+        };
+        let class = match status {
+            0..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            500.. => "5xx",
+        };
+        self.requests.get_or_create(&Answered { route: route.to_owned(), method, class }).inc();
+        let by_route = ByRoute { route: route.to_owned() };
+        self.request_seconds.get_or_create(&by_route).observe(took.as_secs_f64());
     }
 
     /// All metrics as OpenMetrics text.

@@ -52,6 +52,11 @@ pub const ANNOTATION_PAUSED: &str = "crofter.io/paused";
 /// Annotation on a TenantApiKey: rotate it; any value that was not there before does it once.
 pub const ANNOTATION_ROTATE: &str = "crofter.io/rotate-requested-at";
 
+/// Annotation on a Job made by the REST API: a hash of what was asked for, by which a request that is repeated is known.
+pub const ANNOTATION_REQUEST: &str = "crofter.io/request-digest";
+/// Annotation on a Job made by the REST API: UID of the job that it is to run again.
+pub const ANNOTATION_RETRY_OF: &str = "crofter.io/retry-of";
+
 /// Default namespace of the operator's own objects.
 pub const DEFAULT_NAMESPACE: &str = "crofter-system";
 /// The Secret of the peppers, in the operator's namespace.

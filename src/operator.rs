@@ -30,6 +30,7 @@ use crate::{
     controllers::{api_key, attempt, job, node, tenant},
     db::{self, Pool},
     domain::{admission::Dispatcher, worker},
+    http::{self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex},
     keys::{self, Keys, pepper},
     kube_ext::{
         events::Events,
@@ -43,7 +44,7 @@ use crate::{
     names,
     random::Random,
     scheduler::{self, Board, Caches, Changes, Concerned, Scheduler},
-    telemetry,
+    telemetry::{self, IsReady},
 };
 
 /// Time for controllers to finish what is under way.
@@ -64,6 +65,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.metrics_addr).await;
     let listener = listener.with_context(|| format!("listening on {}", config.metrics_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
+    let api_listener = TcpListener::bind(config.api_addr).await;
+    let api_listener = api_listener.with_context(|| format!("listening on {}", config.api_addr))?;
+    let history = config.database_url.as_ref().map(history).transpose()?;
     let mirror = match &config.database_url {
         Some(url) => Some(mirror_config(&client, url, &config.settings.gpu_resource).await?),
         None => None,
@@ -80,8 +84,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), config.start_limit_seconds);
     assembly.attempts(unreadable, mirror.as_ref());
-    assembly.api_keys(config.namespace);
-    let mut parts = assembly.watch_and_serve(listener);
+    let keys = assembly.api_keys(config.namespace);
+    assembly.rest(api_listener, keys, history);
+    let board = assembly.board.clone();
+    let mut parts = assembly.watch_and_serve(listener, Arc::new(move || board.is_ready()));
     tokio::select! {
         // First: a controller that ends because it was told to is no failure.
         biased;
@@ -91,6 +97,45 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     parts.finish(mirror).await;
     Ok(())
+}
+
+/// Serves the REST API alone until a signal, or until an essential part ends. It schedules and controls nothing.
+///
+/// # Errors
+/// As [`run`].
+pub async fn api(config: Config) -> anyhow::Result<()> {
+    let stop = signal()?;
+    let client =
+        Client::try_default().await.context("finding the cluster: set KUBECONFIG, or run inside one")?;
+    let listener = TcpListener::bind(config.metrics_addr).await;
+    let listener = listener.with_context(|| format!("listening on {}", config.metrics_addr))?;
+    let api_listener = TcpListener::bind(config.api_addr).await;
+    let api_listener = api_listener.with_context(|| format!("listening on {}", config.api_addr))?;
+    let history = config.database_url.as_ref().map(history).transpose()?;
+    let (plans, follow_plans) = config::plans(config.plans).await?;
+    let (scenarios, follow_scenarios) = config::scenarios(config.scenarios).await?;
+    let tables = Tables { plans, scenarios };
+    let mut assembly = Assembly::new(client, config.settings, &config.elastic_pools, tables, stop.clone());
+    assembly.parts.essential("plan table", follow_plans);
+    assembly.parts.essential("scenario catalogue", follow_scenarios);
+    let keys = assembly.key_cache(config.namespace);
+    let jobs = assembly.rest(api_listener, keys, history);
+    let mut parts = assembly.watch_and_serve(listener, Arc::new(move || jobs.is_whole()));
+    tokio::select! {
+        biased;
+        () = stop => (),
+        Some(ended) = parts.essential.join_next() => bail!("an essential part ended: {}", name_of(ended)),
+        Some(ended) = parts.controllers.join_next() => bail!("a controller ended: {}", name_of(ended)),
+    }
+    parts.finish(None).await;
+    Ok(())
+}
+
+/// Connections for what the REST API reads. A reader does not wait long: a list has the cache.
+fn history(url: &SecretString) -> anyhow::Result<Pool> {
+    let options =
+        db::Options { connections: 4, connect: Duration::from_secs(1), call: Duration::from_secs(3) };
+    Ok(Pool::new(url, options)?)
 }
 
 /// Brings the schema of the configured database up to date.
@@ -179,6 +224,8 @@ struct Assembly {
     others: Watch<Pod>,
     caches: Caches,
     parts: Parts,
+    /// Whether the scheduler runs here.
+    schedules: bool,
     stop: Stop,
 }
 
@@ -215,6 +262,7 @@ impl Assembly {
             others,
             caches,
             parts: Parts::default(),
+            schedules: false,
             stop,
         }
     }
@@ -238,6 +286,7 @@ impl Assembly {
     }
 
     fn scheduler(&mut self) -> Names {
+        self.schedules = true;
         let (concerned_jobs, jobs) = mpsc::channel(CONCERNED);
         let (concerned_tenants, tenants) = mpsc::channel(CONCERNED);
         let scheduler = Scheduler::new(scheduler::Parts {
@@ -370,11 +419,7 @@ impl Assembly {
 
     /// The controller of API keys, and the cache by which they are recognised.
     fn api_keys(&mut self, namespace: String) -> Keys {
-        let mut secret = pepper::watch(&self.client, &namespace);
-        let (known, peppers) = watch::channel(pepper::Known::Nothing);
-        let following = pepper::follow(self.client.clone(), namespace.clone(), secret.subscribe(), known);
-        self.parts.essential("watch of peppers", secret.run());
-        self.parts.essential("peppers", following);
+        let peppers = self.peppers(&namespace);
         let (context, watches) = api_key::prepare(api_key::Dependencies {
             client: self.client.clone(),
             keys: self.keys.store(),
@@ -390,6 +435,25 @@ impl Assembly {
         let inputs = api_key::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
         self.parts
             .controller("API key controller", api_key::run(context, watches, inputs, self.stop.clone()));
+        self.recognise(peppers, namespace)
+    }
+
+    /// The cache alone.
+    fn key_cache(&mut self, namespace: String) -> Keys {
+        let peppers = self.peppers(&namespace);
+        self.recognise(peppers, namespace)
+    }
+
+    fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::Known> {
+        let mut secret = pepper::watch(&self.client, namespace);
+        let (known, peppers) = watch::channel(pepper::Known::Nothing);
+        let following = pepper::follow(self.client.clone(), namespace.to_owned(), secret.subscribe(), known);
+        self.parts.essential("watch of peppers", secret.run());
+        self.parts.essential("peppers", following);
+        peppers
+    }
+
+    fn recognise(&mut self, peppers: watch::Receiver<pepper::Known>, namespace: String) -> Keys {
         let keys = Keys::new(peppers, self.clock.clone(), self.metrics.clone());
         let inputs = keys::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
         self.parts.essential("cache of API keys", keys.clone().feed(namespace.clone(), inputs));
@@ -397,16 +461,47 @@ impl Assembly {
         keys
     }
 
-    fn watch_and_serve(self, listener: TcpListener) -> Parts {
-        let Self { mut parts, tenants, jobs, keys, pods, nodes, others, metrics, board, .. } = self;
+    /// The REST API. Returns its index of jobs.
+    fn rest(&mut self, listener: TcpListener, keys: Keys, database: Option<Pool>) -> JobsIndex {
+        let jobs = JobsIndex::default();
+        self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
+        let app = http::App::new(http::Parts {
+            client: self.client.clone(),
+            settings: self.settings.clone(),
+            plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
+            clock: self.clock.clone(),
+            random: Random::system(),
+            board: self.schedules.then(|| self.board.clone()),
+            recognise: Arc::new(keys),
+            administrators: Administrators::new(self.client.clone()),
+            failures: Failures::default(),
+            tenants: self.caches.tenants.clone(),
+            jobs: jobs.clone(),
+            keys: self.keys.store(),
+            nodes: self.caches.nodes.clone(),
+            database,
+        });
+        let routes = http::routes(app, self.metrics.clone());
+        // Ends by itself at the stop signal, when all that was asked is answered.
+        self.parts.controller("REST API", http::server::serve(listener, routes, self.stop.clone()));
+        jobs
+    }
+
+    /// Runs the watches: those of pods only where this process schedules.
+    fn watch_and_serve(self, listener: TcpListener, is_ready: IsReady) -> Parts {
+        let Self { mut parts, tenants, jobs, keys, pods, nodes, others, metrics, board, schedules, .. } =
+            self;
         parts.essential("watch of tenants", tenants.run());
         parts.essential("watch of jobs", jobs.run());
         parts.essential("watch of API keys", keys.run());
-        parts.essential("watch of pods", pods.run());
         parts.essential("watch of nodes", nodes.run());
-        parts.essential("watch of other pods", others.run());
+        if schedules {
+            parts.essential("watch of pods", pods.run());
+            parts.essential("watch of other pods", others.run());
+        }
         parts.essential("health and metrics", async move {
-            if let Err(error) = telemetry::serve(listener, metrics, board).await {
+            if let Err(error) = telemetry::serve(listener, metrics, board, is_ready).await {
                 tracing::error!(%error, "health and metrics are not served any more");
             }
         });

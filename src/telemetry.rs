@@ -1,6 +1,6 @@
 //! Logs, and the port on which the operator's health and metrics are asked for.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, sync::Arc};
 
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::net::TcpListener;
@@ -30,15 +30,22 @@ pub fn log(format: LogFormat) {
     }
 }
 
-/// Serves `/healthz`, `/readyz` and `/metrics` until the process ends. Ready means: every cache is whole and a first
-/// scheduling decision was made.
+/// Whether a process is ready.
+pub type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
 ///
 /// # Errors
 /// The listener's.
-pub async fn serve(listener: TcpListener, metrics: Metrics, board: Board) -> std::io::Result<()> {
-    let waiting = board.clone();
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Metrics,
+    board: Board,
+    is_ready: IsReady,
+) -> std::io::Result<()> {
+    let waiting = board;
     let ready = move || {
-        let is_ready = board.is_ready();
+        let is_ready = is_ready();
         async move {
             match is_ready {
                 true => (StatusCode::OK, "ok\n"),

@@ -10,6 +10,7 @@ mod board;
 mod facts;
 mod others;
 mod reasons;
+mod why;
 
 use std::{
     collections::{BTreeSet, HashMap},

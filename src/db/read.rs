@@ -1,0 +1,138 @@
+//! What the REST API reads: jobs of one tenant, the newest first, also those that are gone from the cluster.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Error, Pool};
+
+/// A job as the history has it.
+#[derive(Clone, Debug)]
+pub struct JobRecord {
+    /// UID of the object.
+    pub uid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Where it is, or was last; `None` where only its pods were ever seen.
+    pub phase: Option<String>,
+    /// Why, in one word.
+    pub reason: Option<String>,
+    /// Why, in a sentence.
+    pub message: Option<String>,
+    /// Number of the current or last attempt.
+    pub attempt: i32,
+    /// Attempts charged against its retries.
+    pub retries: i32,
+    /// Node of the current or last attempt.
+    pub node: Option<String>,
+    /// Exit code of the last attempt.
+    pub exit_code: Option<i32>,
+    /// What was submitted, without the values of its variables.
+    pub spec: Option<Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When the current or last attempt was admitted.
+    pub assigned_at: Option<Timestamp>,
+    /// When the current or last attempt started.
+    pub started_at: Option<Timestamp>,
+    /// When the job ended.
+    pub finished_at: Option<Timestamp>,
+    /// When it was found gone, if it is.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// Which jobs of a tenant.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JobsWanted<'a> {
+    /// Those in this phase.
+    pub phase: Option<&'a str>,
+    /// Those of this queue.
+    pub queue: Option<&'a str>,
+    /// Those after this one in the list: made earlier, or at the same time with a lower UID.
+    pub before: Option<(Timestamp, Uuid)>,
+    /// So many at most.
+    pub most: i64,
+}
+
+macro_rules! record {
+    ($row:expr) => {{
+        let row = $row;
+        JobRecord {
+            uid: row.uid,
+            name: row.name,
+            phase: row.phase,
+            reason: row.reason,
+            message: row.message,
+            attempt: row.attempt,
+            retries: row.retries,
+            node: row.node,
+            exit_code: row.exit_code,
+            spec: row.spec,
+            created_at: row.created_at.to_jiff(),
+            assigned_at: row.assigned_at.map(jiff_sqlx::Timestamp::to_jiff),
+            started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
+            finished_at: row.finished_at.map(jiff_sqlx::Timestamp::to_jiff),
+            deleted_at: row.deleted_at.map(jiff_sqlx::Timestamp::to_jiff),
+        }
+    }};
+}
+
+/// Jobs of a tenant, the newest first.
+///
+/// # Errors
+/// When the database is away.
+pub async fn jobs_of(pool: &Pool, tenant_uid: Uuid, wanted: JobsWanted<'_>) -> Result<Vec<JobRecord>, Error> {
+    let work = async {
+        let mut session = pool.session().await?;
+        let (before, last) = wanted.before.unzip();
+        let rows = sqlx::query!(
+            r#"SELECT uid, name, phase, reason, message, attempt, retries, node, exit_code, spec,
+                      created_at AS "created_at: jiff_sqlx::Timestamp",
+                      assigned_at AS "assigned_at: jiff_sqlx::Timestamp",
+                      started_at AS "started_at: jiff_sqlx::Timestamp",
+                      finished_at AS "finished_at: jiff_sqlx::Timestamp",
+                      deleted_at AS "deleted_at: jiff_sqlx::Timestamp"
+               FROM jobs
+               WHERE tenant_uid = $1 AND ($2::text IS NULL OR phase = $2) AND ($3::text IS NULL OR queue = $3)
+                 AND ($4::timestamptz IS NULL OR (created_at, uid) < ($4, $5::uuid))
+               ORDER BY created_at DESC, uid DESC LIMIT $6"#,
+            tenant_uid,
+            wanted.phase,
+            wanted.queue,
+            before.map(jiff_sqlx::Timestamp::from) as Option<jiff_sqlx::Timestamp>,
+            last,
+            wanted.most,
+        )
+        .fetch_all(session.connection()?)
+        .await?;
+        session.release();
+        Ok(rows.into_iter().map(|row| record!(row)).collect())
+    };
+    pool.within("reading jobs", work).await
+}
+
+/// One job of a tenant; `None` where it never had it.
+///
+/// # Errors
+/// When the database is away.
+pub async fn job_of(pool: &Pool, tenant_uid: Uuid, uid: Uuid) -> Result<Option<JobRecord>, Error> {
+    let work = async {
+        let mut session = pool.session().await?;
+        let row = sqlx::query!(
+            r#"SELECT uid, name, phase, reason, message, attempt, retries, node, exit_code, spec,
+                      created_at AS "created_at: jiff_sqlx::Timestamp",
+                      assigned_at AS "assigned_at: jiff_sqlx::Timestamp",
+                      started_at AS "started_at: jiff_sqlx::Timestamp",
+                      finished_at AS "finished_at: jiff_sqlx::Timestamp",
+                      deleted_at AS "deleted_at: jiff_sqlx::Timestamp"
+               FROM jobs WHERE tenant_uid = $1 AND uid = $2"#,
+            tenant_uid,
+            uid,
+        )
+        .fetch_optional(session.connection()?)
+        .await?;
+        session.release();
+        Ok(row.map(|row| record!(row)))
+    };
+    pool.within("reading a job", work).await
+}

@@ -1,0 +1,195 @@
+//! Bodies of requests: JSON, strictly.
+//!
+//! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, deeper than [`DEEPEST`], with a name
+//! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), and
+//! with a field that the route does not know.
+
+use std::fmt;
+
+use axum::{
+    body::to_bytes,
+    extract::{FromRequest, Request},
+    http::header,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value};
+
+use super::{
+    header::only,
+    problem::{Code, Problem},
+};
+
+/// Longest body, in bytes.
+pub const LONGEST: usize = 1 << 20;
+/// Levels of objects and lists in a body.
+const DEEPEST: u8 = 32;
+
+/// A body of the form `T`, which must refuse unknown fields itself.
+pub struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let kind = only(request.headers(), &header::CONTENT_TYPE)?.unwrap_or_default().to_ascii_lowercase();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        if essence != "application/json" {
+            return Err(Problem::new(Code::UnsupportedMediaType, "send Content-Type: application/json"));
+        }
+        let declared = only(request.headers(), &header::CONTENT_LENGTH)?.and_then(|n| n.parse::<u64>().ok());
+        let too_large =
+            || Problem::new(Code::BodyTooLarge, format!("the body is longer than {LONGEST} bytes"));
+        if declared.is_some_and(|length| length > LONGEST as u64) {
+            return Err(too_large());
+        }
+        let bytes = to_bytes(request.into_body(), LONGEST).await.map_err(|error| {
+            let error = error.into_inner();
+            match error.is::<http_body_util::LengthLimitError>() {
+                true => too_large(),
+                false => Problem::new(Code::MalformedBody, "the body ended early"),
+            }
+        })?;
+        read(&bytes).map(Self)
+    }
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// `malformed_body` and `invalid_body`.
+pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let Strict(value) = serde_json::from_slice(bytes)
+        .map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
+    serde_json::from_value(value).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
+}
+
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Level(DEEPEST).deserialize(deserializer).map(Self)
+    }
+}
+
+/// How many levels more are taken.
+#[derive(Clone, Copy)]
+struct Level(u8);
+
+impl Level {
+    fn below<E: de::Error>(self) -> Result<Self, E> {
+        let left = self.0.checked_sub(1);
+        left.map(Self).ok_or_else(|| E::custom(format_args!("nested deeper than {DEEPEST} levels")))
+    }
+}
+
+fn text<E: de::Error>(text: &str) -> Result<String, E> {
+    if text.contains('\0') { Err(E::custom("a text holds a NUL character")) } else { Ok(text.to_owned()) }
+}
+
+impl<'de> DeserializeSeed<'de> for Level {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
+        Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
+    }
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
+        text(v).map(Value::String)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let below = self.below()?;
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(below)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let below = self.below()?;
+        let mut object = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            let name = text::<A::Error>(&name)?;
+            let value = fields.next_value_seed(below)?;
+            if object.insert(name.clone(), value).is_some() {
+                return Err(de::Error::custom(format_args!("the field {name:?} is there twice")));
+            }
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Known {
+        #[serde(default)]
+        a: Value,
+    }
+
+    fn refused(text: &str) -> (Code, String) {
+        let problem = read::<Known>(text.as_bytes()).unwrap_err();
+        (problem.code, format!("{problem:?}"))
+    }
+
+    #[test]
+    fn what_is_good_is_taken() {
+        let body: Known = read(br#"{"a": [1, -2, 1.5, "x", true, null, {"b": {}}]}"#).unwrap();
+        assert_eq!(body.a, serde_json::json!([1, -2, 1.5, "x", true, null, {"b": {}}]));
+        let deep = format!("{{\"a\": {}1{}}}", "[".repeat(31), "]".repeat(31));
+        assert!(read::<Known>(deep.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn hostile_bodies_are_refused_each_for_its_own_fault() {
+        let deep = format!("{{\"a\": {}1{}}}", "[".repeat(32), "]".repeat(32));
+        let bottomless = "[".repeat(100_000);
+        for (body, words) in [
+            ("", "EOF"),
+            ("{\"a\": 1", "EOF"),
+            ("{\"a\": 1} x", "trailing"),
+            ("{\"a\": 1, \"a\": 2}", "there twice"),
+            ("{\"a\": {\"b\": 1, \"b\": 2}}", "there twice"),
+            ("{\"a\": \"x\\u0000y\"}", "NUL"),
+            ("{\"a\\u0000\": 1}", "NUL"),
+            ("{\"a\": 1e999}", "out of range"),
+            (deep.as_str(), "nested deeper"),
+            (bottomless.as_str(), "nested deeper"),
+        ] {
+            let (code, said) = refused(body);
+            assert_eq!(code, Code::MalformedBody, "{said}");
+            assert!(said.contains(words), "{said}");
+        }
+        for (body, words) in [("{\"b\": 1}", "unknown field `b`"), ("[[]]", "no object"), ("7", "no object")]
+        {
+            let (code, said) = refused(body);
+            assert_eq!((code, said.contains(words)), (Code::InvalidBody, true), "{said}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Making a Job and waiting for what becomes of it: shared by submit and retry.
+//!
+//! The Job's name is made of the `Idempotency-Key`, so the API server itself sees to it that one key makes one Job, however
+//! often and wherever it is sent. A job that is refused does not stay: its sender was told, the history has it, and
+//! the same key may be tried again.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
+};
+use sha2::{Digest, Sha256};
+
+use super::{rate, view::JobView};
+use crate::{
+    api_types::{Job, JobPhase, JobSpec, Reason},
+    domain::admission::Verdict,
+    http::{
+        App,
+        auth::Context,
+        frame::hex,
+        header::{etag, only},
+        problem::{Code, Problem},
+    },
+    kube_ext::within,
+    names,
+};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says that the request was carried out before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// How long a verdict is waited for in all, and before the scheduler is asked beside the job's status.
+const VERDICT: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_millis(200);
+
+/// What is to be made.
+pub struct New {
+    name: String,
+    digest: String,
+    spec: JobSpec,
+    /// UID of the job that is run again.
+    retry_of: Option<String>,
+}
+
+impl New {
+    /// A job of this spec; its name is of the `Idempotency-Key`, else of random bytes.
+    ///
+    /// # Errors
+    /// `invalid_header`.
+    pub fn of(
+        app: &App,
+        context: &Context,
+        headers: &HeaderMap,
+        spec: JobSpec,
+        retry_of: Option<String>,
+    ) -> Result<Self, Problem> {
+        let tenant = &context.principal.tenant.uid;
+        let asked = serde_json::to_vec(&(&spec, &retry_of)).unwrap_or_default();
+        let digest = hash(&[tenant.as_bytes(), &asked]);
+        let name = match only(headers, &IDEMPOTENCY_KEY)? {
+            Some(key) if (1..=255).contains(&key.len()) => {
+                format!("idem-{}", &hash(&[tenant.as_bytes(), key.as_bytes()])[..40])
+            }
+            Some(_) => {
+                return Err(Problem::new(Code::InvalidHeader, "Idempotency-Key has 1 to 255 characters"));
+            }
+            None => {
+                let mut bytes = [0; 12];
+                let filled = app.random.fill(&mut bytes);
+                filled
+                    .map_err(|error| Problem::new(Code::Internal, "no name could be made").inside(error))?;
+                format!("job-{}", hex(&bytes))
+            }
+        };
+        Ok(Self { name, digest, spec, retry_of })
+    }
+
+    fn object(&self, namespace: &str) -> Job {
+        let mut annotations =
+            std::collections::BTreeMap::from([(names::ANNOTATION_REQUEST.to_owned(), self.digest.clone())]);
+        if let Some(uid) = &self.retry_of {
+            annotations.insert(names::ANNOTATION_RETRY_OF.to_owned(), uid.clone());
+        }
+        let metadata = ObjectMeta {
+            name: Some(self.name.clone()),
+            namespace: Some(namespace.to_owned()),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        };
+        Job { metadata, spec: self.spec.clone(), status: None }
+    }
+}
+
+fn hash(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hex(&hasher.finalize())
+}
+
+/// Makes the job, or finds it made, and answers with what becomes of it.
+///
+/// # Errors
+/// As documented for `POST /jobs`.
+pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, Problem> {
+    let namespace = &context.principal.tenant.namespace;
+    let mut awaited = app.jobs.awaiting(namespace, &new.name);
+    let (job, replayed) = make(app, namespace, &new).await?;
+    let uid = job.uid().unwrap_or_default();
+    let news = async |awaited: &mut crate::http::jobs_index::Awaited, limit| {
+        tokio::time::timeout(limit, awaited.until(&uid, decided)).await.ok().flatten()
+    };
+    let job = match decided(&job) {
+        true => Arc::new(job),
+        false => match news(&mut awaited, SOON).await {
+            Some(job) => job,
+            None => match app.board.as_ref().and_then(|board| board.standing(&uid)) {
+                Some(Verdict::Wait(reason, message)) => return Ok(waits(app, context, job, reason, message)),
+                _ => match news(&mut awaited, VERDICT.saturating_sub(SOON)).await {
+                    Some(job) => job,
+                    None => return Ok(answer(app, context, &job, StatusCode::ACCEPTED, replayed)),
+                },
+            },
+        },
+    };
+    if phase(&job) == JobPhase::Rejected {
+        remove(app, &job);
+        return Err(refusal(app, context, &job));
+    }
+    Ok(answer(app, context, &job, StatusCode::CREATED, replayed))
+}
+
+async fn make(app: &App, namespace: &str, new: &New) -> Result<(Job, bool), Problem> {
+    let api: Api<Job> = Api::namespaced(app.client.clone(), namespace);
+    // Once more where the one that was in the way is gone by then.
+    for _ in 0..2 {
+        let made = within("creating a Job", api.create(&PostParams::default(), &new.object(namespace))).await;
+        match made {
+            Ok(job) => return Ok((job, false)),
+            Err(error) if error.is_conflict() => (),
+            Err(error) if error.code() == Some(403) && error.to_string().contains("exceeded quota") => {
+                let detail = "the tenant has too many Jobs: delete some that have ended";
+                return Err(Problem::new(Code::QuotaExceeded, detail).retry_after(60).inside(error));
+            }
+            Err(error) if matches!(error.code(), Some(403 | 404)) => {
+                return Err(Problem::new(Code::TenantInactive, "invalid or inactive tenant").inside(error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let found = within("reading a Job", api.get_opt(&new.name)).await?;
+        match found.filter(|job| job.metadata.deletion_timestamp.is_none()) {
+            Some(job) if job.annotations().get(names::ANNOTATION_REQUEST) == Some(&new.digest) => {
+                return Ok((job, true));
+            }
+            Some(_) => {
+                let detail = "this Idempotency-Key was used for another request";
+                return Err(Problem::new(Code::IdempotencyKeyReused, detail));
+            }
+            None => (),
+        }
+    }
+    Err(Problem::new(Code::Conflict, "the job of this Idempotency-Key is just being deleted"))
+}
+
+fn phase(job: &Job) -> JobPhase {
+    job.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// Whether it is known what becomes of a job.
+fn decided(job: &Job) -> bool {
+    let told = job.status.as_ref().and_then(|status| status.reason.as_deref());
+    phase(job) != JobPhase::Queued || told.is_some_and(|reason| reason != Reason::Queued.as_str())
+}
+
+fn waits(app: &App, context: &Context, mut job: Job, reason: Reason, message: String) -> Response {
+    let status = job.status.get_or_insert_default();
+    (status.reason, status.message) = (Some(reason.as_str().to_owned()), Some(message));
+    answer(app, context, &job, StatusCode::CREATED, false)
+}
+
+fn answer(app: &App, context: &Context, job: &Job, status: StatusCode, replayed: bool) -> Response {
+    let view = JobView::of(job, &context.principal.tenant.uid);
+    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", view.id)).ok();
+    let mut response = (status, Json(view)).into_response();
+    let headers = response.headers_mut();
+    headers.extend(location.map(|value| (header::LOCATION, value)));
+    let version = job.resource_version().unwrap_or_default();
+    headers.extend(etag(&version).map(|value| (header::ETAG, value)));
+    headers.extend(rate::headers(app, context));
+    if replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// The answer for a job that was Rejected.
+fn refusal(app: &App, context: &Context, job: &Job) -> Problem {
+    let status = job.status.clone().unwrap_or_default();
+    let message = status.message.clone().unwrap_or_default();
+    let reason = status.reason.as_deref().and_then(|reason| reason.parse().ok());
+    let problem = match reason {
+        Some(Reason::RateLimited) => {
+            let wait = rate::resets_in(app, context).unwrap_or(60);
+            Problem::new(Code::RateLimited, &message).retry_after(wait)
+        }
+        // Only by the number of jobs is a job refused that could wait.
+        Some(Reason::WaitingForQuota) => {
+            let most = rate::most_jobs(app, context);
+            let detail = most.map(|most| format!("max concurrent jobs limit reached ({most}/{most})"));
+            Problem::new(Code::QuotaExceeded, detail.unwrap_or_else(|| message.clone())).retry_after(5)
+        }
+        Some(Reason::QueueFull) => Problem::new(Code::QuotaExceeded, &message).retry_after(5),
+        _ => Problem::new(Code::JobRejected, &message),
+    };
+    let problem = problem.because(status.reason, status.message);
+    rate::headers(app, context)
+        .into_iter()
+        .fold(problem, |problem, (name, value)| problem.with_header(name, value.to_str().unwrap_or_default()))
+}
+
+/// Deletes a job that was refused. When that fails it stays, Rejected, until somebody deletes it.
+fn remove(app: &App, job: &Job) {
+    let (Some(namespace), name) = (job.namespace(), job.name_any()) else { return };
+    let api: Api<Job> = Api::namespaced(app.client.clone(), &namespace);
+    let preconditions = Preconditions { uid: job.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    tokio::spawn(async move {
+        if let Err(error) = within("deleting a refused Job", api.delete(&name, &params)).await
+            && !error.is_not_found()
+        {
+            tracing::warn!(%error, "a refused job stays");
+        }
+    });
+}

@@ -1,0 +1,88 @@
+//! Cursors of lists: where a page ended, with a check that it was given out for this tenant and these filters.
+//!
+//! A cursor opens nothing: a list shows the tenant's own jobs wherever it begins. The check keeps a cursor of one list
+//! out of another, where it would leave gaps.
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::http::{
+    frame::hex,
+    jobs_index::Place,
+    problem::{Code, Problem},
+};
+
+/// Bytes of the check.
+const CHECK: usize = 8;
+
+fn check(list: &str, position: &[u8]) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    hasher.update(list.as_bytes());
+    hasher.update([0]);
+    hasher.update(position);
+    hasher.finalize()[..CHECK].to_vec()
+}
+
+/// The cursor of a place in a list. `list` names tenant and filters.
+#[must_use]
+pub fn write(list: &str, (created, uid): Place) -> String {
+    let mut bytes = created.as_microsecond().to_be_bytes().to_vec();
+    bytes.extend(uid.as_bytes());
+    let check = check(list, &bytes);
+    bytes.extend(check);
+    hex(&bytes)
+}
+
+/// The place of a cursor.
+///
+/// # Errors
+/// `invalid_cursor`.
+pub fn read(list: &str, cursor: &str) -> Result<Place, Problem> {
+    place(list, cursor)
+        .ok_or_else(|| Problem::new(Code::InvalidCursor, "this cursor was not given out for this list"))
+}
+
+fn place(list: &str, cursor: &str) -> Option<Place> {
+    let digits = cursor.as_bytes();
+    if digits.len() != 2 * (8 + 16 + CHECK) || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        return None;
+    }
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Vec<u8> = digits.chunks(2).map(byte).collect::<Option<_>>()?;
+    let (position, given) = bytes.split_at(8 + 16);
+    if check(list, position) != given {
+        return None;
+    }
+    let (micros, uid) = position.split_at(8);
+    let created = Timestamp::from_microsecond(i64::from_be_bytes(micros.try_into().ok()?)).ok()?;
+    Some((created, Uuid::from_slice(uid).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_holds_its_place_and_no_other_is_taken() {
+        let at = (Timestamp::from_second(1_900_000_000).unwrap(), Uuid::from_bytes([7; 16]));
+        let cursor = write("t|queued|", at);
+        assert_eq!(read("t|queued|", &cursor).unwrap(), at);
+        for (list, forged) in [
+            ("t||", cursor.clone()),
+            ("u|queued|", cursor.clone()),
+            ("t|queued|", cursor.to_uppercase()),
+            ("t|queued|", cursor[2..].to_owned()),
+            ("t|queued|", String::new()),
+            ("t|queued|", "é".repeat(32)),
+        ] {
+            assert_eq!(read(list, &forged).unwrap_err().code, Code::InvalidCursor, "{forged}");
+        }
+        for at in 0..cursor.len() {
+            let mut forged = cursor.clone().into_bytes();
+            forged[at] = if forged[at] == b'0' { b'1' } else { b'0' };
+            assert!(read("t|queued|", std::str::from_utf8(&forged).unwrap()).is_err(), "digit {at}");
+        }
+    }
+}

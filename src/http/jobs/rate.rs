@@ -1,0 +1,58 @@
+//! What the hourly window and the number of jobs leave to a tenant, for headers.
+
+use axum::http::{HeaderName, HeaderValue};
+
+use crate::{
+    api_types::{plan::EffectiveQuotas, tenant::TenantUsage},
+    http::{App, auth::Context},
+};
+
+/// One policy, and what is left of it (draft-ietf-httpapi-ratelimit-headers).
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// The quotas in force.
+#[must_use]
+pub fn quotas(app: &App, context: &Context) -> Option<EffectiveQuotas> {
+    let spec = &context.tenant.spec;
+    app.plans.borrow().get(&spec.plan).map(|plan| plan.effective(&spec.quotas))
+}
+
+/// What the tenant uses: by the scheduler where it is here, else as last written.
+#[must_use]
+pub fn usage(app: &App, context: &Context) -> TenantUsage {
+    let live = app.board.as_ref().and_then(|board| board.usage(&context.principal.tenant.namespace));
+    let written = || context.tenant.status.as_ref().and_then(|status| status.usage.clone());
+    live.map(|(usage, _)| usage).or_else(written).unwrap_or_default()
+}
+
+/// Jobs at once, where that is limited.
+#[must_use]
+pub fn most_jobs(app: &App, context: &Context) -> Option<i64> {
+    quotas(app, context).map(|quotas| quotas.max_jobs).filter(|most| *most >= 0)
+}
+
+/// Seconds until the window in force ends.
+#[must_use]
+pub fn resets_in(app: &App, context: &Context) -> Option<u64> {
+    let at = usage(app, context).jobs_hour_reset_at?.0;
+    u64::try_from(at.duration_since(app.clock.now()).as_secs()).ok()
+}
+
+/// The headers; none where the tenant has no hourly limit.
+#[must_use]
+pub fn headers(app: &App, context: &Context) -> Vec<(HeaderName, HeaderValue)> {
+    let Some(most) = quotas(app, context).map(|q| q.max_jobs_per_hour).filter(|most| *most >= 0) else {
+        return Vec::new();
+    };
+    let left = most.saturating_sub(usage(app, context).jobs_this_hour).max(0);
+    let reset = resets_in(app, context).unwrap_or(3600);
+    let texts = [
+        (POLICY, format!("\"jobs-per-hour\";q={most};w=3600")),
+        (LEFT, format!("\"jobs-per-hour\";r={left};t={reset}")),
+    ];
+    texts
+        .into_iter()
+        .filter_map(|(name, text)| HeaderValue::from_str(&text).ok().map(|value| (name, value)))
+        .collect()
+}

@@ -1,0 +1,55 @@
+//! `POST /jobs` and `POST /jobs/{id}/retry`.
+
+use axum::{extract::State, http::HeaderMap, response::Response};
+
+use super::{
+    Id,
+    create::{New, create},
+    living,
+    request::Submit,
+};
+use crate::{
+    api_types::JobSpec,
+    domain::job_state::is_terminal,
+    http::{
+        App,
+        auth::{ByKey, JobsWrite},
+        body::Body,
+        problem::{Code, Problem},
+    },
+};
+
+/// Submits a job: 201, 202 where no verdict came in 2 s, 422 where it can never run, 429 at a quota.
+///
+/// # Errors
+/// As documented.
+pub async fn submit(
+    State(app): State<App>,
+    ByKey(context, _): ByKey<JobsWrite>,
+    headers: HeaderMap,
+    Body(body): Body<Submit>,
+) -> Result<Response, Problem> {
+    let new = New::of(&app, &context, &headers, body.into(), None)?;
+    create(&app, &context, new).await
+}
+
+/// Submits a job that has ended once more, as a new job.
+///
+/// # Errors
+/// `wrong_state` while it has not ended; else as [`submit`].
+pub async fn retry(
+    State(app): State<App>,
+    ByKey(context, _): ByKey<JobsWrite>,
+    id: Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let job = living(&app, &context, &id)?;
+    let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    if !is_terminal(phase) || job.status.as_ref().is_none_or(|status| status.finished_at.is_none()) {
+        let detail = format!("the job is {phase}: only one that has ended can be run again");
+        return Err(Problem::new(Code::WrongState, detail));
+    }
+    let spec = JobSpec { canceled: false, ..job.spec.clone() };
+    let new = New::of(&app, &context, &headers, spec, job.metadata.uid.clone())?;
+    create(&app, &context, new).await
+}

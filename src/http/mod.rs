@@ -1,0 +1,115 @@
+//! The REST API: what `docs/rest-api.md` describes, from the caches, the API server and, for history, Postgres.
+//!
+//! A request passes the frame ([`frame`]), an extractor that says who asks ([`auth`]), and a handler of a few lines, one
+//! file for each endpoint or small family. Nothing here decides about jobs: a submit makes a Job and waits for what the
+//! scheduler says of it. Every refusal is a [`problem::Problem`].
+//!
+//! The server writes with the operator's rights and in the name of who asks: a key is confined to its tenant's
+//! namespace by the extractor's [`Context`](auth::Context), an administrator by his own rights in the cluster.
+
+pub mod administrators;
+pub mod auth;
+pub mod body;
+pub mod failures;
+pub mod frame;
+pub mod header;
+pub mod health;
+pub mod jobs;
+pub mod jobs_index;
+pub mod problem;
+pub mod query;
+pub mod server;
+
+use std::{ops::Deref, sync::Arc};
+
+use axum::{Router, middleware, routing::get};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Client, runtime::reflector::Store};
+use tokio::sync::watch;
+
+use self::{
+    administrators::Administrators,
+    auth::Recognise,
+    failures::Failures,
+    frame::{Frame, no_method, no_route, surround},
+    jobs_index::JobsIndex,
+};
+use crate::{
+    api_types::{Plans, Scenarios, Tenant, TenantApiKey},
+    clock::Clock,
+    config::Settings,
+    db::Pool,
+    metrics::Metrics,
+    random::Random,
+    scheduler::Board,
+};
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// The parts of an [`App`].
+pub struct Parts {
+    /// The API server, with the operator's rights.
+    pub client: Client,
+    /// An administrator's choices.
+    pub settings: Settings,
+    /// Plans in force.
+    pub plans: watch::Receiver<Arc<Plans>>,
+    /// Scenarios in force.
+    pub scenarios: watch::Receiver<Arc<Scenarios>>,
+    /// The time.
+    pub clock: Clock,
+    /// Names of jobs that were given none.
+    pub random: Random,
+    /// What the scheduler knows, where this process schedules.
+    pub board: Option<Board>,
+    /// Recognises keys.
+    pub recognise: Arc<dyn Recognise>,
+    /// Recognises administrators.
+    pub administrators: Administrators,
+    /// Refused keys and tokens.
+    pub failures: Failures,
+    /// All tenants.
+    pub tenants: Store<Tenant>,
+    /// All jobs.
+    pub jobs: JobsIndex,
+    /// All keys.
+    pub keys: Store<TenantApiKey>,
+    /// All nodes.
+    pub nodes: Store<Node>,
+    /// The history, if there is one.
+    pub database: Option<Pool>,
+}
+
+impl App {
+    /// Puts an app together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// All routes: under `/v1`, and without it as the seed has them.
+pub fn routes(app: App, metrics: Metrics) -> Router {
+    let frame = Frame::new(metrics, app.random.clone());
+    let versioned: Router<App> = Router::new().merge(jobs::routes());
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/problems", get(health::problems))
+        .route("/problems/{code}", get(health::problem))
+        .merge(versioned.clone())
+        .nest("/v1", versioned)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(frame, surround))
+        .with_state(app)
+}

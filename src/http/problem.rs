@@ -1,0 +1,283 @@
+//! Every answer that is not a success: a body after RFC 9457 with a stable code, and a `type` that this server itself
+//! resolves to a page of documentation.
+//!
+//! What went wrong inside is logged by the request's id and never answered.
+
+use axum::{
+    Json,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::kube_ext::CallError;
+
+/// The page with a section for each code.
+pub const PAGE: &str = include_str!("../../docs/problems.md");
+
+/// What is wrong; a closed list, and a word of it never changes its meaning.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter, strum::EnumString,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum Code {
+    // --- of the request's form
+    /// The body is no JSON that is taken here.
+    MalformedBody,
+    /// The body is JSON and not what the route takes.
+    InvalidBody,
+    /// The body is too long.
+    BodyTooLarge,
+    /// The body is of another type than JSON.
+    UnsupportedMediaType,
+    /// The part after `?` is not what the route takes.
+    InvalidQuery,
+    /// A header is doubled or malformed.
+    InvalidHeader,
+    /// The cursor is not one that was given out for this list.
+    InvalidCursor,
+    /// The path has no such method.
+    MethodNotAllowed,
+    // --- of who asks
+    /// Neither key nor token was given.
+    MissingCredentials,
+    /// The key is not accepted.
+    InvalidKey,
+    /// The token is not accepted.
+    InvalidToken,
+    /// Too many refused keys or tokens came from this address.
+    TooManyFailures,
+    /// The key's scopes do not hold this.
+    MissingScope,
+    /// The administrator's rights do not hold this.
+    Forbidden,
+    /// This is for keys of tenants.
+    KeyRequired,
+    /// `X-Tenant-ID` names another tenant than the key's.
+    TenantMismatch,
+    /// The tenant is suspended, expired or being deleted.
+    TenantInactive,
+    // --- of what is asked for
+    /// There is no such thing for who asks.
+    NotFound,
+    /// Something else was changed meanwhile, or is of that name.
+    Conflict,
+    /// The thing's state does not allow it.
+    WrongState,
+    /// `If-Match` names another version than the present one.
+    PreconditionFailed,
+    /// The key of this request stands for another request.
+    IdempotencyKeyReused,
+    /// The rules of the API server do not allow such an object.
+    InvalidObject,
+    /// The job can never run.
+    JobRejected,
+    /// A quota of the tenant is used up.
+    QuotaExceeded,
+    /// The hourly limit is reached.
+    RateLimited,
+    // --- of the server
+    /// Keys can't be checked at the moment.
+    KeysUnavailable,
+    /// The Kubernetes API server does not answer.
+    ClusterUnavailable,
+    /// What is asked for is in the history, and the database does not answer.
+    HistoryUnavailable,
+    /// Too many requests are under way.
+    Overloaded,
+    /// The request took too long.
+    TimedOut,
+    /// A fault of this program.
+    Internal,
+}
+
+impl Code {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// The HTTP status that goes with it.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::MalformedBody | Self::InvalidQuery | Self::InvalidHeader | Self::InvalidCursor => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::InvalidBody | Self::InvalidObject | Self::IdempotencyKeyReused | Self::JobRejected => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MissingCredentials | Self::InvalidKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
+            Self::TooManyFailures | Self::QuotaExceeded | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::MissingScope
+            | Self::Forbidden
+            | Self::KeyRequired
+            | Self::TenantMismatch
+            | Self::TenantInactive => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Conflict | Self::WrongState => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::KeysUnavailable
+            | Self::ClusterUnavailable
+            | Self::HistoryUnavailable
+            | Self::Overloaded
+            | Self::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// An answer that is not a success.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// What is wrong.
+    pub code: Code,
+    detail: String,
+    reason: Option<String>,
+    message: Option<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    inside: Option<Inside>,
+}
+
+/// What went wrong inside, for the log; travels with the response to where the request's id is known.
+#[derive(Clone, Debug)]
+pub struct Inside(pub String);
+
+impl Problem {
+    /// One of this code, with a sentence about this request.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let headers = match code.status() {
+            StatusCode::UNAUTHORIZED => {
+                vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"crofter\""))]
+            }
+            StatusCode::SERVICE_UNAVAILABLE => vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))],
+            _ => Vec::new(),
+        };
+        Self { code, detail: detail.into(), reason: None, message: None, headers, inside: None }
+    }
+
+    /// Nothing of that kind is there for who asks: the same for what is absent and what is somebody else's.
+    #[must_use]
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Code::NotFound, format!("there is no such {what}"))
+    }
+
+    /// With the machine reason and the sentence that stand in the object's status.
+    #[must_use]
+    pub fn because(mut self, reason: Option<String>, message: Option<String>) -> Self {
+        (self.reason, self.message) = (reason, message);
+        self
+    }
+
+    /// With what is to be logged and not answered.
+    #[must_use]
+    pub fn inside(mut self, what: impl std::fmt::Display) -> Self {
+        self.inside = Some(Inside(what.to_string()));
+        self
+    }
+
+    /// With a header more.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl std::fmt::Display) -> Self {
+        if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+            self.headers.retain(|(present, _)| *present != name);
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// With the seconds after which to try again.
+    #[must_use]
+    pub fn retry_after(self, seconds: u64) -> Self {
+        self.with_header(header::RETRY_AFTER, seconds.max(1))
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let words = error.refusal().unwrap_or_default().to_owned();
+        let problem = match error.code() {
+            Some(404) => Self::not_found("object"),
+            Some(409) => Self::new(Code::Conflict, "the object was changed meanwhile: read it and try again"),
+            Some(400 | 422) => Self::new(Code::InvalidObject, words),
+            Some(429) | None | Some(500..) => {
+                Self::new(Code::ClusterUnavailable, "the Kubernetes API server does not answer at the moment")
+            }
+            Some(_) => Self::new(Code::Internal, "the request could not be carried out"),
+        };
+        problem.inside(error)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.code.status();
+        let code = self.code.as_str();
+        let mut body = json!({
+            "type": format!("/problems/{code}"),
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "code": code,
+            "detail": self.detail,
+        });
+        for (field, value) in [("reason", self.reason), ("message", self.message)] {
+            if let Some(value) = value {
+                body[field] = value.into();
+            }
+        }
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.headers);
+        if let Some(inside) = self.inside {
+            response.extensions_mut().insert(inside);
+        }
+        response
+    }
+}
+
+/// The section of the page about a code.
+#[must_use]
+pub fn section(code: &str) -> Option<&'static str> {
+    let code: Code = code.parse().ok()?;
+    let heading = format!("## {}\n", code.as_str());
+    let begin = PAGE.find(&heading)?;
+    let rest = &PAGE[begin..];
+    let end = rest[heading.len()..].find("\n## ").map_or(rest.len(), |end| heading.len() + end + 1);
+    Some(&rest[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    #[test]
+    fn each_code_has_its_section_with_its_status_and_no_section_is_without_a_code() {
+        for code in Code::iter() {
+            let text = section(code.as_str()).unwrap_or_else(|| panic!("{code:?} has no section"));
+            let status = format!("{}", code.status().as_u16());
+            assert!(text.contains(&status) && text.lines().count() > 2, "{text}");
+            assert_eq!(text.matches("## ").count(), 1);
+        }
+        let headings: BTreeSet<&str> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(headings, Code::iter().map(Code::as_str).collect());
+    }
+
+    #[test]
+    fn what_is_inside_stays_inside() {
+        let problem = Problem::new(Code::Internal, "sorry").inside("password=geheim").retry_after(0);
+        let response = problem.into_response();
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(response.extensions().get::<Inside>().unwrap().0, "password=geheim");
+    }
+}
