@@ -16,6 +16,7 @@ pub mod header;
 pub mod health;
 pub mod jobs;
 pub mod jobs_index;
+pub mod keys;
 pub mod problem;
 pub mod query;
 pub mod server;
@@ -100,7 +101,7 @@ impl Deref for App {
 /// All routes: under `/v1`, and without it as the seed has them.
 pub fn routes(app: App, metrics: Metrics) -> Router {
     let frame = Frame::new(metrics, app.random.clone());
-    let versioned: Router<App> = Router::new().merge(jobs::routes());
+    let versioned: Router<App> = Router::new().merge(jobs::routes()).merge(keys::routes());
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -41,7 +41,7 @@ async fn it_works_with_the_charts_rights() {
     succeeded(&helm(&cluster, "install", &chart(), &["--create-namespace"]).await);
     let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, RELEASE).await.unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
-    command.args(["run", "--metrics-addr", "127.0.0.1:0"]);
+    command.args(["run", "--metrics-addr", "127.0.0.1:0", "--api-addr", "127.0.0.1:0"]);
     command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
     let _operator = cluster.start_process("crofter", command).unwrap();
 

@@ -83,12 +83,17 @@ fn secrets(verbs: &Verbs<'_>, tenant: &str) -> Api<Secret> {
     verbs.within(&namespace(tenant))
 }
 
-async fn make(verbs: &Verbs<'_>, tenant: &str, name: &str, spec: Value) -> Result<TenantApiKey, kube::Error> {
+pub async fn make(
+    verbs: &Verbs<'_>,
+    tenant: &str,
+    name: &str,
+    spec: Value,
+) -> Result<TenantApiKey, kube::Error> {
     let key = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": name}, "spec": spec});
     verbs.create(&keys(verbs, tenant), &key).await
 }
 
-async fn patch(
+pub async fn patch(
     verbs: &Verbs<'_>,
     tenant: &str,
     name: &str,
@@ -132,12 +137,12 @@ async fn until_key(
     .unwrap()
 }
 
-async fn until_ready(verbs: &Verbs<'_>, tenant: &str, name: &str) -> TenantApiKey {
+pub async fn until_ready(verbs: &Verbs<'_>, tenant: &str, name: &str) -> TenantApiKey {
     until_key(verbs, tenant, name, "Ready", |key| condition(key, "Ready") == "True/KeyIssued").await
 }
 
 /// The text in a key's Secret.
-async fn text(verbs: &Verbs<'_>, tenant: &str, name: &str) -> String {
+pub async fn text(verbs: &Verbs<'_>, tenant: &str, name: &str) -> String {
     let secret = secrets(verbs, tenant).get(name).await.unwrap();
     String::from_utf8(secret.data.unwrap()["token"].0.clone()).unwrap()
 }

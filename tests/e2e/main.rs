@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "other test binaries use the rest")]
 mod common;
 
+mod api;
 mod bad_input;
 mod isolation;
 mod jobs;

@@ -215,7 +215,7 @@ impl Stage {
     pub fn start_operator(&mut self) -> anyhow::Result<i64> {
         let mut command = Command::new(&self.program);
         command
-            .args(["run", "--metrics-addr", "127.0.0.1:0"])
+            .args(["run", "--metrics-addr", "127.0.0.1:0", "--api-addr", "127.0.0.1:0"])
             .env("KUBECONFIG", self.cluster.kubeconfig_for_user(OPERATOR, &["system:masters"])?)
             .env("RUST_LOG", "info")
             .env_remove("DATABASE_URL");

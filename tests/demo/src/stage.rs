@@ -141,8 +141,9 @@ impl Stage {
             .env("KUBECONFIG", self.cluster.kubeconfig())
             .env("DATABASE_URL", self.database_url()?)
             .env("CROFTER_SCENARIOS", example::project().join(example::SCENARIOS))
-            // Any free port.
-            .env("CROFTER_METRICS_ADDR", "127.0.0.1:0");
+            // Any free ports.
+            .env("CROFTER_METRICS_ADDR", "127.0.0.1:0")
+            .env("CROFTER_API_ADDR", "127.0.0.1:0");
         self.operator = Some(self.cluster.start_process("operator", command)?);
         Ok(())
     }

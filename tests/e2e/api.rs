@@ -1,0 +1,469 @@
+//! The REST API on the real control plane: who may do what, what becomes of a submit, and what hostile requests get.
+
+use std::collections::BTreeSet;
+
+use crofter::{
+    api_types::{Job, TenantApiKey},
+    domain::api_key::{Key, Seed},
+};
+use crofter_test_cluster::wait;
+use kube::{Api, ResourceExt, api::ListParams};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use crate::{
+    common::{Answer, PATIENCE, Verbs, now},
+    keys, world,
+};
+
+const ALL: [&str; 5] = ["jobs:read", "jobs:write", "keys:read", "keys:write", "tenant:read"];
+const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
+
+/// The text of a new key.
+async fn key(verbs: &Verbs<'_>, tenant: &str, name: &str, spec: Value) -> String {
+    keys::make(verbs, tenant, name, spec).await.unwrap();
+    keys::until_ready(verbs, tenant, name).await;
+    let text = keys::text(verbs, tenant, name).await;
+    wait::until(PATIENCE, "the key to be known", || async {
+        let answer = ask("GET", "/v1/whoami", &text, None).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.status) }
+    })
+    .await
+    .unwrap();
+    text
+}
+
+/// A tenant of this plan, and a key that may do everything.
+async fn tenant(verbs: &Verbs<'_>, name: &str, spec: Value) -> String {
+    verbs.tenant(name, spec).await;
+    key(verbs, name, "all", json!({"scopes": ALL})).await
+}
+
+async fn ask(method: &str, path: &str, key: &str, body: Option<&Value>) -> Answer {
+    ask_with(method, path, &[("authorization", &format!("Bearer {key}"))], body).await
+}
+
+async fn ask_with(method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+    world().rest(method, path, headers, body).await.unwrap()
+}
+
+fn job() -> Value {
+    json!({"image": "crofter.test/busybox:1", "resources": {"cpu": "100m", "memory": "64Mi"}, "on_quota": "queue"})
+}
+
+fn id(answer: &Answer) -> String {
+    answer.body["id"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+}
+
+/// A problem's code, and that it is one.
+fn code(answer: &Answer) -> String {
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    assert_eq!(answer.body["status"], answer.status, "{answer:?}");
+    assert!(answer.header("x-request-id").is_some());
+    answer.body["code"].as_str().unwrap().to_owned()
+}
+
+/// A route, what it takes, the scope that it needs, and what it answers when all is well.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    body: Option<Value>,
+    needs: Option<&'static str>,
+    well: &'static [u16],
+}
+
+fn routes() -> Vec<Route> {
+    let route = |method, path, body, needs, well| Route { method, path, body, needs, well };
+    vec![
+        route("GET", "/jobs", None, Some("jobs:read"), &[200]),
+        route("POST", "/jobs", Some(job()), Some("jobs:write"), &[201]),
+        route("GET", "/jobs/{job}", None, Some("jobs:read"), &[200]),
+        route("GET", "/jobs/{job}/why", None, Some("jobs:read"), &[200]),
+        // It has not ended.
+        route("POST", "/jobs/{job}/retry", None, Some("jobs:write"), &[409]),
+        route("POST", "/jobs/{job}/cancel", None, Some("jobs:write"), &[202]),
+        route("DELETE", "/jobs/{job}", None, Some("jobs:write"), &[204]),
+        route("GET", "/keys", None, Some("keys:read"), &[200]),
+        route("POST", "/keys", Some(json!({"scopes": []})), Some("keys:write"), &[201]),
+        route("POST", "/keys/{key}/rotate", None, Some("keys:write"), &[200]),
+        route("DELETE", "/keys/{key}", None, Some("keys:write"), &[204]),
+        route("GET", "/whoami", None, None, &[200]),
+    ]
+}
+
+#[tokio::test]
+async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
+    let verbs = world().verbs().await;
+    let right = tenant(&verbs, "api-right", json!({"plan": "basic"})).await;
+    let foreign = tenant(&verbs, "api-foreign", json!({"plan": "basic"})).await;
+    let closed = tenant(&verbs, "api-closed", json!({"plan": "basic"})).await;
+    verbs.patch_tenant("api-closed", json!({"spec": {"suspended": true}})).await.unwrap();
+    let scopeless = key(&verbs, "api-right", "scopeless", json!({"scopes": []})).await;
+    let revoked = key(&verbs, "api-right", "revoked", json!({"scopes": ALL})).await;
+    keys::patch(&verbs, "api-right", "revoked", json!({"spec": {"revoked": true}})).await.unwrap();
+    let end = jiff::Timestamp::from_second(now().as_second() + 6).unwrap().to_string();
+    let expired = key(&verbs, "api-right", "expired", json!({"scopes": ALL, "expiresAt": end})).await;
+    for text in [&revoked, &expired, &closed] {
+        wait::until(PATIENCE, "the key to be refused", || async {
+            let answer = ask("GET", "/whoami", text, None).await;
+            if answer.status > 400 { Ok(()) } else { Err(answer.status) }
+        })
+        .await
+        .unwrap();
+    }
+    let forged = Key::new(
+        &Seed::of(|bytes| {
+            bytes.fill(3);
+            Ok::<_, ()>(())
+        })
+        .unwrap(),
+    );
+    let forged = forged.text().expose_secret().to_owned();
+    let victim = key(&verbs, "api-right", "victim", json!({"scopes": []})).await;
+    let victim = ask("GET", "/whoami", &victim, None).await;
+    let submitted = ask("POST", "/jobs", &right, Some(&job())).await;
+    assert_eq!(submitted.status, 201, "{submitted:?}");
+    let (job_id, key_id) = (id(&submitted), id(&victim));
+
+    for prefix in ["", "/v1"] {
+        for route in routes() {
+            let Route { method, path, body, needs, well } = &route;
+            let at =
+                |job: &str, key: &str| format!("{prefix}{path}").replace("{job}", job).replace("{key}", key);
+            let (there, nowhere) = (at(&job_id, &key_id), at(NOBODY, NOBODY));
+            let none = ask_with(method, &there, &[], body.as_ref()).await;
+            assert_eq!((none.status, code(&none).as_str()), (401, "missing_credentials"), "{there}");
+            assert!(none.header("www-authenticate").is_some());
+            let cases = [
+                ("crft_nonsense", 401, "invalid_key"),
+                (forged.as_str(), 401, "invalid_key"),
+                (revoked.as_str(), 401, "invalid_key"),
+                (expired.as_str(), 401, "invalid_key"),
+                ("no.such.token", 401, "invalid_token"),
+                (closed.as_str(), 403, "tenant_inactive"),
+            ];
+            for (text, status, word) in cases {
+                let answer = ask(method, &there, text, body.as_ref()).await;
+                assert_eq!((answer.status, code(&answer).as_str()), (status, word), "{method} {there}");
+            }
+            if needs.is_some() {
+                let answer = ask(method, &there, &scopeless, body.as_ref()).await;
+                assert_eq!(
+                    (answer.status, code(&answer).as_str()),
+                    (403, "missing_scope"),
+                    "{method} {there}"
+                );
+                assert!(answer.body["detail"].as_str().unwrap().contains(needs.unwrap()), "{answer:?}");
+            }
+            if path.contains('{') {
+                let theirs = ask(method, &there, &foreign, body.as_ref()).await;
+                let absent = ask(method, &nowhere, &foreign, body.as_ref()).await;
+                assert_eq!((theirs.status, &theirs.body), (404, &absent.body), "{method} {there}");
+                let names = |answer: &Answer| -> BTreeSet<String> {
+                    answer
+                        .head
+                        .lines()
+                        .skip(1)
+                        .filter_map(|l| Some(l.split_once(':')?.0.to_owned()))
+                        .collect()
+                };
+                assert_eq!(names(&theirs), names(&absent));
+            }
+            // What ends job or key is tried once, at the end.
+            if prefix == "/v1" || !["cancel", "DELETE"].iter().any(|end| path.ends_with(end) || method == end)
+            {
+                let answer = ask(method, &there, &right, body.as_ref()).await;
+                assert!(well.contains(&answer.status), "{method} {there}: {answer:?}");
+            }
+        }
+    }
+    let theirs = ask("GET", "/jobs", &foreign, None).await;
+    assert_eq!(theirs.body, json!({"jobs": [], "next_cursor": null}));
+}
+
+#[tokio::test]
+async fn api_a_job_is_submitted_read_canceled_run_again_and_kept_in_the_history() {
+    let verbs = world().verbs().await;
+    let key = tenant(&verbs, "api-life", json!({"plan": "basic"})).await;
+    let body = json!({"image": "crofter.test/busybox:1", "parameters": {"frames": "9"}, "priority": "high"});
+    let made = ask("POST", "/jobs", &key, Some(&body)).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(
+        (&made.body["status"], &made.body["reason"]),
+        (&json!("queued"), &json!("NoWorkers")),
+        "{made:?}"
+    );
+    assert_eq!(made.header("location"), Some(&*format!("/v1/jobs/{}", id(&made))));
+    assert!(made.header("ratelimit").unwrap().starts_with("\"jobs-per-hour\";r=100;"), "{made:?}");
+    let at = format!("/v1/jobs/{}", id(&made));
+
+    let why = ask("GET", &format!("{at}/why"), &key, None).await;
+    assert_eq!((&why.body["position"], &why.body["reason"]), (&json!(1), &json!("NoWorkers")), "{why:?}");
+    let lines: Vec<&str> =
+        why.body["checks"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    let expected = [
+        "tenant_active",
+        "rate_window",
+        "job_quota",
+        "cpu",
+        "memory",
+        "gpus",
+        "bandwidth",
+        "node_fit",
+        "turn",
+    ];
+    assert_eq!(lines, expected);
+
+    let seen = ask("GET", &at, &key, None).await;
+    assert_eq!(seen.body["parameters"], json!({"frames": "9"}));
+    let tag = seen.header("etag").unwrap().to_owned();
+    let bearer = format!("Bearer {key}");
+    let headers = [("authorization", bearer.as_str()), ("if-match", "\"1\"")];
+    let stale = ask_with("POST", &format!("{at}/cancel"), &headers, None).await;
+    assert_eq!((stale.status, code(&stale).as_str()), (412, "precondition_failed"));
+    let headers = [("x-api-key", key.as_str()), ("if-match", tag.as_str()), ("x-tenant-id", "api-life")];
+    let canceled = ask_with("POST", &format!("{at}/cancel"), &headers, None).await;
+    assert_eq!(canceled.status, 202, "{canceled:?}");
+    wait::until(PATIENCE, "the job to be canceled", || async {
+        let job = ask("GET", &at, &key, None).await;
+        if job.body["status"] == "canceled" && !job.body["finished_at"].is_null() {
+            Ok(())
+        } else {
+            Err(job.body)
+        }
+    })
+    .await
+    .unwrap();
+
+    let again = ask("POST", &format!("{at}/retry"), &key, None).await;
+    assert_eq!((again.status, &again.body["parameters"]), (201, &json!({"frames": "9"})), "{again:?}");
+    assert_ne!(id(&again), id(&made));
+    let page = ask("GET", "/jobs?limit=1", &key, None).await;
+    let cursor = page.body["next_cursor"].as_str().unwrap().to_owned();
+    let rest = ask("GET", &format!("/jobs?limit=1&cursor={cursor}"), &key, None).await;
+    let both =
+        BTreeSet::from([&page, &rest].map(|page| page.body["jobs"][0]["id"].as_str().unwrap().to_owned()));
+    assert_eq!(both, BTreeSet::from([id(&made), id(&again)]));
+    assert_eq!(rest.body["next_cursor"], Value::Null);
+    let filtered = ask("GET", "/jobs?status=canceled", &key, None).await;
+    assert_eq!(filtered.body["jobs"].as_array().unwrap().len(), 1);
+    let misused = ask("GET", &format!("/jobs?status=canceled&cursor={cursor}"), &key, None).await;
+    assert_eq!((misused.status, code(&misused).as_str()), (400, "invalid_cursor"));
+
+    assert_eq!(ask("DELETE", &at, &key, None).await.status, 204);
+    wait::until(PATIENCE, "the job to be of the past", || async {
+        let job = ask("GET", &at, &key, None).await;
+        if job.status == 200 && !job.body["deleted_at"].is_null() { Ok(()) } else { Err(job) }
+    })
+    .await
+    .unwrap();
+    let list = ask("GET", "/jobs", &key, None).await;
+    assert_eq!(list.body["jobs"].as_array().unwrap().len(), 2, "history included: {list:?}");
+    assert_eq!(list.header("x-crofter-source"), None);
+}
+
+#[tokio::test]
+async fn api_a_quota_answers_429_with_its_numbers_and_what_can_never_run_422() {
+    let verbs = world().verbs().await;
+    let key = tenant(&verbs, "api-quota", json!({"plan": "free", "quotas": {"maxJobs": 1}})).await;
+    let mut body = job();
+    body["on_quota"] = json!("reject");
+    let first = ask("POST", "/jobs", &key, Some(&body)).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    let second = ask("POST", "/jobs", &key, Some(&body)).await;
+    assert_eq!((second.status, code(&second).as_str()), (429, "quota_exceeded"), "{second:?}");
+    assert_eq!(second.body["detail"], "max concurrent jobs limit reached (1/1)");
+    assert_eq!(second.body["reason"], "WaitingForQuota");
+    assert!(second.header("retry-after").is_some() && second.header("ratelimit").is_some());
+    let waits = ask("POST", "/jobs", &key, Some(&job())).await;
+    assert_eq!(waits.status, 201, "{waits:?}");
+    body["resources"]["cpu"] = json!("100");
+    let huge = ask("POST", "/jobs", &key, Some(&body)).await;
+    assert_eq!((huge.status, code(&huge).as_str()), (422, "job_rejected"), "{huge:?}");
+    let invalid = ask("POST", "/jobs", &key, Some(&json!({"queue": "live"}))).await;
+    assert_eq!((invalid.status, code(&invalid).as_str()), (422, "invalid_object"), "{invalid:?}");
+    assert!(invalid.body["detail"].as_str().unwrap().contains("give an image"), "{invalid:?}");
+    let kept: Api<Job> = verbs.jobs("api-quota");
+    wait::until(PATIENCE, "refused jobs to be gone", || async {
+        let jobs = kept.list(&ListParams::default()).await.map_err(|e| e.to_string())?;
+        if jobs.items.len() == 2 { Ok(()) } else { Err(format!("{} jobs", jobs.items.len())) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn api_one_idempotency_key_makes_one_job() {
+    let verbs = world().verbs().await;
+    let key = tenant(&verbs, "api-once", json!({"plan": "basic"})).await;
+    let bearer = format!("Bearer {key}");
+    let headers = [("authorization", bearer.as_str()), ("idempotency-key", "order 66")];
+    let body = job();
+    let asked = (0..50).map(|_| ask_with("POST", "/jobs", &headers, Some(&body)));
+    let answers = futures::future::join_all(asked).await;
+    let ids: BTreeSet<String> = answers.iter().map(id).collect();
+    assert_eq!(ids.len(), 1);
+    assert!(answers.iter().all(|answer| [201, 202].contains(&answer.status)));
+    assert_eq!(answers.iter().filter(|answer| answer.header("idempotency-replayed").is_none()).count(), 1);
+    let jobs = verbs.jobs("api-once").list(&ListParams::default()).await.unwrap();
+    assert_eq!(jobs.items.len(), 1);
+    let mut other = job();
+    other["priority"] = json!("low");
+    let other = ask_with("POST", "/jobs", &headers, Some(&other)).await;
+    assert_eq!((other.status, code(&other).as_str()), (422, "idempotency_key_reused"));
+}
+
+#[tokio::test]
+async fn api_keys_are_made_and_rotated_over_rest_within_what_the_asker_may() {
+    let verbs = world().verbs().await;
+    verbs.tenant("api-keys", json!({"plan": "basic"})).await;
+    let maker =
+        key(&verbs, "api-keys", "maker", json!({"scopes": ["keys:read", "keys:write", "jobs:read"]})).await;
+    let made = ask("POST", "/keys", &maker, Some(&json!({"scopes": ["jobs:read"]}))).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let token = made.body["token"].as_str().unwrap().to_owned();
+    let known = async |text: &str| {
+        wait::until(PATIENCE, "the key to be known", || async {
+            let answer = ask("GET", "/jobs", text, None).await;
+            if answer.status == 200 { Ok(()) } else { Err(answer) }
+        })
+        .await
+        .unwrap();
+    };
+    known(&token).await;
+    let rotated = ask("POST", &format!("/keys/{}/rotate", id(&made)), &maker, None).await;
+    let second = rotated.body["token"].as_str().unwrap().to_owned();
+    assert_ne!(token, second);
+    known(&second).await;
+    assert_eq!(ask("GET", "/jobs", &token, None).await.status, 200, "for the overlap");
+    let more = ask("POST", "/keys", &maker, Some(&json!({"scopes": ["jobs:write"]}))).await;
+    assert_eq!((more.status, code(&more).as_str()), (403, "missing_scope"));
+    keys::make(&verbs, "api-keys", "strong", json!({"scopes": ALL})).await.unwrap();
+    let strong = keys::until_ready(&verbs, "api-keys", "strong").await.uid().unwrap();
+    wait::until(PATIENCE, "the strong key to be listed", || async {
+        let list = ask("GET", "/keys", &maker, None).await;
+        let text = list.body.to_string();
+        assert!(!text.contains(&second) && !text.contains("\"mac"), "{text}");
+        if text.contains(&strong) { Ok(()) } else { Err(text) }
+    })
+    .await
+    .unwrap();
+    let stolen = ask("POST", &format!("/keys/{strong}/rotate"), &maker, None).await;
+    assert_eq!((stolen.status, code(&stolen).as_str()), (403, "missing_scope"));
+    assert_eq!(ask("DELETE", &format!("/keys/{}", id(&made)), &maker, None).await.status, 204);
+    wait::until(PATIENCE, "the deleted key to be refused", || async {
+        let answer = ask("GET", "/jobs", &second, None).await;
+        if answer.status == 401 { Ok(()) } else { Err(answer.status) }
+    })
+    .await
+    .unwrap();
+    assert!(!world().operator_log().contains(&second[18..61]), "a text is in the log");
+}
+
+#[tokio::test]
+async fn api_administrators_are_who_the_cluster_says_and_may_what_it_allows() {
+    let verbs = world().verbs().await;
+    verbs.tenant("api-admin", json!({"plan": "basic"})).await;
+    let kubectl = async |args: &[&str]| {
+        let out = world().cluster.kubectl(args.iter().copied()).await.unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    kubectl(&["create", "serviceaccount", "api-boss"]).await;
+    kubectl(&["create", "serviceaccount", "api-guest"]).await;
+    kubectl(&[
+        "create",
+        "clusterrole",
+        "api-boss",
+        "--verb=list,create",
+        "--resource=tenantapikeys.crofter.io",
+    ])
+    .await;
+    let account = "--serviceaccount=default:api-boss";
+    kubectl(&["create", "clusterrolebinding", "api-boss", "--clusterrole=api-boss", account]).await;
+    let boss = kubectl(&["create", "token", "api-boss"]).await;
+    let guest = kubectl(&["create", "token", "api-guest"]).await;
+    let who = ask("GET", "/whoami", &boss, None).await;
+    assert_eq!(who.body, json!({"kind": "administrator", "name": "system:serviceaccount:default:api-boss"}));
+    let made = ask("POST", "/keys?tenant=api-admin", &boss, Some(&json!({"scopes": ALL}))).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let list = ask("GET", "/keys?tenant=api-admin", &boss, None).await;
+    assert_eq!((list.status, list.body["keys"].as_array().unwrap().len()), (200, 1));
+    let absent = ask("GET", "/keys?tenant=nobody", &boss, None).await;
+    assert_eq!((absent.status, code(&absent).as_str()), (404, "not_found"));
+    for tenant in ["api-admin", "nobody"] {
+        let refused = ask("GET", &format!("/keys?tenant={tenant}"), &guest, None).await;
+        assert_eq!((refused.status, code(&refused).as_str()), (403, "forbidden"));
+    }
+    let job = ask("GET", "/jobs", &boss, None).await;
+    assert_eq!((job.status, code(&job).as_str()), (403, "key_required"));
+    let keys: Api<TenantApiKey> = verbs.within("tenant-api-admin");
+    assert_eq!(keys.list(&ListParams::default()).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
+async fn api_hostile_requests_get_their_4xx_and_disturb_nobody() {
+    let verbs = world().verbs().await;
+    let key = tenant(&verbs, "api-hostile", json!({"plan": "basic"})).await;
+    let auth = format!("host: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n");
+    let json = "content-type: application/json\r\n";
+    let post = |head: &str, body: &str| {
+        format!("POST /v1/jobs HTTP/1.1\r\n{auth}{head}content-length: {}\r\n\r\n{body}", body.len())
+    };
+    let get = |path: &str, head: &str| format!("GET {path} HTTP/1.1\r\n{auth}{head}\r\n");
+    let chunked = format!("POST /jobs HTTP/1.1\r\n{auth}{json}transfer-encoding: chunked\r\n\r\n");
+    let large = format!("{chunked}110000\r\n{}\r\n0\r\n\r\n", " ".repeat(0x11_0000));
+    let declared = format!("POST /jobs HTTP/1.1\r\n{auth}{json}content-length: 99999999999\r\n\r\n");
+    let cases = [
+        (post(json, "{\"image\": \"a\", \"image\": \"b\"}"), 400, "malformed_body"),
+        (post(json, "{\"image\": \"a\\u0000\"}"), 400, "malformed_body"),
+        (post(json, &"[".repeat(1000)), 400, "malformed_body"),
+        (post(json, ""), 400, "malformed_body"),
+        (post(json, "{\"image\": 7}"), 422, "invalid_body"),
+        (post(json, "{\"image\": \"a\", \"pod_template\": {}}"), 422, "invalid_body"),
+        (post("", "{}"), 415, "unsupported_media_type"),
+        (post("content-type: text/plain\r\n", "{}"), 415, "unsupported_media_type"),
+        (large, 413, "body_too_large"),
+        (declared, 413, "body_too_large"),
+        (get("/jobs", "authorization: Bearer x\r\n"), 400, "invalid_header"),
+        (get("/jobs", "x-api-key: x\r\n"), 400, "invalid_header"),
+        (get("/jobs", "x-tenant-id: a\r\nx-tenant-id: b\r\n"), 400, "invalid_header"),
+        (get("/jobs", "x-tenant-id: default\r\n"), 403, "tenant_mismatch"),
+        (get("/jobs?cursor=00", ""), 400, "invalid_cursor"),
+        (get("/jobs?limit=0", ""), 400, "invalid_query"),
+        (get("/jobs?limit=1&limit=2", ""), 400, "invalid_query"),
+        (get("/jobs?status=%27%20OR%201=1", ""), 400, "invalid_query"),
+        (get("/jobs/..%2f..%2fsecrets", ""), 404, "not_found"),
+        (get("/jobs/%ff", ""), 404, "not_found"),
+        (get("/nowhere", ""), 404, "not_found"),
+        (get("/whoami", "").replace("GET", "PUT"), 405, "method_not_allowed"),
+    ];
+    for (request, status, word) in cases {
+        let shown = request.lines().next().unwrap().to_owned();
+        let begun = tokio::time::Instant::now();
+        let answer = world().rest_raw(&request).await.unwrap_or_else(|e| panic!("{shown}: {e}"));
+        assert_eq!((answer.status, code(&answer).as_str()), (status, word), "{shown}: {answer:?}");
+        assert!(begun.elapsed().as_secs() < 5, "{shown}: {:?}", begun.elapsed());
+    }
+
+    let guess = "GET /whoami HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: crft_guess\r\n\r\n";
+    let flood = [127, 9, 9, 9];
+    let mut refused = 0;
+    for _ in 0..60 {
+        let answer = world().rest_from(flood, guess).await.unwrap();
+        assert!([401, 429].contains(&answer.status), "{answer:?}");
+        refused += u32::from(answer.status == 429);
+    }
+    assert!(refused >= 20, "{refused} of 60 were slowed down");
+    let own = world().rest_from(flood, &get("/whoami", "")).await.unwrap();
+    assert_eq!(own.status, 200, "a valid key is never refused for what others do");
+
+    let page = ask_with("GET", "/problems/too_many_failures", &[], None).await;
+    assert!(page.status == 200 && page.body.as_str().unwrap().starts_with("## too_many_failures"));
+    let metrics = world().ask("/metrics").await.unwrap();
+    assert!(
+        metrics.contains(r#"crofter_http_requests_total{route="unmatched",method="GET",class="4xx"}"#),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("nowhere"));
+}
