@@ -47,8 +47,8 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
     let children = "create delete get list patch watch";
     let everywhere = lines(&[
         ("tenants.crofter.io", "get list patch update watch"),
-        ("jobs.crofter.io", "delete get list patch update watch"),
-        ("tenantapikeys.crofter.io", "get list patch update watch"),
+        ("jobs.crofter.io", "create delete get list patch update watch"),
+        ("tenantapikeys.crofter.io", "create delete get list patch update watch"),
         ("tenants/status.crofter.io", "get patch update"),
         ("jobs/status.crofter.io", "get patch update"),
         ("tenantapikeys/status.crofter.io", "get patch update"),
@@ -75,11 +75,7 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
     assert_eq!(rights(&operator, "kube-system").await, everywhere);
 
     let mut at_home = everywhere;
-    at_home.remove("tenantapikeys.crofter.io: get list patch update watch");
-    at_home.extend(lines(&[
-        ("leases.coordination.k8s.io", "create get patch update"),
-        ("tenantapikeys.crofter.io", "create get list patch update watch"),
-    ]));
+    at_home.extend(lines(&[("leases.coordination.k8s.io", "create get patch update")]));
     assert_eq!(rights(&operator, NAMESPACE).await, at_home);
 }
 
