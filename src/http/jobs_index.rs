@@ -25,8 +25,11 @@ pub struct JobsIndex(Arc<Shared>);
 struct Shared {
     all: RwLock<All>,
     /// By namespace and name.
-    awaited: RwLock<HashMap<(String, String), watch::Sender<Option<Arc<Job>>>>>,
+    awaited: RwLock<HashMap<(String, String), News>>,
 }
+
+/// The last state of a job that somebody waits for.
+type News = watch::Sender<Option<Arc<Job>>>;
 
 #[derive(Default)]
 struct All {

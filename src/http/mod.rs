@@ -20,6 +20,7 @@ pub mod keys;
 pub mod problem;
 pub mod query;
 pub mod server;
+pub mod tenants;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -101,7 +102,8 @@ impl Deref for App {
 /// All routes: under `/v1`, and without it as the seed has them.
 pub fn routes(app: App, metrics: Metrics) -> Router {
     let frame = Frame::new(metrics, app.random.clone());
-    let versioned: Router<App> = Router::new().merge(jobs::routes()).merge(keys::routes());
+    let versioned: Router<App> =
+        Router::new().merge(jobs::routes()).merge(keys::routes()).merge(tenants::routes());
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -136,6 +136,12 @@ impl Code {
 pub struct Problem {
     /// What is wrong.
     pub code: Code,
+    rest: Box<Rest>,
+}
+
+/// Apart, so that what may fail returns little.
+#[derive(Clone, Debug, Default)]
+struct Rest {
     detail: String,
     reason: Option<String>,
     message: Option<String>,
@@ -158,7 +164,7 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE => vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))],
             _ => Vec::new(),
         };
-        Self { code, detail: detail.into(), reason: None, message: None, headers, inside: None }
+        Self { code, rest: Box::new(Rest { detail: detail.into(), headers, ..Rest::default() }) }
     }
 
     /// Nothing of that kind is there for who asks: the same for what is absent and what is somebody else's.
@@ -170,14 +176,14 @@ impl Problem {
     /// With the machine reason and the sentence that stand in the object's status.
     #[must_use]
     pub fn because(mut self, reason: Option<String>, message: Option<String>) -> Self {
-        (self.reason, self.message) = (reason, message);
+        (self.rest.reason, self.rest.message) = (reason, message);
         self
     }
 
     /// With what is to be logged and not answered.
     #[must_use]
     pub fn inside(mut self, what: impl std::fmt::Display) -> Self {
-        self.inside = Some(Inside(what.to_string()));
+        self.rest.inside = Some(Inside(what.to_string()));
         self
     }
 
@@ -185,8 +191,8 @@ impl Problem {
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: impl std::fmt::Display) -> Self {
         if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
-            self.headers.retain(|(present, _)| *present != name);
-            self.headers.push((name, value));
+            self.rest.headers.retain(|(present, _)| *present != name);
+            self.rest.headers.push((name, value));
         }
         self
     }
@@ -218,14 +224,15 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.code.status();
         let code = self.code.as_str();
+        let Rest { detail, reason, message, headers: more, inside } = *self.rest;
         let mut body = json!({
             "type": format!("/problems/{code}"),
             "title": status.canonical_reason().unwrap_or_default(),
             "status": status.as_u16(),
             "code": code,
-            "detail": self.detail,
+            "detail": detail,
         });
-        for (field, value) in [("reason", self.reason), ("message", self.message)] {
+        for (field, value) in [("reason", reason), ("message", message)] {
             if let Some(value) = value {
                 body[field] = value.into();
             }
@@ -233,8 +240,8 @@ impl IntoResponse for Problem {
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.extend(self.headers);
-        if let Some(inside) = self.inside {
+        headers.extend(more);
+        if let Some(inside) = inside {
             response.extensions_mut().insert(inside);
         }
         response

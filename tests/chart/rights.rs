@@ -46,7 +46,7 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
     let operator = operator(cluster).await;
     let children = "create delete get list patch watch";
     let everywhere = lines(&[
-        ("tenants.crofter.io", "get list patch update watch"),
+        ("tenants.crofter.io", "create delete get list patch update watch"),
         ("jobs.crofter.io", "create delete get list patch update watch"),
         ("tenantapikeys.crofter.io", "create delete get list patch update watch"),
         ("tenants/status.crofter.io", "get patch update"),

@@ -87,6 +87,10 @@ fn routes() -> Vec<Route> {
         route("POST", "/keys", Some(json!({"scopes": []})), Some("keys:write"), &[201]),
         route("POST", "/keys/{key}/rotate", None, Some("keys:write"), &[200]),
         route("DELETE", "/keys/{key}", None, Some("keys:write"), &[204]),
+        route("GET", "/tenants/{tenant}", None, Some("tenant:read"), &[200]),
+        route("GET", "/tenants/{tenant}/stats", None, Some("tenant:read"), &[200]),
+        route("GET", "/tenants/{tenant}/nodes", None, Some("tenant:read"), &[200]),
+        route("GET", "/tenants/{tenant}/jobs", None, Some("jobs:read"), &[200]),
         route("GET", "/whoami", None, None, &[200]),
     ]
 }
@@ -128,8 +132,11 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
     for prefix in ["", "/v1"] {
         for route in routes() {
             let Route { method, path, body, needs, well } = &route;
-            let at =
-                |job: &str, key: &str| format!("{prefix}{path}").replace("{job}", job).replace("{key}", key);
+            let at = |job: &str, key: &str| {
+                let tenant = if job == NOBODY { "nobody" } else { "api-right" };
+                let path = format!("{prefix}{path}").replace("{tenant}", tenant);
+                path.replace("{job}", job).replace("{key}", key)
+            };
             let (there, nowhere) = (at(&job_id, &key_id), at(NOBODY, NOBODY));
             let none = ask_with(method, &there, &[], body.as_ref()).await;
             assert_eq!((none.status, code(&none).as_str()), (401, "missing_credentials"), "{there}");
@@ -176,6 +183,10 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
                 assert!(well.contains(&answer.status), "{method} {there}: {answer:?}");
             }
         }
+    }
+    for (method, path) in [("GET", "/tenants"), ("POST", "/tenants"), ("DELETE", "/tenants/api-right")] {
+        let answer = ask(method, path, &right, Some(&json!({"name": "mine"}))).await;
+        assert_eq!((answer.status, code(&answer).as_str()), (403, "forbidden"), "{method} {path}");
     }
     let theirs = ask("GET", "/jobs", &foreign, None).await;
     assert_eq!(theirs.body, json!({"jobs": [], "next_cursor": null}));
@@ -399,6 +410,70 @@ async fn api_administrators_are_who_the_cluster_says_and_may_what_it_allows() {
     assert_eq!((job.status, code(&job).as_str()), (403, "key_required"));
     let keys: Api<TenantApiKey> = verbs.within("tenant-api-admin");
     assert_eq!(keys.list(&ListParams::default()).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
+async fn api_tenants_are_made_changed_and_deleted_by_who_may() {
+    let verbs = world().verbs().await;
+    let kubectl = async |args: &[&str]| {
+        let out = world().cluster.kubectl(args.iter().copied()).await.unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    for (account, verb) in [("api-landlord", "--verb=*"), ("api-reader", "--verb=get,list")] {
+        kubectl(&["create", "serviceaccount", account]).await;
+        kubectl(&["create", "clusterrole", account, verb, "--resource=tenants.crofter.io"]).await;
+        let (role, subject) =
+            (format!("--clusterrole={account}"), format!("--serviceaccount=default:{account}"));
+        kubectl(&["create", "clusterrolebinding", account, &role, &subject]).await;
+    }
+    let landlord = kubectl(&["create", "token", "api-landlord"]).await;
+    let reader = kubectl(&["create", "token", "api-reader"]).await;
+
+    let body =
+        json!({"name": "api-corp", "display_name": "Corp", "plan": "pro", "metadata": {"a": "1", "b": "1"}});
+    let refused = ask("POST", "/tenants", &reader, Some(&body)).await;
+    assert_eq!((refused.status, code(&refused).as_str()), (403, "forbidden"));
+    let made = ask("POST", "/tenants", &landlord, Some(&body)).await;
+    assert_eq!((made.status, &made.body["status"]), (201, &json!("active")), "{made:?}");
+    let again = ask("POST", "/tenants", &landlord, Some(&body)).await;
+    assert_eq!((again.status, code(&again).as_str()), (409, "conflict"));
+    for (bad, word) in
+        [(json!({"name": "x", "plan": "gold"}), "free, pro"), (json!({"name": "Bad_Name"}), "name")]
+    {
+        let answer = ask("POST", "/tenants", &landlord, Some(&bad)).await;
+        assert_eq!((answer.status, code(&answer).as_str()), (422, "invalid_object"), "{answer:?}");
+        assert!(answer.body["detail"].as_str().unwrap().contains(word), "{answer:?}");
+    }
+    verbs.until_tenant("api-corp", "seen", |t| t.status.as_ref().is_some_and(|s| s.phase.is_some())).await;
+    for path in [format!("/tenants/{}", id(&made)), "/v1/tenants/api-corp".to_owned()] {
+        let seen = ask("GET", &path, &reader, None).await;
+        assert_eq!((seen.status, &seen.body["id"]), (200, &made.body["id"]), "{path}");
+    }
+    let stats = ask("GET", "/tenants/api-corp/stats", &reader, None).await;
+    let fields: BTreeSet<&str> = stats.body.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = ["tenant_id", "name", "plan", "status", "quotas", "usage", "limits"];
+    assert_eq!(fields, BTreeSet::from(expected));
+    assert_eq!(stats.body["limits"]["available_jobs"], 100);
+
+    let change =
+        json!({"plan": "basic", "reset_quotas": true, "metadata": {"b": "2"}, "status": "suspended"});
+    let refused = ask("PUT", "/tenants/api-corp", &reader, Some(&change)).await;
+    assert_eq!((refused.status, code(&refused).as_str()), (403, "forbidden"));
+    let changed = ask("PUT", "/tenants/api-corp", &landlord, Some(&change)).await;
+    assert_eq!((changed.status, &changed.body["status"]), (200, &json!("suspended")), "{changed:?}");
+    assert_eq!(changed.body["metadata"], json!({"b": "2"}));
+    assert_eq!(changed.body["quotas"]["max_jobs"], 20);
+    let list = ask("GET", "/tenants?limit=1", &reader, None).await;
+    assert_eq!(list.body["tenants"].as_array().unwrap().len(), 1);
+    assert!(list.body["next_cursor"].is_string());
+
+    verbs.tenant("default", json!({"plan": "enterprise"})).await;
+    let kept = ask("DELETE", "/tenants/default", &landlord, None).await;
+    assert_eq!((kept.status, &kept.body["detail"]), (403, &json!("cannot delete default tenant")));
+    assert_eq!(ask("DELETE", "/tenants/api-corp", &landlord, None).await.status, 204);
+    let gone = ask("DELETE", "/tenants/nobody", &landlord, None).await;
+    assert_eq!((gone.status, code(&gone).as_str()), (404, "not_found"));
 }
 
 #[tokio::test]

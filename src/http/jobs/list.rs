@@ -24,7 +24,7 @@ use crate::{
     db::{self, JobsWanted},
     http::{
         App,
-        auth::{ByKey, Context, JobsRead},
+        auth::{ByKey, JobsRead},
         jobs_index::Place,
         problem::{Code, Problem},
         query::Params,
@@ -100,10 +100,19 @@ pub async fn list(
     ByKey(context, _): ByKey<JobsRead>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
-    let asked = Asked::of(wanted, &context.principal.tenant.uid)?;
-    let recorded = recorded(&app, &context, &asked).await;
+    let of = &context.principal.tenant;
+    list_of(&app, &of.uid, &of.namespace, wanted).await
+}
+
+/// Lists jobs of a tenant.
+///
+/// # Errors
+/// As [`list`].
+pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -> Result<Response, Problem> {
+    let asked = Asked::of(wanted, tenant)?;
+    let recorded = recorded(app, tenant, &asked).await;
     let away = recorded.is_none();
-    let page = page(&app, &context, &asked, recorded.unwrap_or_default());
+    let page = page(app, (tenant, namespace), &asked, recorded.unwrap_or_default());
     let mut response = Json(page).into_response();
     if away {
         response.headers_mut().insert(SOURCE, CACHE);
@@ -112,9 +121,9 @@ pub async fn list(
 }
 
 /// What the history has of the page, with one more to see whether there is another; `None` where it does not answer.
-async fn recorded(app: &App, context: &Context, asked: &Asked) -> Option<Vec<db::JobRecord>> {
+async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Vec<db::JobRecord>> {
     let pool = app.database.as_ref()?;
-    let tenant = Uuid::parse_str(&context.principal.tenant.uid).ok()?;
+    let tenant = Uuid::parse_str(tenant).ok()?;
     let wanted = JobsWanted {
         phase: asked.phase.map(Into::into),
         queue: asked.queue.map(Into::into),
@@ -130,21 +139,21 @@ async fn recorded(app: &App, context: &Context, asked: &Asked) -> Option<Vec<db:
     }
 }
 
-fn page(app: &App, context: &Context, asked: &Asked, recorded: Vec<db::JobRecord>) -> Page {
-    let of = &context.principal.tenant;
-    let living = app.jobs.newest(&of.namespace, asked.before, asked.limit + 1, |job| asked.holds(job));
+fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: Vec<db::JobRecord>) -> Page {
+    let (tenant, namespace) = of;
+    let living = app.jobs.newest(namespace, asked.before, asked.limit + 1, |job| asked.holds(job));
     // Beyond the last one that was read there may be others that were not.
     let known_to =
         recorded.last().filter(|_| recorded.len() > asked.limit).map(|last| (last.created_at, last.uid));
     // The cache knows better: what it has is on this page from there, or in another state and on no page of this list.
-    let outdated = |record: &db::JobRecord| app.jobs.get(&of.namespace, record.uid).is_some();
+    let outdated = |record: &db::JobRecord| app.jobs.get(namespace, record.uid).is_some();
     let mut jobs: BTreeMap<Place, JobView> = recorded
         .into_iter()
         .filter(|record| !outdated(record))
-        .map(|record| ((record.created_at, record.uid), JobView::recorded(record, &of.uid)))
+        .map(|record| ((record.created_at, record.uid), JobView::recorded(record, tenant)))
         .collect();
     for job in living {
-        let view = JobView::of(&job, &of.uid);
+        let view = JobView::of(&job, tenant);
         if let Ok(uid) = Uuid::parse_str(&view.id) {
             jobs.insert((view.created_at, uid), view);
         }

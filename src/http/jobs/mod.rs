@@ -21,6 +21,7 @@ use axum::{
 };
 use uuid::Uuid;
 
+pub use self::list::{Wanted, list_of};
 use super::{App, auth::Context, problem::Problem};
 use crate::api_types::Job;
 

@@ -1,0 +1,136 @@
+//! `GET` of tenants, and of what belongs to one.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use kube::ResourceExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Id, act, readable,
+    view::{Stats, TenantView, stats as statistics, view},
+};
+use crate::{
+    api_types::{Tenant, api_key::Scope},
+    domain::worker,
+    http::{
+        App,
+        auth::{ByAdministrator, Caller},
+        header::etag,
+        jobs,
+        problem::{Code, Problem},
+        query::Params,
+    },
+};
+
+/// Tenants of a page, by default and at most.
+const PAGE: usize = 100;
+const LARGEST_PAGE: usize = 500;
+
+/// Parameters of a list of tenants.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    limit: Option<usize>,
+    /// Name of the last one of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists tenants, by name.
+///
+/// # Errors
+/// `forbidden`, `invalid_query`, `invalid_cursor`.
+pub async fn list(
+    State(app): State<App>,
+    admin: ByAdministrator,
+    Params(wanted): Params<Wanted>,
+) -> Result<Json<Value>, Problem> {
+    admin.may(&app, act("list", None)).await?;
+    let limit = wanted.limit.unwrap_or(PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        return Err(Problem::new(Code::InvalidQuery, format!("limit is 1 to {LARGEST_PAGE}")));
+    }
+    let after = wanted.cursor.unwrap_or_default();
+    // A name is its own cursor, so only its form can be wrong.
+    if after.len() > 63 || !after.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+        return Err(Problem::new(Code::InvalidCursor, "this cursor was not given out for this list"));
+    }
+    let all = app.tenants.state();
+    let by_name: BTreeMap<String, &Tenant> =
+        all.iter().map(|tenant| (tenant.name_any(), tenant.as_ref())).collect();
+    let mut rest = by_name.into_iter().filter(|(name, _)| *name > after);
+    let page: Vec<(String, TenantView)> =
+        rest.by_ref().take(limit).map(|(name, tenant)| (name, view(&app, tenant))).collect();
+    let next = rest.next().and_then(|_| page.last().map(|(name, _)| name.clone()));
+    let tenants: Vec<TenantView> = page.into_iter().map(|(_, view)| view).collect();
+    Ok(Json(json!({"tenants": tenants, "next_cursor": next})))
+}
+
+/// One tenant.
+///
+/// # Errors
+/// `not_found`, also for another tenant's key.
+pub async fn get(State(app): State<App>, caller: Caller, id: Id) -> Result<Response, Problem> {
+    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    let mut response = Json(view(&app, &tenant)).into_response();
+    let tag = etag(tenant.metadata.resource_version.as_deref().unwrap_or_default());
+    response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
+    Ok(response)
+}
+
+/// Its statistics.
+///
+/// # Errors
+/// As [`get`].
+pub async fn stats(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Stats>, Problem> {
+    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    Ok(Json(statistics(&app, &tenant)))
+}
+
+/// Its jobs.
+///
+/// # Errors
+/// As [`get`], and of the list.
+pub async fn jobs(
+    State(app): State<App>,
+    caller: Caller,
+    id: Id,
+    Params(wanted): Params<jobs::Wanted>,
+) -> Result<Response, Problem> {
+    let tenant = readable(&app, &caller, &id, Scope::JobsRead).await?;
+    let namespace = tenant.status.as_ref().and_then(|status| status.namespace.clone()).unwrap_or_default();
+    jobs::list_of(&app, &tenant.uid().unwrap_or_default(), &namespace, wanted).await
+}
+
+/// The nodes that are admitted to it.
+///
+/// # Errors
+/// As [`get`].
+pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Value>, Problem> {
+    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    let name = tenant.name_any();
+    let all = app.nodes.state();
+    let own: BTreeMap<String, Value> = all
+        .iter()
+        .filter_map(|node| {
+            let worker = worker::worker(node, &app.settings.gpu_resource).filter(|w| w.group == name)?;
+            let shown = json!({
+                "id": node.uid(),
+                "name": worker.name,
+                "tenant_id": tenant.uid(),
+                "status": if worker.ready { "ready" } else { "not_ready" },
+                "cpu_millicores": worker.allocatable.cpu_milli,
+                "memory_bytes": worker.allocatable.memory_bytes,
+                "gpus": worker.allocatable.gpus,
+            });
+            Some((worker.name, shown))
+        })
+        .collect();
+    Ok(Json(json!({"nodes": own.into_values().collect::<Vec<_>>(), "next_cursor": null})))
+}
