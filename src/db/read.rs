@@ -1,4 +1,5 @@
-//! What the REST API reads: jobs of one tenant, the newest first, also those that are gone from the cluster.
+//! What the REST API reads: jobs of one tenant, the newest first, also those that are gone from the cluster; and what
+//! they used.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -135,4 +136,65 @@ pub async fn job_of(pool: &Pool, tenant_uid: Uuid, uid: Uuid) -> Result<Option<J
         Ok(row.map(|row| record!(row)))
     };
     pool.within("reading a job", work).await
+}
+
+/// What the attempts of a tenant came to within a stretch of time, in thousandths times milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRecord {
+    /// When the stretch began.
+    pub start: Timestamp,
+    /// Running time, in milliseconds.
+    pub running_millis: String,
+    /// Thousandths of a core times milliseconds.
+    pub cpu_millicore_millis: String,
+    /// Bytes times milliseconds.
+    pub memory_byte_millis: String,
+    /// GPUs times milliseconds.
+    pub gpu_millis: String,
+    /// Mbit/s times milliseconds.
+    pub bandwidth_mbps_millis: String,
+}
+
+/// A tenant's usage in full hours from `from` to before `to`, summed up by hour or by day (UTC), the oldest first.
+///
+/// # Errors
+/// When the database is away.
+pub async fn usage_of(
+    pool: &Pool,
+    tenant_uid: Uuid,
+    from: Timestamp,
+    to: Timestamp,
+    by_day: bool,
+) -> Result<Vec<UsageRecord>, Error> {
+    let work = async {
+        let mut session = pool.session().await?;
+        let rows = sqlx::query!(
+            r#"SELECT date_trunc(CASE WHEN $4 THEN 'day' ELSE 'hour' END, hour, 'UTC')
+                          AS "start!: jiff_sqlx::Timestamp",
+                      sum(running_millis)::text AS "running!", sum(cpu_millicore_millis)::text AS "cpu!",
+                      sum(memory_byte_millis)::text AS "memory!", sum(gpu_millis)::text AS "gpu!",
+                      sum(bandwidth_mbps_millis)::text AS "bandwidth!"
+               FROM usage_hourly WHERE tenant_uid = $1 AND hour >= $2 AND hour < $3
+               GROUP BY 1 ORDER BY 1"#,
+            tenant_uid,
+            jiff_sqlx::Timestamp::from(from) as jiff_sqlx::Timestamp,
+            jiff_sqlx::Timestamp::from(to) as jiff_sqlx::Timestamp,
+            by_day,
+        )
+        .fetch_all(session.connection()?)
+        .await?;
+        session.release();
+        Ok(rows
+            .into_iter()
+            .map(|row| UsageRecord {
+                start: row.start.to_jiff(),
+                running_millis: row.running,
+                cpu_millicore_millis: row.cpu,
+                memory_byte_millis: row.memory,
+                gpu_millis: row.gpu,
+                bandwidth_mbps_millis: row.bandwidth,
+            })
+            .collect())
+    };
+    pool.within("reading usage of a tenant", work).await
 }

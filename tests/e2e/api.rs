@@ -90,6 +90,14 @@ fn routes() -> Vec<Route> {
         route("GET", "/tenants/{tenant}", None, Some("tenant:read"), &[200]),
         route("GET", "/tenants/{tenant}/stats", None, Some("tenant:read"), &[200]),
         route("GET", "/tenants/{tenant}/nodes", None, Some("tenant:read"), &[200]),
+        route("GET", "/tenants/{tenant}/usage", None, Some("tenant:read"), &[200]),
+        route(
+            "GET",
+            "/tenants/{tenant}/usage?step=day&from=2030-01-01T00:00:00Z",
+            None,
+            Some("tenant:read"),
+            &[400],
+        ),
         route("GET", "/tenants/{tenant}/jobs", None, Some("jobs:read"), &[200]),
         route("GET", "/whoami", None, None, &[200]),
     ]

@@ -3,6 +3,7 @@
 mod change;
 mod create;
 mod read;
+mod usage;
 mod view;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub fn routes() -> Router<App> {
         .route("/tenants/{id}/stats", get(read::stats))
         .route("/tenants/{id}/jobs", get(read::jobs))
         .route("/tenants/{id}/nodes", get(read::nodes))
+        .route("/tenants/{id}/usage", get(usage::usage))
 }
 
 /// The name or UID in a path.

@@ -1,0 +1,116 @@
+//! `GET /tenants/{id}/usage`: what a tenant's attempts came to, from the history.
+
+use axum::{Json, extract::State};
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Id, readable};
+use crate::{
+    api_types::api_key::Scope,
+    db,
+    http::{
+        App,
+        auth::Caller,
+        problem::{Code, Problem},
+        query::Params,
+    },
+};
+
+/// Parameters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    #[serde(default)]
+    step: Step,
+}
+
+/// How long one line is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Step {
+    #[default]
+    Hour,
+    Day,
+}
+
+impl Step {
+    /// The longest time for which it is given.
+    fn longest(self) -> SignedDuration {
+        match self {
+            Self::Hour => SignedDuration::from_hours(31 * 24),
+            Self::Day => SignedDuration::from_hours(366 * 24),
+        }
+    }
+}
+
+/// From when to when.
+fn span(wanted: &Wanted, now: Timestamp) -> Result<(Timestamp, Timestamp), Problem> {
+    let invalid = |detail: &str| Problem::new(Code::InvalidQuery, detail);
+    let to = wanted.to.unwrap_or(now);
+    let day = SignedDuration::from_hours(24);
+    let from = wanted.from.or_else(|| to.checked_sub(day).ok());
+    let from = from.ok_or_else(|| invalid("`to` is out of range"))?;
+    match to.duration_since(from) {
+        span if span <= SignedDuration::ZERO => Err(invalid("`from` is before `to`")),
+        span if span > wanted.step.longest() => {
+            Err(invalid("31 days at most by hour, and 366 days with step=day"))
+        }
+        _ => Ok((from, to)),
+    }
+}
+
+/// Its usage, of the full hours that began in that time.
+///
+/// # Errors
+/// `invalid_query`; `history_unavailable`.
+pub async fn usage(
+    State(app): State<App>,
+    caller: Caller,
+    id: Id,
+    Params(wanted): Params<Wanted>,
+) -> Result<Json<Value>, Problem> {
+    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    let (from, to) = span(&wanted, app.clock.now())?;
+    let away = || Problem::new(Code::HistoryUnavailable, "usage is in the database, which does not answer");
+    let pool = app.database.as_ref().ok_or_else(away)?;
+    let uid = Uuid::parse_str(&tenant.uid().unwrap_or_default());
+    let uid = uid.map_err(|error| Problem::not_found("tenant").inside(error))?;
+    let records = db::usage_of(pool, uid, from, to, wanted.step == Step::Day).await;
+    let records = records.map_err(|error| away().inside(error))?;
+    let lines: Vec<Value> = records
+        .into_iter()
+        .map(|record| {
+            json!({
+                "start": record.start,
+                "running_millis": record.running_millis,
+                "cpu_millicore_millis": record.cpu_millicore_millis,
+                "memory_byte_millis": record.memory_byte_millis,
+                "gpu_millis": record.gpu_millis,
+                "bandwidth_mbps_millis": record.bandwidth_mbps_millis,
+            })
+        })
+        .collect();
+    Ok(Json(json!({"usage": lines, "next_cursor": null})))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_bounded_and_runs_forwards() {
+        let at = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
+        let of =
+            |from, to, step| span(&Wanted { from, to, step }, at(10_000)).map_err(|problem| problem.code);
+        assert_eq!(of(None, None, Step::Hour), Ok((at(9976), at(10_000))));
+        assert_eq!(of(Some(at(0)), Some(at(24 * 31)), Step::Hour), Ok((at(0), at(744))));
+        assert_eq!(of(Some(at(0)), Some(at(745)), Step::Hour), Err(Code::InvalidQuery));
+        assert_eq!(of(Some(at(0)), Some(at(745)), Step::Day), Ok((at(0), at(745))));
+        assert_eq!(of(Some(at(5)), Some(at(5)), Step::Hour), Err(Code::InvalidQuery));
+    }
+}
