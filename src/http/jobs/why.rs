@@ -21,6 +21,7 @@ use crate::{
         auth::{ByKey, Context, JobsRead},
         problem::Problem,
     },
+    scheduler::Board,
 };
 
 /// Why a job waits.
@@ -89,7 +90,7 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let waiting = matches!(status.phase, JobPhase::Queued | JobPhase::Retrying);
     let uid = job.uid().unwrap_or_default();
     let verdict = app.board.as_ref().filter(|_| waiting).and_then(|board| board.standing(&uid));
-    let source = if app.board.is_some() { "scheduler" } else { "status" };
+    let source = if app.board.as_ref().is_some_and(Board::is_ready) { "scheduler" } else { "status" };
     let (reason, message) = match verdict {
         Some(Verdict::Wait(reason, message) | Verdict::Reject(reason, message)) => {
             (Some(reason.as_str().to_owned()), Some(message))
