@@ -63,6 +63,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let Strict(value) = serde_json::from_slice(bytes)
         .map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
+    if !value.is_object() {
+        // A list would be taken for the fields in their order.
+        return Err(Problem::new(Code::InvalidBody, "the body is no object"));
+    }
     serde_json::from_value(value).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
 }
 
