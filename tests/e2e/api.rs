@@ -287,6 +287,7 @@ async fn api_a_quota_answers_429_with_its_numbers_and_what_can_never_run_422() {
     let key = tenant(&verbs, "api-quota", json!({"plan": "free", "quotas": {"maxJobs": 1}})).await;
     let mut body = job();
     body["on_quota"] = json!("reject");
+    body["parameters"] = json!({"RUN_SECONDS": "forever"});
     let first = ask("POST", "/jobs", &key, Some(&body)).await;
     assert_eq!(first.status, 201, "{first:?}");
     let second = ask("POST", "/jobs", &key, Some(&body)).await;
