@@ -290,6 +290,8 @@ async fn api_a_quota_answers_429_with_its_numbers_and_what_can_never_run_422() {
     body["parameters"] = json!({"RUN_SECONDS": "forever"});
     let first = ask("POST", "/jobs", &key, Some(&body)).await;
     assert_eq!(first.status, 201, "{first:?}");
+    // Who was first is told by whole seconds, and within one by UID.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let second = ask("POST", "/jobs", &key, Some(&body)).await;
     assert_eq!((second.status, code(&second).as_str()), (429, "quota_exceeded"), "{second:?}");
     assert_eq!(second.body["detail"], "max concurrent jobs limit reached (1/1)");
