@@ -1,0 +1,417 @@
+//! The parts of the operator, and what each is given. Every part subscribes before the watches run.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{reflector::ObjectRef, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+
+use super::{Parts, Stop};
+use crate::{
+    api_types::{Job, Plans, Scenarios, Tenant, TenantApiKey},
+    clock::Clock,
+    config::Settings,
+    controllers::{api_key, attempt, job, node, tenant},
+    db::Pool,
+    domain::{admission::Dispatcher, worker},
+    http::{self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex},
+    keys::{self, Keys, pepper},
+    kube_ext::{
+        events::Events,
+        streams::received,
+        unreadable::{self, Unreadable},
+        watch::Watch,
+    },
+    metrics::Metrics,
+    mirror::{self, MirrorHandle},
+    names,
+    random::Random,
+    scheduler::{self, Board, Caches, Changes, Concerned, Scheduler},
+    telemetry::{self, IsReady},
+};
+
+/// Room for names of jobs and tenants that are to look again.
+const CONCERNED: usize = 4096;
+
+/// What administrators write in files, and may replace at any time.
+pub(super) struct Tables {
+    pub(super) plans: watch::Receiver<Arc<Plans>>,
+    pub(super) scenarios: watch::Receiver<Arc<Scenarios>>,
+}
+
+/// Names of those who are to look again after a decision.
+pub(super) struct Names {
+    pub(super) jobs: mpsc::Receiver<ObjectRef<Job>>,
+    pub(super) tenants: mpsc::Receiver<ObjectRef<Tenant>>,
+}
+
+/// The operator while it is put together: every part subscribes before the watches run.
+pub(super) struct Assembly {
+    client: Client,
+    settings: Settings,
+    plans: watch::Receiver<Arc<Plans>>,
+    scenarios: watch::Receiver<Arc<Scenarios>>,
+    clock: Clock,
+    metrics: Metrics,
+    events: Events,
+    board: Board,
+    tenants: Watch<Tenant>,
+    jobs: Watch<Job>,
+    keys: Watch<TenantApiKey>,
+    pods: Watch<Pod>,
+    nodes: Watch<Node>,
+    /// Pods of others.
+    others: Watch<Pod>,
+    caches: Caches,
+    parts: Parts,
+    /// Whether the scheduler runs here.
+    schedules: bool,
+    stop: Stop,
+}
+
+impl Assembly {
+    pub(super) fn new(
+        client: Client,
+        settings: Settings,
+        elastic_pools: &[String],
+        tables: Tables,
+        stop: Stop,
+    ) -> Self {
+        let Tables { plans, scenarios } = tables;
+        let elastic: Vec<String> = elastic_pools.iter().map(|pool| names::pool_group(pool)).collect();
+        let tenants = everything(&client);
+        let jobs = everything(&client);
+        let keys = everything(&client);
+        let nodes = everything(&client).with_prepare(node::prepare);
+        let ours =
+            watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
+        let pods = Watch::new(Api::all(client.clone()), ours);
+        let theirs =
+            watcher::Config::default().labels(&format!("{}!={}", names::LABEL_MANAGED_BY, names::MANAGER));
+        let others = Watch::new(Api::all(client.clone()), theirs).with_prepare(scheduler::prepare_other_pods);
+        let caches =
+            Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
+        Self {
+            events: Events::new(client.clone()),
+            client,
+            settings,
+            plans,
+            scenarios,
+            clock: Clock::system(),
+            metrics: Metrics::default(),
+            board: Board::new(Dispatcher::new(elastic.iter().map(String::as_str))),
+            tenants,
+            jobs,
+            keys,
+            pods,
+            nodes,
+            others,
+            caches,
+            parts: Parts::default(),
+            schedules: false,
+            stop,
+        }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs what follows a file.
+    pub(super) fn follow(
+        &mut self,
+        name: &'static str,
+        following: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.parts.essential(name, following);
+    }
+
+    /// Ready as soon as the scheduler has decided for the first time.
+    pub(super) fn decides(&self) -> IsReady {
+        let board = self.board.clone();
+        Arc::new(move || board.is_ready())
+    }
+
+    pub(super) fn mirror(&mut self, config: mirror::Config) -> MirrorHandle {
+        let Caches { tenants, jobs, pods, nodes } = self.caches.clone();
+        let stores = mirror::Stores { tenants, nodes, jobs, pods };
+        let changes = mirror::Changes {
+            tenants: self.tenants.subscribe(),
+            nodes: self.nodes.subscribe(),
+            jobs: self.jobs.subscribe(),
+            pods: self.pods.subscribe(),
+        };
+        let (handle, writing) = mirror::start(config, stores, changes, self.clock.clone());
+        self.parts.essential("mirror", async move {
+            if let Err(error) = writing.await {
+                tracing::error!(%error, "the mirror has ended");
+            }
+        });
+        handle
+    }
+
+    pub(super) fn scheduler(&mut self) -> Names {
+        self.schedules = true;
+        let (concerned_jobs, jobs) = mpsc::channel(CONCERNED);
+        let (concerned_tenants, tenants) = mpsc::channel(CONCERNED);
+        let scheduler = Scheduler::new(scheduler::Parts {
+            caches: self.caches.clone(),
+            board: self.board.clone(),
+            concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
+            plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
+            gpu_resource: self.settings.gpu_resource.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        });
+        let changes = Changes {
+            tenants: self.tenants.subscribe(),
+            jobs: self.jobs.subscribe(),
+            pods: self.pods.subscribe(),
+            nodes: self.nodes.subscribe(),
+            others: self.others.subscribe(),
+        };
+        self.parts.essential("scheduler", scheduler.run(changes));
+        Names { jobs, tenants }
+    }
+
+    /// Returns which tenants can't be read.
+    pub(super) fn tenants(&mut self, touched: mpsc::Receiver<ObjectRef<Tenant>>) -> Unreadable<Tenant> {
+        let board = self.board.clone();
+        let (context, watches) = tenant::prepare(tenant::Dependencies {
+            client: self.client.clone(),
+            clock: self.clock.clone(),
+            events: self.events.clone(),
+            settings: self.settings.clone(),
+            plans: self.plans.clone(),
+            jobs: self.caches.jobs.clone(),
+            keys: self.keys.store(),
+            pods: self.caches.pods.clone(),
+            nodes: self.caches.nodes.clone(),
+            ledger: Arc::new(move |namespace| {
+                board.usage(namespace).map(|(usage, window)| tenant::Ledger { usage, window })
+            }),
+            workers: self.workers(),
+        });
+        let inputs = tenant::Inputs {
+            tenants: self.caches.tenants.clone(),
+            tenant_changes: self.tenants.subscribe(),
+            pods: self.pods.subscribe_objects().boxed(),
+            nodes: self.nodes.subscribe_objects().boxed(),
+            touched: received(touched).boxed(),
+        };
+        let unreadable = context.unreadable();
+        self.parts.controller("tenant controller", tenant::run(context, watches, inputs, self.stop.clone()));
+        unreadable
+    }
+
+    /// How a tenant's workers stand, for its status.
+    fn workers(&self) -> tenant::WorkersOf {
+        let (nodes, plans) = (self.caches.nodes.clone(), self.plans.clone());
+        let gpu_resource = self.settings.gpu_resource.clone();
+        Arc::new(move |tenant: &Tenant| {
+            let all = nodes.state();
+            let quotas =
+                plans.borrow().get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas));
+            tenant::WorkersView {
+                admitted: i64::try_from(worker::count(&tenant.name_any(), &all)).unwrap_or(i64::MAX),
+                refused: quotas.and_then(|quotas| node::refused(tenant, &quotas, &all, &gpu_resource)),
+            }
+        })
+    }
+
+    pub(super) fn nodes(&mut self) {
+        let Caches { tenants, pods, nodes, .. } = self.caches.clone();
+        let (client, gpu_resource) = (self.client.clone(), self.settings.gpu_resource.clone());
+        let caches = node::Caches { nodes, tenants, pods };
+        let context = Arc::new(node::Context::new(client, caches, self.plans.clone(), gpu_resource));
+        let (of_nodes, of_tenants) = (self.nodes.subscribe_objects(), self.tenants.subscribe_objects());
+        let run = node::run(context, of_nodes, of_tenants, self.pods.subscribe_objects(), self.stop.clone());
+        self.parts.controller("node controller", run);
+    }
+
+    /// Returns which jobs can't be read.
+    pub(super) fn jobs(
+        &mut self,
+        concerned: mpsc::Receiver<ObjectRef<Job>>,
+        mirror: Option<&MirrorHandle>,
+        start_limit_seconds: u32,
+    ) {
+        let (unreadable, writer) = unreadable::cache();
+        let Caches { tenants, jobs, pods, .. } = self.caches.clone();
+        let context = job::Context {
+            client: self.client.clone(),
+            jobs,
+            unreadable,
+            pods,
+            tenants,
+            board: self.board.clone(),
+            plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
+            settings: self.settings.clone(),
+            start_limit: SignedDuration::from_secs(start_limit_seconds.into()),
+            mirrored: mirror.cloned().map(mirrored),
+            events: self.events.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let of_jobs = job::Changes { all: self.jobs.subscribe(), unreadable: writer };
+        let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
+        let run =
+            job::run(Arc::new(context), of_jobs, of_pods, of_tenants, received(concerned), self.stop.clone());
+        self.parts.controller("job controller", run);
+    }
+
+    pub(super) fn attempts(&mut self, unreadable: Unreadable<Tenant>, mirror: Option<&MirrorHandle>) {
+        let Caches { jobs, pods, tenants, .. } = self.caches.clone();
+        let context = attempt::Context {
+            client: self.client.clone(),
+            jobs,
+            pods,
+            tenants: attempt::Tenants { known: tenants, unreadable },
+            accounts: mirror.cloned().map(|mirror| Arc::new(mirror) as Arc<dyn attempt::Accounts>),
+            windows: Arc::new(self.board.clone()),
+            waiting: attempt::Waiting::default(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let (of_pods, of_jobs) = (self.pods.subscribe_objects(), self.jobs.subscribe_objects());
+        let of_tenants = self.tenants.subscribe_objects();
+        let commits = mirror.map_or_else(|| stream::pending().boxed(), |mirror| mirror.commits().boxed());
+        let run = attempt::run(Arc::new(context), of_pods, of_jobs, of_tenants, commits, self.stop.clone());
+        self.parts.controller("attempt controller", run);
+    }
+
+    /// The controller of API keys, and the cache by which they are recognised.
+    pub(super) fn api_keys(&mut self, namespace: String) -> Keys {
+        let peppers = self.peppers(&namespace);
+        let (context, watches) = api_key::prepare(api_key::Dependencies {
+            client: self.client.clone(),
+            keys: self.keys.store(),
+            tenants: self.caches.tenants.clone(),
+            peppers: peppers.clone(),
+            settings: self.settings.clone(),
+            namespace: namespace.clone(),
+            events: self.events.clone(),
+            clock: self.clock.clone(),
+            random: Random::system(),
+            metrics: self.metrics.clone(),
+        });
+        let inputs = api_key::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
+        self.parts
+            .controller("API key controller", api_key::run(context, watches, inputs, self.stop.clone()));
+        self.recognise(peppers, namespace)
+    }
+
+    /// The cache alone.
+    pub(super) fn key_cache(&mut self, namespace: String) -> Keys {
+        let peppers = self.peppers(&namespace);
+        self.recognise(peppers, namespace)
+    }
+
+    fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::Known> {
+        let mut secret = pepper::watch(&self.client, namespace);
+        let (known, peppers) = watch::channel(pepper::Known::Nothing);
+        let following = pepper::follow(self.client.clone(), namespace.to_owned(), secret.subscribe(), known);
+        self.parts.essential("watch of peppers", secret.run());
+        self.parts.essential("peppers", following);
+        peppers
+    }
+
+    fn recognise(&mut self, peppers: watch::Receiver<pepper::Known>, namespace: String) -> Keys {
+        let keys = Keys::new(peppers, self.clock.clone(), self.metrics.clone());
+        let inputs = keys::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
+        self.parts.essential("cache of API keys", keys.clone().feed(namespace.clone(), inputs));
+        self.parts.essential("probe of API keys", keys.clone().probe(self.client.clone(), namespace));
+        keys
+    }
+
+    /// The REST API. Returns its index of jobs.
+    pub(super) fn rest(&mut self, listener: TcpListener, keys: Keys, database: Option<Pool>) -> JobsIndex {
+        let jobs = JobsIndex::default();
+        self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
+        let app = http::App::new(http::Parts {
+            client: self.client.clone(),
+            settings: self.settings.clone(),
+            plans: self.plans.clone(),
+            scenarios: self.scenarios.clone(),
+            clock: self.clock.clone(),
+            random: Random::system(),
+            board: self.schedules.then(|| self.board.clone()),
+            recognise: Arc::new(keys),
+            administrators: Administrators::new(self.client.clone()),
+            failures: Failures::default(),
+            tenants: self.caches.tenants.clone(),
+            jobs: jobs.clone(),
+            keys: self.keys.store(),
+            nodes: self.caches.nodes.clone(),
+            database,
+        });
+        let routes = http::routes(app, self.metrics.clone());
+        // Ends by itself at the stop signal, when all that was asked is answered.
+        self.parts.controller("REST API", http::server::serve(listener, routes, self.stop.clone()));
+        jobs
+    }
+
+    /// Runs the watches: those of pods only where this process schedules.
+    pub(super) fn watch_and_serve(self, listener: TcpListener, is_ready: IsReady) -> Parts {
+        let Self { mut parts, tenants, jobs, keys, pods, nodes, others, metrics, board, schedules, .. } =
+            self;
+        parts.essential("watch of tenants", tenants.run());
+        parts.essential("watch of jobs", jobs.run());
+        parts.essential("watch of API keys", keys.run());
+        parts.essential("watch of nodes", nodes.run());
+        if schedules {
+            parts.essential("watch of pods", pods.run());
+            parts.essential("watch of other pods", others.run());
+        }
+        parts.essential("health and metrics", async move {
+            if let Err(error) = telemetry::serve(listener, metrics, board, is_ready).await {
+                tracing::error!(%error, "health and metrics are not served any more");
+            }
+        });
+        parts
+    }
+}
+
+/// Whether the mirror has a job as it is.
+fn mirrored(mirror: MirrorHandle) -> job::Mirrored {
+    Arc::new(move |job: &Job| {
+        let uid = job.uid().unwrap_or_default();
+        mirror.job_mirrored(&uid, &job.resource_version().unwrap_or_default())
+    })
+}
+
+impl attempt::Accounts for MirrorHandle {
+    fn committed(&self, job_uid: &str, attempt: u32) -> bool {
+        Self::committed(self, job_uid, attempt)
+    }
+
+    fn behind(&self) -> bool {
+        Self::behind(self)
+    }
+}
+
+impl attempt::Windows for Board {
+    fn settle(&self, namespace: &str, job_uid: &str) {
+        Self::settle(self, namespace, job_uid);
+    }
+}
+
+/// A watch of all objects of a kind.
+fn everything<K>(client: &Client) -> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    Watch::new(Api::<DeserializeGuard<K>>::all(client.clone()), watcher::Config::default())
+}
