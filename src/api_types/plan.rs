@@ -126,6 +126,14 @@ macro_rules! effective_quotas {
                 EffectiveQuotas { $($field: own.$field.unwrap_or(self.quotas.$field),)* }
             }
         }
+
+        impl EffectiveQuotas {
+            /// None of them limits anything.
+            #[must_use]
+            pub fn unlimited() -> Self {
+                Self { $($field: -1,)* }
+            }
+        }
     };
 }
 

@@ -45,19 +45,6 @@ pub(super) struct Job {
     pub(super) refused: bool,
 }
 
-pub(super) fn unlimited() -> EffectiveQuotas {
-    EffectiveQuotas {
-        max_jobs: -1,
-        max_queued_jobs: -1,
-        max_jobs_per_hour: -1,
-        max_cpu_cores: -1,
-        max_memory_gb: -1,
-        max_gpus: -1,
-        max_bandwidth_mbps: -1,
-        ..EffectiveQuotas::default()
-    }
-}
-
 pub(super) fn cpu(cores: u64) -> Resources {
     Resources { cpu_milli: cores * 1000, memory_bytes: cores << 30, ..Resources::default() }
 }
@@ -73,7 +60,7 @@ impl World {
             name: name.to_owned(),
             plan: "pro".to_owned(),
             closed: None,
-            quotas: unlimited(),
+            quotas: EffectiveQuotas::unlimited(),
             weight,
             groups: vec![name.to_owned(), POOL.to_owned()],
             elastic: false,

@@ -290,21 +290,11 @@ fn namespace(tenant: usize) -> String {
 }
 
 fn tenant(number: usize) -> TenantView {
-    let unlimited = EffectiveQuotas {
-        max_jobs: -1,
-        max_queued_jobs: -1,
-        max_jobs_per_hour: -1,
-        max_cpu_cores: -1,
-        max_memory_gb: -1,
-        max_gpus: -1,
-        max_bandwidth_mbps: -1,
-        ..EffectiveQuotas::default()
-    };
     TenantView {
         name: format!("{number:06}"),
         plan: "pro".to_owned(),
         closed: None,
-        quotas: unlimited,
+        quotas: EffectiveQuotas::unlimited(),
         weight: [1, 2, 4, 8][number % 4],
         groups: vec![namespace(number), POOL.to_owned()],
         elastic: false,
