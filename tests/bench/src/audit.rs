@@ -57,6 +57,11 @@ impl Request {
     pub fn made_pod(&self) -> bool {
         self.verb == "create" && self.resource == "pods" && self.is_done()
     }
+
+    /// Whether it took a pod's finalizer away, which is all that is ever changed of a pod.
+    pub fn released_pod(&self) -> bool {
+        self.verb == "patch" && self.resource == "pods" && self.is_done()
+    }
 }
 
 #[derive(Deserialize)]

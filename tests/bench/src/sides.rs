@@ -59,6 +59,8 @@ pub async fn operator(stage: &mut Stage, jobs: &[Submitted]) -> anyhow::Result<O
     stage.until_quiet(OPERATOR).await?;
     let processor_seconds = Reading::of(&stage.processes())?.since(&before);
     let peak_mib = peak_memory(stage.operator_pid()?)?;
+    // They count as writes for each job, though not in the time that the jobs take.
+    stage.until_released(OPERATOR, mark, jobs.len()).await?;
     stage.stop_operator()?;
     let requests = stage.audit.of_user(OPERATOR, mark)?;
     let completed = stage.completions.times();

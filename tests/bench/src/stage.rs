@@ -186,7 +186,8 @@ impl Stage {
         let mark = self.audit.end()?;
         let jobs = submitter.all("benchprobejob", &jobs).await?;
         self.completions.until(jobs.len(), PATIENCE, || Ok(())).await?;
-        self.until_quiet(OPERATOR).await?;
+        // The last write of a pod's life: without it the bare client would have one less to make.
+        self.until_released(OPERATOR, mark, jobs.len()).await?;
         let requests = self.audit.of_user(OPERATOR, mark)?;
         let recipes = jobs.iter().map(|job| {
             let pod = names::pod(&job.name, &job.uid, 1);
@@ -263,6 +264,25 @@ impl Stage {
     /// When it can't be made.
     pub async fn client(&self, user: &str) -> anyhow::Result<Client> {
         client_of(&self.cluster, user).await
+    }
+
+    /// Waits until a user has let go so many pods since `mark`, a minute after their end.
+    ///
+    /// # Errors
+    /// When the audit log can't be read, or it takes for ever.
+    pub async fn until_released(&self, user: &str, mark: audit::Mark, pods: usize) -> anyhow::Result<()> {
+        let (mut mark, mut released) = (mark, 0);
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < end {
+            mark = self.audit.read(mark, |request| {
+                released += usize::from(request.user == user && request.released_pod());
+            })?;
+            if released >= pods {
+                return Ok(());
+            }
+            tokio::time::sleep(QUIET).await;
+        }
+        bail!("{user} has let go {released} of {pods} pods after {} s", PATIENCE.as_secs())
     }
 
     /// Waits until a user has written nothing for a second.

@@ -50,7 +50,7 @@ enum Load {
     Equal,
     /// One, two or four cores.
     Mixed,
-    /// No two the same.
+    /// About a thousand sizes.
     Distinct,
 }
 
