@@ -28,6 +28,9 @@ use crate::api_types::{
 
 /// `Assigned` is written only where the pod has not started by then: one write less for jobs that start at once.
 const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// `Running` is left so long while others wait for the API server: starts and ends go first, and short jobs have ended
+/// by then.
+const RUNNING_AFTER: SignedDuration = SignedDuration::from_secs(2);
 
 /// Everything that the next step depends on.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +49,8 @@ pub struct View<'a> {
     pub start_limit: SignedDuration,
     /// The extended resource that counts GPUs.
     pub gpu_resource: &'a str,
+    /// Whether many jobs are being taken further, so that what can wait should.
+    pub busy: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -183,6 +188,10 @@ fn running(
     started_at: Timestamp,
 ) -> Result<Step, IllegalMove> {
     let node = attempt::node(pod).map(str::to_owned);
+    let told = started_at.saturating_add(RUNNING_AFTER).unwrap_or(started_at);
+    if view.busy && status.phase != JobPhase::Running && (started_at..told).contains(&view.now) {
+        return Ok(Step::Wait(Some(told)));
+    }
     if status.phase != JobPhase::Running || status.node != node || stopping(status).is_some() {
         let message = format!("attempt {number} runs on {}", node.as_deref().unwrap_or("a node"));
         let way = [JobPhase::Assigned, JobPhase::Running];

@@ -199,7 +199,11 @@ impl Assembly {
             pods: self.caches.pods.clone(),
             nodes: self.caches.nodes.clone(),
             ledger: Arc::new(move |namespace| {
-                board.usage(namespace).map(|(usage, window)| tenant::Ledger { usage, window })
+                board.ledger(namespace).map(|(usage, window, awaited)| tenant::Ledger {
+                    usage,
+                    window,
+                    awaited,
+                })
             }),
             workers: self.workers(),
         });
@@ -262,6 +266,7 @@ impl Assembly {
             start_limit: SignedDuration::from_secs(start_limit_seconds.into()),
             mirrored: mirror.cloned().map(mirrored),
             events: self.events.clone(),
+            under_way: job::UnderWay::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };
@@ -403,8 +408,8 @@ impl attempt::Accounts for MirrorHandle {
 }
 
 impl attempt::Windows for Board {
-    fn settle(&self, namespace: &str, job_uid: &str) {
-        Self::settle(self, namespace, job_uid);
+    fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+        Self::settle(self, namespace, job_uid, soon);
     }
 }
 

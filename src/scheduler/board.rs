@@ -85,18 +85,25 @@ impl Board {
         state.dispatcher.refused(job_uid, attempt, words)
     }
 
-    /// The first pod of a job is to be let go, by the namespace and the job's UID: its charge is to be stored first.
-    pub fn settle(&self, namespace: &str, job_uid: &str) {
-        self.lock().dispatcher.settle(namespace, job_uid);
+    /// The first pod of a job is to be let go, by the namespace and the job's UID: its charge is to be stored first, soon
+    /// where somebody waits for it.
+    pub fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+        self.lock().dispatcher.settle(namespace, job_uid, soon);
         self.settled.notify_one();
     }
 
-    /// What the jobs of a namespace come to, as its tenant's status shows it, and the hourly window as it is to be stored;
-    /// `None` until the caches are whole.
+    /// What the jobs of a namespace come to, as its tenant's status shows it; `None` until the caches are whole.
     #[must_use]
-    pub fn usage(&self, namespace: &str) -> Option<(TenantUsage, Option<JobWindow>)> {
+    pub fn usage(&self, namespace: &str) -> Option<TenantUsage> {
+        self.ledger(namespace).map(|(usage, ..)| usage)
+    }
+
+    /// The same with the hourly window as it is to be stored, and whether somebody waits for that.
+    #[must_use]
+    pub fn ledger(&self, namespace: &str) -> Option<(TenantUsage, Option<JobWindow>, bool)> {
         let state = self.lock();
-        state.ready.then(|| state.dispatcher.account(namespace).map(shown)).flatten()
+        let account = state.ready.then(|| state.dispatcher.account(namespace)).flatten()?;
+        Some((shown(&account), account.window, account.awaited))
     }
 
     /// How many jobs wait, by reason.
@@ -134,11 +141,11 @@ impl Board {
     }
 }
 
-fn shown(account: Account) -> (TenantUsage, Option<JobWindow>) {
+fn shown(account: &Account) -> TenantUsage {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let ended = |phase| account.ended.get(&phase).copied().map_or(0, signed);
-    let Account { usage, started, resets_at, .. } = &account;
-    let shown = TenantUsage {
+    let Account { usage, started, resets_at, .. } = account;
+    TenantUsage {
         queued_jobs: signed(usage.queued),
         active_jobs: signed(usage.active),
         cpu_millicores: signed(usage.held.cpu_milli),
@@ -155,6 +162,5 @@ fn shown(account: Account) -> (TenantUsage, Option<JobWindow>) {
             timed_out: ended(JobPhase::TimedOut),
         },
         ..TenantUsage::default()
-    };
-    (shown, account.window)
+    }
 }

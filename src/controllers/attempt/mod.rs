@@ -212,7 +212,8 @@ fn charge_stored(pod: &Pod, context: &Context) -> bool {
         context.waiting.remove(pod);
         return true;
     }
-    context.windows.settle(&pod.namespace().unwrap_or_default(), charge.job_uid());
+    let deleted = pod.metadata.deletion_timestamp.is_some();
+    context.windows.settle(&pod.namespace().unwrap_or_default(), charge.job_uid(), deleted);
     false
 }
 

@@ -38,13 +38,14 @@ impl Accounts for Mirror {
     }
 }
 
-/// What was asked to be counted, each as `tenant/job`.
+/// What was asked to be counted, each as `tenant/job`, with ` soon` where it was.
 #[derive(Default)]
 struct Asked(Mutex<Vec<String>>);
 
 impl Windows for Asked {
-    fn settle(&self, tenant_uid: &str, job_uid: &str) {
-        self.0.lock().unwrap().push(format!("{tenant_uid}/{job_uid}"));
+    fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+        let soon = if soon { " soon" } else { "" };
+        self.0.lock().unwrap().push(format!("{namespace}/{job_uid}{soon}"));
     }
 }
 

@@ -26,9 +26,9 @@ use crate::{
 
 /// The hourly windows of all tenants.
 pub trait Windows: Send + Sync {
-    /// The first pod of that job, in that tenant namespace, wants to go: Tenant status is to count it. Asking again changes
-    /// nothing.
-    fn settle(&self, namespace: &str, job_uid: &str);
+    /// The first pod of that job, in that tenant namespace, wants to go: Tenant status is to count it, soon where somebody
+    /// waits for the pod. Asking again changes nothing.
+    fn settle(&self, namespace: &str, job_uid: &str, soon: bool);
 }
 
 /// Tenants as the API server stores them.

@@ -24,7 +24,7 @@ use kube::{
         reflector::{ObjectRef, Store, store::Writer},
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::triggers::Limits;
 use crate::{
@@ -56,6 +56,8 @@ use crate::{
 /// Jobs that are taken further at once. On two cores an API server does half as much with 128 requests in flight as with
 /// 16 (`make bench` prints it), and each waits the longer.
 const CONCURRENCY: u16 = 16;
+/// From so many on, what can wait does.
+const BUSY: u16 = CONCURRENCY / 2;
 /// Room between the jobs' watch and the two controllers.
 const CHANNEL: usize = 64;
 /// Name in metrics.
@@ -94,10 +96,27 @@ pub struct Context {
     pub mirrored: Option<Mirrored>,
     /// For people.
     pub events: Events,
+    /// Steps under way.
+    pub under_way: UnderWay,
     /// The time of day.
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
+}
+
+/// Counts the steps that are under way.
+pub struct UnderWay(Semaphore);
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self(Semaphore::new(CONCURRENCY.into()))
+    }
+}
+
+impl UnderWay {
+    fn is_busy(&self) -> bool {
+        usize::from(CONCURRENCY).saturating_sub(self.0.available_permits()) >= BUSY.into()
+    }
 }
 
 /// Why a step was not done.
@@ -186,6 +205,7 @@ fn retry(error: &Error) -> Action {
 
 async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
     let begun = tokio::time::Instant::now();
+    let _counted = context.under_way.0.try_acquire();
     let result = take_step(&job, &context).await;
     let category = result.as_ref().map_or_else(Error::category, |_| "ok");
     context.metrics.reconciled(CONTROLLER, category, begun.elapsed());
@@ -217,6 +237,7 @@ async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
         drain: tenant.as_deref().and_then(|t| drains(t, now)),
         start_limit: context.start_limit,
         gpu_resource: &context.settings.gpu_resource,
+        busy: context.under_way.is_busy(),
         now,
     };
     match job_flow::next(&view) {

@@ -59,6 +59,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         start_limit: SignedDuration::from_mins(5),
         mirrored: None,
         events: Events::new(fake.client()),
+        under_way: UnderWay::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         metrics: Metrics::default(),
     };
@@ -207,6 +208,19 @@ async fn a_running_pod_is_written_over_the_version_it_was_computed_from() {
     // 30 minutes from when the container started.
     let (action, calls) = bench.step().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(1805)), vec![]));
+}
+
+#[tokio::test]
+async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy() {
+    let mut bench = bench(admitted());
+    bench.queued();
+    put(&mut bench.pods, pod(json!({}), running()));
+    bench.at(6);
+    let others: Vec<_> = (0..BUSY).map(|_| bench.context.under_way.0.try_acquire().unwrap()).collect();
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(1)), vec![]));
+    drop(others);
+    assert_eq!(outline(&bench.step().await.1), [STATUS]);
 }
 
 #[tokio::test]

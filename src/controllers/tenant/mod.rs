@@ -86,6 +86,8 @@ pub struct Ledger {
     pub usage: TenantUsage,
     /// What its status is to say of the hourly window; `None` leaves what is there.
     pub window: Option<JobWindow>,
+    /// Whether somebody waits for a pod that may go once that is stored.
+    pub awaited: bool,
 }
 
 /// What the scheduler knows of a tenant (by namespace); `None` while it does not know the tenant.

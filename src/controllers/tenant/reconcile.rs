@@ -192,7 +192,7 @@ async fn write_status(
     let due = usage::due(&old, &ledger, quotas, written, now);
     if due != Due::Now {
         let usage = old.usage.clone().unwrap_or(ledger.usage);
-        ledger = Ledger { usage, window: None };
+        ledger = Ledger { usage, ..Ledger::default() };
     }
     if let Due::In(wait) = due {
         timers.push(wait);
@@ -229,7 +229,7 @@ async fn write_status(
 fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> Ledger {
     let owner = Owner::of(tenant, &context.dependencies.settings);
     let known = (context.dependencies.ledger)(&owner.namespace);
-    let as_written = || Ledger { usage: old.usage.clone().unwrap_or_default(), window: None };
+    let as_written = || Ledger { usage: old.usage.clone().unwrap_or_default(), ..Ledger::default() };
     let mut ledger = known.unwrap_or_else(as_written);
     let reference = ObjectRef::new(build::NAME).within(&owner.namespace);
     let quota = context.known.quotas.get(&reference);

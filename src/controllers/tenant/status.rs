@@ -51,7 +51,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
         generation,
         standing,
         outcome,
-        ledger: Ledger { usage, window },
+        ledger: Ledger { usage, window, .. },
         workers,
         deletion_prevented,
     } = report;

@@ -1,7 +1,7 @@
 //! Usage against quota: what is worth a write, and the texts for columns. Pure.
 //!
-//! The hourly window goes with usage. It is in more of a hurry where it lets pods go that the stored one does not, and
-//! in none where it only forgets those that are gone.
+//! The hourly window goes with usage. It is in more of a hurry where it lets pods go that somebody waits for, or so many
+//! that the window has no room for more, and in none where it only forgets those that are gone.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -13,13 +13,18 @@ use crate::{
         plan::{EffectiveQuotas, Limit},
         tenant::{JobWindow, TenantStatus, TenantSummary, TenantUsage},
     },
-    domain::resources::{cores, gigabytes},
+    domain::{
+        rate_window::MOST_SETTLING,
+        resources::{cores, gigabytes},
+    },
 };
 
 /// Usage that changes is written at most this often.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// The same where pods wait to be let go: enough of them go with one write, and a deletion is still quick.
+/// The same where that is waited for: many pods go with one write, and a deletion is still quick.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
+/// So many pods that may go are enough for a write: the others may have to wait for room in the window.
+const MANY: usize = MOST_SETTLING / 2;
 
 /// What to do about usage that may have changed.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,8 +37,8 @@ pub(super) enum Due {
     In(Duration),
 }
 
-/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s when pods wait for it,
-/// and at most every 15 s otherwise.
+/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s when pods are waited for
+/// or many may go, and at most every 15 s otherwise.
 pub(super) fn due(
     old: &TenantStatus,
     new: &Ledger,
@@ -41,7 +46,7 @@ pub(super) fn due(
     written: Option<Timestamp>,
     now: Timestamp,
 ) -> Due {
-    let news = window_news(old.job_window.as_ref(), new.window.as_ref());
+    let news = window_news(old.job_window.as_ref(), new);
     if old.usage.as_ref() == Some(&new.usage) && news == News::None {
         return Due::No;
     }
@@ -50,7 +55,7 @@ pub(super) fn due(
     if reached(&new.usage).iter().zip(before).any(|(now, before)| *now && !before) {
         return Due::Now;
     }
-    let interval = if news == News::LetsGo { RELEASE_INTERVAL } else { INTERVAL };
+    let interval = if news == News::InAHurry { RELEASE_INTERVAL } else { INTERVAL };
     let since = written.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
     match since {
         Some(since) if since < interval => Due::In(interval - since),
@@ -64,20 +69,23 @@ enum News {
     /// Nothing, or only that pods are gone.
     None,
     /// Something that nobody waits for.
-    Counted,
-    /// Pods may go that could not.
-    LetsGo,
+    Some,
+    /// Pods may go that could not, and are waited for or many.
+    InAHurry,
 }
 
-fn window_news(old: Option<&JobWindow>, new: Option<&JobWindow>) -> News {
-    let Some(new) = new else { return News::None };
-    let Some(old) = old else { return News::LetsGo };
+fn window_news(old: Option<&JobWindow>, new: &Ledger) -> News {
+    let Ledger { window: Some(new), awaited, .. } = new else { return News::None };
     let JobWindow { resets_at, not_before, settled, settling } = new;
-    let known: HashSet<&String> = old.settling.iter().collect();
-    if *not_before != old.not_before || settling.iter().any(|uid| !known.contains(uid)) {
-        News::LetsGo
-    } else if *resets_at != old.resets_at || *settled != old.settled {
-        News::Counted
+    let known: HashSet<&String> = old.into_iter().flat_map(|old| &old.settling).collect();
+    let freed = settling.iter().filter(|uid| !known.contains(uid)).count();
+    let end_moved = old.is_none_or(|old| *not_before != old.not_before);
+    if freed >= MANY || *awaited && (freed > 0 || end_moved) {
+        News::InAHurry
+    } else if freed > 0
+        || old.is_none_or(|old| end_moved || *resets_at != old.resets_at || *settled != old.settled)
+    {
+        News::Some
     } else {
         News::None
     }
@@ -139,7 +147,7 @@ mod tests {
         let usage = |active_jobs| TenantUsage { active_jobs, cpu_millicores: 500, ..TenantUsage::default() };
         let due = |old, new, written: Option<i64>, now| {
             let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
-            let new = Ledger { usage: usage(new), window: None };
+            let new = Ledger { usage: usage(new), ..Ledger::default() };
             due(&old, &new, Some(&quotas), written.map(at), at(now))
         };
         assert_eq!(due(1, 1, None, 100), Due::No);
@@ -157,24 +165,31 @@ mod tests {
         let usage = |jobs_this_hour| TenantUsage { jobs_this_hour, ..TenantUsage::default() };
         let due = |old, new| {
             let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
-            due(&old, &Ledger { usage: usage(new), window: None }, Some(&quotas), Some(at(99)), at(100))
+            let new = Ledger { usage: usage(new), ..Ledger::default() };
+            due(&old, &new, Some(&quotas), Some(at(99)), at(100))
         };
         assert_eq!((due(8, 9), due(9, 10)), (Due::In(Duration::from_secs(14)), Due::Now));
     }
 
-    #[test]
-    fn the_window_is_written_soon_when_pods_wait_for_it() {
-        let window = |settled: i64, settling: &[&str]| JobWindow {
+    fn window(settled: i64, settling: &[&str]) -> JobWindow {
+        JobWindow {
             resets_at: Time(at(3600)),
             not_before: None,
             settled,
             settling: settling.iter().map(|uid| (*uid).to_owned()).collect(),
-        };
-        let due = |old: Option<JobWindow>, new: Option<JobWindow>, since: i64| {
-            let usage = TenantUsage::default();
-            let old = TenantStatus { usage: Some(usage.clone()), job_window: old, ..TenantStatus::default() };
-            due(&old, &Ledger { usage, window: new }, None, Some(at(100 - since)), at(100))
-        };
+        }
+    }
+
+    /// What is due where the window was written so many seconds ago.
+    fn due_of_window(old: Option<JobWindow>, new: Option<JobWindow>, awaited: bool, since: i64) -> Due {
+        let usage = TenantUsage::default();
+        let old = TenantStatus { usage: Some(usage.clone()), job_window: old, ..TenantStatus::default() };
+        due(&old, &Ledger { usage, window: new, awaited }, None, Some(at(100 - since)), at(100))
+    }
+
+    #[test]
+    fn the_window_is_written_soon_when_somebody_waits_for_it() {
+        let due = |old, new, since| due_of_window(old, new, true, since);
         let one = || Some(window(1, &["a"]));
         assert_eq!(due(one(), one(), 60), Due::No);
         assert_eq!(due(one(), None, 60), Due::No, "nothing is known yet: what is stored stays");
@@ -185,6 +200,22 @@ mod tests {
         assert_eq!(due(one(), Some(window(2, &["a"])), 1), Due::In(Duration::from_secs(14)));
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
         assert_eq!(due(one(), next, 1), Due::In(Duration::from_secs(1)), "the pods of an earlier one may go");
+    }
+
+    #[test]
+    fn the_window_is_written_with_usage_when_nobody_waits_for_it() {
+        let due = |old, new, since| due_of_window(old, new, false, since);
+        let one = || Some(window(1, &["a"]));
+        assert_eq!(due(one(), one(), 60), Due::No);
+        assert_eq!(due(None, one(), 1), Due::In(Duration::from_secs(14)));
+        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 2), Due::In(Duration::from_secs(13)));
+        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 15), Due::Now);
+        let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
+        assert_eq!(due(one(), next, 1), Due::In(Duration::from_secs(14)));
+        let names: Vec<String> = (0..=MANY).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(due(one(), Some(window(257, &many[..MANY])), 2), Due::Now, "others wait for room");
+        assert_eq!(due(one(), Some(window(256, &many[..MANY - 1])), 2), Due::In(Duration::from_secs(13)));
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Dispatcher {
             started: seat.started(self.now),
             resets_at: seat.window.resets_at(self.now),
             window: seat.window.stored(self.now),
+            awaited: !seat.awaited.is_empty(),
         })
     }
 

@@ -106,6 +106,8 @@ pub struct Account {
     pub resets_at: Option<Timestamp>,
     /// The window, as it is to be stored.
     pub window: Option<JobWindow>,
+    /// Whether somebody waits for a pod that may go once that is stored.
+    pub awaited: bool,
 }
 
 /// # What is told
@@ -184,8 +186,13 @@ impl Dispatcher {
         self.change_window(namespace, |window| window.charge(job_uid, created));
     }
 
-    /// A job's first pod is to be let go: its charge must be in what is stored from now on.
-    pub fn settle(&mut self, namespace: &str, job_uid: &str) {
+    /// A job's first pod is to be let go: its charge must be in what is stored from now on. `soon` where somebody waits
+    /// for it.
+    pub fn settle(&mut self, namespace: &str, job_uid: &str, soon: bool) {
+        let number = self.seat(namespace);
+        if soon {
+            self.seats[number].awaited.insert(job_uid.into());
+        }
         self.change_window(namespace, |window| {
             window.settle(job_uid);
         });
@@ -193,6 +200,8 @@ impl Dispatcher {
 
     /// A job's first pod has been let go.
     pub fn released(&mut self, namespace: &str, job_uid: &str) {
+        let number = self.seat(namespace);
+        self.seats[number].awaited.remove(job_uid);
         self.change_window(namespace, |window| window.released(job_uid));
     }
 

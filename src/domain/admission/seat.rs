@@ -3,7 +3,7 @@
 //! Inside the queue are the oldest jobs, as many as the quota allows; the others wait outside, in order of submission.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     ops::Range,
     sync::Arc,
@@ -70,6 +70,8 @@ pub(super) struct Seat {
     /// Jobs admitted so far.
     pub(super) admitted: u64,
     pub(super) window: RateWindow,
+    /// Jobs by UID whose first pod somebody waits for, until it is let go.
+    pub(super) awaited: HashSet<Box<str>>,
     /// Jobs admitted for the first time whose pod was not seen yet.
     pub(super) starting: u64,
     /// Counts changes of the tenant itself.
@@ -132,6 +134,7 @@ impl Seat {
             unserved: None,
             admitted: 0,
             window: RateWindow::default(),
+            awaited: HashSet::new(),
             starting: 0,
             edition: 0,
             restless: false,

@@ -385,6 +385,21 @@ fn a_reservation_becomes_the_pods_and_is_never_counted_twice() {
 }
 
 #[test]
+fn a_pod_that_somebody_waits_for_is_awaited_until_it_is_let_go() {
+    let mut dispatcher = decide(&[tenant("acme", "pro")], vec![], vec![]);
+    let awaited = |dispatcher: &Dispatcher| dispatcher.account("acme").unwrap().awaited;
+    ["a", "b"].iter().for_each(|job| dispatcher.charge("acme", job, Timestamp::UNIX_EPOCH));
+    dispatcher.settle("acme", "a", false);
+    assert!(!awaited(&dispatcher));
+    dispatcher.settle("acme", "b", true);
+    dispatcher.settle("acme", "a", true);
+    dispatcher.released("acme", "b");
+    assert!(awaited(&dispatcher), "a was asked for again, with more of a hurry");
+    dispatcher.released("acme", "a");
+    assert!(!awaited(&dispatcher));
+}
+
+#[test]
 fn a_pod_that_is_refused_is_tried_quickly_and_then_its_room_is_given_to_others() {
     let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 2))], vec![]);
     one_admitted(&mut dispatcher, "a");

@@ -22,6 +22,7 @@ struct World {
     drain: Option<Reason>,
     /// The plan's bound, in minutes.
     minutes: u64,
+    busy: bool,
 }
 
 impl World {
@@ -38,6 +39,7 @@ impl World {
             verdict: None,
             drain: None,
             minutes: 30,
+            busy: false,
         }
     }
 
@@ -49,6 +51,7 @@ impl World {
             running_limit: running_limit(self.job.spec.timeout_seconds, Limit::AtMost(self.minutes)),
             drain: self.drain,
             start_limit: SignedDuration::from_mins(5),
+            busy: self.busy,
             gpu_resource: "nvidia.com/gpu",
             now: at(seconds),
         }
@@ -153,6 +156,22 @@ fn the_fast_way_is_two_status_writes() {
     assert_eq!((done.finished_at, done.attempts.len()), (Some(Time(at(5))), 1));
     assert_eq!(done.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Complete"]);
     assert_eq!(world.step(6), Step::Wait(None), "the pod stays for its log");
+}
+
+#[test]
+fn that_a_job_runs_waits_for_two_seconds_while_others_wait() {
+    let mut world = World { busy: true, ..World::new(&json!({})) };
+    world.running(1, 1);
+    assert_eq!((world.step(1), world.step(2)), (Step::Wait(Some(at(3))), Step::Wait(Some(at(3)))));
+    assert_eq!(world.write(3).phase, JobPhase::Running);
+    let mut world = World { busy: true, ..World::new(&json!({})) };
+    world.running(1, 10);
+    assert_eq!(world.write(9).phase, JobPhase::Running, "a node whose clock is ahead");
+    let mut world = World { busy: true, ..World::new(&json!({})) };
+    world.running(1, 1);
+    world.step(2);
+    world.ended(1, 1, 2, 0, &json!({}));
+    assert_eq!(world.write(2).phase, JobPhase::Completed, "one write for all of it");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub fn quotas(app: &App, context: &Context) -> Option<EffectiveQuotas> {
 pub fn usage(app: &App, context: &Context) -> TenantUsage {
     let live = app.board.as_ref().and_then(|board| board.usage(&context.principal.tenant.namespace));
     let written = || context.tenant.status.as_ref().and_then(|status| status.usage.clone());
-    live.map(|(usage, _)| usage).or_else(written).unwrap_or_default()
+    live.or_else(written).unwrap_or_default()
 }
 
 /// Jobs at once, where that is limited.

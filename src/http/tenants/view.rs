@@ -180,9 +180,7 @@ fn usage(app: &App, tenant: &Tenant) -> TenantUsage {
     let written = status.usage.unwrap_or_default();
     let live = status.namespace.and_then(|namespace| app.board.as_ref()?.usage(&namespace));
     match live {
-        Some((live, _)) => {
-            TenantUsage { storage_bytes: written.storage_bytes, workers: written.workers, ..live }
-        }
+        Some(live) => TenantUsage { storage_bytes: written.storage_bytes, workers: written.workers, ..live },
         None => written,
     }
 }

@@ -21,6 +21,16 @@ async fn a_first_pod_is_held_until_its_tenants_status_counts_it() {
 }
 
 #[tokio::test]
+async fn a_first_pod_that_is_being_deleted_is_to_be_counted_soon() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    bench.tenant(json!({}), json!({}));
+    bench.pod(json!({"deletionTimestamp": "2030-01-01T00:09:00Z"}), succeeded("00:00:09"));
+    assert_eq!(outline(&bench.release().await.1), [""; 0]);
+    assert_eq!(bench.asked(), ["tenant-acme/j1 soon"]);
+}
+
+#[tokio::test]
 async fn a_first_pod_whose_window_is_over_goes() {
     let mut bench = bench(false);
     bench.job_with_record(json!({}));

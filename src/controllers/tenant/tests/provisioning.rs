@@ -199,7 +199,7 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
     let mut bench = bench();
     let usage = |active_jobs| {
         let usage = TenantUsage { active_jobs, cpu_millicores: 1500, ..TenantUsage::default() };
-        Some(Ledger { usage, window: None })
+        Some(Ledger { usage, ..Ledger::default() })
     };
     bench.tenant(json!({}));
     *bench.ledger.lock().unwrap() = usage(1);
@@ -232,11 +232,12 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
 async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise() {
     let bench = bench();
     bench.tenant(json!({}));
-    let window = |settled: usize, settling: &[&str]| {
+    let counts = |settled: usize, settling: &[&str], awaited: bool| {
         let usage = TenantUsage { jobs_this_hour: 3, ..TenantUsage::default() };
         let window = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": settled, "settling": settling});
-        Some(Ledger { usage, window: serde_json::from_value(window).unwrap() })
+        Some(Ledger { usage, window: serde_json::from_value(window).unwrap(), awaited })
     };
+    let window = |settled, settling: &[&str]| counts(settled, settling, true);
     *bench.ledger.lock().unwrap() = window(1, &["a"]);
     bench.pass().await.0.unwrap();
     let stored = || bench.fake.get(TENANT)["status"].clone();
@@ -255,6 +256,9 @@ async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise()
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(2)), vec![]));
     bench.at("2030-01-01T00:10:02Z");
     assert_eq!(outline(&bench.pass().await.1), [APPLY[7]]);
+    *bench.ledger.lock().unwrap() = counts(4, &["b", "c", "d"], false);
+    let (action, calls) = bench.pass().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(15)), vec![]));
 }
 
 #[tokio::test]
