@@ -10,6 +10,7 @@ pub mod config;
 pub mod controllers;
 pub mod db;
 pub mod domain;
+pub mod hex;
 pub mod http;
 pub mod keys;
 pub mod kube_ext;

@@ -266,6 +266,10 @@ pub struct TenantStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// A hash of all that was made for the tenant, and of its versions. An operator that starts leaves alone what is as it
+    /// was left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied: Option<String>,
 }
 
 /// The observed generation of what nobody has looked at yet.

@@ -30,7 +30,7 @@ use crate::api_types::{
 const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
 /// `Running` is left so long while others wait for the API server: starts and ends go first, and short jobs have ended
 /// by then.
-const RUNNING_AFTER: SignedDuration = SignedDuration::from_secs(2);
+pub const RUNNING_AFTER: SignedDuration = SignedDuration::from_secs(2);
 
 /// Everything that the next step depends on.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,7 @@ use super::{
     header::only,
     problem::{Code, Inside, Problem},
 };
-use crate::{metrics::Metrics, random::Random};
+use crate::{hex::hex, metrics::Metrics, random::Random};
 
 /// Name of a request, ours or the client's.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -56,17 +56,6 @@ impl Frame {
         let id = made.then(|| HeaderValue::from_str(&hex(&bytes)).ok()).flatten();
         id.unwrap_or(HeaderValue::from_static("none"))
     }
-}
-
-/// Bytes as hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string has no errors.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The middleware.

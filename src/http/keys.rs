@@ -28,7 +28,6 @@ use super::{
     administrators::Act,
     auth::Caller,
     body::Body,
-    frame::hex,
     problem::{Code, Problem},
     query::Params,
 };
@@ -39,6 +38,7 @@ use crate::{
         conditions,
     },
     domain::api_key::lifecycle,
+    hex::hex,
     kube_ext::within,
     names,
 };

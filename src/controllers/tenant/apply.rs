@@ -21,7 +21,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Context, build::Children, error::Error, validate::Owner};
+use super::{Context, build::Children, error::Error, memory::Versions, validate::Owner};
 use crate::{
     kube_ext::{CallError, apply, call::within_opt, within},
     names,
@@ -30,11 +30,40 @@ use crate::{
 /// The children that exist, as the controller's own watches know them.
 #[derive(Clone)]
 pub(super) struct Known {
+    pub(super) namespaces: Store<PartialObjectMeta<Namespace>>,
     pub(super) quotas: Store<ResourceQuota>,
     pub(super) limits: Store<PartialObjectMeta<LimitRange>>,
     pub(super) policies: Store<PartialObjectMeta<NetworkPolicy>>,
     pub(super) accounts: Store<PartialObjectMeta<ServiceAccount>>,
     pub(super) bindings: Store<PartialObjectMeta<RoleBinding>>,
+}
+
+impl Known {
+    /// The versions of the children, where all of them exist.
+    pub(super) fn versions(&self, children: &Children) -> Option<Versions> {
+        let Children { namespace, quota, limits, policies, account, bindings } = children;
+        let mut versions = Versions::from([
+            version_in(&self.namespaces, namespace)?,
+            version_in(&self.quotas, quota)?,
+            version_in(&self.limits, limits)?,
+            version_in(&self.accounts, account)?,
+        ]);
+        for policy in policies {
+            versions.extend([version_in(&self.policies, policy)?]);
+        }
+        for binding in bindings {
+            versions.extend([version_in(&self.bindings, binding)?]);
+        }
+        Some(versions)
+    }
+}
+
+fn version_in<K: Child, M: Child>(known: &Store<M>, child: &K) -> Option<((String, String), String)> {
+    let name = child.name_any();
+    let reference = ObjectRef::<M>::new(&name);
+    let reference = child.namespace().iter().fold(reference, |reference, space| reference.within(space));
+    let version = known.get(&reference)?.version();
+    Some(((K::kind(&()).into_owned(), name), version))
 }
 
 /// What stands under the name of a tenant's namespace.
@@ -84,7 +113,7 @@ pub(super) async fn apply_all(
     children: Children,
 ) -> Result<(), Error> {
     let Children { mut namespace, quota, limits, policies, account, bindings } = children;
-    let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants } = &context.known;
+    let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants, .. } = &context.known;
     context.memory.applying(&owner.name);
     let namespaces: Api<Namespace> = Api::all(context.dependencies.client.clone());
     let uid = match found {
@@ -106,7 +135,7 @@ pub(super) async fn apply_all(
 
 /// Deletes all children but the namespace.
 pub(super) async fn remove_all(context: &Context, owner: &Owner) -> Result<(), Error> {
-    let Known { quotas, limits, policies, accounts, bindings } = &context.known;
+    let Known { quotas, limits, policies, accounts, bindings, .. } = &context.known;
     remove_others::<RoleBinding, _>(context, bindings, owner, &[]).await?;
     remove_others::<ServiceAccount, _>(context, accounts, owner, &[]).await?;
     remove_others::<NetworkPolicy, _>(context, policies, owner, &[]).await?;

@@ -2,7 +2,8 @@
 //!
 //! All of it may be lost at any time: a pass that finds nothing here applies every child again and writes usage once
 //! more. What is remembered never says how the cluster is, only which version of each child was written, and which
-//! one a watch has told of last: as long as these are the same, nobody else has changed a child.
+//! one a watch has told of last: as long as these are the same, nobody else has changed a child. Tenant status keeps a
+//! mark of it ([`Memory::mark`]), so that a restart need not apply the children of every tenant again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,6 +14,8 @@ use std::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
+
 /// Hash of the children that were applied.
 pub(super) type Fingerprint = [u8; 32];
 
@@ -21,13 +24,15 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
 /// Kind and name of a child.
 type Key = (String, String);
+/// The version of each child.
+pub(super) type Versions = BTreeMap<Key, String>;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Entry {
     /// What was last applied as a whole.
     applied: Option<Fingerprint>,
     /// The version of each child as we wrote it.
-    written: BTreeMap<Key, String>,
+    written: Versions,
     /// The version of each child that a watch has told of last; `None` when it went.
     seen: BTreeMap<Key, Option<String>>,
     failures: u32,
@@ -57,12 +62,20 @@ impl Memory {
     /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it, and for
     /// every child that went: a deletion waits for that.
     pub(super) fn saw(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
-        // A tenant that no pass has seen has nothing applied either: its first pass looks at everything.
-        let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(tenant) else { return true };
         let key = (kind.to_owned(), name.to_owned());
-        let drifted = version.is_none() || version.as_ref() != entry.written.get(&key);
-        entry.seen.insert(key, version);
+        let mut entries = self.entries();
+        let entry = entries.entry(tenant.to_owned()).or_default();
+        let written = entry.written.get(&key);
+        let drifted = version.is_none() || version.as_ref() != written;
+        if version.is_none() && written.is_none() {
+            entry.seen.remove(&key);
+        } else {
+            entry.seen.insert(key, version);
+        }
+        // The namespace may be no tenant's (any more).
+        if *entry == Entry::default() {
+            entries.remove(tenant);
+        }
         drifted
     }
 
@@ -90,6 +103,32 @@ impl Memory {
             let as_written = |(key, seen): (&Key, &Option<String>)| seen.as_ref() == entry.written.get(key);
             entry.applied.as_ref() == Some(children) && entry.seen.iter().all(as_written)
         })
+    }
+
+    /// What Tenant status is to keep of the last whole apply: a hash of the children wanted and of their versions.
+    pub(super) fn mark(&self, tenant: &str) -> Option<String> {
+        self.with(tenant, |entry| Some(mark(entry.applied.as_ref()?, &entry.written)))
+    }
+
+    /// Before the first apply since the start: takes the children for applied, where the mark kept in Tenant status says
+    /// that just these were, and their versions are the same still.
+    pub(super) fn resume(
+        &self,
+        tenant: &str,
+        children: &Fingerprint,
+        kept: &str,
+        versions: impl FnOnce() -> Option<Versions>,
+    ) {
+        self.with(tenant, |entry| {
+            if entry.applied.is_none()
+                && entry.written.is_empty()
+                && let Some(versions) = versions()
+                && mark(children, &versions) == kept
+            {
+                entry.applied = Some(*children);
+                entry.written = versions;
+            }
+        });
     }
 
     /// How many passes have failed since the last good one.
@@ -143,6 +182,15 @@ impl Memory {
     }
 }
 
+fn mark(children: &Fingerprint, versions: &Versions) -> String {
+    let mut hash = Sha256::new_with_prefix(children);
+    for ((kind, name), version) in versions {
+        // None of these holds a line break.
+        hash.update(format!("{kind}\n{name}\n{version}\n"));
+    }
+    hex(&hash.finalize())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +232,39 @@ mod tests {
         memory.wrote("a", "K", "x", "11".to_owned());
         memory.applied("a", [1; 32]);
         assert!(!memory.is_applied("a", &[1; 32]));
+    }
+
+    #[test]
+    fn after_a_restart_only_what_is_as_it_was_left_is_taken_for_applied() {
+        let versions = |all: &[(&str, &str)]| -> Option<Versions> {
+            let one = |(name, version): &(&str, &str)| {
+                (("K".to_owned(), (*name).to_owned()), (*version).to_owned())
+            };
+            Some(all.iter().map(one).collect())
+        };
+        let before = Memory::default();
+        assert_eq!(before.mark("a"), None);
+        apply(&before, &[("x", "11"), ("y", "12")]);
+        let kept = before.mark("a").unwrap();
+        let resumed = |children: Fingerprint, found: &[(&str, &str)]| {
+            let memory = Memory::default();
+            memory.resume("a", &children, &kept, || versions(found));
+            assert_eq!(memory.mark("a").is_some_and(|mark| mark == kept), memory.is_applied("a", &children));
+            memory.is_applied("a", &children)
+        };
+        assert!(resumed([1; 32], &[("x", "11"), ("y", "12")]));
+        assert!(!resumed([2; 32], &[("x", "11"), ("y", "12")]), "other children are wanted now");
+        assert!(!resumed([1; 32], &[("x", "11"), ("y", "13")]), "changed by somebody");
+        assert!(!resumed([1; 32], &[("x", "11")]), "deleted");
+
+        let memory = Memory::default();
+        memory.saw("a", "K", "z", Some("14".to_owned()));
+        memory.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
+        assert!(!memory.is_applied("a", &[1; 32]), "one too many");
+        memory.applying("a");
+        memory.wrote("a", "K", "x", "15".to_owned());
+        memory.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
+        assert!(!memory.is_applied("a", &[1; 32]), "an apply that has failed is not over");
     }
 
     #[test]

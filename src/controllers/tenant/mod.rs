@@ -27,10 +27,9 @@ mod tests;
 use std::{future::Future, sync::Arc};
 
 use futures::{FutureExt, StreamExt, future, stream::BoxStream};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::PartialObjectMeta,
     runtime::{
         Config, Controller,
         controller::{self, Action},
@@ -203,9 +202,9 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     let (unreadable, writer) = unreadable_ext::cache();
     let memory = Arc::new(Memory::default());
     let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
-    // All namespaces: one that is in a tenant's way carries no label of ours.
-    watches.child::<PartialObjectMeta<Namespace>>(&dependencies, &memory, watcher::Config::default());
     let known = Known {
+        // All of them: one that is in a tenant's way carries no label of ours.
+        namespaces: watches.child(&dependencies, &memory, watcher::Config::default()),
         quotas: watches.quotas(&dependencies, &memory),
         limits: watches.child(&dependencies, &memory, ours()),
         policies: watches.child(&dependencies, &memory, ours()),
@@ -273,12 +272,13 @@ async fn logged<K: Resource, E: std::error::Error + 'static>(
 /// Waits until every cache has been filled once; false when a watch has ended.
 async fn caches_ready(context: &Context) -> bool {
     let Dependencies { jobs, keys, pods, nodes, .. } = &context.dependencies;
-    let Known { quotas, limits, policies, accounts, bindings } = &context.known;
+    let Known { namespaces, quotas, limits, policies, accounts, bindings } = &context.known;
     let ready = future::join_all([
         until_whole(jobs).boxed(),
         until_whole(keys).boxed(),
         until_whole(pods).boxed(),
         until_whole(nodes).boxed(),
+        until_whole(namespaces).boxed(),
         until_whole(quotas).boxed(),
         until_whole(limits).boxed(),
         until_whole(policies).boxed(),

@@ -114,6 +114,9 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
         Outcome::Provisioned { namespace: owner.namespace.clone(), quotas: valid.quotas.clone() };
     let children = build::build(&valid);
     let fingerprint: Fingerprint = Sha256::digest(serde_json::to_vec(&children)?).into();
+    if let Some(kept) = tenant.status.as_ref().and_then(|status| status.applied.as_deref()) {
+        context.memory.resume(&owner.name, &fingerprint, kept, || context.known.versions(&children));
+    }
     if context.memory.is_applied(&owner.name, &fingerprint) {
         return Ok(provisioned);
     }
@@ -204,7 +207,11 @@ async fn write_status(
         .and_then(|_| tenant_state::deletion_prevented(&name, tenant.spec.prevent_deletion));
     let generation = tenant.metadata.generation;
     let report = Report { generation, standing, outcome, ledger, workers, deletion_prevented };
-    let new = status::next(&old, report, now);
+    let mut new = status::next(&old, report, now);
+    if new != old {
+        // Not worth a write of its own.
+        new.applied = context.memory.mark(&name).or(new.applied);
+    }
 
     let api: Api<Tenant> = Api::all(dependencies.client.clone());
     if status_ext::write(&api, tenant, tenant.status.as_ref(), &new).await?.is_some() {

@@ -11,12 +11,16 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Node, Pod},
+    core::v1::{LimitRange, Namespace, Node, Pod, ServiceAccount},
+    networking::v1::NetworkPolicy,
     rbac::v1::RoleBinding,
 };
-use kube::runtime::{
-    controller::Action,
-    reflector::{self, store::Writer},
+use kube::{
+    core::PartialObjectMeta,
+    runtime::{
+        controller::Action,
+        reflector::{self, store::Writer},
+    },
 };
 use serde_json::{Value, json};
 
@@ -34,10 +38,34 @@ struct Bench {
     keys: Writer<TenantApiKey>,
     pods: Writer<Pod>,
     nodes: Writer<Node>,
-    bindings: Writer<PartialObjectMeta<RoleBinding>>,
-    quotas: Writer<ResourceQuota>,
+    children: Writers,
     ledger: Arc<Mutex<Option<Ledger>>>,
     now: Arc<Mutex<Timestamp>>,
+}
+
+/// What fills the caches of children.
+struct Writers {
+    namespaces: Writer<PartialObjectMeta<Namespace>>,
+    quotas: Writer<ResourceQuota>,
+    limits: Writer<PartialObjectMeta<LimitRange>>,
+    policies: Writer<PartialObjectMeta<NetworkPolicy>>,
+    accounts: Writer<PartialObjectMeta<ServiceAccount>>,
+    bindings: Writer<PartialObjectMeta<RoleBinding>>,
+}
+
+fn caches() -> (Known, Writers) {
+    let ((namespaces, of_namespaces), (quotas, of_quotas)) = (reflector::store(), reflector::store());
+    let ((limits, of_limits), (policies, of_policies)) = (reflector::store(), reflector::store());
+    let ((accounts, of_accounts), (bindings, of_bindings)) = (reflector::store(), reflector::store());
+    let writers = Writers {
+        namespaces: of_namespaces,
+        quotas: of_quotas,
+        limits: of_limits,
+        policies: of_policies,
+        accounts: of_accounts,
+        bindings: of_bindings,
+    };
+    (Known { namespaces, quotas, limits, policies, accounts, bindings }, writers)
 }
 
 fn bench() -> Bench {
@@ -48,8 +76,7 @@ fn bench() -> Bench {
     let (keys_store, keys) = reflector::store();
     let (pods_store, pods) = reflector::store();
     let (nodes_store, nodes) = reflector::store();
-    let (bindings_store, bindings) = reflector::store();
-    let (quotas_store, quotas) = reflector::store();
+    let (known, children) = caches();
     let (tell_usage, tell_time) = (Arc::clone(&ledger), Arc::clone(&now));
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
     let dependencies = Dependencies {
@@ -65,20 +92,13 @@ fn bench() -> Bench {
         ledger: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
     };
-    let known = Known {
-        quotas: quotas_store,
-        limits: reflector::store().0,
-        policies: reflector::store().0,
-        accounts: reflector::store().0,
-        bindings: bindings_store,
-    };
     let context = Arc::new(Context {
         dependencies,
         known,
         memory: Arc::default(),
         unreadable: unreadable_ext::cache().0,
     });
-    Bench { fake, context, jobs, keys, pods, nodes, bindings, quotas, ledger, now }
+    Bench { fake, context, jobs, keys, pods, nodes, children, ledger, now }
 }
 
 impl Bench {

@@ -21,10 +21,10 @@ use super::{rate, view::JobView};
 use crate::{
     api_types::{Job, JobPhase, JobSpec, Reason},
     domain::admission::Verdict,
+    hex::hex,
     http::{
         App,
         auth::Context,
-        frame::hex,
         header::{etag, only},
         problem::{Code, Problem},
     },

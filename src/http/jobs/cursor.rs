@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::http::{
-    frame::hex,
-    jobs_index::Place,
-    problem::{Code, Problem},
+use crate::{
+    hex::hex,
+    http::{
+        jobs_index::Place,
+        problem::{Code, Problem},
+    },
 };
 
 /// Bytes of the check.

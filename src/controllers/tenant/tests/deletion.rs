@@ -114,10 +114,13 @@ async fn a_retained_namespace_stays_without_anything_of_ours() {
     labels["team"] = json!("a");
     bench.namespace(labels);
     put(
-        &mut bench.bindings,
+        &mut bench.children.bindings,
         json!({"metadata": {"name": "crofter-admin", "namespace": "tenant-acme", "uid": "b"}}),
     );
-    put(&mut bench.quotas, json!({"metadata": {"name": "crofter", "namespace": "tenant-acme", "uid": "q"}}));
+    put(
+        &mut bench.children.quotas,
+        json!({"metadata": {"name": "crofter", "namespace": "tenant-acme", "uid": "q"}}),
+    );
     let (_, calls) = bench.pass().await;
     assert_eq!(
         outline(&calls),
