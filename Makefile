@@ -55,7 +55,7 @@ crds: ## Write crds/ and the chart's copy anew from src/api_types
 sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Postgres
 	@scripts/sqlx
 
-bench: deps tools ## Measure the release-built operator beside a bare client (S=core|drain|contended|churn|big ARGS="--scale 0.1")
+bench: deps tools ## Measure the release-built operator beside a bare client (S=core|drain|contended|churn|big|rest ARGS="--scale 0.1")
 	$(CARGO) build --release --package crofter --package crofter-bench
 	target/release/crofter-bench $(S) $(ARGS)
 

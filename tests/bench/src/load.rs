@@ -141,7 +141,7 @@ impl Submitter {
         let uri = format!("/apis/crofter.io/v1alpha1/namespaces/{namespace}/jobs");
         let request = http::Request::post(uri)
             .header(http::header::CONTENT_TYPE, "application/json")
-            .body(job(&name, shape).to_string().into_bytes())?;
+            .body(job_object(&name, shape).to_string().into_bytes())?;
         let answer: Answer =
             self.client.request(request).await.with_context(|| format!("submitting job {name}"))?;
         let Meta { uid, resource_version, .. } = answer.metadata;
@@ -149,7 +149,8 @@ impl Submitter {
     }
 }
 
-fn job(name: &str, shape: &Shape) -> Value {
+/// A Job.
+pub fn job_object(name: &str, shape: &Shape) -> Value {
     json!({
         "apiVersion": "crofter.io/v1alpha1",
         "kind": "Job",

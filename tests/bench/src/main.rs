@@ -54,6 +54,9 @@ struct Arguments {
     /// Directory of the JSON and the picture; by default `bench`, beside the directory of this program.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Be the bare handler that the REST API is measured beside, and answer this file.
+    #[arg(long, hide = true)]
+    bare_handler: Option<PathBuf>,
 }
 
 fn part(text: &str) -> Result<f64, String> {
@@ -95,6 +98,9 @@ async fn until_asked_to_end(task: impl Future<Output = anyhow::Result<()>>) -> a
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if let Some(file) = arguments.bare_handler {
+        return scenario::bare_handler(&file).await;
+    }
     let own = std::env::current_exe().context("finding this program")?;
     let program = own.with_file_name("crofter");
     if !program.exists() {

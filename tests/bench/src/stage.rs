@@ -4,7 +4,7 @@
 //! Operator, bare client and load each have a user of their own, by which the audit log tells them apart; all are in
 //! `system:masters`, so that the API server's fairness between clients slows none of them down.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{net::TcpListener, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, bail};
 use crofter::{
@@ -14,7 +14,8 @@ use crofter::{
 use crofter_test_cluster::{Cluster, NodeSpec, kept_logs, process::Process, wait};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
-    api::core::v1::Node, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::core::v1::{Namespace, Node},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -42,7 +43,7 @@ const POOL: &str = "bench";
 /// The tenant whose jobs are recorded.
 const PROBE: &str = "benchprobe";
 /// How long tenants, nodes or a recorded job may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// How long the operator may take to finish what it is doing.
 const GRACE: Duration = Duration::from_secs(20);
 /// No write for so long means that all is written.
@@ -84,6 +85,8 @@ pub struct Stage {
     pub audit: audit::Log,
     /// Jobs that have ended.
     pub completions: Completions,
+    /// Where the operator serves the REST API.
+    api_port: u16,
     cluster: Cluster,
 }
 
@@ -99,7 +102,7 @@ impl Stage {
         let builder = builder.audit_bodies_in(probe.namespace());
         let cluster = tokio::task::spawn_blocking(|| builder.start()).await??;
         let client = client_of(&cluster, LOAD).await?;
-        install_crds(&client).await?;
+        install(&client).await?;
         let Setting { tenants, shapes, nodes, cores } = setting;
         let mut stage = Self {
             operator: None,
@@ -109,6 +112,8 @@ impl Stage {
             nodes: (0..nodes).map(|number| format!("bench-node-{number:04}")).collect(),
             audit: audit::Log::new(cluster.audit_log().context("a cluster without audit log")?.to_owned()),
             completions: Completions::start(client).await?,
+            // Free at this moment.
+            api_port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
             cluster,
         };
         let ready = stage.set_up(probe, cores).await;
@@ -216,7 +221,13 @@ impl Stage {
     pub fn start_operator(&mut self) -> anyhow::Result<i64> {
         let mut command = Command::new(&self.program);
         command
-            .args(["run", "--metrics-addr", "127.0.0.1:0", "--api-addr", "127.0.0.1:0"])
+            .args([
+                "run",
+                "--metrics-addr",
+                "127.0.0.1:0",
+                "--api-addr",
+                &format!("127.0.0.1:{}", self.api_port),
+            ])
             .env("KUBECONFIG", self.cluster.kubeconfig_for_user(OPERATOR, &["system:masters"])?)
             .env("RUST_LOG", "info")
             .env_remove("DATABASE_URL");
@@ -256,6 +267,11 @@ impl Stage {
     /// When it does not run.
     pub fn operator_pid(&self) -> anyhow::Result<u32> {
         Ok(self.operator.as_ref().context("no operator runs")?.pid())
+    }
+
+    /// The address of the REST API.
+    pub fn api_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.api_port)
     }
 
     /// A client in a user's name.
@@ -310,7 +326,10 @@ async fn client_of(cluster: &Cluster, user: &str) -> anyhow::Result<Client> {
     Ok(cluster.client_for(&cluster.kubeconfig_for_user(user, &["system:masters"])?).await?)
 }
 
-async fn install_crds(client: &Client) -> anyhow::Result<()> {
+/// The CRDs, and the namespace in which the operator keeps what keys are hashed with.
+async fn install(client: &Client) -> anyhow::Result<()> {
+    let home: Namespace = serde_json::from_value(json!({"metadata": {"name": names::DEFAULT_NAMESPACE}}))?;
+    Api::all(client.clone()).create(&PostParams::default(), &home).await.context("making the namespace")?;
     for (_, crd) in crd::all() {
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
         api.create(&PostParams::default(), &crd).await.context("installing the CRDs")?;

@@ -5,12 +5,14 @@ mod churn;
 mod contended;
 mod core;
 mod drain;
+mod rest;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
+pub use self::rest::bare_handler;
 use crate::{measure::Measured, sides::FloorRun};
 
 /// The scenarios, by name.
@@ -26,6 +28,8 @@ pub enum Scenario {
     Churn,
     /// Memory and restart with 100,000 Jobs in the API.
     Big,
+    /// Reads and submits over REST with 1, 16 and 256 connections.
+    Rest,
 }
 
 /// What all scenarios are told.
@@ -82,6 +86,7 @@ impl Scenario {
             Self::Contended => contended::run(terms, done).await,
             Self::Churn => churn::run(terms, done).await,
             Self::Big => big::run(terms, done).await,
+            Self::Rest => rest::run(terms).await,
         }
     }
 }
