@@ -11,6 +11,10 @@ pub const VERSION: &str = "v1alpha1";
 /// Field manager of everything applied server-side, and the controller name in Events.
 pub const MANAGER: &str = "crofter";
 
+/// Field manager of what the REST API sets for an administrator. Not [`MANAGER`]: what the node controller writes would
+/// make the age of a worker label move.
+pub const API_MANAGER: &str = "crofter-api";
+
 /// Label: who manages this object; its value is always [`MANAGER`].
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label: name of the tenant an object belongs to.

@@ -16,39 +16,17 @@
 //! Size is the node's capacity, not what is allocatable: it is what the machine is, while allocatable moves with the
 //! kubelet's reservations and the health of each GPU, and would make nodes come and go.
 
+pub mod facts;
+mod quotas;
+pub mod since;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::resources::cores;
-use crate::{
-    api_types::{
-        Reason,
-        plan::{EffectiveQuotas, Limit},
-    },
-    names,
-};
-
-/// What a tenant's nodes may be in total.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkerQuotas {
-    /// Nodes.
-    pub workers: Limit,
-    /// CPU of the nodes, in thousandths of a core.
-    pub cpu_milli: Limit,
-    /// GPUs of the nodes.
-    pub gpus: Limit,
-}
-
-impl From<&EffectiveQuotas> for WorkerQuotas {
-    fn from(quotas: &EffectiveQuotas) -> Self {
-        Self {
-            workers: Limit::from_quota(quotas.max_workers),
-            cpu_milli: Limit::from_quota(quotas.max_cpu_cores).times(1000),
-            gpus: Limit::from_quota(quotas.max_gpus),
-        }
-    }
-}
+use self::quotas::Size;
+pub use self::quotas::{Excess, WorkerQuota, WorkerQuotas};
+use crate::{api_types::Reason, names};
 
 /// A tenant, as far as its nodes are concerned. Suspended and expired tenants keep their nodes, so neither shows here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,53 +140,6 @@ enum Entitlement {
     Unknown,
 }
 
-/// Sum of nodes.
-#[derive(Clone, Copy, Default)]
-struct Size {
-    workers: u64,
-    cpu_milli: u64,
-    gpus: u64,
-}
-
-impl Size {
-    fn of(node: &NodeFacts) -> Self {
-        Self { workers: 1, cpu_milli: node.cpu_milli.unwrap_or(0), gpus: node.gpus }
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            workers: self.workers.saturating_add(other.workers),
-            cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
-            gpus: self.gpus.saturating_add(other.gpus),
-        }
-    }
-}
-
-impl WorkerQuotas {
-    /// The first quota that `own` breaks beside `older`, in words.
-    fn excess(&self, older: Size, own: Size) -> Option<String> {
-        let total = older.plus(own);
-        if !self.workers.allows(total.workers) {
-            return Some(format!(
-                "maxWorkers is {}, and there are {} older workers",
-                self.workers, older.workers
-            ));
-        }
-        let than = |quota, limit: Limit, older, own, write: fn(u64) -> String| {
-            let limit = limit.at_most().map_or_else(|| limit.to_string(), write);
-            let (older, own) = (write(older), write(own));
-            Some(format!("{quota} is {limit}: older workers have {older}, and this one has {own}"))
-        };
-        if !self.cpu_milli.allows(total.cpu_milli) {
-            return than("maxCpuCores", self.cpu_milli, older.cpu_milli, own.cpu_milli, cores);
-        }
-        if !self.gpus.allows(total.gpus) {
-            return than("maxGpus", self.gpus, older.gpus, own.gpus, |n| n.to_string());
-        }
-        None
-    }
-}
-
 impl NodeFacts {
     /// Whether it counts against the quotas of `tenant`, entitled or not.
     fn holds(&self, tenant: &str) -> bool {
@@ -221,13 +152,13 @@ impl NodeFacts {
     }
 }
 
-/// For each node that `tenant` may claim, oldest first: `None` when entitled, or what quota it breaks, in words.
+/// For each node that `tenant` may claim, oldest first: `None` when entitled, or what quota it breaks.
 /// Nodes whose capacity is not known are left out, unless they are admitted already.
 fn judge<'a>(
     tenant: &str,
     quotas: &WorkerQuotas,
     nodes: &'a [NodeFacts],
-) -> Vec<(&'a NodeFacts, Option<String>)> {
+) -> Vec<(&'a NodeFacts, Option<Excess>)> {
     let claimed = |node: &&NodeFacts| {
         node.labelled_for(tenant) && (node.cpu_milli.is_some() || node.admitted.as_deref() == Some(tenant))
     };
@@ -244,6 +175,24 @@ fn judge<'a>(
     claimed.into_iter().map(&mut verdict).collect()
 }
 
+/// What quota `node` breaks, labelled for `tenant` beside the older ones; `None` when there is room. One that is not
+/// labelled for it yet is asked about as the youngest. A node whose capacity is not known counts as one, of no size.
+#[must_use]
+pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &NodeFacts) -> Option<Excess> {
+    let since = if node.labelled_for(tenant) { node.since } else { Timestamp::MAX };
+    let claimed = NodeFacts {
+        since,
+        tenant: Some(tenant.to_owned()),
+        pool: None,
+        cpu_milli: node.cpu_milli.or(Some(0)),
+        deleting: false,
+        ..node.clone()
+    };
+    let others = nodes.iter().filter(|other| other.name != node.name).cloned();
+    let all: Vec<NodeFacts> = others.chain([claimed]).collect();
+    judge(tenant, quotas, &all).into_iter().find(|(judged, _)| judged.name == node.name)?.1
+}
+
 /// The nodes labelled for `tenant` that exceed its quotas, in a sentence; `None` when all fit.
 #[must_use]
 pub fn over_quota(tenant: &str, plan: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts]) -> Option<String> {
@@ -251,7 +200,7 @@ pub fn over_quota(tenant: &str, plan: &str, quotas: &WorkerQuotas, nodes: &[Node
     const NAMED: usize = 3;
     let judged = judge(tenant, quotas, nodes);
     let refused: Vec<_> =
-        judged.iter().filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?))).collect();
+        judged.iter().filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?.sentence()))).collect();
     let named: Vec<String> =
         refused.iter().take(NAMED).map(|(name, excess)| format!("{name} ({excess})")).collect();
     let rest = match refused.len().saturating_sub(NAMED) {
@@ -337,6 +286,7 @@ impl Fleet {
         match judge(tenant, quotas, &self.nodes).into_iter().find(|(judged, _)| judged.name == node.name) {
             Some((_, None)) => Entitlement::Group(tenant.to_owned()),
             Some((_, Some(excess))) => {
+                let excess = excess.sentence();
                 refuse(Reason::WorkersOverQuota, format!("tenant {tenant} on plan {}: {excess}", facts.plan))
             }
             None => Entitlement::Unknown,

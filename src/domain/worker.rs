@@ -31,7 +31,12 @@ pub struct Worker {
 /// not reported counts as 0.
 #[must_use]
 pub fn worker(node: &Node, gpu_resource: &str) -> Option<Worker> {
-    let group = admitted(node)?;
+    Some(of_group(node, admitted(node)?, gpu_resource))
+}
+
+/// The node as the worker of a group that it is, or may become.
+#[must_use]
+pub fn of_group(node: &Node, group: String, gpu_resource: &str) -> Worker {
     let status = node.status.as_ref();
     let allocatable = |resource: &str, read: fn(&Stored) -> Option<u64>| {
         status.and_then(|s| s.allocatable.as_ref()?.get(resource)).and_then(read).unwrap_or(0)
@@ -42,7 +47,7 @@ pub fn worker(node: &Node, gpu_resource: &str) -> Option<Worker> {
     let repels = |effect: &str| effect == NO_SCHEDULE || effect == "NoExecute";
     let foreign = taints(node).iter().any(|taint| !is_ours(taint) && repels(&taint.effect));
     let schedulable = !cordoned && !foreign && node.metadata.deletion_timestamp.is_none();
-    Some(Worker {
+    Worker {
         name: node.name_any(),
         group,
         allocatable: Resources {
@@ -54,7 +59,7 @@ pub fn worker(node: &Node, gpu_resource: &str) -> Option<Worker> {
         },
         ready: kubelet_ready && schedulable,
         schedulable,
-    })
+    }
 }
 
 /// Number of nodes admitted to a worker group: `status.usage.workers` of a tenant.

@@ -44,12 +44,33 @@ pub struct User {
 pub struct Act {
     /// Kubernetes verb.
     pub verb: &'static str,
-    /// Plural of the resource, in Crofter's group.
+    /// Group of the resource.
+    pub group: &'static str,
+    /// Plural of the resource.
     pub resource: &'static str,
     /// Namespace, for namespaced ones.
     pub namespace: Option<String>,
     /// Name, where it is about one.
     pub name: Option<String>,
+}
+
+impl Act {
+    /// Of a resource in Crofter's group.
+    #[must_use]
+    pub fn ours(
+        verb: &'static str,
+        resource: &'static str,
+        namespace: Option<String>,
+        name: Option<String>,
+    ) -> Self {
+        Self { verb, group: names::GROUP, resource, namespace, name }
+    }
+
+    /// Of a node, which is the cluster's.
+    #[must_use]
+    pub fn of_node(verb: &'static str, name: &str) -> Self {
+        Self { verb, group: "", resource: "nodes", namespace: None, name: Some(name.to_owned()) }
+    }
 }
 
 /// Asks the cluster about administrators.
@@ -119,15 +140,16 @@ impl Administrators {
         if allowed {
             return Ok(());
         }
-        let Act { verb, resource, .. } = act;
-        let detail = format!("your rights in the cluster do not allow to {verb} {resource}.{}", names::GROUP);
+        let Act { verb, group, resource, .. } = act;
+        let dot = if group.is_empty() { "" } else { "." };
+        let detail = format!("your rights in the cluster do not allow to {verb} {resource}{dot}{group}");
         Err(Problem::new(Code::Forbidden, detail))
     }
 
     async fn review(&self, user: &User, act: &Act) -> Result<bool, Problem> {
         let attributes = ResourceAttributes {
-            group: Some(names::GROUP.to_owned()),
-            version: Some(names::VERSION.to_owned()),
+            group: Some(act.group.to_owned()),
+            version: Some(if act.group.is_empty() { "v1" } else { names::VERSION }.to_owned()),
             resource: Some(act.resource.to_owned()),
             verb: Some(act.verb.to_owned()),
             namespace: act.namespace.clone(),
@@ -199,7 +221,7 @@ mod tests {
     use crate::kube_ext::mock::{client, refusal};
 
     fn act(verb: &'static str) -> Act {
-        Act { verb, resource: "tenants", namespace: None, name: None }
+        Act::ours(verb, "tenants", None, None)
     }
 
     #[tokio::test(start_paused = true)]

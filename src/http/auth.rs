@@ -20,6 +20,7 @@ use kube::runtime::reflector::ObjectRef;
 use super::{
     App,
     administrators::{Act, User},
+    audit::Audit,
     header::only,
     problem::{Code, Problem},
 };
@@ -121,13 +122,19 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let from = address(parts);
+        let audit = parts.extensions.get::<Audit>().cloned().unwrap_or_default();
         match shown(&parts.headers)? {
             Shown::Key(text) => {
                 let principal = app.recognise.principal(text).await;
                 let principal = principal.map_err(|refusal| refused(app, from, refusal))?;
+                audit.by_key(&principal);
                 context(app, &parts.headers, principal).map(Self::Tenant)
             }
-            Shown::Token(token) => administrator(app, from, token).await.map(Self::Administrator),
+            Shown::Token(token) => {
+                let user = administrator(app, from, token).await?;
+                audit.by_administrator(&user);
+                Ok(Self::Administrator(user))
+            }
         }
     }
 }

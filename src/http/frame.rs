@@ -1,4 +1,5 @@
-//! What surrounds every request: an id, a bound on how many run, a time limit, a line in the log, and metrics.
+//! What surrounds every request: an id, a bound on how many run, a time limit, a line in the log and, where it
+//! asks for a change, in the audit log, and metrics.
 //!
 //! Labels of metrics are the routes' templates and classes of status: never what a client sends.
 
@@ -13,6 +14,7 @@ use axum::{
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
+    audit::Line,
     header::only,
     problem::{Code, Inside, Problem},
 };
@@ -59,9 +61,10 @@ impl Frame {
 }
 
 /// The middleware.
-pub async fn surround(State(frame): State<Frame>, request: Request, next: Next) -> Response {
+pub async fn surround(State(frame): State<Frame>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = frame.id(&request);
+    let audited = Line::of(&mut request, id.to_str().unwrap_or_default());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let mut response = match frame.room.try_acquire() {
@@ -82,6 +85,9 @@ pub async fn surround(State(frame): State<Frame>, request: Request, next: Next) 
         tracing::warn!(id = id_text, route, status = status.as_u16(), cause, "a request failed");
     } else {
         tracing::debug!(id = id_text, route, %method, status = status.as_u16(), ?took, "answered");
+    }
+    if let Some(line) = audited {
+        line.answered(&response);
     }
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use super::{
     App,
     administrators::Act,
+    audit::Made,
     auth::Caller,
     body::Body,
     problem::{Code, Problem},
@@ -101,7 +102,7 @@ impl Place {
                 let namespace = names::namespace(&app.settings.namespace_prefix, &name);
                 let (resource, at) = ("tenantapikeys", Some(namespace.clone()));
                 // Before anything is said of the tenant.
-                app.administrators.may(&user, Act { verb, resource, namespace: at, name: None }).await?;
+                app.administrators.may(&user, Act::ours(verb, resource, at, None)).await?;
                 let tenant = app.tenants.get(&ObjectRef::new(&name));
                 let tenant_uid = tenant.and_then(|tenant| tenant.uid());
                 let tenant_uid = tenant_uid.ok_or_else(|| Problem::not_found("tenant"))?;
@@ -240,7 +241,10 @@ async fn create(
         Some(403 | 404) => Problem::new(Code::TenantInactive, "invalid or inactive tenant").inside(error),
         _ => error.into(),
     })?;
-    issued(&app, &place, key, StatusCode::CREATED, |_| true).await
+    let made = Made(key.uid().unwrap_or_default());
+    let mut response = issued(&app, &place, key, StatusCode::CREATED, |_| true).await?;
+    response.extensions_mut().insert(made);
+    Ok(response)
 }
 
 fn random(app: &App) -> Result<String, Problem> {

@@ -8,6 +8,7 @@
 //! namespace by the extractor's [`Context`](auth::Context), an administrator by his own rights in the cluster.
 
 pub mod administrators;
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod failures;

@@ -1,38 +1,18 @@
-//! What admission needs to know of a stored Node, and what it says of all nodes of a tenant.
+//! What admission says of all nodes of a tenant.
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
-use super::since;
 use crate::{
     api_types::{Tenant, plan::EffectiveQuotas},
     domain::{
-        node_admission::{self, NodeFacts, WorkerQuotas},
-        worker::{label, milli, tainted, units},
+        node_admission::{self, WorkerQuotas, facts::read},
+        worker::label,
     },
     names,
 };
-
-/// What admission needs to know of a node. `gpu_resource` names the extended resource that counts GPUs.
-pub(super) fn read(node: &Node, gpu_resource: &str) -> NodeFacts {
-    let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref());
-    let of = |resource: &str| capacity.and_then(|all| all.get(resource));
-    NodeFacts {
-        name: node.name_any(),
-        since: since::of(node).unwrap_or(Timestamp::MAX),
-        tenant: label(node, names::NODE_TENANT),
-        pool: label(node, names::NODE_POOL),
-        cpu_milli: of("cpu").and_then(milli),
-        gpus: of(gpu_resource).and_then(units).unwrap_or(0),
-        admitted: label(node, names::NODE_ADMITTED),
-        tainted: tainted(node),
-        unconfirmed: None,
-        deleting: node.metadata.deletion_timestamp.is_some(),
-    }
-}
 
 /// The nodes labelled for `tenant` that exceed its quotas, in a sentence with numbers for the condition
 /// `WorkersAdmitted`=False; `None` when all fit. `nodes` are all nodes of the cluster, as

@@ -14,7 +14,6 @@
 mod facts;
 mod patch;
 mod quorum;
-mod since;
 mod triggers;
 mod writes;
 
@@ -39,15 +38,16 @@ use kube::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use self::{facts::refused, since::prepare};
+pub use self::facts::refused;
 use self::{
     triggers::{Neighbours, TenantChanges},
     writes::Writes,
 };
+pub use crate::domain::node_admission::since::prepare;
 use crate::{
     api_types::{Plans, Reason, Tenant},
     domain::{
-        node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas},
+        node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas, facts::read},
         tenant_state, worker,
     },
     kube_ext::{
@@ -349,7 +349,7 @@ impl Context {
             // Nothing was left to change, so the cache is not behind and no watch will tell.
             return Ok(None);
         }
-        self.state().writes.answered(node, facts::read(&after, &self.gpu_resource));
+        self.state().writes.answered(node, read(&after, &self.gpu_resource));
         Ok(Some(after))
     }
 

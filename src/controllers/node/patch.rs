@@ -7,9 +7,11 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::since;
 use crate::{
-    domain::worker::{NO_SCHEDULE, is_ours, label, tainted, taints},
+    domain::{
+        node_admission::since,
+        worker::{NO_SCHEDULE, is_ours, label, tainted, taints},
+    },
     names,
 };
 

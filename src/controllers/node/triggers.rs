@@ -15,10 +15,12 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::facts;
 use crate::{
     api_types::Tenant,
-    domain::{node_admission::NodeFacts, worker},
+    domain::{
+        node_admission::{NodeFacts, facts::read},
+        worker,
+    },
     names,
 };
 
@@ -37,8 +39,7 @@ impl Neighbours {
     /// The nodes to look at, `node` first.
     pub(super) fn of(&mut self, node: Arc<Node>) -> Vec<Arc<Node>> {
         let name = node.name_any();
-        let now =
-            self.nodes.get(&ObjectRef::from_obj(node.as_ref())).map(|n| facts::read(&n, &self.gpu_resource));
+        let now = self.nodes.get(&ObjectRef::from_obj(node.as_ref())).map(|n| read(&n, &self.gpu_resource));
         let before = match &now {
             Some(facts) => self.seen.insert(name.clone(), facts.clone()),
             None => self.seen.remove(&name),
@@ -49,7 +50,7 @@ impl Neighbours {
         let mut all = vec![node];
         if !groups.is_empty() {
             all.extend(self.nodes.state_filter(|other| {
-                let facts = facts::read(other, &self.gpu_resource);
+                let facts = read(other, &self.gpu_resource);
                 facts.name != name && tenants(&facts).any(|group| groups.contains(group))
             }));
         }

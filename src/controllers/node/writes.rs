@@ -16,8 +16,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::facts;
-use crate::domain::node_admission::NodeFacts;
+use crate::domain::node_admission::{NodeFacts, facts::read};
 
 /// Own writes by UID of the node.
 #[derive(Debug, Default)]
@@ -69,11 +68,10 @@ impl Writes {
         match write.filter(|write| write.base == cached.resource_version()).map(|write| &write.outcome) {
             Some(Outcome::Answered(after)) => Known { facts: NodeFacts::clone(after), behind: true },
             Some(Outcome::Unanswered(group)) => {
-                let facts =
-                    NodeFacts { unconfirmed: Some(group.clone()), ..facts::read(cached, gpu_resource) };
+                let facts = NodeFacts { unconfirmed: Some(group.clone()), ..read(cached, gpu_resource) };
                 Known { facts, behind: false }
             }
-            None => Known { facts: facts::read(cached, gpu_resource), behind: false },
+            None => Known { facts: read(cached, gpu_resource), behind: false },
         }
     }
 

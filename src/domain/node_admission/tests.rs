@@ -1,6 +1,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::api_types::plan::EffectiveQuotas;
 
 fn node(name: &str, age: i64, cores: u64, gpus: u64) -> NodeFacts {
     NodeFacts {
@@ -96,6 +97,27 @@ fn cores_and_gpus_count_and_a_node_too_large_blocks_nobody() {
             .starts_with("plan basic: 3 of 4 labelled workers are refused: large (maxWorkers is 1, and t")
     );
     assert_eq!(over_quota("acme", "basic", &quotas(-1, -1, -1), &fleet.nodes), None);
+}
+
+#[test]
+fn what_a_node_would_break_is_asked_before_it_is_labelled() {
+    let small =
+        |name, tenant: Option<&str>| NodeFacts { tenant: tenant.map(str::to_owned), ..node(name, 1, 4, 1) };
+    let own = [small("a", Some("acme")), small("b", Some("umbra"))];
+    let asked = |quotas: &WorkerQuotas, node: &NodeFacts| {
+        excess("acme", quotas, &own, node).map(|excess| excess.in_short())
+    };
+    let new = small("new", None);
+    assert_eq!(asked(&quotas(1, 4, 1), &new).unwrap(), "max workers limit reached (1/1)");
+    assert_eq!(asked(&quotas(2, 4, 1), &new).unwrap(), "max CPU cores limit reached (4+4 > 4)");
+    assert_eq!(asked(&quotas(2, 8, 1), &new).unwrap(), "max GPUs limit reached (1/1)");
+    assert_eq!(asked(&quotas(2, 8, 2), &new), None);
+    assert_eq!(asked(&quotas(1, 4, 1), &own[0]), None, "it is in already");
+    let odd = NodeFacts { cpu_milli: Some(1500), ..new.clone() };
+    assert_eq!(asked(&quotas(2, 4, 1), &odd).unwrap(), "max CPU cores limit reached (4+1.5 > 4)");
+    let unknown = NodeFacts { cpu_milli: None, gpus: 0, ..new };
+    assert_eq!(asked(&quotas(2, 4, 1), &unknown), None, "of no size until its kubelet says");
+    assert_eq!(asked(&quotas(1, 4, 1), &unknown).unwrap(), "max workers limit reached (1/1)");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod change;
 mod create;
+mod nodes;
 mod read;
 mod usage;
 mod view;
@@ -12,7 +13,7 @@ use axum::{
     Router,
     extract::{FromRequestParts, Path},
     http::request::Parts,
-    routing::get,
+    routing::{delete, get},
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
@@ -32,7 +33,8 @@ pub fn routes() -> Router<App> {
         .route("/tenants/{id}", one)
         .route("/tenants/{id}/stats", get(read::stats))
         .route("/tenants/{id}/jobs", get(read::jobs))
-        .route("/tenants/{id}/nodes", get(read::nodes))
+        .route("/tenants/{id}/nodes", get(read::nodes).post(nodes::add))
+        .route("/tenants/{id}/nodes/{node}", delete(nodes::remove))
         .route("/tenants/{id}/usage", get(usage::usage))
 }
 
@@ -49,7 +51,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 }
 
 fn act(verb: &'static str, name: Option<String>) -> Act {
-    Act { verb, resource: "tenants", namespace: None, name }
+    Act::ours(verb, "tenants", None, name)
 }
 
 /// The tenant of a path, by name or UID. A UID goes first: nobody can choose one.

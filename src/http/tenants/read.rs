@@ -13,7 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Id, act, readable,
+    Id, act,
+    nodes::{self, NodeView},
+    readable,
     view::{Stats, TenantView, stats as statistics, view},
 };
 use crate::{
@@ -116,21 +118,10 @@ pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Jso
     let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
     let name = tenant.name_any();
     let all = app.nodes.state();
-    let own: BTreeMap<String, Value> = all
+    let own: BTreeMap<String, NodeView> = all
         .iter()
-        .filter_map(|node| {
-            let worker = worker::worker(node, &app.settings.gpu_resource).filter(|w| w.group == name)?;
-            let shown = json!({
-                "id": node.uid(),
-                "name": worker.name,
-                "tenant_id": tenant.uid(),
-                "status": if worker.ready { "ready" } else { "not_ready" },
-                "cpu_millicores": worker.allocatable.cpu_milli,
-                "memory_bytes": worker.allocatable.memory_bytes,
-                "gpus": worker.allocatable.gpus,
-            });
-            Some((worker.name, shown))
-        })
+        .filter(|node| worker::admitted(node).as_ref() == Some(&name))
+        .map(|node| (node.name_any(), nodes::view(&app, &tenant, node)))
         .collect();
     Ok(Json(json!({"nodes": own.into_values().collect::<Vec<_>>(), "next_cursor": null})))
 }

@@ -31,14 +31,16 @@ pub fn prepare(node: &mut Node) {
 }
 
 /// Since when a node carries its worker label; its creation when [`prepare`] has not seen it.
-pub(super) fn of(node: &Node) -> Option<Timestamp> {
+#[must_use]
+pub fn of(node: &Node) -> Option<Timestamp> {
     let group = worker_label(node).map(|(_, group)| group);
     let recorded = recorded(node).filter(|(_, recorded)| group.as_deref() == Some(*recorded));
     recorded.map(|(time, _)| time).or_else(|| node.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
 /// The annotation as it should stand, if it is worth keeping: it speaks of the node's present label.
-pub(super) fn annotation(node: &Node) -> Option<&str> {
+#[must_use]
+pub fn annotation(node: &Node) -> Option<&str> {
     let (_, group) = worker_label(node)?;
     recorded(node).filter(|(_, recorded)| *recorded == group)?;
     node.annotations().get(names::NODE_WORKER_SINCE).map(String::as_str)

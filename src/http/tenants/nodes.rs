@@ -1,0 +1,295 @@
+//! `POST /tenants/{id}/nodes` and `DELETE /tenants/{id}/nodes/{node}`: an administrator gives a node to a tenant and takes it
+//! back.
+//!
+//! What is written is the label that an administrator sets with kubectl, and nothing else: who is admitted stays for the
+//! node controller to say, and an answer waits for its word. A node that would not fit is refused before it is labelled, by
+//! the very rule of the controller. As the write is done with the operator's rights, the administrator must hold that on
+//! the node, too: nobody gets at a node by way of Crofter whom the cluster keeps from it.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{FromRequestParts, Path, State},
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::wait::await_condition,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Id, administered};
+use crate::{
+    api_types::Tenant,
+    domain::{
+        node_admission::{self, Excess, NodeFacts, WorkerQuotas, facts, since},
+        tenant_state,
+        worker::{self, admitted, label},
+    },
+    http::{
+        App,
+        administrators::Act,
+        audit::Audit,
+        auth::ByAdministrator,
+        body::Body,
+        problem::{Code, Problem},
+    },
+    kube_ext::{call::within_opt, within},
+    names,
+};
+
+/// How long the node controller's verdict is waited for.
+const VERDICT: Duration = Duration::from_secs(5);
+/// Writes to a node that somebody else changes at the same time, such as its kubelet.
+const TRIES: usize = 5;
+
+/// A node of a tenant.
+#[derive(Debug, Serialize)]
+pub struct NodeView {
+    id: Option<String>,
+    /// Its name.
+    pub name: String,
+    tenant_id: Option<String>,
+    status: &'static str,
+    cpu_millicores: u64,
+    memory_bytes: u64,
+    gpus: u64,
+}
+
+/// A node as it is shown to its tenant.
+#[must_use]
+pub fn view(app: &App, tenant: &Tenant, node: &Node) -> NodeView {
+    let name = tenant.name_any();
+    let is_admitted = admitted(node).as_ref() == Some(&name);
+    let worker = worker::of_group(node, name, &app.settings.gpu_resource);
+    NodeView {
+        id: node.uid(),
+        name: worker.name,
+        tenant_id: tenant.uid(),
+        status: match (is_admitted, worker.ready) {
+            (false, _) => "pending",
+            (true, false) => "not_ready",
+            (true, true) => "ready",
+        },
+        cpu_millicores: worker.allocatable.cpu_milli,
+        memory_bytes: worker.allocatable.memory_bytes,
+        gpus: worker.allocatable.gpus,
+    }
+}
+
+/// A node to give.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    node: String,
+}
+
+/// Tenant and node in a path.
+pub struct Ids(Id, String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Ids {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let ids = Path::<(String, String)>::from_request_parts(parts, state).await;
+        ids.map(|Path((id, node))| Self(Id(id), node)).map_err(|_| Problem::not_found("node"))
+    }
+}
+
+/// Whether a node could be of that name. Names become part of a path, so anything else is not even asked for.
+fn is_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= 253
+        && name.chars().all(inner)
+        && edge(name.chars().next())
+        && edge(name.chars().next_back())
+}
+
+/// The tenant, for an administrator who may change both it and the node.
+async fn may(app: &App, admin: &ByAdministrator, id: &Id, node: &str) -> Result<Arc<Tenant>, Problem> {
+    let tenant = administered(app, &admin.0, id, "patch").await?;
+    if !is_name(node) {
+        return Err(Problem::not_found("node"));
+    }
+    admin.may(app, Act::of_node("patch", node)).await?;
+    Ok(tenant)
+}
+
+/// Gives a node to a tenant: 201 when it is admitted, 200 where it was the tenant's already, 202 where no verdict came in
+/// 5 s.
+///
+/// # Errors
+/// `quota_exceeded` in the seed's words; `conflict` where the node is somebody else's.
+pub async fn add(
+    State(app): State<App>,
+    admin: ByAdministrator,
+    audit: Audit,
+    id: Id,
+    Body(given): Body<Given>,
+) -> Result<Response, Problem> {
+    audit.about(&given.node);
+    let tenant = may(&app, &admin, &id, &given.node).await?;
+    let name = tenant.name_any();
+    let (node, is_new) = claim(&app, &tenant, &given.node).await?;
+    let answer = |status: StatusCode, node: &Node| (status, Json(view(&app, &tenant, node))).into_response();
+    let done = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    if admitted(&node).as_ref() == Some(&name) {
+        return Ok(answer(done, &node));
+    }
+    let settled = {
+        let name = name.clone();
+        move |node: Option<&Node>| {
+            node.is_none_or(|node| admitted(node).as_ref() == Some(&name) || !is_labelled(node, &name))
+        }
+    };
+    let api: Api<Node> = Api::all(app.client.clone());
+    match tokio::time::timeout(VERDICT, await_condition(api, &given.node, settled)).await {
+        Ok(Ok(Some(node))) if admitted(&node).as_ref() == Some(&name) => Ok(answer(done, &node)),
+        Ok(Ok(_)) => {
+            Err(Problem::new(Code::Conflict, "the node was given to somebody else meanwhile, or is gone"))
+        }
+        // Without a word in time: it may be that another one, given at the same time, was faster.
+        _ => match excess(&app, &tenant, &node)? {
+            None => Ok(answer(StatusCode::ACCEPTED, &node)),
+            Some(excess) => {
+                if is_new {
+                    release(&app, &name, &given.node).await?;
+                }
+                Err(over(excess.in_short()))
+            }
+        },
+    }
+}
+
+/// Takes a node from a tenant. Its jobs there finish first.
+///
+/// # Errors
+/// `not_found` where it is not the tenant's.
+pub async fn remove(
+    State(app): State<App>,
+    admin: ByAdministrator,
+    Ids(id, node): Ids,
+) -> Result<StatusCode, Problem> {
+    let tenant = may(&app, &admin, &id, &node).await?;
+    release(&app, &tenant.name_any(), &node).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn is_labelled(node: &Node, tenant: &str) -> bool {
+    label(node, names::NODE_TENANT).as_deref() == Some(tenant)
+}
+
+fn over(detail: impl Into<String>) -> Problem {
+    Problem::new(Code::QuotaExceeded, detail)
+}
+
+/// Labels a node for a tenant; false beside one that is labelled for it already.
+async fn claim(app: &App, tenant: &Tenant, name: &str) -> Result<(Node, bool), Problem> {
+    let own = tenant.name_any();
+    for _ in 0..TRIES {
+        let node = read(app, name).await?;
+        match (label(&node, names::NODE_TENANT), label(&node, names::NODE_POOL)) {
+            (_, Some(pool)) => {
+                return Err(Problem::new(Code::Conflict, format!("the node is of the shared pool {pool}")));
+            }
+            (Some(tenant), None) if tenant == own => return Ok((node, false)),
+            (Some(other), None) => {
+                return Err(Problem::new(Code::Conflict, format!("the node is of the tenant {other}")));
+            }
+            (None, None) => (),
+        }
+        if !tenant_state::judge(tenant, app.clock.now()).accepts() {
+            return Err(over("tenant is not active"));
+        }
+        if let Some(excess) = excess(app, tenant, &node)? {
+            return Err(over(excess.in_short()));
+        }
+        if let Some(node) = write(app, &node, Some(&own)).await? {
+            return Ok((node, true));
+        }
+    }
+    Err(busy())
+}
+
+/// Takes a tenant's label off a node.
+async fn release(app: &App, tenant: &str, name: &str) -> Result<(), Problem> {
+    for _ in 0..TRIES {
+        let node = read(app, name).await?;
+        if !is_labelled(&node, tenant) {
+            return Err(Problem::not_found("node"));
+        }
+        if write(app, &node, None).await?.is_some() {
+            return Ok(());
+        }
+    }
+    Err(busy())
+}
+
+fn busy() -> Problem {
+    Problem::new(Code::Conflict, "the node is being changed all the time: try again")
+}
+
+async fn read(app: &App, name: &str) -> Result<Node, Problem> {
+    let api: Api<Node> = Api::all(app.client.clone());
+    let node = within_opt("reading a Node", api.get(name)).await?;
+    node.map(aged).ok_or_else(|| Problem::not_found("node"))
+}
+
+/// A node with the age of its label, as those of the cache have it.
+fn aged(mut node: Node) -> Node {
+    since::prepare(&mut node);
+    node
+}
+
+/// Sets or takes off the label of a node as it was read; `None` where it has changed since.
+async fn write(app: &App, node: &Node, tenant: Option<&str>) -> Result<Option<Node>, Problem> {
+    let patch = json!({"metadata": {
+        "uid": node.uid(),
+        "resourceVersion": node.resource_version(),
+        "labels": {(names::NODE_TENANT): tenant},
+    }});
+    let api: Api<Node> = Api::all(app.client.clone());
+    let params = PatchParams { field_manager: Some(names::API_MANAGER.to_owned()), ..PatchParams::default() };
+    let (name, patch) = (node.name_any(), Patch::Merge(&patch));
+    match within("labelling a Node", api.patch(&name, &params, &patch)).await {
+        Ok(node) => Ok(Some(aged(node))),
+        Err(error) if error.is_conflict() => Ok(None),
+        Err(error) if error.is_not_found() => Err(Problem::not_found("node")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What quota the node breaks, by the rule of admission.
+fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Excess>, Problem> {
+    let plan = &tenant.spec.plan;
+    let quotas = app.plans.borrow().get(plan).map(|plan| plan.effective(&tenant.spec.quotas));
+    let unknown =
+        || Problem::new(Code::WrongState, format!("the tenant is on plan `{plan}`, which does not exist"));
+    let quotas = WorkerQuotas::from(&quotas.ok_or_else(unknown)?);
+    let (name, gpu) = (tenant.name_any(), &app.settings.gpu_resource);
+    let labelled = app.nodes.state_filter(|node| is_labelled(node, &name));
+    let labelled: Vec<NodeFacts> = labelled.iter().map(|node| facts::read(node, gpu)).collect();
+    Ok(node_admission::excess(&name, &quotas, &labelled, &facts::read(node, gpu)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_a_name_becomes_part_of_a_path() {
+        for good in ["n1", "worker-1.example.org", "0"] {
+            assert!(is_name(good), "{good}");
+        }
+        let long = "a".repeat(254);
+        for bad in ["", "..", "a/status", "a?b", "a%2f", "A", "-a", "a.", "a b", "\u{e9}", &long] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}
