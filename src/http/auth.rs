@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api_types::{Tenant, api_key::Scope},
     domain::tenant_state,
-    keys::{Keys, Principal, Refusal},
+    keys::{Keys, Principal, Refusal, TenantOf},
 };
 
 /// Keys, where they are no bearer.
@@ -39,11 +39,18 @@ const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 pub trait Recognise: Send + Sync {
     /// Who presents this text.
     fn principal<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>>;
+
+    /// Who presented a key that was let in before, as he would be let in now.
+    fn again<'a>(&'a self, before: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>>;
 }
 
 impl Recognise for Keys {
     fn principal<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>> {
         Box::pin(Self::principal(self, text))
+    }
+
+    fn again<'a>(&'a self, before: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>> {
+        Box::pin(Self::again(self, before))
     }
 }
 
@@ -115,6 +122,14 @@ impl Context {
         let scope = scope.as_ref().and_then(|scope| scope.as_str()).unwrap_or_default();
         Err(Problem::new(Code::MissingScope, format!("this key lacks the scope {scope}")))
     }
+
+    /// Whether the same key would be let in now, with this scope: for answers that go on.
+    pub async fn still_holds(&self, app: &App, scope: Scope) -> bool {
+        match app.recognise.again(&self.principal).await {
+            Ok(now) => now.may(scope) && active(app, &self.principal.tenant).is_some(),
+            Err(_) => false,
+        }
+    }
 }
 
 impl FromRequestParts<App> for Caller {
@@ -180,13 +195,16 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
     {
         return Err(Problem::new(Code::TenantMismatch, "X-Tenant-ID names another tenant than the key's"));
     }
-    let tenant = app.tenants.get(&ObjectRef::new(&of.name));
-    let tenant = tenant.filter(|tenant| tenant.metadata.uid.as_ref() == Some(&of.uid));
-    let active = tenant.filter(|tenant| tenant_state::judge(tenant, app.clock.now()).accepts());
-    match active {
+    match active(app, of) {
         Some(tenant) => Ok(Context { principal, tenant }),
         None => Err(Problem::new(Code::TenantInactive, "invalid or inactive tenant")),
     }
+}
+
+fn active(app: &App, of: &TenantOf) -> Option<Arc<Tenant>> {
+    let tenant = app.tenants.get(&ObjectRef::new(&of.name));
+    let tenant = tenant.filter(|tenant| tenant.metadata.uid.as_ref() == Some(&of.uid));
+    tenant.filter(|tenant| tenant_state::judge(tenant, app.clock.now()).accepts())
 }
 
 /// Names a scope in a type.

@@ -25,11 +25,17 @@ pub struct JobsIndex(Arc<Shared>);
 struct Shared {
     all: RwLock<All>,
     /// By namespace and name.
-    awaited: RwLock<HashMap<(String, String), News>>,
+    awaited: RwLock<HashMap<(String, String), watch::Sender<Option<News>>>>,
 }
 
-/// The last state of a job that somebody waits for.
-type News = watch::Sender<Option<Arc<Job>>>;
+/// The last that is known of a job that somebody waits for.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// It is so.
+    Is(Arc<Job>),
+    /// It is gone; as last seen, where it was seen.
+    Gone(Option<Arc<Job>>),
+}
 
 #[derive(Default)]
 struct All {
@@ -43,17 +49,38 @@ struct All {
 pub struct Awaited {
     index: JobsIndex,
     key: (String, String),
-    news: watch::Receiver<Option<Arc<Job>>>,
+    news: watch::Receiver<Option<News>>,
 }
 
 impl Awaited {
     /// The next state of the job of this UID for which `holds`; waits for ever when none comes.
     pub async fn until(&mut self, uid: &str, holds: impl Fn(&Job) -> bool) -> Option<Arc<Job>> {
-        let of = |job: &Option<Arc<Job>>| {
-            job.as_ref().is_some_and(|job| job.metadata.uid.as_deref() == Some(uid) && holds(job))
+        let of = |news: &Option<News>| match news {
+            Some(News::Is(job)) => job.metadata.uid.as_deref() == Some(uid) && holds(job),
+            _ => false,
         };
-        let job = self.news.wait_for(of).await.ok()?;
-        job.clone()
+        match &*self.news.wait_for(of).await.ok()? {
+            Some(News::Is(job)) => Some(Arc::clone(job)),
+            _ => None,
+        }
+    }
+
+    /// What is new of the job of this UID since the last call, or since it is waited for: the latest only, however much
+    /// happened. Cancel safe.
+    pub async fn next(&mut self, uid: &str) -> News {
+        let is_it = |job: &Arc<Job>| job.metadata.uid.as_deref() == Some(uid);
+        loop {
+            if self.news.changed().await.is_err() {
+                return News::Gone(None);
+            }
+            match &*self.news.borrow_and_update() {
+                Some(News::Is(job)) if is_it(job) => return News::Is(Arc::clone(job)),
+                Some(News::Gone(Some(job))) if is_it(job) => return News::Gone(Some(Arc::clone(job))),
+                // Another one of its name.
+                Some(News::Is(_)) => return News::Gone(None),
+                Some(News::Gone(_)) | None => (),
+            }
+        }
     }
 }
 
@@ -93,13 +120,18 @@ impl JobsIndex {
         all.places.insert(uid, (namespace.clone(), created));
         all.jobs.entry(namespace.clone()).or_default().insert((created, uid), Arc::clone(job));
         drop(all);
+        self.tell(namespace, job.name_any(), News::Is(Arc::clone(job)));
+    }
+
+    fn tell(&self, namespace: String, name: String, news: News) {
         let awaited = self.0.awaited.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = awaited.get(&(namespace, job.name_any())) {
-            sender.send_replace(Some(Arc::clone(job)));
+        if let Some(sender) = awaited.get(&(namespace, name)) {
+            sender.send_replace(Some(news));
         }
     }
 
-    fn delete(&self, job: &Job) {
+    /// A job is gone; as last seen.
+    pub fn delete(&self, job: &Arc<Job>) {
         let (Some(place), Some(namespace)) = (place(job), job.namespace()) else { return };
         let mut all = self.write();
         all.places.remove(&place.1);
@@ -109,6 +141,8 @@ impl JobsIndex {
                 all.jobs.remove(&namespace);
             }
         }
+        drop(all);
+        self.tell(namespace, job.name_any(), News::Gone(Some(Arc::clone(job))));
     }
 
     /// Waits for news of a job from now on, whether it exists yet or not.
@@ -209,6 +243,18 @@ mod tests {
         index.apply(&job("a", 1, 1));
         let uid = Uuid::from_bytes([1; 16]).to_string();
         assert_eq!(awaited.until(&uid, |_| true).await.unwrap().name_any(), "j1");
+        let first = job("a", 1, 1);
+        index.apply(&first);
+        index.apply(&job("a", 1, 1));
+        index.delete(&first);
+        assert!(
+            matches!(awaited.next(&uid).await, News::Gone(Some(job)) if Arc::ptr_eq(&job, &first)),
+            "the latest"
+        );
+        let mut another = Job::clone(&first);
+        another.metadata.uid = Some(Uuid::from_bytes([9; 16]).to_string());
+        index.apply(&Arc::new(another));
+        assert!(matches!(awaited.next(&uid).await, News::Gone(None)), "one of its name has taken its place");
         drop(awaited);
         assert!(index.0.awaited.read().unwrap().is_empty());
     }

@@ -21,6 +21,7 @@ pub mod keys;
 pub mod problem;
 pub mod query;
 pub mod server;
+pub mod streams;
 pub mod tenants;
 
 use std::{ops::Deref, sync::Arc};
@@ -36,6 +37,7 @@ use self::{
     failures::Failures,
     frame::{Frame, no_method, no_route, surround},
     jobs_index::JobsIndex,
+    streams::Streams,
 };
 use crate::{
     api_types::{Plans, Scenarios, Tenant, TenantApiKey},
@@ -73,6 +75,8 @@ pub struct Parts {
     pub administrators: Administrators,
     /// Refused keys and tokens.
     pub failures: Failures,
+    /// Answers that go on.
+    pub streams: Streams,
     /// All tenants.
     pub tenants: Store<Tenant>,
     /// All jobs.

@@ -64,6 +64,10 @@ pub enum Code {
     Conflict,
     /// The thing's state does not allow it.
     WrongState,
+    /// The job has no log yet.
+    NotStarted,
+    /// The log is gone with its pod.
+    LogGone,
     /// `If-Match` names another version than the present one.
     PreconditionFailed,
     /// The key of this request stands for another request.
@@ -76,6 +80,8 @@ pub enum Code {
     QuotaExceeded,
     /// The hourly limit is reached.
     RateLimited,
+    /// The tenant follows as many logs or jobs as it may.
+    TooManyStreams,
     // --- of the server
     /// Keys can't be checked at the moment.
     KeysUnavailable,
@@ -112,14 +118,17 @@ impl Code {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::MissingCredentials | Self::InvalidKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::TooManyFailures | Self::QuotaExceeded | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyFailures | Self::QuotaExceeded | Self::RateLimited | Self::TooManyStreams => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::MissingScope
             | Self::Forbidden
             | Self::KeyRequired
             | Self::TenantMismatch
             | Self::TenantInactive => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Conflict | Self::WrongState => StatusCode::CONFLICT,
+            Self::Conflict | Self::WrongState | Self::NotStarted => StatusCode::CONFLICT,
+            Self::LogGone => StatusCode::GONE,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::KeysUnavailable
             | Self::ClusterUnavailable

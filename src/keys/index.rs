@@ -187,16 +187,37 @@ impl Index {
         let (Some(entry), Some(version), true) = (entry, version, is_same && stored.is_some()) else {
             return Err(Refusal::Unknown);
         };
+        self.opened(entry, version, presented.id(), now)
+    }
+
+    /// Who presented a key, known from before, as it is now.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn again(&self, before: &Principal, now: Timestamp) -> Result<Principal, Refusal> {
+        let entry = self.versions.get(&before.key_id);
+        let entry = entry.filter(|entry| entry.key.metadata.uid == before.key.metadata.uid);
+        let (Some(entry), Some(version)) = (entry, entry.and_then(Entry::version)) else {
+            return Err(Refusal::Unknown);
+        };
+        let principal = self.opened(entry, version, before.key_id, now)?;
+        if principal.tenant.uid == before.tenant.uid { Ok(principal) } else { Err(Refusal::Unknown) }
+    }
+
+    /// What a version opens, whose text is known to be its own.
+    fn opened(
+        &self,
+        entry: &Entry,
+        version: &KeyVersion,
+        key_id: KeyId,
+        now: Timestamp,
+    ) -> Result<Principal, Refusal> {
         let tenant = self.tenants.get(entry.key.metadata.namespace.as_deref().unwrap_or_default());
         let tenant = tenant.ok_or(Refusal::Unknown)?;
         match lifecycle::refused(&entry.key.spec, version, now) {
             Some(Closed::Revoked) => Err(Refusal::Revoked),
             Some(Closed::Expired) => Err(Refusal::Expired),
-            None => Ok(Principal {
-                tenant: Arc::clone(tenant),
-                key: Arc::clone(&entry.key),
-                key_id: presented.id(),
-            }),
+            None => Ok(Principal { tenant: Arc::clone(tenant), key: Arc::clone(&entry.key), key_id }),
         }
     }
 }

@@ -133,6 +133,19 @@ impl Keys {
         index.authenticate(&key, &peppers, self.0.clock.now())
     }
 
+    /// Who presented a key that was let in before, by what is known now: for what goes on for longer than a request. Waits as
+    /// [`principal`](Self::principal) does.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn again(&self, before: &Principal) -> Result<Principal, Refusal> {
+        if !self.is_up_to_date() && !self.caught_up(WAKE_LIMIT).await {
+            return Err(Refusal::Unready);
+        }
+        let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.again(before, self.0.clock.now())
+    }
+
     /// Waits until the cache is known to be up to date; false when it is not after `limit`.
     pub async fn caught_up(&self, limit: Duration) -> bool {
         let mut confirmed = self.0.confirmed.subscribe();

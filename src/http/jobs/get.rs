@@ -14,7 +14,7 @@ use crate::{
     db,
     http::{
         App,
-        auth::{ByKey, JobsRead},
+        auth::{ByKey, Context, JobsRead},
         header::etag,
         problem::{Code, Problem},
     },
@@ -41,6 +41,15 @@ pub async fn get(
         response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
         return Ok(response);
     }
+    Ok(Json(past(&app, &context, &id).await?).into_response())
+}
+
+/// A job of the history.
+///
+/// # Errors
+/// As [`get`].
+pub async fn past(app: &App, context: &Context, id: &Id) -> Result<JobView, Problem> {
+    let tenant = &context.principal.tenant.uid;
     let absent = || Problem::not_found("job");
     let (Some(pool), Ok(tenant_uid)) = (&app.database, Uuid::parse_str(tenant)) else { return Err(absent()) };
     let record = db::job_of(pool, tenant_uid, id.0).await.map_err(|error| {
@@ -48,5 +57,5 @@ pub async fn get(
         Problem::new(Code::HistoryUnavailable, detail).inside(error)
     })?;
     let record = record.ok_or_else(absent)?;
-    Ok(Json(JobView::recorded(record, tenant)).into_response())
+    Ok(JobView::recorded(record, tenant))
 }

@@ -3,8 +3,10 @@
 mod act;
 mod create;
 mod cursor;
+mod events;
 mod get;
 mod list;
+mod logs;
 mod rate;
 mod request;
 mod submit;
@@ -23,7 +25,7 @@ use uuid::Uuid;
 
 pub use self::list::{Wanted, list_of};
 use super::{App, auth::Context, problem::Problem};
-use crate::api_types::Job;
+use crate::{api_types::Job, domain::job_state::is_terminal};
 
 /// The routes.
 pub fn routes() -> Router<App> {
@@ -33,6 +35,8 @@ pub fn routes() -> Router<App> {
         .route("/jobs/{id}/cancel", post(act::cancel))
         .route("/jobs/{id}/retry", post(submit::retry))
         .route("/jobs/{id}/why", get(why::why))
+        .route("/jobs/{id}/logs", get(logs::logs))
+        .route("/jobs/{id}/events", get(events::events))
 }
 
 /// The UID in a path. What is none is the id of nothing.
@@ -55,4 +59,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 /// `not_found`, also for another tenant's.
 fn living(app: &App, context: &Context, Id(id): &Id) -> Result<Arc<Job>, Problem> {
     app.jobs.get(&context.principal.tenant.namespace, *id).ok_or_else(|| Problem::not_found("job"))
+}
+
+/// Whether a job has come to its end: its phase is one, and what is due at the end is done.
+fn has_ended(job: &Job) -> bool {
+    job.status.as_ref().is_some_and(|status| is_terminal(status.phase) && status.finished_at.is_some())
 }
