@@ -23,6 +23,8 @@ pub mod query;
 pub mod server;
 pub mod streams;
 pub mod tenants;
+#[cfg(test)]
+mod tests;
 
 use std::{ops::Deref, sync::Arc};
 

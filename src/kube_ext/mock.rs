@@ -108,7 +108,7 @@ impl Fake {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
 
-    fn answer(&self, call: Call) -> (u16, Value) {
+    pub(crate) fn answer(&self, call: Call) -> (u16, Value) {
         let mut state = self.0.lock().unwrap();
         state.calls.push(call.clone());
         state.versions += 1;

@@ -62,6 +62,7 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
         ("networkpolicies.networking.k8s.io", children),
         ("rolebindings.rbac.authorization.k8s.io", children),
         ("pods.", children),
+        ("pods/log.", "get"),
         ("secrets.", "create get list patch watch"),
         ("nodes.", "get list patch watch"),
         ("persistentvolumeclaims.", READ),

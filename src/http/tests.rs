@@ -1,0 +1,260 @@
+//! Handlers behind their whole router, with an API server in memory.
+
+mod audit;
+mod events;
+mod logs;
+mod nodes;
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::body::Body;
+use futures::{StreamExt, future::BoxFuture, stream};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::{Client, runtime::reflector::store::Writer};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::{
+    api_types::{Job, api_key::Scope},
+    domain::api_key::{Key, KeyId, Seed},
+    keys::{Principal, Refusal, TenantOf},
+    kube_ext::mock::{self, Call, Fake, cache},
+    names,
+};
+
+pub(super) const TENANT_UID: &str = "10000000-0000-4000-8000-000000000000";
+pub(super) const JOB_UID: &str = "20000000-0000-4000-8000-000000000000";
+pub(super) const KEY: &str = "Bearer crft_good";
+pub(super) const ADMIN: &str = "Bearer boss";
+
+/// An app, and what its surroundings do.
+pub(super) struct Lab {
+    pub(super) fake: Fake,
+    pub(super) app: App,
+    pub(super) key: Arc<OneKey>,
+    pub(super) stop: watch::Sender<bool>,
+    /// What a log gives, piece by piece, or the refusal to open it.
+    pub(super) logs: Logs,
+    /// A node controller is there, and admits what is labelled.
+    pub(super) admits: Arc<AtomicBool>,
+    pub(super) nodes: Writer<Node>,
+    pub(super) tenants: Writer<Tenant>,
+}
+
+/// Knows one key.
+pub(super) struct OneKey {
+    id: KeyId,
+    pub(super) revoked: AtomicBool,
+}
+
+impl OneKey {
+    fn principal(&self) -> Result<Principal, Refusal> {
+        if self.revoked.load(Ordering::SeqCst) {
+            return Err(Refusal::Revoked);
+        }
+        let tenant =
+            TenantOf { name: "acme".into(), uid: TENANT_UID.into(), namespace: "tenant-acme".into() };
+        let mut key = TenantApiKey::new("ci", Default::default());
+        key.spec.scopes = vec![Scope::JobsRead, Scope::JobsWrite];
+        Ok(Principal { tenant: Arc::new(tenant), key: Arc::new(key), key_id: self.id })
+    }
+}
+
+impl Recognise for OneKey {
+    fn principal<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>> {
+        let answer = if text == "crft_good" { self.principal() } else { Err(Refusal::Unknown) };
+        Box::pin(async move { answer })
+    }
+
+    fn again<'a>(&'a self, _: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>> {
+        let answer = self.principal();
+        Box::pin(async move { answer })
+    }
+}
+
+/// Boss may do everything; clerk may patch tenants, and no nodes.
+fn review(call: &Call) -> Option<(u16, Value)> {
+    let spec = &call.body["spec"];
+    let answer = |status: Value| Some((201, json!({"metadata": {}, "spec": spec, "status": status})));
+    match call.path.rsplit('/').next()? {
+        "tokenreviews" => match spec["token"].as_str() {
+            Some(name @ ("boss" | "clerk" | "mal\nlory")) => {
+                answer(json!({"authenticated": true, "user": {"username": name}}))
+            }
+            _ => answer(json!({"authenticated": false})),
+        },
+        "subjectaccessreviews" => {
+            let of = &spec["resourceAttributes"];
+            answer(json!({"allowed": spec["user"] == "boss" || of["resource"] == "tenants"}))
+        }
+        _ => None,
+    }
+}
+
+impl Lab {
+    pub(super) fn new() -> Self {
+        let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
+        let admits = Arc::<AtomicBool>::default();
+        let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
+        let (tenants, mut tenants_writer) = cache();
+        mock::put(&mut tenants_writer, tenant(json!({"plan": "free"})));
+        let (nodes, nodes_writer) = cache();
+        let (stop, mut stopped) = watch::channel(false);
+        let stopped = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let seed = Seed::of(|bytes| {
+            bytes.fill(7);
+            Ok::<_, ()>(())
+        });
+        let key = Arc::new(OneKey { id: Key::new(&seed.unwrap()).id(), revoked: AtomicBool::new(false) });
+        let settings = Settings {
+            namespace_prefix: names::DEFAULT_NAMESPACE_PREFIX.to_owned(),
+            gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
+        };
+        let app = App::new(Parts {
+            client: client.clone(),
+            settings,
+            plans: watch::channel(Arc::new(Plans::built_in().unwrap())).1,
+            scenarios: watch::channel(Arc::new(Scenarios::default())).1,
+            clock: Clock::of(|| "2030-01-01T00:00:00Z".parse().unwrap()),
+            random: Random::of(|bytes| {
+                bytes.fill(1);
+                Ok(())
+            }),
+            board: None,
+            recognise: Arc::clone(&key) as Arc<dyn Recognise>,
+            administrators: Administrators::new(client),
+            failures: Failures::default(),
+            streams: Streams::new(stopped),
+            tenants,
+            jobs: JobsIndex::default(),
+            keys: cache().0,
+            nodes,
+            database: None,
+        });
+        Self { fake, app, key, stop, logs, admits, nodes: nodes_writer, tenants: tenants_writer }
+    }
+
+    /// Lets the job be so.
+    pub(super) fn job(&self, version: u64, status: Value) -> Arc<Job> {
+        let job = Arc::new(job(version, status));
+        self.app.jobs.apply(&job);
+        job
+    }
+
+    /// The answer, whose body may go on.
+    pub(super) async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response<Body> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        routes(self.app.clone(), Metrics::default()).oneshot(request).await.unwrap()
+    }
+
+    /// Status and body of an answer.
+    pub(super) async fn ask(&self, method: &str, path: &str, who: &str, body: &str) -> (u16, Value) {
+        let response = self.open(method, path, &[("authorization", who)], body).await;
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+}
+
+type Logs = Arc<Mutex<VecDeque<Result<mpsc::Receiver<String>, u16>>>>;
+
+/// The fake API server; a log's answer goes on.
+fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>) -> Client {
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let (fake, logs, admits) = (fake.clone(), Arc::clone(&logs), admits.load(Ordering::SeqCst));
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let (path, query) =
+                (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
+            let call = Call { method: parts.method, path, query, body };
+            let (code, answer) = if call.path.ends_with("/log") {
+                let next = logs.lock().unwrap().pop_front().unwrap_or(Err(404));
+                let _ = fake.answer(call);
+                match next {
+                    Ok(pieces) => {
+                        let pieces = stream::unfold(pieces, async |mut pieces| {
+                            pieces.recv().await.map(|piece| (Ok::<_, Infallible>(piece), pieces))
+                        });
+                        return Ok::<_, Infallible>(Response::new(Body::from_stream(pieces)));
+                    }
+                    Err(code) => mock::refusal(code, "told to"),
+                }
+            } else if let Some(answer) = review(&call) {
+                answer
+            } else if call.method == http::Method::GET && call.path == "/api/v1/nodes" {
+                let mut node = fake.get("/api/v1/nodes/n1");
+                if admits {
+                    let group = node["metadata"]["labels"][names::NODE_TENANT].clone();
+                    node["spec"]["taints"] =
+                        json!([{"key": names::NODE_ADMITTED, "value": group, "effect": "NoSchedule"}]);
+                    node["metadata"]["labels"][names::NODE_ADMITTED] = group;
+                }
+                let list = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [node]});
+                (200, list)
+            } else {
+                fake.answer(call)
+            };
+            let bytes = serde_json::to_vec(&answer).unwrap();
+            Ok(Response::builder().status(code).body(Body::from(bytes)).unwrap())
+        }
+    });
+    Client::new(service, "default")
+}
+
+pub(super) fn tenant(spec: Value) -> Value {
+    json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": TENANT_UID},
+        "spec": spec, "status": {"namespace": "tenant-acme"},
+    })
+}
+
+pub(super) fn job(version: u64, status: Value) -> Job {
+    serde_json::from_value(json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "Job",
+        "metadata": {
+            "name": "j", "namespace": "tenant-acme", "uid": JOB_UID, "resourceVersion": version.to_string(),
+            "creationTimestamp": "2030-01-01T00:00:00Z",
+        },
+        "spec": {"image": "i"}, "status": status,
+    }))
+    .unwrap()
+}
+
+/// The next piece of a body: `None` at its end, `Err` where it is broken off.
+pub(super) async fn piece(
+    body: &mut (impl futures::Stream<Item = Result<axum::body::Bytes, axum::Error>> + Unpin),
+) -> Result<Option<String>, String> {
+    match body.next().await {
+        None => Ok(None),
+        Some(Ok(bytes)) => Ok(Some(String::from_utf8(bytes.to_vec()).unwrap())),
+        Some(Err(error)) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,133 @@
+use std::io::Write;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+use crate::http::audit::TARGET;
+
+/// What is logged meanwhile.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Captured {
+    type Writer = Self;
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Captured {
+    fn all(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The fields of each line of the audit log.
+    fn audit(&self) -> Vec<Value> {
+        let text = self.all();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["target"] == TARGET).map(|line| line["fields"].clone()).collect()
+    }
+}
+
+fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
+    let captured = Captured::default();
+    let lines =
+        tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(captured.clone());
+    let guard = tracing::subscriber::set_default(lines.finish());
+    (captured, guard)
+}
+
+#[tokio::test]
+async fn each_change_has_one_line_and_no_line_holds_a_secret() {
+    let (captured, _guard) = capture();
+    let lab = Lab::new();
+    let headers = [("authorization", KEY), ("x-request-id", "r-1")];
+    let made =
+        lab.open("POST", "/v1/jobs", &headers, r#"{"image": "geheim-image", "on_quota": "queue"}"#).await;
+    assert!(made.status().is_success(), "{}", made.status());
+    lab.job(1, json!({"phase": "Running"}));
+    let path = format!("/jobs/{JOB_UID}");
+    assert_eq!(lab.ask("GET", &path, KEY, "").await.0, 200);
+    assert_eq!(lab.ask("POST", &format!("{path}/retry"), KEY, "").await.0, 409);
+    assert_eq!(lab.ask("DELETE", "/v1/tenants/acme/nodes/n1", "Bearer clerk", "").await.0, 403);
+    assert_eq!(lab.ask("PATCH", "/tenants/acme", "Bearer geheim-token", "{}").await.0, 401);
+    assert_eq!(lab.ask("POST", "/v1/keys?tenant=acme", "Bearer crft_geheim", "{}").await.0, 401);
+    assert_eq!(lab.ask("POST", "/v1/tenants/acme/nodes", ADMIN, r#"{"node": "n9"}"#).await.0, 404);
+
+    let lines = captured.audit();
+    let brief: Vec<Value> = lines
+        .iter()
+        .map(|line| {
+            json!([line["who"], line["user"], line["tenant"], line["action"], line["object"], line["status"]])
+        })
+        .collect();
+    let expected = [
+        json!(["key", null, "acme", "POST /jobs", null, 202]),
+        json!(["key", null, "acme", "POST /jobs/{id}/retry", JOB_UID, 409]),
+        json!(["administrator", "clerk", "acme", "DELETE /tenants/{id}/nodes/{node}", "n1", 403]),
+        json!(["unknown", null, "acme", "PATCH /tenants/{id}", "acme", 401]),
+        json!(["unknown", null, "acme", "POST /keys", null, 401]),
+        json!(["administrator", "boss", "acme", "POST /tenants/{id}/nodes", "n9", 404]),
+    ];
+    assert_eq!(brief, expected, "a GET has none");
+    assert_eq!(lines[0]["request_id"], "r-1");
+    assert!(lines[0]["made"].as_str().is_some_and(|uid| !uid.is_empty()) && lines[0]["key_id"].is_string());
+    let text = captured.all();
+    let audit: Vec<&str> = text.lines().filter(|line| line.contains(TARGET)).collect();
+    assert!(!audit.join("\n").contains("geheim") && !audit.join("\n").contains("crft_"), "{audit:?}");
+}
+
+#[tokio::test]
+async fn nobody_forges_a_line() {
+    let (captured, _guard) = capture();
+    let lab = Lab::new();
+    let path = "/v1/tenants/acme%0a%1b[31m/nodes";
+    lab.ask(
+        "POST",
+        path,
+        ADMIN,
+        &json!({"node": "n1\n{\"target\": \"crofter::audit\"}\u{1b}[31m"}).to_string(),
+    )
+    .await;
+    lab.ask("DELETE", "/v1/keys/a%0ab?tenant=x%0a%1b[0m", KEY, "").await;
+    let odd = lab.open("EVIL", "/nowhere%0a", &[("authorization", KEY)], "").await;
+    assert_eq!(odd.status(), 404);
+    let lines = captured.audit();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0]["object"], "n1%0A{%22target%22:%20%22crofter::audit%22}%1B[31m");
+    assert_eq!(lines[0]["tenant"], "acme%0a%1b[31m");
+    assert_eq!(
+        (&lines[1]["object"], &lines[1]["tenant"]),
+        (&json!("a%0ab"), &json!("acme")),
+        "the key's own tenant"
+    );
+    assert_eq!(lines[2]["action"], "EVIL unmatched");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_its_line() {
+    let (captured, _guard) = capture();
+    let lab = Lab::new();
+    let mut asked = Box::pin(lab.ask("POST", "/v1/jobs", KEY, r#"{"image": "i"}"#));
+    // The job is made, and its verdict is waited for.
+    while lab.fake.calls().is_empty() {
+        assert!(futures::poll!(&mut asked).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(asked);
+    let lines = captured.audit();
+    assert_eq!(
+        (lines.len(), &lines[0]["action"], &lines[0]["status"]),
+        (1, &json!("POST /jobs"), &Value::Null)
+    );
+}

@@ -1,0 +1,133 @@
+use std::time::Duration;
+
+use super::*;
+
+const LOGS: &str = "/v1/jobs/20000000-0000-4000-8000-000000000000/logs";
+
+fn log(lab: &Lab) -> mpsc::Sender<String> {
+    let (sender, receiver) = mpsc::channel(1);
+    lab.logs.lock().unwrap().push_back(Ok(receiver));
+    sender
+}
+
+async fn follow(lab: &Lab, query: &str) -> axum::body::BodyDataStream {
+    let response = lab.open("GET", &format!("{LOGS}?{query}"), &[("authorization", KEY)], "").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    response.into_body().into_data_stream()
+}
+
+async fn code(lab: &Lab, query: &str) -> (u16, Value) {
+    let (status, body) = lab.ask("GET", &format!("{LOGS}?{query}"), KEY, "").await;
+    (status, body["code"].clone())
+}
+
+#[tokio::test]
+async fn a_log_comes_piece_by_piece_and_ends_with_its_attempt() {
+    let lab = Lab::new();
+    lab.job(1, json!({"phase": "Running", "attempt": 2}));
+    let pieces = log(&lab);
+    let mut body = follow(&lab, "follow&tail_lines=5&since_seconds=60&timestamps=true").await;
+    for text in ["one\n", "two\n"] {
+        pieces.send(text.to_owned()).await.unwrap();
+        assert_eq!(piece(&mut body).await, Ok(Some(text.to_owned())));
+    }
+    drop(pieces);
+    assert_eq!(piece(&mut body).await, Ok(None));
+    let call = lab.fake.calls().into_iter().find(|call| call.path.ends_with("/log")).unwrap();
+    assert_eq!(call.path, "/api/v1/namespaces/tenant-acme/pods/j-200000000000-2/log");
+    for part in ["container=job", "follow=true", "tailLines=5", "sinceSeconds=60", "timestamps=true"] {
+        assert!(call.query.contains(part), "{call:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_reader_does_not_take_is_not_asked_for() {
+    let lab = Lab::new();
+    lab.job(1, json!({"phase": "Running", "attempt": 1}));
+    let pieces = log(&lab);
+    let _body = follow(&lab, "follow").await;
+    let sent = async { while pieces.send("x".repeat(1 << 16)).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_millis(200), sent).await.is_err(), "it waits for the reader");
+}
+
+#[tokio::test]
+async fn a_job_that_has_not_started_is_waited_for_with_follow_and_refused_without() {
+    let lab = Lab::new();
+    lab.job(1, json!({"phase": "Queued"}));
+    assert_eq!(code(&lab, "").await, (409, json!("not_started")));
+    let mut body = follow(&lab, "follow").await;
+    assert!(futures::poll!(body.next()).is_pending());
+    lab.job(2, json!({"phase": "Assigned", "attempt": 1}));
+    assert!(futures::poll!(body.next()).is_pending());
+    let pieces = log(&lab);
+    lab.job(3, json!({"phase": "Running", "attempt": 1}));
+    pieces.send("first\n".to_owned()).await.unwrap();
+    assert_eq!(piece(&mut body).await, Ok(Some("first\n".to_owned())));
+
+    let mut never = {
+        lab.job(4, json!({"phase": "Retrying", "attempt": 1}));
+        follow(&lab, "follow=true").await
+    };
+    assert!(futures::poll!(never.next()).is_pending());
+    let gone = lab.job(5, json!({"phase": "Queued", "attempt": 1}));
+    lab.app.jobs.delete(&gone);
+    assert_eq!(piece(&mut never).await, Ok(None), "a job that is deleted has no log to come");
+}
+
+#[tokio::test]
+async fn refusals_say_what_is_the_matter() {
+    let lab = Lab::new();
+    assert_eq!(code(&lab, "").await, (404, json!("not_found")));
+    lab.job(1, json!({"phase": "Completed", "attempt": 1, "finishedAt": "2030-01-01T00:00:00Z"}));
+    for (refusal, expected) in
+        [(404, (410, "log_gone")), (400, (409, "not_started")), (500, (503, "cluster_unavailable"))]
+    {
+        lab.logs.lock().unwrap().push_back(Err(refusal));
+        assert_eq!(code(&lab, "").await, (expected.0, json!(expected.1)));
+    }
+    assert_eq!(code(&lab, "attempt=2").await, (404, json!("not_found")));
+    for bad in ["follow=maybe", "tail_lines=-1", "since_seconds=x", "tail=5", "follow&follow"] {
+        assert_eq!(code(&lab, bad).await, (400, json!("invalid_query")), "{bad}");
+    }
+    lab.job(2, json!({"phase": "Canceled", "finishedAt": "2030-01-01T00:00:00Z"}));
+    assert_eq!(code(&lab, "follow").await, (410, json!("log_gone")));
+}
+
+#[tokio::test]
+async fn places_are_counted_and_free_when_the_client_is_gone() {
+    let lab = Lab::new();
+    lab.job(1, json!({"phase": "Queued"}));
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        open.push(follow(&lab, "follow").await);
+    }
+    assert_eq!(code(&lab, "follow").await, (429, json!("too_many_streams")));
+    open.pop();
+    drop(follow(&lab, "follow").await);
+    drop(open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_is_broken_off_when_its_key_is_revoked_or_the_server_stops() {
+    let lab = Lab::new();
+    lab.job(1, json!({"phase": "Running", "attempt": 1}));
+    let (_one, _other) = (log(&lab), log(&lab));
+    let (mut body, mut waiting) = (follow(&lab, "follow").await, {
+        lab.job(2, json!({"phase": "Retrying", "attempt": 1}));
+        follow(&lab, "follow").await
+    });
+    let begun = tokio::time::Instant::now();
+    assert!(
+        tokio::time::timeout(Duration::from_secs(60), body.next()).await.is_err(),
+        "it goes on while all is well"
+    );
+    lab.key.revoked.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(piece(&mut body).await.is_err());
+    assert!(begun.elapsed() < Duration::from_secs(65), "{:?}", begun.elapsed());
+    lab.key.revoked.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert!(futures::poll!(waiting.next()).is_pending());
+    lab.stop.send_replace(true);
+    assert!(piece(&mut waiting).await.is_err());
+}
