@@ -18,6 +18,7 @@ pub mod health;
 pub mod jobs;
 pub mod jobs_index;
 pub mod keys;
+pub mod patience;
 pub mod problem;
 pub mod query;
 pub mod server;

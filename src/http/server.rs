@@ -1,8 +1,10 @@
 //! The listener: how long a client may take, how many may be connected, and an end in which no request is lost.
 //!
 //! One connection serves HTTP/1.1. A client that does not send its head in [`HEAD_LIMIT`] is let go, and those over
-//! [`MOST_CONNECTED`] wait in the kernel's queue. At the stop signal nobody new is accepted, and what is under way is
-//! answered, for at most [`FINISH`].
+//! [`MOST_CONNECTED`] wait in the kernel's queue. A client that takes nothing of its answer is let go ([`Patient`]), and so is
+//! one that is no longer there, which the kernel asks when nothing was said for [`QUIET`]. At the stop signal nobody new is
+//! accepted, and what is under way is answered, for at most [`FINISH`]; answers that go on end at that signal
+//! themselves ([`streams`](super::streams)).
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,8 +15,11 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tower::ServiceExt as _;
+
+use super::patience::Patient;
 
 /// Within which a client must have sent the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -22,6 +27,9 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const MOST_CONNECTED: usize = 16_384;
 /// Time for what is under way at the end.
 const FINISH: Duration = Duration::from_secs(10);
+/// Quiet time after which the kernel asks whether the other side is still there, and between its questions.
+const QUIET: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_secs(15);
 /// Longest head, in bytes.
 const LONGEST_HEAD: usize = 32 * 1024;
 /// After a failure to accept (no more file descriptors), before the next try.
@@ -52,11 +60,16 @@ pub async fn serve(listener: TcpListener, routes: Router, stop: impl Future<Outp
                 continue;
             }
         };
+        let alive = TcpKeepalive::new().with_time(QUIET).with_interval(ASK_AGAIN);
+        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&alive) {
+            tracing::debug!(%error, "a connection is not watched by the kernel");
+        }
         let service = routes.clone().map_request(move |mut request: Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(ConnectInfo::<SocketAddr>(address));
             request.map(axum::body::Body::new)
         });
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let connection =
+            http.serve_connection(TokioIo::new(Patient::new(stream)), TowerToHyperService::new(service));
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
             // A client that goes away in the middle is no failure of ours.

@@ -4,6 +4,7 @@ mod audit;
 mod events;
 mod logs;
 mod nodes;
+mod server;
 
 use std::{
     collections::VecDeque,

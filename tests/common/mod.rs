@@ -51,7 +51,7 @@ pub struct World {
     operator_flags: Mutex<Vec<String>>,
     pub database_url: Option<String>,
     metrics_port: u16,
-    api_port: u16,
+    pub api_port: u16,
 }
 
 impl World {
@@ -241,6 +241,18 @@ impl World {
         Ok(Answer { status, head: head.to_owned(), body })
     }
 
+    /// Asks the REST API for what goes on.
+    pub async fn rest_open(&self, path: &str, headers: &[(&str, &str)]) -> Open {
+        use tokio::io::AsyncWriteExt;
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.api_port)).await.unwrap();
+        let mut head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+        Open { stream, seen: String::new() }
+    }
+
     /// The database that the operator mirrors into.
     pub fn database_url(&self) -> Option<&str> {
         self.database_url.as_deref()
@@ -270,6 +282,39 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// An answer of the REST API that goes on.
+pub struct Open {
+    stream: tokio::net::TcpStream,
+    /// All that came so far, head and the frames of the pieces included.
+    pub seen: String,
+}
+
+impl Open {
+    /// Reads more; false at the end.
+    async fn read(&mut self) -> bool {
+        use tokio::io::AsyncReadExt;
+        let mut bytes = [0; 4096];
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut bytes)).await;
+        let count = read.unwrap_or_else(|_| panic!("nothing more came after {}", self.seen)).unwrap_or(0);
+        self.seen += std::str::from_utf8(&bytes[..count]).unwrap();
+        count > 0
+    }
+
+    /// Reads until these words have come.
+    pub async fn until(&mut self, words: &str) {
+        while !self.seen.contains(words) {
+            assert!(self.read().await, "it ended before `{words}`: {}", self.seen);
+        }
+    }
+
+    /// Reads to the end, and says whether the answer is whole.
+    pub async fn ended(mut self) -> (String, bool) {
+        while self.read().await {}
+        let whole = self.seen.ends_with("\r\n0\r\n\r\n") || self.seen.contains("content-length:");
+        (self.seen, whole)
     }
 }
 

@@ -1,5 +1,8 @@
 //! The REST API on the real control plane: who may do what, what becomes of a submit, and what hostile requests get.
 
+mod events;
+mod logs;
+mod nodes;
 mod routes;
 
 use std::collections::BTreeSet;

@@ -11,6 +11,7 @@
 mod common;
 
 mod endings;
+mod logs;
 mod outage;
 mod surroundings;
 mod waiting;

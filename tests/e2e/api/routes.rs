@@ -29,6 +29,9 @@ fn routes() -> Vec<Route> {
         route("POST", "/jobs", Some(job()), Some("jobs:write"), &[201]),
         route("GET", "/jobs/{job}", None, Some("jobs:read"), &[200]),
         route("GET", "/jobs/{job}/why", None, Some("jobs:read"), &[200]),
+        // It has not started.
+        route("GET", "/jobs/{job}/logs", None, Some("jobs:read"), &[409]),
+        route("GET", "/jobs/{ended}/events", None, Some("jobs:read"), &[200]),
         // It has not ended.
         route("POST", "/jobs/{job}/retry", None, Some("jobs:write"), &[409]),
         route("POST", "/jobs/{job}/cancel", None, Some("jobs:write"), &[202]),
@@ -51,6 +54,20 @@ fn routes() -> Vec<Route> {
         route("GET", "/tenants/{tenant}/jobs", None, Some("jobs:read"), &[200]),
         route("GET", "/whoami", None, None, &[200]),
     ]
+}
+
+/// A job that was canceled.
+async fn ended(key: &str) -> String {
+    let submitted = ask("POST", "/jobs", key, Some(&job())).await;
+    let at = format!("/jobs/{}", id(&submitted));
+    assert_eq!(ask("POST", &format!("{at}/cancel"), key, None).await.status, 202);
+    wait::until(PATIENCE, "the job to be canceled", || async {
+        let job = ask("GET", &at, key, None).await.body;
+        if job["finished_at"].is_null() { Err(job) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    id(&submitted)
 }
 
 #[tokio::test]
@@ -86,6 +103,7 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
     let submitted = ask("POST", "/jobs", &right, Some(&job())).await;
     assert_eq!(submitted.status, 201, "{submitted:?}");
     let (job_id, key_id) = (id(&submitted), id(&victim));
+    let ended_id = ended(&right).await;
 
     for prefix in ["", "/v1"] {
         for route in routes() {
@@ -93,7 +111,8 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
             let at = |job: &str, key: &str| {
                 let tenant = if job == NOBODY { "nobody" } else { "api-right" };
                 let path = format!("{prefix}{path}").replace("{tenant}", tenant);
-                path.replace("{job}", job).replace("{key}", key)
+                let ended = if job == NOBODY { NOBODY } else { &ended_id };
+                path.replace("{job}", job).replace("{key}", key).replace("{ended}", ended)
             };
             let (there, nowhere) = (at(&job_id, &key_id), at(NOBODY, NOBODY));
             let none = ask_with(method, &there, &[], body.as_ref()).await;
@@ -142,7 +161,14 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
             }
         }
     }
-    for (method, path) in [("GET", "/tenants"), ("POST", "/tenants"), ("DELETE", "/tenants/api-right")] {
+    let administrators = [
+        ("GET", "/tenants"),
+        ("POST", "/tenants"),
+        ("DELETE", "/tenants/api-right"),
+        ("POST", "/tenants/api-right/nodes"),
+        ("DELETE", "/tenants/api-right/nodes/n1"),
+    ];
+    for (method, path) in administrators {
         let answer = ask(method, path, &right, Some(&json!({"name": "mine"}))).await;
         assert_eq!((answer.status, code(&answer).as_str()), (403, "forbidden"), "{method} {path}");
     }

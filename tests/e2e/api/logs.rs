@@ -1,0 +1,54 @@
+//! Logs, as far as they need no container: those of real ones are tried in `tests/real`.
+
+use std::time::Duration;
+
+use crofter::api_types::JobPhase;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{ask, code, id, job, tenant};
+use crate::world;
+
+#[tokio::test]
+async fn api_a_log_that_is_not_there_has_its_reason() {
+    let verbs = world().verbs().await;
+    let key = tenant(&verbs, "api-logs", json!({"plan": "basic"})).await;
+    let mut body = job();
+    body["parameters"] = json!({"RUN_SECONDS": "forever"});
+    let submitted = ask("POST", "/jobs", &key, Some(&body)).await;
+    let path = format!("/v1/jobs/{}/logs", id(&submitted));
+    let early = ask("GET", &path, &key, None).await;
+    assert_eq!((early.status, code(&early).as_str()), (409, "not_started"), "{early:?}");
+    for bad in ["follow=perhaps", "lines=1", "tail_lines=-1"] {
+        let answer = ask("GET", &format!("{path}?{bad}"), &key, None).await;
+        assert_eq!((answer.status, code(&answer).as_str()), (400, "invalid_query"), "{bad}");
+    }
+    let none = ask("GET", &format!("{path}?attempt=2"), &key, None).await;
+    assert_eq!(none.status, 404, "{none:?}");
+
+    // Its node has no kubelet: the API server's failure to reach it is no 500 and keeps nobody waiting.
+    verbs.worker("api-logs-1", "api-logs", "4").await;
+    let name = submitted.body["name"].as_str().unwrap();
+    verbs.until_phase("api-logs", name, JobPhase::Running).await;
+    let asked = Instant::now();
+    let unread = ask("GET", &path, &key, None).await;
+    assert!(asked.elapsed() < Duration::from_secs(31), "{:?}", asked.elapsed());
+    assert!(["cluster_unavailable", "log_gone"].contains(&code(&unread).as_str()), "{unread:?}");
+}
+
+#[tokio::test]
+async fn api_a_log_that_is_waited_for_ends_with_a_job_that_never_starts() {
+    let verbs = world().verbs().await;
+    let key = tenant(&verbs, "api-nolog", json!({"plan": "basic"})).await;
+    let submitted = ask("POST", "/jobs", &key, Some(&job())).await;
+    let at = format!("/jobs/{}", id(&submitted));
+    let bearer = format!("Bearer {key}");
+    let mut log =
+        world().rest_open(&format!("{at}/logs?follow"), &[("authorization", bearer.as_str())]).await;
+    log.until(" 200 ").await;
+    assert_eq!(ask("POST", &format!("{at}/cancel"), &key, None).await.status, 202);
+    let (text, whole) = log.ended().await;
+    assert!(whole && text.ends_with("\r\n\r\n0\r\n\r\n"), "{text}");
+    let after = ask("GET", &format!("{at}/logs"), &key, None).await;
+    assert_eq!((after.status, code(&after).as_str()), (410, "log_gone"), "{after:?}");
+}
