@@ -193,3 +193,27 @@ async fn an_answer_is_quick_however_many_keys_there_are() {
     let each = begun.elapsed() / 200;
     assert!(each < Duration::from_millis(2), "{each:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_was_let_in_is_asked_about_again_without_the_text() {
+    let lab = Lab::new().await;
+    assert_eq!(lab.open(), Err(Refusal::Unready));
+    lab.seconds(2, true).await;
+    let before = lab.keys.authenticate(text().text().expose_secret()).unwrap();
+    let again = async || lab.keys.again(&before).await.map(drop);
+    assert_eq!(again().await, Ok(()));
+    lab.key(json!({"revoked": true})).await;
+    lab.seconds(1, true).await;
+    assert_eq!(again().await, Err(Refusal::Revoked));
+    lab.key(json!({"expiresAt": "2029-12-31T00:00:00Z"})).await;
+    lab.seconds(1, true).await;
+    assert_eq!(again().await, Err(Refusal::Expired));
+    lab.key(json!({"scopes": ["jobs:read"]})).await;
+    lab.seconds(1, true).await;
+    assert!(
+        lab.keys.again(&before).await.unwrap().may(crate::api_types::api_key::Scope::JobsRead),
+        "as it is now"
+    );
+    lab.seconds(10, false).await;
+    assert_eq!(again().await, Err(Refusal::Unready), "nobody knows whether it was revoked meanwhile");
+}
