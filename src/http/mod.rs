@@ -80,6 +80,8 @@ pub struct Parts {
     pub failures: Failures,
     /// Answers that go on.
     pub streams: Streams,
+    /// Held while a node is given to a tenant.
+    pub giving: tokio::sync::Mutex<()>,
     /// All tenants.
     pub tenants: Store<Tenant>,
     /// All jobs.

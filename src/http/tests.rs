@@ -19,7 +19,6 @@ use axum::body::Body;
 use futures::{StreamExt, future::BoxFuture, stream};
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use k8s_openapi::api::core::v1::Node;
 use kube::{Client, runtime::reflector::store::Writer};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -49,7 +48,6 @@ pub(super) struct Lab {
     pub(super) logs: Logs,
     /// A node controller is there, and admits what is labelled.
     pub(super) admits: Arc<AtomicBool>,
-    pub(super) nodes: Writer<Node>,
     pub(super) tenants: Writer<Tenant>,
 }
 
@@ -110,7 +108,7 @@ impl Lab {
         let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
         let (tenants, mut tenants_writer) = cache();
         mock::put(&mut tenants_writer, tenant(json!({"plan": "free"})));
-        let (nodes, nodes_writer) = cache();
+        let nodes = cache().0;
         let (stop, mut stopped) = watch::channel(false);
         let stopped = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
@@ -139,13 +137,14 @@ impl Lab {
             administrators: Administrators::new(client),
             failures: Failures::default(),
             streams: Streams::new(stopped),
+            giving: tokio::sync::Mutex::default(),
             tenants,
             jobs: JobsIndex::default(),
             keys: cache().0,
             nodes,
             database: None,
         });
-        Self { fake, app, key, stop, logs, admits, nodes: nodes_writer, tenants: tenants_writer }
+        Self { fake, app, key, stop, logs, admits, tenants: tenants_writer }
     }
 
     /// Lets the job be so.
@@ -211,14 +210,21 @@ fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>) -> Client {
             } else if let Some(answer) = review(&call) {
                 answer
             } else if call.method == http::Method::GET && call.path == "/api/v1/nodes" {
-                let mut node = fake.get("/api/v1/nodes/n1");
-                if admits {
-                    let group = node["metadata"]["labels"][names::NODE_TENANT].clone();
+                let mut nodes: Vec<Value> =
+                    ["n0", "n1"].map(|name| fake.get(&format!("/api/v1/nodes/{name}"))).into();
+                let label = |node: &Value| node["metadata"]["labels"][names::NODE_TENANT].clone();
+                if call.query.contains("labelSelector") {
+                    nodes.retain(|node| label(node) == "acme");
+                } else {
+                    nodes.retain(|node| node["metadata"]["name"] == "n1");
+                }
+                for node in nodes.iter_mut().filter(|_| admits) {
+                    let group = label(node);
                     node["spec"]["taints"] =
                         json!([{"key": names::NODE_ADMITTED, "value": group, "effect": "NoSchedule"}]);
                     node["metadata"]["labels"][names::NODE_ADMITTED] = group;
                 }
-                let list = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [node]});
+                let list = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": nodes});
                 (200, list)
             } else {
                 fake.answer(call)

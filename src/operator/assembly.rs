@@ -359,6 +359,7 @@ impl Assembly {
             administrators: Administrators::new(self.client.clone()),
             failures: Failures::default(),
             streams: Streams::new(self.stop.clone()),
+            giving: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),
             jobs: jobs.clone(),
             keys: self.keys.store(),

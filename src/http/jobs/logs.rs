@@ -102,8 +102,9 @@ fn which(job: &Job, wanted: &Wanted) -> Which {
         _ if current == 0 && has_ended(job) => Which::Never,
         _ if current == 0 => Which::Later,
         _ if has_ended(job) => Which::Attempt(current),
-        // Its pod may have started: the kubelet knows.
-        JobPhase::Assigned if !wanted.follow => Which::Attempt(current),
+        JobPhase::Assigned if wanted.follow => Which::Later,
+        // Its container may have started: the kubelet knows.
+        JobPhase::Assigned => Which::Attempt(current),
         // Between two attempts: the last one's, unless what comes is waited for.
         _ if wanted.attempt.is_some() || !wanted.follow => Which::Attempt(current),
         _ => Which::Later,
@@ -283,6 +284,7 @@ mod tests {
         assert_eq!(of(&third, false, Some(4)), Which::Unknown);
         assert_eq!(of(&third, false, Some(0)), Which::Unknown);
         assert_eq!(of(&job("Retrying", 1, false), true, Some(1)), Which::Attempt(1));
+        assert_eq!(of(&job("Assigned", 1, false), true, Some(1)), Which::Later);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use axum::{
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
     runtime::wait::await_condition,
 };
 use serde::{Deserialize, Serialize};
@@ -149,22 +149,26 @@ pub async fn add(
         }
     };
     let api: Api<Node> = Api::all(app.client.clone());
-    match tokio::time::timeout(VERDICT, await_condition(api, &given.node, settled)).await {
-        Ok(Ok(Some(node))) if admitted(&node).as_ref() == Some(&name) => Ok(answer(done, &node)),
+    let verdict = tokio::time::timeout(VERDICT, await_condition(api, &given.node, settled)).await;
+    let is_admitted = match &verdict {
+        Ok(Ok(Some(node))) if admitted(node).as_ref() == Some(&name) => true,
         Ok(Ok(_)) => {
-            Err(Problem::new(Code::Conflict, "the node was given to somebody else meanwhile, or is gone"))
+            let detail = "the node was given to somebody else meanwhile, or is gone";
+            return Err(Problem::new(Code::Conflict, detail));
         }
-        // Without a word in time: it may be that another one, given at the same time, was faster.
-        _ => match excess(&app, &tenant, &node)? {
-            None => Ok(answer(StatusCode::ACCEPTED, &node)),
-            Some(excess) => {
-                if is_new {
-                    release(&app, &name, &given.node).await?;
-                }
-                Err(over(excess.in_short()))
-            }
-        },
+        _ => false,
+    };
+    // One that another replica gave at the same time may go before it, and then it would not stay.
+    if let Some(excess) = excess(&app, &tenant, &node).await? {
+        if is_new {
+            release(&app, &name, &given.node).await?;
+        }
+        return Err(over(excess.in_short()));
     }
+    Ok(match verdict {
+        Ok(Ok(Some(node))) if is_admitted => answer(done, &node),
+        _ => answer(StatusCode::ACCEPTED, &node),
+    })
 }
 
 /// Takes a node from a tenant. Its jobs there finish first.
@@ -192,6 +196,8 @@ fn over(detail: impl Into<String>) -> Problem {
 /// Labels a node for a tenant; false beside one that is labelled for it already.
 async fn claim(app: &App, tenant: &Tenant, name: &str) -> Result<(Node, bool), Problem> {
     let own = tenant.name_any();
+    // One after the other: each sees the labels of those before it.
+    let _turn = app.giving.lock().await;
     for _ in 0..TRIES {
         let node = read(app, name).await?;
         match (label(&node, names::NODE_TENANT), label(&node, names::NODE_POOL)) {
@@ -207,7 +213,7 @@ async fn claim(app: &App, tenant: &Tenant, name: &str) -> Result<(Node, bool), P
         if !tenant_state::judge(tenant, app.clock.now()).accepts() {
             return Err(over("tenant is not active"));
         }
-        if let Some(excess) = excess(app, tenant, &node)? {
+        if let Some(excess) = excess(app, tenant, &node).await? {
             return Err(over(excess.in_short()));
         }
         if let Some(node) = write(app, &node, Some(&own)).await? {
@@ -265,16 +271,22 @@ async fn write(app: &App, node: &Node, tenant: Option<&str>) -> Result<Option<No
     }
 }
 
-/// What quota the node breaks, by the rule of admission.
-fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Excess>, Problem> {
+/// What quota the node breaks, by the rule of admission, beside the nodes that are the tenant's now: the cache may not
+/// show yet what was given a moment ago.
+async fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Excess>, Problem> {
     let plan = &tenant.spec.plan;
     let quotas = app.plans.borrow().get(plan).map(|plan| plan.effective(&tenant.spec.quotas));
-    let unknown =
-        || Problem::new(Code::WrongState, format!("the tenant is on plan `{plan}`, which does not exist"));
-    let quotas = WorkerQuotas::from(&quotas.ok_or_else(unknown)?);
+    let Some(quotas) = quotas else {
+        let detail = format!("the tenant is on plan `{plan}`, which does not exist");
+        return Err(Problem::new(Code::WrongState, detail));
+    };
     let (name, gpu) = (tenant.name_any(), &app.settings.gpu_resource);
-    let labelled = app.nodes.state_filter(|node| is_labelled(node, &name));
-    let labelled: Vec<NodeFacts> = labelled.iter().map(|node| facts::read(node, gpu)).collect();
+    let api: Api<Node> = Api::all(app.client.clone());
+    let params = ListParams::default().labels(&format!("{}={name}", names::NODE_TENANT));
+    let labelled = within("listing a tenant's Nodes", api.list(&params)).await?;
+    let labelled: Vec<NodeFacts> =
+        labelled.items.into_iter().map(|node| facts::read(&aged(node), gpu)).collect();
+    let quotas = WorkerQuotas::from(&quotas);
     Ok(node_admission::excess(&name, &quotas, &labelled, &facts::read(node, gpu)))
 }
 

@@ -88,7 +88,7 @@ async fn what_does_not_fit_is_refused_in_the_seeds_words_and_not_labelled() {
     for (spec, words) in cases {
         let mut lab = Lab::new();
         mock::put(&mut lab.tenants, tenant(spec));
-        mock::put(&mut lab.nodes, node("n0", of("acme"), Some("acme")));
+        lab.fake.put("/api/v1/nodes/n0", node("n0", of("acme"), Some("acme")));
         lab.fake.put(N1, node("n1", json!({}), None));
         let (status, problem) = add(&lab, ADMIN).await;
         assert_eq!((status, &problem["code"]), (429, &json!("quota_exceeded")), "{problem}");
@@ -133,8 +133,8 @@ async fn rights_on_both_tenant_and_node_are_needed() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_was_labelled_before_and_does_not_fit_keeps_its_label() {
-    let mut lab = Lab::new();
-    mock::put(&mut lab.nodes, node("n0", of("acme"), Some("acme")));
+    let lab = Lab::new();
+    lab.fake.put("/api/v1/nodes/n0", node("n0", of("acme"), Some("acme")));
     lab.fake.put(N1, node("n1", of("acme"), None));
     let (status, problem) = add(&lab, ADMIN).await;
     assert_eq!((status, &problem["detail"]), (429, &json!("max workers limit reached (1/1)")));
