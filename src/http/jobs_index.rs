@@ -25,8 +25,11 @@ pub struct JobsIndex(Arc<Shared>);
 struct Shared {
     all: RwLock<All>,
     /// By namespace and name.
-    awaited: RwLock<HashMap<(String, String), watch::Sender<Option<News>>>>,
+    awaited: RwLock<HashMap<(String, String), Latest>>,
 }
+
+/// The latest news of a job, if there was any since somebody waits for it.
+type Latest = watch::Sender<Option<News>>;
 
 /// The last that is known of a job that somebody waits for.
 #[derive(Clone, Debug)]
