@@ -1,8 +1,10 @@
 //! Bodies of requests: JSON, strictly.
 //!
 //! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, deeper than [`DEEPEST`], with a name
-//! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), and
-//! with a field that the route does not know.
+//! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), with
+//! a field that the route does not know, and with a list or a word's object where [`objects`] finds fields or a word.
+
+mod objects;
 
 use std::fmt;
 
@@ -17,6 +19,7 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
+use self::objects::Objects;
 use super::{
     header::only,
     problem::{Code, Problem},
@@ -63,11 +66,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let Strict(value) = serde_json::from_slice(bytes)
         .map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
-    if !value.is_object() {
-        // A list would be taken for the fields in their order.
-        return Err(Problem::new(Code::InvalidBody, "the body is no object"));
-    }
-    serde_json::from_value(value).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
+    T::deserialize(Objects(value)).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
 }
 
 struct Strict(Value);
@@ -190,8 +189,12 @@ mod tests {
             assert_eq!(code, Code::MalformedBody, "{said}");
             assert!(said.contains(words), "{said}");
         }
-        for (body, words) in [("{\"b\": 1}", "unknown field `b`"), ("[[]]", "no object"), ("7", "no object")]
-        {
+        for (body, words) in [
+            ("{\"b\": 1}", "unknown field `b`"),
+            ("[[]]", "expected an object"),
+            ("7", "expected an object"),
+            ("null", "expected an object"),
+        ] {
             let (code, said) = refused(body);
             assert_eq!((code, said.contains(words)), (Code::InvalidBody, true), "{said}");
         }
