@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds openapi sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -51,6 +51,10 @@ unit: ## The tests that need no cluster and no database; seconds
 crds: ## Write crds/ and the chart's copy anew from src/api_types
 	$(CARGO) run --quiet --bin crofter -- crd --dir crds
 	$(CARGO) run --quiet --bin crofter -- crd --dir charts/crofter/files/crds
+
+openapi: ## Write docs/openapi.json anew from src/http
+	$(CARGO) run --quiet --bin crofter -- openapi > target/openapi.json
+	mv target/openapi.json docs/openapi.json
 
 sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Postgres
 	@scripts/sqlx

@@ -13,6 +13,7 @@ use axum::{
     extract::{FromRequest, Request},
     http::header,
 };
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
@@ -22,6 +23,7 @@ use serde_json::{Map, Number, Value};
 use self::objects::Objects;
 use super::{
     header::only,
+    openapi::{Describes, Operation},
     problem::{Code, Problem},
 };
 
@@ -56,6 +58,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             }
         })?;
         read(&bytes).map(Self)
+    }
+}
+
+impl<T: JsonSchema> Describes for Body<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>();
     }
 }
 

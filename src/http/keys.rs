@@ -7,11 +7,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{FromRequestParts, Path, State},
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
@@ -20,16 +19,19 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     runtime::{reflector::ObjectRef, wait::await_condition},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     App,
     administrators::Act,
     auth::Caller,
     body::Body,
+    openapi::{Describes, Operation},
     problem::{Code, Problem},
     query::Params,
+    routes::Routes,
 };
 use crate::{
     api_types::{
@@ -47,19 +49,56 @@ use crate::{
 const ISSUED: Duration = Duration::from_secs(5);
 
 /// The routes.
-pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/keys", get(list).post(create))
-        .route("/keys/{id}/rotate", post(rotate))
-        .route("/keys/{id}", delete(remove))
-        .route("/whoami", get(whoami))
+pub fn routes() -> Routes {
+    let later = "Its text was not made within 5 s: it is in its Secret soon.";
+    let of = |operation: Operation, scope| {
+        operation.scope(scope).refuses([Code::InvalidQuery, Code::Forbidden, Code::NotFound])
+    };
+    Routes::new("Keys")
+        .get(
+            "/keys",
+            list,
+            of(Operation::new("listKeys", "Keys, the newest first."), Scope::KeysRead)
+                .json::<KeysView>(200, "All of them."),
+        )
+        .post(
+            "/keys",
+            create,
+            of(Operation::new("createKey", "Makes a key."), Scope::KeysWrite)
+                .description("A key can make only keys that may do no more than it may itself.")
+                .json::<Issued>(201, "The key with its text, which is shown this once.")
+                .json::<KeyView>(202, later)
+                .links(201, "id", &["rotateKey", "deleteKey"])
+                .refuses([Code::InvalidObject, Code::Conflict]),
+        )
+        .post(
+            "/keys/{id}/rotate",
+            rotate,
+            of(Operation::new("rotateKey", "Makes a new version of a key."), Scope::KeysWrite)
+                .description("The version before stays valid for the key's overlap.")
+                .json::<Issued>(200, "The key with its new text, which is shown this once.")
+                .json::<KeyView>(202, later)
+                .refuses([Code::WrongState, Code::Conflict, Code::InvalidObject]),
+        )
+        .delete(
+            "/keys/{id}",
+            remove,
+            of(Operation::new("deleteKey", "Deletes a key: from then on it is refused."), Scope::KeysWrite)
+                .nothing(204, "It is deleted."),
+        )
+        .get(
+            "/whoami",
+            whoami,
+            Operation::new("whoami", "Who asks.").json::<Who>(200, "Whom the credentials stand for."),
+        )
 }
 
 /// Parameters of all these routes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Of {
     /// Name of the tenant, which an administrator must give.
+    #[schemars(length(min = 1))]
     tenant: Option<String>,
 }
 
@@ -146,23 +185,66 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-/// A key as the API shows it.
-#[derive(Debug, Serialize)]
+impl Describes for Id {
+    fn describe(operation: &mut Operation) {
+        operation.takes_path(
+            "id",
+            "The key's id, which is its UID.",
+            &json!({"type": "string", "format": "uuid"}),
+        );
+    }
+}
+
+/// A key.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Key")]
 struct KeyView {
+    /// UID.
     id: String,
+    /// Name of the TenantApiKey.
     name: String,
+    /// UID of the tenant.
     tenant_id: String,
+    /// Name for people.
     display_name: Option<String>,
+    /// What it may do.
     scopes: Vec<Scope>,
     /// Public part of the newest version's text.
     key_id: Option<String>,
+    /// Whether it is accepted.
     active: bool,
+    /// Why, or why not.
     reason: Option<String>,
+    /// When it was made.
     created_at: Option<Timestamp>,
+    /// From this time on it is refused.
     expires_at: Option<Timestamp>,
+    /// How often there is a new version by itself.
     rotate_every: Option<String>,
+    /// How long the version before stays valid.
     overlap_seconds: i64,
+    /// Whether it was revoked.
     revoked: bool,
+}
+
+/// A key with its text.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "IssuedKey")]
+struct Issued {
+    #[serde(flatten)]
+    key: KeyView,
+    /// The text.
+    token: String,
+}
+
+/// All keys of a tenant.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Keys")]
+struct KeysView {
+    /// The newest first.
+    keys: Vec<KeyView>,
+    /// Always null: there are few, so there is one page.
+    next_cursor: (),
 }
 
 fn view(key: &TenantApiKey, tenant_uid: &str) -> KeyView {
@@ -190,7 +272,7 @@ async fn list(
     State(app): State<App>,
     caller: Caller,
     Params(of): Params<Of>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<KeysView>, Problem> {
     let place = Place::of(&app, caller, of, Scope::KeysRead, "list").await?;
     let all = app.keys.state();
     let own = all.iter().filter(|key| key.metadata.namespace.as_deref() == Some(&place.namespace));
@@ -200,18 +282,23 @@ async fn list(
             ((view.created_at, view.id.clone()), view)
         })
         .collect();
-    let keys: Vec<_> = by_age.into_values().rev().collect();
-    Ok(Json(json!({"keys": keys, "next_cursor": null})))
+    Ok(Json(KeysView { keys: by_age.into_values().rev().collect(), next_cursor: () }))
 }
 
 /// A key to make.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "NewKey")]
 struct New {
+    /// Name for people.
     display_name: Option<String>,
+    /// What it may do.
     scopes: Vec<Scope>,
+    /// From this time on it is refused.
     expires_at: Option<Timestamp>,
+    /// How often there is a new version by itself, such as `720h`; at least `1m`.
     rotate_every: Option<String>,
+    /// How long the version before stays valid, by default a day.
     overlap_seconds: Option<i64>,
 }
 
@@ -305,12 +392,13 @@ async fn issued(
         String::from_utf8(bytes.0.clone()).ok()
     };
     let current = ready.status.as_ref().and_then(|status| status.key_id.clone());
-    let mut body = json!(view(&ready, &place.tenant_uid));
     match entry(names::SECRET_TOKEN).filter(|_| entry(names::SECRET_KEY_ID) == current) {
-        Some(token) => body["token"] = token.into(),
-        None => return Ok(later(&ready)),
+        Some(token) => {
+            let body = Issued { key: view(&ready, &place.tenant_uid), token };
+            Ok((status, Json(body)).into_response())
+        }
+        None => Ok(later(&ready)),
     }
-    Ok((status, Json(body)).into_response())
 }
 
 /// `DELETE /keys/{id}`: from then on it is refused everywhere.
@@ -332,21 +420,46 @@ async fn remove(
     })
 }
 
+/// Who asks.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Who {
+    /// A tenant, by a key.
+    Key {
+        /// UID of the tenant.
+        tenant_id: String,
+        /// Name of the tenant.
+        tenant: String,
+        /// UID of the key.
+        id: Option<String>,
+        /// Name of the TenantApiKey.
+        name: String,
+        /// Public part of the text that was shown.
+        key_id: String,
+        /// What it may do.
+        scopes: Vec<Scope>,
+    },
+    /// A user of the cluster.
+    Administrator {
+        /// His name.
+        name: String,
+    },
+}
+
 /// `GET /whoami`.
-async fn whoami(caller: Caller) -> Json<Value> {
+async fn whoami(caller: Caller) -> Json<Who> {
     Json(match caller {
         Caller::Tenant(context) => {
             let (tenant, key) = (&context.principal.tenant, &context.principal.key);
-            json!({
-                "kind": "key",
-                "tenant_id": tenant.uid,
-                "tenant": tenant.name,
-                "id": key.uid(),
-                "name": key.name_any(),
-                "key_id": context.principal.key_id.to_string(),
-                "scopes": key.spec.scopes,
-            })
+            Who::Key {
+                tenant_id: tenant.uid.clone(),
+                tenant: tenant.name.clone(),
+                id: key.uid(),
+                name: key.name_any(),
+                key_id: context.principal.key_id.to_string(),
+                scopes: key.spec.scopes.clone(),
+            }
         }
-        Caller::Administrator(user) => json!({"kind": "administrator", "name": user.name}),
+        Caller::Administrator(user) => Who::Administrator { name: user.name },
     })
 }

@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kube::ResourceExt;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Id, act, readable,
@@ -34,12 +34,54 @@ const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 500;
 
 /// Parameters of a list of tenants.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
+    /// Tenants of a page, by default 100.
+    #[schemars(range(min = 1, max = LARGEST_PAGE))]
     limit: Option<usize>,
     /// Name of the last one of the page before.
+    #[schemars(length(max = 63), regex(pattern = "^[-a-z0-9]*$"))]
     cursor: Option<String>,
+}
+
+/// A page of tenants.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Tenants {
+    /// By name.
+    tenants: Vec<TenantView>,
+    /// Where the next page begins; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// A node that is admitted to a tenant.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Node")]
+struct NodeView {
+    /// UID.
+    id: Option<String>,
+    /// Name.
+    name: String,
+    /// UID of the tenant.
+    tenant_id: Option<String>,
+    /// `ready` or `not_ready`.
+    #[schemars(extend("enum" = ["ready", "not_ready"]))]
+    status: &'static str,
+    /// What it has for pods, in thousandths of a core.
+    cpu_millicores: u64,
+    /// What it has for pods, in bytes.
+    memory_bytes: u64,
+    /// What it has for pods.
+    gpus: u64,
+}
+
+/// The nodes of a tenant.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Nodes {
+    /// By name.
+    nodes: Vec<NodeView>,
+    /// Always null: there is one page.
+    next_cursor: (),
 }
 
 /// Lists tenants, by name.
@@ -50,7 +92,7 @@ pub async fn list(
     State(app): State<App>,
     admin: ByAdministrator,
     Params(wanted): Params<Wanted>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Tenants>, Problem> {
     admin.may(&app, act("list", None)).await?;
     let limit = wanted.limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
@@ -67,9 +109,8 @@ pub async fn list(
     let mut rest = by_name.into_iter().filter(|(name, _)| *name > after);
     let page: Vec<(String, TenantView)> =
         rest.by_ref().take(limit).map(|(name, tenant)| (name, view(&app, tenant))).collect();
-    let next = rest.next().and_then(|_| page.last().map(|(name, _)| name.clone()));
-    let tenants: Vec<TenantView> = page.into_iter().map(|(_, view)| view).collect();
-    Ok(Json(json!({"tenants": tenants, "next_cursor": next})))
+    let next_cursor = rest.next().and_then(|_| page.last().map(|(name, _)| name.clone()));
+    Ok(Json(Tenants { tenants: page.into_iter().map(|(_, view)| view).collect(), next_cursor }))
 }
 
 /// One tenant.
@@ -112,25 +153,25 @@ pub async fn jobs(
 ///
 /// # Errors
 /// As [`get`].
-pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Value>, Problem> {
+pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Nodes>, Problem> {
     let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
     let name = tenant.name_any();
     let all = app.nodes.state();
-    let own: BTreeMap<String, Value> = all
+    let own: BTreeMap<String, NodeView> = all
         .iter()
         .filter_map(|node| {
             let worker = worker::worker(node, &app.settings.gpu_resource).filter(|w| w.group == name)?;
-            let shown = json!({
-                "id": node.uid(),
-                "name": worker.name,
-                "tenant_id": tenant.uid(),
-                "status": if worker.ready { "ready" } else { "not_ready" },
-                "cpu_millicores": worker.allocatable.cpu_milli,
-                "memory_bytes": worker.allocatable.memory_bytes,
-                "gpus": worker.allocatable.gpus,
-            });
+            let shown = NodeView {
+                id: node.uid(),
+                name: worker.name.clone(),
+                tenant_id: tenant.uid(),
+                status: if worker.ready { "ready" } else { "not_ready" },
+                cpu_millicores: worker.allocatable.cpu_milli,
+                memory_bytes: worker.allocatable.memory_bytes,
+                gpus: worker.allocatable.gpus,
+            };
             Some((worker.name, shown))
         })
         .collect();
-    Ok(Json(json!({"nodes": own.into_values().collect::<Vec<_>>(), "next_cursor": null})))
+    Ok(Json(Nodes { nodes: own.into_values().collect(), next_cursor: () }))
 }
