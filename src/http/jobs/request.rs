@@ -47,9 +47,11 @@ pub struct Submit {
     timeout_seconds: Option<i64>,
     #[serde(default = "three")]
     max_retries: i32,
+    /// What is tried again.
     #[serde(default)]
     retry_policy: RetryPolicy,
     pool: Option<String>,
+    /// What happens when a quota is reached.
     #[serde(default)]
     on_quota: OnQuota,
     ttl_seconds_after_finished: Option<i64>,

@@ -20,7 +20,10 @@ use strum::IntoEnumIterator;
 
 pub use self::operation::{Describes, Inputs, Operation, READABLE, Who};
 use self::schemas::Schemas;
-use super::{problem::Code, routes::Described};
+use super::{
+    problem::{Code, meaning},
+    routes::Described,
+};
 use crate::api_types::{Job, Tenant, TenantApiKey};
 
 const ABOUT: &str = "Jobs, API keys and tenants of Crofter. Every path below `/v1` is also served without `/v1`, for clients of old.\n\
@@ -73,6 +76,9 @@ fn spec(crd: &impl serde::Serialize) -> Value {
 
 fn problem() -> Value {
     let codes: Vec<&str> = Code::iter().map(Code::as_str).collect();
+    let meanings: Vec<String> =
+        Code::iter().map(|code| format!("- `{}`: {}", code.as_str(), meaning(code))).collect();
+    let meanings = format!("What is wrong; a word never changes its meaning.\n{}", meanings.join("\n"));
     let text = |description: &str| json!({"type": "string", "description": description});
     json!({
         "type": "object",
@@ -81,7 +87,7 @@ fn problem() -> Value {
             "type": text("Path of this server where the code is described."),
             "title": text("The status in words."),
             "status": {"type": "integer", "minimum": 400, "maximum": 599, "description": "The HTTP status."},
-            "code": {"type": "string", "enum": codes, "description": "What is wrong; its meaning never changes."},
+            "code": {"type": "string", "enum": codes, "description": meanings},
             "detail": text("A sentence about this request."),
             "reason": text("Machine reason, as in the object's status."),
             "message": text("What the object's status says, with numbers."),
@@ -167,3 +173,6 @@ impl Pages {
         response
     }
 }
+
+#[cfg(test)]
+mod tests;

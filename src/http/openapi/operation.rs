@@ -11,10 +11,7 @@ use serde_json::{Map, Value, json};
 use strum::IntoEnumIterator;
 
 use super::schemas::Schemas;
-use crate::{
-    api_types::api_key::Scope,
-    http::problem::{Code, meaning},
-};
+use crate::{api_types::api_key::Scope, http::problem::Code};
 
 /// Names a schema, so that its type is in the document.
 type Named = fn(&mut Schemas) -> Value;
@@ -285,8 +282,6 @@ impl Operation {
         }
         let refusal = |(status, codes): (u16, Vec<Code>)| {
             let words: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
-            let lines: Vec<String> =
-                codes.iter().map(|code| format!("- `{}`: {}", code.as_str(), meaning(*code))).collect();
             let headers: &[&str] = match status {
                 401 => &["WWW-Authenticate"],
                 429 if codes.contains(&Code::RateLimited) => {
@@ -301,7 +296,7 @@ impl Operation {
             ]});
             let content = json!({"application/problem+json": {"schema": schema}});
             let content = content.as_object().cloned().unwrap_or_default();
-            (status.to_string(), response(&lines.join("\n"), headers, content))
+            (status.to_string(), response(&format!("`{}`", words.join("`, `")), headers, content))
         };
         by_status.into_iter().map(refusal).collect()
     }

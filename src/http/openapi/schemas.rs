@@ -10,8 +10,17 @@ use schemars::{
 use serde_json::{Map, Value, json};
 
 /// Keywords that are taken over from a CRD.
-const BOUNDS: [&str; 8] =
-    ["minLength", "maxLength", "pattern", "minimum", "maximum", "minItems", "maxItems", "maxProperties"];
+const BOUNDS: [&str; 9] = [
+    "description",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+];
 
 /// A quantity of Kubernetes that is not negative.
 const QUANTITY: &str =
@@ -115,11 +124,13 @@ fn bound_named(all: &mut Map<String, Value>, name: &str, crd: &Value) {
 /// Gives `schema` the bounds of `crd`, and so on with what is within it.
 fn bound(all: &mut Map<String, Value>, schema: &mut Value, crd: &Value) {
     let Some(ours) = schema.as_object_mut() else { return };
-    if let Some(name) = ours.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()) {
-        bound_named(all, &name.to_owned(), crd);
-        return;
+    let named = ours.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+    if let Some(name) = named.map(str::to_owned) {
+        bound_named(all, &name, crd);
     }
-    for keyword in BOUNDS {
+    // What is named may be in several places, each with a description of its own.
+    let plain = !ours.contains_key("$ref") && !ours.contains_key("anyOf");
+    for keyword in BOUNDS.into_iter().filter(|keyword| plain || *keyword == "description") {
         if let Some(value) = crd.get(keyword).filter(|_| !ours.contains_key(keyword)) {
             ours.insert(keyword.to_owned(), whole(value));
         }
@@ -136,7 +147,9 @@ fn bound(all: &mut Map<String, Value>, schema: &mut Value, crd: &Value) {
     }
     let choices = ours.get_mut("anyOf").and_then(Value::as_array_mut);
     for choice in choices.into_iter().flatten().filter(|choice| choice.get("$ref").is_some()) {
-        bound(all, choice, crd);
+        if let Some(name) = choice["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+            bound_named(all, name, crd);
+        }
     }
 }
 
@@ -163,10 +176,15 @@ fn tidy(schema: &mut Value) {
         Value::Object(keywords) => {
             if keywords.remove("x-kubernetes-int-or-string").is_some() {
                 let text = json!({"type": "string", "maxLength": 32, "pattern": QUANTITY});
-                keywords.insert("anyOf".to_owned(), json!([text, {"type": "integer", "minimum": 0}]));
+                keywords.insert(
+                    "anyOf".to_owned(),
+                    json!([text, {"type": "integer", "minimum": 0}, {"type": "null"}]),
+                );
                 keywords.remove("maxLength");
             }
-            keywords.retain(|name, _| !name.starts_with("x-kubernetes-"));
+            keywords.retain(|name, value| {
+                !name.starts_with("x-kubernetes-") && !(name == "default" && value.is_null())
+            });
             if keywords
                 .get("format")
                 .is_some_and(|format| format.as_str().is_some_and(|f| f.starts_with("uint")))
