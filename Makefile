@@ -26,8 +26,9 @@ deps: ## Install what is missing on Debian, or say what it is
 build: ## Build the operator, the demo and the test cluster
 	$(CARGO) build --workspace --bins
 
-tools: ## Build the control plane's programs, once, from their Go modules
+tools: ## Build the control plane's programs from their Go modules, and install the API fuzzer, once
 	$(CLUSTER) build
+	@scripts/fuzzer >/dev/null
 
 ##@ See it
 

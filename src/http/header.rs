@@ -61,7 +61,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 
 impl Describes for IfMatch {
     fn describe(operation: &mut Operation) {
-        let schema = json!({"type": "string", "pattern": "^(\\*|\"[!#-~]+\")$"});
+        let schema = json!({"type": "string", "minLength": 1, "pattern": "^(\\*|\"[!#-~]+\")$"});
         operation.takes_header("If-Match", "`ETag` of the version that is meant, or `*`.", &schema);
         operation.may_refuse([Code::PreconditionFailed]);
     }

@@ -1,6 +1,6 @@
 //! JSON as it is written: fields come as an object, and a word as a text.
 //!
-//! serde also takes a list for the fields in their order, and `{"live": null}` for the word `live`, at any depth. What the
+//! A number that is written `2.0` is the whole number 2, as in JSON Schema. serde also takes a list for the fields in their order, and `{"live": null}` for the word `live`, at any depth. What the
 //! API describes has neither, and a list keeps its meaning only until a field is added.
 
 use serde::de::{
@@ -11,6 +11,14 @@ use serde_json::{Error, Value};
 
 /// A value that is read so.
 pub struct Objects(pub Value);
+
+/// A whole number that is exact as a floating point number.
+fn whole(number: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_991.0;
+    let is_whole = number.fract() == 0.0 && number.abs() <= EXACT;
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and within what is exact")]
+    is_whole.then_some(number as i64)
+}
 
 fn unexpected(value: &Value) -> Unexpected<'_> {
     match value {
@@ -40,6 +48,10 @@ impl<'de> Deserializer<'de> for Objects {
                 let fields = fields.into_iter().map(|(name, value)| (name, Objects(value)));
                 visitor.visit_map(MapDeserializer::new(fields))
             }
+            Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()).and_then(whole) {
+                Some(whole) => visitor.visit_i64(whole),
+                None => number.deserialize_any(visitor),
+            },
             plain => plain.deserialize_any(visitor),
         }
     }
@@ -135,6 +147,8 @@ mod tests {
         let named = BTreeMap::from([("x".to_owned(), Wrapped("y".to_owned()))]);
         assert_eq!(read(body), Ok(Outer { one: Some(inner(-1)), many: vec![inner(2)], named }));
         assert_eq!(read(json!({"one": null})).unwrap().one, None);
+        assert_eq!(read(json!({"one": {"a": 2.0}})).unwrap().one.unwrap().a, 2);
+        assert_eq!(read(json!({"one": {"a": -2e3}})).unwrap().one.unwrap().a, -2000);
     }
 
     #[test]
@@ -148,6 +162,7 @@ mod tests {
             (json!({"named": {"x": {"y": 1}}}), "expected a string"),
             (json!({"one": {"a": 1, "word": {"live": null}}}), "expected a word"),
             (json!({"one": {"a": 1.5}}), "expected i64"),
+            (json!({"one": {"a": 1e300}}), "expected i64"),
             (json!({"one": {"a": 1, "b": 1}}), "unknown field `b`"),
             (json!({"one": {"word": "live"}}), "missing field `a`"),
             (json!({"one": {"a": 1, "word": "dead"}}), "unknown variant `dead`"),

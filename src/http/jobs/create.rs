@@ -148,7 +148,9 @@ pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, 
         false => match news(&mut awaited, SOON).await {
             Some(job) => job,
             None => match app.board.as_ref().and_then(|board| board.standing(&uid)) {
-                Some(Verdict::Wait(reason, message)) => return Ok(waits(app, context, job, reason, message)),
+                Some(Verdict::Wait(reason, message)) => {
+                    return Ok(waits(app, context, (job, replayed), reason, message));
+                }
                 _ => match news(&mut awaited, VERDICT.saturating_sub(SOON)).await {
                     Some(job) => job,
                     None => return Ok(answer(app, context, &job, StatusCode::ACCEPTED, replayed)),
@@ -205,10 +207,16 @@ fn decided(job: &Job) -> bool {
     phase(job) != JobPhase::Queued || told.is_some_and(|reason| reason != Reason::Queued.as_str())
 }
 
-fn waits(app: &App, context: &Context, mut job: Job, reason: Reason, message: String) -> Response {
+fn waits(
+    app: &App,
+    context: &Context,
+    (mut job, replayed): (Job, bool),
+    reason: Reason,
+    message: String,
+) -> Response {
     let status = job.status.get_or_insert_default();
     (status.reason, status.message) = (Some(reason.as_str().to_owned()), Some(message));
-    answer(app, context, &job, StatusCode::CREATED, false)
+    answer(app, context, &job, StatusCode::CREATED, replayed)
 }
 
 fn answer(app: &App, context: &Context, job: &Job, status: StatusCode, replayed: bool) -> Response {
