@@ -169,6 +169,50 @@ mod tests {
         (problem.code, format!("{problem:?}"))
     }
 
+    /// What a request with these headers and this body comes to.
+    async fn sent(headers: &[(&str, &[u8])], body: axum::body::Body) -> Result<Value, Code> {
+        let request =
+            headers.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
+        let request = request.body(body).unwrap();
+        Body::<Known>::from_request(request, &())
+            .await
+            .map(|Body(known)| known.a)
+            .map_err(|problem| problem.code)
+    }
+
+    #[tokio::test]
+    async fn a_body_is_whole_of_one_media_type_and_no_longer_than_it_may_be() {
+        use axum::body::{Body as Bytes, Bytes as Chunk};
+        const JSON: (&str, &[u8]) = ("content-type", b"application/json");
+        let good = || Bytes::from(r#"{"a": 1}"#);
+        for media in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert_eq!(sent(&[("content-type", media.as_bytes())], good()).await, Ok(1.into()), "{media}");
+        }
+        let cut = [Ok(Chunk::from(r#"{"a": "#)), Err(std::io::Error::other("gone"))];
+        let longest = format!("{:<LONGEST$}", r#"{"a": 1}"#);
+        let chunk = || Ok::<_, std::io::Error>(" ".repeat(1024));
+        let chunks = |n| Bytes::from_stream(futures::stream::iter(std::iter::repeat_with(chunk).take(n)));
+        for (headers, body, code) in [
+            (&[][..], good(), Code::UnsupportedMediaType),
+            (&[("content-type", b"")], good(), Code::UnsupportedMediaType),
+            (&[("content-type", b"text/json")], good(), Code::UnsupportedMediaType),
+            (&[("content-type", b"application/json, text/plain")], good(), Code::UnsupportedMediaType),
+            (&[JSON, JSON], good(), Code::InvalidHeader),
+            (&[("content-type", b"application/json\xe9")], good(), Code::InvalidHeader),
+            (&[JSON, ("content-length", b"99999999999")], good(), Code::BodyTooLarge),
+            (&[JSON, ("content-length", b"8"), ("content-length", b"9")], good(), Code::InvalidHeader),
+            (&[JSON], Bytes::from(longest.clone() + " "), Code::BodyTooLarge),
+            // Nobody says how long it will be.
+            (&[JSON], chunks(1025), Code::BodyTooLarge),
+            (&[JSON], chunks(1024), Code::MalformedBody),
+            (&[JSON], Bytes::from_stream(futures::stream::iter(cut)), Code::MalformedBody),
+            (&[JSON], Bytes::from(b"{\"\xff\": 1}".to_vec()), Code::MalformedBody),
+        ] {
+            assert_eq!(sent(headers, body).await, Err(code), "{headers:?}");
+        }
+        assert_eq!(sent(&[JSON], Bytes::from(longest)).await, Ok(1.into()));
+    }
+
     #[test]
     fn what_is_good_is_taken() {
         let body: Known = read(br#"{"a": [1, -2, 1.5, "x", true, null, {"b": {}}]}"#).unwrap();
