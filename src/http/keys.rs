@@ -4,6 +4,8 @@
 //! to hand it over. A key can make and rotate only keys that may do no more than it may itself: with the text of one
 //! comes all that it may do.
 
+mod view;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
@@ -12,7 +14,6 @@ use axum::{
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, ResourceExt,
@@ -20,9 +21,10 @@ use kube::{
     runtime::{reflector::ObjectRef, wait::await_condition},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
+use self::view::{Issued, KeyView, KeysView, New, Who, view};
 use super::{
     App,
     administrators::Act,
@@ -195,78 +197,6 @@ impl Describes for Id {
     }
 }
 
-/// A key.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Key")]
-struct KeyView {
-    /// UID.
-    id: String,
-    /// Name of the TenantApiKey.
-    name: String,
-    /// UID of the tenant.
-    tenant_id: String,
-    /// Name for people.
-    display_name: Option<String>,
-    /// What it may do.
-    scopes: Vec<Scope>,
-    /// Public part of the newest version's text.
-    key_id: Option<String>,
-    /// Whether it is accepted.
-    active: bool,
-    /// Why, or why not.
-    reason: Option<String>,
-    /// When it was made.
-    created_at: Option<Timestamp>,
-    /// From this time on it is refused.
-    expires_at: Option<Timestamp>,
-    /// How often there is a new version by itself.
-    rotate_every: Option<String>,
-    /// How long the version before stays valid.
-    overlap_seconds: i64,
-    /// Whether it was revoked.
-    revoked: bool,
-}
-
-/// A key with its text.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "IssuedKey")]
-struct Issued {
-    #[serde(flatten)]
-    key: KeyView,
-    /// The text.
-    token: String,
-}
-
-/// All keys of a tenant.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Keys")]
-struct KeysView {
-    /// The newest first.
-    keys: Vec<KeyView>,
-    /// Always null: there are few, so there is one page.
-    next_cursor: (),
-}
-
-fn view(key: &TenantApiKey, tenant_uid: &str) -> KeyView {
-    let status = key.status.clone().unwrap_or_default();
-    let active = status.conditions.iter().find(|condition| condition.type_ == conditions::ACTIVE);
-    KeyView {
-        id: key.uid().unwrap_or_default(),
-        name: key.name_any(),
-        tenant_id: tenant_uid.to_owned(),
-        display_name: key.spec.display_name.clone(),
-        scopes: key.spec.scopes.clone(),
-        key_id: status.key_id.clone(),
-        active: active.is_some_and(|condition| condition.status == "True"),
-        reason: active.map(|condition| condition.reason.clone()),
-        created_at: key.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        expires_at: key.spec.expires_at.as_ref().map(|time| time.0),
-        rotate_every: key.spec.rotate_every.clone(),
-        overlap_seconds: key.spec.overlap_seconds,
-        revoked: key.spec.revoked,
-    }
-}
-
 /// `GET /keys`. There are few, so there is one page.
 async fn list(
     State(app): State<App>,
@@ -283,23 +213,6 @@ async fn list(
         })
         .collect();
     Ok(Json(KeysView { keys: by_age.into_values().rev().collect(), next_cursor: () }))
-}
-
-/// A key to make.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "NewKey")]
-struct New {
-    /// Name for people.
-    display_name: Option<String>,
-    /// What it may do.
-    scopes: Vec<Scope>,
-    /// From this time on it is refused.
-    expires_at: Option<Timestamp>,
-    /// How often there is a new version by itself, such as `720h`; at least `1m`.
-    rotate_every: Option<String>,
-    /// How long the version before stays valid, by default a day.
-    overlap_seconds: Option<i64>,
 }
 
 /// `POST /keys`: 201 with the text, which is not shown again; 202 without it where it takes longer to be made.
@@ -418,32 +331,6 @@ async fn remove(
         Some(404 | 409) => Problem::not_found("key"),
         _ => error.into(),
     })
-}
-
-/// Who asks.
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum Who {
-    /// A tenant, by a key.
-    Key {
-        /// UID of the tenant.
-        tenant_id: String,
-        /// Name of the tenant.
-        tenant: String,
-        /// UID of the key.
-        id: Option<String>,
-        /// Name of the TenantApiKey.
-        name: String,
-        /// Public part of the text that was shown.
-        key_id: String,
-        /// What it may do.
-        scopes: Vec<Scope>,
-    },
-    /// A user of the cluster.
-    Administrator {
-        /// His name.
-        name: String,
-    },
 }
 
 /// `GET /whoami`.
