@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds openapi sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -26,8 +26,9 @@ deps: ## Install what is missing on Debian, or say what it is
 build: ## Build the operator, the demo and the test cluster
 	$(CARGO) build --workspace --bins
 
-tools: ## Build the control plane's programs, once, from their Go modules
+tools: ## Build the control plane's programs from their Go modules, and install the API fuzzer, once
 	$(CLUSTER) build
+	@scripts/fuzzer >/dev/null
 
 ##@ See it
 
@@ -51,6 +52,10 @@ unit: ## The tests that need no cluster and no database; seconds
 crds: ## Write crds/ and the chart's copy anew from src/api_types
 	$(CARGO) run --quiet --bin crofter -- crd --dir crds
 	$(CARGO) run --quiet --bin crofter -- crd --dir charts/crofter/files/crds
+
+openapi: ## Write docs/openapi.json anew from src/http
+	$(CARGO) run --quiet --bin crofter -- openapi > target/openapi.json
+	mv target/openapi.json docs/openapi.json
 
 sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Postgres
 	@scripts/sqlx

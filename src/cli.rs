@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     api_types::crd,
     config::Config,
-    operator,
+    http, operator,
     simulator::{self, Options},
     telemetry::{self, LogFormat},
 };
@@ -38,6 +38,8 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Print the OpenAPI document of the REST API.
+    Openapi,
     /// Try a plan table: run the scheduler on a trace or a synthetic load in virtual time, without a cluster.
     Simulate(Box<Options>),
     /// Print the version.
@@ -63,6 +65,10 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
             operator::migrate(*config).await
         }
         Command::Crd { dir } => write_crds(dir),
+        Command::Openapi => {
+            print!("{}", http::openapi::to_text(&http::document())?);
+            Ok(())
+        }
         Command::Simulate(options) => simulator::main(*options).await,
         Command::Version => {
             println!("crofter {}", env!("CARGO_PKG_VERSION"));

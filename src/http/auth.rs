@@ -22,6 +22,7 @@ use super::{
     administrators::{Act, User},
     audit::Audit,
     header::only,
+    openapi::{Describes, Operation, Who},
     problem::{Code, Problem},
 };
 use crate::{
@@ -154,6 +155,12 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
+impl Describes for Caller {
+    fn describe(operation: &mut Operation) {
+        operation.called_by(Who::Both, None);
+    }
+}
+
 /// Counts a failure; from an address that fails too often, no more than that is told.
 fn refused(app: &App, from: IpAddr, refusal: Refusal) -> Problem {
     if refusal == Refusal::Unready {
@@ -244,6 +251,13 @@ impl<N: Needs> FromRequestParts<App> for ByKey<N> {
     }
 }
 
+impl<N: Needs> Describes for ByKey<N> {
+    fn describe(operation: &mut Operation) {
+        operation.called_by(Who::Key, Some(N::SCOPE));
+        operation.may_refuse([Code::KeyRequired]);
+    }
+}
+
 /// A user of the cluster, whose rights the handler asks for.
 pub struct ByAdministrator(pub User);
 
@@ -267,6 +281,13 @@ impl FromRequestParts<App> for ByAdministrator {
                 Err(Problem::new(Code::Forbidden, "this is for administrators: a key stands for a tenant"))
             }
         }
+    }
+}
+
+impl Describes for ByAdministrator {
+    fn describe(operation: &mut Operation) {
+        operation.called_by(Who::Administrator, None);
+        operation.may_refuse([Code::Forbidden]);
     }
 }
 

@@ -1,8 +1,10 @@
 //! Bodies of requests: JSON, strictly.
 //!
 //! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, deeper than [`DEEPEST`], with a name
-//! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), and
-//! with a field that the route does not know.
+//! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), with
+//! a field that the route does not know, and with a list or a word's object where [`objects`] finds fields or a word.
+
+mod objects;
 
 use std::fmt;
 
@@ -11,14 +13,17 @@ use axum::{
     extract::{FromRequest, Request},
     http::header,
 };
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
 
+use self::objects::Objects;
 use super::{
     header::only,
+    openapi::{Describes, Operation},
     problem::{Code, Problem},
 };
 
@@ -56,6 +61,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+impl<T: JsonSchema> Describes for Body<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_body::<T>();
+    }
+}
+
 /// Reads a body.
 ///
 /// # Errors
@@ -63,11 +74,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let Strict(value) = serde_json::from_slice(bytes)
         .map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
-    if !value.is_object() {
-        // A list would be taken for the fields in their order.
-        return Err(Problem::new(Code::InvalidBody, "the body is no object"));
-    }
-    serde_json::from_value(value).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
+    T::deserialize(Objects(value)).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
 }
 
 struct Strict(Value);
@@ -162,6 +169,52 @@ mod tests {
         (problem.code, format!("{problem:?}"))
     }
 
+    /// What a request with these headers and this body comes to.
+    async fn sent(headers: &[(&str, &[u8])], body: axum::body::Body) -> Result<Value, Code> {
+        let request =
+            headers.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
+        let request = request.body(body).unwrap();
+        Body::<Known>::from_request(request, &())
+            .await
+            .map(|Body(known)| known.a)
+            .map_err(|problem| problem.code)
+    }
+
+    #[tokio::test]
+    async fn a_body_is_whole_of_one_media_type_and_no_longer_than_it_may_be() {
+        use axum::body::{Body as Bytes, Bytes as Chunk};
+        const JSON: (&str, &[u8]) = ("content-type", b"application/json");
+        let content = |value: &'static [u8]| ("content-type", value);
+        let length = |value: &'static [u8]| ("content-length", value);
+        let good = || Bytes::from(r#"{"a": 1}"#);
+        for media in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert_eq!(sent(&[("content-type", media.as_bytes())], good()).await, Ok(1.into()), "{media}");
+        }
+        let cut = [Ok(Chunk::from(r#"{"a": "#)), Err(std::io::Error::other("gone"))];
+        let longest = format!("{:<LONGEST$}", r#"{"a": 1}"#);
+        let chunk = || Ok::<_, std::io::Error>(" ".repeat(1024));
+        let chunks = |n| Bytes::from_stream(futures::stream::iter(std::iter::repeat_with(chunk).take(n)));
+        for (headers, body, code) in [
+            (&[][..], good(), Code::UnsupportedMediaType),
+            (&[content(b"")], good(), Code::UnsupportedMediaType),
+            (&[content(b"text/json")], good(), Code::UnsupportedMediaType),
+            (&[content(b"application/json, text/plain")], good(), Code::UnsupportedMediaType),
+            (&[JSON, JSON], good(), Code::InvalidHeader),
+            (&[content(b"application/json\xe9")], good(), Code::InvalidHeader),
+            (&[JSON, length(b"99999999999")], good(), Code::BodyTooLarge),
+            (&[JSON, length(b"8"), length(b"9")], good(), Code::InvalidHeader),
+            (&[JSON], Bytes::from(longest.clone() + " "), Code::BodyTooLarge),
+            // Nobody says how long it will be.
+            (&[JSON], chunks(1025), Code::BodyTooLarge),
+            (&[JSON], chunks(1024), Code::MalformedBody),
+            (&[JSON], Bytes::from_stream(futures::stream::iter(cut)), Code::MalformedBody),
+            (&[JSON], Bytes::from(b"{\"\xff\": 1}".to_vec()), Code::MalformedBody),
+        ] {
+            assert_eq!(sent(headers, body).await, Err(code), "{headers:?}");
+        }
+        assert_eq!(sent(&[JSON], Bytes::from(longest)).await, Ok(1.into()));
+    }
+
     #[test]
     fn what_is_good_is_taken() {
         let body: Known = read(br#"{"a": [1, -2, 1.5, "x", true, null, {"b": {}}]}"#).unwrap();
@@ -190,8 +243,12 @@ mod tests {
             assert_eq!(code, Code::MalformedBody, "{said}");
             assert!(said.contains(words), "{said}");
         }
-        for (body, words) in [("{\"b\": 1}", "unknown field `b`"), ("[[]]", "no object"), ("7", "no object")]
-        {
+        for (body, words) in [
+            ("{\"b\": 1}", "unknown field `b`"),
+            ("[[]]", "expected an object"),
+            ("7", "expected an object"),
+            ("null", "expected an object"),
+        ] {
             let (code, said) = refused(body);
             assert_eq!((code, said.contains(words)), (Code::InvalidBody, true), "{said}");
         }

@@ -1,8 +1,15 @@
 //! Headers: each once, and of readable text.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
+};
+use serde_json::json;
 
-use super::problem::{Code, Problem};
+use super::{
+    openapi::{Describes, Operation},
+    problem::{Code, Problem},
+};
 
 /// A header that may be there once.
 ///
@@ -28,7 +35,7 @@ pub fn etag(version: &str) -> Option<HeaderValue> {
 ///
 /// # Errors
 /// `invalid_header` for what is no strong `ETag`.
-pub fn if_match(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+fn if_match(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(text) = only(headers, &header::IF_MATCH)? else { return Ok(None) };
     let text = text.trim();
     if text == "*" {
@@ -38,6 +45,25 @@ pub fn if_match(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     match tag.filter(|tag| !tag.is_empty() && !tag.contains('"')) {
         Some(tag) => Ok(Some(tag.to_owned())),
         None => Err(Problem::new(Code::InvalidHeader, "If-Match is the ETag of an answer, in quotes, or *")),
+    }
+}
+
+/// The version that a change is to be made to; `None` where any will do.
+pub struct IfMatch(pub Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        if_match(&parts.headers).map(Self)
+    }
+}
+
+impl Describes for IfMatch {
+    fn describe(operation: &mut Operation) {
+        let schema = json!({"type": "string", "minLength": 1, "pattern": "^(\\*|\"[!#-~]+\")$"});
+        operation.takes_header("If-Match", "`ETag` of the version that is meant, or `*`.", &schema);
+        operation.may_refuse([Code::PreconditionFailed]);
     }
 }
 

@@ -4,33 +4,37 @@
 //! to hand it over. A key can make and rotate only keys that may do no more than it may itself: with the text of one
 //! comes all that it may do.
 
+mod view;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{FromRequestParts, Path, State},
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
-use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     runtime::{reflector::ObjectRef, wait::await_condition},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
 
+use self::view::{Issued, KeyView, KeysView, New, Who, view};
 use super::{
     App,
     administrators::Act,
     audit::Made,
     auth::Caller,
     body::Body,
+    openapi::{Describes, Operation},
     problem::{Code, Problem},
     query::Params,
+    routes::Routes,
 };
 use crate::{
     api_types::{
@@ -48,19 +52,56 @@ use crate::{
 const ISSUED: Duration = Duration::from_secs(5);
 
 /// The routes.
-pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/keys", get(list).post(create))
-        .route("/keys/{id}/rotate", post(rotate))
-        .route("/keys/{id}", delete(remove))
-        .route("/whoami", get(whoami))
+pub fn routes() -> Routes {
+    let later = "Its text was not made within 5 s: it is in its Secret soon.";
+    let of = |operation: Operation, scope| {
+        operation.scope(scope).refuses([Code::InvalidQuery, Code::Forbidden, Code::NotFound])
+    };
+    Routes::new("Keys")
+        .get(
+            "/keys",
+            list,
+            of(Operation::new("listKeys", "Keys, the newest first."), Scope::KeysRead)
+                .json::<KeysView>(200, "All of them."),
+        )
+        .post(
+            "/keys",
+            create,
+            of(Operation::new("createKey", "Makes a key."), Scope::KeysWrite)
+                .description("A key can make only keys that may do no more than it may itself.")
+                .json::<Issued>(201, "The key with its text, which is shown this once.")
+                .json::<KeyView>(202, later)
+                .links(201, "id", &["rotateKey", "deleteKey"])
+                .refuses([Code::InvalidObject, Code::Conflict]),
+        )
+        .post(
+            "/keys/{id}/rotate",
+            rotate,
+            of(Operation::new("rotateKey", "Makes a new version of a key."), Scope::KeysWrite)
+                .description("The version before stays valid for the key's overlap.")
+                .json::<Issued>(200, "The key with its new text, which is shown this once.")
+                .json::<KeyView>(202, later)
+                .refuses([Code::WrongState, Code::Conflict, Code::InvalidObject]),
+        )
+        .delete(
+            "/keys/{id}",
+            remove,
+            of(Operation::new("deleteKey", "Deletes a key: from then on it is refused."), Scope::KeysWrite)
+                .nothing(204, "It is deleted."),
+        )
+        .get(
+            "/whoami",
+            whoami,
+            Operation::new("whoami", "Who asks.").json::<Who>(200, "Whom the credentials stand for."),
+        )
 }
 
 /// Parameters of all these routes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Of {
     /// Name of the tenant, which an administrator must give.
+    #[schemars(length(min = 1))]
     tenant: Option<String>,
 }
 
@@ -147,42 +188,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-/// A key as the API shows it.
-#[derive(Debug, Serialize)]
-struct KeyView {
-    id: String,
-    name: String,
-    tenant_id: String,
-    display_name: Option<String>,
-    scopes: Vec<Scope>,
-    /// Public part of the newest version's text.
-    key_id: Option<String>,
-    active: bool,
-    reason: Option<String>,
-    created_at: Option<Timestamp>,
-    expires_at: Option<Timestamp>,
-    rotate_every: Option<String>,
-    overlap_seconds: i64,
-    revoked: bool,
-}
-
-fn view(key: &TenantApiKey, tenant_uid: &str) -> KeyView {
-    let status = key.status.clone().unwrap_or_default();
-    let active = status.conditions.iter().find(|condition| condition.type_ == conditions::ACTIVE);
-    KeyView {
-        id: key.uid().unwrap_or_default(),
-        name: key.name_any(),
-        tenant_id: tenant_uid.to_owned(),
-        display_name: key.spec.display_name.clone(),
-        scopes: key.spec.scopes.clone(),
-        key_id: status.key_id.clone(),
-        active: active.is_some_and(|condition| condition.status == "True"),
-        reason: active.map(|condition| condition.reason.clone()),
-        created_at: key.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        expires_at: key.spec.expires_at.as_ref().map(|time| time.0),
-        rotate_every: key.spec.rotate_every.clone(),
-        overlap_seconds: key.spec.overlap_seconds,
-        revoked: key.spec.revoked,
+impl Describes for Id {
+    fn describe(operation: &mut Operation) {
+        operation.takes_path(
+            "id",
+            "The key's id, which is its UID.",
+            &json!({"type": "string", "format": "uuid"}),
+        );
     }
 }
 
@@ -191,7 +203,7 @@ async fn list(
     State(app): State<App>,
     caller: Caller,
     Params(of): Params<Of>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<KeysView>, Problem> {
     let place = Place::of(&app, caller, of, Scope::KeysRead, "list").await?;
     let all = app.keys.state();
     let own = all.iter().filter(|key| key.metadata.namespace.as_deref() == Some(&place.namespace));
@@ -201,19 +213,7 @@ async fn list(
             ((view.created_at, view.id.clone()), view)
         })
         .collect();
-    let keys: Vec<_> = by_age.into_values().rev().collect();
-    Ok(Json(json!({"keys": keys, "next_cursor": null})))
-}
-
-/// A key to make.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct New {
-    display_name: Option<String>,
-    scopes: Vec<Scope>,
-    expires_at: Option<Timestamp>,
-    rotate_every: Option<String>,
-    overlap_seconds: Option<i64>,
+    Ok(Json(KeysView { keys: by_age.into_values().rev().collect(), next_cursor: () }))
 }
 
 /// `POST /keys`: 201 with the text, which is not shown again; 202 without it where it takes longer to be made.
@@ -309,12 +309,13 @@ async fn issued(
         String::from_utf8(bytes.0.clone()).ok()
     };
     let current = ready.status.as_ref().and_then(|status| status.key_id.clone());
-    let mut body = json!(view(&ready, &place.tenant_uid));
     match entry(names::SECRET_TOKEN).filter(|_| entry(names::SECRET_KEY_ID) == current) {
-        Some(token) => body["token"] = token.into(),
-        None => return Ok(later(&ready)),
+        Some(token) => {
+            let body = Issued { key: view(&ready, &place.tenant_uid), token };
+            Ok((status, Json(body)).into_response())
+        }
+        None => Ok(later(&ready)),
     }
-    Ok((status, Json(body)).into_response())
 }
 
 /// `DELETE /keys/{id}`: from then on it is refused everywhere.
@@ -337,20 +338,19 @@ async fn remove(
 }
 
 /// `GET /whoami`.
-async fn whoami(caller: Caller) -> Json<Value> {
+async fn whoami(caller: Caller) -> Json<Who> {
     Json(match caller {
         Caller::Tenant(context) => {
             let (tenant, key) = (&context.principal.tenant, &context.principal.key);
-            json!({
-                "kind": "key",
-                "tenant_id": tenant.uid,
-                "tenant": tenant.name,
-                "id": key.uid(),
-                "name": key.name_any(),
-                "key_id": context.principal.key_id.to_string(),
-                "scopes": key.spec.scopes,
-            })
+            Who::Key {
+                tenant_id: tenant.uid.clone(),
+                tenant: tenant.name.clone(),
+                id: key.uid(),
+                name: key.name_any(),
+                key_id: context.principal.key_id.to_string(),
+                scopes: key.spec.scopes.clone(),
+            }
         }
-        Caller::Administrator(user) => json!({"kind": "administrator", "name": user.name}),
+        Caller::Administrator(user) => Who::Administrator { name: user.name },
     })
 }

@@ -18,9 +18,11 @@ pub mod health;
 pub mod jobs;
 pub mod jobs_index;
 pub mod keys;
+pub mod openapi;
 pub mod patience;
 pub mod problem;
 pub mod query;
+pub mod routes;
 pub mod server;
 pub mod streams;
 pub mod tenants;
@@ -29,9 +31,10 @@ mod tests;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, middleware, routing::get};
+use axum::{Router, middleware};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Client, runtime::reflector::Store};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use self::{
@@ -40,6 +43,8 @@ use self::{
     failures::Failures,
     frame::{Frame, no_method, no_route, surround},
     jobs_index::JobsIndex,
+    openapi::Pages,
+    routes::Routes,
     streams::Streams,
 };
 use crate::{
@@ -110,17 +115,22 @@ impl Deref for App {
 }
 
 /// All routes: under `/v1`, and without it as the seed has them.
+fn table(pages: &Pages) -> Routes {
+    let versioned = jobs::routes().merge(keys::routes()).merge(tenants::routes());
+    health::routes(pages).nest("/v1", versioned)
+}
+
+/// What the routes are, as an OpenAPI document.
+#[must_use]
+pub fn document() -> Value {
+    openapi::document(table(&Pages::default()).described())
+}
+
+/// The server.
 pub fn routes(app: App, metrics: Metrics) -> Router {
     let frame = Frame::new(metrics, app.random.clone());
-    let versioned: Router<App> =
-        Router::new().merge(jobs::routes()).merge(keys::routes()).merge(tenants::routes());
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/problems", get(health::problems))
-        .route("/problems/{code}", get(health::problem))
-        .merge(versioned.clone())
-        .nest("/v1", versioned)
+    table(&Pages::of(&document()))
+        .into_router()
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(frame, surround))

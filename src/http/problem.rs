@@ -268,6 +268,14 @@ pub fn section(code: &str) -> Option<&'static str> {
     Some(&rest[..end])
 }
 
+/// What a code means, in a sentence.
+#[must_use]
+pub fn meaning(code: Code) -> &'static str {
+    let paragraph = section(code.as_str()).and_then(|section| section.lines().nth(2)).unwrap_or_default();
+    // After `Status NNN. `.
+    paragraph.split_once(". ").map_or(paragraph, |(_, rest)| rest)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -282,6 +290,7 @@ mod tests {
             let text = section(code.as_str()).unwrap_or_else(|| panic!("{code:?} has no section"));
             let status = format!("{}", code.status().as_u16());
             assert!(text.contains(&status) && text.lines().count() > 2, "{text}");
+            assert!(meaning(code).len() > 10 && !meaning(code).starts_with("Status"), "{text}");
             assert_eq!(text.matches("## ").count(), 1);
         }
         let headings: BTreeSet<&str> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();

@@ -4,9 +4,13 @@ use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,
 };
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use super::problem::{Code, Problem};
+use super::{
+    openapi::{Describes, Operation},
+    problem::{Code, Problem},
+};
 
 /// Parameters of the form `T`, which must refuse unknown fields itself.
 pub struct Params<T>(pub T);
@@ -19,5 +23,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             Ok(Query(params)) => Ok(Self(params)),
             Err(rejection) => Err(Problem::new(Code::InvalidQuery, rejection.body_text())),
         }
+    }
+}
+
+impl<T: JsonSchema> Describes for Params<T> {
+    fn describe(operation: &mut Operation) {
+        operation.takes_query::<T>();
     }
 }

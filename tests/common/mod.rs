@@ -212,6 +212,11 @@ impl World {
         self.rest_raw(&format!("{head}\r\n{body}")).await
     }
 
+    /// Where the REST API has this path.
+    pub fn rest_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.api_port)
+    }
+
     /// What the REST API answers to these bytes, from an address that has failed little: failures are counted by address.
     pub async fn rest_raw(&self, request: &str) -> Result<Answer, String> {
         static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -1,5 +1,6 @@
 //! The REST API on the real control plane: who may do what, what becomes of a submit, and what hostile requests get.
 
+mod conformance;
 mod events;
 mod logs;
 mod nodes;
@@ -372,6 +373,15 @@ async fn api_hostile_requests_get_their_4xx_and_disturb_nobody() {
         (post(json, ""), 400, "malformed_body"),
         (post(json, "{\"image\": 7}"), 422, "invalid_body"),
         (post(json, "{\"image\": \"a\", \"pod_template\": {}}"), 422, "invalid_body"),
+        // serde would take a list for the fields in their order, and an object of a word for the word.
+        (post(json, "{\"image\": \"a\", \"resources\": [\"1\"]}"), 422, "invalid_body"),
+        (post(json, "{\"image\": \"a\", \"env\": [[\"A\", \"1\"]]}"), 422, "invalid_body"),
+        (post(json, "{\"image\": \"a\", \"queue\": {\"live\": null}}"), 422, "invalid_body"),
+        (post(json, "{\"image\": \"a\", \"timeout_seconds\": 1e300}"), 422, "invalid_body"),
+        (post(json, "{\"image\": \"a\", \"timeout_seconds\": -1}"), 422, "invalid_object"),
+        (post(&format!("{json}idempotency-key: a\r\nidempotency-key: a\r\n"), "{}"), 400, "invalid_header"),
+        (post(&format!("{json}idempotency-key: {}\r\n", "k".repeat(256)), "{}"), 400, "invalid_header"),
+        (post(&format!("{json}{json}"), "{}"), 400, "invalid_header"),
         (post("", "{}"), 415, "unsupported_media_type"),
         (post("content-type: text/plain\r\n", "{}"), 415, "unsupported_media_type"),
         (large, 413, "body_too_large"),
@@ -381,6 +391,10 @@ async fn api_hostile_requests_get_their_4xx_and_disturb_nobody() {
         (get("/jobs", "x-tenant-id: a\r\nx-tenant-id: b\r\n"), 400, "invalid_header"),
         (get("/jobs", "x-tenant-id: default\r\n"), 403, "tenant_mismatch"),
         (get("/jobs?cursor=00", ""), 400, "invalid_cursor"),
+        (get(&format!("/jobs?cursor={}", "0".repeat(64)), ""), 400, "invalid_cursor"),
+        (get("/jobs?cursor=%00", ""), 400, "invalid_cursor"),
+        (get("/keys?tenant=default", ""), 403, "tenant_mismatch"),
+        (get(&format!("/jobs/{NOBODY}"), "if-match: 1\r\n").replace("GET", "DELETE"), 400, "invalid_header"),
         (get("/jobs?limit=0", ""), 400, "invalid_query"),
         (get("/jobs?limit=1&limit=2", ""), 400, "invalid_query"),
         (get("/jobs?status=%27%20OR%201=1", ""), 400, "invalid_query"),

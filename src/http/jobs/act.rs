@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use kube::{
@@ -19,7 +19,7 @@ use crate::{
     http::{
         App,
         auth::{ByKey, Context, JobsWrite},
-        header::{if_match, match_version},
+        header::{IfMatch, match_version},
         problem::{Code, Problem},
     },
     kube_ext::{CallError, within},
@@ -49,9 +49,8 @@ pub async fn cancel(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsWrite>,
     id: Id,
-    headers: HeaderMap,
+    IfMatch(version): IfMatch,
 ) -> Result<Response, Problem> {
-    let version = if_match(&headers)?;
     let job = living(&app, &context, &id)?;
     match_version(version.as_deref(), job.metadata.resource_version.as_deref())?;
     let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
@@ -82,9 +81,8 @@ pub async fn delete(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsWrite>,
     id: Id,
-    headers: HeaderMap,
+    IfMatch(version): IfMatch,
 ) -> Result<StatusCode, Problem> {
-    let version = if_match(&headers)?;
     let job = living(&app, &context, &id)?;
     match_version(version.as_deref(), job.metadata.resource_version.as_deref())?;
     let versioned = version.is_some();

@@ -8,13 +8,15 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    extract::FromRequestParts,
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
 };
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{rate, view::JobView};
@@ -26,6 +28,7 @@ use crate::{
         App,
         auth::Context,
         header::{etag, only},
+        openapi::{Describes, Operation, READABLE},
         problem::{Code, Problem},
     },
     kube_ext::within,
@@ -38,6 +41,33 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// How long a verdict is waited for in all, and before the scheduler is asked beside the job's status.
 const VERDICT: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(200);
+
+/// The `Idempotency-Key`, where there is one.
+pub struct IdempotencyKey(Option<String>);
+
+/// Most characters of an `Idempotency-Key`.
+const LONGEST_KEY: usize = 255;
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let key = only(&parts.headers, &IDEMPOTENCY_KEY)?;
+        if key.is_some_and(|key| !(1..=LONGEST_KEY).contains(&key.len())) {
+            let detail = format!("Idempotency-Key has 1 to {LONGEST_KEY} characters");
+            return Err(Problem::new(Code::InvalidHeader, detail));
+        }
+        Ok(Self(key.map(str::to_owned)))
+    }
+}
+
+impl Describes for IdempotencyKey {
+    fn describe(operation: &mut Operation) {
+        let schema = json!({"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": READABLE});
+        let description = "However often this is sent, there is one job of it.";
+        operation.takes_header("Idempotency-Key", description, &schema);
+    }
+}
 
 /// What is to be made.
 pub struct New {
@@ -52,24 +82,19 @@ impl New {
     /// A job of this spec; its name is of the `Idempotency-Key`, else of random bytes.
     ///
     /// # Errors
-    /// `invalid_header`.
+    /// `internal`, where there are no random bytes.
     pub fn of(
         app: &App,
         context: &Context,
-        headers: &HeaderMap,
+        key: IdempotencyKey,
         spec: JobSpec,
         retry_of: Option<String>,
     ) -> Result<Self, Problem> {
         let tenant = &context.principal.tenant.uid;
         let asked = serde_json::to_vec(&(&spec, &retry_of)).unwrap_or_default();
         let digest = hash(&[tenant.as_bytes(), &asked]);
-        let name = match only(headers, &IDEMPOTENCY_KEY)? {
-            Some(key) if (1..=255).contains(&key.len()) => {
-                format!("idem-{}", &hash(&[tenant.as_bytes(), key.as_bytes()])[..40])
-            }
-            Some(_) => {
-                return Err(Problem::new(Code::InvalidHeader, "Idempotency-Key has 1 to 255 characters"));
-            }
+        let name = match key.0 {
+            Some(key) => format!("idem-{}", &hash(&[tenant.as_bytes(), key.as_bytes()])[..40]),
             None => {
                 let mut bytes = [0; 12];
                 let filled = app.random.fill(&mut bytes);
@@ -123,7 +148,9 @@ pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, 
         false => match news(&mut awaited, SOON).await {
             Some(job) => job,
             None => match app.board.as_ref().and_then(|board| board.standing(&uid)) {
-                Some(Verdict::Wait(reason, message)) => return Ok(waits(app, context, job, reason, message)),
+                Some(Verdict::Wait(reason, message)) => {
+                    return Ok(waits(app, context, (job, replayed), reason, message));
+                }
                 _ => match news(&mut awaited, VERDICT.saturating_sub(SOON)).await {
                     Some(job) => job,
                     None => return Ok(answer(app, context, &job, StatusCode::ACCEPTED, replayed)),
@@ -180,10 +207,16 @@ fn decided(job: &Job) -> bool {
     phase(job) != JobPhase::Queued || told.is_some_and(|reason| reason != Reason::Queued.as_str())
 }
 
-fn waits(app: &App, context: &Context, mut job: Job, reason: Reason, message: String) -> Response {
+fn waits(
+    app: &App,
+    context: &Context,
+    (mut job, replayed): (Job, bool),
+    reason: Reason,
+    message: String,
+) -> Response {
     let status = job.status.get_or_insert_default();
     (status.reason, status.message) = (Some(reason.as_str().to_owned()), Some(message));
-    answer(app, context, &job, StatusCode::CREATED, false)
+    answer(app, context, &job, StatusCode::CREATED, replayed)
 }
 
 fn answer(app: &App, context: &Context, job: &Job, status: StatusCode, replayed: bool) -> Response {

@@ -10,6 +10,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::IntoEnumIterator;
 use uuid::Uuid;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use super::{
     cursor,
     get::{CACHE, SOURCE},
-    view::{JobView, word},
+    view::{JobView, word, words},
 };
 use crate::{
     api_types::{Job, JobPhase, job::Queue},
@@ -36,19 +37,30 @@ const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 500;
 
 /// Parameters of a list.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
+    /// Only those of this status.
+    #[serde(default)]
+    #[schemars(schema_with = "words")]
     status: Option<String>,
+    /// Only those of this queue.
     queue: Option<Queue>,
+    /// Jobs of a page, by default 50.
+    #[schemars(range(min = 1, max = LARGEST_PAGE))]
     limit: Option<usize>,
+    /// `next_cursor` of the page before, of a list with the same filters.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     cursor: Option<String>,
 }
 
-/// A page.
-#[derive(Debug, Serialize)]
+/// A page of jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Jobs")]
 pub struct Page {
+    /// The newest first.
     jobs: Vec<JobView>,
+    /// Where the next page begins; null on the last one.
     next_cursor: Option<String>,
 }
 

@@ -15,6 +15,7 @@ use axum::{
 use futures::{AsyncBufRead, AsyncBufReadExt, future::BoxFuture, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::LogParams};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{Id, has_ended, living};
@@ -37,20 +38,23 @@ pub const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 /// Parameters.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// Go on until the attempt ends; where it has not begun, wait for it.
     #[serde(default, deserialize_with = "flag")]
     follow: bool,
     /// So many lines from the end.
+    #[schemars(range(max = i32::MAX))]
     tail_lines: Option<u32>,
     /// What was printed within so many seconds.
+    #[schemars(range(min = 1, max = i32::MAX))]
     since_seconds: Option<u32>,
     /// With the time before each line.
     #[serde(default, deserialize_with = "flag")]
     timestamps: bool,
     /// Which attempt, from 1; by default the current or last one.
+    #[schemars(range(min = 1, max = i32::MAX))]
     attempt: Option<u32>,
 }
 

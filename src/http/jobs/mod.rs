@@ -16,27 +16,113 @@ mod why;
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{FromRequestParts, Path},
     http::request::Parts,
-    routing::{get, post},
 };
+use serde_json::json;
 use uuid::Uuid;
 
-pub use self::list::{Wanted, list_of};
-use super::{App, auth::Context, problem::Problem};
+pub use self::list::{Page, Wanted, list_of};
+use self::{view::JobView, why::Why};
+use super::{
+    App,
+    auth::Context,
+    openapi::{Describes, Operation},
+    problem::{Code, Problem},
+    routes::Routes,
+};
 use crate::{api_types::Job, domain::job_state::is_terminal};
 
 /// The routes.
-pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/jobs", get(list::list).post(submit::submit))
-        .route("/jobs/{id}", get(get::get).delete(act::delete))
-        .route("/jobs/{id}/cancel", post(act::cancel))
-        .route("/jobs/{id}/retry", post(submit::retry))
-        .route("/jobs/{id}/why", get(why::why))
-        .route("/jobs/{id}/logs", get(logs::logs))
-        .route("/jobs/{id}/events", get(events::events))
+pub fn routes() -> Routes {
+    Routes::new("Jobs")
+        .get("/jobs", list::list, listed("listJobs", "Jobs, the newest first, history included."))
+        .post(
+            "/jobs",
+            submit::submit,
+            made("submitJob", "Submits a job, and waits up to 2 s for the verdict."),
+        )
+        .get(
+            "/jobs/{id}",
+            get::get,
+            Operation::new(
+                "getJob",
+                "A job, from the cluster or, when it is gone from there, from the history.",
+            )
+            .json::<JobView>(200, "The job. It has an `ETag` while it is in the cluster.")
+            .headers(&["ETag"])
+            .refuses([Code::HistoryUnavailable]),
+        )
+        .delete(
+            "/jobs/{id}",
+            act::delete,
+            Operation::new("deleteJob", "Cancels a job and takes it from the cluster. The history keeps it.")
+                .nothing(204, "It is being deleted."),
+        )
+        .post(
+            "/jobs/{id}/cancel",
+            act::cancel,
+            Operation::new("cancelJob", "Ends a job: one that waits at once, one that runs with grace.")
+                .json::<JobView>(202, "The job as it is; it ends soon.")
+                .refuses([Code::WrongState]),
+        )
+        .post(
+            "/jobs/{id}/retry",
+            submit::retry,
+            made("retryJob", "Submits a job that has ended once more, as a new one.")
+                .refuses([Code::WrongState]),
+        )
+        .get(
+            "/jobs/{id}/why",
+            why::why,
+            Operation::new(
+                "explainJob",
+                "Why a job waits: its position, and an ordered checklist with numbers.",
+            )
+            .json::<Why>(200, "The checklist."),
+        )
+        .get(
+            "/jobs/{id}/logs",
+            logs::logs,
+            Operation::new("readLog", "What a job printed, as it comes where it is followed.")
+                .text(200, "The log.", "text/plain; charset=utf-8")
+                .refuses([Code::WrongState, Code::TooManyStreams]),
+        )
+        .get(
+            "/jobs/{id}/events",
+            events::events,
+            Operation::new("followJob", "The job's state now and each one that is new, until its end.")
+                .text(200, "Server-sent events `status` and `deleted`.", "text/event-stream")
+                .nothing(204, "The client has seen the last of it.")
+                .refuses([Code::TooManyStreams, Code::HistoryUnavailable]),
+        )
+}
+
+/// What is said of a list of jobs.
+pub fn listed(id: &'static str, summary: &'static str) -> Operation {
+    Operation::new(id, summary)
+        .json::<Page>(200, "A page of jobs.")
+        .headers(&["X-Crofter-Source"])
+        .refuses([Code::InvalidCursor])
+}
+
+/// What is said of a route that makes a job.
+fn made(id: &'static str, summary: &'static str) -> Operation {
+    const NEXT: [&str; 5] = ["getJob", "explainJob", "cancelJob", "retryJob", "deleteJob"];
+    Operation::new(id, summary)
+        .json::<JobView>(201, "The job.")
+        .json::<JobView>(202, "The job, of which nothing was decided within 2 s.")
+        .headers(&["Location", "ETag", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed"])
+        .links(201, "id", &NEXT)
+        .refuses([
+            Code::TenantInactive,
+            Code::Conflict,
+            Code::IdempotencyKeyReused,
+            Code::InvalidObject,
+            Code::JobRejected,
+            Code::QuotaExceeded,
+            Code::RateLimited,
+        ])
 }
 
 /// The UID in a path. What is none is the id of nothing.
@@ -50,6 +136,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         // Only the one form that is given out.
         let id = text.and_then(|Path(text)| Uuid::parse_str(&text).ok().filter(|id| id.to_string() == text));
         id.map(Self).ok_or_else(|| Problem::not_found("job"))
+    }
+}
+
+impl Describes for Id {
+    fn describe(operation: &mut Operation) {
+        // Of UUIDs only the one form that is given out.
+        let pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+        operation.takes_path(
+            "id",
+            "The job's id, which is its UID.",
+            &json!({"type": "string", "pattern": pattern}),
+        );
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api_types::{
@@ -11,12 +12,17 @@ use crate::api_types::{
     job::{self, EnvFrom, EnvVar, KeyRef, ParameterValue, Priority, Queue, Volume},
 };
 
-/// A job to submit.
-#[derive(Clone, Debug, Deserialize)]
+/// A job to submit. What is not given is the scenario's, or else as for a Job.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "NewJob", extend("anyOf" = [
+    {"required": ["image"], "properties": {"image": {"type": "string"}}},
+    {"required": ["scenario"], "properties": {"scenario": {"type": "string"}}},
+]))]
 pub struct Submit {
     scenario: Option<String>,
     #[serde(default)]
+    #[schemars(extend("propertyNames" = {"pattern": "^[A-Za-z]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$"}))]
     parameters: BTreeMap<String, String>,
     image: Option<String>,
     #[serde(default)]
@@ -41,9 +47,11 @@ pub struct Submit {
     timeout_seconds: Option<i64>,
     #[serde(default = "three")]
     max_retries: i32,
+    /// What is tried again.
     #[serde(default)]
     retry_policy: RetryPolicy,
     pool: Option<String>,
+    /// What happens when a quota is reached.
     #[serde(default)]
     on_quota: OnQuota,
     ttl_seconds_after_finished: Option<i64>,
@@ -54,31 +62,50 @@ fn three() -> i32 {
     3
 }
 
-#[derive(Clone, Debug, Deserialize)]
+/// An environment variable: a value, or an entry of a Secret or ConfigMap of the tenant's namespace.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("allOf" = [
+    {"not": {"required": ["value", "secret_key_ref"], "properties": {"value": {"type": "string"}, "secret_key_ref": {"type": "object"}}}},
+    {"not": {"required": ["value", "config_map_key_ref"], "properties": {"value": {"type": "string"}, "config_map_key_ref": {"type": "object"}}}},
+    {"not": {"required": ["secret_key_ref", "config_map_key_ref"], "properties": {"secret_key_ref": {"type": "object"}, "config_map_key_ref": {"type": "object"}}}},
+]))]
 struct Variable {
+    /// Name; those that begin with CROFTER_ are Crofter's own.
+    #[schemars(extend("not" = {"pattern": "^CROFTER_"}))]
     name: String,
     value: Option<String>,
     secret_key_ref: Option<Entry>,
     config_map_key_ref: Option<Entry>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+/// An entry of a Secret or ConfigMap.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
     key: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+/// A Secret or ConfigMap of the tenant's namespace, all of whose entries become variables.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [
+    {"required": ["secret"], "properties": {"secret": {"type": "string"}}},
+    {"required": ["config_map"], "properties": {"config_map": {"type": "string"}}},
+]))]
 struct VariablesFrom {
     secret: Option<String>,
     config_map: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+/// A volume: a claim of the tenant's namespace, or scratch space.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [
+    {"required": ["claim"], "properties": {"claim": {"type": "string"}}},
+    {"required": ["scratch"], "properties": {"scratch": {"type": ["string", "integer"]}}},
+]))]
 struct Mount {
     name: String,
     mount_path: String,
@@ -89,7 +116,7 @@ struct Mount {
 }
 
 /// What a job needs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,7 +132,7 @@ pub struct Resources {
 }
 
 /// What is tried again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryPolicy {
     /// What is not the job's fault.
@@ -116,7 +143,7 @@ pub enum RetryPolicy {
 }
 
 /// What happens when a quota is reached. Whoever submits through REST waits for an answer, so the default is to refuse.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnQuota {
     /// The answer is 429.

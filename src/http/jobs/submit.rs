@@ -1,10 +1,10 @@
 //! `POST /jobs` and `POST /jobs/{id}/retry`.
 
-use axum::{extract::State, http::HeaderMap, response::Response};
+use axum::{extract::State, response::Response};
 
 use super::{
     Id,
-    create::{New, create},
+    create::{IdempotencyKey, New, create},
     living,
     request::Submit,
 };
@@ -26,10 +26,10 @@ use crate::{
 pub async fn submit(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsWrite>,
-    headers: HeaderMap,
+    key: IdempotencyKey,
     Body(body): Body<Submit>,
 ) -> Result<Response, Problem> {
-    let new = New::of(&app, &context, &headers, body.into(), None)?;
+    let new = New::of(&app, &context, key, body.into(), None)?;
     create(&app, &context, new).await
 }
 
@@ -41,7 +41,7 @@ pub async fn retry(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsWrite>,
     id: Id,
-    headers: HeaderMap,
+    key: IdempotencyKey,
 ) -> Result<Response, Problem> {
     let job = living(&app, &context, &id)?;
     let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
@@ -50,6 +50,6 @@ pub async fn retry(
         return Err(Problem::new(Code::WrongState, detail));
     }
     let spec = JobSpec { canceled: false, ..job.spec.clone() };
-    let new = New::of(&app, &context, &headers, spec, job.metadata.uid.clone())?;
+    let new = New::of(&app, &context, key, spec, job.metadata.uid.clone())?;
     create(&app, &context, new).await
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
+use strum::IntoEnumIterator;
 
 use super::request::{OnQuota, Resources, RetryPolicy};
 use crate::{
@@ -17,7 +19,8 @@ use crate::{
 };
 
 /// A job.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Job")]
 pub struct JobView {
     /// UID.
     pub id: String,
@@ -26,6 +29,7 @@ pub struct JobView {
     /// UID of its tenant.
     pub tenant_id: String,
     /// Where it is; null where that was never seen.
+    #[schemars(schema_with = "words")]
     pub status: Option<&'static str>,
     /// Why, in one word.
     pub reason: Option<String>,
@@ -55,7 +59,7 @@ pub struct JobView {
 }
 
 /// What was submitted.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Submitted {
     /// Entry of the catalogue.
     pub scenario: Option<String>,
@@ -103,6 +107,12 @@ pub fn word(phase: JobPhase) -> &'static str {
         JobPhase::Canceled => "canceled",
         JobPhase::Rejected => "rejected",
     }
+}
+
+/// The schema of a phase's word, or null.
+pub fn words(_: &mut SchemaGenerator) -> Schema {
+    let words: Vec<Option<&str>> = JobPhase::iter().map(|phase| Some(word(phase))).chain([None]).collect();
+    json_schema!({"type": ["string", "null"], "enum": words})
 }
 
 fn submitted(spec: JobSpec) -> Submitted {

@@ -6,9 +6,13 @@
 use axum::{Json, extract::State};
 use jiff::Timestamp;
 use kube::ResourceExt;
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Id, living, rate, view::word};
+use super::{
+    Id, living, rate,
+    view::{word, words},
+};
 use crate::{
     api_types::{
         Job, JobPhase, Reason,
@@ -25,31 +29,44 @@ use crate::{
 };
 
 /// Why a job waits.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Why {
+    /// The job's id.
     id: String,
+    /// Where it is.
+    #[schemars(schema_with = "words")]
     status: &'static str,
+    /// Whether it waits.
     waiting: bool,
+    /// Why, in one word.
     reason: Option<String>,
+    /// Why, in a sentence with numbers.
     message: Option<String>,
     /// Its place among the tenant's waiting jobs, from 1.
     position: Option<usize>,
     /// `scheduler`, or `status` where this process does not schedule.
+    #[schemars(extend("enum" = ["scheduler", "status"]))]
     source: &'static str,
+    /// In the order in which they are looked at.
     checks: Vec<Check>,
 }
 
 /// One condition of a start.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Check {
+    /// What is looked at.
     name: &'static str,
     /// Null where it was not looked at, because one before it fails.
     ok: Option<bool>,
+    /// In a sentence.
     detail: String,
+    /// What is in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     used: Option<u64>,
+    /// What this job asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<u64>,
+    /// The most there may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
     /// When it changes by itself, where that is known.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ use crate::{
         App,
         auth::ByAdministrator,
         body::Body,
-        header::{etag, if_match, match_version},
+        header::{IfMatch, etag, match_version},
         problem::{Code, Problem},
     },
     kube_ext::{CallError, within},
@@ -37,25 +38,34 @@ use crate::{
 };
 
 /// What may change of a tenant.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TenantChanges")]
 pub struct Changes {
+    /// Name for people.
     display_name: Option<String>,
+    /// A plan of the table.
     plan: Option<String>,
     /// With a change of plan: drop the tenant's own quotas for those of the plan.
     #[serde(default)]
     reset_quotas: bool,
+    /// Those of its own quotas that change.
     quotas: Option<OwnQuotas>,
     /// `active` or `suspended`.
     status: Option<Wanted>,
+    /// From this time on it is expired.
     expires_at: Option<Timestamp>,
+    /// All of its notes.
     metadata: Option<BTreeMap<String, String>>,
+    /// All of its shared pools.
     shared_pools: Option<Vec<String>>,
+    /// Keep it even when its deletion is asked for.
     prevent_deletion: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "WantedStatus")]
 enum Wanted {
     Active,
     Suspended,
@@ -111,10 +121,9 @@ pub async fn update(
     State(app): State<App>,
     admin: ByAdministrator,
     id: Id,
-    headers: HeaderMap,
+    IfMatch(version): IfMatch,
     Body(changes): Body<Changes>,
 ) -> Result<Response, Problem> {
-    let version = if_match(&headers)?;
     let tenant = administered(&app, &admin.0, &id, "patch").await?;
     match_version(version.as_deref(), tenant.metadata.resource_version.as_deref())?;
     if let Some(plan) = &changes.plan {
@@ -142,9 +151,8 @@ pub async fn delete(
     State(app): State<App>,
     admin: ByAdministrator,
     id: Id,
-    headers: HeaderMap,
+    IfMatch(version): IfMatch,
 ) -> Result<StatusCode, Problem> {
-    let version = if_match(&headers)?;
     let tenant = administered(&app, &admin.0, &id, "delete").await?;
     match_version(version.as_deref(), tenant.metadata.resource_version.as_deref())?;
     let name = tenant.name_any();

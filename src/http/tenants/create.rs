@@ -10,6 +10,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use kube::{Api, api::PostParams};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -30,16 +31,26 @@ use crate::{
 };
 
 /// A tenant to make.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "NewTenant")]
 pub struct New {
+    /// Name; its namespace is named after it.
+    #[schemars(length(min = 1, max = 40), regex(pattern = super::NAME))]
     name: String,
+    /// Name for people.
     display_name: Option<String>,
+    /// A plan of the table, by default `free`.
     plan: Option<String>,
+    /// Quotas that replace the plan's.
     quotas: Option<OwnQuotas>,
+    /// From this time on it is expired.
     expires_at: Option<Timestamp>,
+    /// Free notes.
     metadata: Option<BTreeMap<String, String>>,
+    /// Shared pools on whose nodes its jobs may run.
     shared_pools: Option<Vec<String>>,
+    /// Keep it even when its deletion is asked for.
     prevent_deletion: Option<bool>,
 }
 

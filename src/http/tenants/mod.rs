@@ -10,33 +10,110 @@ mod view;
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{FromRequestParts, Path},
     http::request::Parts,
-    routing::{delete, get},
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use serde_json::json;
 
+use self::view::{Stats, TenantView};
 use super::{
     App,
     administrators::{Act, User},
     auth::Caller,
-    problem::Problem,
+    jobs,
+    openapi::{Describes, Operation},
+    problem::{Code, Problem},
+    routes::Routes,
 };
 use crate::api_types::{Tenant, api_key::Scope};
 
 /// The routes.
-pub fn routes() -> Router<App> {
-    let one = get(read::get).put(change::update).patch(change::update).delete(change::delete);
-    Router::new()
-        .route("/tenants", get(read::list).post(create::create))
-        .route("/tenants/{id}", one)
-        .route("/tenants/{id}/stats", get(read::stats))
-        .route("/tenants/{id}/jobs", get(read::jobs))
-        .route("/tenants/{id}/nodes", get(read::nodes).post(nodes::add))
-        .route("/tenants/{id}/nodes/{node}", delete(nodes::remove))
-        .route("/tenants/{id}/usage", get(usage::usage))
+pub fn routes() -> Routes {
+    let read = |id, summary| Operation::new(id, summary).scope(Scope::TenantRead).refuses([Code::Forbidden]);
+    let changed = |id| {
+        Operation::new(id, "Changes the fields that are given, and no other.")
+            .json::<TenantView>(200, "The tenant.")
+            .headers(&["ETag"])
+            .refuses([Code::InvalidObject, Code::Conflict])
+    };
+    let (list, made) = (
+        Operation::new("listTenants", "Tenants, by name."),
+        Operation::new("createTenant", "Makes a tenant."),
+    );
+    let deleted = Operation::new("deleteTenant", "Deletes a tenant, its jobs first. The history stays.");
+    let jobs = jobs::listed("listJobsOfTenant", "Jobs of a tenant, the newest first, history included.");
+    let jobs = jobs.scope(Scope::JobsRead).refuses([Code::Forbidden]);
+    Routes::new("Tenants")
+        .get(
+            "/tenants",
+            read::list,
+            list.json::<read::Tenants>(200, "A page of tenants.").refuses([Code::InvalidCursor]),
+        )
+        .post(
+            "/tenants",
+            create::create,
+            made.json::<TenantView>(201, "The tenant. Its namespace and the rest follow.")
+                .headers(&["Location", "ETag"])
+                .links(
+                    201,
+                    "id",
+                    &["getTenant", "statsOfTenant", "listJobsOfTenant", "listNodesOfTenant", "usageOfTenant"],
+                )
+                .refuses([Code::Conflict, Code::InvalidObject]),
+        )
+        .get(
+            "/tenants/{id}",
+            read::get,
+            read("getTenant", "A tenant.").json::<TenantView>(200, "The tenant.").headers(&["ETag"]),
+        )
+        .put("/tenants/{id}", change::update, changed("replaceTenant"))
+        .patch("/tenants/{id}", change::update, changed("changeTenant"))
+        .delete(
+            "/tenants/{id}",
+            change::delete,
+            deleted.nothing(204, "It is being deleted.").refuses([Code::Conflict]),
+        )
+        .get(
+            "/tenants/{id}/stats",
+            read::stats,
+            read("statsOfTenant", "What a tenant uses, and what its quotas leave.")
+                .json::<Stats>(200, "The statistics."),
+        )
+        .get("/tenants/{id}/jobs", read::jobs, jobs)
+        .get(
+            "/tenants/{id}/nodes",
+            read::nodes,
+            read("listNodesOfTenant", "The nodes that are admitted to a tenant.")
+                .json::<read::Nodes>(200, "All of them."),
+        )
+        .post(
+            "/tenants/{id}/nodes",
+            nodes::add,
+            Operation::new("giveNode", "Gives a node to a tenant, within the tenant's quotas.")
+                .json::<nodes::NodeView>(200, "It was the tenant's already.")
+                .json::<nodes::NodeView>(201, "It is admitted.")
+                .json::<nodes::NodeView>(202, "It is labelled, and no verdict came in 5 s.")
+                .refuses([Code::Conflict, Code::QuotaExceeded, Code::WrongState]),
+        )
+        .delete(
+            "/tenants/{id}/nodes/{node}",
+            nodes::remove,
+            Operation::new("takeNode", "Takes a node from a tenant. Its jobs there finish first.")
+                .nothing(204, "It is not the tenant's any more.")
+                .refuses([Code::Conflict]),
+        )
+        .get(
+            "/tenants/{id}/usage",
+            usage::usage,
+            read("usageOfTenant", "What a tenant's attempts came to, by hour or day.")
+                .json::<usage::Usage>(200, "The usage of the full hours that began in that time.")
+                .refuses([Code::HistoryUnavailable]),
+        )
 }
+
+/// What names and UIDs are made of.
+const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 /// The name or UID in a path.
 pub struct Id(pub String);
@@ -47,6 +124,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = Path::<String>::from_request_parts(parts, state).await;
         id.map(|Path(id)| Self(id)).map_err(|_| Problem::not_found("tenant"))
+    }
+}
+
+impl Describes for Id {
+    fn describe(operation: &mut Operation) {
+        let schema = json!({"type": "string", "maxLength": 40, "pattern": NAME});
+        operation.takes_path("id", "Name or UID of the tenant.", &schema);
     }
 }
 

@@ -20,6 +20,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
     runtime::wait::await_condition,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -37,6 +38,7 @@ use crate::{
         audit::Audit,
         auth::ByAdministrator,
         body::Body,
+        openapi::{Describes, Operation},
         problem::{Code, Problem},
     },
     kube_ext::{call::within_opt, within},
@@ -49,12 +51,17 @@ const VERDICT: Duration = Duration::from_secs(5);
 const TRIES: usize = 5;
 
 /// A node of a tenant.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Node")]
 pub struct NodeView {
+    /// UID.
     id: Option<String>,
-    /// Its name.
+    /// Name.
     pub name: String,
+    /// UID of the tenant.
     tenant_id: Option<String>,
+    /// `pending` until it is admitted, then `ready` or `not_ready`.
+    #[schemars(extend("enum" = ["pending", "ready", "not_ready"]))]
     status: &'static str,
     cpu_millicores: u64,
     memory_bytes: u64,
@@ -83,9 +90,11 @@ pub fn view(app: &App, tenant: &Tenant, node: &Node) -> NodeView {
 }
 
 /// A node to give.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "GivenNode")]
 pub struct Given {
+    /// Its name.
     node: String,
 }
 
@@ -98,6 +107,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Ids {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let ids = Path::<(String, String)>::from_request_parts(parts, state).await;
         ids.map(|Path((id, node))| Self(Id(id), node)).map_err(|_| Problem::not_found("node"))
+    }
+}
+
+impl Describes for Ids {
+    fn describe(operation: &mut Operation) {
+        Id::describe(operation);
+        let schema = json!({"type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"});
+        operation.takes_path("node", "Name of the node.", &schema);
     }
 }
 

@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kube::ResourceExt;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Id, act,
@@ -36,12 +36,33 @@ const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 500;
 
 /// Parameters of a list of tenants.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
+    /// Tenants of a page, by default 100.
+    #[schemars(range(min = 1, max = LARGEST_PAGE))]
     limit: Option<usize>,
     /// Name of the last one of the page before.
+    #[schemars(length(max = 63), regex(pattern = "^[-a-z0-9]*$"))]
     cursor: Option<String>,
+}
+
+/// A page of tenants.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Tenants {
+    /// By name.
+    tenants: Vec<TenantView>,
+    /// Where the next page begins; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// The nodes of a tenant.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Nodes {
+    /// By name.
+    nodes: Vec<NodeView>,
+    /// Always null: there is one page.
+    next_cursor: (),
 }
 
 /// Lists tenants, by name.
@@ -52,7 +73,7 @@ pub async fn list(
     State(app): State<App>,
     admin: ByAdministrator,
     Params(wanted): Params<Wanted>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Tenants>, Problem> {
     admin.may(&app, act("list", None)).await?;
     let limit = wanted.limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
@@ -69,9 +90,8 @@ pub async fn list(
     let mut rest = by_name.into_iter().filter(|(name, _)| *name > after);
     let page: Vec<(String, TenantView)> =
         rest.by_ref().take(limit).map(|(name, tenant)| (name, view(&app, tenant))).collect();
-    let next = rest.next().and_then(|_| page.last().map(|(name, _)| name.clone()));
-    let tenants: Vec<TenantView> = page.into_iter().map(|(_, view)| view).collect();
-    Ok(Json(json!({"tenants": tenants, "next_cursor": next})))
+    let next_cursor = rest.next().and_then(|_| page.last().map(|(name, _)| name.clone()));
+    Ok(Json(Tenants { tenants: page.into_iter().map(|(_, view)| view).collect(), next_cursor }))
 }
 
 /// One tenant.
@@ -114,7 +134,7 @@ pub async fn jobs(
 ///
 /// # Errors
 /// As [`get`].
-pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Value>, Problem> {
+pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Nodes>, Problem> {
     let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
     let name = tenant.name_any();
     let all = app.nodes.state();
@@ -123,5 +143,5 @@ pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Jso
         .filter(|node| worker::admitted(node).as_ref() == Some(&name))
         .map(|node| (node.name_any(), nodes::view(&app, &tenant, node)))
         .collect();
-    Ok(Json(json!({"nodes": own.into_values().collect::<Vec<_>>(), "next_cursor": null})))
+    Ok(Json(Nodes { nodes: own.into_values().collect(), next_cursor: () }))
 }

@@ -3,8 +3,8 @@
 use axum::{Json, extract::State};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Id, readable};
@@ -20,17 +20,20 @@ use crate::{
 };
 
 /// Parameters.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
+    /// By default 24 hours before `to`.
     from: Option<Timestamp>,
+    /// After `from`; by default now. 31 days at most by hour, 366 by day.
     to: Option<Timestamp>,
+    /// How long one line is.
     #[serde(default)]
     step: Step,
 }
 
 /// How long one line is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Step {
     #[default]
@@ -46,6 +49,33 @@ impl Step {
             Self::Day => SignedDuration::from_hours(366 * 24),
         }
     }
+}
+
+/// What was used in one step. Whole numbers as texts: they may be beyond what JSON readers hold exactly.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "UsageLine")]
+struct Line {
+    /// When the step began.
+    start: Timestamp,
+    /// Running time of attempts, in milliseconds.
+    running_millis: String,
+    /// Millicores times milliseconds.
+    cpu_millicore_millis: String,
+    /// Bytes times milliseconds.
+    memory_byte_millis: String,
+    /// GPUs times milliseconds.
+    gpu_millis: String,
+    /// Mbit/s times milliseconds.
+    bandwidth_mbps_millis: String,
+}
+
+/// What a tenant used.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Usage {
+    /// By time; steps without usage are left out.
+    usage: Vec<Line>,
+    /// Always null: there is one page.
+    next_cursor: (),
 }
 
 /// From when to when.
@@ -73,7 +103,7 @@ pub async fn usage(
     caller: Caller,
     id: Id,
     Params(wanted): Params<Wanted>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Usage>, Problem> {
     let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
     let (from, to) = span(&wanted, app.clock.now())?;
     let away = || Problem::new(Code::HistoryUnavailable, "usage is in the database, which does not answer");
@@ -82,20 +112,15 @@ pub async fn usage(
     let uid = uid.map_err(|error| Problem::not_found("tenant").inside(error))?;
     let records = db::usage_of(pool, uid, from, to, wanted.step == Step::Day).await;
     let records = records.map_err(|error| away().inside(error))?;
-    let lines: Vec<Value> = records
-        .into_iter()
-        .map(|record| {
-            json!({
-                "start": record.start,
-                "running_millis": record.running_millis,
-                "cpu_millicore_millis": record.cpu_millicore_millis,
-                "memory_byte_millis": record.memory_byte_millis,
-                "gpu_millis": record.gpu_millis,
-                "bandwidth_mbps_millis": record.bandwidth_mbps_millis,
-            })
-        })
-        .collect();
-    Ok(Json(json!({"usage": lines, "next_cursor": null})))
+    let lines = records.into_iter().map(|record| Line {
+        start: record.start,
+        running_millis: record.running_millis,
+        cpu_millicore_millis: record.cpu_millicore_millis,
+        memory_byte_millis: record.memory_byte_millis,
+        gpu_millis: record.gpu_millis,
+        bandwidth_mbps_millis: record.bandwidth_mbps_millis,
+    });
+    Ok(Json(Usage { usage: lines.collect(), next_cursor: () }))
 }
 
 #[cfg(test)]

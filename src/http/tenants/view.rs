@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,29 +19,43 @@ use crate::{
 };
 
 /// A tenant.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Tenant")]
 pub struct TenantView {
     /// UID.
     pub id: String,
+    /// Name.
     name: String,
+    /// Name for people.
     display_name: Option<String>,
+    /// Plan.
     plan: String,
     /// active, suspended, expired or deleted (its deletion is under way).
+    #[schemars(extend("enum" = ["active", "suspended", "expired", "deleted"]))]
     status: &'static str,
+    /// Its namespace, once it is made.
     namespace: Option<String>,
+    /// Quotas in force; null while its plan is not in the table.
     quotas: Option<AllQuotas>,
+    /// What it uses.
     usage: UsageView,
+    /// Free notes.
     metadata: BTreeMap<String, String>,
+    /// Shared pools on whose nodes its jobs may run.
     shared_pools: Vec<String>,
+    /// Whether it is kept even when its deletion is asked for.
     prevent_deletion: bool,
+    /// When it was made.
     created_at: Option<Timestamp>,
+    /// From this time on it is expired.
     expires_at: Option<Timestamp>,
 }
 
 macro_rules! quotas {
     ($($field:ident),* $(,)?) => {
         /// Quotas in force; -1 is unlimited.
-        #[derive(Debug, Serialize)]
+        #[derive(Debug, Serialize, JsonSchema)]
+        #[schemars(rename = "Quotas")]
         pub struct AllQuotas { $(pub(super) $field: i64,)* }
 
         impl From<EffectiveQuotas> for AllQuotas {
@@ -50,7 +65,7 @@ macro_rules! quotas {
         }
 
         /// Quotas of a tenant's own; null is the plan's, -1 unlimited.
-        #[derive(Clone, Debug, Default, Deserialize)]
+        #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct OwnQuotas { $(#[serde(default)] $field: Option<i64>,)* }
 
@@ -75,7 +90,8 @@ quotas!(
 );
 
 /// What a tenant uses.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "CurrentUsage")]
 pub struct UsageView {
     active_jobs: i64,
     queued_jobs: i64,
@@ -117,7 +133,7 @@ impl From<TenantUsage> for UsageView {
 }
 
 /// What is left of the quotas; null is without a limit, and nothing is ever below 0.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Limits {
     available_jobs: Option<u64>,
     available_workers: Option<u64>,
@@ -150,14 +166,22 @@ impl Limits {
 }
 
 /// The seed's statistics of a tenant.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Stats {
+    /// UID of the tenant.
     tenant_id: String,
+    /// Its name.
     name: String,
+    /// Its plan.
     plan: String,
+    /// As in the tenant.
+    #[schemars(extend("enum" = ["active", "suspended", "expired", "deleted"]))]
     status: &'static str,
+    /// Quotas in force.
     quotas: Option<AllQuotas>,
+    /// What it uses.
     usage: UsageView,
+    /// What its quotas leave.
     limits: Option<Limits>,
 }
 
