@@ -98,7 +98,7 @@ pub async fn follow(
     selector: &'static str,
     mut take: impl FnMut(Light) + Send + 'static,
 ) -> anyhow::Result<Follower> {
-    let mut version = present(&client, path).await?;
+    let mut version = list(&client, path, "limit=1").await?.metadata.resource_version;
     Ok(Follower(tokio::spawn(async move {
         loop {
             if let Err(error) = go_on(&client, path, selector, &mut version, &mut take).await {
@@ -109,15 +109,19 @@ pub async fn follow(
     })))
 }
 
-async fn present(client: &Client, path: &str) -> anyhow::Result<String> {
-    #[derive(Deserialize)]
-    struct List {
-        metadata: Meta,
-    }
-    let request = http::Request::get(format!("{path}?limit=1")).body(Vec::new())?;
-    let list: List = client.request(request).await.with_context(|| format!("listing {path}"))?;
-    Ok(list.metadata.resource_version)
+#[derive(Deserialize)]
+struct List {
+    metadata: Meta,
+    items: Vec<Light>,
 }
+
+async fn list(client: &Client, path: &str, query: &str) -> anyhow::Result<List> {
+    let request = http::Request::get(format!("{path}?{query}")).body(Vec::new())?;
+    client.request(request).await.with_context(|| format!("listing {path}"))
+}
+
+/// The version to watch from is not kept any more.
+const GONE: u16 = 410;
 
 /// One watch request, until the API server closes it.
 async fn go_on(
@@ -138,6 +142,13 @@ async fn go_on(
             }
             WatchEvent::Deleted(object) => *version = object.metadata.resource_version,
             WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
+            // The API server has begun its cache anew, as it does some seconds after a CRD was made.
+            WatchEvent::Error(status) if status.code == GONE => {
+                let List { metadata, items } = list(client, path, selector).await?;
+                *version = metadata.resource_version;
+                items.into_iter().for_each(take);
+                return Ok(());
+            }
             WatchEvent::Error(status) => bail!("{}", status.message),
         }
     }
