@@ -73,4 +73,3 @@ pub async fn text(verbs: &Verbs<'_>, tenant: &str, name: &str) -> String {
     let secret = secrets(verbs, tenant).get(name).await.unwrap();
     String::from_utf8(secret.data.unwrap()["token"].0.clone()).unwrap()
 }
-

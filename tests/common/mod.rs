@@ -90,7 +90,8 @@ impl World {
         let [metrics_port, api_port] = [metrics, api].map(|socket| socket.local_addr().unwrap().port());
         let database_url = cluster.database_url().map(str::to_owned);
         let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
-        let (operator, operator_flags, operator_logs) = (Mutex::new(None), Mutex::default(), Mutex::default());
+        let (operator, operator_flags, operator_logs) =
+            (Mutex::new(None), Mutex::default(), Mutex::default());
         std::fs::write(catalogue(&cluster), "scenarios: {}").unwrap();
         Self {
             cluster,

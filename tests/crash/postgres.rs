@@ -100,7 +100,9 @@ async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows
     let booked = client.until(&usage, "what the first job used", paid).await;
 
     world.cluster.kill_postgres().unwrap();
-    for path in ["/v1/jobs".to_owned(), "/jobs?status=queued".to_owned(), format!("/v1/tenants/{TENANT}/jobs")] {
+    for path in
+        ["/v1/jobs".to_owned(), "/jobs?status=queued".to_owned(), format!("/v1/tenants/{TENANT}/jobs")]
+    {
         let list = client.ask("GET", &path).await;
         assert!(from_the_cache(&list), "{path}: {list:?}");
         assert!(listed(&list, &past).is_none());
@@ -114,7 +116,9 @@ async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows
         client.until_job(id, "completed").await;
     }
     client.until_job(&runs, "running").await;
-    for path in [format!("/v1/jobs/{brief}/why"), "/v1/whoami".to_owned(), format!("/v1/tenants/{TENANT}/stats")] {
+    for path in
+        [format!("/v1/jobs/{brief}/why"), "/v1/whoami".to_owned(), format!("/v1/tenants/{TENANT}/stats")]
+    {
         assert_eq!(client.ask("GET", &path).await.status, 200, "{path}");
     }
     let canceled = client.ask("POST", &format!("/v1/jobs/{runs}/cancel")).await;

@@ -25,11 +25,11 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 
-pub use crate::common::keys::{make, patch};
+pub use crate::common::keys::{make, patch, until_ready};
 use crate::{
     common::{
         PATIENCE, Verbs,
-        keys::{condition, keys, secrets, status, text, until_key, until_ready},
+        keys::{condition, keys, secrets, status, text, until_key},
         now, refusal,
     },
     world,
