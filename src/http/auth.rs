@@ -22,6 +22,7 @@ use super::{
     administrators::{Act, User},
     header::only,
     problem::{Code, Problem},
+    shares::Share,
 };
 use crate::{
     api_types::{Tenant, api_key::Scope},
@@ -99,6 +100,8 @@ pub struct Context {
     pub principal: Principal,
     /// The tenant's object.
     pub tenant: Arc<Tenant>,
+    /// The request's place among those of its tenant.
+    pub share: Arc<Share>,
 }
 
 impl Context {
@@ -167,6 +170,8 @@ async fn administrator(app: &App, from: IpAddr, token: &str) -> Result<User, Pro
 
 fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Context, Problem> {
     let of = &principal.tenant;
+    let most = || Problem::new(Code::Overloaded, "too many requests of this tenant are under way");
+    let share = app.shares.take(&of.uid).ok_or_else(most)?;
     if let Some(named) = only(headers, &TENANT_ID)?
         && named != of.uid
         && named != of.name
@@ -177,7 +182,7 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
     let tenant = tenant.filter(|tenant| tenant.metadata.uid.as_ref() == Some(&of.uid));
     let active = tenant.filter(|tenant| tenant_state::judge(tenant, app.clock.now()).accepts());
     match active {
-        Some(tenant) => Ok(Context { principal, tenant }),
+        Some(tenant) => Ok(Context { principal, tenant, share }),
         None => Err(Problem::new(Code::TenantInactive, "invalid or inactive tenant")),
     }
 }

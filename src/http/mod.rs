@@ -17,9 +17,11 @@ pub mod health;
 pub mod jobs;
 pub mod jobs_index;
 pub mod keys;
+pub mod patience;
 pub mod problem;
 pub mod query;
 pub mod server;
+pub mod shares;
 pub mod tenants;
 
 use std::{ops::Deref, sync::Arc};
@@ -35,6 +37,7 @@ use self::{
     failures::Failures,
     frame::{Frame, no_method, no_route, surround},
     jobs_index::JobsIndex,
+    shares::Shares,
 };
 use crate::{
     api_types::{Plans, Scenarios, Tenant, TenantApiKey},
@@ -72,6 +75,8 @@ pub struct Parts {
     pub administrators: Administrators,
     /// Refused keys and tokens.
     pub failures: Failures,
+    /// Requests under way, by tenant.
+    pub shares: Shares,
     /// All tenants.
     pub tenants: Store<Tenant>,
     /// All jobs.

@@ -1,6 +1,7 @@
 //! The listener: how long a client may take, how many may be connected, and an end in which no request is lost.
 //!
-//! One connection serves HTTP/1.1. A client that does not send its head in [`HEAD_LIMIT`] is let go, and those over
+//! One connection serves HTTP/1.1. A client that does not send its head in [`HEAD_LIMIT`] is let go, so is one that does
+//! not read ([`patience`](super::patience)), and those over
 //! [`MOST_CONNECTED`] wait in the kernel's queue. At the stop signal nobody new is accepted, and what is under way is
 //! answered, for at most [`FINISH`].
 
@@ -15,6 +16,8 @@ use hyper_util::{
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 use tower::ServiceExt as _;
+
+use super::patience::Patient;
 
 /// Within which a client must have sent the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -56,7 +59,8 @@ pub async fn serve(listener: TcpListener, routes: Router, stop: impl Future<Outp
             request.extensions_mut().insert(ConnectInfo::<SocketAddr>(address));
             request.map(axum::body::Body::new)
         });
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let connection =
+            http.serve_connection(TokioIo::new(Patient::new(stream)), TowerToHyperService::new(service));
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
             // A client that goes away in the middle is no failure of ours.

@@ -24,7 +24,7 @@ use crate::{
     controllers::{api_key, attempt, job, node, tenant},
     db::Pool,
     domain::{admission::Dispatcher, worker},
-    http::{self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex},
+    http::{self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex, shares::Shares},
     keys::{self, Keys, pepper},
     kube_ext::{
         events::Events,
@@ -356,6 +356,7 @@ impl Assembly {
             recognise: Arc::new(keys),
             administrators: Administrators::new(self.client.clone()),
             failures: Failures::default(),
+            shares: Shares::default(),
             tenants: self.caches.tenants.clone(),
             jobs: jobs.clone(),
             keys: self.keys.store(),

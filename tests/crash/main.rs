@@ -12,10 +12,13 @@ mod common;
 
 mod api_server;
 mod audit;
+mod canaries;
+mod canary;
 mod churn;
 mod every_write;
 mod faults;
 mod history;
+mod hostile;
 mod hour;
 mod idempotency;
 mod keys;
