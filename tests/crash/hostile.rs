@@ -2,6 +2,7 @@
 //! afterwards as it was before.
 
 use std::{
+    io,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -107,9 +108,9 @@ async fn drips(world: &World, head: &str) -> Duration {
     for byte in head.bytes().cycle() {
         tick.tick().await;
         let mut answer = [0; 64];
-        let gone = stream.write_all(&[byte]).await.is_err()
-            || matches!(stream.try_read(&mut answer), Ok(_)
-                | Err(ref e) if e.kind() != std::io::ErrorKind::WouldBlock);
+        let would_wait = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
+        let ended = !stream.try_read(&mut answer).is_err_and(would_wait);
+        let gone = stream.write_all(&[byte]).await.is_err() || ended;
         if gone || begun.elapsed() > PATIENCE {
             break;
         }

@@ -185,8 +185,9 @@ async fn api_nothing_that_is_sent_begins_a_line_of_the_log() {
     let verbs = world().verbs().await;
     let text = tenant(&verbs, "api-logged", json!({"plan": "enterprise"})).await;
     key(&verbs, "api-logged", "other", json!({"scopes": ALL, "displayName": TEXTS[8]})).await;
-    for text_of in TEXTS {
-        for (_, body) in bodies(text_of) {
+    // Those with control characters.
+    for sent in &TEXTS[8..11] {
+        for (_, body) in bodies(sent) {
             ask("POST", "/v1/jobs", &text, Some(&body)).await;
         }
     }
