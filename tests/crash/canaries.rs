@@ -48,7 +48,11 @@ async fn texts(verbs: &Verbs<'_>) -> Vec<(String, String)> {
                 let revoked = json!({"spec": {"revoked": true}});
                 keys::patch(verbs, TENANT, made.body["name"].as_str().unwrap(), revoked).await.unwrap();
             }
-            "deleted" => assert_eq!(world.asked("DELETE", &at, &maker, None).await.status, 204),
+            "deleted" => {
+                assert_eq!(world.asked("DELETE", &at, &maker, None).await.status, 204);
+                let own = keys::secrets(verbs, TENANT);
+                verbs.until_gone(&own, made.body["name"].as_str().unwrap()).await;
+            }
             _ => continue,
         }
         world.until_answered(&token(&rotated), 401).await;
