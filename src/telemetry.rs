@@ -17,9 +17,14 @@ pub enum LogFormat {
     Text,
 }
 
+/// What is never logged, whatever is asked for: the answers of the API server to what it refuses, which hold what was
+/// sent, be it a key or password in the wrong field. Our own lines say which call failed.
+const UNSAID: [&str; 1] = ["kube_client::client=warn"];
+
 /// Starts logging to standard error; `RUST_LOG` chooses what (default `info`).
 pub fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = UNSAID.iter().filter_map(|words| words.parse().ok()).fold(filter, EnvFilter::add_directive);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -71,4 +76,16 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(text));
     axum::serve(listener, routes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unsaid_is_written_as_a_filter() {
+        for words in UNSAID {
+            assert!(words.parse::<tracing_subscriber::filter::Directive>().is_ok(), "{words}");
+        }
+    }
 }

@@ -24,6 +24,7 @@ use super::{
     header::only,
     openapi::{Describes, Operation, Who},
     problem::{Code, Problem},
+    shares::Share,
 };
 use crate::{
     api_types::{Tenant, api_key::Scope},
@@ -108,6 +109,8 @@ pub struct Context {
     pub principal: Principal,
     /// The tenant's object.
     pub tenant: Arc<Tenant>,
+    /// The request's place among those of its tenant.
+    pub share: Arc<Share>,
 }
 
 impl Context {
@@ -123,13 +126,13 @@ impl Context {
         let scope = scope.as_ref().and_then(|scope| scope.as_str()).unwrap_or_default();
         Err(Problem::new(Code::MissingScope, format!("this key lacks the scope {scope}")))
     }
+}
 
-    /// Whether the same key would be let in now, with this scope: for answers that go on.
-    pub async fn still_holds(&self, app: &App, scope: Scope) -> bool {
-        match app.recognise.again(&self.principal).await {
-            Ok(now) => now.may(scope) && active(app, &self.principal.tenant).is_some(),
-            Err(_) => false,
-        }
+/// Whether the same key would be let in now, with this scope: for answers that go on.
+pub async fn still_holds(app: &App, principal: &Principal, scope: Scope) -> bool {
+    match app.recognise.again(principal).await {
+        Ok(now) => now.may(scope) && active(app, &principal.tenant).is_some(),
+        Err(_) => false,
     }
 }
 
@@ -196,6 +199,8 @@ async fn administrator(app: &App, from: IpAddr, token: &str) -> Result<User, Pro
 
 fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Context, Problem> {
     let of = &principal.tenant;
+    let most = || Problem::new(Code::Overloaded, "too many requests of this tenant are under way");
+    let share = app.shares.take(&of.uid).ok_or_else(most)?;
     if let Some(named) = only(headers, &TENANT_ID)?
         && named != of.uid
         && named != of.name
@@ -203,7 +208,7 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
         return Err(Problem::new(Code::TenantMismatch, "X-Tenant-ID names another tenant than the key's"));
     }
     match active(app, of) {
-        Some(tenant) => Ok(Context { principal, tenant }),
+        Some(tenant) => Ok(Context { principal, tenant, share }),
         None => Err(Problem::new(Code::TenantInactive, "invalid or inactive tenant")),
     }
 }

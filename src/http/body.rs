@@ -6,7 +6,7 @@
 
 mod objects;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use axum::{
     body::to_bytes,
@@ -29,6 +29,8 @@ use super::{
 
 /// Longest body, in bytes.
 pub const LONGEST: usize = 1 << 20;
+/// Longest time for the whole of it.
+const SLOWEST: Duration = Duration::from_secs(15);
 /// Levels of objects and lists in a body.
 const DEEPEST: u8 = 32;
 
@@ -50,7 +52,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         if declared.is_some_and(|length| length > LONGEST as u64) {
             return Err(too_large());
         }
-        let bytes = to_bytes(request.into_body(), LONGEST).await.map_err(|error| {
+        let whole = tokio::time::timeout(SLOWEST, to_bytes(request.into_body(), LONGEST)).await;
+        let too_slow =
+            |_| Problem::new(Code::BodyTooSlow, format!("the body took longer than {} s", SLOWEST.as_secs()));
+        let bytes = whole.map_err(too_slow)?.map_err(|error| {
             let error = error.into_inner();
             match error.is::<http_body_util::LengthLimitError>() {
                 true => too_large(),
@@ -252,5 +257,14 @@ mod tests {
             let (code, said) = refused(body);
             assert_eq!((code, said.contains(words)), (Code::InvalidBody, true), "{said}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let never = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+        let request = Request::builder().header("content-type", "application/json");
+        let request = request.body(axum::body::Body::from_stream(never)).unwrap();
+        let problem = Body::<Value>::from_request(request, &()).await.err().unwrap();
+        assert_eq!(problem.code, Code::BodyTooSlow);
     }
 }

@@ -18,12 +18,16 @@ use super::{
     header::only,
     problem::{Code, Inside, Problem},
 };
-use crate::{hex::hex, metrics::Metrics, random::Random};
+use crate::{
+    hex::hex,
+    metrics::{self, Metrics},
+    random::Random,
+};
 
 /// Name of a request, ours or the client's.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Requests under way at most. A few more wait in their connections.
-const MOST_AT_ONCE: usize = 512;
+pub const MOST_AT_ONCE: usize = 512;
 /// Longest time until the head of an answer.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -66,7 +70,8 @@ pub async fn surround(State(frame): State<Frame>, mut request: Request, next: Ne
     let id = frame.id(&request);
     let audited = Line::of(&mut request, id.to_str().unwrap_or_default());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = request.method().clone();
+    // What a client may invent, a key in the wrong place included, becomes neither label nor line.
+    let method = metrics::method(request.method().as_str());
     let mut response = match frame.room.try_acquire() {
         Err(_) => Problem::new(Code::Overloaded, "too many requests are under way").into_response(),
         Ok(_place) => match tokio::time::timeout(LIMIT, next.run(request)).await {
@@ -79,12 +84,12 @@ pub async fn surround(State(frame): State<Frame>, mut request: Request, next: Ne
     };
     let (status, took) = (response.status(), begun.elapsed());
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    frame.metrics.answered(route, method.as_str(), status.as_u16(), took);
+    frame.metrics.answered(route, method, status.as_u16(), took);
     let id_text = id.to_str().unwrap_or_default();
     if let Some(Inside(cause)) = response.extensions_mut().remove::<Inside>() {
         tracing::warn!(id = id_text, route, status = status.as_u16(), cause, "a request failed");
     } else {
-        tracing::debug!(id = id_text, route, %method, status = status.as_u16(), ?took, "answered");
+        tracing::debug!(id = id_text, route, method, status = status.as_u16(), ?took, "answered");
     }
     if let Some(line) = audited {
         line.answered(&response);

@@ -24,6 +24,7 @@ pub mod problem;
 pub mod query;
 pub mod routes;
 pub mod server;
+pub mod shares;
 pub mod streams;
 pub mod tenants;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use self::{
     jobs_index::JobsIndex,
     openapi::Pages,
     routes::Routes,
+    shares::Shares,
     streams::Streams,
 };
 use crate::{
@@ -83,6 +85,8 @@ pub struct Parts {
     pub administrators: Administrators,
     /// Refused keys and tokens.
     pub failures: Failures,
+    /// Requests under way, by tenant.
+    pub shares: Shares,
     /// Answers that go on.
     pub streams: Streams,
     /// Held while a node is given to a tenant.

@@ -1,116 +1,110 @@
-//! A connection whose client must go on taking what it asked for.
-//!
-//! An answer that goes on waits for its reader, and while it waits nobody asks it whether its time is over. So the
-//! connection itself has a limit: a client that takes not one byte for [`LIMIT`] is let go, with all that it holds.
+//! A connection whose client must go on reading: one that takes nothing for [`PATIENCE`] is let go, or it would keep its
+//! place for ever.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
-/// How long a client may take nothing.
-pub const LIMIT: Duration = Duration::from_secs(120);
+/// How long a client may take none of an answer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A connection with the limit.
+/// A stream whose writes fail when they wait for [`PATIENCE`].
 #[derive(Debug)]
-pub struct Patient<T> {
-    inner: T,
-    /// Runs while a write waits.
-    waits: Option<Pin<Box<Sleep>>>,
+pub struct Patient<S> {
+    stream: S,
+    /// When patience is over, while a write waits.
+    end: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T> Patient<T> {
-    /// This connection.
-    #[must_use]
-    pub fn new(inner: T) -> Self {
-        Self { inner, waits: None }
+impl<S> Patient<S> {
+    /// Wraps a stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, end: None }
     }
 
-    /// What becomes of a write: an error when it has waited too long.
-    fn within<N>(&mut self, written: Poll<io::Result<N>>, context: &mut Context<'_>) -> Poll<io::Result<N>> {
+    fn waited<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.waits = None;
+            self.end = None;
             return written;
         }
-        let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(LIMIT)));
-        waits
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing any more")))
+        let end = self.end.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        ready!(end.as_mut().poll(cx));
+        // Whoever writes on in spite of the error has no more patience coming.
+        end.as_mut().reset(Instant::now());
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(context, into)
+        Pin::new(&mut self.stream).poll_read(cx, to)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.inner).poll_write(context, bytes);
-        this.within(written, context)
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.waited(cx, written)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.inner).poll_write_vectored(context, pieces);
-        this.within(written, context)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.waited(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(context)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, duplex},
-        time::Instant,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_is_let_go_and_who_takes_little_is_not() {
-        let (ours, mut theirs) = duplex(8);
-        let mut ours = Patient::new(ours);
+    async fn who_reads_slowly_is_served_and_who_does_not_is_let_go() {
+        let (mut client, server) = duplex(4);
+        let mut server = Patient::new(server);
+        let begun = Instant::now();
         let slow = async {
-            let mut byte = [0; 1];
-            for _ in 0..8 {
-                tokio::time::sleep(LIMIT * 9 / 10).await;
-                theirs.read_exact(&mut byte).await.unwrap();
+            let mut bytes = [0; 4];
+            for _ in 0..5 {
+                sleep(PATIENCE - Duration::from_secs(1)).await;
+                client.read_exact(&mut bytes).await.unwrap();
             }
         };
-        let (written, ()) = tokio::join!(ours.write_all(&[1; 16]), slow);
-        written.unwrap();
+        let (sent, ()) = futures::join!(server.write_all(&[7; 20]), slow);
+        sent.unwrap();
+        assert!(begun.elapsed() > 4 * PATIENCE);
         let begun = Instant::now();
-        let error = ours.write_all(&[2; 16]).await.unwrap_err();
-        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, LIMIT));
+        let error = server.write_all(&[7; 20]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, PATIENCE));
+        assert!(server.write_all(&[7]).await.is_err());
     }
 }

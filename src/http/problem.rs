@@ -28,6 +28,8 @@ pub enum Code {
     InvalidBody,
     /// The body is too long.
     BodyTooLarge,
+    /// The body takes too long.
+    BodyTooSlow,
     /// The body is of another type than JSON.
     UnsupportedMediaType,
     /// The part after `?` is not what the route takes.
@@ -115,6 +117,7 @@ impl Code {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::MissingCredentials | Self::InvalidKey | Self::InvalidToken => StatusCode::UNAUTHORIZED,
@@ -225,7 +228,11 @@ impl From<CallError> for Problem {
             }
             Some(_) => Self::new(Code::Internal, "the request could not be carried out"),
         };
-        problem.inside(error)
+        match problem.code {
+            // Its words hold what was sent, be it a password in the wrong field: they are the sender's alone.
+            Code::InvalidObject => problem,
+            _ => problem.inside(error),
+        }
     }
 }
 
@@ -280,9 +287,15 @@ pub fn meaning(code: Code) -> &'static str {
 mod tests {
     use std::collections::BTreeSet;
 
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::Api;
     use strum::IntoEnumIterator;
 
     use super::*;
+    use crate::kube_ext::{
+        mock::{client, refusal},
+        within,
+    };
 
     #[test]
     fn each_code_has_its_section_with_its_status_and_no_section_is_without_a_code() {
@@ -304,5 +317,17 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         assert_eq!(response.extensions().get::<Inside>().unwrap().0, "password=geheim");
+    }
+
+    #[tokio::test]
+    async fn what_the_api_server_says_of_what_was_sent_is_the_senders_alone() {
+        let words = "spec.pool: Invalid value: \"geheim\"";
+        for (status, logged) in [(422, false), (400, false), (500, true), (403, true)] {
+            let pods: Api<Pod> = Api::namespaced(client(move |_| refusal(status, words)), "x");
+            let problem = Problem::from(within("reading a pod", pods.get("x")).await.unwrap_err());
+            assert_eq!(problem.rest.detail.contains("geheim"), !logged, "{status}");
+            let response = problem.into_response();
+            assert_eq!(response.extensions().get::<Inside>().is_some(), logged, "{status}");
+        }
     }
 }

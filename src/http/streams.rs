@@ -18,7 +18,7 @@ use futures::{
 
 use super::{
     App,
-    auth::Context,
+    auth::{Context, still_holds},
     problem::{Code, Problem},
 };
 use crate::api_types::api_key::Scope;
@@ -144,7 +144,8 @@ pub enum End {
 
 /// Ready when a stream of this key must end.
 pub fn end(app: &App, context: &Context, scope: Scope) -> BoxFuture<'static, End> {
-    let (app, context) = (app.clone(), context.clone());
+    // Without the request's place among its tenant's.
+    let (app, principal) = (app.clone(), context.principal.clone());
     async move {
         let mut stop = app.streams.stop.clone();
         loop {
@@ -153,7 +154,7 @@ pub fn end(app: &App, context: &Context, scope: Scope) -> BoxFuture<'static, End
                 () = &mut stop => return End::Stopping,
                 () = tokio::time::sleep(CHECK) => (),
             }
-            if !context.still_holds(&app, scope).await {
+            if !still_holds(&app, &principal, scope).await {
                 return End::Closed;
             }
         }

@@ -137,6 +137,7 @@ impl Lab {
             administrators: Administrators::new(client),
             failures: Failures::default(),
             streams: Streams::new(stopped),
+            shares: crate::http::shares::Shares::default(),
             giving: tokio::sync::Mutex::default(),
             tenants,
             jobs: JobsIndex::default(),

@@ -25,7 +25,8 @@ use crate::{
     db::Pool,
     domain::{admission::Dispatcher, worker},
     http::{
-        self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex, streams::Streams,
+        self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex, shares::Shares,
+        streams::Streams,
     },
     keys::{self, Keys, pepper},
     kube_ext::{
@@ -358,6 +359,7 @@ impl Assembly {
             recognise: Arc::new(keys),
             administrators: Administrators::new(self.client.clone()),
             failures: Failures::default(),
+            shares: Shares::default(),
             streams: Streams::new(self.stop.clone()),
             giving: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),

@@ -2,15 +2,15 @@
 //!
 //! A cluster is started once for each test binary and used by all its tests, each with tenants of its own.
 
+pub mod keys;
+pub mod rest;
+
 use std::{
     fmt::Debug,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Mutex,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Mutex,
     time::Duration,
 };
 
@@ -36,6 +36,8 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+pub use self::rest::Answer;
+
 /// How long anything may take before a test gives up. Generous: the machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,6 +51,7 @@ pub struct World {
     operator: Mutex<Option<Process>>,
     operator_kubeconfig: Mutex<PathBuf>,
     operator_flags: Mutex<Vec<String>>,
+    operator_logs: Mutex<Option<String>>,
     pub database_url: Option<String>,
     metrics_port: u16,
     pub api_port: u16,
@@ -87,9 +90,19 @@ impl World {
         let [metrics_port, api_port] = [metrics, api].map(|socket| socket.local_addr().unwrap().port());
         let database_url = cluster.database_url().map(str::to_owned);
         let operator_kubeconfig = Mutex::new(cluster.kubeconfig().to_owned());
-        let (operator, operator_flags) = (Mutex::new(None), Mutex::default());
+        let (operator, operator_flags, operator_logs) =
+            (Mutex::new(None), Mutex::default(), Mutex::default());
         std::fs::write(catalogue(&cluster), "scenarios: {}").unwrap();
-        Self { cluster, operator, operator_kubeconfig, operator_flags, database_url, metrics_port, api_port }
+        Self {
+            cluster,
+            operator,
+            operator_kubeconfig,
+            operator_flags,
+            operator_logs,
+            database_url,
+            metrics_port,
+            api_port,
+        }
     }
 
     /// Replaces the catalogue of scenarios. The operator looks at it every 10 s.
@@ -110,6 +123,11 @@ impl World {
         *self.operator_flags.lock().unwrap() = flags.iter().map(|&flag| flag.to_owned()).collect();
     }
 
+    /// Lets the operator log this from its next start on; `None` for what it usually does.
+    pub fn operator_logs(&self, filter: Option<&str>) {
+        *self.operator_logs.lock().unwrap() = filter.map(str::to_owned);
+    }
+
     /// Starts the operator; it is not ready yet.
     pub fn start_operator(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
@@ -118,8 +136,9 @@ impl World {
         command.args(&*self.operator_flags.lock().unwrap());
         command.env("KUBECONFIG", &*self.operator_kubeconfig.lock().unwrap());
         command.env("CROFTER_SCENARIOS", catalogue(&self.cluster));
-        command
-            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info,crofter=debug".to_owned()));
+        let logs = self.operator_logs.lock().unwrap().clone();
+        let logs = logs.or_else(|| std::env::var("RUST_LOG").ok());
+        command.env("RUST_LOG", logs.as_deref().unwrap_or("info,crofter=debug"));
         match &self.database_url {
             Some(url) => command.env("DATABASE_URL", url),
             None => command.env_remove("DATABASE_URL"),
@@ -193,71 +212,6 @@ impl World {
         if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(answer.clone()) }
     }
 
-    /// What the REST API answers.
-    pub async fn rest(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: Option<&Value>,
-    ) -> Result<Answer, String> {
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        if !body.is_empty() {
-            head += &format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
-        }
-        self.rest_raw(&format!("{head}\r\n{body}")).await
-    }
-
-    /// Where the REST API has this path.
-    pub fn rest_url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.api_port)
-    }
-
-    /// What the REST API answers to these bytes, from an address that has failed little: failures are counted by address.
-    pub async fn rest_raw(&self, request: &str) -> Result<Answer, String> {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        self.rest_from([127, 1, high, low.max(1)], request).await
-    }
-
-    /// What the REST API answers to these bytes from this address.
-    pub async fn rest_from(&self, address: [u8; 4], request: &str) -> Result<Answer, String> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let exchange = async {
-            let mut stream = {
-                let socket = tokio::net::TcpSocket::new_v4()?;
-                socket.bind((address, 0).into())?;
-                socket.connect(([127, 0, 0, 1], self.api_port).into()).await?
-            };
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = tokio::time::timeout(PATIENCE, exchange).await.map_err(|e| e.to_string())?;
-        let answer = String::from_utf8(answer.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("half an answer")?;
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("no status")?;
-        let body = serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()));
-        Ok(Answer { status, head: head.to_owned(), body })
-    }
-
-    /// Asks the REST API for what goes on.
-    pub async fn rest_open(&self, path: &str, headers: &[(&str, &str)]) -> Open {
-        use tokio::io::AsyncWriteExt;
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.api_port)).await.unwrap();
-        let mut head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
-        Open { stream, seen: String::new() }
-    }
-
     /// The database that the operator mirrors into.
     pub fn database_url(&self) -> Option<&str> {
         self.database_url.as_deref()
@@ -271,55 +225,6 @@ impl World {
     /// The verbs, with a client of the calling test's runtime.
     pub async fn verbs(&self) -> Verbs<'_> {
         Verbs { world: self, client: self.cluster.client().await.unwrap() }
-    }
-}
-
-/// An answer of the REST API.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: Value,
-}
-
-impl Answer {
-    /// A header.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-}
-
-/// An answer of the REST API that goes on.
-pub struct Open {
-    stream: tokio::net::TcpStream,
-    /// All that came so far, head and the frames of the pieces included.
-    pub seen: String,
-}
-
-impl Open {
-    /// Reads more; false at the end.
-    async fn read(&mut self) -> bool {
-        use tokio::io::AsyncReadExt;
-        let mut bytes = [0; 4096];
-        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut bytes)).await;
-        let count = read.unwrap_or_else(|_| panic!("nothing more came after {}", self.seen)).unwrap_or(0);
-        self.seen += std::str::from_utf8(&bytes[..count]).unwrap();
-        count > 0
-    }
-
-    /// Reads until these words have come.
-    pub async fn until(&mut self, words: &str) {
-        while !self.seen.contains(words) {
-            assert!(self.read().await, "it ended before `{words}`: {}", self.seen);
-        }
-    }
-
-    /// Reads to the end, and says whether the answer is whole.
-    pub async fn ended(mut self) -> (String, bool) {
-        while self.read().await {}
-        let whole = self.seen.ends_with("\r\n0\r\n\r\n") || self.seen.contains("content-length:");
-        (self.seen, whole)
     }
 }
 

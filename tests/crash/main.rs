@@ -12,11 +12,15 @@ mod common;
 
 mod api_server;
 mod audit;
+mod canaries;
+mod canary;
 mod churn;
 mod every_write;
 mod faults;
 mod history;
+mod hostile;
 mod hour;
+mod idempotency;
 mod keys;
 mod kills;
 mod kstatus;
@@ -24,6 +28,7 @@ mod kubelet;
 mod moves;
 mod no_database;
 mod nodes;
+mod postgres;
 mod stored;
 
 use std::sync::LazyLock;
@@ -50,6 +55,8 @@ impl Alone {
         self.world.kill_operator();
         self.world.operator_as(self.world.cluster.kubeconfig());
         self.world.operator_flags(&[]);
+        self.world.operator_logs(None);
+        self.world.cluster.start_postgres().await.expect("starting Postgres");
         (&self.world, guard)
     }
 }

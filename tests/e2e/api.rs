@@ -2,8 +2,12 @@
 
 mod conformance;
 mod events;
+mod foreign;
+mod injection;
 mod logs;
 mod nodes;
+mod revocation;
+mod rotation;
 mod routes;
 
 use std::collections::BTreeSet;
@@ -14,32 +18,12 @@ use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{Answer, PATIENCE, Verbs},
+    common::{
+        Answer, PATIENCE,
+        rest::{ALL, NOBODY, code, id, job, key, tenant},
+    },
     keys, world,
 };
-
-const ALL: [&str; 5] = ["jobs:read", "jobs:write", "keys:read", "keys:write", "tenant:read"];
-const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
-
-/// The text of a new key.
-async fn key(verbs: &Verbs<'_>, tenant: &str, name: &str, spec: Value) -> String {
-    keys::make(verbs, tenant, name, spec).await.unwrap();
-    keys::until_ready(verbs, tenant, name).await;
-    let text = keys::text(verbs, tenant, name).await;
-    wait::until(PATIENCE, "the key to be known", || async {
-        let answer = ask("GET", "/v1/whoami", &text, None).await;
-        if answer.status == 200 { Ok(()) } else { Err(answer.status) }
-    })
-    .await
-    .unwrap();
-    text
-}
-
-/// A tenant of this plan, and a key that may do everything.
-async fn tenant(verbs: &Verbs<'_>, name: &str, spec: Value) -> String {
-    verbs.tenant(name, spec).await;
-    key(verbs, name, "all", json!({"scopes": ALL})).await
-}
 
 async fn ask(method: &str, path: &str, key: &str, body: Option<&Value>) -> Answer {
     ask_with(method, path, &[("authorization", &format!("Bearer {key}"))], body).await
@@ -47,22 +31,6 @@ async fn ask(method: &str, path: &str, key: &str, body: Option<&Value>) -> Answe
 
 async fn ask_with(method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
     world().rest(method, path, headers, body).await.unwrap()
-}
-
-fn job() -> Value {
-    json!({"image": "crofter.test/busybox:1", "resources": {"cpu": "100m", "memory": "64Mi"}, "on_quota": "queue"})
-}
-
-fn id(answer: &Answer) -> String {
-    answer.body["id"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
-}
-
-/// A problem's code, and that it is one.
-fn code(answer: &Answer) -> String {
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
-    assert_eq!(answer.body["status"], answer.status, "{answer:?}");
-    assert!(answer.header("x-request-id").is_some());
-    answer.body["code"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]

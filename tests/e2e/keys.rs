@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use crofter::{
-    api_types::{
-        Tenant, TenantApiKey,
-        api_key::{Scope, TenantApiKeyStatus},
-    },
+    api_types::{Tenant, TenantApiKey, api_key::Scope},
     clock::Clock,
     domain::api_key::{Key, Peppers, Seed, lifecycle},
     keys::{Inputs, Keys, Principal, Refusal, pepper},
@@ -28,8 +25,13 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 
+pub use crate::common::keys::{make, patch, until_ready};
 use crate::{
-    common::{PATIENCE, Verbs, namespace, now, refusal},
+    common::{
+        PATIENCE, Verbs,
+        keys::{condition, keys, secrets, status, text, until_key},
+        now, refusal,
+    },
     world,
 };
 
@@ -75,76 +77,13 @@ impl Replica {
     }
 }
 
-fn keys(verbs: &Verbs<'_>, tenant: &str) -> Api<TenantApiKey> {
-    verbs.within(&namespace(tenant))
-}
-
-fn secrets(verbs: &Verbs<'_>, tenant: &str) -> Api<Secret> {
-    verbs.within(&namespace(tenant))
-}
-
-pub async fn make(
-    verbs: &Verbs<'_>,
-    tenant: &str,
-    name: &str,
-    spec: Value,
-) -> Result<TenantApiKey, kube::Error> {
-    let key = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": name}, "spec": spec});
-    verbs.create(&keys(verbs, tenant), &key).await
-}
-
-pub async fn patch(
-    verbs: &Verbs<'_>,
-    tenant: &str,
-    name: &str,
-    patch: Value,
-) -> Result<TenantApiKey, kube::Error> {
-    keys(verbs, tenant).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
-}
-
 async fn rotate(verbs: &Verbs<'_>, tenant: &str, name: &str, word: &str) {
     let annotations = json!({"metadata": {"annotations": {names::ANNOTATION_ROTATE: word}}});
     patch(verbs, tenant, name, annotations).await.unwrap();
 }
 
-fn status(key: &TenantApiKey) -> TenantApiKeyStatus {
-    key.status.clone().unwrap_or_default()
-}
-
-fn condition(key: &TenantApiKey, kind: &str) -> String {
-    let all = status(key).conditions;
-    all.iter().find(|c| c.type_ == kind).map(|c| format!("{}/{}", c.status, c.reason)).unwrap_or_default()
-}
-
 fn ids(key: &TenantApiKey) -> Vec<String> {
     status(key).versions.into_iter().map(|version| version.key_id).collect()
-}
-
-/// Waits for something of a key.
-async fn until_key(
-    verbs: &Verbs<'_>,
-    tenant: &str,
-    name: &str,
-    what: &str,
-    holds: impl Fn(&TenantApiKey) -> bool,
-) -> TenantApiKey {
-    let api = keys(verbs, tenant);
-    wait::until(PATIENCE, &format!("key {tenant}/{name}: {what}"), || async {
-        let key = api.get(name).await.map_err(|e| e.to_string())?;
-        if holds(&key) { Ok(key) } else { Err(format!("{:?}", status(&key))) }
-    })
-    .await
-    .unwrap()
-}
-
-pub async fn until_ready(verbs: &Verbs<'_>, tenant: &str, name: &str) -> TenantApiKey {
-    until_key(verbs, tenant, name, "Ready", |key| condition(key, "Ready") == "True/KeyIssued").await
-}
-
-/// The text in a key's Secret.
-pub async fn text(verbs: &Verbs<'_>, tenant: &str, name: &str) -> String {
-    let secret = secrets(verbs, tenant).get(name).await.unwrap();
-    String::from_utf8(secret.data.unwrap()["token"].0.clone()).unwrap()
 }
 
 /// Waits until the Secret holds another text than this, and the key is Ready with it.

@@ -7,7 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
 #[path = "../common/mod.rs"]
-#[expect(dead_code, reason = "other test binaries use the rest")]
+#[expect(dead_code, unused_imports, reason = "other test binaries use the rest")]
 mod common;
 
 mod endings;

@@ -11,7 +11,10 @@ use serde_json::{Map, Value, json};
 use strum::IntoEnumIterator;
 
 use super::schemas::Schemas;
-use crate::{api_types::api_key::Scope, http::{audit::Audit, problem::Code}};
+use crate::{
+    api_types::api_key::Scope,
+    http::{audit::Audit, problem::Code},
+};
 
 /// Names a schema, so that its type is in the document.
 type Named = fn(&mut Schemas) -> Value;

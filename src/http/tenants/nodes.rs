@@ -113,7 +113,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Ids {
 impl Describes for Ids {
     fn describe(operation: &mut Operation) {
         Id::describe(operation);
-        let schema = json!({"type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"});
+        let schema =
+            json!({"type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"});
         operation.takes_path("node", "Name of the node.", &schema);
     }
 }

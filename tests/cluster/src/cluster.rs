@@ -294,8 +294,7 @@ impl Cluster {
     /// # Errors
     /// When the cluster has no Postgres or the name is taken.
     pub async fn create_database(&self, name: &str) -> Result<String, Error> {
-        let postgres = self.running.postgres.as_ref().ok_or(Error::NoPostgres)?;
-        Ok(postgres.create_database(name).await?)
+        Ok(self.database()?.create_database(name).await?)
     }
 
     /// Starts a program that belongs to the cluster, such as the operator under test: its output goes to
@@ -312,6 +311,10 @@ impl Cluster {
         self.reaper.keep_logs();
     }
 
+    pub(crate) fn database(&self) -> Result<&Postgres, Error> {
+        self.running.postgres.as_ref().ok_or(Error::NoPostgres)
+    }
+
     pub(crate) fn pki(&self) -> &Pki {
         &self.running.pki
     }
@@ -323,7 +326,7 @@ impl Cluster {
 }
 
 pub(crate) fn start_postgres(layout: &Layout) -> Result<Postgres, Error> {
-    let mut postgres = Postgres::start(layout)?;
+    let postgres = Postgres::start(layout)?;
     if let Err(error) = block_on(postgres.ready())? {
         postgres.process().check()?;
         return Err(error.into());

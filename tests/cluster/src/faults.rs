@@ -1,4 +1,4 @@
-//! Faults of the control plane: an API server that hangs, dies, or starts again.
+//! Faults of the control plane and of the database: one that hangs, dies, or starts again.
 
 use std::time::Duration;
 
@@ -67,6 +67,24 @@ impl Cluster {
     pub async fn restart_api(&self) -> Result<(), Error> {
         self.kill_api()?;
         self.start_api().await
+    }
+
+    /// Ends Postgres as a crash would: connections break, and new ones are refused until [`Cluster::start_postgres`].
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be waited for.
+    pub fn kill_postgres(&self) -> Result<(), Error> {
+        Ok(self.database()?.process().end_at_once()?)
+    }
+
+    /// Starts Postgres again where it does not run, at its old address and with what it held, and waits until it answers.
+    ///
+    /// # Errors
+    /// When there is none, or it does not answer.
+    pub async fn start_postgres(&self) -> Result<(), Error> {
+        let postgres = self.database()?;
+        postgres.start_again(&self.layout)?;
+        Ok(postgres.ready().await?)
     }
 
     fn signal_api(&self, signal: Signal) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -70,9 +71,11 @@ pub enum Error {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Postgres {
-    process: Process,
+    process: Mutex<Process>,
     port: Port,
     password: String,
+    bin: PathBuf,
+    dir: PathBuf,
 }
 
 impl Postgres {
@@ -103,23 +106,17 @@ impl Postgres {
             return Err(Error::Initdb(String::from_utf8_lossy(&stderr).into_owned()));
         }
         let port = Port::reserve(Ipv4Addr::LOCALHOST).map_err(Error::Port)?;
-        let mut server = account.command(&bin.join("postgres"));
-        server.arg("-D").arg(&data).arg("-p").arg(port.number().to_string()).current_dir(&dir);
-        for setting in [
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            "max_connections=300",
-            "fsync=off",
-            "synchronous_commit=off",
-            "full_page_writes=off",
-            "timezone=UTC",
-            "log_timezone=UTC",
-        ] {
-            server.args(["-c", setting]);
+        let process = Mutex::new(serve(layout, &account, &bin, &dir, &port)?);
+        Ok(Self { process, port, password, bin, dir })
+    }
+
+    /// Starts a server that was killed again, on its port and its data. It may not answer yet.
+    pub(crate) fn start_again(&self, layout: &Layout) -> Result<(), Error> {
+        let mut process = self.process();
+        if process.check().is_err() {
+            *process = serve(layout, &Account::choose()?, &self.bin, &self.dir, &self.port)?;
         }
-        // SIGKILL would leave its shared memory behind; this is its "immediate" shutdown.
-        let process = Process::start_stopped_by(layout, "postgres", server, Signal::QUIT)?;
-        Ok(Self { process, port, password })
+        Ok(())
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
@@ -132,7 +129,7 @@ impl Postgres {
         let look = async || PgConnection::connect(&url).await?.close().await;
         wait::until(Duration::from_secs(60), "Postgres to answer", look)
             .await
-            .map_err(|timed_out| Error::NotReady { timed_out, log: process::tail(self.process.log(), 15) })
+            .map_err(|timed_out| Error::NotReady { timed_out, log: process::tail(self.process().log(), 15) })
     }
 
     /// Creates an empty database and returns its address.
@@ -149,9 +146,30 @@ impl Postgres {
         Ok(self.url(name))
     }
 
-    pub(crate) fn process(&mut self) -> &mut Process {
-        &mut self.process
+    pub(crate) fn process(&self) -> MutexGuard<'_, Process> {
+        // A handle stays right whatever panicked while it was held.
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Starts the server.
+fn serve(layout: &Layout, account: &Account, bin: &Path, dir: &Path, port: &Port) -> Result<Process, Error> {
+    let mut server = account.command(&bin.join("postgres"));
+    server.arg("-D").arg(dir.join("data")).arg("-p").arg(port.number().to_string()).current_dir(dir);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "max_connections=300",
+        "fsync=off",
+        "synchronous_commit=off",
+        "full_page_writes=off",
+        "timezone=UTC",
+        "log_timezone=UTC",
+    ] {
+        server.args(["-c", setting]);
+    }
+    // SIGKILL would leave its shared memory behind; this is its "immediate" shutdown.
+    Ok(Process::start_stopped_by(layout, "postgres", server, Signal::QUIT)?)
 }
 
 /// The directory of `initdb` and `postgres`: the newest version that the system has, or what is on `PATH`.

@@ -181,6 +181,14 @@ impl Process {
         self.end(Signal::TERM, grace)
     }
 
+    /// Ends it as it would be if it were dropped: with no chance to finish anything.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn end_at_once(&mut self) -> Result<(), Error> {
+        self.end(self.last_signal, LAST_GRACE)
+    }
+
     fn end(&mut self, signal: Signal, grace: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + grace;
         // It may have ended by itself, which is as good.
@@ -210,7 +218,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Nobody is left to tell; the reaper would find it.
-        drop(self.end(self.last_signal, LAST_GRACE));
+        drop(self.end_at_once());
     }
 }
 

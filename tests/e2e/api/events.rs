@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{ALL, ask, ask_with, code, id, job, key, tenant};
-use crate::{common::Open, keys, world};
+use crate::{
+    common::{keys, rest::Open},
+    world,
+};
 
 async fn follow(key: &str, job: &str, last: Option<&str>) -> Open {
     let bearer = format!("Bearer {key}");
