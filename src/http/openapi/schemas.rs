@@ -183,7 +183,7 @@ fn tidy(schema: &mut Value) {
                 keywords.remove("maxLength");
             }
             keywords.retain(|name, value| {
-                !name.starts_with("x-kubernetes-") && !(name == "default" && value.is_null())
+                !(name.starts_with("x-kubernetes-") || name == "default" && value.is_null())
             });
             if keywords
                 .get("format")

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crofter::api_types::JobPhase;
+use crofter_test_cluster::wait;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{ask, code, id, job, tenant};
-use crate::world;
+use crate::{common::PATIENCE, world};
 
 #[tokio::test]
 async fn api_a_log_that_is_not_there_has_its_reason() {
@@ -30,6 +31,12 @@ async fn api_a_log_that_is_not_there_has_its_reason() {
     verbs.worker("api-logs-1", "api-logs", "4").await;
     let name = submitted.body["name"].as_str().unwrap();
     verbs.until_phase("api-logs", name, JobPhase::Running).await;
+    wait::until(PATIENCE, "the server to know", || async {
+        let job = ask("GET", &format!("/jobs/{}", id(&submitted)), &key, None).await.body;
+        if job["status"] == "running" { Ok(()) } else { Err(job) }
+    })
+    .await
+    .unwrap();
     let asked = Instant::now();
     let unread = ask("GET", &path, &key, None).await;
     assert!(asked.elapsed() < Duration::from_secs(31), "{:?}", asked.elapsed());
