@@ -138,7 +138,7 @@ fn hash(parts: &[&[u8]]) -> String {
 pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, Problem> {
     let namespace = &context.principal.tenant.namespace;
     let mut awaited = app.jobs.awaiting(namespace, &new.name);
-    let (mut job, replayed) = make(app, namespace, &new).await?;
+    let (job, replayed) = make(app, namespace, &new).await?;
     let uid = job.uid().unwrap_or_default();
     let news = async |awaited: &mut crate::http::jobs_index::Awaited, limit| {
         tokio::time::timeout(limit, awaited.until(&uid, decided)).await.ok().flatten()

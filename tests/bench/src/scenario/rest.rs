@@ -344,7 +344,7 @@ mod tests {
         server.spawn(async move { axum::serve(listener, routes).await });
         let client = client(url, None).unwrap();
         let (mut tally, numbers) = (Tally::default(), AtomicUsize::new(0));
-        let ask = |number: usize| read(if number % 2 == 0 { "/v1/jobs/a" } else { "/nothing" });
+        let ask = |number: usize| read(if number.is_multiple_of(2) { "/v1/jobs/a" } else { "/nothing" });
         let answered = turn(&client, &ask, 2, &numbers, &mut tally).await.unwrap();
         assert!(answered > 1 && answered >= tally.milliseconds.len(), "{answered}");
         assert!(tally.failed > 0 && tally.failure.is_some());
