@@ -4,8 +4,8 @@
 //! body. The extractor that recognises the caller fills in who; the rest is the frame's. A request whose client goes away
 //! before the answer has its line, too, as it may have had its effect: it has no status.
 //!
-//! What clients choose (names, paths) is bounded and stripped to visible characters, so that nobody can forge a line or
-//! colour a terminal.
+//! Of what clients write only that is told which could be a name or a UID: so nobody can forge a line or colour a terminal,
+//! and a key that was put in the wrong place is not told either.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use axum::{
 };
 
 use super::administrators::User;
-use crate::keys::Principal;
+use crate::{keys::Principal, metrics};
 
 /// The target of the lines, by which they are filtered.
 pub const TARGET: &str = "crofter::audit";
@@ -63,7 +63,7 @@ impl Audit {
 
     /// It is about this object, which does not stand in the path.
     pub fn about(&self, object: &str) {
-        self.known().object = Some(visible(object));
+        self.known().object = named(object);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -109,16 +109,15 @@ impl Line {
         let route = template.map_or("unmatched", |path| path.strip_prefix("/v1").unwrap_or(path));
         let ids = template.map(|template| ids(template, request.uri().path())).unwrap_or_default();
         let tenant = match route.starts_with("/tenants/{") {
-            true => ids.first().cloned(),
-            false => named(request),
+            true => ids.first().cloned().flatten(),
+            false => asked_for(request),
         };
         Some(Self {
             audit,
             request_id: request_id.to_owned(),
             from: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
-            // A method can be any word.
-            action: format!("{} {route}", visible(request.method().as_str())),
-            object: ids.last().cloned(),
+            action: format!("{} {route}", metrics::method(request.method().as_str())),
+            object: ids.last().cloned().flatten(),
             tenant,
             made: None,
             status: None,
@@ -160,15 +159,21 @@ impl Drop for Line {
 }
 
 /// What stands in a path where its template has parameters.
-fn ids(template: &str, path: &str) -> Vec<String> {
+fn ids(template: &str, path: &str) -> Vec<Option<String>> {
     let pairs = template.split('/').zip(path.split('/'));
-    pairs.filter(|(part, _)| part.starts_with('{')).map(|(_, text)| visible(text)).collect()
+    pairs.filter(|(part, _)| part.starts_with('{')).map(|(_, text)| named(text)).collect()
 }
 
 /// The tenant that an administrator names after `?`.
-fn named(request: &Request) -> Option<String> {
+fn asked_for(request: &Request) -> Option<String> {
     let Query(all) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
-    all.into_iter().find(|(name, _)| name == "tenant").map(|(_, value)| visible(&value))
+    all.into_iter().find(|(name, _)| name == "tenant").and_then(|(_, value)| named(&value))
+}
+
+/// A text that could be the name of an object, or its UID.
+fn named(text: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+    ((1..=LONGEST).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
 }
 
 /// A text in visible ASCII, anything else as `%XX` of its bytes, and cut where it is too long.
@@ -204,7 +209,13 @@ mod tests {
 
     #[test]
     fn ids_are_what_stands_in_the_path() {
-        assert_eq!(ids("/v1/tenants/{id}/nodes/{node}", "/v1/tenants/acme/nodes/n%0a1"), ["acme", "n%0a1"]);
-        assert_eq!(ids("/jobs", "/jobs"), Vec::<String>::new());
+        let given = |ids: Vec<Option<String>>| ids.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>();
+        let path = "/v1/tenants/acme/nodes/n%0a1";
+        assert_eq!(given(ids("/v1/tenants/{id}/nodes/{node}", path)), ["acme", ""]);
+        assert_eq!(given(ids("/jobs", "/jobs")), [""; 0]);
+        for (text, told) in [("n1.example.org", true), ("", false), ("crft_a", false), ("A", false)] {
+            assert_eq!(named(text).is_some(), told, "{text}");
+        }
+        assert_eq!((named(&"a".repeat(253)).is_some(), named(&"a".repeat(254)).is_some()), (true, false));
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// How long a client may take none of an answer.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(45);
 
 /// A stream whose writes fail when they wait for [`PATIENCE`].
 #[derive(Debug)]

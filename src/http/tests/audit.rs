@@ -104,14 +104,13 @@ async fn nobody_forges_a_line() {
     assert_eq!(odd.status(), 404);
     let lines = captured.audit();
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert_eq!(lines[0]["object"], "n1%0A{%22target%22:%20%22crofter::audit%22}%1B[31m");
-    assert_eq!(lines[0]["tenant"], "acme%0a%1b[31m");
+    assert_eq!((&lines[0]["object"], &lines[0]["tenant"]), (&Value::Null, &Value::Null));
     assert_eq!(
         (&lines[1]["object"], &lines[1]["tenant"]),
-        (&json!("a%0ab"), &json!("acme")),
+        (&Value::Null, &json!("acme")),
         "the key's own tenant"
     );
-    assert_eq!(lines[2]["action"], "EVIL unmatched");
+    assert_eq!(lines[2]["action"], "other unmatched");
 }
 
 #[tokio::test]
