@@ -99,15 +99,17 @@ pub async fn next_epoch(pool: &Pool, writer: Writer) -> Result<Writer, Error> {
     pool.within("beginning an epoch", work).await
 }
 
-/// First thing in every writing transaction: holds off whoever takes over until it ends, and has the server give up
-/// where the caller does.
+/// First thing in every writing transaction: holds off whoever takes over until it ends, has the server give up where the
+/// caller does, and has a commit outlive a crash of the server, whatever that is set to: what is committed leaves etcd.
 pub(super) async fn fence(
     connection: &mut PgConnection,
     writer: Writer,
     statement_timeout: &str,
 ) -> Result<(), Cause> {
     sqlx::query_scalar!(
-        "SELECT set_config('statement_timeout', $2, true) FROM mirror_state WHERE writer = $1 FOR SHARE",
+        "SELECT set_config('statement_timeout', $2, true) || set_config('synchronous_commit',
+             coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
+         FROM mirror_state WHERE writer = $1 FOR SHARE",
         writer.number,
         statement_timeout
     )

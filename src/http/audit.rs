@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn ids_are_what_stands_in_the_path() {
-        let given = |ids: Vec<Option<String>>| ids.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>();
+        let given =
+            |ids: Vec<Option<String>>| ids.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>();
         let path = "/v1/tenants/acme/nodes/n%0a1";
         assert_eq!(given(ids("/v1/tenants/{id}/nodes/{node}", path)), ["acme", ""]);
         assert_eq!(given(ids("/jobs", "/jobs")), [""; 0]);

@@ -160,6 +160,7 @@ fn serve(layout: &Layout, account: &Account, bin: &Path, dir: &Path, port: &Port
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "max_connections=300",
+        // What is committed need not outlive the machine, nor, where the client does not ask for that, the process.
         "fsync=off",
         "synchronous_commit=off",
         "full_page_writes=off",
