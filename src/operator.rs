@@ -106,7 +106,7 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Connections for what the REST API reads. A reader does not wait long: a list has the cache.
 fn history(url: &SecretString) -> anyhow::Result<Pool> {
     let options =
-        db::Options { connections: 4, connect: Duration::from_secs(1), call: Duration::from_secs(3) };
+        db::Options { connections: 8, connect: Duration::from_secs(2), call: Duration::from_secs(3) };
     Ok(Pool::new(url, options)?)
 }
 
