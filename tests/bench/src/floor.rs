@@ -183,37 +183,46 @@ impl Run {
         let key = key(&job.namespace, &pod);
         lock(&floor.pods).insert(key.clone(), sender);
         let making = self.making.acquire().await?;
-        self.write(&recipe.create, &values).await?;
+        self.write(&recipe.create, &values, String::new).await?;
         drop(making);
         let mut version = job.version.clone();
         seen.wait_for(|pod| pod.progress >= Progress::Running).await?;
         let short = seen.wait_for(|pod| pod.progress == Progress::Ended);
         if tokio::time::timeout(RUNNING_AFTER.unsigned_abs(), short).await.is_err() {
             for call in &recipe.running {
-                version = self.write(call, &Values { version: &version, ..values }).await?;
+                version = self.write(call, &values, || version.clone()).await?;
             }
         }
-        let ended = seen.wait_for(|pod| pod.progress == Progress::Ended).await?.clone();
+        let pod_uid = seen.wait_for(|pod| pod.progress == Progress::Ended).await?.uid.clone();
         drop(held);
         for call in &recipe.end {
-            version = self.write(call, &Values { version: &version, ..values }).await?;
+            version = self.write(call, &values, || version.clone()).await?;
         }
         for call in &recipe.release {
-            self.write(call, &Values { version: &ended.version, pod_uid: &ended.uid, ..values }).await?;
+            // It may change once more after its end.
+            self.write(call, &Values { pod_uid: &pod_uid, ..values }, || seen.borrow().version.clone())
+                .await?;
         }
         lock(&floor.pods).remove(&key);
         Ok(())
     }
 
-    /// Returns the version after the write.
-    async fn write(&self, call: &Call, values: &Values<'_>) -> anyhow::Result<String> {
+    /// Writes over the version that is known at each try; returns the one after the write.
+    async fn write(
+        &self,
+        call: &Call,
+        values: &Values<'_>,
+        known: impl Fn() -> String,
+    ) -> anyhow::Result<String> {
         #[derive(Deserialize)]
         struct Answer {
             metadata: Meta,
         }
         for _ in 1..TRIES {
             let permit = self.requests.acquire().await?;
-            match self.floor.client.request::<Answer>(call.request(values)?).await {
+            let version = known();
+            let request = call.request(&Values { version: &version, ..*values })?;
+            match self.floor.client.request::<Answer>(request).await {
                 Ok(answer) => return Ok(answer.metadata.resource_version),
                 Err(kube::Error::Api(status)) if [403, 409].contains(&status.code) => {
                     drop(permit);
