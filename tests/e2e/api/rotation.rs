@@ -23,7 +23,7 @@ async fn client(newest: watch::Receiver<(usize, String)>, uses: &AtomicUsize) ->
     let (mut wire, mut asked) = (world().wire().await, 0);
     while newest.has_changed().is_ok() {
         let (version, text) = newest.borrow().clone();
-        let answer = wire.ask("GET", "/v1/jobs", &text).await.unwrap();
+        let answer = wire.ask("GET", "/v1/whoami", &text).await.unwrap();
         assert_eq!(answer.status, 200, "version {version}, request {asked}: {answer:?}");
         uses.store(version, Ordering::SeqCst);
         asked += 1;
@@ -69,7 +69,7 @@ async fn reader(verbs: &Verbs<'_>, over: &AtomicBool) -> usize {
     let (mut wire, mut asked) = (world().wire().await, 0);
     while !over.load(Ordering::SeqCst) {
         let text = keys::text(verbs, "api-timely", "ci").await;
-        let answer = wire.ask("GET", "/v1/jobs", &text).await.unwrap();
+        let answer = wire.ask("GET", "/v1/whoami", &text).await.unwrap();
         assert_eq!(answer.status, 200, "request {asked}: {answer:?}");
         asked += 1;
     }
