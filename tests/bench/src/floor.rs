@@ -32,6 +32,8 @@ use crate::{
 const TRIES: usize = 20;
 /// When to try again after one.
 const SOON: Duration = Duration::from_millis(50);
+/// How long it leaves a pod that has ended, which its node writes to for some time yet. The operator leaves it longer.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// How far a pod is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,8 +200,8 @@ impl Run {
         for call in &recipe.end {
             version = self.write(call, &values, || version.clone()).await?;
         }
+        tokio::time::sleep(LINGER).await;
         for call in &recipe.release {
-            // It may change once more after its end.
             self.write(call, &Values { pod_uid: &pod_uid, ..values }, || seen.borrow().version.clone())
                 .await?;
         }
