@@ -93,9 +93,13 @@ pub async fn tune(
     for in_flight in IN_FLIGHT {
         let plan = in_turn(jobs, stage.submitter.tenants.len());
         let jobs = stage.submitter.all(&format!("try{in_flight}x"), &plan).await?;
-        let begun = now();
+        let (begun, ended) = (now(), stage.completions.count());
         floor.run(&jobs, Pace { in_flight, cores, deadline: deadline(jobs.len()) }).await?;
-        tried.push((in_flight, count(jobs.len()) / seconds(begun, now())));
+        // Not until it has let the last pod go, which it is in no hurry to.
+        stage.completions.until(ended + jobs.len(), Duration::from_secs(30), || Ok(())).await?;
+        let times = stage.completions.times();
+        let last = jobs.iter().filter_map(|job| times.get(&job.key())).max().copied();
+        tried.push((in_flight, count(jobs.len()) / seconds(begun, last.unwrap_or_else(now))));
     }
     let shown: Vec<String> = tried.iter().map(|(n, rate)| format!("{n}: {rate:.0}/s")).collect();
     say(&format!("  the bare client with requests in flight {}", shown.join(", ")));
