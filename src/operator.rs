@@ -18,7 +18,7 @@ use uuid::Uuid;
 use self::assembly::{Assembly, Tables};
 use crate::{
     config::{self, Config},
-    db::{self, Pool},
+    db::{self, Pool, Readers},
     kube_ext::within,
     mirror::{self, MirrorHandle},
 };
@@ -79,7 +79,7 @@ struct Start {
     listener: TcpListener,
     api_listener: TcpListener,
     /// Connections for what the REST API reads.
-    history: Option<Pool>,
+    history: Option<Readers>,
     stop: Stop,
 }
 
@@ -104,10 +104,10 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Connections for what the REST API reads. A reader does not wait long: a list has the cache.
-fn history(url: &SecretString) -> anyhow::Result<Pool> {
+fn history(url: &SecretString) -> anyhow::Result<Readers> {
     let options =
         db::Options { connections: 8, connect: Duration::from_secs(2), call: Duration::from_secs(3) };
-    Ok(Pool::new(url, options)?)
+    Ok(Readers::new(url, options)?)
 }
 
 /// Brings the schema of the configured database up to date.

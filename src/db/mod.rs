@@ -15,12 +15,13 @@ mod read;
 mod state;
 mod tenants;
 mod text;
+mod turns;
 mod usage;
 
 pub use jobs::{JobRow, bury_jobs, job_versions, write_jobs};
 pub use nodes::{NodeRow, bury_nodes, node_versions, write_nodes};
 pub use pool::{Options, Pool};
-pub use read::{JobRecord, JobsWanted, UsageRecord, job_of, jobs_of, usage_of};
+pub use read::{JobRecord, JobsWanted, Readers, UsageRecord, job_of, jobs_of, usage_of};
 pub use state::{Writer, migrate, next_epoch, take_over};
 pub use tenants::{TenantRow, bury_tenants, tenant_versions, write_tenants};
 pub use usage::{AttemptRow, JobSeen, UsageEvent, usage_events, write_attempts};

@@ -2,10 +2,39 @@
 //! they used.
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Error, Pool};
+use super::{
+    Cause, Error, Options, Pool,
+    pool::Session,
+    turns::{Place, Turns},
+};
+
+/// Connections for reading, which tenants use in turn: a tenant that asks for much waits, and the others do not wait for
+/// it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    pool: Pool,
+    turns: Turns,
+}
+
+impl Readers {
+    /// Readers over connections of their own. Connects to nothing yet; call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn new(url: &SecretString, options: Options) -> Result<Self, Error> {
+        Ok(Self { pool: Pool::new(url, options)?, turns: Turns::new(options.connections) })
+    }
+
+    /// A connection, when it is this tenant's turn.
+    async fn session(&self, tenant_uid: Uuid) -> Result<(Session, Place), Cause> {
+        let place = self.turns.place(tenant_uid).await;
+        Ok((self.pool.session().await?, place))
+    }
+}
 
 /// A job as the history has it.
 #[derive(Clone, Debug)]
@@ -82,9 +111,13 @@ macro_rules! record {
 ///
 /// # Errors
 /// When the database is away.
-pub async fn jobs_of(pool: &Pool, tenant_uid: Uuid, wanted: JobsWanted<'_>) -> Result<Vec<JobRecord>, Error> {
+pub async fn jobs_of(
+    readers: &Readers,
+    tenant_uid: Uuid,
+    wanted: JobsWanted<'_>,
+) -> Result<Vec<JobRecord>, Error> {
     let work = async {
-        let mut session = pool.session().await?;
+        let (mut session, _place) = readers.session(tenant_uid).await?;
         let (before, last) = wanted.before.unzip();
         let rows = sqlx::query!(
             r#"SELECT uid, name, phase, reason, message, attempt, retries, node, exit_code, spec,
@@ -109,16 +142,16 @@ pub async fn jobs_of(pool: &Pool, tenant_uid: Uuid, wanted: JobsWanted<'_>) -> R
         session.release();
         Ok(rows.into_iter().map(|row| record!(row)).collect())
     };
-    pool.within("reading jobs", work).await
+    readers.pool.within("reading jobs", work).await
 }
 
 /// One job of a tenant; `None` where it never had it.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn job_of(pool: &Pool, tenant_uid: Uuid, uid: Uuid) -> Result<Option<JobRecord>, Error> {
+pub async fn job_of(readers: &Readers, tenant_uid: Uuid, uid: Uuid) -> Result<Option<JobRecord>, Error> {
     let work = async {
-        let mut session = pool.session().await?;
+        let (mut session, _place) = readers.session(tenant_uid).await?;
         let row = sqlx::query!(
             r#"SELECT uid, name, phase, reason, message, attempt, retries, node, exit_code, spec,
                       created_at AS "created_at: jiff_sqlx::Timestamp",
@@ -135,7 +168,7 @@ pub async fn job_of(pool: &Pool, tenant_uid: Uuid, uid: Uuid) -> Result<Option<J
         session.release();
         Ok(row.map(|row| record!(row)))
     };
-    pool.within("reading a job", work).await
+    readers.pool.within("reading a job", work).await
 }
 
 /// What the attempts of a tenant came to within a stretch of time, in thousandths times milliseconds.
@@ -160,14 +193,14 @@ pub struct UsageRecord {
 /// # Errors
 /// When the database is away.
 pub async fn usage_of(
-    pool: &Pool,
+    readers: &Readers,
     tenant_uid: Uuid,
     from: Timestamp,
     to: Timestamp,
     by_day: bool,
 ) -> Result<Vec<UsageRecord>, Error> {
     let work = async {
-        let mut session = pool.session().await?;
+        let (mut session, _place) = readers.session(tenant_uid).await?;
         let rows = sqlx::query!(
             r#"SELECT date_trunc(CASE WHEN $4 THEN 'day' ELSE 'hour' END, hour, 'UTC')
                           AS "start!: jiff_sqlx::Timestamp",
@@ -196,5 +229,5 @@ pub async fn usage_of(
             })
             .collect())
     };
-    pool.within("reading usage of a tenant", work).await
+    readers.pool.within("reading usage of a tenant", work).await
 }

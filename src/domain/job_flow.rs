@@ -28,9 +28,9 @@ use crate::api_types::{
 
 /// `Assigned` is written only where the pod has not started by then: one write less for jobs that start at once.
 const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
-/// `Running` is left so long while others wait for the API server: starts and ends go first, and short jobs have ended
-/// by then.
-pub const RUNNING_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// While others wait for the API server, `Assigned` and `Running` are written only where the pod has not gone further by
+/// then: starts and ends go first, and short jobs have ended by then.
+pub const UNDER_LOAD_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
 /// Everything that the next step depends on.
 #[derive(Clone, Copy, Debug)]
@@ -188,7 +188,7 @@ fn running(
     started_at: Timestamp,
 ) -> Result<Step, IllegalMove> {
     let node = attempt::node(pod).map(str::to_owned);
-    let told = started_at.saturating_add(RUNNING_AFTER).unwrap_or(started_at);
+    let told = started_at.saturating_add(UNDER_LOAD_AFTER).unwrap_or(started_at);
     if view.busy && status.phase != JobPhase::Running && (started_at..told).contains(&view.now) {
         return Ok(Step::Wait(Some(told)));
     }
@@ -250,7 +250,8 @@ fn waiting(
     detail: Option<String>,
 ) -> Result<Step, IllegalMove> {
     let made = attempt::created(pod);
-    let (assigned, limit) = (made.saturating_add(ASSIGNED_AFTER), made.saturating_add(view.start_limit));
+    let patience = if view.busy { UNDER_LOAD_AFTER } else { ASSIGNED_AFTER };
+    let (assigned, limit) = (made.saturating_add(patience), made.saturating_add(view.start_limit));
     let (assigned, limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
     if limit <= view.now {
         return Ok(delete(pod));

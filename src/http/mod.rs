@@ -53,7 +53,7 @@ use crate::{
     api_types::{Plans, Scenarios, Tenant, TenantApiKey},
     clock::Clock,
     config::Settings,
-    db::Pool,
+    db::Readers,
     metrics::Metrics,
     random::Random,
     scheduler::Board,
@@ -100,7 +100,7 @@ pub struct Parts {
     /// All nodes.
     pub nodes: Store<Node>,
     /// The history, if there is one.
-    pub database: Option<Pool>,
+    pub database: Option<Readers>,
 }
 
 impl App {

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::Settings,
     controllers::{api_key, attempt, job, node, tenant},
-    db::Pool,
+    db::Readers,
     domain::{admission::Dispatcher, worker},
     http::{
         self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex, shares::Shares,
@@ -270,6 +270,7 @@ impl Assembly {
             mirrored: mirror.cloned().map(mirrored),
             events: self.events.clone(),
             under_way: job::UnderWay::default(),
+            written: job::Written::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };
@@ -345,7 +346,7 @@ impl Assembly {
     }
 
     /// The REST API. Returns its index of jobs.
-    pub(super) fn rest(&mut self, listener: TcpListener, keys: Keys, database: Option<Pool>) -> JobsIndex {
+    pub(super) fn rest(&mut self, listener: TcpListener, keys: Keys, database: Option<Readers>) -> JobsIndex {
         let jobs = JobsIndex::default();
         self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
         let app = http::App::new(http::Parts {

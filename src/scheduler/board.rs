@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,6 +25,8 @@ pub struct Board {
     state: Arc<Mutex<State>>,
     /// Something was settled: there is news that no watch tells of.
     settled: Arc<Notify>,
+    /// A decision was made.
+    decided: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -31,6 +34,8 @@ struct State {
     dispatcher: Dispatcher,
     /// Whether a first decision was made.
     ready: bool,
+    /// Whether something was taken in that was not decided upon yet.
+    undecided: bool,
     /// What tests want to be shown, by job UID.
     #[cfg(test)]
     shown: std::collections::HashMap<String, Verdict>,
@@ -123,8 +128,41 @@ impl Board {
         work(&mut self.lock().dispatcher)
     }
 
-    pub(super) fn set_ready(&self) {
-        self.lock().ready = true;
+    /// Takes news into the dispatcher; nothing is foretold until it was [`decide`](Self::decide)d upon.
+    pub(super) fn take<T>(&self, news: impl FnOnce(&mut Dispatcher) -> T) -> T {
+        let mut state = self.lock();
+        state.undecided = true;
+        news(&mut state.dispatcher)
+    }
+
+    /// Decides upon all that was taken in.
+    pub(super) fn decide<T>(&self, decision: impl FnOnce(&mut Dispatcher) -> T) -> T {
+        let decision = {
+            let mut state = self.lock();
+            (state.ready, state.undecided) = (true, false);
+            decision(&mut state.dispatcher)
+        };
+        self.decided.notify_waiters();
+        decision
+    }
+
+    /// Waits until a job was decided upon, by UID, and tells what will be written about it; for ever where this process
+    /// does not schedule, and for a job that does not wait.
+    pub async fn foretold(&self, job_uid: &str) -> Verdict {
+        loop {
+            // Listening before looking: no decision is missed.
+            let mut next = pin!(self.decided.notified());
+            next.as_mut().enable();
+            let verdict = {
+                let state = self.lock();
+                let decided = state.ready && !state.undecided;
+                decided.then(|| state.dispatcher.standing(job_uid)).flatten()
+            };
+            match verdict {
+                Some(verdict) => return verdict,
+                None => next.await,
+            }
+        }
     }
 
     /// Waits until something was settled.
@@ -133,7 +171,7 @@ impl Board {
     }
 
     fn of(state: State) -> Self {
-        Self { state: Arc::new(Mutex::new(state)), settled: Arc::default() }
+        Self { state: Arc::new(Mutex::new(state)), ..Self::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

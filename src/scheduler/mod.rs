@@ -199,7 +199,7 @@ impl Scheduler {
     fn take(&mut self, batch: Vec<Told>) {
         let board = self.parts.board.clone();
         let now = self.parts.clock.now();
-        board.with(|dispatcher| {
+        board.take(|dispatcher| {
             dispatcher.tick(now);
             for told in batch {
                 match told {
@@ -383,14 +383,13 @@ impl Scheduler {
         self.take(turned);
         let begun = tokio::time::Instant::now();
         let board = self.parts.board.clone();
-        let (Decision { decided, usage }, reasons) = board.with(|dispatcher| {
+        let (Decision { decided, usage }, reasons) = board.decide(|dispatcher| {
             let decision = dispatcher.decide();
             let may_tell = self.allowance.at(now, !decision.decided.is_empty());
             let reasons = dispatcher.reasons(may_tell);
             self.allowance.told(reasons.len());
             (decision, reasons)
         });
-        board.set_ready();
         self.parts.metrics.decided(begun.elapsed());
         for uid in decided.into_iter().chain(reasons) {
             if let Some(job) = self.jobs.get(&uid) {

@@ -1,12 +1,16 @@
 //! The database goes away, comes back, takes no writes, is another cluster's, or is somebody else's to write.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use crofter::db::{self, Cause, Options};
+use crofter::db::{self, Cause, JobsWanted, Options};
 use crofter_test_cluster::DatabaseServer;
 use futures::FutureExt;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
+use tokio::sync::Barrier;
 use uuid::Uuid;
 
 use crate::{
@@ -198,6 +202,36 @@ async fn many_may_migrate_at_once() {
         done.unwrap();
     }
     world.sees("SELECT count(*)::text FROM mirror_state", "1").await;
+}
+
+#[tokio::test]
+async fn one_tenant_s_flood_of_reads_keeps_no_other_waiting() {
+    const FLOOD: usize = 300;
+    let world = World::new().await;
+    db::migrate(&world.pool()).await.unwrap();
+    let readers = world.readers(2);
+    let (done, all) = (AtomicUsize::new(0), Barrier::new(FLOOD + 1));
+    let read = async |tenant| {
+        let wanted = JobsWanted { most: 10, ..JobsWanted::default() };
+        db::jobs_of(&readers, Uuid::from_u128(tenant), wanted).await.unwrap()
+    };
+    let flood = futures::future::join_all((0..FLOOD).map(async |_| {
+        all.wait().await;
+        read(1).await;
+        done.fetch_add(1, Ordering::Relaxed);
+    }));
+    let other = async {
+        all.wait().await;
+        // All of the flood stand before it.
+        tokio::task::yield_now().await;
+        read(2).await;
+        done.load(Ordering::Relaxed)
+    };
+    let (_, before) = tokio::join!(flood, other);
+    assert!(
+        before < FLOOD / 10,
+        "{before} of {FLOOD} reads of the flood came before the one of another tenant"
+    );
 }
 
 #[tokio::test]

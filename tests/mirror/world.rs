@@ -13,7 +13,7 @@ use std::{
 use crofter::{
     api_types::{Job, Tenant},
     clock::Clock,
-    db::{Options, Pool},
+    db::{Options, Pool, Readers},
     kube_ext::watch::Change,
     mirror::{self, Changes, Config, MirrorHandle, Stores},
 };
@@ -28,6 +28,7 @@ use kube::{
         watcher::Event,
     },
 };
+use secrecy::SecretString;
 use sqlx::{Connection, PgConnection};
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
@@ -153,10 +154,19 @@ impl World {
     }
 
     pub(crate) fn pool_with(&self, options: Options) -> Pool {
+        Pool::new(&self.by_proxy(), options).unwrap()
+    }
+
+    /// Its readers, of so many connections, by way of the proxy.
+    pub(crate) fn readers(&self, connections: u32) -> Readers {
+        let options = Options { connections, connect: SOON, call: SOON };
+        Readers::new(&self.by_proxy(), options).unwrap()
+    }
+
+    fn by_proxy(&self) -> SecretString {
         let (before, after) = self.url.rsplit_once(':').unwrap();
         let database = after.split_once('/').unwrap().1;
-        let url = format!("{before}:{}/{database}", self.proxy.port());
-        Pool::new(&url.into(), options).unwrap()
+        format!("{before}:{}/{database}", self.proxy.port()).into()
     }
 
     pub(crate) async fn start(&mut self) -> Running {

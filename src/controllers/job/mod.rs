@@ -10,6 +10,7 @@ mod create;
 mod tests;
 mod triggers;
 mod unreadable;
+mod written;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use kube::{
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::triggers::Limits;
+pub use self::written::Written;
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Scenarios, Tenant, tenant::SuspendPolicy},
     clock::Clock,
@@ -98,6 +100,8 @@ pub struct Context {
     pub events: Events,
     /// Steps under way.
     pub under_way: UnderWay,
+    /// What was last written.
+    pub written: Written,
     /// The time of day.
     pub clock: Clock,
     /// Counters.
@@ -206,7 +210,7 @@ fn retry(error: &Error) -> Action {
 async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
     let begun = tokio::time::Instant::now();
     let _counted = context.under_way.0.try_acquire();
-    let result = take_step(&job, &context).await;
+    let result = take_step(Arc::clone(&job), &context).await;
     let category = result.as_ref().map_or_else(Error::category, |_| "ok");
     context.metrics.reconciled(CONTROLLER, category, begun.elapsed());
     if let Err(error) = &result
@@ -217,7 +221,8 @@ async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error
     result
 }
 
-async fn take_step(job: &Job, context: &Context) -> Result<Action, Error> {
+async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error> {
+    let job = &*context.written.newest(cached);
     if context.unreadable.holds(job) {
         // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
@@ -326,7 +331,8 @@ fn look_again(until: Option<Timestamp>, now: Timestamp) -> Action {
 }
 
 async fn write(job: &Job, status: &JobStatus, context: &Context) -> Result<Action, Error> {
-    status::write(&jobs_api(job, context), job, job.status.as_ref(), status).await?;
+    let written = status::write(&jobs_api(job, context), job, job.status.as_ref(), status).await?;
+    written.into_iter().for_each(|job| context.written.put(job));
     let before = job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
     if status.phase != before && (is_terminal(status.phase) || status.phase == JobPhase::Retrying) {
         context.metrics.ended(status.phase.into());

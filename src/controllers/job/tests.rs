@@ -60,6 +60,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         mirrored: None,
         events: Events::new(fake.client()),
         under_way: UnderWay::default(),
+        written: Written::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         metrics: Metrics::default(),
     };
@@ -155,7 +156,7 @@ impl Bench {
     /// One step with the job as the cache has it.
     async fn step_with(&self, job: Job) -> (Result<Action, Error>, Vec<Call>) {
         self.fake.calls();
-        let result = take_step(&job, &self.context).await;
+        let result = take_step(Arc::new(job), &self.context).await;
         (result, self.fake.calls())
     }
 
@@ -183,6 +184,21 @@ async fn why_a_job_waits_is_written_once() {
     assert_eq!(outline(&calls), [STATUS]);
     assert_eq!(calls[0].body["status"]["message"], "free allows 5 jobs at once: 5 admitted");
     assert_eq!(outline(&bench.step().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn while_the_cache_is_behind_the_next_step_is_taken_from_what_was_written() {
+    let mut bench = bench(admitted());
+    bench.queued();
+    let cached: Job = serde_json::from_value(bench.fake.get(JOB)).unwrap();
+    put(&mut bench.pods, pod(json!({}), running()));
+    assert_eq!(outline(&bench.step_with(cached.clone()).await.1), [STATUS]);
+    put(&mut bench.pods, pod(json!({}), ended(0)));
+    let version = bench.fake.get(JOB)["metadata"]["resourceVersion"].clone();
+    let (_, calls) = bench.step_with(cached).await;
+    assert_eq!(outline(&calls), [STATUS]);
+    assert_eq!(calls[0].body["metadata"], json!({"resourceVersion": version}));
+    assert_eq!(bench.status()["phase"], "Completed");
 }
 
 #[tokio::test]
@@ -218,7 +234,7 @@ async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy() {
     bench.at(6);
     let others: Vec<_> = (0..BUSY).map(|_| bench.context.under_way.0.try_acquire().unwrap()).collect();
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(1)), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(4)), vec![]));
     drop(others);
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
 }

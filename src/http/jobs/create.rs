@@ -4,7 +4,7 @@
 //! often and wherever it is sent. A job that is refused does not stay: its sender was told, the history has it, and
 //! the same key may be tried again.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -28,6 +28,7 @@ use crate::{
         App,
         auth::Context,
         header::{etag, only},
+        jobs_index::Awaited,
         openapi::{Describes, Operation, READABLE},
         problem::{Code, Problem},
     },
@@ -38,9 +39,10 @@ use crate::{
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that the request was carried out before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// How long a verdict is waited for in all, and before the scheduler is asked beside the job's status.
+/// How long a verdict is waited for.
 const VERDICT: Duration = Duration::from_secs(2);
-const SOON: Duration = Duration::from_millis(200);
+/// What is said of a job that was admitted and whose status does not say so yet.
+pub const BEING_CREATED: &str = "its pod is being created";
 
 /// The `Idempotency-Key`, where there is one.
 pub struct IdempotencyKey(Option<String>);
@@ -139,23 +141,14 @@ pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, 
     let namespace = &context.principal.tenant.namespace;
     let mut awaited = app.jobs.awaiting(namespace, &new.name);
     let (job, replayed) = make(app, namespace, &new).await?;
-    let uid = job.uid().unwrap_or_default();
-    let news = async |awaited: &mut crate::http::jobs_index::Awaited, limit| {
-        tokio::time::timeout(limit, awaited.until(&uid, decided)).await.ok().flatten()
-    };
     let job = match decided(&job) {
         true => Arc::new(job),
-        false => match news(&mut awaited, SOON).await {
-            Some(job) => job,
-            None => match app.board.as_ref().and_then(|board| board.standing(&uid)) {
-                Some(Verdict::Wait(reason, message)) => {
-                    return Ok(waits(app, context, (job, replayed), reason, message));
-                }
-                _ => match news(&mut awaited, VERDICT.saturating_sub(SOON)).await {
-                    Some(job) => job,
-                    None => return Ok(answer(app, context, &job, StatusCode::ACCEPTED, replayed)),
-                },
-            },
+        false => match verdict(app, &mut awaited, &job).await {
+            Some(Told::Written(job)) => job,
+            Some(Told::Foretold(reason, message)) => {
+                return Ok(foretold(app, context, (job, replayed), reason, message));
+            }
+            None => return Ok(answer(app, context, &job, StatusCode::ACCEPTED, replayed)),
         },
     };
     if phase(&job) == JobPhase::Rejected {
@@ -163,6 +156,40 @@ pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, 
         return Err(refusal(app, context, &job));
     }
     Ok(answer(app, context, &job, StatusCode::CREATED, replayed))
+}
+
+/// How it became known what becomes of a job.
+enum Told {
+    /// Its status says so.
+    Written(Arc<Job>),
+    /// It waits or is let go for this reason, in these words, as the scheduler of this process has decided: its status
+    /// will say so, where there is anything to say.
+    Foretold(Reason, String),
+}
+
+/// What becomes of a job; `None` where that is not known in time.
+async fn verdict(app: &App, awaited: &mut Awaited, job: &Job) -> Option<Told> {
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let written = async { awaited.until(uid, decided).await.map(Told::Written) };
+    let foretold = async {
+        let verdict = match &app.board {
+            Some(board) => board.foretold(uid).await,
+            None => pending().await,
+        };
+        match verdict {
+            Verdict::Wait(reason, message) => Some(Told::Foretold(reason, message)),
+            Verdict::Admit(_) => Some(Told::Foretold(Reason::Admitted, BEING_CREATED.to_owned())),
+            // Refused is what its status says, with all that the answer is made of.
+            Verdict::Reject(..) => pending().await,
+        }
+    };
+    let told = async {
+        tokio::select! {
+            told = written => told,
+            told = foretold => told,
+        }
+    };
+    tokio::time::timeout(VERDICT, told).await.ok().flatten()
 }
 
 async fn make(app: &App, namespace: &str, new: &New) -> Result<(Job, bool), Problem> {
@@ -207,7 +234,7 @@ fn decided(job: &Job) -> bool {
     phase(job) != JobPhase::Queued || told.is_some_and(|reason| reason != Reason::Queued.as_str())
 }
 
-fn waits(
+fn foretold(
     app: &App,
     context: &Context,
     (mut job, replayed): (Job, bool),

@@ -51,8 +51,10 @@ pub async fn get(
 pub async fn past(app: &App, context: &Context, id: &Id) -> Result<JobView, Problem> {
     let tenant = &context.principal.tenant.uid;
     let absent = || Problem::not_found("job");
-    let (Some(pool), Ok(tenant_uid)) = (&app.database, Uuid::parse_str(tenant)) else { return Err(absent()) };
-    let record = db::job_of(pool, tenant_uid, id.0).await.map_err(|error| {
+    let (Some(readers), Ok(tenant_uid)) = (&app.database, Uuid::parse_str(tenant)) else {
+        return Err(absent());
+    };
+    let record = db::job_of(readers, tenant_uid, id.0).await.map_err(|error| {
         let detail = "the job is not in the cluster, and the history does not answer";
         Problem::new(Code::HistoryUnavailable, detail).inside(error)
     })?;

@@ -134,7 +134,7 @@ pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -
 
 /// What the history has of the page, with one more to see whether there is another; `None` where it does not answer.
 async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Vec<db::JobRecord>> {
-    let pool = app.database.as_ref()?;
+    let readers = app.database.as_ref()?;
     let tenant = Uuid::parse_str(tenant).ok()?;
     let wanted = JobsWanted {
         phase: asked.phase.map(Into::into),
@@ -142,7 +142,7 @@ async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Vec<db::JobR
         before: asked.before,
         most: i64::try_from(asked.limit + 1).unwrap_or(i64::MAX),
     };
-    match db::jobs_of(pool, tenant, wanted).await {
+    match db::jobs_of(readers, tenant, wanted).await {
         Ok(records) => Some(records),
         Err(error) => {
             tracing::warn!(%error, "a list comes from the cache");

@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Id, living, rate,
+    Id,
+    create::BEING_CREATED,
+    living, rate,
     view::{word, words},
 };
 use crate::{
@@ -113,7 +115,7 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
             (Some(reason.as_str().to_owned()), Some(message))
         }
         Some(Verdict::Admit(_)) => {
-            (Some(Reason::Admitted.as_str().to_owned()), Some("its pod is being created".to_owned()))
+            (Some(Reason::Admitted.as_str().to_owned()), Some(BEING_CREATED.to_owned()))
         }
         None => (status.reason.clone(), status.message.clone()),
     };

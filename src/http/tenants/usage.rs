@@ -107,10 +107,10 @@ pub async fn usage(
     let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
     let (from, to) = span(&wanted, app.clock.now())?;
     let away = || Problem::new(Code::HistoryUnavailable, "usage is in the database, which does not answer");
-    let pool = app.database.as_ref().ok_or_else(away)?;
+    let readers = app.database.as_ref().ok_or_else(away)?;
     let uid = Uuid::parse_str(&tenant.uid().unwrap_or_default());
     let uid = uid.map_err(|error| Problem::not_found("tenant").inside(error))?;
-    let records = db::usage_of(pool, uid, from, to, wanted.step == Step::Day).await;
+    let records = db::usage_of(readers, uid, from, to, wanted.step == Step::Day).await;
     let records = records.map_err(|error| away().inside(error))?;
     let lines = records.into_iter().map(|record| Line {
         start: record.start,

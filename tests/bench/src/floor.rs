@@ -2,9 +2,10 @@
 //!
 //! It makes the pods as fast as the API server takes them, within the pool's cores, and writes a status or takes the
 //! finalizer away as soon as its watch shows the pod to be so far. Like the operator it ends jobs before it makes more
-//! pods (making them all first, it would make more a second, and its first job would end when a third of the time is
-//! over), and it leaves out the status Running of a pod that ends within two seconds. What it reaches is what any
-//! operator can reach on this API server, with these nodes, and with as many writes.
+//! pods: so many are under way at most (making them all first, it would make more a second while it ends fewer, and
+//! the rest of its work would come after the last pod was made), and it leaves out the status Running of a pod that ends
+//! within five seconds. What it reaches is what any operator can reach on this API server, with these nodes, and with as
+//! many writes.
 
 use std::{
     collections::HashMap,
@@ -13,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use crofter::{domain::job_flow::RUNNING_AFTER, names};
+use crofter::{domain::job_flow::UNDER_LOAD_AFTER, names};
 use kube::Client;
 use serde::Deserialize;
 use tokio::{
@@ -32,6 +33,8 @@ use crate::{
 const TRIES: usize = 20;
 /// When to try again after one.
 const SOON: Duration = Duration::from_millis(50);
+/// Jobs under way at most for each request in flight: a pod takes a few times as long as a request.
+const UNDER_WAY: usize = 8;
 /// How long it leaves a pod that has ended, which its node writes to for some time yet. The operator leaves it longer.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -83,8 +86,8 @@ pub struct Pace {
 struct Run {
     floor: Arc<Floor>,
     requests: Semaphore,
-    /// Half of them, for pods that are made: the other writes wait behind no more than these.
-    making: Semaphore,
+    /// Jobs whose pod is made and whose end is not written yet.
+    under_way: Semaphore,
     room: Arc<Semaphore>,
 }
 
@@ -121,7 +124,7 @@ impl Floor {
         let run = Arc::new(Run {
             floor: Arc::clone(self),
             requests: Semaphore::new(pace.in_flight),
-            making: Semaphore::new(pace.in_flight / 2),
+            under_way: Semaphore::new(UNDER_WAY * pace.in_flight),
             room: Arc::new(Semaphore::new(pace.cores)),
         });
         let all = async {
@@ -184,13 +187,12 @@ impl Run {
         let (sender, mut seen) = watch::channel(Pod::default());
         let key = key(&job.namespace, &pod);
         lock(&floor.pods).insert(key.clone(), sender);
-        let making = self.making.acquire().await?;
+        let under_way = self.under_way.acquire().await?;
         self.write(&recipe.create, &values, String::new).await?;
-        drop(making);
         let mut version = job.version.clone();
         seen.wait_for(|pod| pod.progress >= Progress::Running).await?;
         let short = seen.wait_for(|pod| pod.progress == Progress::Ended);
-        if tokio::time::timeout(RUNNING_AFTER.unsigned_abs(), short).await.is_err() {
+        if tokio::time::timeout(UNDER_LOAD_AFTER.unsigned_abs(), short).await.is_err() {
             for call in &recipe.running {
                 version = self.write(call, &values, || version.clone()).await?;
             }
@@ -200,6 +202,7 @@ impl Run {
         for call in &recipe.end {
             version = self.write(call, &values, || version.clone()).await?;
         }
+        drop(under_way);
         tokio::time::sleep(LINGER).await;
         for call in &recipe.release {
             self.write(call, &Values { pod_uid: &pod_uid, ..values }, || seen.borrow().version.clone())

@@ -1,0 +1,151 @@
+//! Places that are given in turn by tenant. One that asks for many at once waits for its own, and whoever else asks is
+//! next: with `n` tenants that want all they can get, each has one of `n` places that become free.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// Gives the places. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub(super) struct Turns(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    free: u32,
+    /// Tenants of which somebody waits, in the order in which they are served. Each is in it once.
+    order: VecDeque<Uuid>,
+    /// Who waits, the first one in front. None is empty.
+    waiting: HashMap<Uuid, VecDeque<oneshot::Sender<Place>>>,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Turns);
+
+impl Turns {
+    /// So many places, all of them free.
+    pub(super) fn new(places: u32) -> Self {
+        let state = State { free: places, order: VecDeque::new(), waiting: HashMap::new() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// The next place for this tenant. Cancel safe.
+    pub(super) async fn place(&self, tenant: Uuid) -> Place {
+        loop {
+            let next = {
+                let mut state = self.state();
+                if state.free > 0 {
+                    state.free -= 1;
+                    return Place(self.clone());
+                }
+                state.wait(tenant)
+            };
+            // Nobody takes one who waits out of the queue but to give a place.
+            if let Ok(place) = next.await {
+                return place;
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wait(&mut self, tenant: Uuid) -> oneshot::Receiver<Place> {
+        let (sender, receiver) = oneshot::channel();
+        let of_tenant = self.waiting.entry(tenant).or_default();
+        if of_tenant.is_empty() {
+            self.order.push_back(tenant);
+        }
+        of_tenant.push_back(sender);
+        receiver
+    }
+
+    /// Whose turn it is. Those who have given up are passed over.
+    fn next(&mut self) -> Option<oneshot::Sender<Place>> {
+        while let Some(tenant) = self.order.pop_front() {
+            let Some(of_tenant) = self.waiting.get_mut(&tenant) else { continue };
+            let next = std::iter::from_fn(|| of_tenant.pop_front()).find(|sender| !sender.is_closed());
+            if of_tenant.is_empty() {
+                self.waiting.remove(&tenant);
+            } else {
+                self.order.push_back(tenant);
+            }
+            if next.is_some() {
+                return next;
+            }
+        }
+        self.free += 1;
+        None
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let next = self.0.state().next();
+        if let Some(next) = next {
+            // One who gives up at this moment drops the place, which is given on by that.
+            drop(next.send(Self(self.0.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, future::BoxFuture};
+
+    use super::*;
+
+    fn tenant(number: u128) -> Uuid {
+        Uuid::from_u128(number)
+    }
+
+    /// One who asks, and stands in the queue from now on.
+    fn asks(turns: &Turns, number: u128) -> BoxFuture<'static, Place> {
+        let turns = turns.clone();
+        let mut asking = async move { turns.place(tenant(number)).await }.boxed();
+        assert!((&mut asking).now_or_never().is_none(), "there is no free place");
+        asking
+    }
+
+    fn gets(asking: &mut BoxFuture<'static, Place>) -> Option<Place> {
+        asking.now_or_never()
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_asks_for_many_is_not_served_before_one_that_asks_for_one() {
+        let turns = Turns::new(1);
+        let held = turns.place(tenant(1)).await;
+        let mut many: Vec<_> = (0..100).map(|_| asks(&turns, 1)).collect();
+        let mut one = asks(&turns, 2);
+        drop(held);
+        let first = gets(&mut many[0]).unwrap();
+        assert!(gets(&mut one).is_none());
+        drop(first);
+        let second = gets(&mut one).expect("its turn is the second one");
+        assert!(gets(&mut many[1]).is_none());
+        drop(second);
+        assert!(gets(&mut many[1]).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_loses_nobody_a_place() {
+        let turns = Turns::new(2);
+        let held = (turns.place(tenant(1)).await, turns.place(tenant(1)).await);
+        let (gone, given, mut stays) = (asks(&turns, 2), asks(&turns, 3), asks(&turns, 4));
+        drop(gone);
+        drop(held.0);
+        // It has been given a place and does not look at it any more.
+        drop(given);
+        let place = gets(&mut stays).expect("the place that the other did not take");
+        drop((place, held.1));
+        let state = turns.state();
+        assert_eq!((state.free, state.order.len(), state.waiting.len()), (2, 0, 0));
+    }
+}
