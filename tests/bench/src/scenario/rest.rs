@@ -174,10 +174,12 @@ async fn pair(
 ) -> anyhow::Result<Pair> {
     let mut tallies = [Tally::default(), Tally::default()];
     let numbers = AtomicUsize::new(0);
-    for _ in 0..TURNS {
-        for ((client, ask), tally) in sides.iter().zip(&mut tallies) {
+    for number in 0..TURNS {
+        // Each goes first as often as the other: what is still settling falls on both.
+        for side in [number % 2, 1 - number % 2] {
+            let ((client, ask), tally) = (sides[side], &mut tallies[side]);
             let ended = stage.completions.count();
-            let answered = turn(client, *ask, well, connections, &numbers, tally).await?;
+            let answered = turn(client, ask, well, connections, &numbers, tally).await?;
             stage.completions.until(ended + jobs * answered, PATIENCE, || Ok(())).await?;
         }
     }
@@ -216,7 +218,7 @@ async fn turn(
                 own.milliseconds.extend(counts.then_some(1e3 * took.as_secs_f64()));
             } else {
                 own.failed += usize::from(counts);
-                own.failure.get_or_insert_with(|| answer.map_or_else(|error| error.to_string(), |text| text));
+                own.failure.get_or_insert_with(|| answer.unwrap_or_else(|error| error.to_string()));
             }
         }
         anyhow::Ok((own, well))
