@@ -38,6 +38,7 @@ pub struct Metrics {
     keys_issued: Family<Issued, Counter>,
     requests: Family<Answered, Counter>,
     request_seconds: Family<ByRoute, Histogram>,
+    streams: Family<Streamed, Gauge<i64, std::sync::atomic::AtomicI64>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,6 +51,11 @@ struct Answered {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRoute {
     route: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Streamed {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -130,6 +136,8 @@ impl Default for Metrics {
             Unit::Seconds,
             request_seconds.clone(),
         );
+        let streams = Family::default();
+        registry.register("api_streams", "Answers that go on (logs, events), by kind", streams.clone());
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -144,6 +152,7 @@ impl Default for Metrics {
             keys_issued,
             requests,
             request_seconds,
+            streams,
         }
     }
 }
@@ -210,6 +219,11 @@ impl Metrics {
         self.requests.get_or_create(&Answered { route: route.to_owned(), method, class }).inc();
         let by_route = ByRoute { route: route.to_owned() };
         self.request_seconds.get_or_create(&by_route).observe(took.as_secs_f64());
+    }
+
+    /// Counts streams that were opened, or with a negative number ended; `kind` is `logs` or `events`.
+    pub fn streams_changed(&self, kind: &'static str, by: i64) {
+        self.streams.get_or_create(&Streamed { kind }).inc_by(by);
     }
 
     /// All metrics as OpenMetrics text.

@@ -46,6 +46,8 @@ pub struct Act {
     pub verb: &'static str,
     /// Group of the resource.
     pub group: &'static str,
+    /// Version of the group.
+    pub version: &'static str,
     /// Plural of the resource.
     pub resource: &'static str,
     /// Namespace, for namespaced ones.
@@ -63,13 +65,14 @@ impl Act {
         namespace: Option<String>,
         name: Option<String>,
     ) -> Self {
-        Self { verb, group: names::GROUP, resource, namespace, name }
+        Self { verb, group: names::GROUP, version: names::VERSION, resource, namespace, name }
     }
 
     /// Of a node, which is the cluster's.
     #[must_use]
     pub fn of_node(verb: &'static str, name: &str) -> Self {
-        Self { verb, group: "", resource: "nodes", namespace: None, name: Some(name.to_owned()) }
+        let name = Some(name.to_owned());
+        Self { verb, group: "", version: "v1", resource: "nodes", namespace: None, name }
     }
 }
 
@@ -149,7 +152,7 @@ impl Administrators {
     async fn review(&self, user: &User, act: &Act) -> Result<bool, Problem> {
         let attributes = ResourceAttributes {
             group: Some(act.group.to_owned()),
-            version: Some(if act.group.is_empty() { "v1" } else { names::VERSION }.to_owned()),
+            version: Some(act.version.to_owned()),
             resource: Some(act.resource.to_owned()),
             verb: Some(act.verb.to_owned()),
             namespace: act.namespace.clone(),
@@ -262,6 +265,23 @@ mod tests {
         assert!(admins.remembered("good").is_none());
         admins.user("good").await.unwrap().unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 5);
+    }
+
+    #[tokio::test]
+    async fn each_resource_is_named_with_the_version_of_its_group() {
+        let admins = Administrators::new(client(|call| {
+            let of = &call.body["spec"]["resourceAttributes"];
+            let right = match of["resource"].as_str() {
+                Some("nodes") => json!(["", "v1", "n1"]),
+                _ => json!(["crofter.io", "v1alpha1", "acme"]),
+            };
+            let allowed = json!([of["group"], of["version"], of["name"]]) == right;
+            (201, json!({"metadata": {}, "spec": call.body["spec"], "status": {"allowed": allowed}}))
+        }));
+        let user = User { name: "u".into(), uid: None, groups: Vec::new(), extra: BTreeMap::new() };
+        for act in [Act::of_node("patch", "n1"), Act::ours("patch", "tenants", None, Some("acme".into()))] {
+            admins.may(&user, act).await.unwrap();
+        }
     }
 
     #[tokio::test]

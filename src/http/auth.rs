@@ -24,7 +24,7 @@ use super::{
     header::only,
     openapi::{Describes, Operation, Who},
     problem::{Code, Problem},
-    shares::Share,
+    shares::{MOST_OF_ONE, Share},
 };
 use crate::{
     api_types::{Tenant, api_key::Scope},
@@ -200,7 +200,7 @@ async fn administrator(app: &App, from: IpAddr, token: &str) -> Result<User, Pro
 fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Context, Problem> {
     let of = &principal.tenant;
     let most = || Problem::new(Code::Overloaded, "too many requests of this tenant are under way");
-    let share = app.shares.take(&of.uid).ok_or_else(most)?;
+    let share = app.shares.take(of.uid.clone(), MOST_OF_ONE).ok_or_else(most)?;
     if let Some(named) = only(headers, &TENANT_ID)?
         && named != of.uid
         && named != of.name
@@ -208,7 +208,7 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
         return Err(Problem::new(Code::TenantMismatch, "X-Tenant-ID names another tenant than the key's"));
     }
     match active(app, of) {
-        Some(tenant) => Ok(Context { principal, tenant, share }),
+        Some(tenant) => Ok(Context { principal, tenant, share: Arc::new(share) }),
         None => Err(Problem::new(Code::TenantInactive, "invalid or inactive tenant")),
     }
 }

@@ -5,11 +5,7 @@
 //! key would not be let in any more. Nothing is held for a slow reader: a stream is asked for more only when there is room
 //! in the connection.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures::{
     FutureExt,
@@ -20,8 +16,9 @@ use super::{
     App,
     auth::{Context, still_holds},
     problem::{Code, Problem},
+    shares::{Share, Shares},
 };
-use crate::api_types::api_key::Scope;
+use crate::{api_types::api_key::Scope, metrics::Metrics};
 
 /// How often it is asked whether a stream's key would still be let in.
 pub const CHECK: Duration = Duration::from_secs(2);
@@ -60,27 +57,36 @@ impl Kind {
             Self::Events => "streams of events",
         }
     }
+
+    /// The word in metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Logs => "logs",
+            Self::Events => "events",
+        }
+    }
 }
 
 /// The streams of one server. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Streams {
-    open: Arc<Mutex<Open>>,
+    /// By the tenant's UID.
+    of_tenants: Shares<(Kind, String)>,
+    of_all: Shares<Kind>,
+    metrics: Metrics,
     stop: Shared<BoxFuture<'static, ()>>,
-}
-
-#[derive(Default)]
-struct Open {
-    /// By the tenant's UID; none is 0.
-    of_tenants: HashMap<(Kind, String), usize>,
-    of_all: HashMap<Kind, usize>,
 }
 
 impl Streams {
     /// None yet; all end at `stop`.
     #[must_use]
-    pub fn new(stop: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { open: Arc::default(), stop: stop.boxed().shared() }
+    pub fn new(metrics: Metrics, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        for kind in [Kind::Logs, Kind::Events] {
+            // Shown from the start, as none.
+            metrics.streams_changed(kind.label(), 0);
+        }
+        let stop = stop.boxed().shared();
+        Self { of_tenants: Shares::default(), of_all: Shares::default(), metrics, stop }
     }
 
     /// A place for one more of a tenant.
@@ -88,46 +94,29 @@ impl Streams {
     /// # Errors
     /// `too_many_streams`, `overloaded`.
     pub fn enter(&self, kind: Kind, tenant_uid: &str) -> Result<Place, Problem> {
-        let key = (kind, tenant_uid.to_owned());
-        let mut open = self.open();
-        let (own, all) = (
-            open.of_tenants.get(&key).copied().unwrap_or_default(),
-            open.of_all.get(&kind).copied().unwrap_or_default(),
-        );
-        if own >= kind.of_tenant() {
-            let detail = format!("the tenant follows {own} {} already, which is the most here", kind.word());
-            return Err(Problem::new(Code::TooManyStreams, detail).retry_after(5));
-        }
-        if all >= kind.of_all() {
-            return Err(Problem::new(Code::Overloaded, format!("too many {} are followed", kind.word())));
-        }
-        open.of_all.insert(kind, all + 1);
-        open.of_tenants.insert(key.clone(), own + 1);
-        drop(open);
-        Ok(Place { streams: self.clone(), key })
-    }
-
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        let most = kind.of_tenant();
+        let own = self.of_tenants.take((kind, tenant_uid.to_owned()), most).ok_or_else(|| {
+            let detail = format!("the tenant follows {most} {} already, which is the most here", kind.word());
+            Problem::new(Code::TooManyStreams, detail).retry_after(5)
+        })?;
+        let all = self.of_all.take(kind, kind.of_all()).ok_or_else(|| {
+            Problem::new(Code::Overloaded, format!("too many {} are followed", kind.word()))
+        })?;
+        self.metrics.streams_changed(kind.label(), 1);
+        Ok(Place { kind, metrics: self.metrics.clone(), _shares: (own, all) })
     }
 }
 
 /// The place of one stream, free again with its drop.
 pub struct Place {
-    streams: Streams,
-    key: (Kind, String),
+    kind: Kind,
+    metrics: Metrics,
+    _shares: (Share<(Kind, String)>, Share<Kind>),
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.streams.open();
-        if let Some(all) = open.of_all.get_mut(&self.key.0) {
-            *all = all.saturating_sub(1);
-        }
-        match open.of_tenants.get_mut(&self.key) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => drop(open.of_tenants.remove(&self.key)),
-        }
+        self.metrics.streams_changed(self.kind.label(), -1);
     }
 }
 
@@ -166,9 +155,13 @@ pub fn end(app: &App, context: &Context, scope: Scope) -> BoxFuture<'static, End
 mod tests {
     use super::*;
 
+    fn streams() -> Streams {
+        Streams::new(Metrics::default(), std::future::pending())
+    }
+
     #[test]
     fn a_tenant_has_so_many_places_and_takes_none_from_others() {
-        let streams = Streams::new(std::future::pending());
+        let streams = streams();
         let mut held: Vec<Place> =
             (0..Kind::Logs.of_tenant()).map(|_| streams.enter(Kind::Logs, "a").unwrap()).collect();
         let refused = streams.enter(Kind::Logs, "a").err().unwrap();
@@ -178,19 +171,41 @@ mod tests {
         held.remove(0);
         held.push(streams.enter(Kind::Logs, "a").unwrap());
         assert!(streams.enter(Kind::Logs, "a").is_err());
-        held.clear();
-        assert!(streams.open().of_tenants.is_empty(), "nothing is kept of who is gone");
-        assert!(streams.open().of_all.values().all(|all| *all == 0));
     }
 
     #[test]
     fn all_tenants_together_have_so_many() {
-        let streams = Streams::new(std::future::pending());
+        let streams = streams();
         let held: Vec<Place> = (0..Kind::Logs.of_all())
             .map(|n| streams.enter(Kind::Logs, &format!("t{}", n / 10)).unwrap())
             .collect();
-        assert_eq!(streams.enter(Kind::Logs, "new").err().unwrap().code, Code::Overloaded);
+        for _ in 0..=Kind::Logs.of_tenant() {
+            let refused = streams.enter(Kind::Logs, "new").err().unwrap();
+            assert_eq!(refused.code, Code::Overloaded, "what is refused takes no place of the tenant's");
+        }
         drop(held);
         assert!(streams.enter(Kind::Logs, "new").is_ok());
+    }
+
+    #[test]
+    fn those_that_are_open_are_shown_by_kind() {
+        let streams = streams();
+        let shown = |logs: i64, events: i64| {
+            let text = streams.metrics.text().unwrap();
+            for (kind, open) in [("logs", logs), ("events", events)] {
+                let line = format!("crofter_api_streams{{kind=\"{kind}\"}} {open}\n");
+                assert!(text.contains(&line), "{line}{text}");
+            }
+        };
+        shown(0, 0);
+        let logs: Vec<Place> =
+            (0..Kind::Logs.of_tenant()).map(|_| streams.enter(Kind::Logs, "a").unwrap()).collect();
+        let events = streams.enter(Kind::Events, "b").unwrap();
+        assert!(streams.enter(Kind::Logs, "a").is_err(), "and is not counted");
+        shown(20, 1);
+        drop(logs);
+        shown(0, 1);
+        drop(events);
+        shown(0, 0);
     }
 }

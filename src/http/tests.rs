@@ -136,7 +136,7 @@ impl Lab {
             recognise: Arc::clone(&key) as Arc<dyn Recognise>,
             administrators: Administrators::new(client),
             failures: Failures::default(),
-            streams: Streams::new(stopped),
+            streams: Streams::new(Metrics::default(), stopped),
             shares: crate::http::shares::Shares::default(),
             giving: tokio::sync::Mutex::default(),
             tenants,

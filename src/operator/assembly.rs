@@ -361,7 +361,7 @@ impl Assembly {
             administrators: Administrators::new(self.client.clone()),
             failures: Failures::default(),
             shares: Shares::default(),
-            streams: Streams::new(self.stop.clone()),
+            streams: Streams::new(self.metrics.clone(), self.stop.clone()),
             giving: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),
             jobs: jobs.clone(),

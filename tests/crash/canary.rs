@@ -1,6 +1,8 @@
 //! Looks for a secret text wherever it may have gone, in every form in which programs write texts.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::collections::HashMap;
+
+use axum::body::Bytes;
 
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const FOR_URLS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -31,25 +33,38 @@ fn base64(text: &[u8], after: usize, alphabet: &[u8; 64]) -> Vec<u8> {
 
 /// The forms of a text.
 fn forms(text: &[u8]) -> Vec<Vec<u8>> {
-    let each = |form: &dyn Fn(&mut String, u8)| {
-        let mut written = String::new();
-        text.iter().for_each(|byte| form(&mut written, *byte));
-        written.into_bytes()
+    let each = |between: &str, form: &dyn Fn(u8) -> String| {
+        text.iter().map(|byte| form(*byte)).collect::<Vec<_>>().join(between).into_bytes()
     };
+    let escaped = |kept: &[u8], escape: &dyn Fn(u8) -> String| {
+        each("", &|byte| match byte {
+            _ if byte.is_ascii_alphanumeric() || kept.contains(&byte) => char::from(byte).to_string(),
+            _ => escape(byte),
+        })
+    };
+    let (lower, upper) = (|byte| format!("%{byte:02x}"), |byte| format!("%{byte:02X}"));
     let mut all = vec![
         text.to_vec(),
-        each(&|to, byte| write!(to, "{byte:02x}").unwrap()),
-        each(&|to, byte| write!(to, "{byte:02X}").unwrap()),
-        each(&|to, byte| write!(to, "%{byte:02x}").unwrap()),
-        each(&|to, byte| write!(to, "%{byte:02X}").unwrap()),
-        // As URLs, Rust and JSON write bytes.
-        each(&|to, byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => to.push(byte.into()),
-            _ => write!(to, "%{byte:02X}").unwrap(),
-        }),
-        each(&|to, byte| write!(to, "{byte}, ").unwrap()),
-        each(&|to, byte| write!(to, "{byte},").unwrap()),
+        each("", &|byte| format!("{byte:02x}")),
+        each("", &|byte| format!("{byte:02X}")),
+        each("", &lower),
+        each("", &upper),
+        // As URLs and forms write texts,
+        escaped(b"-._~", &lower),
+        escaped(b"-._~", &upper),
+        escaped(b"-._*", &|byte| if byte == b' ' { "+".to_owned() } else { upper(byte) }),
+        // Rust, JSON and Go bytes,
+        each(", ", &|byte| byte.to_string()),
+        each(",", &|byte| byte.to_string()),
+        each(" ", &|byte| byte.to_string()),
+        // and Rust and JSON what is between quotes.
+        text.escape_ascii().collect(),
+        format!("{:?}", Bytes::copy_from_slice(text)).as_bytes()[2..].strip_suffix(b"\"").unwrap().to_vec(),
     ];
+    if let Ok(text) = std::str::from_utf8(text) {
+        let quoted = [format!("{text:?}"), serde_json::to_string(text).unwrap()];
+        all.extend(quoted.map(|quoted| quoted.as_bytes()[1..quoted.len() - 1].to_vec()));
+    }
     for after in 0..3 {
         all.extend([STANDARD, FOR_URLS].map(|alphabet| base64(text, after, alphabet)));
     }
@@ -90,14 +105,30 @@ impl Canaries {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    const SECRET: &[u8] = b"correct horse battery~staple/7+\xff\x00z";
+    /// Two halves of one secret: each has what every form writes in its own way.
+    const HALVES: [&[u8]; 2] = [b"correct ~*/\"\\\xff\xff", b"staple /7~*\"\x00\xff\xff"];
+    /// The same of a secret that is a text.
+    const TEXTS: [&str; 2] = ["pass\"w\u{fc}rd\0/one", "pass\"w\u{fc}rd\0/two"];
 
-    fn canaries() -> Canaries {
+    fn canaries(halves: [&[u8]; 2]) -> Canaries {
         let mut canaries = Canaries::default();
-        canaries.add("horse", SECRET);
+        assert_eq!(halves[0].len(), halves[1].len());
+        canaries.add("horse", &halves.concat());
         canaries
+    }
+
+    /// Finds it alone, and in the middle of something.
+    fn is_found(canaries: &Canaries, form: &str, text: &[u8]) {
+        let among = [b"a line before \xff", text, b" and behind"].concat();
+        for place in [text, &among] {
+            let found = canaries.found(place);
+            assert!(!found.is_empty(), "{form}: {}", String::from_utf8_lossy(place));
+            assert!(found.iter().all(|found| found.starts_with("horse: ")), "{found:?}");
+        }
     }
 
     /// Base64 with padding, by the book.
@@ -116,40 +147,77 @@ mod tests {
     }
 
     #[test]
-    fn a_canary_is_found_in_every_form() {
-        let canaries = canaries();
-        let hex: String = SECRET.iter().map(|byte| format!("{byte:02x}")).collect();
-        let percent: String = SECRET.iter().map(|byte| format!("%{byte:02X}")).collect();
-        let mut written = vec![
-            SECRET.to_vec(),
-            hex.clone().into_bytes(),
-            hex.to_uppercase().into_bytes(),
-            percent.clone().into_bytes(),
-            percent.to_lowercase().into_bytes(),
-            b"correct%20horse%20battery~staple%2F7%2B%FF%00z".to_vec(),
-            format!("{SECRET:?}").into_bytes(),
-            serde_json::to_vec(SECRET).unwrap(),
+    fn half_a_canary_is_found_in_every_form() {
+        let canaries = canaries(HALVES);
+        let urls = [
+            ["correct%20~%2A%2F%22%5C%FF%FF", "correct+%7E*%2F%22%5C%FF%FF"],
+            ["staple%20%2F7~%2A%22%00%FF%FF", "staple+%2F7%7E*%22%00%FF%FF"],
         ];
-        for before in ["", "x", "xy", "xyz"] {
-            let text = [before.as_bytes(), SECRET, b"and more"].concat();
-            written.push(whole(&text).into_bytes());
-            written.push(whole(&text).replace('+', "-").replace('/', "_").into_bytes());
-        }
-        for text in written {
-            let planted = [b"a line before ", &text[..], b" and behind"].concat();
-            assert!(!canaries.found(&planted).is_empty(), "{}", String::from_utf8_lossy(&planted));
-            assert!(!canaries.found(&text).is_empty(), "also with nothing around");
+        for (half, [url, form]) in HALVES.into_iter().zip(urls) {
+            let hex: String = half.iter().map(|byte| format!("{byte:02x}")).collect();
+            let percent: String = half.iter().map(|byte| format!("%{byte:02X}")).collect();
+            is_found(&canaries, "raw", half);
+            for (name, text) in [
+                ("hex", hex.clone()),
+                ("HEX", hex.to_uppercase()),
+                ("percent", percent.to_lowercase()),
+                ("PERCENT", percent),
+                (
+                    "url",
+                    url.replace("%2A", "%2a")
+                        .replace("%2F", "%2f")
+                        .replace("%5C", "%5c")
+                        .replace("%FF", "%ff"),
+                ),
+                ("URL", url.to_owned()),
+                ("form", form.to_owned()),
+                ("bytes in Rust", format!("{half:?}")),
+                ("bytes in JSON", serde_json::to_string(half).unwrap()),
+                ("bytes in Go", format!("{half:?}").replace(',', "")),
+                ("a byte string", format!("{:?}", Bytes::from_static(half))),
+                ("escaped", half.escape_ascii().to_string()),
+            ] {
+                is_found(&canaries, name, text.as_bytes());
+            }
+            for before in ["", "x", "xy", "xyz"] {
+                let standard = whole(&[before.as_bytes(), half, b"and more"].concat());
+                let for_urls = standard.replace('+', "-").replace('/', "_");
+                assert_ne!(standard, for_urls, "the half shows which alphabet it is");
+                for text in [standard, for_urls] {
+                    is_found(&canaries, &format!("base64 after {before:?}"), text.as_bytes());
+                    is_found(&canaries, "base64 without padding", text.trim_end_matches('=').as_bytes());
+                }
+            }
         }
     }
 
     #[test]
-    fn half_a_canary_is_found_and_what_is_none_is_not() {
-        let canaries = canaries();
-        for half in [&SECRET[..SECRET.len() / 2], &SECRET[SECRET.len() / 2..]] {
-            assert_eq!(canaries.found(half).len(), 1);
+    fn half_a_canary_is_found_between_quotes() {
+        let canaries = canaries(TEXTS.map(str::as_bytes));
+        for half in TEXTS {
+            is_found(&canaries, "Rust", format!("{half:?}").as_bytes());
+            is_found(&canaries, "JSON", json!({"a": [half]}).to_string().as_bytes());
+            is_found(&canaries, "raw", half.as_bytes());
         }
+    }
+
+    #[test]
+    fn what_is_none_is_not_found() {
+        let canaries = canaries(HALVES);
         for none in [&b""[..], b"short", b"correct horse", b"a correct donkey, battery and staple"] {
             assert_eq!(canaries.found(none), Vec::<String>::new());
+        }
+        // Much of everything, and as long as a log: no form begins with what is everywhere.
+        let mut random = 1_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 56) as u8
+        })
+        .take(1 << 16)
+        .collect();
+        let but_one: Vec<u8> = HALVES.iter().flat_map(|half| &half[..half.len() - 1]).copied().collect();
+        for none in [noise.clone(), whole(&noise).into_bytes(), but_one] {
+            assert_eq!(canaries.found(&none), Vec::<String>::new());
         }
     }
 }

@@ -62,6 +62,7 @@ pub async fn operator(stage: &mut Stage, jobs: &[Submitted]) -> anyhow::Result<O
     // They count as writes for each job, though not in the time that the jobs take.
     stage.until_released(OPERATOR, mark, jobs.len()).await?;
     stage.stop_operator()?;
+    stage.clear().await?;
     let requests = stage.audit.of_user(OPERATOR, mark)?;
     let completed = stage.completions.times();
     let seen = Seen { begun, jobs, requests: &requests, completed: &completed };
@@ -101,6 +102,7 @@ pub async fn tune(
         let last = jobs.iter().filter_map(|job| times.get(&job.key())).max().copied();
         tried.push((in_flight, count(jobs.len()) / seconds(begun, last.unwrap_or_else(now))));
     }
+    stage.clear().await?;
     let shown: Vec<String> = tried.iter().map(|(n, rate)| format!("{n}: {rate:.0}/s")).collect();
     say(&format!("  the bare client with requests in flight {}", shown.join(", ")));
     Ok(tried)
@@ -126,6 +128,7 @@ pub async fn floor(
     floor.run(jobs, Pace { in_flight, cores, deadline: deadline(jobs.len()) }).await?;
     stage.completions.until(ended + jobs.len(), Duration::from_secs(30), || Ok(())).await?;
     let processor_seconds = Reading::of(&stage.processes())?.since(&before);
+    stage.clear().await?;
     let requests = stage.audit.of_user(FLOOR, mark)?;
     let completed = stage.completions.times();
     let seen = Seen { begun, jobs, requests: &requests, completed: &completed };

@@ -8,18 +8,18 @@ use std::{net::TcpListener, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, bail};
 use crofter::{
-    api_types::{Tenant as TenantObject, crd},
+    api_types::{Job, Tenant as TenantObject, crd},
     names,
 };
 use crofter_test_cluster::{Cluster, NodeSpec, kept_logs, process::Process, wait};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
-    api::core::v1::{Namespace, Node},
+    api::core::v1::{Namespace, Node, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
     runtime::wait::{await_condition, conditions},
 };
 use serde_json::json;
@@ -280,6 +280,28 @@ impl Stage {
     /// When it can't be made.
     pub async fn client(&self, user: &str) -> anyhow::Result<Client> {
         client_of(&self.cluster, user).await
+    }
+
+    /// Deletes what has ended, Jobs and pods, and waits until it is gone, so that nobody looks after it beside what comes next.
+    ///
+    /// # Errors
+    /// When it can't be deleted, or takes for ever.
+    pub async fn clear(&self) -> anyhow::Result<()> {
+        let client = &self.submitter.client;
+        let namespaces: Vec<_> = self.submitter.tenants.iter().map(Tenant::namespace).collect();
+        let (now, all) = (DeleteParams::default().grace_period(0), ListParams::default());
+        for namespace in &namespaces {
+            Api::<Job>::namespaced(client.clone(), namespace).delete_collection(&now, &all).await?;
+            Api::<Pod>::namespaced(client.clone(), namespace).delete_collection(&now, &all).await?;
+        }
+        let one =
+            ListParams::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER)).limit(1);
+        let none_left = || async {
+            let pods = Api::<Pod>::all(client.clone()).list_metadata(&one).await;
+            let left = pods.map_err(|error| error.to_string())?.items;
+            left.first().map_or(Ok(()), |pod| Err(format!("{} is still there", pod.name_any())))
+        };
+        Ok(wait::until(PATIENCE, "what has ended to be gone", none_left).await?)
     }
 
     /// Waits until a user has let go so many pods since `mark`, a minute after their end.

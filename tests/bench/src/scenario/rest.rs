@@ -2,7 +2,8 @@
 //!
 //! Reads of a job from the cache stand beside a bare axum handler, a process of its own that answers the same bytes and
 //! knows nothing; submits beside bare creations of the same Job at the API server, while the operator runs both sides'
-//! jobs. One client library asks all of them, over connections that stay open. The sides take turns, so that what the
+//! jobs. Another tenant's living job, which the key may not see, stands beside one that never was: whoever asks must not learn
+//! from the time of a 404 which of the two it was. One client library asks all of them, over connections that stay open. The sides take turns, so that what the
 //! machine does besides falls on both.
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
-use crofter::api_types::TenantApiKey;
+use crofter::api_types::{Job, TenantApiKey};
 use crofter_test_cluster::wait;
 use http::Request;
 use k8s_openapi::api::core::v1::Secret;
@@ -31,7 +32,7 @@ use tokio::{
 
 use super::Terms;
 use crate::{
-    load::{Shape, job_object},
+    load::{Planned, Shape, job_object},
     stage::{PATIENCE, Setting, Stage},
     stats::{Quantiles, count},
 };
@@ -83,7 +84,7 @@ struct Tally {
 /// # Errors
 /// Whatever kept it from being measured.
 pub async fn run(terms: &Terms) -> anyhow::Result<()> {
-    let tenants = Setting::tenants(["enterprise"]);
+    let tenants = Setting::tenants(["enterprise", "enterprise"]);
     let setting = Setting { tenants, shapes: vec![SHAPE], nodes: NODES, cores: CORES };
     let mut stage = Stage::bring_up(terms.program.clone(), setting).await?;
     let measured = measure(&mut stage, terms).await;
@@ -104,11 +105,12 @@ async fn measure(stage: &mut Stage, terms: &Terms) -> anyhow::Result<()> {
     for connections in CONNECTIONS {
         let ask = |_: usize| read(&path);
         let sides = [(&crofter, &ask as Ask<'_>), (&bare, &ask)];
-        pairs.push(pair(stage, "GET a job", connections, sides, 0).await?);
+        pairs.push(pair(stage, "GET a job", connections, sides, 0, Result::is_ok).await?);
     }
     let (who, alive) = (|_: usize| read("/v1/whoami"), |_: usize| read("/healthz"));
     let sides = [(&crofter, &who as Ask<'_>), (&crofter, &alive)];
-    let authenticated = pair(stage, "whoami / healthz", 1, sides, 0).await?;
+    let authenticated = pair(stage, "whoami / healthz", 1, sides, 0, Result::is_ok).await?;
+    let hidden = hidden(stage, &crofter).await?;
     for connections in CONNECTIONS {
         let submitter = stage.submitter.clone();
         let tenant = submitter.tenants.first().context("no tenant")?;
@@ -116,7 +118,7 @@ async fn measure(stage: &mut Stage, terms: &Terms) -> anyhow::Result<()> {
         let submit = |_: usize| post("/v1/jobs", &submission());
         let create = |number: usize| post(&jobs, &job_object(&format!("bare{connections}x{number}"), &SHAPE));
         let sides = [(&crofter, &submit as Ask<'_>), (&submitter.client, &create)];
-        pairs.push(pair(stage, "submit a job", connections, sides, 1).await?);
+        pairs.push(pair(stage, "submit a job", connections, sides, 1, Result::is_ok).await?);
     }
     let added = authenticated.crofter.latency.p50 - authenticated.bare.latency.p50;
     println!(
@@ -127,15 +129,39 @@ async fn measure(stage: &mut Stage, terms: &Terms) -> anyhow::Result<()> {
         100.0 * WANTED_READS,
         100.0 * WANTED_SUBMITS
     );
-    pairs.push(authenticated);
+    pairs.extend([authenticated, hidden]);
     stage.stop_operator()?;
     let path = terms.out.join("rest.json");
     fs::write(&path, serde_json::to_vec_pretty(&pairs)?)
         .with_context(|| format!("writing {}", path.display()))
 }
 
+/// Asks for another tenant's job, and for one that never was.
+async fn hidden(stage: &Stage, crofter: &Client) -> anyhow::Result<Pair> {
+    let ended = stage.completions.count();
+    let jobs = stage.submitter.all("foreign", &[Planned { tenant: 1, shape: 0 }]).await?;
+    stage.completions.until(ended + 1, PATIENCE, || Ok(())).await?;
+    let job = jobs.first().context("no foreign job")?;
+    let absent_uid = format!("{:08x}{}", fastrand::u32(..), job.uid.get(8..).context("a short UID")?);
+    let (foreign, absent) = (format!("/v1/jobs/{}", job.uid), format!("/v1/jobs/{absent_uid}"));
+    let (foreign, absent) = (|_: usize| read(&foreign), |_: usize| read(&absent));
+    let sides = [(crofter, &foreign as Ask<'_>), (crofter, &absent)];
+    let pair = pair(stage, "404 foreign / absent", 1, sides, 0, is_not_found).await?;
+    let own: Api<Job> = Api::namespaced(stage.submitter.client.clone(), &job.namespace);
+    let living = own.get(&job.name).await.context("the foreign job")?;
+    anyhow::ensure!(living.metadata.uid.as_ref() == Some(&job.uid), "the foreign job was replaced");
+    Ok(pair)
+}
+
 /// Makes the request of a number.
 type Ask<'a> = &'a (dyn Fn(usize) -> anyhow::Result<Request<Vec<u8>>> + Sync);
+
+/// Whether an answer is as it should be.
+type Well = fn(&kube::Result<String>) -> bool;
+
+fn is_not_found(answer: &kube::Result<String>) -> bool {
+    matches!(answer, Err(kube::Error::Api(status)) if status.code == 404)
+}
 
 /// Has both sides asked, in turns. Each answer makes so many jobs, whose end is waited for before the next turn.
 async fn pair(
@@ -144,13 +170,16 @@ async fn pair(
     connections: usize,
     sides: [(&Client, Ask<'_>); 2],
     jobs: usize,
+    well: Well,
 ) -> anyhow::Result<Pair> {
     let mut tallies = [Tally::default(), Tally::default()];
     let numbers = AtomicUsize::new(0);
-    for _ in 0..TURNS {
-        for ((client, ask), tally) in sides.iter().zip(&mut tallies) {
+    for number in 0..TURNS {
+        // Each goes first as often as the other: what is still settling falls on both.
+        for side in [number % 2, 1 - number % 2] {
+            let ((client, ask), tally) = (sides[side], &mut tallies[side]);
             let ended = stage.completions.count();
-            let answered = turn(client, *ask, connections, &numbers, tally).await?;
+            let answered = turn(client, ask, well, connections, &numbers, tally).await?;
             stage.completions.until(ended + jobs * answered, PATIENCE, || Ok(())).await?;
         }
     }
@@ -170,6 +199,7 @@ async fn pair(
 async fn turn(
     client: &Client,
     ask: Ask<'_>,
+    is_well: Well,
     connections: usize,
     numbers: &AtomicUsize,
     tally: &mut Tally,
@@ -183,15 +213,12 @@ async fn turn(
             let begun = Instant::now();
             let answer = client.request_text(request).await;
             let (took, counts) = (begun.elapsed(), begun >= from && Instant::now() < until);
-            match answer {
-                Ok(_) => {
-                    well += 1;
-                    own.milliseconds.extend(counts.then_some(1e3 * took.as_secs_f64()));
-                }
-                Err(error) => {
-                    own.failed += usize::from(counts);
-                    own.failure.get_or_insert(error.to_string());
-                }
+            if is_well(&answer) {
+                well += 1;
+                own.milliseconds.extend(counts.then_some(1e3 * took.as_secs_f64()));
+            } else {
+                own.failed += usize::from(counts);
+                own.failure.get_or_insert_with(|| answer.unwrap_or_else(|error| error.to_string()));
             }
         }
         anyhow::Ok((own, well))
@@ -304,7 +331,7 @@ pub async fn bare_handler(file: &Path) -> anyhow::Result<()> {
 
 fn head() -> String {
     format!(
-        "  {:<18}{:>12}{:>12}{:>9}{:>9}{:>12}{:>9}{:>9}{:>8}{:>8}\n",
+        "  {:<21}{:>12}{:>12}{:>9}{:>9}{:>12}{:>9}{:>9}{:>8}{:>8}\n",
         "asked",
         "connections",
         "crofter/s",
@@ -320,7 +347,7 @@ fn head() -> String {
 
 fn line(pair: &Pair) -> String {
     let Pair { what, connections, crofter, bare } = pair;
-    let mut line = format!("  {what:<18}{connections:>12}");
+    let mut line = format!("  {what:<21}{connections:>12}");
     for side in [crofter, bare] {
         // Writing into a String can't fail.
         let _ = write!(line, "{:>12.0}{:>9.2}{:>9.2}", side.per_second, side.latency.p50, side.latency.p99);
@@ -345,9 +372,14 @@ mod tests {
         let client = client(url, None).unwrap();
         let (mut tally, numbers) = (Tally::default(), AtomicUsize::new(0));
         let ask = |number: usize| read(if number.is_multiple_of(2) { "/v1/jobs/a" } else { "/nothing" });
-        let answered = turn(&client, &ask, 2, &numbers, &mut tally).await.unwrap();
+        let answered = turn(&client, &ask, Result::is_ok, 2, &numbers, &mut tally).await.unwrap();
         assert!(answered > 1 && answered >= tally.milliseconds.len(), "{answered}");
         assert!(tally.failed > 0 && tally.failure.is_some());
+        let (mut hidden, nothing) = (Tally::default(), |_: usize| read("/nothing"));
+        let answered = turn(&client, &nothing, is_not_found, 1, &numbers, &mut hidden).await.unwrap();
+        assert!(answered > 1 && hidden.failed == 0, "a refusal that is wanted is no failure: {answered}");
+        let failed = turn(&client, &ask, is_not_found, 1, &numbers, &mut hidden).await.unwrap();
+        assert!(failed > 0 && hidden.failed > 0, "an answer in its place is one");
         fs::remove_file(file).unwrap();
     }
 
