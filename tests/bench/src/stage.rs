@@ -40,7 +40,7 @@ pub const FLOOR: &str = "bench-floor";
 const LOAD: &str = "bench-load";
 /// The shared pool.
 const POOL: &str = "bench";
-/// The tenant whose jobs are recorded.
+/// Its name.
 const PROBE: &str = "benchprobe";
 /// How long tenants, nodes or a recorded job may take.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -97,7 +97,7 @@ impl Stage {
     /// When something does not come up; the cluster's logs are kept then.
     pub async fn bring_up(program: PathBuf, setting: Setting) -> anyhow::Result<Self> {
         say(&format!("a cluster with {} workers and {} tenants", setting.nodes, setting.tenants.len()));
-        let probe = Tenant { name: PROBE.to_owned(), plan: "enterprise", uid: String::new() };
+        let probe = probe();
         let builder = Cluster::builder().postgres(false).audit_log(true).heavy_load(true);
         let builder = builder.audit_bodies_in(probe.namespace());
         let cluster = tokio::task::spawn_blocking(|| builder.start()).await??;
@@ -294,8 +294,9 @@ impl Stage {
             Api::<Job>::namespaced(client.clone(), namespace).delete_collection(&now, &all).await?;
             Api::<Pod>::namespaced(client.clone(), namespace).delete_collection(&now, &all).await?;
         }
-        let one =
-            ListParams::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER)).limit(1);
+        let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
+        let not_recorded = format!("metadata.namespace!={}", probe().namespace());
+        let one = ListParams::default().labels(&ours).fields(&not_recorded).limit(1);
         let none_left = || async {
             let pods = Api::<Pod>::all(client.clone()).list_metadata(&one).await;
             let left = pods.map_err(|error| error.to_string())?.items;
@@ -342,6 +343,11 @@ impl Stage {
         }
         bail!("{user} still writes after {} s", PATIENCE.as_secs())
     }
+}
+
+/// The tenant whose jobs are recorded.
+fn probe() -> Tenant {
+    Tenant { name: PROBE.to_owned(), plan: "enterprise", uid: String::new() }
 }
 
 async fn client_of(cluster: &Cluster, user: &str) -> anyhow::Result<Client> {
