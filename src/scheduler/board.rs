@@ -202,3 +202,48 @@ fn shown(account: &Account) -> TenantUsage {
         ..TenantUsage::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::{
+        api_types::job::{OnQuota, Priority, Queue},
+        domain::{
+            admission::{JobStanding, JobView},
+            resources::Resources,
+        },
+    };
+
+    fn job(uid: &str) -> JobView {
+        JobView {
+            uid: uid.into(),
+            namespace: "nobody".into(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+            queue: Queue::Default,
+            priority: Priority::Medium,
+            asked: Ok(Resources::default()),
+            group: None,
+            on_quota: OnQuota::Queue,
+            state: JobStanding::Waiting(1),
+            told: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_foretold_between_news_and_the_decision_on_it() {
+        let board = Board::default();
+        let mut first = pin!(board.foretold("a"));
+        board.take(|dispatcher| dispatcher.set_job(job("a")));
+        assert!(first.as_mut().now_or_never().is_none(), "no decision yet");
+        board.decide(|dispatcher| drop(dispatcher.decide()));
+        let verdict = first.as_mut().now_or_never();
+        assert!(matches!(verdict, Some(Verdict::Wait(Reason::NotATenantNamespace, _))), "{verdict:?}");
+        board.take(|dispatcher| dispatcher.set_job(job("b")));
+        let mut second = pin!(board.foretold("b"));
+        assert!(second.as_mut().now_or_never().is_none(), "the decision before it says nothing of it");
+        board.decide(|dispatcher| drop(dispatcher.decide()));
+        assert!(second.as_mut().now_or_never().is_some());
+    }
+}
