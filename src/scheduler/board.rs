@@ -34,8 +34,6 @@ struct State {
     dispatcher: Dispatcher,
     /// Whether a first decision was made.
     ready: bool,
-    /// Whether something was taken in that was not decided upon yet.
-    undecided: bool,
     /// What tests want to be shown, by job UID.
     #[cfg(test)]
     shown: std::collections::HashMap<String, Verdict>,
@@ -128,18 +126,11 @@ impl Board {
         work(&mut self.lock().dispatcher)
     }
 
-    /// Takes news into the dispatcher; nothing is foretold until it was [`decide`](Self::decide)d upon.
-    pub(super) fn take<T>(&self, news: impl FnOnce(&mut Dispatcher) -> T) -> T {
-        let mut state = self.lock();
-        state.undecided = true;
-        news(&mut state.dispatcher)
-    }
-
     /// Decides upon all that was taken in.
     pub(super) fn decide<T>(&self, decision: impl FnOnce(&mut Dispatcher) -> T) -> T {
         let decision = {
             let mut state = self.lock();
-            (state.ready, state.undecided) = (true, false);
+            state.ready = true;
             decision(&mut state.dispatcher)
         };
         self.decided.notify_waiters();
@@ -153,12 +144,7 @@ impl Board {
             // Listening before looking: no decision is missed.
             let mut next = pin!(self.decided.notified());
             next.as_mut().enable();
-            let verdict = {
-                let state = self.lock();
-                let decided = state.ready && !state.undecided;
-                decided.then(|| state.dispatcher.standing(job_uid)).flatten()
-            };
-            match verdict {
+            match self.standing(job_uid) {
                 Some(verdict) => return verdict,
                 None => next.await,
             }
@@ -235,12 +221,12 @@ mod tests {
     async fn nothing_is_foretold_between_news_and_the_decision_on_it() {
         let board = Board::default();
         let mut first = pin!(board.foretold("a"));
-        board.take(|dispatcher| dispatcher.set_job(job("a")));
+        board.with(|dispatcher| dispatcher.set_job(job("a")));
         assert!(first.as_mut().now_or_never().is_none(), "no decision yet");
         board.decide(|dispatcher| drop(dispatcher.decide()));
         let verdict = first.as_mut().now_or_never();
         assert!(matches!(verdict, Some(Verdict::Wait(Reason::NotATenantNamespace, _))), "{verdict:?}");
-        board.take(|dispatcher| dispatcher.set_job(job("b")));
+        board.with(|dispatcher| dispatcher.set_job(job("b")));
         let mut second = pin!(board.foretold("b"));
         assert!(second.as_mut().now_or_never().is_none(), "the decision before it says nothing of it");
         board.decide(|dispatcher| drop(dispatcher.decide()));

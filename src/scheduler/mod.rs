@@ -199,7 +199,7 @@ impl Scheduler {
     fn take(&mut self, batch: Vec<Told>) {
         let board = self.parts.board.clone();
         let now = self.parts.clock.now();
-        board.take(|dispatcher| {
+        board.with(|dispatcher| {
             dispatcher.tick(now);
             for told in batch {
                 match told {
