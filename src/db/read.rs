@@ -145,7 +145,8 @@ pub async fn jobs_of(
     readers.pool.within("reading jobs", work).await
 }
 
-/// One job of a tenant; `None` where it never had it.
+/// One job of a tenant; `None` where it never had it. Nothing of another tenant's is looked at (the index
+/// `jobs_of_tenant`), so that its job is refused as fast as none.
 ///
 /// # Errors
 /// When the database is away.
@@ -159,7 +160,7 @@ pub async fn job_of(readers: &Readers, tenant_uid: Uuid, uid: Uuid) -> Result<Op
                       started_at AS "started_at: jiff_sqlx::Timestamp",
                       finished_at AS "finished_at: jiff_sqlx::Timestamp",
                       deleted_at AS "deleted_at: jiff_sqlx::Timestamp"
-               FROM jobs WHERE tenant_uid = $1 AND uid = $2"#,
+               FROM jobs WHERE tenant_uid = $1 AND uid::text = ($2::uuid)::text"#,
             tenant_uid,
             uid,
         )

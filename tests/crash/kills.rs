@@ -142,9 +142,11 @@ async fn a_stop_is_quick_and_clean_and_the_next_start_goes_on() {
     let pods = of_pods(verbs.all()).await;
     world.start_operator();
     tenant(&verbs, "evening").await;
-    for n in 0..20 {
+    for n in 1..20 {
         verbs.job("evening", &format!("job-{n}"), json!({"parameters": {"run-seconds": "3"}})).await;
     }
+    // Long enough to be seen, also where it is written late that it runs.
+    verbs.job("evening", "job-0", json!({"parameters": {"run-seconds": "20"}})).await;
     verbs.until_phase("evening", "job-0", JobPhase::Running).await;
     let took = world.stop_operator().await;
     assert!(took < Duration::from_secs(8), "the stop took {took:?}");

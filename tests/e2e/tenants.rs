@@ -186,7 +186,7 @@ async fn a_suspended_tenant_admits_nothing_and_is_ready() {
     let verbs = world().verbs().await;
     verbs.tenant("sleepy", json!({"plan": "basic"})).await;
     verbs.worker("sleepy-1", "sleepy", "4").await;
-    verbs.job("sleepy", "before", json!({"parameters": {"run-seconds": "3"}})).await;
+    verbs.job("sleepy", "before", json!({"parameters": {"run-seconds": "15"}})).await;
     verbs.until_phase("sleepy", "before", JobPhase::Running).await;
     verbs.patch_tenant("sleepy", json!({"spec": {"suspended": true}})).await.unwrap();
     let tenant = verbs

@@ -214,6 +214,34 @@ async fn jobs_and_nodes_wait_for_their_tenant() {
 }
 
 #[tokio::test]
+async fn one_job_is_looked_for_among_those_of_its_tenant_alone() {
+    let world = World::new().await;
+    db::migrate(&world.pool()).await.unwrap();
+    world
+        .execute(
+            "INSERT INTO tenants (uid, name, created_at, epoch, resource_version)
+             SELECT lpad(n::text, 32, '0')::uuid, 't' || n, now(), 1, 1 FROM generate_series(1, 10) n;
+             INSERT INTO jobs (uid, tenant_uid, namespace, name, attempt, retries, created_at, epoch, resource_version)
+             SELECT lpad(n::text, 32, '0')::uuid, lpad((1 + n % 10)::text, 32, '0')::uuid, 't' || 1 + n % 10,
+                    'job-' || n, 0, 0, now(), 1, 1 FROM generate_series(1, 5000) n;
+             ANALYZE",
+        )
+        .await;
+    let readers = world.readers(1);
+    let read = async |job: &str| {
+        let [tenant, job] = ["1", job].map(|digits| format!("{digits:0>32}").parse().unwrap());
+        db::job_of(&readers, tenant, job).await.unwrap().map(|job| job.name)
+    };
+    let (own, foreign, absent) = (read("10").await, read("11").await, read("abc").await);
+    assert_eq!((own.as_deref(), foreign, absent), (Some("job-10"), None, None));
+    // With its connection closed, what it did is counted.
+    drop(readers);
+    let used = "SELECT string_agg(indexrelname || ' ' || idx_scan, ', ') FROM pg_stat_user_indexes
+        WHERE relname = 'jobs' AND idx_scan > 0";
+    world.sees(used, "jobs_of_tenant 3").await;
+}
+
+#[tokio::test]
 async fn a_restored_etcd_is_believed() {
     let mut world = World::new().await;
     world.tenants.apply(tenant("acme", 1)).await;

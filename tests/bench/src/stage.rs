@@ -60,6 +60,8 @@ pub struct Setting {
     pub nodes: u32,
     /// Cores of each.
     pub cores: u32,
+    /// Whether there is a Postgres, which the operator mirrors into.
+    pub postgres: bool,
 }
 
 impl Setting {
@@ -98,12 +100,12 @@ impl Stage {
     pub async fn bring_up(program: PathBuf, setting: Setting) -> anyhow::Result<Self> {
         say(&format!("a cluster with {} workers and {} tenants", setting.nodes, setting.tenants.len()));
         let probe = probe();
-        let builder = Cluster::builder().postgres(false).audit_log(true).heavy_load(true);
+        let builder = Cluster::builder().postgres(setting.postgres).audit_log(true).heavy_load(true);
         let builder = builder.audit_bodies_in(probe.namespace());
         let cluster = tokio::task::spawn_blocking(|| builder.start()).await??;
         let client = client_of(&cluster, LOAD).await?;
         install(&client).await?;
-        let Setting { tenants, shapes, nodes, cores } = setting;
+        let Setting { tenants, shapes, nodes, cores, postgres: _ } = setting;
         let mut stage = Self {
             operator: None,
             program,
@@ -220,6 +222,8 @@ impl Stage {
     /// When it can't be started.
     pub fn start_operator(&mut self) -> anyhow::Result<i64> {
         let mut command = Command::new(&self.program);
+        command.env_remove("DATABASE_URL");
+        command.envs(self.database_url().map(|url| ("DATABASE_URL", url)));
         command
             .args([
                 "run",
@@ -229,11 +233,15 @@ impl Stage {
                 &format!("127.0.0.1:{}", self.api_port),
             ])
             .env("KUBECONFIG", self.cluster.kubeconfig_for_user(OPERATOR, &["system:masters"])?)
-            .env("RUST_LOG", "info")
-            .env_remove("DATABASE_URL");
+            .env("RUST_LOG", "info");
         let started = now();
         self.operator = Some(self.cluster.start_process("operator", command)?);
         Ok(started)
+    }
+
+    /// Where the operator mirrors into, if it does.
+    pub fn database_url(&self) -> Option<&str> {
+        self.cluster.database_url()
     }
 
     /// Has the operator finish what it is doing, and waits for its end.

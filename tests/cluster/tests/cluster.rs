@@ -162,7 +162,8 @@ async fn a_lost_node_keeps_its_pods_as_they_were_until_it_is_back() {
     // Two, because the controller manager evicts from nobody when no node is left.
     cluster.add_nodes(&[NodeSpec::new("lost"), NodeSpec::new("living")]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(client.clone(), "lost");
-    let parameters = [("RUN_SECONDS", "2")];
+    // Long enough for a busy machine to see it run.
+    let parameters = [("RUN_SECONDS", "10")];
     let params = PostParams::default();
     pods.create(&params, &pod("survivor", "lost", &parameters, json!({}))).await.unwrap();
     in_phase(&pods, "survivor", "Running").await;

@@ -274,7 +274,7 @@ async fn a_killed_kubelet_loses_its_node_but_not_the_pod() {
     let pods = Pods::of(cluster).await;
     // A node of its own while it is away: the other tests' pods would wait for it.
     let node = nodes.names().last().unwrap();
-    let script = "sleep 5; echo finished while nobody looked; exit 3";
+    let script = "sleep 10; echo finished while nobody looked; exit 3";
     pods.create(with(pod("survivor", script), "/spec/nodeName", json!(node))).await;
     pods.running("survivor").await;
 

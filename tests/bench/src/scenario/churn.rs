@@ -33,7 +33,7 @@ pub async fn run(
     done: &mut (dyn FnMut(Case) -> anyhow::Result<()> + Send),
 ) -> anyhow::Result<()> {
     let tenants = Setting::tenants(std::iter::repeat_n("enterprise", TENANTS));
-    let setting = Setting { tenants, shapes: vec![SHAPE], nodes: NODES, cores: CORES };
+    let setting = Setting { tenants, shapes: vec![SHAPE], nodes: NODES, cores: CORES, postgres: false };
     let mut stage = Stage::bring_up(terms.program.clone(), setting).await?;
     let measured = measure(&mut stage, terms, done).await;
     stage.explain(measured)

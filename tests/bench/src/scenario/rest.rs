@@ -2,9 +2,10 @@
 //!
 //! Reads of a job from the cache stand beside a bare axum handler, a process of its own that answers the same bytes and
 //! knows nothing; submits beside bare creations of the same Job at the API server, while the operator runs both sides'
-//! jobs. Another tenant's living job, which the key may not see, stands beside one that never was: whoever asks must not learn
-//! from the time of a 404 which of the two it was. One client library asks all of them, over connections that stay open. The sides take turns, so that what the
-//! machine does besides falls on both.
+//! jobs. Another tenant's job, which the key may not see, stands beside one that never was, while it is in the cluster and
+//! when only the history has it: whoever asks must not learn from the time of a 404 which it was. One client library asks
+//! all of them, over connections that stay open. The sides take turns, so that what the machine does besides falls on
+//! both.
 
 use std::{
     fmt::Write as _,
@@ -17,11 +18,17 @@ use std::{
 
 use anyhow::{Context, bail};
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
-use crofter::api_types::{Job, TenantApiKey};
+use crofter::{
+    api_types::{Job, TenantApiKey},
+    db::{self, JobRecord, Readers},
+};
 use crofter_test_cluster::wait;
 use http::Request;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, Config, api::PostParams};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, PostParams, Preconditions},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
@@ -85,7 +92,7 @@ struct Tally {
 /// Whatever kept it from being measured.
 pub async fn run(terms: &Terms) -> anyhow::Result<()> {
     let tenants = Setting::tenants(["enterprise", "enterprise"]);
-    let setting = Setting { tenants, shapes: vec![SHAPE], nodes: NODES, cores: CORES };
+    let setting = Setting { tenants, shapes: vec![SHAPE], nodes: NODES, cores: CORES, postgres: true };
     let mut stage = Stage::bring_up(terms.program.clone(), setting).await?;
     let measured = measure(&mut stage, terms).await;
     stage.explain(measured)
@@ -129,15 +136,16 @@ async fn measure(stage: &mut Stage, terms: &Terms) -> anyhow::Result<()> {
         100.0 * WANTED_READS,
         100.0 * WANTED_SUBMITS
     );
-    pairs.extend([authenticated, hidden]);
+    pairs.push(authenticated);
+    pairs.extend(hidden);
     stage.stop_operator()?;
     let path = terms.out.join("rest.json");
     fs::write(&path, serde_json::to_vec_pretty(&pairs)?)
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// Asks for another tenant's job, and for one that never was.
-async fn hidden(stage: &Stage, crofter: &Client) -> anyhow::Result<Pair> {
+/// Asks for another tenant's job, and for one that never was; then again when the job is of the past.
+async fn hidden(stage: &Stage, crofter: &Client) -> anyhow::Result<[Pair; 2]> {
     let ended = stage.completions.count();
     let jobs = stage.submitter.all("foreign", &[Planned { tenant: 1, shape: 0 }]).await?;
     stage.completions.until(ended + 1, PATIENCE, || Ok(())).await?;
@@ -146,11 +154,27 @@ async fn hidden(stage: &Stage, crofter: &Client) -> anyhow::Result<Pair> {
     let (foreign, absent) = (format!("/v1/jobs/{}", job.uid), format!("/v1/jobs/{absent_uid}"));
     let (foreign, absent) = (|_: usize| read(&foreign), |_: usize| read(&absent));
     let sides = [(crofter, &foreign as Ask<'_>), (crofter, &absent)];
-    let pair = pair(stage, "404 foreign / absent", 1, sides, 0, is_not_found).await?;
+    until_recorded(stage, &job.uid, |record| record.deleted_at.is_none()).await?;
+    let living = pair(stage, "404 foreign / absent", 1, sides, 0, is_not_found).await?;
     let own: Api<Job> = Api::namespaced(stage.submitter.client.clone(), &job.namespace);
-    let living = own.get(&job.name).await.context("the foreign job")?;
-    anyhow::ensure!(living.metadata.uid.as_ref() == Some(&job.uid), "the foreign job was replaced");
-    Ok(pair)
+    let of_this_uid = Preconditions { uid: Some(job.uid.clone()), ..Preconditions::default() };
+    own.delete(&job.name, &DeleteParams::default().preconditions(of_this_uid)).await.context("the foreign job")?;
+    until_recorded(stage, &job.uid, |record| record.deleted_at.is_some()).await?;
+    let past = pair(stage, "404 past / absent", 1, sides, 0, is_not_found).await?;
+    Ok([living, past])
+}
+
+/// Waits until the history has the second tenant's job so.
+async fn until_recorded(stage: &Stage, uid: &str, holds: fn(&JobRecord) -> bool) -> anyhow::Result<()> {
+    let tenant = stage.submitter.tenants.get(1).context("no second tenant")?.uid.parse()?;
+    let (uid, url) = (uid.parse()?, stage.database_url().context("no database")?);
+    let readers = Readers::new(&url.into(), db::Options::default())?;
+    wait::until(PATIENCE, "the history to have the foreign job", || async {
+        let record = db::job_of(&readers, tenant, uid).await.map_err(|error| error.to_string())?;
+        if record.as_ref().is_some_and(holds) { Ok(()) } else { Err(format!("{record:?}")) }
+    })
+    .await?;
+    Ok(())
 }
 
 /// Makes the request of a number.
