@@ -14,6 +14,7 @@ use std::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::usage::{Due, Turns};
 use crate::hex::hex;
 
 /// Hash of the children that were applied.
@@ -37,18 +38,23 @@ struct Entry {
     seen: BTreeMap<Key, Option<String>>,
     failures: u32,
     usage_written: Option<Timestamp>,
+    /// When it is this tenant's turn to have its usage written, if that is waited for.
+    usage_turn: Option<Timestamp>,
     /// The step of a deletion last told of, and when.
     step: Option<(&'static str, Timestamp)>,
 }
 
 /// By name of tenant.
 #[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<HashMap<String, Entry>>);
+pub(super) struct Memory {
+    entries: Mutex<HashMap<String, Entry>>,
+    turns: Mutex<Turns>,
+}
 
 impl Memory {
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Each method leaves the map whole, so a poisoned lock holds nothing broken.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, tenant: &str, f: impl FnOnce(&mut Entry) -> T) -> T {
@@ -161,9 +167,22 @@ impl Memory {
         self.with(tenant, |entry| entry.usage_written)
     }
 
+    /// How long the usage of this tenant has to wait for its turn to be written. It keeps the turn until it is written.
+    pub(super) fn usage_turn(&self, tenant: &str, now: Timestamp) -> Due {
+        let next = || self.turns.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let turn = self.with(tenant, |entry| *entry.usage_turn.get_or_insert_with(next));
+        match Duration::try_from(turn.duration_since(now)) {
+            Ok(wait) if !wait.is_zero() => Due::In(wait),
+            _ => Due::Now,
+        }
+    }
+
     /// Usage was written.
     pub(super) fn wrote_usage(&self, tenant: &str, now: Timestamp) {
-        self.with(tenant, |entry| entry.usage_written = Some(now));
+        self.with(tenant, |entry| {
+            entry.usage_written = Some(now);
+            entry.usage_turn = None;
+        });
     }
 
     /// The step of a deletion last told of, and when.

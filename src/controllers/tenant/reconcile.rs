@@ -192,7 +192,10 @@ async fn write_status(
         _ => old.effective_quotas.as_ref(),
     };
     let written = context.memory.usage_written(&name);
-    let due = usage::due(&old, &ledger, quotas, written, now);
+    let due = match usage::due(&old, &ledger, quotas, written, now) {
+        Due::InTurn => context.memory.usage_turn(&name, now),
+        due => due,
+    };
     if due != Due::Now {
         let usage = old.usage.clone().unwrap_or(ledger.usage);
         ledger = Ledger { usage, ..Ledger::default() };

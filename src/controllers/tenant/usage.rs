@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Ledger;
 use crate::{
@@ -23,6 +23,10 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(15);
 /// The same where that is waited for: many pods go with one write, and a deletion is still quick.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
+/// Tenants whose usage is written each second, where that of many changes: what the API server can do is for their jobs.
+const TENANTS_PER_SECOND: i32 = 5;
+/// So many are written at once before that.
+const BURST: i32 = 50;
 /// So many pods that may go are enough for a write: the others may have to wait for room in the window.
 const MANY: usize = MOST_SETTLING / 2;
 
@@ -33,12 +37,14 @@ pub(super) enum Due {
     No,
     /// Write it.
     Now,
+    /// Write it when it is this tenant's turn.
+    InTurn,
     /// Leave what is written for this long.
     In(Duration),
 }
 
 /// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s when pods are waited for
-/// or many may go, and at most every 15 s otherwise.
+/// or many may go, and otherwise in turn, at most every 15 s.
 pub(super) fn due(
     old: &TenantStatus,
     new: &Ledger,
@@ -55,11 +61,31 @@ pub(super) fn due(
     if reached(&new.usage).iter().zip(before).any(|(now, before)| *now && !before) {
         return Due::Now;
     }
-    let interval = if news == News::InAHurry { RELEASE_INTERVAL } else { INTERVAL };
+    let (interval, then) =
+        if news == News::InAHurry { (RELEASE_INTERVAL, Due::Now) } else { (INTERVAL, Due::InTurn) };
     let since = written.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
     match since {
         Some(since) if since < interval => Due::In(interval - since),
-        _ => Due::Now,
+        _ => then,
+    }
+}
+
+/// Tenants whose usage waits to be written take turns, evenly spaced once more come than may be written at once.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// When the next is, while turns are spaced; may be past.
+    next: Option<Timestamp>,
+}
+
+impl Turns {
+    /// The next turn.
+    pub(super) fn take(&mut self, now: Timestamp) -> Timestamp {
+        let space = SignedDuration::from_secs(1) / TENANTS_PER_SECOND;
+        // Turns that nobody took are there for later, but for no more than a burst of them.
+        let earliest = now.saturating_sub(space * (BURST - 1)).unwrap_or(now);
+        let turn = self.next.map_or(earliest, |next| next.max(earliest));
+        self.next = turn.checked_add(space).ok();
+        turn.max(now)
     }
 }
 
@@ -151,12 +177,33 @@ mod tests {
             due(&old, &new, Some(&quotas), written.map(at), at(now))
         };
         assert_eq!(due(1, 1, None, 100), Due::No);
-        assert_eq!(due(1, 2, None, 100), Due::Now, "never written by this process");
+        assert_eq!(due(1, 2, None, 100), Due::InTurn, "never written by this process");
         assert_eq!(due(1, 2, Some(90), 100), Due::In(Duration::from_secs(5)));
-        assert_eq!(due(1, 2, Some(85), 100), Due::Now);
+        assert_eq!(due(1, 2, Some(85), 100), Due::InTurn);
         assert_eq!(due(2, 3, Some(99), 100), Due::Now, "a limit is reached");
         assert_eq!(due(3, 2, Some(99), 100), Due::In(Duration::from_secs(14)), "and left again");
         assert_eq!(due(2, 1, Some(200), 100), Due::In(INTERVAL), "a clock set back");
+    }
+
+    #[test]
+    fn turns_are_spaced_where_more_come_than_a_burst() {
+        let mut turns = Turns::default();
+        let mut take = |so_many: i32, second| {
+            let waits = (0..so_many).map(|_| turns.take(at(second)).duration_since(at(second)));
+            waits.collect::<Vec<_>>()
+        };
+        let millis = SignedDuration::from_millis;
+        let first = take(BURST + 3, 1000);
+        assert!(first[..50].iter().all(SignedDuration::is_zero), "{first:?}");
+        assert_eq!(first[50..], [millis(200), millis(400), millis(600)]);
+        assert_eq!(
+            take(2, 1001),
+            [SignedDuration::ZERO, SignedDuration::ZERO],
+            "as many as a second brings, less 3"
+        );
+        assert_eq!(take(1, 1001), [millis(200)]);
+        let later = take(BURST + 1, 5000);
+        assert!(later[..50].iter().all(SignedDuration::is_zero) && later[50] == millis(200), "{later:?}");
     }
 
     #[test]
@@ -209,7 +256,7 @@ mod tests {
         assert_eq!(due(one(), one(), 60), Due::No);
         assert_eq!(due(None, one(), 1), Due::In(Duration::from_secs(14)));
         assert_eq!(due(one(), Some(window(2, &["a", "b"])), 2), Due::In(Duration::from_secs(13)));
-        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 15), Due::Now);
+        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 15), Due::InTurn);
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
         assert_eq!(due(one(), next, 1), Due::In(Duration::from_secs(14)));
         let names: Vec<String> = (0..=MANY).map(|n| n.to_string()).collect();

@@ -55,8 +55,13 @@ pub async fn run(
     let names = || PLANS.into_iter().cycle().take(TENANTS);
     let weights: Vec<u32> = names().map(|name| plans.get(name).map_or(1, |plan| plan.weight)).collect();
     let jobs = by_weight(scaled(JOBS, terms.scale, 300), &weights);
-    let setting =
-        Setting { tenants: Setting::tenants(names()), shapes: SHAPES.to_vec(), nodes: NODES, cores: CORES, postgres: false };
+    let setting = Setting {
+        tenants: Setting::tenants(names()),
+        shapes: SHAPES.to_vec(),
+        nodes: NODES,
+        cores: CORES,
+        postgres: false,
+    };
     let mut stage = Stage::bring_up(terms.program.clone(), setting).await?;
     let case = measure(&mut stage, terms, &jobs, &weights).await;
     done(stage.explain(case)?)

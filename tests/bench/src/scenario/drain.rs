@@ -37,7 +37,8 @@ pub async fn run(
 
 async fn one(terms: &Terms, jobs: usize, tenants: usize) -> anyhow::Result<Case> {
     let tenant_list = Setting::tenants(std::iter::repeat_n("enterprise", tenants));
-    let setting = Setting { tenants: tenant_list, shapes: vec![SHAPE], nodes: NODES, cores: CORES, postgres: false };
+    let setting =
+        Setting { tenants: tenant_list, shapes: vec![SHAPE], nodes: NODES, cores: CORES, postgres: false };
     let mut stage = Stage::bring_up(terms.program.clone(), setting).await?;
     let measured = measure(&mut stage, terms, jobs).await;
     let (operator, floor) = stage.explain(measured)?;

@@ -158,7 +158,9 @@ async fn hidden(stage: &Stage, crofter: &Client) -> anyhow::Result<[Pair; 2]> {
     let living = pair(stage, "404 foreign / absent", 1, sides, 0, is_not_found).await?;
     let own: Api<Job> = Api::namespaced(stage.submitter.client.clone(), &job.namespace);
     let of_this_uid = Preconditions { uid: Some(job.uid.clone()), ..Preconditions::default() };
-    own.delete(&job.name, &DeleteParams::default().preconditions(of_this_uid)).await.context("the foreign job")?;
+    own.delete(&job.name, &DeleteParams::default().preconditions(of_this_uid))
+        .await
+        .context("the foreign job")?;
     until_recorded(stage, &job.uid, |record| record.deleted_at.is_some()).await?;
     let past = pair(stage, "404 past / absent", 1, sides, 0, is_not_found).await?;
     Ok([living, past])
