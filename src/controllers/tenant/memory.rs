@@ -14,7 +14,7 @@ use std::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::usage::{Due, Turns};
+use super::usage::{Due, Spacing};
 use crate::hex::hex;
 
 /// Hash of the children that were applied.
@@ -48,7 +48,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     entries: Mutex<HashMap<String, Entry>>,
-    turns: Mutex<Turns>,
+    spacing: Mutex<Spacing>,
 }
 
 impl Memory {
@@ -169,7 +169,7 @@ impl Memory {
 
     /// How long the usage of this tenant has to wait for its turn to be written. It keeps the turn until it is written.
     pub(super) fn usage_turn(&self, tenant: &str, now: Timestamp) -> Due {
-        let next = || self.turns.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let next = || self.spacing.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
         let turn = self.with(tenant, |entry| *entry.usage_turn.get_or_insert_with(next));
         match Duration::try_from(turn.duration_since(now)) {
             Ok(wait) if !wait.is_zero() => Due::In(wait),

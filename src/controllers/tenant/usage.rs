@@ -70,16 +70,17 @@ pub(super) fn due(
     }
 }
 
-/// Tenants whose usage waits to be written take turns, evenly spaced once more come than may be written at once.
+/// When tenants have their usage written: each has a turn, and once more come than may be written at once, turns are evenly
+/// spaced.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct Spacing {
     /// When the next is, while turns are spaced; may be past.
     next: Option<Timestamp>,
 }
 
-impl Turns {
+impl Spacing {
     /// The next turn.
-    pub(super) fn take(&mut self, now: Timestamp) -> Timestamp {
+    pub(super) fn turn(&mut self, now: Timestamp) -> Timestamp {
         let space = SignedDuration::from_secs(1) / TENANTS_PER_SECOND;
         // Turns that nobody took are there for later, but for no more than a burst of them.
         let earliest = now.saturating_sub(space * (BURST - 1)).unwrap_or(now);
@@ -187,9 +188,9 @@ mod tests {
 
     #[test]
     fn turns_are_spaced_where_more_come_than_a_burst() {
-        let mut turns = Turns::default();
+        let mut spacing = Spacing::default();
         let mut take = |so_many: i32, second| {
-            let waits = (0..so_many).map(|_| turns.take(at(second)).duration_since(at(second)));
+            let waits = (0..so_many).map(|_| spacing.turn(at(second)).duration_since(at(second)));
             waits.collect::<Vec<_>>()
         };
         let millis = SignedDuration::from_millis;
