@@ -101,7 +101,7 @@ impl Builder {
 
     /// Fit for tens of thousands of pods in a few minutes, for measuring; off by default. The limits that kube-scheduler
     /// and kube-controller-manager put on their own requests go, kwok takes 16 pods further at once instead of 4, etcd
-    /// may hold 8 GiB, and pods that have ended are not collected.
+    /// may hold 8 GiB, and of the pods that have ended the last 3,000 are kept.
     pub fn heavy_load(mut self, wanted: bool) -> Self {
         self.heavy_load = wanted;
         self
