@@ -385,7 +385,7 @@ impl Scheduler {
         let board = self.parts.board.clone();
         let (Decision { decided, usage }, reasons) = board.decide(|dispatcher| {
             let decision = dispatcher.decide();
-            let may_tell = self.allowance.at(now, !decision.decided.is_empty());
+            let may_tell = self.allowance.at(now, decision.decided.len());
             let reasons = dispatcher.reasons(may_tell);
             self.allowance.told(reasons.len());
             (decision, reasons)

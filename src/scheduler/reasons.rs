@@ -1,43 +1,48 @@
 //! How many jobs may be told at a time why they wait.
 //!
 //! Each such reason is a write on a Job. When a tenant submits thousands at once, these writes would take the API
-//! server's time from those that start and end jobs; so there is an allowance, that comes back faster while no jobs are
-//! admitted. The position in the queue is not told at all: it is answered when asked for.
+//! server's time from those that start and end jobs; so there is an allowance, that comes back while no jobs are admitted,
+//! and while they are by a part of a write for each. The position in the queue is not told at all: it is answered when
+//! asked for.
 
 use jiff::{SignedDuration, Timestamp};
 
 /// The most that is told at once.
 const BURST: f64 = 250.0;
-/// What comes back each second while jobs are admitted, and while none are.
-const BUSY_PER_SECOND: f64 = 20.0;
-const IDLE_PER_SECOND: f64 = 200.0;
+/// What comes back each second while nothing is admitted.
+const PER_SECOND: f64 = 200.0;
+/// What comes back with each admission: jobs that will start in less than four times the time in which all others would
+/// be told need not be.
+const PER_ADMISSION: f64 = 0.25;
 
-/// How long after an admission others are still to be expected: a full pool admits whenever one of its jobs ends.
-const BUSY_FOR: SignedDuration = SignedDuration::from_secs(3);
+/// For how long an admission keeps the API server busy: a pod is made, and another one is accounted for.
+const BUSY_FOR: SignedDuration = SignedDuration::from_millis(200);
+/// The longest that many together do: others are still to be expected then, but may not come.
+const BUSY_AT_MOST: SignedDuration = SignedDuration::from_secs(3);
 
 /// An allowance of reasons to tell.
 #[derive(Debug)]
 pub(super) struct Allowance {
     left: f64,
-    at: Option<Timestamp>,
-    admitted: Option<Timestamp>,
+    /// Until when what comes back by itself was counted; yet to come while admissions keep the API server busy.
+    counted: Timestamp,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { left: BURST, at: None, admitted: None }
+        Self { left: BURST, counted: Timestamp::MIN }
     }
 }
 
 impl Allowance {
-    /// How many may be told now.
-    pub(super) fn at(&mut self, now: Timestamp, admits: bool) -> usize {
-        let elapsed = self.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
-        self.at = Some(now);
-        self.admitted = if admits { Some(now) } else { self.admitted };
-        let is_busy = self.admitted.is_some_and(|at| now.duration_since(at) < BUSY_FOR);
-        let per_second = if is_busy { BUSY_PER_SECOND } else { IDLE_PER_SECOND };
-        self.left = (self.left + elapsed * per_second).min(BURST);
+    /// How many may be told now, where so many jobs were admitted since that was asked last.
+    pub(super) fn at(&mut self, now: Timestamp, admitted: usize) -> usize {
+        let at_latest = now.saturating_add(BUSY_AT_MOST).unwrap_or(now);
+        let counted = self.counted.min(at_latest);
+        let quiet = now.duration_since(counted).as_secs_f64().max(0.0);
+        self.left = (self.left + quiet * PER_SECOND + admitted as f64 * PER_ADMISSION).min(BURST);
+        let busy = BUSY_FOR * i32::try_from(admitted).unwrap_or(i32::MAX);
+        self.counted = counted.max(now).saturating_add(busy).unwrap_or(at_latest).min(at_latest);
         // From 0 to BURST.
         #[expect(
             clippy::cast_possible_truncation,
@@ -58,17 +63,51 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    #[test]
-    fn it_comes_back_faster_while_nothing_is_admitted() {
-        let at = |second| Timestamp::from_second(second).unwrap();
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millisecond(millis).unwrap()
+    }
+
+    fn used_up() -> Allowance {
         let mut allowance = Allowance::default();
-        assert_eq!(allowance.at(at(0), true), 250);
+        assert_eq!(allowance.at(at(0), 0), 250);
         allowance.told(250);
-        assert_eq!(allowance.at(at(1), true), 20);
-        assert_eq!(allowance.at(at(3), false), 60, "more is admitted soon");
-        assert_eq!(allowance.at(at(4), false), 250);
-        allowance.told(50);
-        assert_eq!(allowance.at(at(1), false), 200, "a clock set back gives nothing");
-        assert_eq!(allowance.at(at(60), true), 250, "and no more than that");
+        allowance
+    }
+
+    #[test]
+    fn it_comes_back_while_nothing_is_admitted() {
+        let mut allowance = used_up();
+        assert_eq!(allowance.at(at(500), 0), 100);
+        allowance.told(60);
+        assert_eq!(allowance.at(at(0), 0), 40, "a clock set back gives nothing");
+        assert_eq!(allowance.at(at(60_000), 0), 250, "and no more than that");
+    }
+
+    #[test]
+    fn while_jobs_are_admitted_a_quarter_for_each_comes_back() {
+        let mut allowance = used_up();
+        for second in 1..=10 {
+            allowance.at(at(second * 1000), 8);
+        }
+        assert_eq!(allowance.at(at(10_500), 0), 220, "from a second in which nothing was, and 80 that were");
+        allowance.told(220);
+        for second in 11..=20 {
+            allowance.at(at(second * 1000), 1);
+        }
+        assert_eq!(allowance.at(at(20_500), 0), 250, "few leave time enough");
+        allowance.told(250);
+        assert_eq!(allowance.at(at(20_500), 1000), 250);
+        allowance.told(250);
+        assert_eq!(allowance.at(at(23_500), 0), 0, "many at once are under way for a while");
+        assert_eq!(allowance.at(at(24_500), 0), 200);
+    }
+
+    #[test]
+    fn a_clock_set_back_does_not_stop_it() {
+        let mut allowance = used_up();
+        allowance.at(at(1_000_000), 0);
+        allowance.told(250);
+        assert_eq!(allowance.at(at(1000), 0), 0);
+        assert_eq!(allowance.at(at(5000), 0), 200);
     }
 }

@@ -75,7 +75,7 @@ impl Dispatcher {
         seat_now.usage.queued += 1;
         seat_now.backing += 1;
         self.wakes.insert((until, seat));
-        self.lane.add(number);
+        self.lane.add(seat, number);
         self.stir(seat);
         None
     }

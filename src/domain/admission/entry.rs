@@ -110,9 +110,10 @@ impl Dispatcher {
                     (entry.on_quota, entry.state) = (view.on_quota, view.state);
                     self.put(number);
                 }
-                if self.jobs[number].told != view.told {
-                    self.jobs[number].told = view.told;
-                    self.lane.add(number);
+                let entry = &mut self.jobs[number];
+                if entry.told != view.told {
+                    entry.told = view.told;
+                    self.lane.add(entry.seat, number);
                 }
                 return;
             }

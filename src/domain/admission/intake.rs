@@ -64,16 +64,17 @@ impl Dispatcher {
     /// Refuses a new job that found no place in the queue and would rather not wait; notes others to be told so.
     fn turn_away(&mut self, number: usize, job: usize) {
         let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
+        if !matches!(entry.stand, Stand::Outside) {
+            return;
+        }
         match &seat.view {
             Some(view) if view.closed.is_none() && entry.on_quota == OnQuota::Reject => {
-                if matches!(entry.stand, Stand::Outside) {
-                    seat.outside.remove(entry.rank.age());
-                    let sentence = quota::queue_full(view, seat.usage.queued - 1);
-                    entry.stand = Stand::Refused(Reason::QueueFull, sentence);
-                    self.decided.push(Arc::clone(&entry.uid));
-                }
+                seat.outside.remove(entry.rank.age());
+                let sentence = quota::queue_full(view, seat.usage.queued - 1);
+                entry.stand = Stand::Refused(Reason::QueueFull, sentence);
+                self.decided.push(Arc::clone(&entry.uid));
             }
-            _ => self.lane.add(job),
+            _ => self.lane.add(number, job),
         }
     }
 
@@ -108,9 +109,7 @@ impl Dispatcher {
         };
         let line = seat.enter(job, entry.rank.clone(), shape, &mut self.rooms);
         entry.stand = Stand::Line(line);
-        if seat.is_closed() || seat.lines[line].hold.is_some() {
-            self.lane.add(job);
-        }
+        self.lane.add(number, job);
     }
 
     fn expel(&mut self, number: usize, job: usize, age: Age) {
@@ -120,7 +119,7 @@ impl Dispatcher {
         }
         entry.stand = Stand::Outside;
         seat.outside.insert(age, job);
-        self.lane.add(job);
+        self.lane.add(number, job);
         self.forget_due(number, job);
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Line {
     pub(super) verified: Option<u64>,
     /// On the list of those whose jobs are to be told why they wait.
     pub(super) telling: bool,
-    /// The reason that its jobs were to be told last; `None` where one has come since that was not.
+    /// The reason that its jobs were to be told last.
     pub(super) told: Option<Reason>,
     /// Its entries among those that wait for room: groups and numbers there.
     waits: Vec<(usize, usize)>,
@@ -89,9 +89,6 @@ impl Seat {
             }
         };
         self.change_line(number, rooms, |line| line.jobs.insert(rank, job));
-        if self.lines[number].hold.is_none() {
-            self.lines[number].told = None;
-        }
         number
     }
 

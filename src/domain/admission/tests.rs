@@ -472,6 +472,31 @@ fn reasons_are_told_once_a_few_at_a_time_and_others_turn_is_no_news() {
 }
 
 #[test]
+fn tenants_and_the_lines_of_each_are_told_in_turn() {
+    let of = |tenant: &'static str, size: u64| {
+        (0..9).map(move |n| at(n, job(&format!("{tenant}{size}-{n}"), tenant, cpu(size))))
+    };
+    let jobs = of("acme", 1).chain(of("acme", 2)).chain(of("blue", 1));
+    let mut dispatcher =
+        decide(&[tenant("acme", "pro"), tenant("blue", "pro")], vec![], jobs.collect::<Vec<_>>());
+    let told = |dispatcher: &mut Dispatcher, most| -> BTreeSet<String> {
+        dispatcher.reasons(most).iter().map(ToString::to_string).collect()
+    };
+    let expected = |uids: [&str; 4]| BTreeSet::from(uids.map(str::to_owned));
+    assert_eq!(told(&mut dispatcher, 4), expected(["acme1-0", "acme2-0", "blue1-0", "blue1-1"]));
+    assert_eq!(told(&mut dispatcher, 99).len(), 23);
+    dispatcher.set_worker("n1", Some(worker("acme", 2)));
+    dispatcher.set_worker("n2", Some(worker("blue", 1)));
+    dispatcher.decide();
+    assert_eq!(told(&mut dispatcher, 4), expected(["acme1-2", "acme2-0", "blue1-1", "blue1-2"]));
+    assert_eq!(told(&mut dispatcher, 4), expected(["acme1-3", "acme2-1", "blue1-3", "blue1-4"]));
+    // Its place is before those of its line that were told.
+    dispatcher.set_job(JobView { priority: Priority::High, ..at(9, job("late", "blue", cpu(1))) });
+    dispatcher.decide();
+    assert!(told(&mut dispatcher, 2).contains("late"), "those that came last are told first");
+}
+
+#[test]
 fn a_tenant_that_is_gone_leaves_nothing_behind() {
     let jobs: Vec<_> = (0..9).map(|n| at(n, job(&n.to_string(), "acme", cpu(1)))).collect();
     let mut dispatcher = decide(&[tenant("acme", "basic")], vec![("n1", worker("acme", 2))], jobs.clone());
