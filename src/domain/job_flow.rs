@@ -29,8 +29,9 @@ use crate::api_types::{
 /// `Assigned` is written only where the pod has not started by then: one write less for jobs that start at once.
 const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
 /// While others wait for the API server, `Assigned` and `Running` are written only where the pod has not gone further by
-/// then: starts and ends go first, and short jobs have ended by then.
-pub const UNDER_LOAD_AFTER: SignedDuration = SignedDuration::from_secs(5);
+/// then: starts and ends go first, and short jobs have ended by then. Under load a job of 4 s is there for 6: its end, too,
+/// waits for the API server.
+pub const UNDER_LOAD_AFTER: SignedDuration = SignedDuration::from_secs(8);
 
 /// Everything that the next step depends on.
 #[derive(Clone, Copy, Debug)]

@@ -17,8 +17,9 @@ const PER_ADMISSION: f64 = 0.25;
 
 /// For how long an admission keeps the API server busy: a pod is made, and another one is accounted for.
 const BUSY_FOR: SignedDuration = SignedDuration::from_millis(200);
-/// The longest that many together do: others are still to be expected then, but may not come.
-const BUSY_AT_MOST: SignedDuration = SignedDuration::from_secs(3);
+/// The longest that many together do. An API server that has too much to do starts nothing for some seconds, and reasons
+/// would only add to that.
+const BUSY_AT_MOST: SignedDuration = SignedDuration::from_secs(10);
 
 /// An allowance of reasons to tell.
 #[derive(Debug)]
@@ -98,8 +99,8 @@ mod tests {
         allowance.told(250);
         assert_eq!(allowance.at(at(20_500), 1000), 250);
         allowance.told(250);
-        assert_eq!(allowance.at(at(23_500), 0), 0, "many at once are under way for a while");
-        assert_eq!(allowance.at(at(24_500), 0), 200);
+        assert_eq!(allowance.at(at(30_500), 0), 0, "many at once are under way for a while");
+        assert_eq!(allowance.at(at(31_500), 0), 200);
     }
 
     #[test]
@@ -108,6 +109,6 @@ mod tests {
         allowance.at(at(1_000_000), 0);
         allowance.told(250);
         assert_eq!(allowance.at(at(1000), 0), 0);
-        assert_eq!(allowance.at(at(5000), 0), 200);
+        assert_eq!(allowance.at(at(12_000), 0), 200);
     }
 }

@@ -234,7 +234,7 @@ async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy() {
     bench.at(6);
     let others: Vec<_> = (0..BUSY).map(|_| bench.context.under_way.0.try_acquire().unwrap()).collect();
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(4)), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(7)), vec![]));
     drop(others);
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
 }

@@ -159,11 +159,11 @@ fn the_fast_way_is_two_status_writes() {
 }
 
 #[test]
-fn that_a_job_runs_waits_for_five_seconds_while_others_wait() {
+fn that_a_job_runs_waits_for_eight_seconds_while_others_wait() {
     let mut world = World { busy: true, ..World::new(&json!({})) };
     world.running(1, 1);
-    assert_eq!((world.step(1), world.step(5)), (Step::Wait(Some(at(6))), Step::Wait(Some(at(6)))));
-    assert_eq!(world.write(6).phase, JobPhase::Running);
+    assert_eq!((world.step(1), world.step(8)), (Step::Wait(Some(at(9))), Step::Wait(Some(at(9)))));
+    assert_eq!(world.write(9).phase, JobPhase::Running);
     let mut world = World { busy: true, ..World::new(&json!({})) };
     world.running(1, 10);
     assert_eq!(world.write(9).phase, JobPhase::Running, "a node whose clock is ahead");
@@ -194,8 +194,8 @@ fn a_slow_start_is_told_and_given_up_after_five_minutes() {
     assert_eq!(world.step(3), Step::Wait(Some(at(300))));
     let mut busy = World { busy: true, ..World::new(&json!({})) };
     busy.pending(1, 0);
-    assert_eq!(busy.step(2), Step::Wait(Some(at(5))), "others go first");
-    assert_eq!(busy.write(5).phase, JobPhase::Assigned);
+    assert_eq!(busy.step(2), Step::Wait(Some(at(8))), "others go first");
+    assert_eq!(busy.write(8).phase, JobPhase::Assigned);
     assert!(matches!(world.step(300), Step::Delete { .. }));
     world.pod(1, 0, &deleted(300), &json!({"phase": "Failed"}));
     let retry = world.write(301);

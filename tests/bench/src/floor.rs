@@ -4,7 +4,7 @@
 //! finalizer away as soon as its watch shows the pod to be so far. Like the operator it ends jobs before it makes more
 //! pods: so many are under way at most (making them all first, it would make more a second while it ends fewer, and
 //! the rest of its work would come after the last pod was made), and it leaves out the status Running of a pod that ends
-//! within five seconds. What it reaches is what any operator can reach on this API server, with these nodes, and with as
+//! within eight seconds. What it reaches is what any operator can reach on this API server, with these nodes, and with as
 //! many writes.
 
 use std::{
