@@ -137,9 +137,10 @@ impl Dispatcher {
         let line_now = &mut seat.lines[line];
         if line_now.told != Some(reason) {
             line_now.told = Some(reason);
-            if !std::mem::replace(&mut line_now.telling, true) {
+            if line_now.tellings == 0 {
                 self.lane.add_line(number, line);
             }
+            line_now.tellings = (line_now.tellings + 1).min(2);
         }
     }
 

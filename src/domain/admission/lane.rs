@@ -68,7 +68,13 @@ impl Candidates {
                     self.lines.push_back((number, Some(rank.clone())));
                     return Some(*job);
                 }
-                None => line.telling = false,
+                None => {
+                    // There may be an entry of a line that had this number before.
+                    line.tellings = line.tellings.saturating_sub(1);
+                    if line.tellings > 0 {
+                        self.lines.push_back((number, None));
+                    }
+                }
             }
         }
     }

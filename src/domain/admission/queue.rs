@@ -35,8 +35,9 @@ pub(super) struct Line {
     pub(super) hold: Option<Hold>,
     /// The edition of the nodes and quotas by which they could run at all.
     pub(super) verified: Option<u64>,
-    /// On the list of those whose jobs are to be told why they wait.
-    pub(super) telling: bool,
+    /// How often its jobs are to be gone through yet for those to be told why they wait: twice where the reason became
+    /// another one meanwhile.
+    pub(super) tellings: u8,
     /// The reason that its jobs were to be told last.
     pub(super) told: Option<Reason>,
     /// Its entries among those that wait for room: groups and numbers there.
@@ -50,7 +51,7 @@ impl Line {
             jobs: BTreeMap::new(),
             hold: None,
             verified: None,
-            telling: false,
+            tellings: 0,
             told: None,
             waits: Vec::new(),
         }

@@ -494,6 +494,11 @@ fn tenants_and_the_lines_of_each_are_told_in_turn() {
     dispatcher.set_job(JobView { priority: Priority::High, ..at(9, job("late", "blue", cpu(1))) });
     dispatcher.decide();
     assert!(told(&mut dispatcher, 2).contains("late"), "those that came last are told first");
+    dispatcher.set_worker("n2", None);
+    dispatcher.decide();
+    let rest = told(&mut dispatcher, 99);
+    assert!(rest.contains("blue1-1"), "the reason has changed while the line was being told: {rest:?}");
+    assert!(!rest.contains("blue1-8"), "it was never told another one");
 }
 
 #[test]
