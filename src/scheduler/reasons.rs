@@ -11,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 const BURST: f64 = 250.0;
 /// What comes back each second while nothing is admitted.
 const PER_SECOND: f64 = 200.0;
-/// What comes back with each admission: jobs that will start in less than four times the time in which all others would
-/// be told need not be.
+/// What comes back with each admission: one reason for every four jobs that start. Most of a queue that moves so fast start
+/// before it would be their turn to be told.
 const PER_ADMISSION: f64 = 0.25;
 
 /// For how long an admission keeps the API server busy: a pod is made, and another one is accounted for.
