@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
@@ -16,8 +17,11 @@ use crate::{
     stats::count,
 };
 
-/// Numbers of requests in flight that the bare client tries; the best is taken.
+/// Numbers of requests in flight that the bare client tries, from small to large; the best is taken.
 const IN_FLIGHT: [usize; 4] = [16, 32, 64, 128];
+/// Those that reach this part of the best are as good, for all that so few jobs can tell; the largest is taken of them,
+/// because too few in flight would hold the bare client back in a longer run, and flatter the operator.
+const NEARLY: f64 = 0.95;
 
 /// A run of the operator, and what the numbers were made of.
 #[derive(Debug)]
@@ -120,8 +124,7 @@ pub async fn floor(
     cores: usize,
 ) -> anyhow::Result<FloorRun> {
     say(&format!("  the bare client: {} jobs", jobs.len()));
-    let best = tried.iter().max_by(|(_, a), (_, b)| a.total_cmp(b));
-    let in_flight = best.map_or(IN_FLIGHT[0], |(n, _)| *n);
+    let in_flight = best(&tried).context("no number of requests in flight was tried")?;
     let (mark, ended) = (stage.audit.end()?, stage.completions.count());
     let before = Reading::of(&stage.processes())?;
     let begun = now();
@@ -134,4 +137,22 @@ pub async fn floor(
     let seen = Seen { begun, jobs, requests: &requests, completed: &completed };
     let measured = Measured { processor_seconds, ..seen.evaluate() };
     Ok(FloorRun { in_flight, tried, measured })
+}
+
+/// The largest number in flight with which the rate is nearly the best.
+fn best(tried: &[(usize, f64)]) -> Option<usize> {
+    let most = tried.iter().map(|(_, rate)| *rate).reduce(f64::max)?;
+    tried.iter().filter(|(_, rate)| *rate >= NEARLY * most).map(|(n, _)| *n).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::best;
+
+    #[test]
+    fn of_rates_that_are_nearly_the_same_the_most_requests_in_flight_are_taken() {
+        assert_eq!(best(&[(16, 20.0), (32, 19.0), (64, 19.5), (128, 18.0)]), Some(64));
+        assert_eq!(best(&[(16, 18.0), (32, 26.0), (64, 24.0), (128, 23.0)]), Some(32));
+        assert_eq!(best(&[]), None);
+    }
 }
