@@ -9,6 +9,7 @@ mod create;
 #[cfg(test)]
 mod tests;
 mod triggers;
+mod under_way;
 mod unreadable;
 mod written;
 
@@ -25,10 +26,10 @@ use kube::{
         reflector::{ObjectRef, Store, store::Writer},
     },
 };
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use self::triggers::Limits;
-pub use self::written::Written;
+pub use self::{under_way::UnderWay, written::Written};
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Scenarios, Tenant, tenant::SuspendPolicy},
     clock::Clock,
@@ -58,8 +59,6 @@ use crate::{
 /// Jobs that are taken further at once. On two cores an API server does half as much with 128 requests in flight as with
 /// 16 (`make bench` prints it), and each waits the longer.
 const CONCURRENCY: u16 = 16;
-/// From so many on, what can wait does.
-const BUSY: u16 = CONCURRENCY / 2;
 /// Room between the jobs' watch and the two controllers.
 const CHANNEL: usize = 64;
 /// Name in metrics.
@@ -106,21 +105,6 @@ pub struct Context {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
-}
-
-/// Counts the steps that are under way.
-pub struct UnderWay(Semaphore);
-
-impl Default for UnderWay {
-    fn default() -> Self {
-        Self(Semaphore::new(CONCURRENCY.into()))
-    }
-}
-
-impl UnderWay {
-    fn is_busy(&self) -> bool {
-        usize::from(CONCURRENCY).saturating_sub(self.0.available_permits()) >= BUSY.into()
-    }
 }
 
 /// Why a step was not done.
@@ -209,7 +193,7 @@ fn retry(error: &Error) -> Action {
 
 async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
     let begun = tokio::time::Instant::now();
-    let _counted = context.under_way.0.try_acquire();
+    let _counted = context.under_way.begin();
     let result = take_step(Arc::clone(&job), &context).await;
     let category = result.as_ref().map_or_else(Error::category, |_| "ok");
     context.metrics.reconciled(CONTROLLER, category, begun.elapsed());

@@ -11,7 +11,11 @@ use futures::stream;
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 
-use super::{triggers::of_changed_tenants, *};
+use super::{
+    triggers::of_changed_tenants,
+    under_way::{BUSY, BUSY_FOR},
+    *,
+};
 use crate::{
     domain::admission::{Admission, Verdict},
     kube_ext::{
@@ -226,17 +230,21 @@ async fn a_running_pod_is_written_over_the_version_it_was_computed_from() {
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(1805)), vec![]));
 }
 
-#[tokio::test]
-async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy() {
+#[tokio::test(start_paused = true)]
+async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy_and_just_after() {
     let mut bench = bench(admitted());
     bench.queued();
     put(&mut bench.pods, pod(json!({}), running()));
     bench.at(6);
-    let others: Vec<_> = (0..BUSY).map(|_| bench.context.under_way.0.try_acquire().unwrap()).collect();
+    let others: Vec<_> = (0..BUSY).map(|_| bench.context.under_way.begin().unwrap()).collect();
+    drop(others);
+    tokio::time::advance(BUSY_FOR / 2).await;
     let (action, calls) = bench.step().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(7)), vec![]));
-    drop(others);
+    tokio::time::advance(BUSY_FOR).await;
+    let few: Vec<_> = (1..BUSY).map(|_| bench.context.under_way.begin().unwrap()).collect();
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
+    drop(few);
 }
 
 #[tokio::test]

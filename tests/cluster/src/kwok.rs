@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
@@ -243,7 +243,8 @@ impl Cluster {
             wait_for_ready(&api, name, "True").await?;
         } else {
             // The pods first: kwok forgets what it was going to do with them only while it still looks after them.
-            mark_pods(&client, name, Some("true")).await?;
+            mark_pods(&client, name, Some("asked")).await?;
+            wait_for_frozen(&client, name).await?;
             label(None).await?;
             let condition = json!({ "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
                 "message": "Kubelet stopped posting node status." });
@@ -267,12 +268,26 @@ impl Cluster {
     }
 }
 
+/// Waits until kwok has answered for all pods that [`mark_pods`] asked it to leave alone.
+async fn wait_for_frozen(client: &Client, node: &str) -> Result<(), Error> {
+    let look = async || {
+        let pods = pods_on(client, node).await.map_err(|error| error.to_string())?;
+        let asked = |pod: &Pod| pod.annotations().get(NODE_LOST).is_some_and(|lost| lost == "asked");
+        let moving = pods.into_iter().find(asked);
+        moving.map_or(Ok(()), |pod| Err(format!("{} is not", pod.name_any())))
+    };
+    Ok(wait::until(DEADLINE, &format!("the pods of node {node} to be left alone"), look).await?)
+}
+
+async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>, kube::Error> {
+    let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    Ok(Api::all(client.clone()).list(&on_node).await?.items)
+}
+
 async fn mark_pods(client: &Client, node: &str, lost: Option<&str>) -> Result<(), Error> {
     let failed = |source| Error::Node { doing: "marking the pods of", node: node.to_owned(), source };
-    let all: Api<Pod> = Api::all(client.clone());
-    let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let patch = Patch::Merge(json!({ "metadata": { "annotations": { NODE_LOST: lost } } }));
-    for pod in all.list(&on_node).await.map_err(failed)? {
+    for pod in pods_on(client, node).await.map_err(failed)? {
         let (Some(name), Some(namespace)) = (pod.metadata.name, pod.metadata.namespace) else { continue };
         let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         match api.patch_metadata(&name, &PatchParams::default(), &patch).await {

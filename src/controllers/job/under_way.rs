@@ -1,0 +1,46 @@
+//! Whether so many steps are under way that what can wait should.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+use super::CONCURRENCY;
+
+/// From so many on, what can wait does.
+pub(super) const BUSY: u16 = CONCURRENCY / 2;
+/// And for so long after: an API server that has too much to do answers in bursts, between which hands are free.
+pub(super) const BUSY_FOR: Duration = Duration::from_secs(2);
+
+/// Counts the steps that are under way.
+pub struct UnderWay {
+    free: Semaphore,
+    busy_until: Mutex<Instant>,
+}
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self { free: Semaphore::new(CONCURRENCY.into()), busy_until: Mutex::new(Instant::now()) }
+    }
+}
+
+impl UnderWay {
+    /// Begins a step, which is under way until what this returns is dropped.
+    pub(super) fn begin(&self) -> Option<SemaphorePermit<'_>> {
+        let begun = self.free.try_acquire().ok();
+        if usize::from(CONCURRENCY).saturating_sub(self.free.available_permits()) >= BUSY.into() {
+            *self.busy_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + BUSY_FOR;
+        }
+        begun
+    }
+
+    /// Whether there are many, or were just now.
+    pub(super) fn is_busy(&self) -> bool {
+        Instant::now() < *self.busy_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
