@@ -263,9 +263,9 @@ impl ControlPlane {
         ]);
         command.args(self.client_limits());
         if self.options.heavy_load {
-            // kwok is sent all pods anew every few minutes, and with more than about 5,000 it is too slow for the API
-            // server, which closes the watch, and again, so that no pod starts or ends for ten seconds at a time. At
-            // 50 pods a second, 3,000 end in a minute: by then the operator has let them go.
+            // kwok 0.8 asks for all pods anew with each watch, every 5 to 10 minutes. Where it is too slow for them, the
+            // API server closes the watch, and again, so that no pod starts or ends for ten seconds at a time. At 50
+            // pods a second, 3,000 end in a minute: by then the operator has let them go.
             command.arg("--terminated-pod-gc-threshold=3000");
         }
         command.arg(format!("--node-monitor-grace-period={}s", self.options.node_grace.as_secs()));
