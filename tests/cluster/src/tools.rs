@@ -7,6 +7,8 @@
 //!
 //! Where `KUBEBUILDER_ASSETS` is set, the programs in that directory are taken first.
 
+mod mend;
+
 use std::{
     env, fs,
     fs::File,
@@ -18,6 +20,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+pub use self::mend::Mend;
 use crate::requirements::find_program;
 
 /// Why a program is not at hand.
@@ -64,6 +67,8 @@ pub struct GoModule {
     pub ldflags: &'static str,
     /// Programs whose name is not the last element of their package, as (built, wanted).
     pub renamed: &'static [(&'static str, &'static str)],
+    /// What is put right in the modules before they are built.
+    pub mends: &'static [Mend],
     /// What is built, for the progress line.
     pub what: &'static str,
 }
@@ -75,6 +80,14 @@ pub const CONTROL_PLANE: GoModule = GoModule {
     ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
               -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
     renamed: &[("server", "etcd")],
+    // kwok 0.7 and 0.8 begin each watch anew instead of where the last one ended. Under load, being sent all pods again
+    // makes kwok so late that the API server ends that watch, too, and so on for minutes.
+    mends: &[Mend {
+        module: "sigs.k8s.io/kwok",
+        file: "pkg/utils/informer/event.go",
+        wrong: "if !o.EnableListPager || o.EnableStreamWatch {",
+        right: "if opts.ResourceVersion == \"\" && (!o.EnableListPager || o.EnableStreamWatch) {",
+    }],
     what: "the Kubernetes control plane",
 };
 
@@ -88,7 +101,8 @@ impl GoModule {
         for path in files_below(&self.source())? {
             hash.update(fs::read(&path).map_err(at(&path))?);
         }
-        for text in [self.ldflags, env::consts::OS, env::consts::ARCH] {
+        let mends = self.mends.iter().flat_map(|mend| [mend.module, mend.file, mend.wrong, mend.right]);
+        for text in [self.ldflags, env::consts::OS, env::consts::ARCH].into_iter().chain(mends) {
             hash.update(text);
             hash.update([0]);
         }
@@ -140,9 +154,17 @@ impl GoModule {
     fn run_go(&self, out: &Path) -> Result<(), Error> {
         say(&format!("building {} (once; minutes when Go has compiled nothing of it yet)\n", self.what));
         let packages = self.count_packages()?;
+        let mended = tempfile::tempdir().map_err(at(&env::temp_dir()))?;
+        for name in ["go.mod", "go.sum"] {
+            let path = self.source().join(name);
+            fs::copy(&path, mended.path().join(name)).map_err(at(&path))?;
+        }
+        self.mends.iter().try_for_each(|mend| mend.apply(self, mended.path()))?;
         let mut child = self
             .go()
-            .args(["build", "-v", "-ldflags", self.ldflags, "-o"])
+            .args(["build", "-v", "-ldflags", self.ldflags])
+            .arg(format!("-modfile={}", mended.path().join("go.mod").display()))
+            .arg("-o")
             // The trailing slash makes it a directory even where there is one tool only.
             .arg(format!("{}/", out.display()))
             .arg("tool")
@@ -169,12 +191,18 @@ impl GoModule {
     }
 
     fn count_packages(&self) -> Result<usize, Error> {
-        let list = self.go().args(["list", "-deps", "tool"]).output().map_err(Error::NoGo)?;
-        if !list.status.success() {
-            let output = String::from_utf8_lossy(&list.stderr).into_owned();
+        let list = self.run(["list", "-deps", "tool"])?;
+        Ok(list.iter().filter(|&&byte| byte == b'\n').count())
+    }
+
+    /// What a command of Go's prints.
+    fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Vec<u8>, Error> {
+        let done = self.go().args(arguments).output().map_err(Error::NoGo)?;
+        if !done.status.success() {
+            let output = String::from_utf8_lossy(&done.stderr).into_owned();
             return Err(Error::Build { module: self.source(), output });
         }
-        Ok(list.stdout.iter().filter(|&&byte| byte == b'\n').count())
+        Ok(done.stdout)
     }
 }
 

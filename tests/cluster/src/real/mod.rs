@@ -43,8 +43,13 @@ use crate::{
 };
 
 /// containerd, CoreDNS and the pause process.
-pub const NODE_TOOLS: GoModule =
-    GoModule { dir: "tools-node", ldflags: "-s -w", renamed: &[], what: "the programs of real nodes" };
+pub const NODE_TOOLS: GoModule = GoModule {
+    dir: "tools-node",
+    ldflags: "-s -w",
+    renamed: &[],
+    mends: &[],
+    what: "the programs of real nodes",
+};
 
 /// The service address of the cluster's DNS, in the service range of the control plane.
 const CLUSTER_DNS: &str = "10.96.0.10";
