@@ -262,12 +262,6 @@ impl ControlPlane {
             "--node-monitor-period=1s",
         ]);
         command.args(self.client_limits());
-        if self.options.heavy_load {
-            // kwok 0.8 asks for all pods anew with each watch, every 5 to 10 minutes. Where it is too slow for them, the
-            // API server closes the watch, and again, so that no pod starts or ends for ten seconds at a time. At 50
-            // pods a second, 3,000 end in a minute: by then the operator has let them go.
-            command.arg("--terminated-pod-gc-threshold=3000");
-        }
         command.arg(format!("--node-monitor-grace-period={}s", self.options.node_grace.as_secs()));
         for (flag, path) in [
             ("--service-account-private-key-file", service_account_private),
