@@ -34,7 +34,7 @@ const TRIES: usize = 20;
 /// When to try again after one.
 const SOON: Duration = Duration::from_millis(50);
 /// Jobs under way at most for each request in flight: a pod takes a few times as long as a request.
-const UNDER_WAY: usize = 8;
+pub const UNDER_WAY: usize = 8;
 /// How long it leaves a pod that has ended, which its node writes to for some time yet. The operator leaves it longer.
 const LINGER: Duration = Duration::from_secs(10);
 

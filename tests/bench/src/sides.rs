@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
     audit::Request,
-    floor::{Floor, Pace},
+    floor::{Floor, Pace, UNDER_WAY},
     follow::now,
-    load::{Submitted, in_turn},
+    load::{Submitted, in_turn, scaled},
     measure::{Measured, Seen, seconds},
     process::{Reading, peak_memory},
     say,
@@ -17,11 +16,8 @@ use crate::{
     stats::count,
 };
 
-/// Numbers of requests in flight that the bare client tries, from small to large; the best is taken.
+/// Numbers of requests in flight that the bare client tries; the best is taken.
 const IN_FLIGHT: [usize; 4] = [16, 32, 64, 128];
-/// Those that reach this part of the best are as good, for all that so few jobs can tell; the largest is taken of them,
-/// because too few in flight would hold the bare client back in a longer run, and flatter the operator.
-const NEARLY: f64 = 0.95;
 
 /// A run of the operator, and what the numbers were made of.
 #[derive(Debug)]
@@ -84,18 +80,22 @@ pub async fn until_ended(stage: &mut Stage, wanted: usize, deadline: Duration) -
     completions.until(wanted, deadline, check).await
 }
 
-/// Tries a few numbers of requests in flight on a few jobs each; the operator is stopped.
+/// Tries a few numbers of requests in flight; the operator is stopped.
+///
+/// Each on twice the jobs that are under way with it: the first of them meet an API server that has nothing else to do, and
+/// say nothing of what is too many.
 ///
 /// # Errors
 /// As [`Floor::run`].
 pub async fn tune(
     stage: &Stage,
     floor: &std::sync::Arc<Floor>,
-    jobs: usize,
+    scale: f64,
     cores: usize,
 ) -> anyhow::Result<Vec<(usize, f64)>> {
     let mut tried = Vec::new();
     for in_flight in IN_FLIGHT {
+        let jobs = scaled(2 * UNDER_WAY * in_flight, scale, 100);
         let plan = in_turn(jobs, stage.submitter.tenants.len());
         let jobs = stage.submitter.all(&format!("try{in_flight}x"), &plan).await?;
         let (begun, ended) = (now(), stage.completions.count());
@@ -124,7 +124,8 @@ pub async fn floor(
     cores: usize,
 ) -> anyhow::Result<FloorRun> {
     say(&format!("  the bare client: {} jobs", jobs.len()));
-    let in_flight = best(&tried).context("no number of requests in flight was tried")?;
+    let best = tried.iter().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let in_flight = best.map_or(IN_FLIGHT[0], |(n, _)| *n);
     let (mark, ended) = (stage.audit.end()?, stage.completions.count());
     let before = Reading::of(&stage.processes())?;
     let begun = now();
@@ -137,22 +138,4 @@ pub async fn floor(
     let seen = Seen { begun, jobs, requests: &requests, completed: &completed };
     let measured = Measured { processor_seconds, ..seen.evaluate() };
     Ok(FloorRun { in_flight, tried, measured })
-}
-
-/// The largest number in flight with which the rate is nearly the best.
-fn best(tried: &[(usize, f64)]) -> Option<usize> {
-    let most = tried.iter().map(|(_, rate)| *rate).reduce(f64::max)?;
-    tried.iter().filter(|(_, rate)| *rate >= NEARLY * most).map(|(n, _)| *n).max()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::best;
-
-    #[test]
-    fn of_rates_that_are_nearly_the_same_the_most_requests_in_flight_are_taken() {
-        assert_eq!(best(&[(16, 20.0), (32, 19.0), (64, 19.5), (128, 18.0)]), Some(64));
-        assert_eq!(best(&[(16, 18.0), (32, 26.0), (64, 24.0), (128, 23.0)]), Some(32));
-        assert_eq!(best(&[]), None);
-    }
 }

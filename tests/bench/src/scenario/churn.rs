@@ -23,8 +23,6 @@ const CORES: u32 = 20;
 const SECONDS: usize = 120;
 /// Jobs from which the bare client's rate is taken.
 const JOBS: usize = 2_000;
-/// Jobs on which it tries each number of requests in flight.
-const TRY: usize = 300;
 /// Parts of its rate at which jobs come, in percent.
 const LOADS: [u32; 2] = [80, 110];
 
@@ -46,7 +44,7 @@ async fn measure(
 ) -> anyhow::Result<()> {
     let room = usize::try_from(NODES * CORES)?;
     let floor = Floor::new(stage).await?;
-    let tried = sides::tune(stage, &floor, scaled(TRY, terms.scale, 200), room).await?;
+    let tried = sides::tune(stage, &floor, terms.scale, room).await?;
     let queued = stage.submitter.all("floor", &in_turn(scaled(JOBS, terms.scale, 300), TENANTS)).await?;
     let floor = sides::floor(stage, &floor, &queued, tried, room).await?;
     let capacity = floor.measured.completions_per_second;

@@ -34,8 +34,6 @@ const SHAPES: [Shape; 3] = [
 ];
 const NODES: u32 = 10;
 const CORES: u32 = 32;
-/// Jobs on which the bare client tries each number of requests in flight.
-const TRY: usize = 300;
 
 /// When a pod was seen to run and to have ended, in microseconds since 1970.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +69,7 @@ async fn measure(stage: &mut Stage, terms: &Terms, jobs: &[usize], weights: &[u3
     let room = usize::try_from(NODES * CORES)?;
     let plan = mixed(jobs, terms.seed);
     let floor = Floor::new(stage).await?;
-    let tried = sides::tune(stage, &floor, scaled(TRY, terms.scale, 100), room).await?;
+    let tried = sides::tune(stage, &floor, terms.scale, room).await?;
     let queued = stage.submitter.all("job", &plan).await?;
     let seats = Seats::default();
     let seen = Arc::clone(&seats);

@@ -17,8 +17,6 @@ const TENANTS: [usize; 3] = [1, 30, 1_000];
 const SHAPE: Shape = Shape { cores: 1, seconds: 1 };
 const NODES: u32 = 20;
 const CORES: u32 = 100;
-/// Jobs on which the bare client tries each number of requests in flight.
-const TRY: usize = 600;
 
 pub async fn run(
     terms: &Terms,
@@ -54,7 +52,7 @@ async fn measure(
     let room = usize::try_from(NODES * CORES)?;
     let plan = in_turn(jobs, stage.submitter.tenants.len());
     let floor = Floor::new(stage).await?;
-    let tried = sides::tune(stage, &floor, scaled(TRY, terms.scale, 100), room).await?;
+    let tried = sides::tune(stage, &floor, terms.scale, room).await?;
     let queued = stage.submitter.all("job", &plan).await?;
     let operator = sides::operator(stage, &queued).await?;
     let again = stage.submitter.all("floor", &plan).await?;
