@@ -50,7 +50,7 @@ pub struct View<'a> {
     pub start_limit: SignedDuration,
     /// The extended resource that counts GPUs.
     pub gpu_resource: &'a str,
-    /// Whether many jobs are being taken further, so that what can wait should.
+    /// Whether many jobs are being taken further, or were just now, so that what can wait should.
     pub busy: bool,
     /// The time.
     pub now: Timestamp,

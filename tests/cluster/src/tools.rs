@@ -1,8 +1,8 @@
 //! The programs of the cluster: built from Go modules on first use, cached after.
 //!
 //! A module under `tests/cluster` lists its programs as `tool` directives. They are built once into the user's cache
-//! directory, under the hash of everything that decides the result (`go.mod`, `go.sum`, flags), with a file lock
-//! around it: of any number of test binaries that start at once, one builds, showing its progress, and the others wait.
+//! directory, under the hash of everything that decides the result (`go.mod`, `go.sum`, flags, what is mended), with a file
+//! lock around it: of any number of test binaries that start at once, one builds, showing its progress, and the others wait.
 //! A build ends with a rename, so that an interrupted one leaves nothing that could be taken for complete.
 //!
 //! Where `KUBEBUILDER_ASSETS` is set, the programs in that directory are taken first.
