@@ -3,18 +3,20 @@
 //! It makes the pods as fast as the API server takes them, within the pool's cores, and writes a status or takes the
 //! finalizer away as soon as its watch shows the pod to be so far. Like the operator it ends jobs before it makes more
 //! pods: so many are under way at most (making them all first, it would make more a second while it ends fewer, and
-//! the rest of its work would come after the last pod was made), and it leaves out the status Running of a pod that ends
-//! within eight seconds. What it reaches is what any operator can reach on this API server, with these nodes, and with as
-//! many writes.
+//! the rest of its work would come after the last pod was made), it leaves out the status Running of a pod that ends
+//! within eight seconds, and it lets a pod go a minute after its end. What it reaches is what any operator can reach on
+//! this API server, with these nodes, and with as many writes.
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use crofter::{domain::job_flow::UNDER_LOAD_AFTER, names};
+use futures::{Stream, StreamExt};
 use kube::Client;
 use serde::Deserialize;
 use tokio::{
@@ -35,8 +37,6 @@ const TRIES: usize = 20;
 const SOON: Duration = Duration::from_millis(50);
 /// Jobs under way at most for each request in flight: a pod takes a few times as long as a request.
 pub const UNDER_WAY: usize = 8;
-/// How long it leaves a pod that has ended, which its node writes to for some time yet. The operator leaves it longer.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// How far a pod is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +78,8 @@ pub struct Pace {
     pub in_flight: usize,
     /// Cores that its pods hold at once.
     pub cores: usize,
+    /// How long it leaves a pod that has ended, which its node writes to for some time yet.
+    pub linger: Duration,
     /// When to give up.
     pub deadline: Duration,
 }
@@ -89,6 +91,7 @@ struct Run {
     /// Jobs whose pod is made and whose end is not written yet.
     under_way: Semaphore,
     room: Arc<Semaphore>,
+    linger: Duration,
 }
 
 impl Floor {
@@ -116,32 +119,40 @@ impl Floor {
         }))
     }
 
-    /// Takes all jobs through their lives, in order. Nobody else may care for them.
+    /// Takes all jobs through their lives, in the order in which they come, and returns them. Nobody else may care for
+    /// them.
     ///
     /// # Errors
-    /// When a write is refused for good, or the deadline passes.
-    pub async fn run(self: &Arc<Self>, jobs: &[Submitted], pace: Pace) -> anyhow::Result<()> {
+    /// When a job does not come, a write is refused for good, or the deadline passes.
+    pub async fn run(
+        self: &Arc<Self>,
+        jobs: impl Stream<Item = anyhow::Result<Submitted>>,
+        pace: Pace,
+    ) -> anyhow::Result<Vec<Submitted>> {
         let run = Arc::new(Run {
             floor: Arc::clone(self),
             requests: Semaphore::new(pace.in_flight),
             under_way: Semaphore::new(UNDER_WAY * pace.in_flight),
             room: Arc::new(Semaphore::new(pace.cores)),
+            linger: pace.linger,
         });
         let all = async {
-            let mut lives = JoinSet::new();
-            for (number, job) in jobs.iter().enumerate() {
+            let (mut lives, mut done) = (JoinSet::new(), Vec::new());
+            let mut jobs = pin!(jobs.enumerate());
+            while let Some((number, job)) = jobs.next().await {
+                let job = job?;
                 let cores = self.cores.get(job.plan.shape).copied().unwrap_or(1);
                 let held = Arc::clone(&run.room).acquire_many_owned(cores).await?;
-                let (run, job) = (Arc::clone(&run), job.clone());
-                lives.spawn(async move { run.life(&job, number, held).await });
-                while let Some(done) = lives.try_join_next() {
-                    done??;
+                let run = Arc::clone(&run);
+                lives.spawn(async move { run.life(&job, number, held).await.map(|()| job) });
+                while let Some(life) = lives.try_join_next() {
+                    done.push(life??);
                 }
             }
-            while let Some(done) = lives.join_next().await {
-                done??;
+            while let Some(life) = lives.join_next().await {
+                done.push(life??);
             }
-            anyhow::Ok(())
+            anyhow::Ok(done)
         };
         let result = tokio::time::timeout(pace.deadline, all).await;
         if self.follower.has_ended() {
@@ -203,7 +214,7 @@ impl Run {
             version = self.write(call, &values, || version.clone()).await?;
         }
         drop(under_way);
-        tokio::time::sleep(LINGER).await;
+        tokio::time::sleep(self.linger).await;
         for call in &recipe.release {
             self.write(call, &Values { pod_uid: &pod_uid, ..values }, || seen.borrow().version.clone())
                 .await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, channel::mpsc::UnboundedSender, stream};
 use kube::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -104,12 +104,17 @@ impl Submitter {
     /// # Errors
     /// When one is refused.
     pub async fn all(&self, prefix: &str, jobs: &[Planned]) -> anyhow::Result<Vec<Submitted>> {
-        let one = |(number, job): (usize, &Planned)| self.submit(format!("{prefix}{number}"), *job);
-        stream::iter(jobs.iter().enumerate().map(one)).buffered(AT_ONCE).try_collect().await
+        self.as_taken(prefix, jobs).try_collect().await
     }
 
-    /// Submits each job at its time (in seconds from now), however long the ones before it take. Also returns how late
-    /// each was, in seconds.
+    /// Submits jobs as they are taken, a few ahead.
+    pub fn as_taken(&self, prefix: &str, jobs: &[Planned]) -> impl Stream<Item = anyhow::Result<Submitted>> {
+        let one = move |(number, job): (usize, &Planned)| self.submit(format!("{prefix}{number}"), *job);
+        stream::iter(jobs.iter().enumerate().map(one)).buffered(AT_ONCE)
+    }
+
+    /// Submits each job at its time (in seconds from now), however long the ones before it take, and tells of each as
+    /// soon as the API server has it. Returns how late each was, in seconds.
     ///
     /// # Errors
     /// When one is refused.
@@ -117,7 +122,8 @@ impl Submitter {
         &self,
         prefix: &str,
         jobs: &[(f64, Planned)],
-    ) -> anyhow::Result<(Vec<Submitted>, Vec<f64>)> {
+        told: UnboundedSender<Submitted>,
+    ) -> anyhow::Result<Vec<f64>> {
         let (begun, mut going) = (Instant::now(), JoinSet::new());
         let mut late = Vec::with_capacity(jobs.len());
         for (number, (at, job)) in jobs.iter().enumerate() {
@@ -125,13 +131,13 @@ impl Submitter {
             tokio::time::sleep_until(due).await;
             late.push(due.elapsed().as_secs_f64());
             let (submitter, job, name) = (self.clone(), *job, format!("{prefix}{number}"));
-            going.spawn(async move { submitter.submit(name, job).await });
+            let told = told.clone();
+            going.spawn(async move { anyhow::Ok(told.unbounded_send(submitter.submit(name, job).await?)?) });
         }
-        let mut submitted = Vec::with_capacity(jobs.len());
         while let Some(done) = going.join_next().await {
-            submitted.push(done??);
+            done??;
         }
-        Ok((submitted, late))
+        Ok(late)
     }
 
     async fn submit(&self, name: String, plan: Planned) -> anyhow::Result<Submitted> {

@@ -1,11 +1,13 @@
-//! The two sides that are compared, each over jobs that were submitted before it begins.
+//! The two sides that are compared.
 
 use std::time::Duration;
 
+use crofter::controllers::attempt::LINGER;
+use futures::{Stream, stream};
 use serde::Serialize;
 
 use crate::{
-    audit::Request,
+    audit::{Mark, Request},
     floor::{Floor, Pace, UNDER_WAY},
     follow::now,
     load::{Submitted, in_turn, scaled},
@@ -18,11 +20,15 @@ use crate::{
 
 /// Numbers of requests in flight that the bare client tries; the best is taken.
 const IN_FLIGHT: [usize; 4] = [16, 32, 64, 128];
+/// How long it leaves a pod that has ended when it tries. When it is measured it leaves it as long as the operator.
+const TRIAL_LINGER: Duration = Duration::from_secs(10);
+/// How long the last ends may take to be seen.
+const SEEN: Duration = Duration::from_secs(30);
 
 /// A run of the operator, and what the numbers were made of.
 #[derive(Debug)]
 pub struct OperatorRun {
-    /// When its process was started, in microseconds since 1970.
+    /// Its beginning, in microseconds since 1970.
     pub begun: i64,
     /// What it has asked of the API server.
     pub requests: Vec<Request>,
@@ -46,18 +52,53 @@ pub fn deadline(jobs: usize) -> Duration {
     Duration::from_secs_f64(120.0 + count(jobs) / 5.0)
 }
 
-/// Starts the operator on the jobs, waits until all have ended and all is written, and stops it. It begins with the start of its process.
+/// The beginning of what is measured.
+#[derive(Debug)]
+pub struct Beginning {
+    at: i64,
+    mark: Mark,
+    ended: usize,
+    processors: Reading,
+}
+
+impl Beginning {
+    /// It is now.
+    ///
+    /// # Errors
+    /// When the audit log or the processes can't be read.
+    pub fn now(stage: &Stage) -> anyhow::Result<Self> {
+        let (mark, ended) = (stage.audit.end()?, stage.completions.count());
+        Ok(Self { mark, ended, processors: Reading::of(&stage.processes())?, at: now() })
+    }
+}
+
+/// Starts the operator on jobs that were submitted before, and follows it. It begins with the start of its process.
 ///
 /// # Errors
 /// When the operator ends, or the jobs don't in time.
 pub async fn operator(stage: &mut Stage, jobs: &[Submitted]) -> anyhow::Result<OperatorRun> {
     say(&format!("  the operator: {} jobs", jobs.len()));
-    let (mark, ended) = (stage.audit.end()?, stage.completions.count());
-    let before = Reading::of(&stage.processes())?;
-    let begun = stage.start_operator()?;
-    until_ended(stage, ended + jobs.len(), deadline(jobs.len())).await?;
+    let beginning = Beginning::now(stage)?;
+    stage.start_operator()?;
+    follow_operator(stage, beginning, jobs).await
+}
+
+/// Waits until all jobs have ended and all is written, and stops the operator.
+///
+/// # Errors
+/// When the operator ends, or the jobs don't in time.
+pub async fn follow_operator(
+    stage: &mut Stage,
+    beginning: Beginning,
+    jobs: &[Submitted],
+) -> anyhow::Result<OperatorRun> {
+    let Beginning { at: begun, mark, ended, processors } = beginning;
+    let deadline = deadline(jobs.len());
+    let Stage { completions, operator, .. } = stage;
+    let check = || Ok(operator.as_mut().map_or(Ok(()), |operator| operator.check())?);
+    completions.until(ended + jobs.len(), deadline, check).await?;
     stage.until_quiet(OPERATOR).await?;
-    let processor_seconds = Reading::of(&stage.processes())?.since(&before);
+    let processor_seconds = Reading::of(&stage.processes())?.since(&processors);
     let peak_mib = peak_memory(stage.operator_pid()?)?;
     // They count as writes for each job, though not in the time that the jobs take.
     stage.until_released(OPERATOR, mark, jobs.len()).await?;
@@ -68,16 +109,6 @@ pub async fn operator(stage: &mut Stage, jobs: &[Submitted]) -> anyhow::Result<O
     let seen = Seen { begun, jobs, requests: &requests, completed: &completed };
     let measured = Measured { processor_seconds, peak_mib, ..seen.evaluate() };
     Ok(OperatorRun { begun, requests, measured })
-}
-
-/// Waits until so many jobs have ended in all, while the operator runs.
-///
-/// # Errors
-/// When the operator ends, or the jobs don't in time.
-pub async fn until_ended(stage: &mut Stage, wanted: usize, deadline: Duration) -> anyhow::Result<()> {
-    let Stage { completions, operator, .. } = stage;
-    let check = || Ok(operator.as_mut().map_or(Ok(()), |operator| operator.check())?);
-    completions.until(wanted, deadline, check).await
 }
 
 /// Tries a few numbers of requests in flight; the operator is stopped.
@@ -99,9 +130,10 @@ pub async fn tune(
         let plan = in_turn(jobs, stage.submitter.tenants.len());
         let jobs = stage.submitter.all(&format!("try{in_flight}x"), &plan).await?;
         let (begun, ended) = (now(), stage.completions.count());
-        floor.run(&jobs, Pace { in_flight, cores, deadline: deadline(jobs.len()) }).await?;
-        // Not until it has let the last pod go, which it is in no hurry to.
-        stage.completions.until(ended + jobs.len(), Duration::from_secs(30), || Ok(())).await?;
+        let pace = Pace { in_flight, cores, linger: TRIAL_LINGER, deadline: deadline(jobs.len()) };
+        floor.run(before(&jobs), pace).await?;
+        stage.completions.until(ended + jobs.len(), SEEN, || Ok(())).await?;
+        // Not the time at which it has let the last pod go, which it is in no hurry to.
         let times = stage.completions.times();
         let last = jobs.iter().filter_map(|job| times.get(&job.key())).max().copied();
         tried.push((in_flight, count(jobs.len()) / seconds(begun, last.unwrap_or_else(now))));
@@ -112,30 +144,37 @@ pub async fn tune(
     Ok(tried)
 }
 
-/// Has the bare client do the jobs; the operator is stopped.
+/// Jobs that were submitted before the bare client begins.
+pub fn before(jobs: &[Submitted]) -> impl Stream<Item = anyhow::Result<Submitted>> {
+    stream::iter(jobs.iter().cloned().map(Ok))
+}
+
+/// Has the bare client do `number` jobs as they come; the operator is stopped.
 ///
 /// # Errors
 /// As [`Floor::run`].
 pub async fn floor(
     stage: &Stage,
     floor: &std::sync::Arc<Floor>,
-    jobs: &[Submitted],
-    tried: Vec<(usize, f64)>,
+    jobs: impl Stream<Item = anyhow::Result<Submitted>>,
+    number: usize,
+    tried: &[(usize, f64)],
     cores: usize,
 ) -> anyhow::Result<FloorRun> {
-    say(&format!("  the bare client: {} jobs", jobs.len()));
+    say(&format!("  the bare client: {number} jobs"));
     let best = tried.iter().max_by(|(_, a), (_, b)| a.total_cmp(b));
     let in_flight = best.map_or(IN_FLIGHT[0], |(n, _)| *n);
-    let (mark, ended) = (stage.audit.end()?, stage.completions.count());
-    let before = Reading::of(&stage.processes())?;
-    let begun = now();
-    floor.run(jobs, Pace { in_flight, cores, deadline: deadline(jobs.len()) }).await?;
-    stage.completions.until(ended + jobs.len(), Duration::from_secs(30), || Ok(())).await?;
-    let processor_seconds = Reading::of(&stage.processes())?.since(&before);
+    let Beginning { at: begun, mark, ended, processors } = Beginning::now(stage)?;
+    let pace = Pace { in_flight, cores, linger: LINGER.unsigned_abs(), deadline: deadline(number) };
+    let until_ended = async {
+        stage.completions.until(ended + number, pace.deadline + SEEN, || Ok(())).await?;
+        Ok(Reading::of(&stage.processes())?.since(&processors))
+    };
+    let (jobs, processor_seconds) = tokio::try_join!(floor.run(jobs, pace), until_ended)?;
     stage.clear().await?;
     let requests = stage.audit.of_user(FLOOR, mark)?;
     let completed = stage.completions.times();
-    let seen = Seen { begun, jobs, requests: &requests, completed: &completed };
+    let seen = Seen { begun, jobs: &jobs, requests: &requests, completed: &completed };
     let measured = Measured { processor_seconds, ..seen.evaluate() };
-    Ok(FloorRun { in_flight, tried, measured })
+    Ok(FloorRun { in_flight, tried: tried.to_vec(), measured })
 }

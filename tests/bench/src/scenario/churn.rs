@@ -1,16 +1,17 @@
 //! Churn: jobs come at a fixed rate for a time, whatever becomes of those before them.
 //!
-//! What the pool can take is what the bare client makes of it, from a full queue: its rate is 100 %. At 80 % jobs
-//! should hardly wait; at 110 % the queue grows as long as jobs come, and admissions should go on at the full rate.
+//! What the pool can take is what the bare client makes of jobs that are submitted as fast as it does them: its rate is
+//! 100 %. At 80 % jobs should hardly wait; at 110 % the queue grows as long as jobs come, and admissions should go on at
+//! the full rate. Both sides have the same jobs come at the same times.
+
+use futures::{StreamExt, channel::mpsc, future::try_join};
 
 use super::{Case, Terms};
 use crate::{
     floor::Floor,
-    follow::now,
     load::{Planned, Shape, Submitted, arrivals, in_turn, scaled},
-    measure::{Measured, Seen},
-    process::{Reading, peak_memory},
-    say, sides,
+    say,
+    sides::{self, Beginning, FloorRun, OperatorRun},
     stage::{OPERATOR, Setting, Stage},
     stats::{Quantiles, count},
 };
@@ -21,8 +22,8 @@ const NODES: u32 = 4;
 const CORES: u32 = 20;
 /// How long jobs come, in seconds.
 const SECONDS: usize = 120;
-/// Jobs from which the bare client's rate is taken.
-const JOBS: usize = 2_000;
+/// Jobs from which the bare client's rate is taken: about as many as come.
+const JOBS: usize = 2_500;
 /// Parts of its rate at which jobs come, in percent.
 const LOADS: [u32; 2] = [80, 110];
 
@@ -43,11 +44,12 @@ async fn measure(
     done: &mut (dyn FnMut(Case) -> anyhow::Result<()> + Send),
 ) -> anyhow::Result<()> {
     let room = usize::try_from(NODES * CORES)?;
-    let floor = Floor::new(stage).await?;
-    let tried = sides::tune(stage, &floor, terms.scale, room).await?;
-    let queued = stage.submitter.all("floor", &in_turn(scaled(JOBS, terms.scale, 300), TENANTS)).await?;
-    let floor = sides::floor(stage, &floor, &queued, tried, room).await?;
-    let capacity = floor.measured.completions_per_second;
+    let bare = Floor::new(stage).await?;
+    let tried = sides::tune(stage, &bare, terms.scale, room).await?;
+    let plan = in_turn(scaled(JOBS, terms.scale, 300), TENANTS);
+    let as_taken = stage.submitter.as_taken("capacity", &plan);
+    let alone = sides::floor(stage, &bare, as_taken, plan.len(), &tried, room).await?;
+    let capacity = alone.measured.completions_per_second;
     let seconds = count(scaled(SECONDS, terms.scale, 20));
     for load in LOADS {
         let rate = capacity * f64::from(load) / 100.0;
@@ -57,37 +59,46 @@ async fn measure(
             .into_iter()
             .map(|at| (at, Planned { tenant: random.usize(0..TENANTS), shape: 0 }))
             .collect();
-        say(&format!("  the operator: {rate:.1} jobs/s ({load} %) for {seconds} s"));
-        let (operator, late) = side(stage, &format!("load{load}x"), &jobs).await?;
+        say(&format!("  the operator: {rate:.1} jobs/s ({load} % of {capacity:.1}) for {seconds} s"));
+        let (operator, late) = operator(stage, &format!("load{load}x"), &jobs).await?;
+        let (floor, floor_late) =
+            floor(stage, &bare, &format!("floor{load}x"), &jobs, (&tried, room)).await?;
         let name = format!("churn at {load} % of capacity, {seconds} s");
         let figures = [
             ("capacity_per_second", capacity),
             ("arrivals_per_second", rate),
             ("submitted_late_p99", late.p99),
+            ("submitted_late_p99_to_the_bare_client", floor_late.p99),
         ];
-        done(Case { name, operator, floor: Some(floor.clone()), figures: figures.into() })?;
+        done(Case { name, operator: operator.measured, floor: Some(floor), figures: figures.into() })?;
     }
     Ok(())
 }
 
-async fn side(
+async fn operator(
     stage: &mut Stage,
     prefix: &str,
     jobs: &[(f64, Planned)],
-) -> anyhow::Result<(Measured, Quantiles)> {
+) -> anyhow::Result<(OperatorRun, Quantiles)> {
     stage.start_operator()?;
     stage.until_quiet(OPERATOR).await?;
-    let (mark, ended) = (stage.audit.end()?, stage.completions.count());
-    let before = Reading::of(&stage.processes())?;
-    let begun = now();
-    let (submitted, late): (Vec<Submitted>, _) = stage.submitter.at_times(prefix, jobs).await?;
-    sides::until_ended(stage, ended + jobs.len(), sides::deadline(jobs.len())).await?;
-    stage.until_quiet(OPERATOR).await?;
-    let processor_seconds = Reading::of(&stage.processes())?.since(&before);
-    let peak_mib = peak_memory(stage.operator_pid()?)?;
-    stage.stop_operator()?;
-    let requests = stage.audit.of_user(OPERATOR, mark)?;
-    let completed = stage.completions.times();
-    let seen = Seen { begun, jobs: &submitted, requests: &requests, completed: &completed };
-    Ok((Measured { processor_seconds, peak_mib, ..seen.evaluate() }, Quantiles::of(late)))
+    let beginning = Beginning::now(stage)?;
+    let (told, come) = mpsc::unbounded();
+    let late = stage.submitter.at_times(prefix, jobs, told).await?;
+    let submitted: Vec<Submitted> = come.collect().await;
+    let run = sides::follow_operator(stage, beginning, &submitted).await?;
+    Ok((run, Quantiles::of(late)))
+}
+
+async fn floor(
+    stage: &Stage,
+    bare: &std::sync::Arc<Floor>,
+    prefix: &str,
+    jobs: &[(f64, Planned)],
+    (tried, room): (&[(usize, f64)], usize),
+) -> anyhow::Result<(FloorRun, Quantiles)> {
+    let (told, come) = mpsc::unbounded();
+    let run = sides::floor(stage, bare, come.map(Ok), jobs.len(), tried, room);
+    let (run, late) = try_join(run, stage.submitter.at_times(prefix, jobs, told)).await?;
+    Ok((run, Quantiles::of(late)))
 }

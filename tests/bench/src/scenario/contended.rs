@@ -84,7 +84,7 @@ async fn measure(stage: &mut Stage, terms: &Terms, jobs: &[usize], weights: &[u3
     drop(watch);
     let service = Service::of(stage, &run, &queued, &lock(&seats), weights)?;
     let again = stage.submitter.all("floor", &plan).await?;
-    let floor = sides::floor(stage, &floor, &again, tried, room).await?;
+    let floor = sides::floor(stage, &floor, sides::before(&again), again.len(), &tried, room).await?;
     let name = format!("contended {} jobs of {TENANTS} tenants", queued.len());
     let figures = [
         ("jain_running", service.jain_running),

@@ -56,6 +56,6 @@ async fn measure(
     let queued = stage.submitter.all("job", &plan).await?;
     let operator = sides::operator(stage, &queued).await?;
     let again = stage.submitter.all("floor", &plan).await?;
-    let floor = sides::floor(stage, &floor, &again, tried, room).await?;
+    let floor = sides::floor(stage, &floor, sides::before(&again), again.len(), &tried, room).await?;
     Ok((operator, floor))
 }
