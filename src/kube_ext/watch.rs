@@ -30,6 +30,9 @@ use super::streams::received;
 
 /// Room in a subscriber's channel. A subscriber that falls behind by more slows the watch down, and loses nothing.
 const CHANNEL: usize = 1024;
+/// Objects in one page of a list. Pages cost the API server something beside their objects: 100,000 Jobs take 10 s in pages
+/// of so many, and 17 to 20 s in pages of 500 (kube's default), measured with a bare client.
+pub const PAGE: u32 = 2_000;
 
 /// What happened to an object.
 #[derive(Debug)]
@@ -75,7 +78,7 @@ where
     /// A watch of what `api` and `config` select.
     #[must_use]
     pub fn new(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
-        Self::fed_by(watcher::watcher(api, config).default_backoff().boxed())
+        Self::fed_by(watcher::watcher(api, config.page_size(PAGE)).default_backoff().boxed())
     }
 
     fn fed_by(events: Events<K>) -> Self {
@@ -226,7 +229,7 @@ where
             Event::Apply(object) => Event::Apply(DeserializeGuard(Ok(object))),
             Event::Delete(object) => Event::Delete(DeserializeGuard(Ok(object))),
         };
-        let events = watcher::watcher(api, config).default_backoff();
+        let events = watcher::watcher(api, config.page_size(PAGE)).default_backoff();
         Self::fed_by(events.map_ok(guarded).boxed())
     }
 }

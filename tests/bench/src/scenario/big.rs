@@ -6,7 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, bail};
-use crofter::api_types::JobPhase;
+use crofter::{api_types::JobPhase, kube_ext::watch::PAGE};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::Client;
 use serde::Deserialize;
@@ -132,7 +132,7 @@ async fn end(stage: &Stage, jobs: &[Submitted]) -> anyhow::Result<usize> {
     Ok(chosen.len())
 }
 
-/// All Jobs, and how long a bare client takes to read them in pages of 500, as the operator's watch does, in seconds.
+/// All Jobs, and how long a bare client takes to read them in pages as large as the operator's, in seconds.
 async fn list(client: &Client) -> anyhow::Result<(f64, Vec<Light>)> {
     #[derive(Deserialize)]
     struct Page {
@@ -146,7 +146,7 @@ async fn list(client: &Client) -> anyhow::Result<(f64, Vec<Light>)> {
     }
     let (begun, mut token, mut all) = (now(), String::new(), Vec::new());
     loop {
-        let uri = format!("{JOBS_PATH}?limit=500&continue={token}");
+        let uri = format!("{JOBS_PATH}?limit={PAGE}&continue={token}");
         let request = http::Request::get(uri).body(Vec::new())?;
         let page: Page = client.request(request).await.context("listing all Jobs")?;
         all.extend(page.items);
