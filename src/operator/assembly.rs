@@ -271,6 +271,7 @@ impl Assembly {
             events: self.events.clone(),
             under_way: job::UnderWay::default(),
             written: job::Written::default(),
+            made: job::Made::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };

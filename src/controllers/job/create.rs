@@ -1,7 +1,7 @@
 //! The creation of an attempt's pod, and what each answer of the API server means.
 //!
-//! The admission is claimed first: what was taken back meanwhile makes no pod. A pod of that name may be there already,
-//! made by an earlier try: then it is the job's own. Refusals that pass by themselves cost the job nothing: it keeps its
+//! The admission is claimed first: what was taken back meanwhile makes no pod. A pod that was made a moment ago is not made
+//! again. A pod of that name may be there already, made by an earlier try: then it is the job's own. Refusals that pass by themselves cost the job nothing: it keeps its
 //! room for some quick tries, and then gives it back and waits. Those that would come again end it.
 
 use std::sync::Arc;
@@ -28,6 +28,9 @@ pub(super) async fn create(
 ) -> Result<Action, Error> {
     let job = view.job;
     let uid = job.uid().unwrap_or_default();
+    if let Some(left) = context.made.on_its_way(&uid, admission.attempt) {
+        return Ok(Action::requeue(left));
+    }
     let Some(admission) = context.board.claim(&uid, admission.attempt) else {
         return Ok(Action::await_change());
     };
@@ -43,6 +46,7 @@ pub(super) async fn create(
     let api = pods_api(job, context);
     match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
         Ok(_) => {
+            context.made.put(&uid, admission.attempt);
             context.metrics.admitted();
             Ok(Action::await_change())
         }

@@ -29,7 +29,10 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 
 use self::triggers::Limits;
-pub use self::{under_way::UnderWay, written::Written};
+pub use self::{
+    under_way::UnderWay,
+    written::{Made, Written},
+};
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Scenarios, Tenant, tenant::SuspendPolicy},
     clock::Clock,
@@ -99,8 +102,10 @@ pub struct Context {
     pub events: Events,
     /// Steps under way.
     pub under_way: UnderWay,
-    /// What was last written.
+    /// Jobs as last written.
     pub written: Written,
+    /// Pods made lately.
+    pub made: Made,
     /// The time of day.
     pub clock: Clock,
     /// Counters.

@@ -65,6 +65,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         events: Events::new(fake.client()),
         under_way: UnderWay::default(),
         written: Written::default(),
+        made: Made::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         metrics: Metrics::default(),
     };

@@ -1,7 +1,11 @@
-//! The jobs as this process has last written them, for as long as the cache may be behind.
+//! What this process has written, for as long as the cache may be behind.
 //!
 //! A pod's news can come before the watch has told of the job's own last write. Computed from the cache, the next status
 //! would be refused (409), and an attempt whose end was written already might be taken for one that never was.
+//!
+//! A job's news can come before the watch has told of its pod. Made again, the pod would be refused (409), but not before
+//! the namespace's ResourceQuota has counted it once more; that count stays until the quota controller looks again at all,
+//! after five minutes, and keeps other pods of the tenant out.
 
 use std::{
     collections::HashMap,
@@ -17,7 +21,7 @@ use crate::api_types::Job;
 /// When what was written is forgotten though the cache never had it: the job is gone, or the watch is down.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// By UID.
+/// The jobs as last written, by UID.
 #[derive(Default)]
 pub struct Written(Mutex<HashMap<String, (Instant, Arc<Job>)>>);
 
@@ -42,6 +46,26 @@ impl Written {
             }
             None => cached,
         }
+    }
+}
+
+/// When the pods of attempts were made, by the job's UID and the attempt.
+#[derive(Default)]
+pub struct Made(Mutex<HashMap<(String, u32), Instant>>);
+
+impl Made {
+    /// The pod is made.
+    pub(super) fn put(&self, job_uid: &str, attempt: u32) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, at| at.elapsed() < KEPT);
+        all.insert((job_uid.to_owned(), attempt), Instant::now());
+    }
+
+    /// How long its news may still be on the way, if it was made lately.
+    pub(super) fn on_its_way(&self, job_uid: &str, attempt: u32) -> Option<Duration> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = all.get(&(job_uid.to_owned(), attempt))?;
+        KEPT.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 }
 

@@ -18,6 +18,18 @@ async fn an_admitted_job_gets_its_pod() {
     assert_eq!(bench.admissions(), "1");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_not_made_twice_while_its_news_is_on_the_way() {
+    let bench = bench(admitted());
+    bench.queued();
+    assert_eq!(outline(&bench.step().await.1), [format!("POST {PODS}")]);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(20)), vec![]));
+    tokio::time::advance(Duration::from_secs(20)).await;
+    assert_eq!(outline(&bench.step().await.1)[0], format!("POST {PODS}"), "it may be gone");
+}
+
 #[tokio::test]
 async fn a_pod_that_is_there_already_is_the_jobs_own() {
     let bench = bench(admitted());
