@@ -1,8 +1,9 @@
 //! The creation of an attempt's pod, and what each answer of the API server means.
 //!
-//! The admission is claimed first: what was taken back meanwhile makes no pod. A pod that was made a moment ago is not made
-//! again. A pod of that name may be there already, made by an earlier try: then it is the job's own. Refusals that pass by themselves cost the job nothing: it keeps its
-//! room for some quick tries, and then gives it back and waits. Those that would come again end it.
+//! The admission is claimed first: what was taken back meanwhile makes no pod. A pod that was made a moment ago is not
+//! made again. A pod of that name may be there already, made by an earlier try: then it is the job's own. Refusals that
+//! pass by themselves cost the job nothing: it keeps its room for some quick tries, and then gives it back and waits.
+//! Those that would come again end it.
 
 use std::sync::Arc;
 

@@ -59,8 +59,8 @@ use crate::{
     scheduler::Board,
 };
 
-/// Jobs that are taken further at once. On two cores an API server does no more with 64 requests in flight than with 16, and
-/// a fifth less with 128 (`make bench` prints it); each waits the longer.
+/// Jobs that are taken further at once. On two cores an API server does no more with 128 requests in flight than with 32,
+/// and sometimes no more than with 16 (`make bench` prints it); each waits the longer.
 const CONCURRENCY: u16 = 16;
 /// Room between the jobs' watch and the two controllers.
 const CHANNEL: usize = 64;

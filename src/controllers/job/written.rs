@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::api_types::Job;
 
-/// When what was written is forgotten though the cache never had it: the job is gone, or the watch is down.
+/// When what was written is forgotten though the cache never had it: job or pod is gone, or the watch is down.
 const KEPT: Duration = Duration::from_secs(30);
 
 /// The jobs as last written, by UID.
