@@ -54,7 +54,10 @@ pub(super) async fn create(
         Err(error) if error.is_conflict() => {
             let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
             match existing {
-                Some(pod) if attempt::job_uid(&pod) == Some(&uid) => Ok(Action::await_change()),
+                Some(pod) if attempt::job_uid(&pod) == Some(&uid) => {
+                    context.made.put(&uid, admission.attempt);
+                    Ok(Action::await_change())
+                }
                 // A quota whose count was changed meanwhile answers with a conflict, too.
                 None => Ok(try_again(&uid, &admission, &error.to_string(), context)),
                 Some(_) => Err(Error::NameTaken(name)),

@@ -54,7 +54,7 @@ impl Written {
 pub struct Made(Mutex<HashMap<(String, u32), Instant>>);
 
 impl Made {
-    /// The pod is made.
+    /// The pod is there.
     pub(super) fn put(&self, job_uid: &str, attempt: u32) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, at| at.elapsed() < KEPT);

@@ -203,14 +203,16 @@ impl Run {
         let mut version = job.version.clone();
         seen.wait_for(|pod| pod.progress >= Progress::Running).await?;
         let short = seen.wait_for(|pod| pod.progress == Progress::Ended);
-        if tokio::time::timeout(UNDER_LOAD_AFTER.unsigned_abs(), short).await.is_err() {
+        let long = tokio::time::timeout(UNDER_LOAD_AFTER.unsigned_abs(), short).await.is_err();
+        if long {
             for call in &recipe.running {
                 version = self.write(call, &values, || version.clone()).await?;
             }
         }
         let pod_uid = seen.wait_for(|pod| pod.progress == Progress::Ended).await?.uid.clone();
         drop(held);
-        for call in &recipe.end {
+        let end = if long { &recipe.end[..] } else { std::slice::from_ref(&recipe.only_end) };
+        for call in end {
             version = self.write(call, &values, || version.clone()).await?;
         }
         drop(under_way);

@@ -140,8 +140,10 @@ pub struct Recipe {
     pub create: Call,
     /// Once the pod runs.
     pub running: Vec<Call>,
-    /// Once it has ended.
+    /// Once it has ended, where `running` is written.
     pub end: Vec<Call>,
+    /// Once it has ended, where it is the first that is written: what `running` says is said with it.
+    pub only_end: Call,
     /// After that, to the pod.
     pub release: Vec<Call>,
 }
@@ -155,25 +157,30 @@ impl Recipe {
         let concerned =
             |r: &&Request| r.is_write() && r.is_done() && [names.job, names.pod].contains(&r.name.as_str());
         let (mut create, mut running, mut end, mut release) = (None, Vec::new(), Vec::new(), Vec::new());
+        let (mut all, mut only_end) = (Value::Null, None);
         for request in requests.iter().filter(concerned) {
             let body: Value =
                 serde_json::from_str(request.body.as_deref().context("a write without its body")?)?;
             let phase = body.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default().to_owned();
+            if request.resource == "jobs/status" {
+                json_patch::merge(&mut all, &body);
+            }
             let call = call(request, body, names)?;
             match (request.verb.as_str(), request.resource.as_str()) {
                 ("create", "pods") => create = Some(call),
                 // Why it had to wait is no part of the fast way.
                 ("patch", "jobs/status") if phase == <&str>::from(JobPhase::Queued) => (),
-                ("patch", "jobs/status") if phase == <&str>::from(JobPhase::Completed) => end.push(call),
+                ("patch", "jobs/status") if phase == <&str>::from(JobPhase::Completed) => {
+                    end.push(call);
+                    only_end = Some(self::call(request, all.clone(), names)?);
+                }
                 ("patch", "jobs/status") => running.push(call),
                 ("patch", "pods") => release.push(call),
                 (verb, resource) => bail!("what is `{verb} {resource}` for?"),
             }
         }
-        if end.is_empty() {
-            bail!("nobody wrote that the job has ended");
-        }
-        Ok(Self { create: create.context("nobody made its pod")?, running, end, release })
+        let only_end = only_end.context("nobody wrote that the job has ended")?;
+        Ok(Self { create: create.context("nobody made its pod")?, running, end, only_end, release })
     }
 }
 
@@ -260,14 +267,14 @@ mod tests {
                 "patch",
                 "jobs/status",
                 "pj",
-                &json!({"metadata": {"resourceVersion": "5"}, "status": {"phase": "Running"}}),
+                &json!({"metadata": {"resourceVersion": "5"}, "status": {"phase": "Running", "observedGeneration": 1, "node": "n-7"}}),
             ),
             write("patch", "jobs/status", "other", &json!({"status": {"phase": "Running"}})),
             write(
                 "patch",
                 "jobs/status",
                 "pj",
-                &json!({"metadata": {"resourceVersion": "6"}, "status": {"phase": "Completed"}}),
+                &json!({"metadata": {"resourceVersion": "6"}, "status": {"phase": "Completed", "exitCode": 0}}),
             ),
             write(
                 "patch",
@@ -297,6 +304,9 @@ mod tests {
         let freed: Value = serde_json::from_slice(recipe.release[0].request(&other).unwrap().body()).unwrap();
         assert_eq!(freed, json!({"metadata": {"uid": "p-3", "resourceVersion": "77", "finalizers": []}}));
         assert_eq!(recipe.end[0].request(&other).unwrap().uri(), "/jobs/status/tenant-acme/a1?");
+        let only: Value = serde_json::from_slice(recipe.only_end.request(&other).unwrap().body()).unwrap();
+        let status = json!({"phase": "Completed", "reason": "WaitingForTurn", "observedGeneration": 1, "node": "n-8", "exitCode": 0});
+        assert_eq!(only, json!({"metadata": {"resourceVersion": "77"}, "status": status}));
     }
 
     #[test]

@@ -39,6 +39,7 @@ async fn a_pod_that_is_there_already_is_the_jobs_own() {
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
     assert_eq!(bench.admissions(), "0", "created once, counted once");
+    assert!(bench.step().await.1.is_empty(), "its news is on the way");
 }
 
 #[tokio::test]

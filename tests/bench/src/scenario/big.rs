@@ -123,8 +123,7 @@ async fn end(stage: &Stage, jobs: &[Submitted]) -> anyhow::Result<usize> {
             version,
             ..Values::default()
         };
-        let request =
-            recipe.end.first().context("no end was recorded").and_then(|call| Ok(call.request(&values)?));
+        let request = recipe.only_end.request(&values);
         let client = client.clone();
         async move { client.request_text(request?).await.context("making a job have ended") }
     };
