@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use futures::stream;
+use futures::stream::{self, BoxStream};
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 
@@ -471,13 +471,21 @@ async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
     let told =
         [tenant(1, "Active", 0), tenant(1, "Active", 3), tenant(2, "Active", 3), tenant(2, "Suspended", 3)];
     let last = tenant(2, "Suspended", 3);
+    let one_by_one = stream::iter(told.clone()).then(async |tenant| {
+        tokio::task::yield_now().await;
+        tenant
+    });
     let gone = stream::once(async move {
+        tokio::task::yield_now().await;
         mock::drop_all(&mut tenant_writer);
         last
     });
-    let concerned = of_changed_tenants(stream::iter(told).chain(gone), tenants, jobs).map(|job| job.name);
+    let names = |changes: BoxStream<'static, Arc<Tenant>>| {
+        of_changed_tenants(changes, tenants.clone(), jobs.clone()).map(|job| job.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(stream::iter(told).boxed()).await, ["runs"], "told at once, looked for once");
     assert_eq!(
-        concerned.collect::<Vec<_>>().await,
+        names(one_by_one.chain(gone).boxed()).await,
         ["runs"; 4],
         "when it goes, too, and not for usage alone"
     );

@@ -1,6 +1,9 @@
 //! Which jobs are to look again when something beside them has changed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use futures::{Stream, StreamExt, stream};
 use jiff::SignedDuration;
@@ -15,6 +18,9 @@ use crate::{
     domain::{job_flow, job_state::is_terminal},
 };
 
+/// Tenants whose jobs are looked for in one pass over all jobs. At a start each of them is new.
+const TOGETHER: usize = 1024;
+
 /// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
 /// time limits. What else its status says (usage, every few seconds) concerns no job.
 pub(super) fn of_changed_tenants(
@@ -23,17 +29,25 @@ pub(super) fn of_changed_tenants(
     jobs: Store<Job>,
 ) -> impl Stream<Item = ObjectRef<Job>> + Send + 'static {
     let mut seen = HashMap::new();
-    changes.flat_map(move |tenant| {
+    let mut changed = move |tenant: Arc<Tenant>| {
         let (name, status) = (tenant.name_any(), tenant.status.as_ref());
         let now = (tenant.uid(), tenant.metadata.generation, status.and_then(|s| s.phase));
         let exists = tenants.get(&ObjectRef::from_obj(&*tenant)).is_some();
         let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
-        let namespace = status.and_then(|s| s.namespace.clone()).filter(|_| !exists || before != Some(now));
-        let concerned = namespace.map_or_else(Vec::new, |namespace| {
-            jobs.state_filter(|job| job.namespace().as_ref() == Some(&namespace) && !is_terminal(phase(job)))
-        });
+        status.and_then(|s| s.namespace.clone()).filter(|_| !exists || before != Some(now))
+    };
+    changes.ready_chunks(TOGETHER).flat_map(move |told| {
+        let namespaces: HashSet<String> = told.into_iter().filter_map(&mut changed).collect();
+        let concerned = match namespaces.is_empty() {
+            true => Vec::new(),
+            false => jobs.state_filter(|job| !is_terminal(phase(job)) && is_in(job, &namespaces)),
+        };
         stream::iter(concerned.into_iter().map(|job| ObjectRef::from_obj(&*job)))
     })
+}
+
+fn is_in(job: &Job, namespaces: &HashSet<String>) -> bool {
+    job.metadata.namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
 }
 
 fn phase(job: &Job) -> JobPhase {

@@ -242,7 +242,8 @@ impl Run {
             let request = call.request(&Values { version: &version, ..*values })?;
             match self.floor.client.request::<Answer>(request).await {
                 Ok(answer) => return Ok(answer.metadata.resource_version),
-                Err(kube::Error::Api(status)) if [403, 409].contains(&status.code) => {
+                // The last is a quota that was not evaluated in time.
+                Err(kube::Error::Api(status)) if [403, 409, 500].contains(&status.code) => {
                     drop(permit);
                     tokio::time::sleep(SOON).await;
                 }

@@ -7,6 +7,7 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, bail};
 use crofter::{api_types::JobPhase, kube_ext::watch::PAGE};
+use crofter_test_cluster::wait;
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::Client;
 use serde::Deserialize;
@@ -35,6 +36,11 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const FOLLOWED: Duration = Duration::from_secs(30);
 /// Jobs that are made to have ended at once.
 const AT_ONCE: usize = 64;
+const API_SERVER: &str = "kube-apiserver";
+/// It is idle when it uses no more of one processor than this part,
+const IDLE: f64 = 0.1;
+/// for so long.
+const IDLE_FOR: Duration = Duration::from_secs(10);
 
 pub async fn run(
     terms: &Terms,
@@ -61,6 +67,7 @@ async fn measure(
 }
 
 async fn restart(stage: &mut Stage, name: String, jobs: &[Submitted]) -> anyhow::Result<Case> {
+    settle(stage).await?;
     say(&format!("  {name}"));
     let (listed, _) = list(&stage.submitter.client).await?;
     let mark = stage.audit.end()?;
@@ -97,6 +104,20 @@ async fn restart(stage: &mut Stage, name: String, jobs: &[Submitted]) -> anyhow:
         ("bare_client_lists_all_in_seconds", listed),
     ];
     Ok(Case { name, operator, floor: None, figures: figures.into() })
+}
+
+/// Waits until the API server is done with what was made before: it is not for the restart.
+async fn settle(stage: &Stage) -> anyhow::Result<()> {
+    let most = IDLE * IDLE_FOR.as_secs_f64();
+    wait::until(PATIENCE, "an idle API server", || async {
+        let read = || Reading::of(&stage.processes()).map_err(|error| error.to_string());
+        let before = read()?;
+        tokio::time::sleep(IDLE_FOR).await;
+        let used = read()?.since(&before).remove(API_SERVER).unwrap_or_default();
+        if used <= most { Ok(()) } else { Err(format!("it used {used:.1} s of {}", IDLE_FOR.as_secs())) }
+    })
+    .await?;
+    Ok(())
 }
 
 /// Makes nine of ten jobs have ended well, as the operator would have written it; those that it has begun with stay.
