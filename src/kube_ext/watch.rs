@@ -30,8 +30,8 @@ use super::streams::received;
 
 /// Room in a subscriber's channel. A subscriber that falls behind by more slows the watch down, and loses nothing.
 const CHANNEL: usize = 1024;
-/// Objects in one page of a list. Pages cost the API server something beside their objects: 100,000 Jobs take 10 s in pages
-/// of so many, and 17 to 20 s in pages of 500 (kube's default), measured with a bare client.
+/// Objects in one page of a list. For each page the API server (1.36) gathers all objects that are left and cuts them off:
+/// 100,000 Jobs take 10 s in pages of so many, and 17 to 20 s in pages of 500 (kube's default), measured with a bare client.
 pub const PAGE: u32 = 2_000;
 
 /// What happened to an object.
