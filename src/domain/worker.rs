@@ -31,7 +31,7 @@ pub struct Worker {
 /// not reported counts as 0.
 #[must_use]
 pub fn worker(node: &Node, gpu_resource: &str) -> Option<Worker> {
-    Some(of_group(node, admitted(node)?, gpu_resource))
+    Some(of_group(node, admitted(node)?.to_owned(), gpu_resource))
 }
 
 /// The node as the worker of a group that it is, or may become.
@@ -65,21 +65,21 @@ pub fn of_group(node: &Node, group: String, gpu_resource: &str) -> Worker {
 /// Number of nodes admitted to a worker group: `status.usage.workers` of a tenant.
 #[must_use]
 pub fn count(group: &str, nodes: &[Arc<Node>]) -> usize {
-    nodes.iter().filter(|node| admitted(node).as_deref() == Some(group)).count()
+    nodes.iter().filter(|node| admitted(node) == Some(group)).count()
 }
 
 /// Whether a node still carries the label or the taint of a worker group.
 #[must_use]
 pub fn carries(node: &Node, group: &str) -> bool {
-    [label(node, names::NODE_ADMITTED), tainted(node)].iter().flatten().any(|carried| carried == group)
+    [label(node, names::NODE_ADMITTED), tainted(node)].contains(&Some(group))
 }
 
 /// Effect of the admission taint.
 pub(crate) const NO_SCHEDULE: &str = "NoSchedule";
 
 /// Value of a label.
-pub(crate) fn label(node: &Node, key: &str) -> Option<String> {
-    node.labels().get(key).cloned()
+pub(crate) fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    node.labels().get(key).map(String::as_str)
 }
 
 /// All taints of a node.
@@ -93,13 +93,13 @@ pub(crate) fn is_ours(taint: &Taint) -> bool {
 }
 
 /// The group that the admission taint names.
-pub(crate) fn tainted(node: &Node) -> Option<String> {
-    taints(node).iter().find(|taint| is_ours(taint)).map(|taint| taint.value.clone().unwrap_or_default())
+pub(crate) fn tainted(node: &Node) -> Option<&str> {
+    taints(node).iter().find(|taint| is_ours(taint)).map(|taint| taint.value.as_deref().unwrap_or_default())
 }
 
 /// The group that a node is admitted to: label and taint are both in place and agree.
-pub(crate) fn admitted(node: &Node) -> Option<String> {
-    label(node, names::NODE_ADMITTED).filter(|group| tainted(node).as_ref() == Some(group))
+pub(crate) fn admitted(node: &Node) -> Option<&str> {
+    label(node, names::NODE_ADMITTED).filter(|group| tainted(node) == Some(group))
 }
 
 /// A stored quantity in thousandths; `None` when it can't be read.

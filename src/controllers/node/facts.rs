@@ -25,7 +25,7 @@ pub fn refused(
     gpu_resource: &str,
 ) -> Option<String> {
     let name = tenant.name_any();
-    let labelled = nodes.iter().filter(|node| label(node, names::NODE_TENANT).as_ref() == Some(&name));
+    let labelled = nodes.iter().filter(|node| label(node, names::NODE_TENANT) == Some(&name));
     let labelled: Vec<_> = labelled.map(|node| read(node, gpu_resource)).collect();
     node_admission::over_quota(&name, &tenant.spec.plan, &WorkerQuotas::from(quotas), &labelled)
 }

@@ -361,7 +361,7 @@ impl Context {
         }
         if refusal.reason == Reason::NoSuchTenant
             && let Some(tenant) = worker::label(node, names::NODE_TENANT)
-            && self.exists(&tenant).await?
+            && self.exists(tenant).await?
         {
             return Ok(());
         }

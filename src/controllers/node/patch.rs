@@ -23,7 +23,7 @@ pub(super) fn admit(node: &Node, group: &str) -> Value {
 /// Takes the label off `node` and leaves the taint, put right if need be.
 pub(super) fn release(node: &Node) -> Value {
     let group = tainted(node).or_else(|| label(node, names::NODE_ADMITTED));
-    build(node, None, group.as_deref())
+    build(node, None, group)
 }
 
 /// Takes the taint off `node`.

@@ -32,7 +32,7 @@ impl Context {
         because: Option<&Refusal>,
     ) -> Result<bool, Error> {
         let gone = because.is_some_and(|refusal| refusal.reason == Reason::NoSuchTenant);
-        let own = worker::label(&seen.node, names::NODE_TENANT).as_deref() == Some(group);
+        let own = worker::label(&seen.node, names::NODE_TENANT) == Some(group);
         Ok(gone && own && self.exists(group).await?)
     }
 

@@ -92,8 +92,7 @@ impl TenantChanges {
 /// All nodes that are labelled for a tenant, or carry its label or taint of admission.
 pub(super) fn of_tenant(tenant: &str, nodes: &Store<Node>) -> Vec<ObjectRef<Node>> {
     let concerned = |node: &Node| {
-        let marks = [worker::label(node, names::NODE_TENANT), worker::label(node, names::NODE_ADMITTED)];
-        marks.into_iter().chain([worker::tainted(node)]).flatten().any(|group| group == tenant)
+        worker::label(node, names::NODE_TENANT) == Some(tenant) || worker::carries(node, tenant)
     };
     nodes.state_filter(concerned).iter().map(|node| ObjectRef::from_obj(node.as_ref())).collect()
 }

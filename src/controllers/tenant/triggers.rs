@@ -100,7 +100,8 @@ pub(super) fn nodes(
     let mut seen: HashMap<String, BTreeSet<String>> = HashMap::new();
     objects.flat_map(move |node| {
         let marks = [worker::label(&node, names::NODE_TENANT), worker::label(&node, names::NODE_ADMITTED)];
-        let mut now: BTreeSet<String> = marks.into_iter().chain([worker::tainted(&node)]).flatten().collect();
+        let mut now: BTreeSet<String> =
+            marks.into_iter().chain([worker::tainted(&node)]).flatten().map(str::to_owned).collect();
         let exists = known.get(&ObjectRef::from_obj(&*node)).is_some();
         let before = if exists && !now.is_empty() {
             seen.insert(node.name_any(), now.clone())

@@ -49,8 +49,8 @@ pub fn annotation(node: &Node) -> Option<&str> {
 /// The worker label and the group it names; none when there are two.
 fn worker_label(node: &Node) -> Option<(&'static str, String)> {
     match (label(node, names::NODE_TENANT), label(node, names::NODE_POOL)) {
-        (Some(tenant), None) => Some((names::NODE_TENANT, tenant)),
-        (None, Some(pool)) => Some((names::NODE_POOL, names::pool_group(&pool))),
+        (Some(tenant), None) => Some((names::NODE_TENANT, tenant.to_owned())),
+        (None, Some(pool)) => Some((names::NODE_POOL, names::pool_group(pool))),
         _ => None,
     }
 }

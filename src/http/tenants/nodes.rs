@@ -72,7 +72,7 @@ pub struct NodeView {
 #[must_use]
 pub fn view(app: &App, tenant: &Tenant, node: &Node) -> NodeView {
     let name = tenant.name_any();
-    let is_admitted = admitted(node).as_ref() == Some(&name);
+    let is_admitted = admitted(node) == Some(&name);
     let worker = worker::of_group(node, name, &app.settings.gpu_resource);
     NodeView {
         id: node.uid(),
@@ -157,19 +157,19 @@ pub async fn add(
     let (node, is_new) = claim(&app, &tenant, &given.node).await?;
     let answer = |status: StatusCode, node: &Node| (status, Json(view(&app, &tenant, node))).into_response();
     let done = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    if admitted(&node).as_ref() == Some(&name) {
+    if admitted(&node) == Some(&name) {
         return Ok(answer(done, &node));
     }
     let settled = {
         let name = name.clone();
         move |node: Option<&Node>| {
-            node.is_none_or(|node| admitted(node).as_ref() == Some(&name) || !is_labelled(node, &name))
+            node.is_none_or(|node| admitted(node) == Some(&name) || !is_labelled(node, &name))
         }
     };
     let api: Api<Node> = Api::all(app.client.clone());
     let verdict = tokio::time::timeout(VERDICT, await_condition(api, &given.node, settled)).await;
     let is_admitted = match &verdict {
-        Ok(Ok(Some(node))) if admitted(node).as_ref() == Some(&name) => true,
+        Ok(Ok(Some(node))) if admitted(node) == Some(&name) => true,
         Ok(Ok(_)) => {
             let detail = "the node was given to somebody else meanwhile, or is gone";
             return Err(Problem::new(Code::Conflict, detail));
@@ -204,7 +204,7 @@ pub async fn remove(
 }
 
 fn is_labelled(node: &Node, tenant: &str) -> bool {
-    label(node, names::NODE_TENANT).as_deref() == Some(tenant)
+    label(node, names::NODE_TENANT) == Some(tenant)
 }
 
 fn over(detail: impl Into<String>) -> Problem {

@@ -140,7 +140,7 @@ pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Jso
     let all = app.nodes.state();
     let own: BTreeMap<String, NodeView> = all
         .iter()
-        .filter(|node| worker::admitted(node).as_ref() == Some(&name))
+        .filter(|node| worker::admitted(node) == Some(&name))
         .map(|node| (node.name_any(), nodes::view(&app, &tenant, node)))
         .collect();
     Ok(Json(Nodes { nodes: own.into_values().collect(), next_cursor: () }))
