@@ -5,6 +5,7 @@ pub mod apply;
 pub mod call;
 pub mod events;
 pub mod finalizer;
+pub mod guard;
 #[cfg(test)]
 pub(crate) mod mock;
 pub mod status;

@@ -33,8 +33,11 @@ pub enum StatusError {
 pub async fn write<K, S>(api: &Api<K>, object: &K, old: Option<&S>, new: &S) -> Result<Option<K>, StatusError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    S: Serialize,
+    S: Serialize + PartialEq,
 {
+    if old == Some(new) {
+        return Ok(None);
+    }
     let Some(difference) = merge_diff(&serde_json::to_value(old)?, &serde_json::to_value(new)?) else {
         return Ok(None);
     };

@@ -16,7 +16,7 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use kube::{
     Api, Resource, ResourceExt,
-    core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
+    core::{PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store, store::Writer},
@@ -26,13 +26,13 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::streams::received;
+use super::{guard::Guarded, streams::received};
 
 /// Room in a subscriber's channel. A subscriber that falls behind by more slows the watch down, and loses nothing.
 const CHANNEL: usize = 1024;
-/// Objects in one page of a list. For each page the API server (1.36) gathers all objects that are left and cuts them off:
-/// 100,000 Jobs take 10 s in pages of so many, and 17 to 20 s in pages of 500 (kube's default), measured with a bare client.
-pub const PAGE: u32 = 2_000;
+/// Objects in one page of a list. For each page the API server (1.36) gathers all objects that are left and cuts them off, so
+/// that small pages of a long list take longer (kube's default is 500). Go's clients read such lists in one piece.
+pub const PAGE: u32 = 10_000;
 
 /// What happened to an object.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl<K: Resource> Clone for Change<K> {
 }
 
 /// What the API server tells, through failures and back-off. Nothing is asked before the first poll.
-type Events<K> = BoxStream<'static, Result<Event<DeserializeGuard<K>>, watcher::Error>>;
+type Events<K> = BoxStream<'static, Result<Event<Guarded<K>>, watcher::Error>>;
 
 /// The watch of one kind before it runs: subscribe first, then [`run`](Self::run) it.
 pub struct Watch<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
@@ -77,7 +77,7 @@ where
 {
     /// A watch of what `api` and `config` select.
     #[must_use]
-    pub fn new(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
+    pub fn new(api: Api<Guarded<K>>, config: watcher::Config) -> Self {
         Self::fed_by(watcher::watcher(api, config.page_size(PAGE)).default_backoff().boxed())
     }
 
@@ -130,23 +130,19 @@ where
     }
 
     /// Brings the cache up to date and says what there is to tell. `relist` gathers what must wait for a list's end.
-    fn take(
-        &mut self,
-        event: Event<DeserializeGuard<K>>,
-        relist: &mut Option<Vec<Change<K>>>,
-    ) -> Vec<Change<K>> {
+    fn take(&mut self, event: Event<Guarded<K>>, relist: &mut Option<Vec<Change<K>>>) -> Vec<Change<K>> {
         match event {
             Event::Init => {
                 *relist = Some(Vec::new());
                 self.writer.apply_watcher_event(&Event::Init);
                 Vec::new()
             }
-            Event::InitApply(DeserializeGuard(Ok(object))) => {
+            Event::InitApply(Guarded(Ok(object))) => {
                 let object = self.prepared(object);
                 self.writer.apply_watcher_event(&Event::InitApply(object));
                 Vec::new()
             }
-            Event::InitApply(DeserializeGuard(Err(invalid))) => {
+            Event::InitApply(Guarded(Err(invalid))) => {
                 if let Some(known) = self.known(&invalid) {
                     self.writer.apply_watcher_event(&Event::InitApply(K::clone(&known)));
                 }
@@ -161,7 +157,7 @@ where
                 changes.push(Change::Synced);
                 changes
             }
-            Event::Apply(DeserializeGuard(Ok(object))) => {
+            Event::Apply(Guarded(Ok(object))) => {
                 let object = self.prepared(object);
                 let key = ObjectRef::from_obj(&object);
                 let replaced = self.store.get(&key).filter(|old| old.uid() != object.uid());
@@ -169,13 +165,13 @@ where
                 let applied = self.store.get(&key).map(Change::Applied);
                 replaced.map(Change::Deleted).into_iter().chain(applied).collect()
             }
-            Event::Apply(DeserializeGuard(Err(invalid))) => vec![Change::Invalid(Arc::new(invalid))],
-            Event::Delete(DeserializeGuard(Ok(object))) => {
+            Event::Apply(Guarded(Err(invalid))) => vec![Change::Invalid(Arc::new(invalid))],
+            Event::Delete(Guarded(Ok(object))) => {
                 let object = self.prepared(object);
                 self.writer.apply_watcher_event(&Event::Delete(object.clone()));
                 vec![Change::Deleted(Arc::new(object))]
             }
-            Event::Delete(DeserializeGuard(Err(invalid))) => {
+            Event::Delete(Guarded(Err(invalid))) => {
                 let known = self.known(&invalid);
                 if let Some(known) = &known {
                     self.writer.apply_watcher_event(&Event::Delete(K::clone(known)));
@@ -218,16 +214,16 @@ where
 {
     /// A watch of the metadata of what `api` and `config` select: the rest does not even leave the API server.
     ///
-    /// With [`new`](Self::new) it would: kube 5.0 asks for metadata only where the type says so, and a `DeserializeGuard`
+    /// With [`new`](Self::new) it would: kube 5.0 asks for metadata only where the type says so, and a `Guarded`
     /// around it does not.
     #[must_use]
     pub fn of_metadata(api: Api<PartialObjectMeta<K>>, config: watcher::Config) -> Self {
         let guarded = |event| match event {
             Event::Init => Event::Init,
             Event::InitDone => Event::InitDone,
-            Event::InitApply(object) => Event::InitApply(DeserializeGuard(Ok(object))),
-            Event::Apply(object) => Event::Apply(DeserializeGuard(Ok(object))),
-            Event::Delete(object) => Event::Delete(DeserializeGuard(Ok(object))),
+            Event::InitApply(object) => Event::InitApply(Guarded(Ok(object))),
+            Event::Apply(object) => Event::Apply(Guarded(Ok(object))),
+            Event::Delete(object) => Event::Delete(Guarded(Ok(object))),
         };
         let events = watcher::watcher(api, config.page_size(PAGE)).default_backoff();
         Self::fed_by(events.map_ok(guarded).boxed())
@@ -314,7 +310,7 @@ mod tests {
         changes.iter().map(one).collect()
     }
 
-    fn list(watch: &mut Watch<ConfigMap>, objects: Vec<DeserializeGuard<ConfigMap>>) -> Vec<String> {
+    fn list(watch: &mut Watch<ConfigMap>, objects: Vec<Guarded<ConfigMap>>) -> Vec<String> {
         let mut relist = None;
         assert!(watch.take(Event::Init, &mut relist).is_empty());
         for object in objects {
@@ -323,12 +319,12 @@ mod tests {
         told(&watch.take(Event::InitDone, &mut relist))
     }
 
-    fn good(name: &str, uid: &str, version: &str) -> DeserializeGuard<ConfigMap> {
-        DeserializeGuard(Ok(map(name, uid, version)))
+    fn good(name: &str, uid: &str, version: &str) -> Guarded<ConfigMap> {
+        Guarded(Ok(map(name, uid, version)))
     }
 
-    fn bad(name: &str, uid: &str) -> DeserializeGuard<ConfigMap> {
-        DeserializeGuard(Err(InvalidObject { error: "bad".into(), metadata: map(name, uid, "9").metadata }))
+    fn bad(name: &str, uid: &str) -> Guarded<ConfigMap> {
+        Guarded(Err(InvalidObject { error: "bad".into(), metadata: map(name, uid, "9").metadata }))
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
     runtime::{reflector::ObjectRef, watcher},
 };
 use serde::de::DeserializeOwned;
@@ -31,6 +30,7 @@ use crate::{
     keys::{self, Keys, pepper},
     kube_ext::{
         events::Events,
+        guard::Guarded,
         streams::received,
         unreadable::{self, Unreadable},
         watch::Watch,
@@ -426,5 +426,5 @@ fn everything<K>(client: &Client) -> Watch<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    Watch::new(Api::<DeserializeGuard<K>>::all(client.clone()), watcher::Config::default())
+    Watch::new(Api::<Guarded<K>>::all(client.clone()), watcher::Config::default())
 }

@@ -121,6 +121,19 @@ impl Board {
         self.lock().ready
     }
 
+    /// Waits for a first decision; for ever where this process does not schedule.
+    pub async fn until_ready(&self) {
+        loop {
+            // Listening before looking: no decision is missed.
+            let mut next = pin!(self.decided.notified());
+            next.as_mut().enable();
+            if self.is_ready() {
+                return;
+            }
+            next.await;
+        }
+    }
+
     /// Works on the dispatcher.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Dispatcher) -> T) -> T {
         work(&mut self.lock().dispatcher)
@@ -215,6 +228,16 @@ mod tests {
             state: JobStanding::Waiting(1),
             told: None,
         }
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_with_the_first_decision() {
+        let board = Board::default();
+        let mut ready = pin!(board.until_ready());
+        assert!(ready.as_mut().now_or_never().is_none());
+        board.decide(|dispatcher| drop(dispatcher.decide()));
+        assert!(ready.as_mut().now_or_never().is_some());
+        assert!(board.until_ready().now_or_never().is_some(), "and stays so");
     }
 
     #[tokio::test]

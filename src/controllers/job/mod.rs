@@ -50,7 +50,7 @@ use crate::{
         events::Events,
         finalizer, is_paused,
         status::{self, StatusError},
-        streams::received,
+        streams::{held_until, received},
         unreadable::{Meta, Unreadable, sort},
         watch::{Change, until_whole, whole_before},
     },
@@ -150,7 +150,9 @@ pub struct Changes {
 
 /// Runs until `shutdown`; what is under way is finished first.
 ///
-/// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone.
+/// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone. Then
+/// jobs that were admitted come first, and those that have a pod; all others are looked at after the first decision, or
+/// 100,000 that wait or have ended would keep the first one from its pod for seconds.
 pub async fn run(
     context: Arc<Context>,
     jobs: Changes,
@@ -164,7 +166,12 @@ pub async fn run(
     let (not_readable, metas) = mpsc::channel(CHANNEL);
     let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, |_| ());
     let config = controller::Config::default().concurrency(CONCURRENCY);
-    let controller = Controller::for_shared_stream(received(objects), context.jobs.clone())
+    let decided = || {
+        let board = context.board.clone();
+        async move { board.until_ready().await }
+    };
+    let (objects, tenants) = (held_until(received(objects), decided()), held_until(tenants, decided()));
+    let controller = Controller::for_shared_stream(objects, context.jobs.clone())
         .with_config(config)
         .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
         .reconcile_on(concerned)

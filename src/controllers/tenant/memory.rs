@@ -14,7 +14,10 @@ use std::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::usage::{Due, Spacing};
+use super::{
+    usage::{Due, Spacing},
+    validate::Validated,
+};
 use crate::hex::hex;
 
 /// Hash of the children that were applied.
@@ -30,6 +33,8 @@ pub(super) type Versions = BTreeMap<Key, String>;
 
 #[derive(Debug, Default, PartialEq)]
 struct Entry {
+    /// What was last built, and the hash of the children that came of it.
+    built: Option<(Validated, Fingerprint)>,
     /// What was last applied as a whole.
     applied: Option<Fingerprint>,
     /// The version of each child as we wrote it.
@@ -63,6 +68,25 @@ impl Memory {
             Some(entry) => f(entry),
             None => f(entries.entry(tenant.to_owned()).or_default()),
         }
+    }
+
+    /// The hash of the children that `build` makes of a tenant; it is called only where the tenant is not as last time.
+    ///
+    /// # Errors
+    /// Those of `build`.
+    pub(super) fn fingerprint<E>(
+        &self,
+        tenant: &Validated,
+        build: impl FnOnce() -> Result<Fingerprint, E>,
+    ) -> Result<Fingerprint, E> {
+        self.with(&tenant.owner.name, |entry| match &entry.built {
+            Some((built, fingerprint)) if built == tenant => Ok(*fingerprint),
+            _ => {
+                let fingerprint = build()?;
+                entry.built = Some((tenant.clone(), fingerprint));
+                Ok(fingerprint)
+            }
+        })
     }
 
     /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it, and for
@@ -213,6 +237,13 @@ fn mark(children: &Fingerprint, versions: &Versions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        api_types::{
+            plan::EffectiveQuotas,
+            tenant::{NetworkIsolation, PodSecurity},
+        },
+        controllers::tenant::validate::Owner,
+    };
 
     fn apply(memory: &Memory, versions: &[(&str, &str)]) {
         memory.applying("a");
@@ -284,6 +315,32 @@ mod tests {
         memory.wrote("a", "K", "x", "15".to_owned());
         memory.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
         assert!(!memory.is_applied("a", &[1; 32]), "an apply that has failed is not over");
+    }
+
+    #[test]
+    fn children_are_built_again_only_of_a_tenant_that_changed() {
+        let memory = Memory::default();
+        let tenant = |max_jobs| Validated {
+            owner: Owner { name: "a".into(), uid: "u".into(), namespace: "tenant-a".into() },
+            quotas: EffectiveQuotas { max_jobs, ..EffectiveQuotas::default() },
+            access: BTreeMap::new(),
+            isolation: NetworkIsolation::default(),
+            pod_security: PodSecurity::default(),
+            gpu_resource: "gpu".into(),
+        };
+        let built = |tenant: &Validated, hash: Result<Fingerprint, ()>| {
+            let mut called = false;
+            let found = memory.fingerprint(tenant, || {
+                called = true;
+                hash
+            });
+            (called, found)
+        };
+        assert_eq!(built(&tenant(1), Err(())), (true, Err(())));
+        assert_eq!(built(&tenant(1), Ok([1; 32])), (true, Ok([1; 32])), "a failure is not remembered");
+        assert_eq!(built(&tenant(1), Ok([9; 32])), (false, Ok([1; 32])));
+        assert_eq!(built(&tenant(2), Ok([2; 32])), (true, Ok([2; 32])));
+        assert_eq!(built(&tenant(1), Ok([3; 32])), (true, Ok([3; 32])), "only the last is remembered");
     }
 
     #[test]

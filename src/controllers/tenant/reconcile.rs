@@ -112,10 +112,14 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
     let owner = &valid.owner;
     let provisioned =
         Outcome::Provisioned { namespace: owner.namespace.clone(), quotas: valid.quotas.clone() };
-    let children = build::build(&valid);
-    let fingerprint: Fingerprint = Sha256::digest(serde_json::to_vec(&children)?).into();
+    let fingerprint = context.memory.fingerprint(&valid, || {
+        let children = serde_json::to_vec(&build::build(&valid))?;
+        Ok::<Fingerprint, serde_json::Error>(Sha256::digest(children).into())
+    })?;
     if let Some(kept) = tenant.status.as_ref().and_then(|status| status.applied.as_deref()) {
-        context.memory.resume(&owner.name, &fingerprint, kept, || context.known.versions(&children));
+        context
+            .memory
+            .resume(&owner.name, &fingerprint, kept, || context.known.versions(&build::build(&valid)));
     }
     if context.memory.is_applied(&owner.name, &fingerprint) {
         return Ok(provisioned);
@@ -131,7 +135,7 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
             return Ok(Outcome::Stalled(Refusal { reason: Reason::NamespaceConflict, message }));
         }
     };
-    apply::apply_all(context, owner, found.as_ref(), children).await?;
+    apply::apply_all(context, owner, found.as_ref(), build::build(&valid)).await?;
     tracing::info!(tenant = owner.name, namespace = owner.namespace, "children applied");
     context.memory.applied(&owner.name, fingerprint);
     Ok(provisioned)

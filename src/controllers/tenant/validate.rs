@@ -37,7 +37,7 @@ impl Owner {
 }
 
 /// A tenant that can be provisioned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Validated {
     pub(super) owner: Owner,
     pub(super) quotas: EffectiveQuotas,

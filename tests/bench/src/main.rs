@@ -33,6 +33,10 @@ use crate::{
     scenario::{Scenario, Terms},
 };
 
+// The operator's, so that the bare client is not the slower for its allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures the operator, beside a bare client that makes the same writes.
 #[derive(Debug, Parser)]
 struct Arguments {

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use anyhow::Context;
 use crofter::{
     api_types::{Job, JobPhase, Quantity, Tenant, job::JobResources},
-    kube_ext::watch::Watch,
+    kube_ext::{guard::Guarded, watch::Watch},
     names,
 };
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client, ResourceExt, core::DeserializeGuard, runtime::reflector::Store};
+use kube::{Api, Client, ResourceExt, runtime::reflector::Store};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 
@@ -149,9 +149,9 @@ pub(crate) struct Observer {
 impl Observer {
     /// Begins to watch.
     pub(crate) async fn start(client: Client, database_url: &str) -> anyhow::Result<Self> {
-        let tenants = Watch::new(Api::<DeserializeGuard<Tenant>>::all(client.clone()), Default::default());
-        let jobs = Watch::new(Api::<DeserializeGuard<Job>>::all(client.clone()), Default::default());
-        let nodes = Watch::new(Api::<DeserializeGuard<Node>>::all(client), Default::default());
+        let tenants = Watch::new(Api::<Guarded<Tenant>>::all(client.clone()), Default::default());
+        let jobs = Watch::new(Api::<Guarded<Job>>::all(client.clone()), Default::default());
+        let nodes = Watch::new(Api::<Guarded<Node>>::all(client), Default::default());
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(5))
