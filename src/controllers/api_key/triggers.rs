@@ -50,8 +50,9 @@ pub(super) fn tenants(
         let concerned = if exists && before.as_ref() == Some(&now) {
             Vec::new()
         } else {
-            let namespaces = [Some(now.1), before.map(|(_, namespace, _)| namespace)];
-            keys.state_filter(|key| namespaces.contains(&key.namespace()))
+            let before = before.as_ref().map(|(_, namespace, _)| namespace.as_str());
+            let namespaces = [Some(now.1.as_str()), before];
+            keys.state_filter(|key| namespaces.contains(&key.metadata.namespace.as_deref()))
         };
         stream::iter(concerned.iter().map(|key| ObjectRef::from_obj(&**key)).collect::<Vec<_>>())
     })

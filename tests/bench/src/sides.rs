@@ -111,6 +111,23 @@ pub async fn follow_operator(
     Ok(OperatorRun { begun, requests, measured })
 }
 
+/// What the bare client did when it tried.
+#[derive(Clone, Debug)]
+pub struct Trials {
+    /// Cores that its pods hold at once.
+    cores: usize,
+    /// Jobs a second for each number of requests in flight.
+    tried: Vec<(usize, f64)>,
+}
+
+impl Trials {
+    /// The number of requests in flight with which it did most.
+    fn best(&self) -> usize {
+        let best = self.tried.iter().max_by(|(_, a), (_, b)| a.total_cmp(b));
+        best.map_or(IN_FLIGHT[0], |(n, _)| *n)
+    }
+}
+
 /// Tries a few numbers of requests in flight; the operator is stopped.
 ///
 /// Each on twice the jobs that are under way with it: the first of them meet an API server that has nothing else to do, and
@@ -123,7 +140,7 @@ pub async fn tune(
     floor: &std::sync::Arc<Floor>,
     scale: f64,
     cores: usize,
-) -> anyhow::Result<Vec<(usize, f64)>> {
+) -> anyhow::Result<Trials> {
     let mut tried = Vec::new();
     for in_flight in IN_FLIGHT {
         let jobs = scaled(2 * UNDER_WAY * in_flight, scale, 100);
@@ -141,7 +158,7 @@ pub async fn tune(
     stage.clear().await?;
     let shown: Vec<String> = tried.iter().map(|(n, rate)| format!("{n}: {rate:.0}/s")).collect();
     say(&format!("  the bare client with requests in flight {}", shown.join(", ")));
-    Ok(tried)
+    Ok(Trials { cores, tried })
 }
 
 /// Jobs that were submitted before the bare client begins.
@@ -158,12 +175,10 @@ pub async fn floor(
     floor: &std::sync::Arc<Floor>,
     jobs: impl Stream<Item = anyhow::Result<Submitted>>,
     number: usize,
-    tried: &[(usize, f64)],
-    cores: usize,
+    trials: &Trials,
 ) -> anyhow::Result<FloorRun> {
     say(&format!("  the bare client: {number} jobs"));
-    let best = tried.iter().max_by(|(_, a), (_, b)| a.total_cmp(b));
-    let in_flight = best.map_or(IN_FLIGHT[0], |(n, _)| *n);
+    let (in_flight, cores) = (trials.best(), trials.cores);
     let Beginning { at: begun, mark, ended, processors } = Beginning::now(stage)?;
     let pace = Pace { in_flight, cores, linger: LINGER.unsigned_abs(), deadline: deadline(number) };
     let until_ended = async {
@@ -176,5 +191,5 @@ pub async fn floor(
     let completed = stage.completions.times();
     let seen = Seen { begun, jobs: &jobs, requests: &requests, completed: &completed };
     let measured = Measured { processor_seconds, ..seen.evaluate() };
-    Ok(FloorRun { in_flight, tried: tried.to_vec(), measured })
+    Ok(FloorRun { in_flight, tried: trials.tried.clone(), measured })
 }

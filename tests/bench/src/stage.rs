@@ -4,7 +4,7 @@
 //! Operator, bare client and load each have a user of their own, by which the audit log tells them apart; all are in
 //! `system:masters`, so that the API server's fairness between clients slows none of them down.
 
-use std::{net::TcpListener, path::PathBuf, process::Command, time::Duration};
+use std::{fmt::Debug, net::TcpListener, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, bail};
 use crofter::{
@@ -22,6 +22,7 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
     runtime::wait::{await_condition, conditions},
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
@@ -297,10 +298,9 @@ impl Stage {
     pub async fn clear(&self) -> anyhow::Result<()> {
         let client = &self.submitter.client;
         let namespaces: Vec<_> = self.submitter.tenants.iter().map(Tenant::namespace).collect();
-        let (now, all) = (DeleteParams::default().grace_period(0), ListParams::default());
         for namespace in &namespaces {
-            Api::<Job>::namespaced(client.clone(), namespace).delete_collection(&now, &all).await?;
-            Api::<Pod>::namespaced(client.clone(), namespace).delete_collection(&now, &all).await?;
+            delete_all(&Api::<Job>::namespaced(client.clone(), namespace)).await?;
+            delete_all(&Api::<Pod>::namespaced(client.clone(), namespace)).await?;
         }
         let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
         let not_recorded = format!("metadata.namespace!={}", probe().namespace());
@@ -360,6 +360,24 @@ fn probe() -> Tenant {
 
 async fn client_of(cluster: &Cluster, user: &str) -> anyhow::Result<Client> {
     Ok(cluster.client_for(&cluster.kubeconfig_for_user(user, &["system:masters"])?).await?)
+}
+
+/// Deletes all objects of a namespace, some with each request: an API server gives one a minute.
+async fn delete_all<K>(api: &Api<K>) -> anyhow::Result<()>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    const AT_ONCE: u32 = 1_000;
+    let now = DeleteParams::default().grace_period(0);
+    let mut some = ListParams::default().limit(AT_ONCE);
+    loop {
+        let deleted = api.delete_collection(&now, &some).await?.left();
+        some.continue_token =
+            deleted.and_then(|list| list.metadata.continue_).filter(|token| !token.is_empty());
+        if some.continue_token.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 /// The CRDs, and the namespace in which the operator keeps what keys are hashed with.

@@ -11,7 +11,7 @@ use crate::{
     floor::Floor,
     load::{Planned, Shape, Submitted, arrivals, in_turn, scaled},
     say,
-    sides::{self, Beginning, FloorRun, OperatorRun},
+    sides::{self, Beginning, FloorRun, OperatorRun, Trials},
     stage::{OPERATOR, Setting, Stage},
     stats::{Quantiles, count},
 };
@@ -45,10 +45,10 @@ async fn measure(
 ) -> anyhow::Result<()> {
     let room = usize::try_from(NODES * CORES)?;
     let bare = Floor::new(stage).await?;
-    let tried = sides::tune(stage, &bare, terms.scale, room).await?;
+    let trials = sides::tune(stage, &bare, terms.scale, room).await?;
     let plan = in_turn(scaled(JOBS, terms.scale, 300), TENANTS);
     let as_taken = stage.submitter.as_taken("capacity", &plan);
-    let alone = sides::floor(stage, &bare, as_taken, plan.len(), &tried, room).await?;
+    let alone = sides::floor(stage, &bare, as_taken, plan.len(), &trials).await?;
     let capacity = alone.measured.completions_per_second;
     let seconds = count(scaled(SECONDS, terms.scale, 20));
     for load in LOADS {
@@ -61,8 +61,7 @@ async fn measure(
             .collect();
         say(&format!("  the operator: {rate:.1} jobs/s ({load} % of {capacity:.1}) for {seconds} s"));
         let (operator, late) = operator(stage, &format!("load{load}x"), &jobs).await?;
-        let (floor, floor_late) =
-            floor(stage, &bare, &format!("floor{load}x"), &jobs, (&tried, room)).await?;
+        let (floor, floor_late) = floor(stage, &bare, &format!("floor{load}x"), &jobs, &trials).await?;
         let name = format!("churn at {load} % of capacity, {seconds} s");
         let figures = [
             ("capacity_per_second", capacity),
@@ -95,10 +94,10 @@ async fn floor(
     bare: &std::sync::Arc<Floor>,
     prefix: &str,
     jobs: &[(f64, Planned)],
-    (tried, room): (&[(usize, f64)], usize),
+    trials: &Trials,
 ) -> anyhow::Result<(FloorRun, Quantiles)> {
     let (told, come) = mpsc::unbounded();
-    let run = sides::floor(stage, bare, come.map(Ok), jobs.len(), tried, room);
+    let run = sides::floor(stage, bare, come.map(Ok), jobs.len(), trials);
     let (run, late) = try_join(run, stage.submitter.at_times(prefix, jobs, told)).await?;
     Ok((run, Quantiles::of(late)))
 }

@@ -69,7 +69,7 @@ async fn measure(stage: &mut Stage, terms: &Terms, jobs: &[usize], weights: &[u3
     let room = usize::try_from(NODES * CORES)?;
     let plan = mixed(jobs, terms.seed);
     let floor = Floor::new(stage).await?;
-    let tried = sides::tune(stage, &floor, terms.scale, room).await?;
+    let trials = sides::tune(stage, &floor, terms.scale, room).await?;
     let queued = stage.submitter.all("job", &plan).await?;
     let seats = Seats::default();
     let seen = Arc::clone(&seats);
@@ -84,7 +84,7 @@ async fn measure(stage: &mut Stage, terms: &Terms, jobs: &[usize], weights: &[u3
     drop(watch);
     let service = Service::of(stage, &run, &queued, &lock(&seats), weights)?;
     let again = stage.submitter.all("floor", &plan).await?;
-    let floor = sides::floor(stage, &floor, sides::before(&again), again.len(), &tried, room).await?;
+    let floor = sides::floor(stage, &floor, sides::before(&again), again.len(), &trials).await?;
     let name = format!("contended {} jobs of {TENANTS} tenants", queued.len());
     let figures = [
         ("jain_running", service.jain_running),

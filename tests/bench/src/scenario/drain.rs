@@ -52,10 +52,10 @@ async fn measure(
     let room = usize::try_from(NODES * CORES)?;
     let plan = in_turn(jobs, stage.submitter.tenants.len());
     let floor = Floor::new(stage).await?;
-    let tried = sides::tune(stage, &floor, terms.scale, room).await?;
+    let trials = sides::tune(stage, &floor, terms.scale, room).await?;
     let queued = stage.submitter.all("job", &plan).await?;
     let operator = sides::operator(stage, &queued).await?;
     let again = stage.submitter.all("floor", &plan).await?;
-    let floor = sides::floor(stage, &floor, sides::before(&again), again.len(), &tried, room).await?;
+    let floor = sides::floor(stage, &floor, sides::before(&again), again.len(), &trials).await?;
     Ok((operator, floor))
 }
