@@ -18,7 +18,7 @@ use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
     runtime::wait::{await_condition, conditions},
 };
@@ -362,22 +362,25 @@ async fn client_of(cluster: &Cluster, user: &str) -> anyhow::Result<Client> {
     Ok(cluster.client_for(&cluster.kubeconfig_for_user(user, &["system:masters"])?).await?)
 }
 
-/// Deletes all objects of a namespace, some with each request: an API server gives one a minute.
+/// Deletes all objects of a namespace, each by itself: those of a collection an API server deletes one after the other, and
+/// no more than it can in the minute that it gives a request. kube 5.0 leaves out the limit that would divide it.
 async fn delete_all<K>(api: &Api<K>) -> anyhow::Result<()>
 where
-    K: Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
-    const AT_ONCE: u32 = 1_000;
+    const AT_ONCE: usize = 32;
     let now = DeleteParams::default().grace_period(0);
-    let mut some = ListParams::default().limit(AT_ONCE);
-    loop {
-        let deleted = api.delete_collection(&now, &some).await?.left();
-        some.continue_token =
-            deleted.and_then(|list| list.metadata.continue_).filter(|token| !token.is_empty());
-        if some.continue_token.is_none() {
-            return Ok(());
+    let all = api.list_metadata(&ListParams::default()).await?;
+    let deletions = all.iter().map(|object| object.name_any()).map(|name| {
+        let now = &now;
+        async move {
+            match api.delete(&name, now).await {
+                Err(kube::Error::Api(gone)) if gone.is_not_found() => Ok(()),
+                deleted => deleted.map(drop),
+            }
         }
-    }
+    });
+    Ok(stream::iter(deletions).buffer_unordered(AT_ONCE).try_collect().await?)
 }
 
 /// The CRDs, and the namespace in which the operator keeps what keys are hashed with.
