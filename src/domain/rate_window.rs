@@ -12,8 +12,8 @@
 //! pass for the beginning of a new one.
 //!
 //! What is told in time is counted exactly, and told in time is all that comes within an hour of the pod's creation:
-//! even when the first job of a window is told last, it moves the window's start. (Later than that, jobs that it would
-//! have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
+//! even when the first job of a window is told last, it moves the window's start, also that which is stored. (Later than
+//! that, jobs that it would have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
 //! compared with our own clock, a window lasts [`LEEWAY`] longer, so that a pod created at its end by our clock is not
 //! stamped into it by a clock that is behind, and then counted nowhere.
 
@@ -146,10 +146,9 @@ impl RateWindow {
     #[must_use]
     pub fn stored(&self, now: Timestamp) -> Option<JobWindow> {
         let kept = self.kept.as_ref()?;
-        // An older job of the same window may have been told since: it began with that one.
-        let older = self.newest().map(|window| window.start);
-        let older = older.filter(|start| *start < kept.start && kept.start < end_of(*start));
-        let start = older.unwrap_or(kept.start);
+        // An older job of the same window may have been told since: it began with that one, also when the next window
+        // runs already.
+        let start = self.fold(kept.start).map_or(kept.start, |window| window.start);
         let runs = now < over_at(start);
         Some(JobWindow {
             resets_at: Time(end_of(start)),
@@ -200,14 +199,15 @@ impl RateWindow {
     }
 
     fn newest(&self) -> Option<Window> {
-        *self.newest.get_or_init(|| self.fold())
+        *self.newest.get_or_init(|| self.fold(Timestamp::MAX))
     }
 
-    /// All charges in the order of their times. Those settled stand together at the start of their window, which is as
-    /// good as their own times: a window has the same start with them.
-    fn fold(&self) -> Option<Window> {
-        let mut charges: Vec<(Timestamp, u64)> = self.open.values().map(|created| (*created, 1)).collect();
-        charges.extend(self.kept.as_ref().map(|kept| (kept.start, kept.settled)));
+    /// The newest window that the charges up to a time make, in the order of their times. Those settled stand together
+    /// at the start of their window, which is as good as their own times: a window has the same start with them.
+    fn fold(&self, last: Timestamp) -> Option<Window> {
+        let open = self.open.values().map(|created| (*created, 1));
+        let kept = self.kept.as_ref().map(|kept| (kept.start, kept.settled));
+        let mut charges: Vec<(Timestamp, u64)> = open.chain(kept).filter(|(at, _)| *at <= last).collect();
         charges.sort_unstable();
         let not_before = self.kept.as_ref().and_then(|kept| kept.not_before);
         charges.into_iter().fold(None, |window, (at, jobs)| match window {

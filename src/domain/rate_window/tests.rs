@@ -133,6 +133,19 @@ fn a_job_told_after_a_later_one_was_settled_moves_what_is_stored() {
 }
 
 #[test]
+fn what_is_stored_moves_also_when_the_next_window_runs_already() {
+    let mut window = charged(&[("b", 3)]);
+    assert!(window.settle("b"));
+    window.charge("a", minute(0));
+    window.charge("c", minute(60));
+    let stored = window.stored(minute(60)).unwrap();
+    assert_eq!(stored.resets_at.0, minute(60), "not 63: d of minute 60, not told yet, would go uncounted");
+    assert!(!RateWindow::may_let_go(Some(&stored), "d", minute(60), minute(64)));
+    let after = restarted(Some(&stored), &[("a", 0), ("c", 60), ("d", 60)]);
+    assert_eq!((after.used(minute(61)), after.resets_at(minute(61))), (2, Some(minute(120) + LEEWAY)));
+}
+
+#[test]
 fn what_goes_without_asking_stays_counted() {
     let mut window = charged(&[("a", 10), ("b", 11)]);
     window.released("a");
@@ -248,6 +261,12 @@ impl World {
                 let next = self.minute + minutes;
                 self.tell(|pod| end_of(pod.created) <= minute(next));
                 self.minute = next;
+                // What comes in time is also stored in time, where it moves the end.
+                let moved = self.window.stored(minute(next));
+                let end = |stored: &Option<JobWindow>| stored.as_ref().map(|stored| stored.resets_at.0);
+                if end(&moved) < end(&self.status) {
+                    self.status = moved;
+                }
             }
             Event::Tell(n) => {
                 if let Some(picked) = picked(n) {
