@@ -9,6 +9,7 @@ use std::{fmt::Debug, net::TcpListener, path::PathBuf, process::Command, time::D
 use anyhow::{Context, bail};
 use crofter::{
     api_types::{Job, Tenant as TenantObject, crd},
+    kube_ext::call,
     names,
 };
 use crofter_test_cluster::{Cluster, NodeSpec, kept_logs, process::Process, wait};
@@ -373,12 +374,7 @@ where
     let all = api.list_metadata(&ListParams::default()).await?;
     let deletions = all.iter().map(|object| object.name_any()).map(|name| {
         let now = &now;
-        async move {
-            match api.delete(&name, now).await {
-                Err(kube::Error::Api(gone)) if gone.is_not_found() => Ok(()),
-                deleted => deleted.map(drop),
-            }
-        }
+        async move { call::within_opt(format!("deleting {name}"), api.delete(&name, now)).await.map(drop) }
     });
     Ok(stream::iter(deletions).buffer_unordered(AT_ONCE).try_collect().await?)
 }
