@@ -12,8 +12,8 @@
 //! pass for the beginning of a new one.
 //!
 //! What is told in time is counted exactly, and told in time is all that comes within an hour of the pod's creation:
-//! even when the first job of a window is told last, it moves the window's start, also that which is stored. (Later than
-//! that, jobs that it would have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
+//! even when the first job of a window is told last, it moves the window's start. (Later than that, jobs that it would
+//! have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
 //! compared with our own clock, a window lasts [`LEEWAY`] longer, so that a pod created at its end by our clock is not
 //! stamped into it by a clock that is behind, and then counted nowhere.
 
@@ -44,6 +44,8 @@ pub struct RateWindow {
     open: HashMap<Box<str>, Timestamp>,
     /// The newest window that the two above make, once it was asked for.
     newest: OnceLock<Option<Window>>,
+    /// Where the window of `kept` begins, once it was asked for: an older job of it may have been told since.
+    kept_from: OnceLock<Timestamp>,
 }
 
 /// What outlives the pods.
@@ -100,6 +102,9 @@ impl RateWindow {
             return;
         }
         self.open.insert(job_uid.into(), created);
+        if self.kept.as_ref().is_some_and(|kept| created < kept.start) {
+            self.kept_from.take();
+        }
         match self.newest.get_mut() {
             Some(Some(window)) if created >= window.start => *window = window.and(created, 1),
             _ => drop(self.newest.take()),
@@ -146,9 +151,7 @@ impl RateWindow {
     #[must_use]
     pub fn stored(&self, now: Timestamp) -> Option<JobWindow> {
         let kept = self.kept.as_ref()?;
-        // An older job of the same window may have been told since: it began with that one, also when the next window
-        // runs already.
-        let start = self.fold(kept.start).map_or(kept.start, |window| window.start);
+        let start = self.kept_from(kept);
         let runs = now < over_at(start);
         Some(JobWindow {
             resets_at: Time(end_of(start)),
@@ -159,13 +162,22 @@ impl RateWindow {
     }
 
     /// Whether Tenant status, as it is stored, allows a job's first pod, created at `created`, to go: it is counted
-    /// there, or belongs to a window that is over there.
+    /// there, or belongs to a window that is over there, and not only there: an end that has moved may not be stored yet,
+    /// and the pod belong to the window after it.
     #[must_use]
-    pub fn may_let_go(stored: Option<&JobWindow>, job_uid: &str, created: Timestamp, now: Timestamp) -> bool {
+    pub fn may_let_go(
+        &self,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool {
         stored.is_some_and(|stored| {
             let settled = stored.settling.iter().any(|uid| uid == job_uid);
             let over = now >= over_at(start_of(stored)) && created < stored.resets_at.0;
-            settled || over || stored.not_before.as_ref().is_some_and(|end| created < end.0)
+            let stands =
+                || self.kept.as_ref().is_some_and(|kept| end_of(self.kept_from(kept)) == stored.resets_at.0);
+            settled || over && stands() || stored.not_before.as_ref().is_some_and(|end| created < end.0)
         })
     }
 
@@ -192,6 +204,11 @@ impl RateWindow {
             self.open.retain(|_, created| *created >= end);
         }
         self.kept = Some(kept);
+        self.kept_from.take();
+    }
+
+    fn kept_from(&self, kept: &Kept) -> Timestamp {
+        *self.kept_from.get_or_init(|| self.fold(kept.start).map_or(kept.start, |window| window.start))
     }
 
     fn in_force(&self, now: Timestamp) -> Option<Window> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Parts, Stop};
 use crate::{
-    api_types::{Job, Plans, Scenarios, Tenant, TenantApiKey},
+    api_types::{Job, Plans, Scenarios, Tenant, TenantApiKey, tenant::JobWindow},
     clock::Clock,
     config::Settings,
     controllers::{api_key, attempt, job, node, tenant},
@@ -418,6 +418,17 @@ impl attempt::Accounts for MirrorHandle {
 impl attempt::Windows for Board {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
         Self::settle(self, namespace, job_uid, soon);
+    }
+
+    fn may_let_go(
+        &self,
+        namespace: &str,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        Self::may_let_go(self, namespace, stored, job_uid, created, now)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use tokio::sync::Notify;
@@ -93,6 +94,21 @@ impl Board {
     pub fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
         self.lock().dispatcher.settle(namespace, job_uid, soon);
         self.settled.notify_one();
+    }
+
+    /// Whether what is stored of a namespace's hourly window allows the first pod of a job, by UID and creation, to go;
+    /// not until the caches are whole.
+    #[must_use]
+    pub fn may_let_go(
+        &self,
+        namespace: &str,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        let state = self.lock();
+        state.ready && state.dispatcher.may_let_go(namespace, stored, job_uid, created, now)
     }
 
     /// What the jobs of a namespace come to, as its tenant's status shows it; `None` until the caches are whole.

@@ -106,8 +106,8 @@ pub async fn run(
     }
     let waiting = Arc::clone(&context);
     let freed = move |tenant: Arc<Tenant>| {
-        let Context { waiting, tenants, pods, clock, .. } = &*waiting;
-        waiting.freed(&tenant, tenants, pods, clock.now())
+        let Context { waiting, tenants, windows, pods, clock, .. } = &*waiting;
+        waiting.freed(&tenant, tenants, &**windows, pods, clock.now())
     };
     Controller::for_shared_stream(pods, context.pods.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
@@ -207,13 +207,12 @@ fn left_to_linger(finished_at: Timestamp, now: Timestamp) -> Option<Duration> {
 fn charge_stored(pod: &Pod, context: &Context) -> bool {
     let Some(charge) = Charge::of(pod) else { return true };
     context.waiting.add(pod, Wait::Stored(charge.clone()));
-    let stored = |tenant: Arc<Tenant>| charge.is_stored(&tenant, context.clock.now());
+    let stored = |tenant: Arc<Tenant>| charge.is_stored(&tenant, &*context.windows, context.clock.now());
     if context.tenants.charged(pod).is_none_or(stored) {
         context.waiting.remove(pod);
         return true;
     }
-    let deleted = pod.metadata.deletion_timestamp.is_some();
-    context.windows.settle(&pod.namespace().unwrap_or_default(), charge.job_uid(), deleted);
+    charge.store(&*context.windows, pod.metadata.deletion_timestamp.is_some());
     false
 }
 

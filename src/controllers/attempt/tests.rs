@@ -12,9 +12,13 @@ use kube::runtime::reflector::{self, store::Writer};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kube_ext::{
-    mock::{self, Call, Fake, outline, put},
-    unreadable,
+use crate::{
+    api_types::tenant::JobWindow,
+    domain::rate_window::RateWindow,
+    kube_ext::{
+        mock::{self, Call, Fake, outline, put},
+        unreadable,
+    },
 };
 
 const JOB: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render";
@@ -46,6 +50,20 @@ impl Windows for Asked {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
         let soon = if soon { " soon" } else { "" };
         self.0.lock().unwrap().push(format!("{namespace}/{job_uid}{soon}"));
+    }
+
+    fn may_let_go(
+        &self,
+        namespace: &str,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        assert_eq!(namespace, "tenant-acme");
+        let mut window = RateWindow::default();
+        stored.into_iter().for_each(|stored| window.restore(stored));
+        window.may_let_go(stored, job_uid, created, now)
     }
 }
 
@@ -138,9 +156,9 @@ impl Bench {
 
     /// The tenant changes: the pods that look again.
     fn freed(&self) -> Vec<String> {
-        let Context { waiting, tenants, pods, clock, .. } = &self.context;
+        let Context { waiting, tenants, windows, pods, clock, .. } = &self.context;
         let acme = tenants.known.get(&ObjectRef::new("acme")).unwrap();
-        waiting.freed(&acme, tenants, pods, clock.now()).into_iter().map(|pod| pod.name).collect()
+        waiting.freed(&acme, tenants, &**windows, pods, clock.now()).into_iter().map(|pod| pod.name).collect()
     }
 
     fn asked(&self) -> Vec<String> {

@@ -18,8 +18,8 @@ use kube::{
 };
 
 use crate::{
-    api_types::Tenant,
-    domain::{attempt, rate_window::RateWindow, tenant_state},
+    api_types::{Tenant, tenant::JobWindow},
+    domain::{attempt, tenant_state},
     kube_ext::unreadable::Unreadable,
     names,
 };
@@ -29,6 +29,16 @@ pub trait Windows: Send + Sync {
     /// The first pod of that job, in that tenant namespace, wants to go: Tenant status is to count it, soon where somebody
     /// waits for the pod. Asking again changes nothing.
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool);
+
+    /// Whether what Tenant status has `stored` of the window allows that pod, made at `created`, to go.
+    fn may_let_go(
+        &self,
+        namespace: &str,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool;
 }
 
 /// Tenants as the API server stores them.
@@ -56,6 +66,7 @@ impl Tenants {
 /// A pod whose job is charged to a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Charge {
+    namespace: String,
     job_uid: String,
     created: Timestamp,
 }
@@ -64,18 +75,19 @@ impl Charge {
     /// The charge that a pod stands for; `None` for those of later attempts.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let job_uid = attempt::job_uid(pod)?.to_owned();
-        (attempt::number(pod) == Some(1)).then(|| Self { job_uid, created: attempt::created(pod) })
+        let namespace = pod.namespace().unwrap_or_default();
+        (attempt::number(pod) == Some(1)).then(|| Self { namespace, job_uid, created: attempt::created(pod) })
     }
 
-    /// UID of the job.
-    pub(super) fn job_uid(&self) -> &str {
-        &self.job_uid
+    /// Has the tenant's status count it, soon where somebody waits for the pod.
+    pub(super) fn store(&self, windows: &dyn Windows, soon: bool) {
+        windows.settle(&self.namespace, &self.job_uid, soon);
     }
 
     /// Whether the tenant's status counts it, or need not.
-    pub(super) fn is_stored(&self, tenant: &Tenant, now: Timestamp) -> bool {
+    pub(super) fn is_stored(&self, tenant: &Tenant, windows: &dyn Windows, now: Timestamp) -> bool {
         let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
-        RateWindow::may_let_go(stored, &self.job_uid, self.created, now)
+        windows.may_let_go(&self.namespace, stored, &self.job_uid, self.created, now)
     }
 }
 
@@ -121,6 +133,7 @@ impl Waiting {
         &self,
         tenant: &Tenant,
         tenants: &Tenants,
+        windows: &dyn Windows,
         pods: &Store<Pod>,
         now: Timestamp,
     ) -> Vec<ObjectRef<Pod>> {
@@ -132,7 +145,7 @@ impl Waiting {
             let Some(object) = pods.get(pod) else { return false };
             let stays = tenants.charged(&object).is_some_and(|tenant| match wait {
                 Wait::Time => true,
-                Wait::Stored(charge) => !charge.is_stored(&tenant, now),
+                Wait::Stored(charge) => !charge.is_stored(&tenant, windows, now),
             });
             if !stays {
                 freed.push(pod.clone());

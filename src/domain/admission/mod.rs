@@ -205,6 +205,20 @@ impl Dispatcher {
         self.change_window(namespace, |window| window.released(job_uid));
     }
 
+    /// Whether what is stored of a tenant's hourly window allows a job's first pod to go; see [`RateWindow::may_let_go`].
+    #[must_use]
+    pub fn may_let_go(
+        &self,
+        namespace: &str,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        let window = self.namespaces.get(namespace).map(|number| &self.seats[*number].window);
+        window.is_some_and(|window| window.may_let_go(stored, job_uid, created, now))
+    }
+
     fn change_window(&mut self, namespace: &str, change: impl FnOnce(&mut RateWindow)) {
         let number = self.seat(namespace);
         change(&mut self.seats[number].window);

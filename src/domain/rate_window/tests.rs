@@ -65,10 +65,10 @@ fn a_pod_goes_once_status_counts_it_and_is_counted_once() {
     let mut window = charged(&[("a", 10), ("b", 11), ("c", 12)]);
     let now = minute(20);
     assert_eq!(window.stored(now), None);
-    let may = |stored: &Option<JobWindow>, uid: &str, created: i64, now: i64| {
-        RateWindow::may_let_go(stored.as_ref(), uid, minute(created), minute(now))
-    };
-    assert!(!may(&None, "a", 10, 600), "however old: its end says where the next window may begin");
+    assert!(
+        !window.may_let_go(None, "a", minute(10), minute(600)),
+        "however old: its end says where the next window may begin"
+    );
     assert!(window.settle("b") && !window.settle("b") && !window.settle("unknown"));
     let stored = window.stored(now);
     let expected = JobWindow {
@@ -78,6 +78,9 @@ fn a_pod_goes_once_status_counts_it_and_is_counted_once() {
         settling: vec!["b".to_owned()],
     };
     assert_eq!(stored, Some(expected));
+    let may = |stored: &Option<JobWindow>, uid: &str, created: i64, now: i64| {
+        window.may_let_go(stored.as_ref(), uid, minute(created), minute(now))
+    };
     assert!(may(&stored, "b", 11, 20) && !may(&stored, "a", 10, 20));
     assert!(may(&stored, "a", 10, 71) && !may(&stored, "late", 70, 71), "its window is over");
     for pods in [&[("a", 10), ("b", 11), ("c", 12)][..], &[("c", 12), ("a", 10)]] {
@@ -102,7 +105,7 @@ fn the_rest_of_an_old_window_begins_no_new_one() {
         settling: vec![],
     };
     assert_eq!(stored, Some(expected));
-    assert!(RateWindow::may_let_go(stored.as_ref(), "a", minute(10), now));
+    assert!(window.may_let_go(stored.as_ref(), "a", minute(10), now));
     assert!(!window.settle("b"), "status says so already");
     let after = restarted(stored.as_ref(), &[("b", 65), ("c", 73)]);
     assert_eq!((after.used(now), after.resets_at(now)), (1, window.resets_at(now)));
@@ -128,7 +131,7 @@ fn a_job_told_after_a_later_one_was_settled_moves_what_is_stored() {
     window.charge("a", minute(0));
     let stored = window.stored(minute(59)).unwrap();
     assert_eq!(stored.resets_at.0, minute(60), "not 63: a pod of minute 60 would go uncounted");
-    assert!(!RateWindow::may_let_go(Some(&stored), "c", minute(60), minute(64)));
+    assert!(!window.may_let_go(Some(&stored), "c", minute(60), minute(64)));
     assert_eq!(restarted(Some(&stored), &[("a", 0)]).used(minute(59)), 2);
 }
 
@@ -140,9 +143,21 @@ fn what_is_stored_moves_also_when_the_next_window_runs_already() {
     window.charge("c", minute(60));
     let stored = window.stored(minute(60)).unwrap();
     assert_eq!(stored.resets_at.0, minute(60), "not 63: d of minute 60, not told yet, would go uncounted");
-    assert!(!RateWindow::may_let_go(Some(&stored), "d", minute(60), minute(64)));
+    assert!(!window.may_let_go(Some(&stored), "d", minute(60), minute(64)));
     let after = restarted(Some(&stored), &[("a", 0), ("c", 60), ("d", 60)]);
     assert_eq!((after.used(minute(61)), after.resets_at(minute(61))), (2, Some(minute(120) + LEEWAY)));
+}
+
+#[test]
+fn an_end_that_moved_and_is_not_stored_yet_lets_nothing_of_the_next_window_go() {
+    let mut window = charged(&[("b", 4)]);
+    assert!(window.settle("b"));
+    let stale = window.stored(minute(56));
+    let may = |window: &RateWindow| window.may_let_go(stale.as_ref(), "c", minute(60), minute(65));
+    assert!(may(&window), "60 to 64 are of the window that is over");
+    window.charge("a", minute(0));
+    assert!(!may(&window), "it is over since 60, as status does not say yet");
+    assert!(window.may_let_go(window.stored(minute(65)).as_ref(), "a", minute(0), minute(65)));
 }
 
 #[test]
@@ -184,7 +199,7 @@ fn a_status_that_nobody_could_write_is_survived() {
         };
         let window = restarted(Some(&stored), &[("a", 1), ("b", 2)]);
         assert!(window.used(minute(3)) <= 1);
-        assert!(RateWindow::may_let_go(Some(&stored), "a", minute(1), minute(3)));
+        assert!(window.may_let_go(Some(&stored), "a", minute(1), minute(3)));
     }
 }
 
@@ -261,12 +276,6 @@ impl World {
                 let next = self.minute + minutes;
                 self.tell(|pod| end_of(pod.created) <= minute(next));
                 self.minute = next;
-                // What comes in time is also stored in time, where it moves the end.
-                let moved = self.window.stored(minute(next));
-                let end = |stored: &Option<JobWindow>| stored.as_ref().map(|stored| stored.resets_at.0);
-                if end(&moved) < end(&self.status) {
-                    self.status = moved;
-                }
             }
             Event::Tell(n) => {
                 if let Some(picked) = picked(n) {
@@ -278,7 +287,7 @@ impl World {
             Event::LetGo(n) => {
                 let status = self.status.as_ref();
                 if let Some(pod) = self.pods.get_mut(n % many) {
-                    pod.held &= !RateWindow::may_let_go(status, &pod.uid, pod.created, now);
+                    pod.held &= !self.window.may_let_go(status, &pod.uid, pod.created, now);
                 }
             }
             Event::TellGone(n) => {
