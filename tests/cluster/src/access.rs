@@ -10,6 +10,7 @@ use std::{
 
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
+    authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
     core::v1::ServiceAccount,
 };
 use kube::{
@@ -71,6 +72,29 @@ pub(crate) async fn client(kubeconfig: &Path) -> Result<Client, Error> {
 pub(crate) async fn is_ready(client: &Client) -> Result<(), kube::Error> {
     let request = http::Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError)?;
     client.request_text(request).await.map(drop)
+}
+
+/// Fails unless the API server lets whoever asks bind pods to nodes.
+pub(crate) async fn may_bind(client: &Client) -> Result<(), String> {
+    let binding = ResourceAttributes {
+        verb: Some("create".to_owned()),
+        resource: Some("pods".to_owned()),
+        subresource: Some("binding".to_owned()),
+        ..ResourceAttributes::default()
+    };
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(binding),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    };
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await.map_err(|error| error.to_string())?;
+    match answer.status {
+        Some(status) if status.allowed => Ok(()),
+        refused => Err(format!("{refused:?}")),
+    }
 }
 
 impl Cluster {

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use crate::{
+    access,
     cluster::{Cluster, Error},
     process::Signal,
+    wait,
 };
 
 /// How long a restarted API server may take.
 const RESTART_DEADLINE: Duration = Duration::from_secs(60);
+/// What waits for an API server that starts. Roles are known to it only some time after it answers, and a pod whose binding
+/// was forbidden meanwhile was seen to be left alone by kube-scheduler (1.36) for five minutes.
+const SCHEDULER: &str = "kube-scheduler";
 
 /// An API server that is frozen: connections to it stay open and nothing is answered. It goes on when this is dropped.
 #[derive(Debug)]
@@ -39,15 +44,17 @@ impl Cluster {
         Ok(FrozenApi { cluster: self })
     }
 
-    /// Kills the API server: requests fail until [`Cluster::start_api`].
+    /// Kills the API server: requests fail, and kube-scheduler is frozen, until [`Cluster::start_api`].
     ///
     /// # Errors
     /// When it cannot be waited for.
     pub fn kill_api(&self) -> Result<(), Error> {
-        Ok(self.plane().kill_api()?)
+        self.plane().kill_api()?;
+        self.signal_scheduler(Signal::STOP)
     }
 
-    /// Starts the API server again, at its old address, and waits until it is ready.
+    /// Starts the API server again, at its old address, and waits until it is ready and lets kube-scheduler bind pods,
+    /// which then goes on.
     ///
     /// # Errors
     /// When it does not become ready.
@@ -57,7 +64,12 @@ impl Cluster {
         if ready.is_err() {
             self.plane().check()?;
         }
-        ready
+        ready?;
+        let kubeconfig = self.plane().kubeconfig_path(SCHEDULER);
+        let scheduler = self.client_for(&kubeconfig).await?;
+        let what = "kube-scheduler to be let in";
+        wait::until(RESTART_DEADLINE, what, async || access::may_bind(&scheduler).await).await?;
+        self.signal_scheduler(Signal::CONT)
     }
 
     /// Kills the API server and starts it again: every watch breaks.
@@ -85,6 +97,12 @@ impl Cluster {
         let postgres = self.database()?;
         postgres.start_again(&self.layout)?;
         Ok(postgres.ready().await?)
+    }
+
+    fn signal_scheduler(&self, signal: Signal) -> Result<(), Error> {
+        let mut plane = self.plane();
+        let scheduler = plane.rest.iter_mut().find(|process| process.name() == SCHEDULER);
+        Ok(scheduler.map_or(Ok(()), |scheduler| scheduler.signal(signal))?)
     }
 
     fn signal_api(&self, signal: Signal) -> Result<(), Error> {
