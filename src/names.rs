@@ -74,7 +74,7 @@ pub const KEY_PROBE: &str = "crofter-probe";
 /// Annotation of the probe, which changes each time.
 pub const ANNOTATION_PROBE: &str = "crofter.io/probe";
 
-/// Name of the tenant that the chart creates and that can't be deleted.
+/// Name of the tenant that the chart creates, which the REST API never deletes.
 pub const DEFAULT_TENANT: &str = "default";
 /// Default prefix of tenant namespaces.
 pub const DEFAULT_NAMESPACE_PREFIX: &str = "tenant-";

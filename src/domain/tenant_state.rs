@@ -3,14 +3,10 @@
 //! Expiry needs no event: [`Standing::next`] says when to look again, and a later `expiresAt` reactivates.
 
 use jiff::Timestamp;
-use kube::ResourceExt;
 
-use crate::{
-    api_types::{
-        Reason, Tenant,
-        tenant::{SuspendPolicy, TenantPhase},
-    },
-    names,
+use crate::api_types::{
+    Reason, Tenant,
+    tenant::{SuspendPolicy, TenantPhase},
 };
 
 /// Where a tenant stands, and why.
@@ -72,22 +68,16 @@ pub fn judge(tenant: &Tenant, now: Timestamp) -> Standing {
 /// Whether the tenant is going. A deletion that is [prevented](deletion_prevented) changes nothing.
 #[must_use]
 pub fn terminating(tenant: &Tenant) -> bool {
-    tenant.metadata.deletion_timestamp.is_some()
-        && deletion_prevented(&tenant.name_any(), tenant.spec.prevent_deletion).is_none()
+    tenant.metadata.deletion_timestamp.is_some() && deletion_prevented(tenant.spec.prevent_deletion).is_none()
 }
 
-/// Why a tenant must stay although its deletion was asked for.
+/// Why a tenant must stay although its deletion was asked for. The chart's tenant `default` is protected as any other one,
+/// by its spec, so that removing Crofter needs no way around.
 #[must_use]
-pub fn deletion_prevented(name: &str, prevent_deletion: bool) -> Option<&'static str> {
-    if name == names::DEFAULT_TENANT {
-        Some("deletion was asked for, and the tenant `default` can't be deleted: it goes on as before")
-    } else if prevent_deletion {
-        Some(
-            "deletion was asked for, and spec.preventDeletion is true: the tenant goes on until that is false",
-        )
-    } else {
-        None
-    }
+pub fn deletion_prevented(prevent_deletion: bool) -> Option<&'static str> {
+    prevent_deletion.then_some(
+        "deletion was requested while spec.preventDeletion is true: the tenant stays as it is until that is false",
+    )
 }
 
 #[cfg(test)]
@@ -138,7 +128,10 @@ mod tests {
 
     #[test]
     fn a_prevented_deletion_changes_nothing() {
-        assert!(judge(&tenant("default", json!({}), true), at(9)).accepts());
+        assert!(
+            !judge(&tenant("default", json!({}), true), at(9)).accepts(),
+            "no name is protected by itself"
+        );
         assert!(judge(&tenant("a", json!({"preventDeletion": true}), true), at(9)).accepts());
         assert!(!judge(&tenant("a", json!({"preventDeletion": false}), true), at(9)).accepts());
     }

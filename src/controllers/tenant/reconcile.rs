@@ -211,7 +211,7 @@ async fn write_status(
         .metadata
         .deletion_timestamp
         .as_ref()
-        .and_then(|_| tenant_state::deletion_prevented(&name, tenant.spec.prevent_deletion));
+        .and_then(|_| tenant_state::deletion_prevented(tenant.spec.prevent_deletion));
     let generation = tenant.metadata.generation;
     let report = Report { generation, standing, outcome, ledger, workers, deletion_prevented };
     let mut new = status::next(&old, report, now);

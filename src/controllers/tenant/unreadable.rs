@@ -94,7 +94,7 @@ fn leaving(meta: &TenantMeta, data: &Value, context: &Context) -> Option<Leaving
     let prevented = data.pointer("/spec/preventDeletion") == Some(&Value::Bool(true));
     let due = meta.meta().deletion_timestamp.is_some()
         && finalizer::has(meta, names::FINALIZER_TENANT)
-        && tenant_state::deletion_prevented(&name, prevented).is_none();
+        && tenant_state::deletion_prevented(prevented).is_none();
     due.then(|| Leaving {
         owner: Owner {
             namespace: names::namespace(&context.dependencies.settings.namespace_prefix, &name),

@@ -159,7 +159,7 @@ pub async fn delete(
     if name == names::DEFAULT_TENANT {
         return Err(Problem::new(Code::Forbidden, "cannot delete default tenant"));
     }
-    if deletion_prevented(&name, tenant.spec.prevent_deletion).is_some() {
+    if deletion_prevented(tenant.spec.prevent_deletion).is_some() {
         return Err(Problem::new(Code::Forbidden, "the tenant is kept while prevent_deletion is true"));
     }
     let versioned = version.is_some();
