@@ -3,10 +3,14 @@
 use std::fmt::Debug;
 
 use crofter::{
-    api_types::{Job, Tenant},
+    api_types::{Job, Tenant, TenantApiKey},
     names,
 };
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use crofter_test_cluster::wait;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod, Secret, ServiceAccount},
+    rbac::v1::RoleBinding,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -14,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{NAMESPACE, installed, object, operator, refused, refused_call};
+use super::{NAMESPACE, SOON, installed, object, operator, refused, refused_call};
 
 /// A tenant's namespace, made as the operator makes it.
 pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
@@ -25,6 +29,9 @@ pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
     Api::namespaced(operator.clone(), name).create(&PostParams::default(), &account).await.unwrap();
     name.to_owned()
 }
+
+/// What somebody else is answered who labels as Crofter does.
+const LABELS: &str = "only Crofter sets, changes or removes labels of crofter.io here: ";
 
 fn tenant(name: &str, spec: Value) -> Tenant {
     object(json!({
@@ -78,7 +85,7 @@ async fn some_tenants_stay() {
     let default = tenants.get(names::DEFAULT_TENANT).await.unwrap();
     assert_eq!((default.spec.plan.as_str(), default.spec.prevent_deletion), ("enterprise", true));
     let try_delete = DeleteParams { dry_run: true, ..DeleteParams::default() };
-    refused_call("the tenant default can't be deleted", || {
+    refused_call("tenant default can't be deleted while its spec.preventDeletion is true", || {
         tenants.delete(names::DEFAULT_TENANT, &try_delete)
     })
     .await;
@@ -99,7 +106,7 @@ async fn job_pods_are_the_operators_alone() {
     let theirs: Api<Pod> = Api::namespaced(admin, &namespace);
     let ours: Api<Pod> = Api::namespaced(operator, &namespace);
 
-    let labels = "only Crofter sets, changes or removes labels of crofter.io here: ";
+    let labels = LABELS;
     let finalizer = "only Crofter sets or removes the finalizer crofter.io/accounted";
     refused(&theirs, &job_pod("forged"), labels).await;
     let mut unlabelled = job_pod("forged");
@@ -122,6 +129,84 @@ async fn job_pods_are_the_operators_alone() {
     theirs.patch("job", &PatchParams::default(), &harmless).await.unwrap();
     let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     ours.patch("job", &PatchParams::default(), &release).await.unwrap();
+}
+
+/// A pod with the marks of a job's is refused in every namespace, through whichever subresource the marks are to come.
+#[tokio::test]
+async fn no_pod_anywhere_is_marked_as_a_jobs() {
+    let cluster = installed().await;
+    let pods: Api<Pod> = Api::namespaced(cluster.client().await.unwrap(), "default");
+    let mut forged = job_pod("forged");
+    forged.spec.as_mut().unwrap().service_account_name = None;
+    refused(&pods, &forged, LABELS).await;
+    forged.metadata.labels = Some([(names::LABEL_MANAGED_BY.to_owned(), names::MANAGER.to_owned())].into());
+    forged.metadata.finalizers = None;
+    refused(&pods, &forged, names::LABEL_MANAGED_BY).await;
+    forged.metadata.labels = Some([(names::LABEL_MANAGED_BY.to_owned(), "Helm".to_owned())].into());
+    pods.create(&PostParams::default(), &forged).await.unwrap();
+
+    let marks =
+        json!({"metadata": {"labels": {names::LABEL_JOB_UID: "0b8e9a52", names::LABEL_ATTEMPT: "1"}}});
+    let finalizer = json!({"metadata": {"finalizers": [names::FINALIZER_ACCOUNTED]}});
+    let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+    for (change, message) in
+        [(&marks, LABELS), (&finalizer, "only Crofter sets or removes the finalizer crofter.io/accounted")]
+    {
+        let change = Patch::Merge(change);
+        refused_call(message, || pods.patch("forged", &dry_run, &change)).await;
+        refused_call(message, || pods.patch_status("forged", &dry_run, &change)).await;
+    }
+    // What kubelets and others do to their own pods is no concern of the policy.
+    let note = Patch::Merge(
+        json!({"metadata": {"labels": {"example.com/note": "seen"}}, "status": {"message": "x"}}),
+    );
+    pods.patch_status("forged", &PatchParams::default(), &note).await.unwrap();
+}
+
+/// A paused object is left alone by the operator, so that its tenant could neither be drained nor deleted.
+#[tokio::test]
+async fn only_who_may_update_the_tenant_pauses_its_jobs_and_keys() {
+    let cluster = installed().await;
+    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let name = tenant_namespace(&operator, "tenant-paused").await;
+    let role: RoleBinding = object(json!({
+        "metadata": {"name": "all-roles"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "crofter:tenant-admin"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "paul"}],
+    }));
+    Api::namespaced(admin.clone(), &name).create(&PostParams::default(), &role).await.unwrap();
+    let paul = cluster.client_for(&cluster.kubeconfig_for_user("paul", &[]).unwrap()).await.unwrap();
+
+    let message =
+        "crofter.io/paused is for who may update the Tenant: paul may not update Tenant tenant-paused";
+    let pause = Patch::Merge(json!({"metadata": {"annotations": {names::ANNOTATION_PAUSED: "true"}}}));
+    let annotations = json!({names::ANNOTATION_PAUSED: "true"});
+    let jobs: Api<Job> = Api::namespaced(paul.clone(), &name);
+    let job = |name: &str, annotations: Value| -> Job {
+        object(json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Job",
+            "metadata": {"name": name, "annotations": annotations}, "spec": {"image": "none"},
+        }))
+    };
+    let key: TenantApiKey = object(json!({
+        "apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": "ci"},
+        "spec": {"scopes": ["jobs:read"]},
+    }));
+    let keys: Api<TenantApiKey> = Api::namespaced(paul, &name);
+    // The role behind the binding is put together by the controller manager, a moment after the install.
+    let (plainly, plain) = (PostParams::default(), job("job", json!({})));
+    wait::until(SOON, "the job to be accepted", || jobs.create(&plainly, &plain)).await.unwrap();
+    wait::until(SOON, "the key to be accepted", || keys.create(&plainly, &key)).await.unwrap();
+    refused(&jobs, &job("born-paused", annotations), message).await;
+    change_refused(&jobs, "job", &pause, message).await;
+    change_refused(&keys, "ci", &pause, message).await;
+
+    // An administrator pauses; the tenant still changes what is paused, but does not resume it.
+    Api::<Job>::namespaced(admin, &name).patch("job", &PatchParams::default(), &pause).await.unwrap();
+    let cancel = Patch::Merge(json!({"spec": {"canceled": true}}));
+    jobs.patch("job", &PatchParams::default(), &cancel).await.unwrap();
+    let resume = Patch::Merge(json!({"metadata": {"annotations": {names::ANNOTATION_PAUSED: null}}}));
+    change_refused(&jobs, "job", &resume, message).await;
 }
 
 #[tokio::test]
