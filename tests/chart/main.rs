@@ -8,6 +8,7 @@ mod operator;
 mod policies;
 mod rendering;
 mod rights;
+mod uninstall;
 
 use std::{
     fmt::Debug,

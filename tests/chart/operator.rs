@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::{NAMESPACE, RELEASE, chart, helm, object, succeeded};
 
 /// How long a tenant or a job may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the API server refused the operator, out of the audit log.
 fn refusals(cluster: &Cluster) -> Vec<String> {
