@@ -174,6 +174,46 @@ fn the_operator_is_configured_by_the_values() {
     assert!(of_kind(&objects, "Tenant").is_empty());
 }
 
+/// A tag may move, a digest can't.
+#[test]
+fn a_tag_is_always_pulled_and_a_digest_once() {
+    let policy = |value: &str| {
+        let objects = rendered(&["--set", value]);
+        let pod =
+            of_kind(&objects, "Deployment")[0].pointer("/spec/template/spec/containers/0").cloned().unwrap();
+        pod["imagePullPolicy"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(policy("image.tag=1.2"), "Always");
+    assert_eq!(policy(&format!("image.digest=sha256:{}", "0".repeat(64))), "IfNotPresent");
+    assert_eq!(policy("image.pullPolicy=Never"), "Never");
+}
+
+#[test]
+fn only_its_own_ports_of_the_operator_are_reached() {
+    let objects = rendered(&[]);
+    let policy = of_kind(&objects, "NetworkPolicy")[0];
+    let deployment = of_kind(&objects, "Deployment")[0];
+    assert_eq!(
+        policy.pointer("/spec/podSelector/matchLabels"),
+        deployment.pointer("/spec/selector/matchLabels")
+    );
+    let ports = deployment.pointer("/spec/template/spec/containers/0/ports").unwrap().as_array().unwrap();
+    let mut named: Vec<_> = ports.iter().map(|port| port["name"].as_str().unwrap()).collect();
+    named.sort_unstable();
+    let ingress = policy.pointer("/spec/ingress").unwrap().as_array().unwrap();
+    let open: Vec<_> = ingress.iter().map(|rule| rule["ports"][0]["port"].as_str().unwrap()).collect();
+    assert_eq!(open, named, "every port of the pod has a rule, and nothing else");
+    assert_eq!(policy.pointer("/spec/policyTypes"), Some(&serde_json::json!(["Ingress", "Egress"])));
+
+    let from =
+        r#"networkPolicy.metricsFrom=[{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]"#;
+    let objects = rendered(&["--set-json", from]);
+    let ingress = of_kind(&objects, "NetworkPolicy")[0].pointer("/spec/ingress").unwrap().as_array().unwrap();
+    assert_eq!(ingress[0].get("from"), None);
+    assert_eq!(ingress[1]["from"][0]["namespaceSelector"]["matchLabels"]["name"], "monitoring");
+    assert!(of_kind(&rendered(&["--set", "networkPolicy.enabled=false"]), "NetworkPolicy").is_empty());
+}
+
 #[test]
 fn bad_values_are_refused_with_their_name() {
     for (value, named) in [
