@@ -10,6 +10,7 @@ mod common;
 
 mod api;
 mod bad_input;
+mod docs;
 mod isolation;
 mod jobs;
 mod keys;

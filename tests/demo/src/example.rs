@@ -11,11 +11,11 @@ const ENDS: &str = "example.crofter.io/ends";
 /// The tenants.
 pub(crate) const TENANTS: &str = "examples/tenants.yaml";
 /// A key of one of them.
-pub(crate) const KEYS: &str = "examples/keys.yaml";
+pub(crate) const KEYS: &str = "examples/tenant-acme/keys.yaml";
 /// The catalogue that some of their jobs are made from.
-pub(crate) const SCENARIOS: &str = "examples/scenarios.yaml";
+pub(crate) const SCENARIOS: &str = "examples/operator/scenarios.yaml";
 /// Their jobs.
-pub(crate) const JOBS: [&str; 2] = ["examples/jobs-acme.yaml", "examples/jobs-globex.yaml"];
+pub(crate) const JOBS: [&str; 2] = ["examples/tenant-acme/jobs.yaml", "examples/tenant-globex/jobs.yaml"];
 
 /// How a job ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
