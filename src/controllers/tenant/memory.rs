@@ -4,6 +4,9 @@
 //! more. What is remembered never says how the cluster is, only which version of each child was written, and which
 //! one a watch has told of last: as long as these are the same, nobody else has changed a child. Tenant status keeps a
 //! mark of it ([`Memory::mark`]), so that a restart need not apply the children of every tenant again.
+//!
+//! Times here only pace what is written. They are of a clock that does not step: by the time of day, one that is set back
+//! by an hour would keep a tenant's status as it is for an hour.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,8 +14,8 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::{
     usage::{Due, Spacing},
@@ -42,11 +45,11 @@ struct Entry {
     /// The version of each child that a watch has told of last; `None` when it went.
     seen: BTreeMap<Key, Option<String>>,
     failures: u32,
-    usage_written: Option<Timestamp>,
+    usage_written: Option<Instant>,
     /// When it is this tenant's turn to have its usage written, if that is waited for.
-    usage_turn: Option<Timestamp>,
+    usage_turn: Option<Instant>,
     /// The step of a deletion last told of, and when.
-    step: Option<(&'static str, Timestamp)>,
+    step: Option<(&'static str, Instant)>,
 }
 
 /// By name of tenant.
@@ -186,37 +189,38 @@ impl Memory {
         }
     }
 
-    /// When usage was last written.
-    pub(super) fn usage_written(&self, tenant: &str) -> Option<Timestamp> {
-        self.with(tenant, |entry| entry.usage_written)
+    /// How long ago usage was last written.
+    pub(super) fn since_usage(&self, tenant: &str) -> Option<Duration> {
+        self.with(tenant, |entry| entry.usage_written).map(|at| at.elapsed())
     }
 
     /// How long the usage of this tenant has to wait for its turn to be written. It keeps the turn until it is written.
-    pub(super) fn usage_turn(&self, tenant: &str, now: Timestamp) -> Due {
-        let next = || self.spacing.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
+    pub(super) fn usage_turn(&self, tenant: &str) -> Due {
+        let now = Instant::now();
+        let next = || now + self.spacing.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
         let turn = self.with(tenant, |entry| *entry.usage_turn.get_or_insert_with(next));
-        match Duration::try_from(turn.duration_since(now)) {
-            Ok(wait) if !wait.is_zero() => Due::In(wait),
-            _ => Due::Now,
+        match turn.saturating_duration_since(now) {
+            Duration::ZERO => Due::Now,
+            wait => Due::In(wait),
         }
     }
 
     /// Usage was written.
-    pub(super) fn wrote_usage(&self, tenant: &str, now: Timestamp) {
+    pub(super) fn wrote_usage(&self, tenant: &str) {
         self.with(tenant, |entry| {
-            entry.usage_written = Some(now);
+            entry.usage_written = Some(Instant::now());
             entry.usage_turn = None;
         });
     }
 
-    /// The step of a deletion last told of, and when.
-    pub(super) fn step(&self, tenant: &str) -> Option<(&'static str, Timestamp)> {
-        self.with(tenant, |entry| entry.step)
+    /// The step of a deletion last told of, and how long ago.
+    pub(super) fn step(&self, tenant: &str) -> Option<(&'static str, Duration)> {
+        self.with(tenant, |entry| entry.step).map(|(step, at)| (step, at.elapsed()))
     }
 
     /// A step of a deletion was told of.
-    pub(super) fn told_step(&self, tenant: &str, step: &'static str, now: Timestamp) {
-        self.with(tenant, |entry| entry.step = Some((step, now)));
+    pub(super) fn told_step(&self, tenant: &str, step: &'static str) {
+        self.with(tenant, |entry| entry.step = Some((step, Instant::now())));
     }
 
     /// The tenant is gone.

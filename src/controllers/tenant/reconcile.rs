@@ -162,16 +162,15 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Re
             return Ok(Action::await_change());
         }
     };
-    let now = context.dependencies.clock.now();
     match context.memory.step(name) {
-        Some((told, at)) if told == step => {
-            if now.duration_since(at).unsigned_abs() < STEP_INTERVAL {
+        Some((told, ago)) if told == step => {
+            if ago < STEP_INTERVAL {
                 return Ok(Action::requeue(STEP_INTERVAL));
             }
         }
         _ => tracing::info!(tenant = name, step, "deletion: {message}"),
     }
-    context.memory.told_step(name, step, now);
+    context.memory.told_step(name, step);
     write_status(tenant, context, standing, Outcome::Working { reason: Reason::Terminating, message }).await
 }
 
@@ -195,9 +194,8 @@ async fn write_status(
         Outcome::Provisioned { quotas, .. } => Some(quotas),
         _ => old.effective_quotas.as_ref(),
     };
-    let written = context.memory.usage_written(&name);
-    let due = match usage::due(&old, &ledger, quotas, written, now) {
-        Due::InTurn => context.memory.usage_turn(&name, now),
+    let due = match usage::due(&old, &ledger, quotas, context.memory.since_usage(&name)) {
+        Due::InTurn => context.memory.usage_turn(&name),
         due => due,
     };
     if due != Due::Now {
@@ -223,7 +221,7 @@ async fn write_status(
     let api: Api<Tenant> = Api::all(dependencies.client.clone());
     if status_ext::write(&api, tenant, tenant.status.as_ref(), &new).await?.is_some() {
         if due == Due::Now {
-            context.memory.wrote_usage(&name, now);
+            context.memory.wrote_usage(&name);
         }
         for news in status::news(&old.conditions, &new.conditions) {
             if news.warning {

@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use super::Ledger;
 use crate::{
@@ -24,9 +24,9 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// The same where that is waited for: many pods go with one write, and a deletion is still quick.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// Tenants whose usage is written each second, where that of many changes: what the API server can do is for their jobs.
-const TENANTS_PER_SECOND: i32 = 5;
+const TENANTS_PER_SECOND: u32 = 5;
 /// So many are written at once before that.
-const BURST: i32 = 50;
+const BURST: u32 = 50;
 /// So many pods that may go are enough for a write: the others may have to wait for room in the window.
 const MANY: usize = MOST_SETTLING / 2;
 
@@ -44,13 +44,13 @@ pub(super) enum Due {
 }
 
 /// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s when pods are waited for
-/// or many may go, and otherwise in turn, at most every 15 s.
+/// or many may go, and otherwise in turn, at most every 15 s. `since` is the time since it was last written by this process,
+/// by a clock that does not step.
 pub(super) fn due(
     old: &TenantStatus,
     new: &Ledger,
     quotas: Option<&EffectiveQuotas>,
-    written: Option<Timestamp>,
-    now: Timestamp,
+    since: Option<Duration>,
 ) -> Due {
     let news = window_news(old.job_window.as_ref(), new);
     if old.usage.as_ref() == Some(&new.usage) && news == News::None {
@@ -63,7 +63,6 @@ pub(super) fn due(
     }
     let (interval, then) =
         if news == News::InAHurry { (RELEASE_INTERVAL, Due::Now) } else { (INTERVAL, Due::InTurn) };
-    let since = written.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
     match since {
         Some(since) if since < interval => Due::In(interval - since),
         _ => then,
@@ -74,19 +73,19 @@ pub(super) fn due(
 /// spaced.
 #[derive(Debug, Default)]
 pub(super) struct Spacing {
-    /// When the next is, while turns are spaced; may be past.
-    next: Option<Timestamp>,
+    /// When the next turn is, and a burst later; may be past.
+    next: Option<Instant>,
 }
 
 impl Spacing {
-    /// The next turn.
-    pub(super) fn turn(&mut self, now: Timestamp) -> Timestamp {
-        let space = SignedDuration::from_secs(1) / TENANTS_PER_SECOND;
-        // Turns that nobody took are there for later, but for no more than a burst of them.
-        let earliest = now.saturating_sub(space * (BURST - 1)).unwrap_or(now);
-        let turn = self.next.map_or(earliest, |next| next.max(earliest));
-        self.next = turn.checked_add(space).ok();
-        turn.max(now)
+    /// How long it is until the next turn.
+    pub(super) fn turn(&mut self, now: Instant) -> Duration {
+        let space = Duration::from_secs(1) / TENANTS_PER_SECOND;
+        // Turns that were not taken are kept for later, but for no more than a burst of them.
+        let burst = space * (BURST - 1);
+        let due = self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
+        self.next = Some(now + due + space);
+        due.saturating_sub(burst)
     }
 }
 
@@ -160,6 +159,7 @@ fn unsigned(value: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -172,39 +172,35 @@ mod tests {
     fn usage_is_written_when_it_changed_and_not_too_often() {
         let quotas = EffectiveQuotas { max_jobs: 3, max_cpu_cores: -1, ..EffectiveQuotas::default() };
         let usage = |active_jobs| TenantUsage { active_jobs, cpu_millicores: 500, ..TenantUsage::default() };
-        let due = |old, new, written: Option<i64>, now| {
+        let due = |old, new, since: Option<u64>| {
             let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
             let new = Ledger { usage: usage(new), ..Ledger::default() };
-            due(&old, &new, Some(&quotas), written.map(at), at(now))
+            due(&old, &new, Some(&quotas), since.map(Duration::from_secs))
         };
-        assert_eq!(due(1, 1, None, 100), Due::No);
-        assert_eq!(due(1, 2, None, 100), Due::InTurn, "never written by this process");
-        assert_eq!(due(1, 2, Some(90), 100), Due::In(Duration::from_secs(5)));
-        assert_eq!(due(1, 2, Some(85), 100), Due::InTurn);
-        assert_eq!(due(2, 3, Some(99), 100), Due::Now, "a limit is reached");
-        assert_eq!(due(3, 2, Some(99), 100), Due::In(Duration::from_secs(14)), "and left again");
-        assert_eq!(due(2, 1, Some(200), 100), Due::In(INTERVAL), "a clock set back");
+        assert_eq!(due(1, 1, None), Due::No);
+        assert_eq!(due(1, 2, None), Due::InTurn, "never written by this process");
+        assert_eq!(due(1, 2, Some(10)), Due::In(Duration::from_secs(5)));
+        assert_eq!(due(1, 2, Some(15)), Due::InTurn);
+        assert_eq!(due(2, 3, Some(1)), Due::Now, "a limit is reached");
+        assert_eq!(due(3, 2, Some(1)), Due::In(Duration::from_secs(14)), "and left again");
     }
 
     #[test]
     fn turns_are_spaced_where_more_come_than_a_burst() {
         let mut spacing = Spacing::default();
-        let mut take = |so_many: i32, second| {
-            let waits = (0..so_many).map(|_| spacing.turn(at(second)).duration_since(at(second)));
-            waits.collect::<Vec<_>>()
+        let start = Instant::now();
+        let mut take = |so_many: u32, second| {
+            let now = start + Duration::from_secs(second);
+            (0..so_many).map(|_| spacing.turn(now)).collect::<Vec<_>>()
         };
-        let millis = SignedDuration::from_millis;
+        let millis = Duration::from_millis;
         let first = take(BURST + 3, 1000);
-        assert!(first[..50].iter().all(SignedDuration::is_zero), "{first:?}");
+        assert!(first[..50].iter().all(Duration::is_zero), "{first:?}");
         assert_eq!(first[50..], [millis(200), millis(400), millis(600)]);
-        assert_eq!(
-            take(2, 1001),
-            [SignedDuration::ZERO, SignedDuration::ZERO],
-            "as many as a second brings, less 3"
-        );
+        assert_eq!(take(2, 1001), [Duration::ZERO, Duration::ZERO], "as many as a second brings, less 3");
         assert_eq!(take(1, 1001), [millis(200)]);
         let later = take(BURST + 1, 5000);
-        assert!(later[..50].iter().all(SignedDuration::is_zero) && later[50] == millis(200), "{later:?}");
+        assert!(later[..50].iter().all(Duration::is_zero) && later[50] == millis(200), "{later:?}");
     }
 
     #[test]
@@ -214,7 +210,7 @@ mod tests {
         let due = |old, new| {
             let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
             let new = Ledger { usage: usage(new), ..Ledger::default() };
-            due(&old, &new, Some(&quotas), Some(at(99)), at(100))
+            due(&old, &new, Some(&quotas), Some(Duration::from_secs(1)))
         };
         assert_eq!((due(8, 9), due(9, 10)), (Due::In(Duration::from_secs(14)), Due::Now));
     }
@@ -229,10 +225,10 @@ mod tests {
     }
 
     /// What is due where the window was written so many seconds ago.
-    fn due_of_window(old: Option<JobWindow>, new: Option<JobWindow>, awaited: bool, since: i64) -> Due {
+    fn due_of_window(old: Option<JobWindow>, new: Option<JobWindow>, awaited: bool, since: u64) -> Due {
         let usage = TenantUsage::default();
         let old = TenantStatus { usage: Some(usage.clone()), job_window: old, ..TenantStatus::default() };
-        due(&old, &Ledger { usage, window: new, awaited }, None, Some(at(100 - since)), at(100))
+        due(&old, &Ledger { usage, window: new, awaited }, None, Some(Duration::from_secs(since)))
     }
 
     #[test]
