@@ -1,33 +1,60 @@
-//! The one place where the time of day is read.
+//! The one place where clocks are read.
 //!
-//! Rules and builders take a [`Timestamp`]; whoever drives them holds a [`Clock`], which a test sets to what it likes.
+//! Rules and builders take a [`Timestamp`]; whoever drives them holds a [`Clock`], which a test sets to what it likes. What
+//! users see, and what they gave a point in time for, goes by the time of day. What only waits, paces or measures goes by a
+//! clock that does not step: tokio's `Instant`, or [`Clock::steady`] where it meets times of others.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+
+type Read = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Tells the time of day.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+pub struct Clock {
+    now: Read,
+    steady: Read,
+}
 
 impl Clock {
     /// The machine's clock.
     #[must_use]
     pub fn system() -> Self {
         #[expect(clippy::disallowed_methods, reason = "the one place where the time of day is read")]
-        Self(Arc::new(Timestamp::now))
+        let (start, begun) = (Timestamp::now(), Instant::now());
+        let steady = move || {
+            let passed = SignedDuration::try_from(begun.elapsed()).unwrap_or(SignedDuration::MAX);
+            start.saturating_add(passed).unwrap_or(Timestamp::MAX)
+        };
+        #[expect(clippy::disallowed_methods, reason = "the one place where the time of day is read")]
+        Self { now: Arc::new(Timestamp::now), steady: Arc::new(steady) }
     }
 
-    /// A clock that tells what `tell` says.
+    /// A clock that tells what `tell` says, and never steps.
     #[must_use]
     pub fn of(tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
+        let tell: Read = Arc::new(tell);
+        Self { now: Arc::clone(&tell), steady: tell }
     }
 
-    /// The time now.
+    /// The same with a time of day that steps: it is what `tell` says.
+    #[must_use]
+    pub fn set_to(self, tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { now: Arc::new(tell), ..self }
+    }
+
+    /// The time of day.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        (self.0)()
+        (self.now)()
+    }
+
+    /// A time that only differences are made of: that of this clock's making, and what has passed since, whatever was done to
+    /// the time of day.
+    #[must_use]
+    pub fn steady(&self) -> Timestamp {
+        (self.steady)()
     }
 }
 

@@ -52,8 +52,11 @@ pub struct View<'a> {
     pub gpu_resource: &'a str,
     /// Whether many jobs are being taken further, or were just now, so that what can wait should.
     pub busy: bool,
-    /// The time.
+    /// The time of day, for what is written.
     pub now: Timestamp,
+    /// The time by which waiting and running are measured: as `now` was when the current attempt was first seen, and what
+    /// has passed since by a clock that does not step. A clock that is set ends no attempt and holds none up.
+    pub steady: Timestamp,
 }
 
 /// One step.
@@ -117,7 +120,7 @@ pub fn lost(view: &View<'_>) -> Result<Step, IllegalMove> {
         cause: Cause::Deletion,
         exit_code: None,
         started_at,
-        finished_at: view.now,
+        finished_at: view.steady,
     };
     finish(view, &status, u32::try_from(status.attempt).unwrap_or(0), ending, None)
 }
@@ -190,7 +193,7 @@ fn running(
 ) -> Result<Step, IllegalMove> {
     let node = attempt::node(pod).map(str::to_owned);
     let told = started_at.saturating_add(UNDER_LOAD_AFTER).unwrap_or(started_at);
-    if view.busy && status.phase != JobPhase::Running && (started_at..told).contains(&view.now) {
+    if view.busy && status.phase != JobPhase::Running && (started_at..told).contains(&view.steady) {
         return Ok(Step::Wait(Some(told)));
     }
     if status.phase != JobPhase::Running || status.node != node || stopping(status).is_some() {
@@ -203,7 +206,7 @@ fn running(
         });
     }
     match attempt::allowance(pod).and_then(|allowed| started_at.saturating_add(allowed).ok()) {
-        Some(end) if end <= view.now => Ok(delete(pod)),
+        Some(end) if end <= view.steady => Ok(delete(pod)),
         end => Ok(Step::Wait(end)),
     }
 }
@@ -254,10 +257,10 @@ fn waiting(
     let patience = if view.busy { UNDER_LOAD_AFTER } else { ASSIGNED_AFTER };
     let (assigned, limit) = (made.saturating_add(patience), made.saturating_add(view.start_limit));
     let (assigned, limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
-    if limit <= view.now {
+    if limit <= view.steady {
         return Ok(delete(pod));
     }
-    if status.phase == JobPhase::Queued && assigned > view.now {
+    if status.phase == JobPhase::Queued && assigned > view.steady {
         return Ok(Step::Wait(Some(assigned)));
     }
     if status.phase == JobPhase::Assigned && stopping(status).is_none() && !is_news(status, detail.as_deref())
@@ -293,7 +296,7 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
         return move_to(view, status, &[JobPhase::Canceled], Reason::Canceled, message, |_| ());
     }
     match status.not_before.as_ref() {
-        Some(Time(at)) if *at > view.now => Ok(Step::Wait(Some(*at))),
+        Some(Time(at)) if *at > view.steady => Ok(Step::Wait(Some(*at))),
         _ => again(view, status, attempt + 1),
     }
 }

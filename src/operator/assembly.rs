@@ -272,6 +272,7 @@ impl Assembly {
             under_way: job::UnderWay::default(),
             written: job::Written::default(),
             made: job::Made::default(),
+            ages: job::Ages::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };

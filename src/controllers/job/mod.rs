@@ -4,6 +4,7 @@
 //! the Job's UID and the attempt, a status is written only over the version that it was computed from, and a deletion
 //! names the UID it means.
 
+mod ages;
 mod build;
 mod create;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::triggers::Limits;
 pub use self::{
+    ages::Ages,
     under_way::UnderWay,
     written::{Made, Written},
 };
@@ -106,6 +108,8 @@ pub struct Context {
     pub written: Written,
     /// Pods made lately.
     pub made: Made,
+    /// When attempts were first seen.
+    pub ages: Ages,
     /// The time of day.
     pub clock: Clock,
     /// Counters.
@@ -164,7 +168,9 @@ pub async fn run(
     let shutdown = shutdown.boxed().shared();
     let (readable, objects) = mpsc::channel(CHANNEL);
     let (not_readable, metas) = mpsc::channel(CHANNEL);
-    let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, |_| ());
+    let forgetful = Arc::clone(&context);
+    let gone = move |job: &Job| forgetful.ages.forget(job);
+    let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, gone);
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let decided = || {
         let board = context.board.clone();
@@ -229,6 +235,7 @@ async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error>
     let now = context.clock.now();
     let tenant = tenant(job, context);
     let pods = pods(job, context);
+    let steady = context.ages.now(job, &pods, &context.clock);
     let verdict = context.board.verdict(&job.uid().unwrap_or_default());
     let view = View {
         job,
@@ -240,6 +247,7 @@ async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error>
         gpu_resource: &context.settings.gpu_resource,
         busy: context.under_way.is_busy(),
         now,
+        steady,
     };
     match job_flow::next(&view) {
         Ok(step) => carry_out(step, &view, tenant.as_deref(), context).await,
@@ -258,8 +266,8 @@ async fn carry_out(
         Step::Wait(until) => {
             // The mirror tells nobody when it has caught up.
             let held = !release_job(job, context).await?;
-            let ask = view.now.checked_add(MIRROR).ok().filter(|_| held);
-            Ok(look_again([until, ask].into_iter().flatten().min(), view.now))
+            let ask = view.steady.checked_add(MIRROR).ok().filter(|_| held);
+            Ok(look_again([until, ask].into_iter().flatten().min(), view.steady))
         }
         Step::Write(status) => write(job, &status, context).await,
         Step::Create(admission) => match tenant {

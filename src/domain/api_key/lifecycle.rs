@@ -189,7 +189,9 @@ fn step(view: &View<'_>) -> Step {
         Step::Issue { cause, kept: recognised.then(|| newest.clone()) }
     };
     if !in_place {
-        let due = repair_due(&settled(view)).is_none_or(|due| due <= view.now);
+        // A version from the time to come was made before the clock was set back: no reason to wait that long.
+        let ahead = newest.created_at.0 > later(view.now, REPAIR_INTERVAL);
+        let due = ahead || repair_due(&settled(view)).is_none_or(|due| due <= view.now);
         return if due { issue(Cause::Restored) } else { Step::Hold(settled(view)) };
     }
     if view.request.is_some() && view.request != view.status.last_rotate_request.as_deref() {

@@ -113,7 +113,7 @@ fn name_deletion(view: &View<'_>, status: &JobStatus, pod: Option<&Pod>, ending:
         ending.message = format!("stopped because the tenant is {}", closed(reason));
     } else if let Some(pod) = pod
         && never_started
-        && start_limit.is_some_and(|limit| limit <= view.now)
+        && start_limit.is_some_and(|limit| limit <= view.steady)
     {
         (ending.reason, ending.cause) = (Reason::StartTimeout, Cause::Infrastructure);
         ending.message = format!("the pod did not start within {:#}", view.start_limit);

@@ -54,6 +54,7 @@ impl World {
             busy: self.busy,
             gpu_resource: "nvidia.com/gpu",
             now: at(seconds),
+            steady: at(seconds),
         }
     }
 

@@ -234,6 +234,18 @@ fn a_damaged_secret_gets_a_new_version_and_not_more_often_than_that() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_does_not_keep_a_damaged_secret() {
+    let mut world = World::new(spec(json!({})));
+    world.settle();
+    world.slot = Slot::Empty;
+    world.now -= 3600;
+    assert!(matches!(world.next().step, Step::Issue { cause: Cause::Restored, .. }), "not in an hour");
+    world.settle();
+    world.slot = Slot::Empty;
+    assert!(matches!(world.next().step, Step::Hold(_)), "and not more often for that");
+}
+
+#[test]
 fn a_text_that_was_lost_on_its_way_is_replaced_and_the_one_before_stays() {
     let mut world = World::new(spec(json!({"overlapSeconds": 0})));
     world.settle();
