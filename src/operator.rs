@@ -8,6 +8,7 @@ mod assembly;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use axum::http::{HeaderValue, header};
 use futures::{FutureExt, future::BoxFuture, future::Shared};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
@@ -85,8 +86,7 @@ struct Start {
 
 async fn start(config: Config) -> anyhow::Result<Start> {
     let stop = signal()?;
-    let client =
-        Client::try_default().await.context("finding the cluster: set KUBECONFIG, or run inside one")?;
+    let client = client().await.context("failed to find the cluster: set KUBECONFIG, or run inside one")?;
     let listener = listen(config.metrics_addr).await?;
     let api_listener = listen(config.api_addr).await?;
     let history = config.database_url.as_ref().map(history).transpose()?;
@@ -97,6 +97,15 @@ async fn start(config: Config) -> anyhow::Result<Start> {
     assembly.follow("plan table", follow_plans);
     assembly.follow("scenario catalogue", follow_scenarios);
     Ok(Start { assembly, listener, api_listener, history, stop })
+}
+
+/// What the API server's audit log calls the operator.
+const USER_AGENT: &str = concat!("crofter/", env!("CARGO_PKG_VERSION"));
+
+async fn client() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await?;
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
+    Ok(Client::try_from(config)?)
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

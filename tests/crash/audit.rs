@@ -1,6 +1,7 @@
 //! The API server's own record of who asked for what, read as it grows.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Seek, SeekFrom},
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
@@ -50,6 +51,15 @@ impl Audit {
             }
         }
         None
+    }
+
+    /// What a user's requests since the beginning call their client.
+    pub fn agents(&self, user: &str) -> BTreeSet<String> {
+        let text = std::fs::read_to_string(&self.path).unwrap();
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let entries = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let of_user = entries.filter(|entry| entry["user"]["username"] == user);
+        of_user.map(|entry| entry["userAgent"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     /// Waits for the next request that is `wanted`.

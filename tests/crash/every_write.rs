@@ -209,4 +209,8 @@ async fn killed_before_every_single_write_a_job_runs_once() {
 
     let attempts = check_pods(&pods.whole());
     assert_eq!(attempts[&job.uid().unwrap()].len(), 2);
+
+    let agents = Audit::of(&world.cluster).agents(OPERATOR);
+    let ours = concat!("crofter/", env!("CARGO_PKG_VERSION")).to_owned();
+    assert_eq!(agents.into_iter().collect::<Vec<_>>(), [ours], "each request says whose it is");
 }
