@@ -39,6 +39,13 @@ pub struct Metrics {
     requests: Family<Answered, Counter>,
     request_seconds: Family<ByRoute, Histogram>,
     streams: Family<Streamed, Gauge<i64, std::sync::atomic::AtomicI64>>,
+    watch_interruptions: Family<Interrupted, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Interrupted {
+    watch: &'static str,
+    cause: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,6 +145,12 @@ impl Default for Metrics {
         );
         let streams = Family::default();
         registry.register("api_streams", "Answers that go on (logs, events), by kind", streams.clone());
+        let watch_interruptions = Family::default();
+        registry.register(
+            "watch_interruptions",
+            "Lists and watches of the API server that were interrupted, by watch and cause",
+            watch_interruptions.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -153,6 +166,7 @@ impl Default for Metrics {
             requests,
             request_seconds,
             streams,
+            watch_interruptions,
         }
     }
 }
@@ -224,6 +238,11 @@ impl Metrics {
     /// Counts streams that were opened, or with a negative number ended; `kind` is `logs` or `events`.
     pub fn streams_changed(&self, kind: &'static str, by: i64) {
         self.streams.get_or_create(&Streamed { kind }).inc_by(by);
+    }
+
+    /// Counts an interruption of a watch; both words come from closed lists.
+    pub fn watch_interrupted(&self, watch: &'static str, cause: &'static str) {
+        self.watch_interruptions.get_or_create(&Interrupted { watch, cause }).inc();
     }
 
     /// All metrics as OpenMetrics text.

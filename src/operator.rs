@@ -37,9 +37,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (url, gpu_resource) = (config.database_url.clone(), config.settings.gpu_resource.clone());
     let Start { mut assembly, listener, api_listener, history, stop } = start(config).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
+    // First: probes are answered also while the API server is away.
+    let is_ready = assembly.decides();
+    assembly.health(listener, is_ready);
     let mirror = match &url {
         Some(url) => {
-            let config = mirror_config(assembly.client(), url, &gpu_resource).await?;
+            let config = tokio::select! {
+                config = mirror_config(assembly.client(), url, &gpu_resource) => config?,
+                () = stop.clone() => return Ok(()),
+            };
             Some(assembly.mirror(config))
         }
         None => None,
@@ -51,8 +57,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.attempts(unreadable, mirror.as_ref());
     let keys = assembly.api_keys(namespace);
     assembly.rest(api_listener, keys, history);
-    let is_ready = assembly.decides();
-    let mut parts = assembly.watch_and_serve(listener, is_ready);
+    let mut parts = assembly.watch();
     parts.until(stop).await?;
     parts.finish(mirror).await;
     Ok(())
@@ -67,7 +72,8 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let Start { mut assembly, listener, api_listener, history, stop } = start(config).await?;
     let keys = assembly.key_cache(namespace);
     let jobs = assembly.rest(api_listener, keys, history);
-    let mut parts = assembly.watch_and_serve(listener, Arc::new(move || jobs.is_whole()));
+    assembly.health(listener, Arc::new(move || jobs.is_whole()));
+    let mut parts = assembly.watch();
     parts.until(stop).await?;
     parts.finish(None).await;
     Ok(())
@@ -188,18 +194,37 @@ impl Parts {
     }
 }
 
-/// What the mirror needs to know before it starts. The database itself need not answer yet.
+/// What the mirror needs to know before it starts. The database itself need not answer yet; the API server is waited for.
 async fn mirror_config(
     client: &Client,
     url: &SecretString,
     gpu_resource: &str,
 ) -> anyhow::Result<mirror::Config> {
     let pool = Pool::new(url, db::Options::default())?;
+    let uid = cluster_uid(client).await?;
+    Ok(mirror::Config::new(pool, uid, gpu_resource.to_owned()))
+}
+
+/// The UID of namespace kube-system, which is as old as the cluster and so names it. A process that ended because the API
+/// server is away would be started ever more rarely, and be late when it comes back.
+async fn cluster_uid(client: &Client) -> anyhow::Result<Uuid> {
+    const RETRY: Duration = Duration::from_secs(5);
     let api: Api<Namespace> = Api::all(client.clone());
-    // Its UID is as old as the cluster, and so names it.
-    let system = within("reading namespace kube-system", api.get_metadata("kube-system")).await?;
-    let uid = system.uid().context("namespace kube-system has no UID")?;
-    Ok(mirror::Config::new(pool, Uuid::parse_str(&uid)?, gpu_resource.to_owned()))
+    loop {
+        match within("failed to read namespace kube-system", api.get_metadata("kube-system")).await {
+            Ok(system) => {
+                let uid = system.uid().context("namespace kube-system has no UID")?;
+                return Ok(Uuid::parse_str(&uid)?);
+            }
+            Err(error)
+                if matches!(error.category(), "timeout" | "unreachable" | "throttled" | "server_error") =>
+            {
+                tracing::warn!(%error, "waiting for the API server");
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// A future that is ready at SIGTERM or Ctrl-C, for each who clones it.
@@ -221,4 +246,28 @@ fn signal() -> anyhow::Result<Stop> {
         }
     };
     Ok(stopped.boxed().shared())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::kube_ext::mock;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_away_at_the_start_is_waited_for_and_one_that_refuses_is_not() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let client = mock::client(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0..3 => mock::refusal(500, "etcd is away"),
+            _ => (200, json!({"metadata": {"uid": "10000000-0000-4000-8000-000000000000"}})),
+        });
+        assert_eq!(cluster_uid(&client).await.unwrap().to_string(), "10000000-0000-4000-8000-000000000000");
+        let refused = mock::client(|_| mock::refusal(403, "no"));
+        let error = cluster_uid(&refused).await.unwrap_err().to_string();
+        assert!(error.starts_with("failed to read namespace kube-system: "), "{error}");
+    }
 }

@@ -2,11 +2,17 @@
 
 use std::{io::IsTerminal, sync::Arc};
 
-use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{Router, extract::RawQuery, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
-use crate::{metrics::Metrics, scheduler::Board};
+use crate::{
+    clock::Clock,
+    http::health::{WatchView, liveness},
+    kube_ext::pulse::Watches,
+    metrics::Metrics,
+    scheduler::Board,
+};
 
 /// Form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -38,6 +44,32 @@ pub fn log(format: LogFormat) {
 /// Whether a process is ready.
 pub type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// What health is judged by.
+pub struct Health {
+    /// Whether the process is ready.
+    pub is_ready: IsReady,
+    /// Its watches.
+    pub watches: Watches,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// What is ready and what is not, a line each.
+fn verbose(is_ready: bool, watches: &[WatchView]) -> String {
+    let line = |WatchView { name, current, behind_since, cause }: &WatchView| {
+        let sign = if *current { '+' } else { '-' };
+        let state = match behind_since {
+            Some(since) => format!("behind since {since}"),
+            None if *current => "ok".to_owned(),
+            None => "not whole yet".to_owned(),
+        };
+        let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+        format!("[{sign}]watch of {name}: {state}{cause}\n")
+    };
+    let lines: String = watches.iter().map(line).collect();
+    format!("{lines}{}", if is_ready { "ready\n" } else { "not ready: the caches are not whole yet\n" })
+}
+
 /// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
 ///
 /// # Errors
@@ -46,17 +78,23 @@ pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
     board: Board,
-    is_ready: IsReady,
+    health: Health,
 ) -> std::io::Result<()> {
     let waiting = board;
-    let ready = move || {
+    let Health { is_ready, watches, clock } = health;
+    let living = watches.clone();
+    let alive = move || std::future::ready(liveness(&living));
+    let ready = move |RawQuery(query): RawQuery| {
         let is_ready = is_ready();
-        async move {
-            match is_ready {
-                true => (StatusCode::OK, "ok\n"),
-                false => (StatusCode::SERVICE_UNAVAILABLE, "the caches are not whole yet\n"),
+        let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let text = match query {
+            Some(query) if query.split('&').any(|word| word.starts_with("verbose")) => {
+                verbose(is_ready, &WatchView::all(&watches, clock.now()))
             }
-        }
+            _ if is_ready => "ok\n".to_owned(),
+            _ => "the caches are not whole yet\n".to_owned(),
+        };
+        std::future::ready((status, text))
     };
     let text = move || {
         metrics.show_waiting(&waiting.waiting());
@@ -71,16 +109,34 @@ pub async fn serve(
             }
         }
     };
-    let routes = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(text));
+    let routes =
+        Router::new().route("/healthz", get(alive)).route("/readyz", get(ready)).route("/metrics", get(text));
     axum::serve(listener, routes).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_behind_is_shown_with_its_time_and_cause() {
+        let watch = |name, current, behind_since: Option<&str>, cause| WatchView {
+            name,
+            current,
+            behind_since: behind_since.map(|time| time.parse().unwrap()),
+            cause,
+        };
+        let all = [
+            watch("jobs", true, None, None),
+            watch("pods", false, Some("2030-01-01T00:00:00Z"), Some("silent")),
+            watch("nodes", false, None, Some("refused")),
+        ];
+        assert_eq!(
+            verbose(false, &all),
+            "[+]watch of jobs: ok\n[-]watch of pods: behind since 2030-01-01T00:00:00Z (silent)\n\
+             [-]watch of nodes: not whole yet (refused)\nnot ready: the caches are not whole yet\n"
+        );
+    }
 
     #[test]
     fn what_is_unsaid_is_written_as_a_filter() {

@@ -1,11 +1,12 @@
 //! What is asked without credentials: whether the process lives and is ready, what a problem's code means, and what the
-//! API is.
+//! API is. When a process does not live is decided in `kube_ext::pulse`.
 
 use axum::{
     extract::{Path, State, rejection::PathRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,6 +19,7 @@ use super::{
     query::Params,
     routes::Routes,
 };
+use crate::kube_ext::pulse::{WatchState, Watches};
 
 /// The routes.
 pub fn routes(pages: &Pages) -> Routes {
@@ -31,7 +33,13 @@ pub fn routes(pages: &Pages) -> Routes {
         .get(
             "/healthz",
             alive,
-            Operation::new("alive", "Whether the process lives.").text(200, "It does.", "text/plain"),
+            Operation::new(
+                "alive",
+                "Whether the process lives. It does not where a restart would mend it, which an API server that is \
+                 away is not.",
+            )
+            .text(200, "It does.", "text/plain")
+            .text(503, "It does not; with the reasons.", "text/plain"),
         )
         .get(
             "/readyz",
@@ -80,8 +88,18 @@ fn code(mut operation: Operation) -> Operation {
 }
 
 /// `GET /healthz`.
-pub async fn alive() -> &'static str {
-    "ok\n"
+pub async fn alive(State(app): State<App>) -> Response {
+    liveness(&app.watches).into_response()
+}
+
+/// Whether the process lives; else what a restart would mend, a line each.
+#[must_use]
+pub fn liveness(watches: &Watches) -> (StatusCode, String) {
+    let ailments = watches.ailments();
+    if ailments.is_empty() {
+        return (StatusCode::OK, "ok\n".to_owned());
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, ailments.iter().map(|ailment| format!("{ailment}\n")).collect())
 }
 
 /// Parameters of `/readyz`.
@@ -101,6 +119,41 @@ struct Readiness {
     jobs: bool,
     /// The scheduler has decided, where this process schedules.
     scheduler: bool,
+    /// The watches of the API server.
+    watches: Vec<WatchView>,
+}
+
+/// A watch of the API server.
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Watch")]
+pub struct WatchView {
+    /// What it watches.
+    pub name: &'static str,
+    /// Its first list was complete, and it is not behind.
+    pub current: bool,
+    /// Since when it has delivered nothing, where that is longer than a quiet watch can take; else null. A watch that is
+    /// behind makes nothing unready: what the cache knows is still the best answer.
+    pub behind_since: Option<Timestamp>,
+    /// Why it was interrupted last, if nothing was delivered since: silent, unreachable, untrusted, refused, expired, ended
+    /// or unreadable.
+    pub cause: Option<&'static str>,
+}
+
+impl WatchView {
+    /// All watches that run, at the time `now`.
+    #[must_use]
+    pub fn all(watches: &Watches, now: Timestamp) -> Vec<Self> {
+        let view = |state: WatchState| {
+            let since = |quiet| now.saturating_sub(SignedDuration::try_from(quiet).unwrap_or_default()).ok();
+            Self {
+                name: state.name,
+                current: state.is_current(),
+                behind_since: state.behind.and_then(since),
+                cause: state.cause.map(Into::into),
+            }
+        };
+        watches.states().into_iter().map(view).collect()
+    }
 }
 
 /// `GET /readyz`: whether the caches are whole. A database that is away makes nobody unready.
@@ -110,7 +163,8 @@ pub async fn ready(State(app): State<App>, Params(params): Params<Ready>) -> Res
     let is_ready = jobs && scheduler;
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if params.verbose.is_some() {
-        let body = Readiness { ready: is_ready, jobs, scheduler };
+        let watches = WatchView::all(&app.watches, app.clock.now());
+        let body = Readiness { ready: is_ready, jobs, scheduler, watches };
         return (status, axum::Json(body)).into_response();
     }
     (status, if is_ready { "ok\n" } else { "the caches are not whole yet\n" }).into_response()

@@ -188,6 +188,12 @@ impl JobsIndex {
         }
     }
 
+    /// All jobs that exist were told.
+    #[cfg(test)]
+    pub(crate) fn whole(&self) {
+        self.write().whole = true;
+    }
+
     /// Whether all jobs that exist were told.
     #[must_use]
     pub fn is_whole(&self) -> bool {

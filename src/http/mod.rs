@@ -54,6 +54,7 @@ use crate::{
     clock::Clock,
     config::Settings,
     db::Readers,
+    kube_ext::pulse::Watches,
     metrics::Metrics,
     random::Random,
     scheduler::Board,
@@ -99,6 +100,8 @@ pub struct Parts {
     pub keys: Store<TenantApiKey>,
     /// All nodes.
     pub nodes: Store<Node>,
+    /// The watches, by which health is judged.
+    pub watches: Watches,
     /// The history, if there is one.
     pub database: Option<Readers>,
 }

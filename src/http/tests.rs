@@ -2,6 +2,7 @@
 
 mod audit;
 mod events;
+mod health;
 mod logs;
 mod nodes;
 mod server;
@@ -143,6 +144,7 @@ impl Lab {
             jobs: JobsIndex::default(),
             keys: cache().0,
             nodes,
+            watches: Watches::default(),
             database: None,
         });
         Self { fake, app, key, stop, logs, admits, tenants: tenants_writer }

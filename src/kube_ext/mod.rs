@@ -6,8 +6,11 @@ pub mod call;
 pub mod events;
 pub mod finalizer;
 pub mod guard;
+mod list_watch;
 #[cfg(test)]
 pub(crate) mod mock;
+mod outbox;
+pub mod pulse;
 pub mod status;
 pub mod streams;
 pub mod unreadable;

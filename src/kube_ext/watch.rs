@@ -1,17 +1,19 @@
 //! One watch and one cache per kind, for everybody.
 //!
 //! Guarantees to every subscriber:
-//! - each object that exists is told as [`Change::Applied`] at least once, and again whenever it has changed;
+//! - each object that exists is told as [`Change::Applied`] at least once, and again whenever it has changed; of changes that
+//!   come faster than they are taken the latest is enough;
 //! - each object that went is told as [`Change::Deleted`], also when it went while the watch was down (found by
 //!   comparing the cache before and after a relist), and when another of the same name has taken its place;
 //! - after each full list comes [`Change::Synced`]: from the first one on the cache is whole;
-//! - the cache holds what a change tells before the change is told.
+//! - the cache holds what a change tells before the change is told;
+//! - a subscriber that takes nothing keeps nothing from the others ([`outbox`](super::outbox)).
 //!
 //! An object that does not decode stops nothing: it is told as [`Change::Invalid`], and what was last known of it, if
 //! anything, stays in the cache. Managed fields are dropped: nobody reads them and they are half of the memory, but
 //! for what `with_prepare` picks out first.
 
-use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Debug, panic::Location, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use kube::{
@@ -24,16 +26,18 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{guard::Guarded, streams::received};
+use super::{
+    guard::Guarded,
+    list_watch::{Interruption, Source, list_watch},
+    outbox::{self, Outbox},
+    pulse::{Pulse, Watches},
+    streams::received,
+};
 
-/// Room in a subscriber's channel. A subscriber that falls behind by more slows the watch down, and loses nothing.
-const CHANNEL: usize = 1024;
-/// Objects in one page of a list. For each page the API server (1.36) gathers all objects that are left and cuts them off, so
-/// that 100,000 Jobs, most of them ended, take 13.5 s in pages of so many and 19.6 s in pages of 2,000 (kube's default is
-/// 500), measured with a bare client. Go's clients read such lists in one piece.
-pub const PAGE: u32 = 10_000;
+/// Room in a subscriber's channel, behind its outbox.
+const CHANNEL: usize = 64;
 
 /// What happened to an object.
 #[derive(Debug)]
@@ -61,7 +65,7 @@ impl<K: Resource> Clone for Change<K> {
 }
 
 /// What the API server tells, through failures and back-off. Nothing is asked before the first poll.
-type Events<K> = BoxStream<'static, Result<Event<Guarded<K>>, watcher::Error>>;
+type Events<K> = BoxStream<'static, Result<Event<Guarded<K>>, Interruption>>;
 
 /// The watch of one kind before it runs: subscribe first, then [`run`](Self::run) it.
 pub struct Watch<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
@@ -69,22 +73,37 @@ pub struct Watch<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
     prepare: fn(&mut K),
     store: Store<K>,
     writer: Writer<K>,
-    subscribers: Vec<mpsc::Sender<Change<K>>>,
+    subscribers: Vec<(Outbox<K>, mpsc::Sender<Change<K>>)>,
+    pulse: Pulse,
+    /// Where it is known to health and metrics, and under which name.
+    known_as: Option<(&'static str, Watches)>,
 }
 
 impl<K> Watch<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// A watch of what `api` and `config` select.
+    /// A watch of what `api` and the selectors of `config` select.
     #[must_use]
     pub fn new(api: Api<Guarded<K>>, config: watcher::Config) -> Self {
-        Self::fed_by(watcher::watcher(api, config.page_size(PAGE)).default_backoff().boxed())
+        let path = api.resource_url().to_owned();
+        Self::fed_by(Source { client: api.into_client(), path, config, metadata: false })
     }
 
-    fn fed_by(events: Events<K>) -> Self {
+    fn fed_by(source: Source) -> Self {
         let (store, writer) = reflector::store();
-        Self { events, prepare: |_| (), store, writer, subscribers: Vec::new() }
+        let pulse = Pulse::default();
+        let events = list_watch(source, pulse.clone()).default_backoff().boxed();
+        let (prepare, subscribers) = (|_: &mut K| (), Vec::new());
+        Self { events, prepare, store, writer, subscribers, pulse, known_as: None }
+    }
+
+    /// Makes health and metrics know the watch by this name, from a closed list, once it runs.
+    #[must_use]
+    pub fn known_as(mut self, name: &'static str, watches: &Watches) -> Self {
+        watches.add(name, self.pulse.clone());
+        self.known_as = Some((name, watches.clone()));
+        self
     }
 
     /// Lets `prepare` change each object before its managed fields are dropped and it enters the cache.
@@ -101,13 +120,17 @@ where
     }
 
     /// All changes from the start of the watch.
+    #[track_caller]
     pub fn subscribe(&mut self) -> mpsc::Receiver<Change<K>> {
         let (sender, receiver) = mpsc::channel(CHANNEL);
-        self.subscribers.push(sender);
+        let outbox = Outbox::new(Location::caller());
+        self.pulse.feeds(outbox.backlog().clone());
+        self.subscribers.push((outbox, sender));
         receiver
     }
 
     /// All changes as a stream of the objects that they are about, as controllers want them.
+    #[track_caller]
     pub fn subscribe_objects(&mut self) -> impl Stream<Item = Arc<K>> + Send + 'static {
         objects(self.subscribe())
     }
@@ -116,16 +139,30 @@ where
     pub async fn run(mut self) {
         let kind = K::kind(&());
         let mut relist: Option<Vec<Change<K>>> = None;
+        self.pulse.begun();
+        // They end with the watch.
+        let mut senders = JoinSet::new();
+        for (outbox, subscriber) in &self.subscribers {
+            senders.spawn(outbox.clone().send_to(subscriber.clone()));
+        }
         loop {
             match self.events.try_next().await {
                 Ok(Some(event)) => {
                     for change in self.take(event, &mut relist) {
                         self.tell(change).await;
+                        self.pulse.stepped();
                     }
                 }
                 Ok(None) => return,
-                // The stream goes on by itself after its back-off.
-                Err(error) => tracing::warn!(%kind, %error, "the watch was interrupted"),
+                // The stream continues by itself after its back-off.
+                Err(error) => {
+                    let cause = error.cause();
+                    self.pulse.failed(cause);
+                    if let Some((name, watches)) = &self.known_as {
+                        watches.interrupted(name, cause);
+                    }
+                    tracing::warn!(%kind, %error, "the watch was interrupted");
+                }
             }
         }
     }
@@ -153,6 +190,7 @@ where
             Event::InitDone => {
                 let before = self.store.state();
                 self.writer.apply_watcher_event(&Event::InitDone);
+                self.pulse.synced();
                 let mut changes = difference(&before, &self.store.state());
                 changes.extend(relist.take().unwrap_or_default());
                 changes.push(Change::Synced);
@@ -199,13 +237,12 @@ where
     }
 
     async fn tell(&mut self, change: Change<K>) {
-        for subscriber in &self.subscribers {
-            // A subscriber that is gone has ended; whoever runs it ends the process.
-            if subscriber.send(change.clone()).await.is_err() {
-                tracing::debug!(kind = %K::kind(&()), "a subscriber is gone");
-            }
+        // A subscriber that is gone has ended; whoever runs it ends the process.
+        self.subscribers.retain(|(_, subscriber)| !subscriber.is_closed());
+        let key = outbox::key(&change);
+        for (outbox, _) in &self.subscribers {
+            outbox.put(key.clone(), change.clone()).await;
         }
-        self.subscribers.retain(|subscriber| !subscriber.is_closed());
     }
 }
 
@@ -219,15 +256,8 @@ where
     /// around it does not.
     #[must_use]
     pub fn of_metadata(api: Api<PartialObjectMeta<K>>, config: watcher::Config) -> Self {
-        let guarded = |event| match event {
-            Event::Init => Event::Init,
-            Event::InitDone => Event::InitDone,
-            Event::InitApply(object) => Event::InitApply(Guarded(Ok(object))),
-            Event::Apply(object) => Event::Apply(Guarded(Ok(object))),
-            Event::Delete(object) => Event::Delete(Guarded(Ok(object))),
-        };
-        let events = watcher::watcher(api, config.page_size(PAGE)).default_backoff();
-        Self::fed_by(events.map_ok(guarded).boxed())
+        let path = api.resource_url().to_owned();
+        Self::fed_by(Source { client: api.into_client(), path, config, metadata: true })
     }
 }
 
@@ -342,6 +372,42 @@ mod tests {
         for waiter in waiters {
             assert!(waiter.await.unwrap());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_takes_nothing_keeps_nothing_from_the_others() {
+        let pages = tower::service_fn(|request: http::Request<Body>| async move {
+            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                std::future::pending::<()>().await;
+            }
+            let items: Vec<ConfigMap> =
+                (0..3000).map(|n| map(&format!("m{n}"), &format!("u{n}"), "1")).collect();
+            let list = serde_json::json!({"metadata": {"resourceVersion": "1"}, "items": items});
+            let body = Body::from(serde_json::to_vec(&list).unwrap());
+            Ok::<_, std::convert::Infallible>(http::Response::new(body))
+        });
+        let api = Api::all(Client::new(pages, "default"));
+        let watches = Watches::default();
+        let mut watch = Watch::<ConfigMap>::new(api, watcher::Config::default()).known_as("maps", &watches);
+        let (mut silent, mut busy) = (watch.subscribe(), watch.subscribe());
+        tokio::spawn(watch.run());
+        let mut changes = Vec::new();
+        while changes.len() < 3001 {
+            changes.push(busy.recv().await.unwrap());
+        }
+        assert!(matches!(changes.last(), Some(Change::Synced)), "all of it, and then that it is whole");
+        tokio::time::sleep(Duration::from_secs(601)).await;
+        let ailments = watches.ailments();
+        assert_eq!(ailments.len(), 1, "{ailments:?}");
+        assert!(
+            ailments[0].starts_with("what the watch of maps feeds at src/kube_ext/watch.rs:"),
+            "{ailments:?}"
+        );
+        for _ in 0..3001 {
+            silent.recv().await.unwrap();
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(watches.ailments(), [""; 0]);
     }
 
     #[tokio::test]

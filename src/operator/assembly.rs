@@ -31,6 +31,7 @@ use crate::{
     kube_ext::{
         events::Events,
         guard::Guarded,
+        pulse::Watches,
         streams::received,
         unreadable::{self, Unreadable},
         watch::Watch,
@@ -40,7 +41,7 @@ use crate::{
     names,
     random::Random,
     scheduler::{self, Board, Caches, Changes, Concerned, Scheduler},
-    telemetry::{self, IsReady},
+    telemetry::{self, Health, IsReady},
 };
 
 /// Room for names of jobs and tenants that are to look again.
@@ -66,6 +67,7 @@ pub(super) struct Assembly {
     scenarios: watch::Receiver<Arc<Scenarios>>,
     clock: Clock,
     metrics: Metrics,
+    watches: Watches,
     events: Events,
     board: Board,
     tenants: Watch<Tenant>,
@@ -92,16 +94,20 @@ impl Assembly {
     ) -> Self {
         let Tables { plans, scenarios } = tables;
         let elastic: Vec<String> = elastic_pools.iter().map(|pool| names::pool_group(pool)).collect();
-        let tenants = everything(&client);
-        let jobs = everything(&client);
-        let keys = everything(&client);
-        let nodes = everything(&client).with_prepare(node::prepare);
+        let metrics = Metrics::default();
+        let watches = Watches::new(metrics.clone());
+        let tenants = everything(&client).known_as("tenants", &watches);
+        let jobs = everything(&client).known_as("jobs", &watches);
+        let keys = everything(&client).known_as("keys", &watches);
+        let nodes = everything(&client).with_prepare(node::prepare).known_as("nodes", &watches);
         let ours =
             watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
-        let pods = Watch::new(Api::all(client.clone()), ours);
+        let pods = Watch::new(Api::all(client.clone()), ours).known_as("pods", &watches);
         let theirs =
             watcher::Config::default().labels(&format!("{}!={}", names::LABEL_MANAGED_BY, names::MANAGER));
-        let others = Watch::new(Api::all(client.clone()), theirs).with_prepare(scheduler::prepare_other_pods);
+        let others = Watch::new(Api::all(client.clone()), theirs)
+            .with_prepare(scheduler::prepare_other_pods)
+            .known_as("other_pods", &watches);
         let caches =
             Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
         Self {
@@ -111,7 +117,8 @@ impl Assembly {
             plans,
             scenarios,
             clock: Clock::system(),
-            metrics: Metrics::default(),
+            metrics,
+            watches,
             board: Board::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
@@ -209,6 +216,7 @@ impl Assembly {
                 })
             }),
             workers: self.workers(),
+            watches: self.watches.clone(),
         });
         let inputs = tenant::Inputs {
             tenants: self.caches.tenants.clone(),
@@ -317,6 +325,7 @@ impl Assembly {
             clock: self.clock.clone(),
             random: Random::system(),
             metrics: self.metrics.clone(),
+            watches: self.watches.clone(),
         });
         let inputs = api_key::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
         self.parts
@@ -331,7 +340,7 @@ impl Assembly {
     }
 
     fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::Known> {
-        let mut secret = pepper::watch(&self.client, namespace);
+        let mut secret = pepper::watch(&self.client, namespace).known_as("peppers", &self.watches);
         let (known, peppers) = watch::channel(pepper::Known::Nothing);
         let following = pepper::follow(self.client.clone(), namespace.to_owned(), secret.subscribe(), known);
         self.parts.essential("watch of peppers", secret.run());
@@ -369,6 +378,7 @@ impl Assembly {
             jobs: jobs.clone(),
             keys: self.keys.store(),
             nodes: self.caches.nodes.clone(),
+            watches: self.watches.clone(),
             database,
         });
         let routes = http::routes(app, self.metrics.clone());
@@ -377,10 +387,20 @@ impl Assembly {
         jobs
     }
 
+    /// Answers probes and scrapes.
+    pub(super) fn health(&mut self, listener: TcpListener, is_ready: IsReady) {
+        let health = Health { is_ready, watches: self.watches.clone(), clock: self.clock.clone() };
+        let (metrics, board) = (self.metrics.clone(), self.board.clone());
+        self.parts.essential("health and metrics", async move {
+            if let Err(error) = telemetry::serve(listener, metrics, board, health).await {
+                tracing::error!(%error, "health and metrics are not served any more");
+            }
+        });
+    }
+
     /// Runs the watches: those of pods only where this process schedules.
-    pub(super) fn watch_and_serve(self, listener: TcpListener, is_ready: IsReady) -> Parts {
-        let Self { mut parts, tenants, jobs, keys, pods, nodes, others, metrics, board, schedules, .. } =
-            self;
+    pub(super) fn watch(self) -> Parts {
+        let Self { mut parts, tenants, jobs, keys, pods, nodes, others, schedules, .. } = self;
         parts.essential("watch of tenants", tenants.run());
         parts.essential("watch of jobs", jobs.run());
         parts.essential("watch of API keys", keys.run());
@@ -389,11 +409,6 @@ impl Assembly {
             parts.essential("watch of pods", pods.run());
             parts.essential("watch of other pods", others.run());
         }
-        parts.essential("health and metrics", async move {
-            if let Err(error) = telemetry::serve(listener, metrics, board, is_ready).await {
-                tracing::error!(%error, "health and metrics are not served any more");
-            }
-        });
         parts
     }
 }

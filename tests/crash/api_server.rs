@@ -37,6 +37,9 @@ async fn a_dead_api_server_loses_nothing() {
     verbs.tenant("phoenix", json!({"plan": "pro"})).await;
     verbs.worker("phoenix-1", "phoenix", "1").await;
     let operator = world.operator_pid();
+    world.until_ready().await;
+    let watches = world.ask("/readyz?verbose").await.unwrap();
+    assert!(watches.contains("[+]watch of jobs: ok\n") && !watches.contains("[-]"), "{watches}");
     for round in 0..2 {
         for n in 0..15 {
             verbs.job("phoenix", &format!("before-{round}-{n}"), runs("1")).await;
@@ -47,6 +50,7 @@ async fn a_dead_api_server_loses_nothing() {
         let since = world.operator_log().len();
         world.cluster.kill_api().unwrap();
         world.until_logged(since, "the watch was interrupted").await;
+        assert!(world.ask("/healthz").await.is_ok(), "no restart mends that");
         world.cluster.start_api().await.unwrap();
         verbs.job("phoenix", &format!("after-{round}"), runs("1")).await;
     }

@@ -46,6 +46,7 @@ use crate::{
     kube_ext::{
         CallError,
         events::Events,
+        pulse,
         status::StatusError,
         streams::received,
         unreadable::{Meta, Unreadable, cache, sort},
@@ -86,6 +87,8 @@ pub struct Dependencies {
     pub random: Random,
     /// Counters.
     pub metrics: Metrics,
+    /// Where the controller's own watch is known.
+    pub watches: pulse::Watches,
 }
 
 /// What a pass works with.
@@ -156,7 +159,8 @@ pub struct Watches {
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     let (unreadable, writer) = cache();
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
-    let secrets = Watch::of_metadata(Api::all(dependencies.client.clone()), ours);
+    let api = Api::all(dependencies.client.clone());
+    let secrets = Watch::of_metadata(api, ours).known_as("key_secrets", &dependencies.watches);
     let context = Context { secrets: secrets.store(), dependencies, unreadable, memory: Memory::default() };
     (Arc::new(context), Watches { secrets, unreadable: writer })
 }

@@ -99,6 +99,7 @@ fn context(
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         random: random(),
         metrics: Metrics::default(),
+        watches: crate::kube_ext::pulse::Watches::default(),
     };
     Context { dependencies, secrets, unreadable: unreadable_ext::cache().0, memory: Memory::default() }
 }

@@ -57,6 +57,7 @@ use crate::{
     config::Settings,
     kube_ext::{
         events::Events,
+        pulse,
         streams::{received, replaced},
         unreadable::{self as unreadable_ext, Unreadable},
         watch::{Change, Watch, until_whole, whole_before},
@@ -119,6 +120,8 @@ pub struct Dependencies {
     pub ledger: LedgerOf,
     /// The node controller's view of workers.
     pub workers: WorkersOf,
+    /// Where the controller's own watches are known.
+    pub watches: pulse::Watches,
 }
 
 /// What a pass works with.
@@ -163,11 +166,18 @@ type BoxTask = future::BoxFuture<'static, ()>;
 
 impl Watches {
     /// Watches one kind of child.
-    fn child<M>(&mut self, context: &Dependencies, memory: &Arc<Memory>, config: watcher::Config) -> Store<M>
+    fn child<M>(
+        &mut self,
+        name: &'static str,
+        context: &Dependencies,
+        memory: &Arc<Memory>,
+        config: watcher::Config,
+    ) -> Store<M>
     where
         M: Child + DeserializeOwned,
     {
-        let mut watch = Watch::<M>::new(Api::all(context.client.clone()), config);
+        let api = Api::all(context.client.clone());
+        let mut watch = Watch::<M>::new(api, config).known_as(name, &context.watches);
         let trigger = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
         self.triggers.push(trigger.boxed());
         self.start(watch)
@@ -175,7 +185,8 @@ impl Watches {
 
     /// Watches quotas, which are a child and count storage as well.
     fn quotas(&mut self, context: &Dependencies, memory: &Arc<Memory>) -> Store<ResourceQuota> {
-        let mut watch = Watch::<ResourceQuota>::new(Api::all(context.client.clone()), ours());
+        let api = Api::all(context.client.clone());
+        let mut watch = Watch::<ResourceQuota>::new(api, ours()).known_as("quotas", &context.watches);
         let drift = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
         let storage = triggers::storage(watch.subscribe(), context.settings.clone());
         self.triggers.extend([drift.boxed(), storage.boxed()]);
@@ -204,12 +215,12 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
     let known = Known {
         // All of them: one that is in a tenant's way carries no label of ours.
-        namespaces: watches.child(&dependencies, &memory, watcher::Config::default()),
+        namespaces: watches.child("namespaces", &dependencies, &memory, watcher::Config::default()),
         quotas: watches.quotas(&dependencies, &memory),
-        limits: watches.child(&dependencies, &memory, ours()),
-        policies: watches.child(&dependencies, &memory, ours()),
-        accounts: watches.child(&dependencies, &memory, ours()),
-        bindings: watches.child(&dependencies, &memory, ours()),
+        limits: watches.child("limits", &dependencies, &memory, ours()),
+        policies: watches.child("network_policies", &dependencies, &memory, ours()),
+        accounts: watches.child("service_accounts", &dependencies, &memory, ours()),
+        bindings: watches.child("role_bindings", &dependencies, &memory, ours()),
     };
     (Arc::new(Context { dependencies, known, memory, unreadable }), watches)
 }

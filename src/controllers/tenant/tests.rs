@@ -91,6 +91,7 @@ fn bench() -> Bench {
         nodes: nodes_store,
         ledger: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
+        watches: crate::kube_ext::pulse::Watches::default(),
     };
     let context = Arc::new(Context {
         dependencies,

@@ -1,0 +1,253 @@
+//! What a subscriber of a watch has not taken yet.
+//!
+//! A watch feeds many parts, and one that does not take what it is sent must not keep it from the others. So each has an
+//! outbox: of an object that changes again before it was taken only the latest change is kept, at the place of the first, so
+//! that there is never more in it than there are objects. One that is full slows the watch down for a moment
+//! ([`PATIENCE`]), as a channel would, and from then on, until it has been emptied, no more.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::Location,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kube::{Resource, core::ObjectMeta};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout},
+};
+
+use super::watch::Change;
+
+/// Changes in an outbox from which on the watch waits for its subscriber.
+const FULL: usize = 1024;
+/// How long it does, until the outbox has been emptied.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Since when a subscriber has taken nothing although there is something. All clones are one.
+#[derive(Clone, Debug)]
+pub(super) struct Backlog {
+    /// Where it was subscribed.
+    pub(super) subscriber: &'static Location<'static>,
+    since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Backlog {
+    fn set(&self, since: Option<Instant>) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    pub(super) fn since(&self) -> Option<Instant> {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The outbox for one subscriber. All clones are one.
+pub(super) struct Outbox<K: Resource>(Arc<Shared<K>>);
+
+struct Shared<K: Resource> {
+    queue: Mutex<Queue<K>>,
+    filled: Notify,
+    emptied: Notify,
+    backlog: Backlog,
+}
+
+struct Queue<K: Resource> {
+    order: VecDeque<Slot>,
+    /// By UID.
+    latest: HashMap<Arc<str>, Change<K>>,
+    /// The watch has waited long enough, and does not again before it is empty.
+    behind: bool,
+}
+
+enum Slot {
+    Object(Arc<str>),
+    Synced,
+}
+
+/// By what changes are of the same object: its UID. `None` for what is of none.
+pub(super) fn key<K: Resource<DynamicType = ()>>(change: &Change<K>) -> Option<Arc<str>> {
+    let of = |meta: &ObjectMeta| {
+        let name = || {
+            let namespace = meta.namespace.as_deref().unwrap_or_default();
+            format!("{namespace}/{}", meta.name.as_deref().unwrap_or_default()).into()
+        };
+        Some(meta.uid.as_deref().map_or_else(name, Arc::from))
+    };
+    match change {
+        Change::Applied(object) | Change::Deleted(object) => of(object.meta()),
+        Change::Invalid(invalid) => of(&invalid.metadata),
+        Change::Synced => None,
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Queue<K> {
+    fn put(&mut self, key: Option<Arc<str>>, change: Change<K>) {
+        match key {
+            Some(key) => {
+                if self.latest.insert(Arc::clone(&key), change).is_none() {
+                    self.order.push_back(Slot::Object(key));
+                }
+            }
+            None if matches!(self.order.back(), Some(Slot::Synced)) => (),
+            None => self.order.push_back(Slot::Synced),
+        }
+    }
+
+    fn take(&mut self) -> Option<Change<K>> {
+        let change = match self.order.pop_front()? {
+            Slot::Object(key) => self.latest.remove(&key),
+            Slot::Synced => Some(Change::Synced),
+        };
+        if self.order.is_empty() {
+            // What a burst took is given back.
+            (self.order, self.latest, self.behind) = (VecDeque::new(), HashMap::new(), false);
+        }
+        change
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Outbox<K> {
+    pub(super) fn new(subscriber: &'static Location<'static>) -> Self {
+        let queue = Queue { order: VecDeque::new(), latest: HashMap::new(), behind: false };
+        Self(Arc::new(Shared {
+            queue: Mutex::new(queue),
+            filled: Notify::new(),
+            emptied: Notify::new(),
+            backlog: Backlog { subscriber, since: Arc::default() },
+        }))
+    }
+
+    pub(super) fn backlog(&self) -> &Backlog {
+        &self.0.backlog
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<K>> {
+        // Each method leaves it whole, so a poisoned lock holds nothing broken.
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a change in, and waits for a moment where the subscriber is behind.
+    pub(super) async fn put(&self, key: Option<Arc<str>>, change: Change<K>) {
+        let is_full = {
+            let mut queue = self.queue();
+            queue.put(key, change);
+            queue.order.len() >= FULL && !queue.behind
+        };
+        self.0.filled.notify_one();
+        if !is_full {
+            return;
+        }
+        let emptied = async {
+            while self.queue().order.len() >= FULL / 2 {
+                self.0.emptied.notified().await;
+            }
+        };
+        if timeout(PATIENCE, emptied).await.is_err() {
+            self.queue().behind = true;
+            let (kind, subscriber) = (K::kind(&()), self.0.backlog.subscriber);
+            tracing::warn!(%kind, %subscriber, "a subscriber does not keep up with the watch, which does not wait for it");
+        }
+    }
+
+    async fn filled(&self) {
+        while self.queue().order.is_empty() {
+            self.0.filled.notified().await;
+        }
+    }
+
+    /// Sends what comes to the subscriber, until that is gone.
+    pub(super) async fn send_to(self, subscriber: mpsc::Sender<Change<K>>) {
+        loop {
+            self.filled().await;
+            self.0.backlog.set(Some(Instant::now()));
+            let Ok(place) = subscriber.reserve().await else { return };
+            self.0.backlog.set(None);
+            if let Some(change) = self.queue().take() {
+                place.send(change);
+            }
+            self.0.emptied.notify_one();
+        }
+    }
+}
+
+impl<K: Resource> Clone for Outbox<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn map(uid: &str, version: usize) -> Arc<ConfigMap> {
+        let metadata = serde_json::json!({"name": uid, "uid": uid, "resourceVersion": version.to_string()});
+        Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+    }
+
+    fn said(change: &Change<ConfigMap>) -> String {
+        let of = |map: &ConfigMap| {
+            let metadata = map.metadata.clone();
+            format!("{}{}", metadata.uid.unwrap(), metadata.resource_version.unwrap())
+        };
+        match change {
+            Change::Applied(map) => format!("+{}", of(map)),
+            Change::Deleted(map) => format!("-{}", of(map)),
+            Change::Invalid(_) => "!".to_owned(),
+            Change::Synced => "=".to_owned(),
+        }
+    }
+
+    async fn put(outbox: &Outbox<ConfigMap>, change: Change<ConfigMap>) {
+        outbox.put(key(&change), change).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_each_object_the_latest_change_is_kept_in_the_order_of_the_first() {
+        let outbox = Outbox::new(Location::caller());
+        for change in [
+            Change::Applied(map("a", 1)),
+            Change::Synced,
+            Change::Synced,
+            Change::Applied(map("b", 2)),
+            Change::Applied(map("a", 3)),
+            Change::Deleted(map("b", 4)),
+            Change::Synced,
+        ] {
+            put(&outbox, change).await;
+        }
+        let (sender, mut receiver) = mpsc::channel(1);
+        tokio::spawn(outbox.clone().send_to(sender));
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            all.push(said(&receiver.recv().await.unwrap()));
+        }
+        assert_eq!(all, ["+a3", "=", "-b4", "="]);
+        put(&outbox, Change::Applied(map("a", 5))).await;
+        assert_eq!(said(&receiver.recv().await.unwrap()), "+a5");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_takes_nothing_holds_the_watch_up_for_a_moment_once_and_is_seen() {
+        let outbox = Outbox::new(Location::caller());
+        let (sender, mut receiver) = mpsc::channel(1);
+        tokio::spawn(outbox.clone().send_to(sender));
+        let begun = Instant::now();
+        for n in 0..3000 {
+            put(&outbox, Change::Applied(map(&n.to_string(), 1))).await;
+        }
+        assert_eq!(begun.elapsed(), PATIENCE);
+        tokio::time::advance(Duration::from_secs(600)).await;
+        let behind = outbox.backlog().since().unwrap().elapsed();
+        assert!(behind >= Duration::from_secs(600), "{behind:?}");
+        for _ in 0..3000 {
+            receiver.recv().await.unwrap();
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(outbox.backlog().since(), None, "and it has all of it in the end");
+    }
+}
