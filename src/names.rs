@@ -5,6 +5,8 @@
 
 /// API group of the three custom resources.
 pub const GROUP: &str = "crofter.io";
+/// What the names of our own labels, annotations and finalizers begin with.
+pub const PREFIX: &str = "crofter.io/";
 /// The served and stored version.
 pub const VERSION: &str = "v1alpha1";
 

@@ -5,6 +5,7 @@ mod events;
 mod health;
 mod logs;
 mod nodes;
+mod retry;
 mod server;
 
 use std::{

@@ -97,7 +97,7 @@ impl Assembly {
         let metrics = Metrics::default();
         let watches = Watches::new(metrics.clone());
         let tenants = everything(&client).known_as("tenants", &watches);
-        let jobs = everything(&client).known_as("jobs", &watches);
+        let jobs = everything(&client).with_prepare(job::prepare).known_as("jobs", &watches);
         let keys = everything(&client).known_as("keys", &watches);
         let nodes = everything(&client).with_prepare(node::prepare).known_as("nodes", &watches);
         let ours =

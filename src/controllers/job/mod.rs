@@ -6,6 +6,7 @@
 
 mod ages;
 mod build;
+mod cached;
 mod create;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 use self::triggers::Limits;
 pub use self::{
     ages::Ages,
+    cached::prepare,
     under_way::UnderWay,
     written::{Made, Written},
 };

@@ -1,6 +1,7 @@
 //! `POST /jobs` and `POST /jobs/{id}/retry`.
 
 use axum::{extract::State, response::Response};
+use kube::{Api, ResourceExt};
 
 use super::{
     Id,
@@ -9,7 +10,7 @@ use super::{
     request::Submit,
 };
 use crate::{
-    api_types::JobSpec,
+    api_types::{Job, JobSpec},
     domain::job_state::is_terminal,
     http::{
         App,
@@ -17,6 +18,7 @@ use crate::{
         body::Body,
         problem::{Code, Problem},
     },
+    kube_ext::within,
 };
 
 /// Submits a job: 201, 202 where no verdict came in 2 s, 422 where it can never run, 429 at a quota.
@@ -49,7 +51,13 @@ pub async fn retry(
         let detail = format!("the job is {phase}: only one that has ended can be run again");
         return Err(Problem::new(Code::WrongState, detail));
     }
-    let spec = JobSpec { canceled: false, ..job.spec.clone() };
+    // The cache does not keep all of a job that has ended.
+    let namespace = &context.principal.tenant.namespace;
+    let api: Api<Job> = Api::namespaced(app.client.clone(), namespace);
+    let stored = within("reading a Job", api.get_opt(&job.name_any())).await?;
+    let stored = stored.filter(|stored| stored.metadata.uid == job.metadata.uid);
+    let stored = stored.ok_or_else(|| Problem::not_found("job"))?;
+    let spec = JobSpec { canceled: false, ..stored.spec };
     let new = New::of(&app, &context, key, spec, job.metadata.uid.clone())?;
     create(&app, &context, new).await
 }
