@@ -113,6 +113,12 @@ where
         self
     }
 
+    /// Its signs of life.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// The cache.
     #[must_use]
     pub fn store(&self) -> Store<K> {
