@@ -97,6 +97,13 @@ impl Interruption {
         move |source| Self::Api { doing, source: Box::new(source) }
     }
 
+    /// What is at the bottom of it: a client's errors say which layer failed, and their sources why.
+    pub(super) fn root(&self) -> String {
+        let first: &dyn std::error::Error = self;
+        let chain = std::iter::successors(Some(first), |error| error.source());
+        chain.last().map(ToString::to_string).unwrap_or_default()
+    }
+
     /// The word for metrics and health.
     pub(super) fn cause(&self) -> Cause {
         match self {

@@ -167,7 +167,7 @@ where
                     if let Some((name, watches)) = &self.known_as {
                         watches.interrupted(name, cause);
                     }
-                    tracing::warn!(%kind, %error, "the watch was interrupted");
+                    tracing::warn!(%kind, %error, root = error.root(), "the watch was interrupted");
                 }
             }
         }

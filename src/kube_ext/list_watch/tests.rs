@@ -272,6 +272,16 @@ async fn a_page_of_giants_is_never_in_memory_as_a_whole() {
 }
 
 #[test]
+fn what_is_at_the_bottom_of_a_failure_is_known() {
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let error = Interruption::api("list")(kube::Error::Service(Box::new(kube::Error::ReadEvents(refused))));
+    assert_eq!((error.cause(), error.root().as_str()), (Cause::Unreachable, "connection refused"));
+    let tls = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+    let error = Interruption::api("list")(kube::Error::Service(Box::new(kube::Error::ReadEvents(tls))));
+    assert_eq!(error.cause(), Cause::Untrusted);
+}
+
+#[test]
 fn the_number_of_a_page_follows_its_bytes() {
     let after = |objects: usize, bytes: usize| {
         let mut size = PageSize::default();
