@@ -48,6 +48,12 @@ impl Freshness {
         self.confirmed != before
     }
 
+    /// How long the oldest write that the watch has not delivered has been waited for.
+    #[must_use]
+    pub fn waits(&self, now: Instant) -> Duration {
+        self.written.front().map(|(_, begun)| now.duration_since(*begun)).unwrap_or_default()
+    }
+
     /// How old what the watch has told may be; `None` while nothing is known.
     #[must_use]
     pub fn behind(&self, now: Instant) -> Option<Duration> {

@@ -37,7 +37,7 @@ use crate::{
     api_types::{Tenant, TenantApiKey, api_key::TenantApiKeySpec},
     clock::Clock,
     domain::api_key::Key,
-    kube_ext::{CallError, watch::Change, within},
+    kube_ext::{CallError, pulse::Pulse, watch::Change, within},
     metrics::Metrics,
     names,
 };
@@ -46,6 +46,8 @@ use crate::{
 pub const MOST_BEHIND: Duration = Duration::from_secs(5);
 /// Between two writes of the probe: several of them may be lost before the cache counts as behind.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A watch that has not delivered a write for so long is opened again.
+const RENEW_AFTER: Duration = Duration::from_secs(10);
 /// Longest time for one write of the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// The probe is written as long as somebody has asked within this time.
@@ -248,11 +250,13 @@ impl Keys {
         }
     }
 
-    /// Writes the probe while somebody asks, for ever. Cancel safe.
-    pub async fn probe(self, client: Client, namespace: String) {
+    /// Writes the probe while somebody asks, for ever. A `watch` that does not deliver the writes is opened again: what is
+    /// connected to an API server that answers has them within seconds. Cancel safe.
+    pub async fn probe(self, client: Client, namespace: String, watch: Pulse) {
         let api: Api<TenantApiKey> = Api::namespaced(client, &namespace);
         // Each write must change something, also beside those of other processes: else its version is an old one.
         let (run, mut count, mut failures) = (self.0.clock.now().as_nanosecond(), 0_u64, 0_u64);
+        let mut renewed = Instant::now();
         loop {
             let in_use = self.state().asked.is_some_and(|asked| asked.elapsed() < IN_USE);
             if !in_use {
@@ -263,8 +267,16 @@ impl Keys {
             match tokio::time::timeout(PROBE_LIMIT, touch(&api, &format!("{run}-{count}"))).await {
                 Ok(Ok(Some(version))) => {
                     failures = 0;
-                    self.state().freshness.wrote(version, begun);
+                    let waits = {
+                        let mut state = self.state();
+                        state.freshness.wrote(version, begun);
+                        state.freshness.waits(Instant::now())
+                    };
                     self.0.confirmed.send_replace(());
+                    if waits >= RENEW_AFTER && renewed.elapsed() >= RENEW_AFTER {
+                        renewed = Instant::now();
+                        watch.renew();
+                    }
                 }
                 failed => {
                     failures += 1;

@@ -49,6 +49,7 @@ struct Lab {
     told_keys: mpsc::Sender<Change<TenantApiKey>>,
     told_tenants: mpsc::Sender<Change<Tenant>>,
     peppers: watch::Sender<pepper::Known>,
+    watch: Pulse,
 }
 
 impl Lab {
@@ -59,8 +60,9 @@ impl Lab {
         let clock = Clock::of(|| "2030-01-01T00:00:00Z".parse().unwrap());
         let cache = Keys::new(receiver, clock, metrics.clone());
         tokio::spawn(cache.clone().feed("crofter-system".into(), Inputs { keys, tenants }));
-        tokio::spawn(cache.clone().probe(fake.client(), "crofter-system".into()));
-        let lab = Self { fake, keys: cache, metrics, told_keys, told_tenants, peppers: sender };
+        let watch = Pulse::default();
+        tokio::spawn(cache.clone().probe(fake.client(), "crofter-system".into(), watch.clone()));
+        let lab = Self { fake, keys: cache, metrics, told_keys, told_tenants, peppers: sender, watch };
         let tenant = json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": "t1"},
             "spec": {}, "status": {"namespace": "tenant-acme"},
@@ -136,6 +138,27 @@ async fn a_cache_more_than_five_seconds_behind_refuses_all_until_it_has_caught_u
     lab.fake.refuse(PROBE, 500);
     lab.seconds(6, true).await;
     assert_eq!(lab.open(), Err(Refusal::Unready));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_does_not_deliver_what_was_written_is_opened_again() {
+    let lab = Lab::new().await;
+    let renewed =
+        async |lab: &Lab| tokio::time::timeout(Duration::from_millis(1), lab.watch.renewed()).await.is_ok();
+    let _ = lab.open();
+    lab.seconds(9, true).await;
+    assert!(!renewed(&lab).await);
+    lab.seconds(9, false).await;
+    assert!(!renewed(&lab).await);
+    lab.seconds(3, false).await;
+    assert!(renewed(&lab).await);
+    lab.seconds(5, false).await;
+    assert!(!renewed(&lab).await, "and not each second");
+    // An API server that is away is none that another connection would help.
+    lab.seconds(1, true).await;
+    lab.fake.refuse(PROBE, 500);
+    lab.seconds(30, false).await;
+    assert!(!renewed(&lab).await);
 }
 
 #[tokio::test(start_paused = true)]

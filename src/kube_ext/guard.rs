@@ -12,6 +12,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use crate::names::PREFIX;
+
 /// An object, or why it can't be read.
 ///
 /// As kube's `DeserializeGuard`, but for JSON only, and so in one step: kube's makes a tree of each object, copies that,
@@ -25,8 +27,13 @@ impl<'de, K: Resource + DeserializeOwned> Deserialize<'de> for Guarded<K> {
         serde_json::from_str(text.get())
             .map(Ok)
             .or_else(|error| {
-                let PartialObjectMeta::<K> { metadata, .. } =
+                let PartialObjectMeta::<K> { mut metadata, .. } =
                     serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+                // It is kept for as long as the object can't be read, and nothing else bounds it.
+                metadata.managed_fields = None;
+                if let Some(annotations) = &mut metadata.annotations {
+                    annotations.retain(|name, _| name.starts_with(PREFIX));
+                }
                 Ok(Err(InvalidObject { error: error.to_string(), metadata }))
             })
             .map(Guarded)
@@ -85,6 +92,20 @@ mod tests {
         let list: ObjectList<Guarded<ConfigMap>> = serde_json::from_str(&list).unwrap();
         let all: Vec<_> = list.items.iter().map(told).collect();
         assert_eq!(all, [(Some("bad"), Err(WORDS)), (Some("good"), Ok(1))]);
+    }
+
+    #[test]
+    fn of_one_that_cannot_be_read_no_more_is_kept_than_is_asked_of_it() {
+        let text = format!(
+            r#"{{"metadata":{{"name":"bad","annotations":{{"crofter.io/paused":"true","large":"{}"}},
+            "managedFields":[{{"manager":"m"}}]}},"data":{{"a":1}}}}"#,
+            "x".repeat(100_000)
+        );
+        let Guarded(Err(bad)) = serde_json::from_str::<Guarded<ConfigMap>>(&text).unwrap() else {
+            panic!("it is read")
+        };
+        let paused = [("crofter.io/paused".to_owned(), "true".to_owned())];
+        assert_eq!((bad.metadata.annotations, bad.metadata.managed_fields), (Some(paused.into()), None));
     }
 
     #[test]

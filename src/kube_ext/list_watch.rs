@@ -59,6 +59,9 @@ pub(super) enum Interruption {
         /// What was being done.
         doing: &'static str,
     },
+    /// What was written elsewhere did not come.
+    #[error("failed to watch: what was written did not come")]
+    Behind,
     /// It came, but not within the deadline.
     #[error("failed to list: a page was not complete within {} s", PAGE_DEADLINE.as_secs())]
     Slow,
@@ -94,10 +97,17 @@ impl Interruption {
         move |source| Self::Api { doing, source: Box::new(source) }
     }
 
+    /// What is at the bottom of it: a client's errors say which layer failed, and their sources why.
+    pub(super) fn root(&self) -> String {
+        let first: &dyn std::error::Error = self;
+        let chain = std::iter::successors(Some(first), |error| error.source());
+        chain.last().map(ToString::to_string).unwrap_or_default()
+    }
+
     /// The word for metrics and health.
     pub(super) fn cause(&self) -> Cause {
         match self {
-            Self::Silent { .. } | Self::Slow => Cause::Silent,
+            Self::Silent { .. } | Self::Slow | Self::Behind => Cause::Silent,
             Self::Ended => Cause::Ended,
             Self::Rewound { .. } => Cause::Expired,
             Self::TooLarge | Self::NoVersion => Cause::Unreadable,
@@ -215,7 +225,14 @@ where
                     }
                 },
                 State::Watching { version, mut events, opened, delivered } => {
-                    let Ok(event) = timeout(SILENCE, events.next()).await else {
+                    let event = tokio::select! {
+                        event = timeout(SILENCE, events.next()) => event.ok(),
+                        () = self.pulse.renewed() => {
+                            self.state = State::Listed { version };
+                            return Err(Interruption::Behind);
+                        }
+                    };
+                    let Some(event) = event else {
                         self.state = State::Listed { version };
                         return Err(Interruption::Silent { doing: "watch" });
                     };

@@ -1,9 +1,10 @@
 //! What a subscriber of a watch has not taken yet.
 //!
 //! A watch feeds many parts, and one that does not take what it is sent must not keep it from the others. So each has an
-//! outbox: of an object that changes again before it was taken only the latest change is kept, at the place of the first, so
-//! that there is never more in it than there are objects. One that is full slows the watch down for a moment
-//! ([`PATIENCE`]), as a channel would, and from then on, until it has been emptied, no more.
+//! outbox: of an object that changes again before it was taken only the latest change is kept, at its own place, so that
+//! there is never more in it than there are objects, and what is taken is in the order in which it came, with gaps. (By that order the
+//! cache of keys knows how new it is.) One that is full slows the watch down for a moment ([`PATIENCE`]), as a channel
+//! would, and from then on, until it has been emptied, no more.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -54,16 +55,16 @@ struct Shared<K: Resource> {
 }
 
 struct Queue<K: Resource> {
-    order: VecDeque<Slot>,
-    /// By UID.
-    latest: HashMap<Arc<str>, Change<K>>,
+    /// Places in the order of their numbers; those that are not the latest of their object are void.
+    order: VecDeque<(u64, Option<Arc<str>>)>,
+    /// The latest change of each object, by its key, and its place.
+    latest: HashMap<Arc<str>, (u64, Change<K>)>,
+    /// The place of [`Change::Synced`], if it is due.
+    synced: Option<u64>,
+    /// The number of the next place.
+    next: u64,
     /// The watch has waited long enough, and does not again before it is empty.
     behind: bool,
-}
-
-enum Slot {
-    Object(Arc<str>),
-    Synced,
 }
 
 /// By what changes are of the same object: its UID. `None` for what is of none.
@@ -82,37 +83,70 @@ pub(super) fn key<K: Resource<DynamicType = ()>>(change: &Change<K>) -> Option<A
     }
 }
 
+impl<K: Resource> Default for Queue<K> {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), latest: HashMap::new(), synced: None, next: 0, behind: false }
+    }
+}
+
 impl<K: Resource<DynamicType = ()>> Queue<K> {
+    fn len(&self) -> usize {
+        self.latest.len() + usize::from(self.synced.is_some())
+    }
+
+    fn place(&mut self, key: Option<Arc<str>>) -> u64 {
+        let place = self.next;
+        self.next += 1;
+        self.order.push_back((place, key));
+        place
+    }
+
     fn put(&mut self, key: Option<Arc<str>>, change: Change<K>) {
-        match key {
-            Some(key) => {
-                if self.latest.insert(Arc::clone(&key), change).is_none() {
-                    self.order.push_back(Slot::Object(key));
-                }
-            }
-            None if matches!(self.order.back(), Some(Slot::Synced)) => (),
-            None => self.order.push_back(Slot::Synced),
+        let Some(key) = key else {
+            self.synced = Some(self.place(None));
+            return;
+        };
+        let place = self.place(Some(Arc::clone(&key)));
+        let before = self.latest.insert(key, (place, change)).map(|(before, _)| before);
+        // All that there was comes before it.
+        if before < self.synced && before.is_some() {
+            self.synced = Some(self.place(None));
+        }
+        if self.order.len() > 2 * self.len() + FULL {
+            let (latest, synced) = (&self.latest, self.synced);
+            self.order.retain(|(place, key)| match key {
+                Some(key) => latest.get(key).is_some_and(|(of, _)| of == place),
+                None => synced == Some(*place),
+            });
         }
     }
 
     fn take(&mut self) -> Option<Change<K>> {
-        let change = match self.order.pop_front()? {
-            Slot::Object(key) => self.latest.remove(&key),
-            Slot::Synced => Some(Change::Synced),
+        let change = loop {
+            let (place, key) = self.order.pop_front()?;
+            match key {
+                None if self.synced == Some(place) => {
+                    self.synced = None;
+                    break Change::Synced;
+                }
+                Some(key) if self.latest.get(&key).is_some_and(|(of, _)| *of == place) => {
+                    break self.latest.remove(&key)?.1;
+                }
+                _ => (),
+            }
         };
-        if self.order.is_empty() {
+        if self.len() == 0 {
             // What a burst took is given back.
-            (self.order, self.latest, self.behind) = (VecDeque::new(), HashMap::new(), false);
+            *self = Self { next: self.next, ..Self::default() };
         }
-        change
+        Some(change)
     }
 }
 
 impl<K: Resource<DynamicType = ()>> Outbox<K> {
     pub(super) fn new(subscriber: &'static Location<'static>) -> Self {
-        let queue = Queue { order: VecDeque::new(), latest: HashMap::new(), behind: false };
         Self(Arc::new(Shared {
-            queue: Mutex::new(queue),
+            queue: Mutex::default(),
             filled: Notify::new(),
             emptied: Notify::new(),
             backlog: Backlog { subscriber, since: Arc::default() },
@@ -133,14 +167,14 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
         let is_full = {
             let mut queue = self.queue();
             queue.put(key, change);
-            queue.order.len() >= FULL && !queue.behind
+            queue.len() >= FULL && !queue.behind
         };
         self.0.filled.notify_one();
         if !is_full {
             return;
         }
         let emptied = async {
-            while self.queue().order.len() >= FULL / 2 {
+            while self.queue().len() >= FULL / 2 {
                 self.0.emptied.notified().await;
             }
         };
@@ -152,7 +186,7 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
     }
 
     async fn filled(&self) {
-        while self.queue().order.is_empty() {
+        while self.queue().len() == 0 {
             self.0.filled.notified().await;
         }
     }
@@ -206,29 +240,48 @@ mod tests {
         outbox.put(key(&change), change).await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn of_each_object_the_latest_change_is_kept_in_the_order_of_the_first() {
+    /// What is taken of these changes, all of them put in before.
+    async fn taken(changes: impl IntoIterator<Item = Change<ConfigMap>>) -> Vec<String> {
         let outbox = Outbox::new(Location::caller());
-        for change in [
-            Change::Applied(map("a", 1)),
-            Change::Synced,
-            Change::Synced,
-            Change::Applied(map("b", 2)),
-            Change::Applied(map("a", 3)),
-            Change::Deleted(map("b", 4)),
-            Change::Synced,
-        ] {
+        for change in changes {
             put(&outbox, change).await;
         }
-        let (sender, mut receiver) = mpsc::channel(1);
-        tokio::spawn(outbox.clone().send_to(sender));
-        let mut all = Vec::new();
-        for _ in 0..4 {
-            all.push(said(&receiver.recv().await.unwrap()));
+        let mut queue = outbox.queue();
+        std::iter::from_fn(|| queue.take().as_ref().map(said)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_each_object_the_latest_change_is_taken_in_the_order_in_which_they_came() {
+        let changes = [
+            Change::Applied(map("probe", 1)),
+            Change::Applied(map("key", 2)),
+            Change::Deleted(map("key", 3)),
+            Change::Applied(map("probe", 4)),
+            Change::Applied(map("other", 5)),
+        ];
+        assert_eq!(taken(changes).await, ["-key3", "+probe4", "+other5"], "none before an earlier one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cache_is_whole_once_all_that_a_list_had_was_taken() {
+        let list = [Change::Applied(map("a", 1)), Change::Applied(map("b", 2)), Change::Synced];
+        let then = [Change::Applied(map("c", 3)), Change::Applied(map("a", 4))];
+        let all = list.clone().into_iter().chain(then);
+        assert_eq!(taken(all).await, ["+b2", "+c3", "+a4", "="]);
+        assert_eq!(taken(list.clone()).await, ["+a1", "+b2", "="]);
+        assert_eq!(
+            taken(list.into_iter().chain([Change::Synced, Change::Applied(map("d", 5))])).await,
+            ["+a1", "+b2", "=", "+d5"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_over_and_over_takes_no_room() {
+        let outbox = Outbox::new(Location::caller());
+        for n in 0..100_000 {
+            put(&outbox, Change::Applied(map(&(n % 3).to_string(), n))).await;
         }
-        assert_eq!(all, ["+a3", "=", "-b4", "="]);
-        put(&outbox, Change::Applied(map("a", 5))).await;
-        assert_eq!(said(&receiver.recv().await.unwrap()), "+a5");
+        assert!(outbox.queue().order.len() <= FULL + 6, "{}", outbox.queue().order.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use std::{
 };
 
 use strum::IntoStaticStr;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{list_watch::SILENCE, outbox::Backlog};
 use crate::metrics::Metrics;
@@ -58,6 +58,7 @@ pub enum Cause {
 pub struct Pulse {
     signs: Arc<Mutex<Signs>>,
     feeds: Arc<Mutex<Vec<Backlog>>>,
+    renew: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,7 @@ impl Default for Pulse {
     fn default() -> Self {
         let now = Instant::now();
         let signs = Signs { runs: false, stepped: now, delivered: now, whole: false, failure: None };
-        Self { signs: Arc::new(Mutex::new(signs)), feeds: Arc::default() }
+        Self { signs: Arc::new(Mutex::new(signs)), feeds: Arc::default(), renew: Arc::default() }
     }
 }
 
@@ -90,6 +91,16 @@ impl Pulse {
 
     fn fed(&self) -> MutexGuard<'_, Vec<Backlog>> {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known otherwise does not come through the watch: it is to be opened again.
+    pub fn renew(&self) {
+        self.renew.notify_one();
+    }
+
+    /// Waits until it is to be opened again.
+    pub(crate) async fn renewed(&self) {
+        self.renew.notified().await;
     }
 
     /// It feeds a subscriber.

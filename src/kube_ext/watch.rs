@@ -113,6 +113,12 @@ where
         self
     }
 
+    /// Its signs of life.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// The cache.
     #[must_use]
     pub fn store(&self) -> Store<K> {
@@ -161,7 +167,7 @@ where
                     if let Some((name, watches)) = &self.known_as {
                         watches.interrupted(name, cause);
                     }
-                    tracing::warn!(%kind, %error, "the watch was interrupted");
+                    tracing::warn!(%kind, %error, root = error.root(), "the watch was interrupted");
                 }
             }
         }

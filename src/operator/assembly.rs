@@ -352,7 +352,8 @@ impl Assembly {
         let keys = Keys::new(peppers, self.clock.clone(), self.metrics.clone());
         let inputs = keys::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
         self.parts.essential("cache of API keys", keys.clone().feed(namespace.clone(), inputs));
-        self.parts.essential("probe of API keys", keys.clone().probe(self.client.clone(), namespace));
+        let probing = keys.clone().probe(self.client.clone(), namespace, self.keys.pulse());
+        self.parts.essential("probe of API keys", probing);
         keys
     }
 

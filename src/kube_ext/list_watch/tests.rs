@@ -192,6 +192,18 @@ async fn a_quiet_watch_ends_by_itself_and_counts_as_a_sign_of_life() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_is_known_to_be_behind_is_opened_again_at_once() {
+    let script =
+        [sends(list(&["a"], "")), stalls(event("ADDED", "b", "11")), sends(event("ADDED", "c", "12"))];
+    let mut world = World::of(script);
+    assert_eq!(world.all(4).await, ["(", "a", ")", "+b"]);
+    world.pulse.renew();
+    assert_eq!(world.next().await, ("Silent: failed to watch: what was written did not come".to_owned(), 0));
+    assert_eq!(world.all(1).await, ["+c"]);
+    assert!(world.asked()[2].ends_with("resourceVersion=11"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_ends_at_once_is_no_loop() {
     let mut world = World::of([sends(list(&[], "")), sends(""), sends(event("ADDED", "b", "11")), sends("")]);
     assert_eq!(world.all(2).await, ["(", ")"]);
@@ -257,6 +269,16 @@ async fn a_page_of_giants_is_never_in_memory_as_a_whole() {
         "limit=31&continue=2",
     ];
     assert_eq!(world.asked()[..5], continued);
+}
+
+#[test]
+fn what_is_at_the_bottom_of_a_failure_is_known() {
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let error = Interruption::api("list")(kube::Error::Service(Box::new(kube::Error::ReadEvents(refused))));
+    assert_eq!((error.cause(), error.root().as_str()), (Cause::Unreachable, "connection refused"));
+    let tls = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+    let error = Interruption::api("list")(kube::Error::Service(Box::new(kube::Error::ReadEvents(tls))));
+    assert_eq!(error.cause(), Cause::Untrusted);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, bail};
-use crofter::{api_types::JobPhase, kube_ext::watch::PAGE};
+use crofter::api_types::JobPhase;
 use crofter_test_cluster::wait;
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::Client;
@@ -23,6 +23,8 @@ use crate::{
     stage::{FLOOR, OPERATOR, Setting, Stage},
 };
 
+/// Objects in the operator's largest pages.
+const PAGE: u32 = 10_000;
 const JOBS: usize = 100_000;
 const TENANTS: usize = 30;
 const SHAPE: Shape = Shape { cores: 1, seconds: 1 };
