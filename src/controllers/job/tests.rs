@@ -62,7 +62,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         start_limit: SignedDuration::from_mins(5),
         mirrored: None,
-        events: Events::new(fake.client()),
+        events: mock::events(fake.client()),
         under_way: UnderWay::default(),
         written: Written::default(),
         made: Made::default(),
@@ -164,6 +164,7 @@ impl Bench {
         self.fake.calls();
         let result = take_step(Arc::new(job), &self.context).await;
         (result, self.fake.calls())
+        self.context.events.flush(Duration::from_secs(1)).await;
     }
 
     fn at(&self, seconds: i64) {
