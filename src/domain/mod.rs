@@ -9,6 +9,7 @@ pub mod job_state;
 pub mod metering;
 pub mod node_admission;
 pub mod queue_order;
+pub mod pod_create;
 pub mod rate_window;
 pub mod resources;
 pub mod retry;

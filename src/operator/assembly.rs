@@ -289,6 +289,7 @@ impl Assembly {
             written: job::Written::default(),
             made: job::Made::default(),
             ages: job::Ages::default(),
+            outages: job::Outages::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };

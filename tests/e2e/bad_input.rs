@@ -57,6 +57,65 @@ async fn a_job_can_not_be_edited_once_submitted() {
     verbs.worker("fixed-1", "fixed", "2").await;
     verbs.until_phase("fixed", "j", JobPhase::Running).await;
     let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"queue": "live"}})).await);
+#[tokio::test]
+async fn parameters_that_no_process_can_be_given_are_refused_at_submit() {
+    let verbs = world().verbs().await;
+    verbs.tenant("wordy", json!({})).await;
+    let parameters = |count: usize, value: &str| {
+        let all: Map<_, _> = (0..count).map(|n| (format!("p{n:02}"), json!(value))).collect();
+        json!({"parameters": all})
+    };
+    let said = refusal(verbs.new_job("tenant-wordy", "bad", parameters(32, &"x".repeat(4096))).await);
+    let sentence = format!("the parameters have {} characters as JSON", 32 * (9 + 4096));
+    assert!(said.contains(&sentence), "{said}");
+    verbs.new_job("tenant-wordy", "large", parameters(31, &"x".repeat(4096))).await.unwrap();
+    // As many and as long names as there may be: the API server bounds what a rule may cost.
+    let names = (0..64).map(|n| (format!("p{n:02}{}", "-x".repeat(30)), json!("x")));
+    let many = json!({"parameters": names.collect::<Map<_, _>>()});
+    verbs.new_job("tenant-wordy", "many", many).await.unwrap();
+    let colliding = json!({"parameters": {"frame-no": "1", "other": "2", "FRAME.no": "3"}});
+    let said = refusal(verbs.new_job("tenant-wordy", "bad", colliding).await);
+    assert!(
+        ["frame-no", "FRAME.no"].iter().all(|name| said.contains(name)) && !said.contains("other"),
+        "{said}"
+    );
+}
+
+/// A pod admission webhook that is down: nothing is held, and everybody is told what the job waits for.
+#[tokio::test]
+async fn a_job_whose_pod_a_dead_webhook_refuses_waits_and_says_so() {
+    let verbs = world().verbs().await;
+    verbs.tenant("hooked", json!({"plan": "basic"})).await;
+    verbs.worker("hooked-1", "hooked", "2").await;
+    let webhook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "down.example.com"},
+        "webhooks": [{
+            "name": "down.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://127.0.0.1:1/"}, "failurePolicy": "Fail",
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tenant-hooked"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
+        }],
+    });
+    let webhooks = verbs.all::<ValidatingWebhookConfiguration>();
+    verbs.create(&webhooks, &webhook).await.unwrap();
+    verbs.job("hooked", "j", json!({})).await;
+    let waiting = verbs.until_reason("hooked", "j", "PodRefused").await;
+    let status = waiting.status.clone().unwrap();
+    assert_eq!((status.phase, status.attempt, status.retries), (JobPhase::Queued, 0, 0));
+    assert!(status.message.unwrap().contains("failed calling webhook \"down.example.com\""));
+    let events = verbs.within::<Event>("tenant-hooked");
+    wait::until(PATIENCE, "the Event", || async {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        let told = all.iter().any(|event| event.reason.as_deref() == Some("PodRefused"));
+        if told { Ok(()) } else { Err(all) }
+    })
+    .await
+    .unwrap();
+    webhooks.delete("down.example.com", &DeleteParams::default()).await.unwrap();
+    verbs.until_phase("hooked", "j", JobPhase::Completed).await;
+}
+
     assert!(said.contains("only while the job is queued"), "{said}");
     verbs.patch_job("fixed", "j", json!({"spec": {"canceled": true}})).await.unwrap();
     let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"canceled": false}})).await);

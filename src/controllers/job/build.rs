@@ -65,6 +65,14 @@ pub(super) enum Refusal {
     NoImage,
     /// It was never stored.
     #[error("the job has no UID yet")]
+    /// The kernel could not execute it.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// It asks for what the tenant's namespace never allows.
+    #[error(
+        "spec.runAsUser is 0, and PodSecurity `restricted` lets no process run as root: give another user id"
+    )]
+    Root,
     NoUid,
 }
 
@@ -72,7 +80,7 @@ impl Refusal {
     pub(super) fn reason(&self) -> Reason {
         match self {
             Self::Asks(error) => error.reason(),
-            Self::NoImage | Self::NoUid => Reason::PodRefused,
+            Self::Environment(_) | Self::Root | Self::NoImage | Self::NoUid => Reason::PodRefused,
         }
     }
 }
@@ -91,6 +99,10 @@ pub(super) fn validate<'a>(
         namespace: job.namespace().unwrap_or_default(),
         uid: job.uid().unwrap_or_default(),
         owner: job.controller_owner_ref(&()).ok_or(Refusal::NoUid)?,
+    environment::check(&spec)?;
+    if tenant.spec.pod_security == PodSecurity::Restricted && spec.run_as_user == Some(0) {
+        return Err(Refusal::Root);
+    }
         tenant: tenant.name_any(),
         tenant_uid: tenant.uid().unwrap_or_default(),
         pod_security: tenant.spec.pod_security,

@@ -67,6 +67,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         written: Written::default(),
         made: Made::default(),
         ages: Ages::default(),
+        outages: Outages::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         metrics: Metrics::default(),
     };
@@ -163,8 +164,8 @@ impl Bench {
     async fn step_with(&self, job: Job) -> (Result<Action, Error>, Vec<Call>) {
         self.fake.calls();
         let result = take_step(Arc::new(job), &self.context).await;
-        (result, self.fake.calls())
         self.context.events.flush(Duration::from_secs(1)).await;
+        (result, self.fake.calls())
     }
 
     fn at(&self, seconds: i64) {
@@ -379,7 +380,7 @@ async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
     let (_, calls) = bench.step().await;
     assert_eq!(outline(&calls), [&format!("GET {POD}"), STATUS, "Event PodDeleted"]);
     let status = bench.status();
-    assert_eq!((&status["phase"], &status["retries"]), (&json!("Retrying"), &json!(1)));
+    assert_eq!((&status["phase"], &status["disruptions"]), (&json!("Retrying"), &json!(1)));
     assert_eq!(status["message"], "the pod is gone and nobody saw it end");
 }
 
