@@ -18,6 +18,7 @@ use super::{
     admission::{Admission, Verdict},
     attempt::{self, Cause, Ending, Observed},
     job_state::{IllegalMove, check_way, is_terminal},
+    start_error::{self, StartError},
 };
 use crate::api_types::{
     Job, JobPhase, JobStatus, Reason,
@@ -256,19 +257,54 @@ fn waiting(
     let made = attempt::created(pod);
     let patience = if view.busy { UNDER_LOAD_AFTER } else { ASSIGNED_AFTER };
     let (assigned, limit) = (made.saturating_add(patience), made.saturating_add(view.start_limit));
-    let (assigned, limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
+    let (assigned, mut limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
+    if let Some(error) = start_error::of(pod) {
+        let end = made.saturating_add(error.grace).unwrap_or(made);
+        if end <= view.steady {
+            return never_starts(view, status, number, pod, error);
+        }
+        limit = limit.min(end);
+    }
     if limit <= view.steady {
         return Ok(delete(pod));
     }
     if status.phase == JobPhase::Queued && assigned > view.steady {
         return Ok(Step::Wait(Some(assigned)));
     }
-    if status.phase == JobPhase::Assigned && stopping(status).is_none() && !is_news(status, detail.as_deref())
-    {
+    let other = stopping(status).or_else(|| unstartable(status)).is_some();
+    if status.phase == JobPhase::Assigned && !other && !is_news(status, detail.as_deref()) {
         return Ok(Step::Wait(Some(limit)));
     }
     let message = detail.unwrap_or_else(|| placed(number, pod));
     move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
+}
+
+/// Ends an attempt whose container can never start. The status says so first, because what the kubelet said is gone with the
+/// pod's end; the job ends with that, and with its record.
+fn never_starts(
+    view: &View<'_>,
+    status: &JobStatus,
+    number: u32,
+    pod: &Pod,
+    error: StartError,
+) -> Result<Step, IllegalMove> {
+    if unstartable(status) == Some(error.reason) {
+        return Ok(delete(pod));
+    }
+    let message = match error.grace.is_zero() {
+        true => error.message,
+        false => format!("{}; it was not created within {:#} of the pod", error.message, error.grace),
+    };
+    move_to(view, status, &[JobPhase::Assigned], error.reason, message, |new| assign(new, number, pod))
+}
+
+/// Why the container of the current attempt can never start, if the status says so.
+fn unstartable(status: &JobStatus) -> Option<Reason> {
+    if status.phase != JobPhase::Assigned {
+        return None;
+    }
+    let reason: Reason = status.reason.as_deref()?.parse().ok()?;
+    start_error::REASONS.contains(&reason).then_some(reason)
 }
 
 /// What is said of a pod of which nobody has said anything.

@@ -15,4 +15,5 @@ pub mod resources;
 pub mod retry;
 pub mod skip_ahead;
 pub mod tenant_state;
+pub mod start_error;
 pub mod worker;

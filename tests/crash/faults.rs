@@ -209,6 +209,26 @@ async fn a_job_can_be_canceled_and_deleted_in_every_state() {
         scene.job(&format!("{way}-assigned"), silent()).await;
         scene.job(&format!("{way}-retrying"), endless()).await;
         scene.job(&format!("{way}-requeued"), endless()).await;
+/// Once, and not four times five minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_image_has_no_name_ends_at_once_with_the_kubelets_words() {
+    let scene = Scene::new(calm(), "nameless", json!({})).await;
+    scene.job("j", silent()).await;
+    let assigned = scene.until("j", JobPhase::Assigned).await;
+    let words = "couldn't parse image name \"UPPER/Case:tag\"";
+    let waiting = json!({"waiting": {"reason": "InvalidImageName", "message": words}});
+    let container = json!({"name": "job", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": waiting});
+    scene.verbs.kubelet(&assigned, json!({"phase": "Pending", "containerStatuses": [container]})).await;
+    let failed = scene.until("j", JobPhase::Failed).await;
+    assert_eq!(
+        (reason(&failed), message(&failed)),
+        ("InvalidImageName", format!("InvalidImageName: {words}").as_str())
+    );
+    assert_eq!((attempts(&failed), status(&failed).running_millis), (vec![(1, "InvalidImageName")], 0));
+    assert_eq!(scene.way(&failed).await, ["Failed InvalidImageName"]);
+    scene.check();
+}
+
         scene.job(&format!("{way}-completed"), endless()).await;
         for name in ["running", "retrying", "requeued", "completed"] {
             scene.until(&format!("{way}-{name}"), JobPhase::Running).await;

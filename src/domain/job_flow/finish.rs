@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
-use super::{Step, View, assign, canceled, closed, move_to, placed, running_left, stopping};
+use super::{Step, View, assign, canceled, closed, move_to, placed, running_left, stopping, unstartable};
 use crate::{
     api_types::{
         JobPhase, JobStatus, Reason,
@@ -111,6 +111,11 @@ fn name_deletion(view: &View<'_>, status: &JobStatus, pod: Option<&Pod>, ending:
     } else if let Some(reason) = stopping(status).or(view.drain) {
         ending.reason = reason;
         ending.message = format!("stopped because the tenant is {}", closed(reason));
+    } else if let Some(reason) = unstartable(status)
+        && never_started
+    {
+        (ending.reason, ending.cause) = (reason, Cause::Invalid);
+        ending.message = status.message.clone().unwrap_or_default();
     } else if let Some(pod) = pod
         && never_started
         && start_limit.is_some_and(|limit| limit <= view.steady)
@@ -162,3 +167,4 @@ fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
     }
     Outcome { charged: true, ..end(JobPhase::Retrying) }
 }
+        Cause::Invalid => return end(JobPhase::Failed),

@@ -1,6 +1,8 @@
 //! Tests of the way of a job. A small world: the status written by one step is the job of the next.
 
+mod disruptions;
 mod limits;
+mod starts;
 
 use std::sync::Arc;
 
