@@ -123,7 +123,8 @@ pub struct JobSpec {
     #[schemars(range(min = 1, max = 31_536_000))]
     pub timeout_seconds: Option<i64>,
 
-    /// How often the job is tried again.
+    /// How often the job is tried again. Attempts that the cluster ended (drained, evicted, preempted, node lost, pod
+    /// deleted) are not counted, up to 16 of them; with 0 it is not run again after these either.
     #[serde(default = "default_retries")]
     #[schemars(range(min = 0, max = 100))]
     pub max_retries: i32,

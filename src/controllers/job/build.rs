@@ -35,6 +35,10 @@ use crate::{
 /// User of a Restricted pod that names none; the `nonroot` user of distroless images.
 const DEFAULT_USER: i64 = 65_532;
 /// Seconds between SIGTERM and SIGKILL.
+/// Keeps Karpenter and the cluster autoscaler from consolidating a node away under a job: what it has computed would be
+/// lost.
+const UNDISTURBED: [(&str, &str); 2] =
+    [("karpenter.sh/do-not-disrupt", "true"), ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false")];
 const GRACE_SECONDS: i64 = 30;
 
 /// A job whose every field was read.
@@ -132,15 +136,15 @@ fn metadata(job: &ValidJob<'_>, admission: &Admission) -> ObjectMeta {
         labels.insert(names::LABEL_JOB.to_owned(), job.name.clone());
     }
     let bandwidth = job.asked.bandwidth_mbps;
-    let annotations = (bandwidth > 0).then(|| {
-        let directions = [BANDWIDTH_ANNOTATION, "kubernetes.io/ingress-bandwidth"];
-        directions.map(|d| (d.to_owned(), format!("{bandwidth}M"))).into()
-    });
+    let directions =
+        [BANDWIDTH_ANNOTATION, "kubernetes.io/ingress-bandwidth"].map(|d| (d, format!("{bandwidth}M")));
+    let annotations = directions.into_iter().filter(|_| bandwidth > 0);
+    let annotations = annotations.chain(UNDISTURBED.map(|(name, value)| (name, value.to_owned())));
     ObjectMeta {
         name: Some(names::pod(&job.name, &job.uid, admission.attempt)),
         namespace: Some(job.namespace.clone()),
         labels: Some(labels),
-        annotations,
+        annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value)).collect()),
         finalizers: Some(vec![names::FINALIZER_ACCOUNTED.to_owned()]),
         owner_references: Some(vec![job.owner.clone()]),
         ..ObjectMeta::default()
@@ -372,6 +376,27 @@ mod tests {
     fn baseline_keeps_the_images_user() {
         let pod = built(&job(json!({"image": "a"})), &tenant(json!({"podSecurity": "Baseline"})));
         let context = pod.spec.unwrap().security_context.unwrap();
+    #[test]
+    fn a_dollar_of_a_parameter_reaches_the_container_and_one_of_env_and_args_is_kubernetes_own() {
+        let job = job(json!({
+            "image": "a", "args": ["$(A)"], "env": [{"name": "A", "value": "$(HOME)"}],
+            "parameters": {"price": "cost $$5", "token": "$(TOKEN)"},
+        }));
+        let container = built(&job, &tenant(json!({}))).spec.unwrap().containers.remove(0);
+        let env = container.env.unwrap();
+        let value = |name: &str| env.iter().find(|e| e.name == name).unwrap().value.as_deref().unwrap();
+        assert_eq!((value("CROFTER_PARAM_PRICE"), value("CROFTER_PARAM_TOKEN")), ("cost $$$$5", "$$(TOKEN)"));
+        assert_eq!(value("CROFTER_PARAMETERS"), r#"{"price":"cost $$$$5","token":"$$(TOKEN)"}"#);
+        assert_eq!((value("A"), container.args.unwrap()), ("$(HOME)", vec!["$(A)".to_owned()]));
+    }
+
+    #[test]
+    fn no_autoscaler_consolidates_a_job_away() {
+        let pod = built(&job(json!({"image": "a"})), &tenant(json!({})));
+        let expected = json!({"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"});
+        assert_eq!(json!(pod.metadata.annotations), expected);
+    }
+
         assert_eq!((context.run_as_user, context.run_as_non_root), (None, None));
     }
 
@@ -418,7 +443,8 @@ mod tests {
             "env": [{"name": "LOG", "value": "debug"}], "resources": {"cpu": "500m", "gpus": 0, "bandwidthMbps": 0},
         }));
         let pod = built_from(&own, &tenant(json!({})), &catalogue());
-        assert_eq!(pod.metadata.annotations, None, "no bandwidth");
+        let annotations = pod.metadata.annotations.unwrap();
+        assert!(!annotations.keys().any(|name| name.contains("bandwidth")), "{annotations:?}");
         let spec = pod.spec.unwrap();
         let container = &spec.containers[0];
         assert_eq!(container.image.as_deref(), Some("mine:1"));
