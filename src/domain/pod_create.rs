@@ -73,7 +73,7 @@ pub fn meaning(answer: &Answer<'_>) -> Meaning {
     }
 }
 
-/// Whether any other pod of the namespace would be answered like that, too, as far as can be told.
+/// Whether any other pod of the namespace would be answered like that, too, as far as the answer shows.
 #[must_use]
 pub fn is_outage(answer: &Answer<'_>) -> bool {
     match answer {
@@ -256,10 +256,10 @@ mod tests {
     fn a_sentence_has_the_api_servers_words_and_an_end() {
         let words = "é".repeat(5000);
         let answer = Answer::Refused { code: 422, words: &words };
-        let told = sentence(&answer, Meaning::Final);
-        assert_eq!(told, format!("the API server refuses the pod: {}...", "é".repeat(1000)));
+        let said = sentence(&answer, Meaning::Final);
+        assert_eq!(said, format!("the API server refuses the pod: {}...", "é".repeat(1000)));
         let answer = Answer::Refused { code: 500, words: "etcdserver: leader changed" };
-        let told = sentence(&answer, Meaning::GiveBack);
-        assert_eq!(told, "the API server refuses the pod for the moment: etcdserver: leader changed");
+        let said = sentence(&answer, Meaning::GiveBack);
+        assert_eq!(said, "the API server refuses the pod for the moment: etcdserver: leader changed");
     }
 }

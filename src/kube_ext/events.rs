@@ -206,8 +206,8 @@ mod tests {
         events.warning(&job(), Reason::PodRefused, "no".to_owned());
         assert_eq!(events.flush(Duration::from_secs(2)).await, 0);
         let calls = fake.calls();
-        let mut told: Vec<_> = calls.iter().map(|call| call.body["type"].as_str().unwrap()).collect();
-        told.sort_unstable();
-        assert_eq!((told, counted(&metrics, "written")), (vec!["Normal", "Warning"], "2".to_owned()));
+        let mut types: Vec<_> = calls.iter().map(|call| call.body["type"].as_str().unwrap()).collect();
+        types.sort_unstable();
+        assert_eq!((types, counted(&metrics, "written")), (vec!["Normal", "Warning"], "2".to_owned()));
     }
 }

@@ -1,12 +1,19 @@
 //! Bad input: a clear error at admission, or a condition with a reason; nothing else is disturbed.
 
 use crofter::api_types::{JobPhase, Tenant};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{ResourceExt, api::PostParams};
+use crofter_test_cluster::wait;
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingWebhookConfiguration,
+    core::v1::{Event, Namespace},
+};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
 use serde_json::{Map, json};
 
 use crate::{
-    common::{condition_reason, reason, refusal},
+    common::{PATIENCE, condition_reason, reason, refusal},
     world,
 };
 
@@ -40,23 +47,16 @@ async fn what_the_schema_refuses_is_named() {
         (json!({"parameters": {"no spaces": "x"}}), "a parameter's name"),
         (json!({"volumes": [{"name": "v", "mountPath": "/v"}]}), "give either claim or scratch"),
         (json!({"timeoutSeconds": 0}), "spec.timeoutSeconds"),
+        (
+            json!({"parameters": {"frame-no": "1", "other": "2", "FRAME.no": "3"}}),
+            "would be one environment variable",
+        ),
     ] {
         let said = refusal(verbs.new_job("tenant-strict", "bad", spec.clone()).await);
         assert!(said.contains(words), "{spec}: {said}");
     }
 }
 
-#[tokio::test]
-async fn a_job_can_not_be_edited_once_submitted() {
-    let verbs = world().verbs().await;
-    verbs.tenant("fixed", json!({"plan": "basic"})).await;
-    verbs.job("fixed", "j", json!({"parameters": {"run-seconds": "forever"}})).await;
-    verbs.patch_job("fixed", "j", json!({"spec": {"queue": "batch", "priority": "low"}})).await.unwrap();
-    let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"image": "other"}})).await);
-    assert!(said.contains("can't be edited once submitted"), "{said}");
-    verbs.worker("fixed-1", "fixed", "2").await;
-    verbs.until_phase("fixed", "j", JobPhase::Running).await;
-    let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"queue": "live"}})).await);
 #[tokio::test]
 async fn parameters_that_no_process_can_be_given_are_refused_at_submit() {
     let verbs = world().verbs().await;
@@ -66,22 +66,15 @@ async fn parameters_that_no_process_can_be_given_are_refused_at_submit() {
         json!({"parameters": all})
     };
     let said = refusal(verbs.new_job("tenant-wordy", "bad", parameters(32, &"x".repeat(4096))).await);
-    let sentence = format!("the parameters have {} characters as JSON", 32 * (9 + 4096));
-    assert!(said.contains(&sentence), "{said}");
+    assert!(said.contains("the parameters have more than 131000 characters as JSON"), "{said}");
     verbs.new_job("tenant-wordy", "large", parameters(31, &"x".repeat(4096))).await.unwrap();
     // As many and as long names as there may be: the API server bounds what a rule may cost.
     let names = (0..64).map(|n| (format!("p{n:02}{}", "-x".repeat(30)), json!("x")));
     let many = json!({"parameters": names.collect::<Map<_, _>>()});
     verbs.new_job("tenant-wordy", "many", many).await.unwrap();
-    let colliding = json!({"parameters": {"frame-no": "1", "other": "2", "FRAME.no": "3"}});
-    let said = refusal(verbs.new_job("tenant-wordy", "bad", colliding).await);
-    assert!(
-        ["frame-no", "FRAME.no"].iter().all(|name| said.contains(name)) && !said.contains("other"),
-        "{said}"
-    );
 }
 
-/// A pod admission webhook that is down: nothing is held, and everybody is told what the job waits for.
+/// A pod admission webhook that is down: no place is held, and status and Event say what the job waits for.
 #[tokio::test]
 async fn a_job_whose_pod_a_dead_webhook_refuses_waits_and_says_so() {
     let verbs = world().verbs().await;
@@ -107,8 +100,8 @@ async fn a_job_whose_pod_a_dead_webhook_refuses_waits_and_says_so() {
     let events = verbs.within::<Event>("tenant-hooked");
     wait::until(PATIENCE, "the Event", || async {
         let all = events.list(&ListParams::default()).await.unwrap().items;
-        let told = all.iter().any(|event| event.reason.as_deref() == Some("PodRefused"));
-        if told { Ok(()) } else { Err(all) }
+        let published = all.iter().any(|event| event.reason.as_deref() == Some("PodRefused"));
+        if published { Ok(()) } else { Err(all) }
     })
     .await
     .unwrap();
@@ -116,6 +109,17 @@ async fn a_job_whose_pod_a_dead_webhook_refuses_waits_and_says_so() {
     verbs.until_phase("hooked", "j", JobPhase::Completed).await;
 }
 
+#[tokio::test]
+async fn a_job_can_not_be_edited_once_submitted() {
+    let verbs = world().verbs().await;
+    verbs.tenant("fixed", json!({"plan": "basic"})).await;
+    verbs.job("fixed", "j", json!({"parameters": {"run-seconds": "forever"}})).await;
+    verbs.patch_job("fixed", "j", json!({"spec": {"queue": "batch", "priority": "low"}})).await.unwrap();
+    let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"image": "other"}})).await);
+    assert!(said.contains("can't be edited once submitted"), "{said}");
+    verbs.worker("fixed-1", "fixed", "2").await;
+    verbs.until_phase("fixed", "j", JobPhase::Running).await;
+    let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"queue": "live"}})).await);
     assert!(said.contains("only while the job is queued"), "{said}");
     verbs.patch_job("fixed", "j", json!({"spec": {"canceled": true}})).await.unwrap();
     let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"canceled": false}})).await);

@@ -56,7 +56,7 @@ impl Dispatcher {
 
     /// The API server refused the pod of an admission for the moment; `sentence` says so. At first, and only where quick
     /// tries are worth while ([`Meaning::TryAgain`]: a quota whose count lags is right in a moment), when to try again.
-    /// `None` where the admission is given back; the job then waits, longer each time, and its owner is told.
+    /// `None` where the admission is given back; the job then waits, longer each time, and its status says so.
     pub fn refused(
         &mut self,
         uid: &str,

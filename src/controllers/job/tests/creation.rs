@@ -117,7 +117,7 @@ async fn a_job_that_makes_no_pod_is_rejected_without_asking() {
 }
 
 #[tokio::test]
-async fn a_refusal_by_others_gives_the_place_back_and_is_told_in_status_and_event_once() {
+async fn a_refusal_by_others_gives_the_place_back_and_is_said_in_status_and_event_once() {
     let refusals = [
         (500, "Internal error occurred: failed calling webhook \"w.example.com\": connection refused"),
         (400, "admission webhook \"w.example.com\" denied the request: not in this minute"),
@@ -143,7 +143,7 @@ async fn a_refusal_by_others_gives_the_place_back_and_is_told_in_status_and_even
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_a_webhook_is_down_one_job_of_a_namespace_tries_and_the_others_are_told() {
+async fn while_a_webhook_is_down_one_job_of_a_namespace_tries_and_the_others_wait() {
     let bench = bench(admitted());
     bench.queued();
     let words =

@@ -18,8 +18,11 @@ fn an_image_whose_name_is_none_ends_its_job_at_once_with_the_kubelets_words() {
                 assert_eq!(world.write(2).phase, JobPhase::Assigned);
             }
             waits(&mut world, "InvalidImageName", words);
-            let told = world.write(seen);
-            assert_eq!((told.phase, told.reason.as_deref()), (JobPhase::Assigned, Some("InvalidImageName")));
+            let status = world.write(seen);
+            assert_eq!(
+                (status.phase, status.reason.as_deref()),
+                (JobPhase::Assigned, Some("InvalidImageName"))
+            );
             assert!(matches!(world.step(seen), Step::Delete { .. }));
             world.pod(1, 0, &deleted(seen), &json!({"phase": "Failed"}));
             let failed = world.write(seen + 1);
@@ -40,9 +43,9 @@ fn a_secret_may_be_created_within_a_minute_of_the_pod() {
     let words = "secret \"db\" not found";
     let mut world = World::new(&json!({}));
     waits(&mut world, "CreateContainerConfigError", words);
-    let told = world.write(3);
+    let status = world.write(3);
     assert_eq!(
-        (told.phase, told.message.as_deref()),
+        (status.phase, status.message.as_deref()),
         (JobPhase::Assigned, Some("CreateContainerConfigError: secret \"db\" not found"))
     );
     assert_eq!(world.step(59), Step::Wait(Some(at(60))));
@@ -50,8 +53,8 @@ fn a_secret_may_be_created_within_a_minute_of_the_pod() {
     waits(&mut late, "CreateContainerConfigError", words);
     let sentence =
         "CreateContainerConfigError: secret \"db\" not found; it was not created within 1m of the pod";
-    let told = late.write(60);
-    assert_eq!((told.phase, told.message.as_deref()), (JobPhase::Assigned, Some(sentence)));
+    let status = late.write(60);
+    assert_eq!((status.phase, status.message.as_deref()), (JobPhase::Assigned, Some(sentence)));
     assert!(matches!(late.step(60), Step::Delete { .. }));
     late.pods.clear();
     let Step::Write(failed) = lost(&late.view(62)).unwrap() else { panic!() };
@@ -59,7 +62,7 @@ fn a_secret_may_be_created_within_a_minute_of_the_pod() {
         (failed.phase, failed.reason.as_deref()),
         (JobPhase::Failed, Some("CreateContainerConfigError"))
     );
-    assert_eq!(failed.message.as_deref(), Some(sentence), "though nobody saw its pod end");
+    assert_eq!(failed.message.as_deref(), Some(sentence), "though its pod was not seen to end");
     // Where it was created in time, the job runs.
     world.running(1, 0);
     assert_eq!(world.write(61).phase, JobPhase::Running);
@@ -76,20 +79,20 @@ fn an_image_that_can_not_be_pulled_waits_and_is_tried_again() {
 
 #[test]
 fn what_starts_after_all_goes_on_and_what_was_ended_while_it_did_is_run_again() {
-    let told = || {
+    let waiting = || {
         let mut world = World::new(&json!({}));
         waits(&mut world, "CreateContainerConfigError", "secret \"db\" not found");
         assert_eq!(world.write(60).reason.as_deref(), Some("CreateContainerConfigError"));
         world
     };
-    let mut created = told();
+    let mut created = waiting();
     waits(&mut created, "ContainerCreating", "");
     let status = created.write(61);
     assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Assigned, Some("Admitted")));
-    let mut runs = told();
+    let mut runs = waiting();
     runs.running(1, 61);
     assert_eq!(runs.write(61).phase, JobPhase::Running);
-    let mut killed = told();
+    let mut killed = waiting();
     killed.ended(1, 61, 2, 143, &deleted(62));
     let status = killed.write(64);
     assert_eq!((status.phase, status.running_millis, status.disruptions), (JobPhase::Retrying, 2000, 1));
