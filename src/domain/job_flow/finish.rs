@@ -4,7 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
-use super::{Step, View, assign, canceled, closed, move_to, placed, running_left, stopping, unstartable};
+use super::{
+    Step, View, assign, canceled, closed, move_to, running_left,
+    start::{placed, unstartable},
+    stopping,
+};
 use crate::{
     api_types::{
         JobPhase, JobStatus, Reason,
