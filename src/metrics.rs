@@ -40,12 +40,18 @@ pub struct Metrics {
     request_seconds: Family<ByRoute, Histogram>,
     streams: Family<Streamed, Gauge<i64, std::sync::atomic::AtomicI64>>,
     watch_interruptions: Family<Interrupted, Counter>,
+    events: Family<Published, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Interrupted {
     watch: &'static str,
     cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Published {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -151,6 +157,8 @@ impl Default for Metrics {
             "Lists and watches of the API server that were interrupted, by watch and cause",
             watch_interruptions.clone(),
         );
+        let events = Family::default();
+        registry.register("events", "Kubernetes Events, by what came of them", events.clone());
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -167,6 +175,7 @@ impl Default for Metrics {
             request_seconds,
             streams,
             watch_interruptions,
+            events,
         }
     }
 }
@@ -243,6 +252,11 @@ impl Metrics {
     /// Counts an interruption of a watch; both words come from closed lists.
     pub fn watch_interrupted(&self, watch: &'static str, cause: &'static str) {
         self.watch_interruptions.get_or_create(&Interrupted { watch, cause }).inc();
+    }
+
+    /// Counts an Event: `written`, `failed`, or `dropped` because the queue was full or the Event old.
+    pub fn event(&self, result: &'static str) {
+        self.events.get_or_create(&Published { result }).inc();
     }
 
     /// All metrics as OpenMetrics text.

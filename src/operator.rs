@@ -20,7 +20,7 @@ use self::assembly::{Assembly, Tables};
 use crate::{
     config::{self, Config},
     db::{self, Pool, Readers},
-    kube_ext::within,
+    kube_ext::{events::Events, within},
     mirror::{self, MirrorHandle},
 };
 
@@ -28,6 +28,8 @@ use crate::{
 const FINISH: Duration = Duration::from_secs(15);
 /// Time for the mirror to write what it holds.
 const FLUSH: Duration = Duration::from_secs(5);
+/// Time for the Events that are left.
+const FLUSH_EVENTS: Duration = Duration::from_secs(2);
 /// Runs until a signal, or until an essential part ends.
 ///
 /// # Errors
@@ -57,9 +59,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.attempts(unreadable, mirror.as_ref());
     let keys = assembly.api_keys(namespace);
     assembly.rest(api_listener, keys, history);
+    let events = assembly.events();
     let mut parts = assembly.watch();
     parts.until(stop).await?;
-    parts.finish(mirror).await;
+    parts.finish(mirror, &events).await;
     Ok(())
 }
 
@@ -73,9 +76,10 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let keys = assembly.key_cache(namespace);
     let jobs = assembly.rest(api_listener, keys, history);
     assembly.health(listener, Arc::new(move || jobs.is_whole()));
+    let events = assembly.events();
     let mut parts = assembly.watch();
     parts.until(stop).await?;
-    parts.finish(None).await;
+    parts.finish(None, &events).await;
     Ok(())
 }
 
@@ -174,13 +178,17 @@ impl Parts {
         }
     }
 
-    async fn finish(mut self, mirror: Option<MirrorHandle>) {
+    async fn finish(mut self, mirror: Option<MirrorHandle>, events: &Events) {
         let finish = async { while self.controllers.join_next().await.is_some() {} };
         if tokio::time::timeout(FINISH, finish).await.is_err() {
             tracing::warn!(
                 seconds = FINISH.as_secs(),
                 "a controller did not finish; a restart goes on where it was"
             );
+        }
+        let left = events.flush(FLUSH_EVENTS).await;
+        if left > 0 {
+            tracing::warn!(left, seconds = FLUSH_EVENTS.as_secs(), "some Events were not written");
         }
         if let Some(mirror) = mirror
             && tokio::time::timeout(FLUSH, mirror.written()).await.is_err()

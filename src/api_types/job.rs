@@ -13,6 +13,11 @@ pub(crate) use self::status::MOVES;
 pub use self::status::{AttemptRecord, JobPhase, JobStatus};
 use super::quantity::Quantity;
 
+/// No two parameters are one variable (`names::parameter_variable`), as CEL. The names can't be in the message: of a text made
+/// of them the API server knows no bound, and refuses the rule as too costly. The REST API has them (`domain::environment`).
+const COLLIDING: &str = "!self.exists(a, self.exists(b, a != b && \
+    a.lowerAscii().replace('-', '_').replace('.', '_') == b.lowerAscii().replace('-', '_').replace('.', '_')))";
+
 /// A piece of batch work: queued fairly, run as one pod on the tenant's workers, retried and metered.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -51,12 +56,13 @@ pub struct JobSpec {
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
 
-    /// Entry point; by default the scenario's, else the image's.
+    /// Entry point; by default the scenario's, else the image's. As in a pod, $(NAME) is the value of that variable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 32768)))]
     pub command: Vec<String>,
 
-    /// Arguments; by default the scenario's, unless the job has a command of its own, else the image's.
+    /// Arguments; by default the scenario's, unless the job has a command of its own, else the image's. As in a pod,
+    /// $(NAME) is the value of that variable, and $$(NAME) is the text $(NAME).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 32768)))]
     pub args: Vec<String>,
@@ -77,11 +83,17 @@ pub struct JobSpec {
     pub env_from: Vec<EnvFrom>,
 
     /// Parameters of the work: each is given to the container as CROFTER_PARAM_<NAME>, and all of them as JSON in
-    /// CROFTER_PARAMETERS.
+    /// CROFTER_PARAMETERS, as they are ($(NAME) is not replaced). No two may be the same variable.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[A-Za-z]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))")
-        .message("a parameter's name is at most 63 letters, digits, - _ and ., and begins with a letter"))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, k.matches('^[A-Za-z]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))")
+            .message("a parameter's name is at most 63 letters, digits, - _ and ., and begins with a letter"),
+        validation = Rule::new(COLLIDING)
+            .message("two parameters differ only in case or in - _ . and would be one environment variable: rename one of them"),
+        validation = Rule::new("self.map(k, k.size() + self[k].size() + 6).sum() <= 131000")
+            .message("the parameters have more than 131000 characters as JSON, the most that Linux passes in one variable: put what is large into a volume")
+    )]
     pub parameters: BTreeMap<String, ParameterValue>,
 
     /// Entry of the administrator's catalogue (docs/scenarios.md) that supplies image, command and defaults. What the
@@ -123,7 +135,8 @@ pub struct JobSpec {
     #[schemars(range(min = 1, max = 31_536_000))]
     pub timeout_seconds: Option<i64>,
 
-    /// How often the job is tried again.
+    /// How often the job is tried again. Attempts that the cluster ended (drained, evicted, preempted, node lost, pod
+    /// deleted) are not counted, up to 16 of them; with 0 it is not run again after these either.
     #[serde(default = "default_retries")]
     #[schemars(range(min = 0, max = 100))]
     pub max_retries: i32,
@@ -217,7 +230,7 @@ pub struct EnvVar {
     /// Name of the variable.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"))]
     pub name: String,
-    /// Its value.
+    /// Its value. As in a pod, $(NAME) is the value of a variable before it, and $$(NAME) is the text $(NAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32768))]
     pub value: Option<String>,

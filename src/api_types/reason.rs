@@ -114,8 +114,16 @@ pub enum Reason {
     OutOfMemory,
     /// Ran longer than its timeout.
     DeadlineExceeded,
-    /// The container did not start in time (an image that can't be pulled, a missing Secret or volume).
+    /// The container did not start in time (an image that can't be pulled, a volume that can't be mounted).
     StartTimeout,
+    /// The image's name can't be parsed (the kubelet's word).
+    InvalidImageName,
+    /// A Secret, a ConfigMap or a key of one does not exist a minute after the pod was created (the kubelet's word).
+    CreateContainerConfigError,
+    /// Neither the image nor the job has a command (the kubelet's word).
+    CreateContainerError,
+    /// A claim that the job names does not exist a minute after the pod was created.
+    ClaimNotFound,
     /// Evicted or preempted.
     Evicted,
     /// Its node is gone or unreachable.

@@ -64,6 +64,8 @@ pub enum Cause {
     Success,
     /// The job's own: exit code, memory.
     Job,
+    /// The job's own, and no attempt would end differently: it can never start.
+    Invalid,
     /// It ran too long.
     Timeout,
     /// The cluster's: eviction, node loss, a pod that could not start.

@@ -5,6 +5,7 @@
 //! no pod of attempt n exists, and what ended is in the status before its pod is let go.
 
 mod finish;
+mod start;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,10 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
 pub use self::finish::on_record;
-use self::finish::{finish, put_on_record};
+use self::{
+    finish::{finish, put_on_record},
+    start::waiting,
+};
 use super::{
     admission::{Admission, Verdict},
     attempt::{self, Cause, Ending, Observed},
@@ -26,8 +30,6 @@ use crate::api_types::{
     plan::Limit,
 };
 
-/// `Assigned` is written only where the pod has not started by then: one write less for jobs that start at once.
-const ASSIGNED_AFTER: SignedDuration = SignedDuration::from_secs(2);
 /// While others wait for the API server, `Assigned` and `Running` are written only where the pod has not gone further by
 /// then: starts and ends go first, and short jobs have ended by then. Under load a job of 4 s is there for 6: its end, too,
 /// waits for the API server.
@@ -244,47 +246,6 @@ fn stopping(status: &JobStatus) -> Option<Reason> {
 /// What a tenant is that drains.
 fn closed(reason: Reason) -> &'static str {
     if reason == Reason::TenantExpired { "expired" } else { "suspended" }
-}
-
-fn waiting(
-    view: &View<'_>,
-    status: &JobStatus,
-    number: u32,
-    pod: &Pod,
-    detail: Option<String>,
-) -> Result<Step, IllegalMove> {
-    let made = attempt::created(pod);
-    let patience = if view.busy { UNDER_LOAD_AFTER } else { ASSIGNED_AFTER };
-    let (assigned, limit) = (made.saturating_add(patience), made.saturating_add(view.start_limit));
-    let (assigned, limit) = (assigned.unwrap_or(made), limit.unwrap_or(made));
-    if limit <= view.steady {
-        return Ok(delete(pod));
-    }
-    if status.phase == JobPhase::Queued && assigned > view.steady {
-        return Ok(Step::Wait(Some(assigned)));
-    }
-    if status.phase == JobPhase::Assigned && stopping(status).is_none() && !is_news(status, detail.as_deref())
-    {
-        return Ok(Step::Wait(Some(limit)));
-    }
-    let message = detail.unwrap_or_else(|| placed(number, pod));
-    move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
-}
-
-/// What is said of a pod of which nobody has said anything.
-fn placed(number: u32, pod: &Pod) -> String {
-    let group = pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str);
-    format!("attempt {number} has a place in {group}")
-}
-
-/// Whether what keeps a pod from starting is something else than the status says: other numbers in the same words, or
-/// the kubelet's change between a pull that failed and the pause before the next, are not worth a write.
-fn is_news(status: &JobStatus, detail: Option<&str>) -> bool {
-    let kind = |words: &str| match words.split(':').next().unwrap_or_default() {
-        "ImagePullBackOff" => "ErrImagePull".to_owned(),
-        other => other.replace(|c: char| c.is_ascii_digit(), ""),
-    };
-    detail.is_some_and(|words| Some(kind(words)) != status.message.as_deref().map(kind))
 }
 
 fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, IllegalMove> {

@@ -1,4 +1,9 @@
-//! Back-off of retries: min(5 s x 2^n, 5 min), with jitter.
+//! Bounds and back-off of further attempts: min(5 s x 2^n, 5 min), with jitter.
+//!
+//! Retries and disruptions are counted, bounded and paced each by itself. A disruption is an attempt that the cluster ended
+//! (drain, eviction, preemption, node loss, a deleted pod): a job that is well is to survive a week of node upgrades and
+//! reclaimed spot nodes, so its retries are not charged. But a job that brings down each node that it runs on looks the
+//! same, so there is a bound all the same: with the pauses between them, 16 disruptions take most of an hour.
 
 use std::time::Duration;
 
@@ -7,15 +12,18 @@ use sha2::{Digest, Sha256};
 const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How long to wait before attempt `ended + 1`, where attempt `ended` (from 1) has ended.
+/// The most disruptions after which a job is run again; see the module.
+pub const MOST_DISRUPTIONS: i32 = 16;
+
+/// How long to wait after the `nth` retry, disruption or refusal (from 1) of a job.
 ///
-/// The jitter takes away up to a quarter. It is a function of the job and the attempt, so that a restart of the
+/// The jitter takes away up to a quarter. It is a function of the job and the number, so that a restart of the
 /// operator computes the same time again, while jobs that failed together do not come back together.
 #[must_use]
-pub fn backoff(job_uid: &str, ended: u32) -> Duration {
-    let doubled = FIRST.saturating_mul(2_u32.saturating_pow(ended.saturating_sub(1)));
+pub fn backoff(job_uid: &str, nth: u32) -> Duration {
+    let doubled = FIRST.saturating_mul(2_u32.saturating_pow(nth.saturating_sub(1)));
     let full = doubled.min(LONGEST);
-    let digest = Sha256::digest(format!("{job_uid}/{ended}"));
+    let digest = Sha256::digest(format!("{job_uid}/{nth}"));
     let share = u32::from(digest[0]);
     full - full * share / (4 * 256)
 }

@@ -7,6 +7,7 @@ mod logs;
 mod nodes;
 mod retry;
 mod server;
+mod submit;
 
 use std::{
     collections::VecDeque,

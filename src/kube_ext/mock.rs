@@ -22,6 +22,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::events::{self, Events};
+use crate::metrics::Metrics;
+
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Value>,
@@ -163,6 +166,13 @@ pub(crate) fn refusal(code: u16, message: &str) -> (u16, Value) {
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code, "reason": "Told",
     });
     (code, status)
+}
+
+/// A publisher of Events whose task runs; a test waits with `flush` for what was published.
+pub(crate) fn events(client: Client) -> Events {
+    let (events, writing) = events::start(client, Metrics::default());
+    tokio::spawn(writing);
+    events
 }
 
 /// Applies a merge-patch (RFC 7386).

@@ -29,7 +29,7 @@ use crate::{
     },
     keys::{self, Keys, pepper},
     kube_ext::{
-        events::Events,
+        events::{self, Events},
         guard::Guarded,
         pulse::Watches,
         streams::received,
@@ -110,8 +110,11 @@ impl Assembly {
             .known_as("other_pods", &watches);
         let caches =
             Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
+        let mut parts = Parts::default();
+        let (events, writing) = events::start(client.clone(), metrics.clone());
+        parts.essential("events", writing);
         Self {
-            events: Events::new(client.clone()),
+            events,
             client,
             settings,
             plans,
@@ -127,7 +130,7 @@ impl Assembly {
             nodes,
             others,
             caches,
-            parts: Parts::default(),
+            parts,
             schedules: false,
             stop,
         }
@@ -135,6 +138,10 @@ impl Assembly {
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub(super) fn events(&self) -> Events {
+        self.events.clone()
     }
 
     /// Runs what follows a file.
@@ -249,7 +256,8 @@ impl Assembly {
         let Caches { tenants, pods, nodes, .. } = self.caches.clone();
         let (client, gpu_resource) = (self.client.clone(), self.settings.gpu_resource.clone());
         let caches = node::Caches { nodes, tenants, pods };
-        let context = Arc::new(node::Context::new(client, caches, self.plans.clone(), gpu_resource));
+        let (events, plans) = (self.events.clone(), self.plans.clone());
+        let context = Arc::new(node::Context::new(client, events, caches, plans, gpu_resource));
         let (of_nodes, of_tenants) = (self.nodes.subscribe_objects(), self.tenants.subscribe_objects());
         let run = node::run(context, of_nodes, of_tenants, self.pods.subscribe_objects(), self.stop.clone());
         self.parts.controller("node controller", run);
@@ -281,6 +289,7 @@ impl Assembly {
             written: job::Written::default(),
             made: job::Made::default(),
             ages: job::Ages::default(),
+            outages: job::Outages::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };

@@ -17,7 +17,10 @@ use crate::{
         JobPhase, Reason,
         tenant::{EndedJobs, JobWindow, TenantUsage},
     },
-    domain::admission::{Account, Admission, Dispatcher, Verdict},
+    domain::{
+        admission::{Account, Admission, Dispatcher, Verdict},
+        pod_create::Meaning,
+    },
 };
 
 /// The scheduler's state. Cheap to clone; all clones show the same.
@@ -54,6 +57,12 @@ impl Board {
         Self::of(State { shown, ready: true, ..State::default() })
     }
 
+    /// Shows another verdict on a job from now on.
+    #[cfg(test)]
+    pub(crate) fn show(&self, job_uid: &str, verdict: Verdict) {
+        self.lock().shown.insert(job_uid.to_owned(), verdict);
+    }
+
     /// What was decided of a job, by UID; `None` while there is nothing that its owner is to know.
     #[must_use]
     pub fn verdict(&self, job_uid: &str) -> Option<Verdict> {
@@ -77,16 +86,26 @@ impl Board {
         state.dispatcher.claim(job_uid, attempt)
     }
 
-    /// The API server refused the pod of an admission for the moment, in these words: when to try again, or `None` where
-    /// the admission is given back.
+    /// The API server refused the pod of an admission for the moment: when to try again, or `None` where the admission is
+    /// given back and the job waits with `sentence`; see [`Dispatcher::refused`].
     #[must_use]
-    pub fn refused(&self, job_uid: &str, attempt: u32, words: &str) -> Option<Duration> {
+    pub fn refused(
+        &self,
+        job_uid: &str,
+        attempt: u32,
+        meaning: Meaning,
+        sentence: String,
+    ) -> Option<Duration> {
         let mut state = self.lock();
         #[cfg(test)]
         if state.shown.contains_key(job_uid) {
-            return Some(Duration::from_millis(100));
+            if meaning == Meaning::TryAgain {
+                return Some(Duration::from_millis(100));
+            }
+            state.shown.insert(job_uid.to_owned(), Verdict::Wait(Reason::PodRefused, sentence));
+            return None;
         }
-        state.dispatcher.refused(job_uid, attempt, words)
+        state.dispatcher.refused(job_uid, attempt, meaning, sentence)
     }
 
     /// The first pod of a job is to be let go, by the namespace and the job's UID: its charge is to be stored first, soon

@@ -97,17 +97,26 @@ fn attempts(job: &Job) -> Vec<(i32, &str)> {
 async fn a_pod_that_is_evicted_is_run_again() {
     let scene = Scene::new(calm(), "evictee", json!({})).await;
     scene.job("j", with(endless(), json!({"maxRetries": 1}))).await;
+    scene.job("once", with(endless(), json!({"maxRetries": 0}))).await;
     let pods = scene.verbs.within::<Pod>(&namespace("evictee"));
     let evict = async |job: Job| {
         pods.evict(status(&job).pod.as_ref().unwrap(), &EvictParams::default()).await.unwrap();
     };
     evict(scene.until_attempt("j", 1, JobPhase::Running).await).await;
     evict(scene.until_attempt("j", 2, JobPhase::Running).await).await;
-    let failed = scene.until("j", JobPhase::Failed).await;
-    let sentence = "Eviction API: evicting; no retry is left (1 of 1)";
-    assert_eq!((message(&failed), attempts(&failed)), (sentence, vec![(1, "Evicted"), (2, "Evicted")]));
-    let way = ["Running Running", "Retrying Evicted", "Queued Queued", "Running Running", "Failed Evicted"];
-    assert_eq!(scene.way(&failed).await, way);
+    let third = scene.until_attempt("j", 3, JobPhase::Running).await;
+    assert_eq!(
+        (status(&third).retries, status(&third).disruptions),
+        (0, 2),
+        "more often than it may be retried"
+    );
+    assert_eq!(attempts(&third), [(1, "Evicted"), (2, "Evicted")]);
+    let again = ["Running Running", "Retrying Evicted", "Queued Queued"];
+    assert_eq!(scene.way(&third).await, [&again[..], &again[..], &again[..1]].concat());
+    evict(scene.until_attempt("once", 1, JobPhase::Running).await).await;
+    let failed = scene.until("once", JobPhase::Failed).await;
+    let sentence = "Eviction API: evicting; no retry is left (0 of 0)";
+    assert_eq!((message(&failed), attempts(&failed)), (sentence, vec![(1, "Evicted")]));
     scene.check();
 }
 
@@ -121,7 +130,8 @@ async fn a_pod_deleted_by_hand_is_run_again_wherever_it_was() {
     let running = scene.until_attempt("runs", 2, JobPhase::Running).await;
     let assigned = scene.until_attempt("starts", 2, JobPhase::Assigned).await;
     for job in [&running, &assigned] {
-        assert_eq!((status(job).retries, attempts(job)), (1, vec![(1, "PodDeleted")]), "{}", job.name_any());
+        assert_eq!((status(job).retries, status(job).disruptions), (0, 1), "{}", job.name_any());
+        assert_eq!(attempts(job), [(1, "PodDeleted")], "{}", job.name_any());
     }
     assert!(status(&running).running_millis > 0 || status(&running).attempts[0].started_at.is_some());
     assert_eq!(status(&assigned).attempts[0].started_at, None, "it never ran");
@@ -196,6 +206,26 @@ async fn a_pod_that_does_not_start_in_time_is_given_up() {
     let waited = waited.duration_since(status(&failed).assigned_at.as_ref().unwrap().0);
     assert!(waited >= SignedDuration::from_secs(4), "given up after {waited:#}");
     assert_eq!(scene.way(&failed).await, ["Retrying StartTimeout", "Queued Queued", "Failed StartTimeout"]);
+    scene.check();
+}
+
+/// Once, and not four times five minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_image_has_no_name_ends_at_once_with_the_kubelets_words() {
+    let scene = Scene::new(calm(), "nameless", json!({})).await;
+    scene.job("j", silent()).await;
+    let assigned = scene.until("j", JobPhase::Assigned).await;
+    let words = "couldn't parse image name \"UPPER/Case:tag\"";
+    let waiting = json!({"waiting": {"reason": "InvalidImageName", "message": words}});
+    let container = json!({"name": "job", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": waiting});
+    scene.verbs.kubelet(&assigned, json!({"phase": "Pending", "containerStatuses": [container]})).await;
+    let failed = scene.until("j", JobPhase::Failed).await;
+    assert_eq!(
+        (reason(&failed), message(&failed)),
+        ("InvalidImageName", format!("InvalidImageName: {words}").as_str())
+    );
+    assert_eq!((attempts(&failed), status(&failed).running_millis), (vec![(1, "InvalidImageName")], 0));
+    assert_eq!(scene.way(&failed).await, ["Failed InvalidImageName"]);
     scene.check();
 }
 

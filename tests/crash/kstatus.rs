@@ -122,7 +122,8 @@ async fn every_version_of_a_job_reads_right() {
     verbs.worker("read-1", "read", "4").await;
     verbs.job("read", "fails", json!({"parameters": {"exit-code": "3"}})).await;
     verbs.job("read", "late", json!({"timeoutSeconds": 1, "parameters": {"run-seconds": "forever"}})).await;
-    verbs.job("read", "evicted", json!({"maxRetries": 1, "parameters": {"outcome": "Evicted"}})).await;
+    let twice = json!({"maxRetries": 1, "retryPolicy": "Always", "parameters": {"outcome": "OOMKilled"}});
+    verbs.job("read", "greedy", twice).await;
     verbs.job("read", "refused", json!({"resources": {"gpus": 4}})).await;
     verbs.job("read", "canceled", json!({"parameters": {"run-seconds": "forever"}})).await;
     verbs.until_phase("read", "canceled", JobPhase::Running).await;
@@ -131,7 +132,7 @@ async fn every_version_of_a_job_reads_right() {
         ("waits", JobPhase::Completed),
         ("fails", JobPhase::Failed),
         ("late", JobPhase::TimedOut),
-        ("evicted", JobPhase::Failed),
+        ("greedy", JobPhase::Failed),
         ("refused", JobPhase::Rejected),
         ("canceled", JobPhase::Canceled),
     ];

@@ -44,7 +44,7 @@ async fn runs_elsewhere(verbs: &Verbs<'_>, tenant: &str, pods: &History<Pod>, re
     let status = job.status.clone().unwrap();
     assert_eq!(status.node, Some(format!("{tenant}-2")));
     let ends: Vec<_> = status.attempts.iter().map(|a| (a.attempt, a.reason.as_str())).collect();
-    assert_eq!((status.retries, ends), (1, vec![(1, reason)]));
+    assert_eq!((status.retries, status.disruptions, ends), (0, 1, vec![(1, reason)]));
     assert_eq!(status.attempts[0].node, Some(format!("{tenant}-1")));
     let attempts = check_pods(&pods.whole());
     assert_eq!(attempts[&job.uid().unwrap()].len(), 2);

@@ -63,6 +63,7 @@ async fn api_a_job_is_submitted_read_canceled_run_again_and_kept_in_the_history(
         "bandwidth",
         "node_fit",
         "turn",
+        "pod",
     ];
     assert_eq!(lines, expected);
 

@@ -1,12 +1,19 @@
 //! Bad input: a clear error at admission, or a condition with a reason; nothing else is disturbed.
 
 use crofter::api_types::{JobPhase, Tenant};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{ResourceExt, api::PostParams};
+use crofter_test_cluster::wait;
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingWebhookConfiguration,
+    core::v1::{Event, Namespace},
+};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
 use serde_json::{Map, json};
 
 use crate::{
-    common::{condition_reason, reason, refusal},
+    common::{PATIENCE, condition_reason, reason, refusal},
     world,
 };
 
@@ -40,10 +47,66 @@ async fn what_the_schema_refuses_is_named() {
         (json!({"parameters": {"no spaces": "x"}}), "a parameter's name"),
         (json!({"volumes": [{"name": "v", "mountPath": "/v"}]}), "give either claim or scratch"),
         (json!({"timeoutSeconds": 0}), "spec.timeoutSeconds"),
+        (
+            json!({"parameters": {"frame-no": "1", "other": "2", "FRAME.no": "3"}}),
+            "would be one environment variable",
+        ),
     ] {
         let said = refusal(verbs.new_job("tenant-strict", "bad", spec.clone()).await);
         assert!(said.contains(words), "{spec}: {said}");
     }
+}
+
+#[tokio::test]
+async fn parameters_that_no_process_can_be_given_are_refused_at_submit() {
+    let verbs = world().verbs().await;
+    verbs.tenant("wordy", json!({})).await;
+    let parameters = |count: usize, value: &str| {
+        let all: Map<_, _> = (0..count).map(|n| (format!("p{n:02}"), json!(value))).collect();
+        json!({"parameters": all})
+    };
+    let said = refusal(verbs.new_job("tenant-wordy", "bad", parameters(32, &"x".repeat(4096))).await);
+    assert!(said.contains("the parameters have more than 131000 characters as JSON"), "{said}");
+    verbs.new_job("tenant-wordy", "large", parameters(31, &"x".repeat(4096))).await.unwrap();
+    // As many and as long names as there may be: the API server bounds what a rule may cost.
+    let names = (0..64).map(|n| (format!("p{n:02}{}", "-x".repeat(30)), json!("x")));
+    let many = json!({"parameters": names.collect::<Map<_, _>>()});
+    verbs.new_job("tenant-wordy", "many", many).await.unwrap();
+}
+
+/// A pod admission webhook that is down: no place is held, and status and Event say what the job waits for.
+#[tokio::test]
+async fn a_job_whose_pod_a_dead_webhook_refuses_waits_and_says_so() {
+    let verbs = world().verbs().await;
+    verbs.tenant("hooked", json!({"plan": "basic"})).await;
+    verbs.worker("hooked-1", "hooked", "2").await;
+    let webhook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "down.example.com"},
+        "webhooks": [{
+            "name": "down.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://127.0.0.1:1/"}, "failurePolicy": "Fail",
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tenant-hooked"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
+        }],
+    });
+    let webhooks = verbs.all::<ValidatingWebhookConfiguration>();
+    verbs.create(&webhooks, &webhook).await.unwrap();
+    verbs.job("hooked", "j", json!({})).await;
+    let waiting = verbs.until_reason("hooked", "j", "PodRefused").await;
+    let status = waiting.status.clone().unwrap();
+    assert_eq!((status.phase, status.attempt, status.retries), (JobPhase::Queued, 0, 0));
+    assert!(status.message.unwrap().contains("failed calling webhook \"down.example.com\""));
+    let events = verbs.within::<Event>("tenant-hooked");
+    wait::until(PATIENCE, "the Event", || async {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        let published = all.iter().any(|event| event.reason.as_deref() == Some("PodRefused"));
+        if published { Ok(()) } else { Err(all) }
+    })
+    .await
+    .unwrap();
+    webhooks.delete("down.example.com", &DeleteParams::default()).await.unwrap();
+    verbs.until_phase("hooked", "j", JobPhase::Completed).await;
 }
 
 #[tokio::test]

@@ -83,6 +83,10 @@ pub struct JobStatus {
     /// Attempts charged against maxRetries so far.
     #[serde(default)]
     pub retries: i32,
+    /// Attempts that the cluster ended so far (drained, evicted, preempted, node lost, pod deleted). They are not charged
+    /// against maxRetries; after 16 of them the job fails.
+    #[serde(default)]
+    pub disruptions: i32,
     /// Pod of the current or last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,

@@ -252,9 +252,9 @@ async fn write(
     if status_ext::write(&api, key, key.status.as_ref(), &new).await?.is_some() {
         for news in status::news(&old, &new) {
             if news.warning {
-                events.warning(key, news.reason, news.note).await;
+                events.warning(key, news.reason, news.note);
             } else {
-                events.normal(key, news.reason, news.note).await;
+                events.normal(key, news.reason, news.note);
             }
         }
     }

@@ -95,7 +95,7 @@ fn context(
         peppers,
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         namespace: "crofter-system".into(),
-        events: Events::new(fake.client()),
+        events: mock::events(fake.client()),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         random: random(),
         metrics: Metrics::default(),
@@ -126,6 +126,7 @@ impl Bench {
         let key: TenantApiKey = serde_json::from_value(self.fake.get(KEY)).unwrap();
         self.fake.calls();
         let result = reconcile(Arc::new(key), Arc::clone(&self.context)).await;
+        self.context.dependencies.events.flush(std::time::Duration::from_secs(1)).await;
         (result, self.fake.calls())
     }
 

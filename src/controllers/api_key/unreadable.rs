@@ -50,7 +50,7 @@ async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Er
     let api: Api<Meta<TenantApiKey>> = Api::namespaced(client.clone(), namespace);
     let now = context.dependencies.clock.now();
     if unreadable::write_status(&api, &raw, wanted, &[], Map::new(), now).await? {
-        context.dependencies.events.warning(&raw.meta, Reason::InvalidObject, message).await;
+        context.dependencies.events.warning(&raw.meta, Reason::InvalidObject, message);
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ use crate::{
     domain::{
         admission::Admission,
         attempt::{BANDWIDTH_ANNOTATION, START_ALLOWANCE},
+        environment::{self, EnvironmentError},
         resources::{AskError, Resources},
     },
     names,
@@ -34,6 +35,10 @@ use crate::{
 
 /// User of a Restricted pod that names none; the `nonroot` user of distroless images.
 const DEFAULT_USER: i64 = 65_532;
+/// Keeps Karpenter and the cluster autoscaler from consolidating a node away under a job: what it has computed would be
+/// lost.
+const UNDISTURBED: [(&str, &str); 2] =
+    [("karpenter.sh/do-not-disrupt", "true"), ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false")];
 /// Seconds between SIGTERM and SIGKILL.
 const GRACE_SECONDS: i64 = 30;
 
@@ -60,6 +65,14 @@ pub(super) enum Refusal {
     /// It can't be told what it asks for.
     #[error(transparent)]
     Asks(#[from] AskError),
+    /// The kernel could not execute it.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// It asks for what the tenant's namespace never allows.
+    #[error(
+        "spec.runAsUser is 0, and PodSecurity `restricted` lets no process run as root: give another user id"
+    )]
+    Root,
     /// Neither the job nor its scenario has one.
     #[error("no image: give spec.image")]
     NoImage,
@@ -72,7 +85,7 @@ impl Refusal {
     pub(super) fn reason(&self) -> Reason {
         match self {
             Self::Asks(error) => error.reason(),
-            Self::NoImage | Self::NoUid => Reason::PodRefused,
+            Self::Environment(_) | Self::Root | Self::NoImage | Self::NoUid => Reason::PodRefused,
         }
     }
 }
@@ -86,6 +99,10 @@ pub(super) fn validate<'a>(
 ) -> Result<ValidJob<'a>, Refusal> {
     let asked = Resources::of_job(&job.spec, scenarios)?;
     let spec = scenarios.complete(&job.spec).map_err(AskError::from)?;
+    environment::check(&spec)?;
+    if tenant.spec.pod_security == PodSecurity::Restricted && spec.run_as_user == Some(0) {
+        return Err(Refusal::Root);
+    }
     Ok(ValidJob {
         name: job.name_any(),
         namespace: job.namespace().unwrap_or_default(),
@@ -120,15 +137,15 @@ fn metadata(job: &ValidJob<'_>, admission: &Admission) -> ObjectMeta {
         labels.insert(names::LABEL_JOB.to_owned(), job.name.clone());
     }
     let bandwidth = job.asked.bandwidth_mbps;
-    let annotations = (bandwidth > 0).then(|| {
-        let directions = [BANDWIDTH_ANNOTATION, "kubernetes.io/ingress-bandwidth"];
-        directions.map(|d| (d.to_owned(), format!("{bandwidth}M"))).into()
-    });
+    let directions =
+        [BANDWIDTH_ANNOTATION, "kubernetes.io/ingress-bandwidth"].map(|d| (d, format!("{bandwidth}M")));
+    let annotations = directions.into_iter().filter(|_| bandwidth > 0);
+    let annotations = annotations.chain(UNDISTURBED.map(|(name, value)| (name, value.to_owned())));
     ObjectMeta {
         name: Some(names::pod(&job.name, &job.uid, admission.attempt)),
         namespace: Some(job.namespace.clone()),
         labels: Some(labels),
-        annotations,
+        annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value)).collect()),
         finalizers: Some(vec![names::FINALIZER_ACCOUNTED.to_owned()]),
         owner_references: Some(vec![job.owner.clone()]),
         ..ObjectMeta::default()
@@ -215,7 +232,7 @@ fn container(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> C
         command: texts(&job.spec.command),
         args: texts(&job.spec.args),
         working_dir: job.spec.working_dir.clone(),
-        env: Some(environment(job, admission)),
+        env: Some(variables(job, admission)),
         env_from: (!from.is_empty()).then_some(from),
         resources: Some(ResourceRequirements {
             requests: Some(asked.clone()),
@@ -249,7 +266,7 @@ fn amounts(asked: &Resources, gpu_resource: &str) -> BTreeMap<String, Quantity> 
     amounts
 }
 
-fn environment(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
+fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
     let plain = |name: String, value: String| EnvVar { name, value: Some(value), value_from: None };
     // Crofter's own come last: where a name is given twice, the kubelet takes the last.
     let own = [
@@ -258,12 +275,15 @@ fn environment(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
         ("CROFTER_ATTEMPT", admission.attempt.to_string()),
         ("CROFTER_TENANT", job.tenant.clone()),
     ];
-    let parameters = job.spec.parameters.iter();
-    let texts: BTreeMap<&str, &str> = parameters.clone().map(|(k, v)| (k.as_str(), v.0.as_str())).collect();
-    let json = (!texts.is_empty())
-        .then(|| plain("CROFTER_PARAMETERS".to_owned(), serde_json::json!(texts).to_string()));
+    // Parameters are texts and reach the container as they are; `env`, `command` and `args` are a pod's, where `$(NAME)`
+    // is the value of that variable and `$$` one `$`.
+    let parameters = &job.spec.parameters;
+    let json = environment::parameters_json(parameters)
+        .map(|json| plain(environment::PARAMETERS.to_owned(), environment::literal(&json)));
+    let each = parameters
+        .iter()
+        .map(|(name, value)| plain(names::parameter_variable(name), environment::literal(&value.0)));
     let users = job.spec.env.iter().map(env_var);
-    let each = parameters.map(|(name, value)| plain(names::parameter_variable(name), value.0.clone()));
     users.chain(each).chain(json).chain(own.map(|(name, value)| plain(name.to_owned(), value))).collect()
 }
 
@@ -357,6 +377,27 @@ mod tests {
     }
 
     #[test]
+    fn a_dollar_of_a_parameter_reaches_the_container_and_one_of_env_and_args_is_kubernetes_own() {
+        let job = job(json!({
+            "image": "a", "args": ["$(A)"], "env": [{"name": "A", "value": "$(HOME)"}],
+            "parameters": {"price": "cost $$5", "token": "$(TOKEN)"},
+        }));
+        let container = built(&job, &tenant(json!({}))).spec.unwrap().containers.remove(0);
+        let env = container.env.unwrap();
+        let value = |name: &str| env.iter().find(|e| e.name == name).unwrap().value.as_deref().unwrap();
+        assert_eq!((value("CROFTER_PARAM_PRICE"), value("CROFTER_PARAM_TOKEN")), ("cost $$$$5", "$$(TOKEN)"));
+        assert_eq!(value("CROFTER_PARAMETERS"), r#"{"price":"cost $$$$5","token":"$$(TOKEN)"}"#);
+        assert_eq!((value("A"), container.args.unwrap()), ("$(HOME)", vec!["$(A)".to_owned()]));
+    }
+
+    #[test]
+    fn no_autoscaler_consolidates_a_job_away() {
+        let pod = built(&job(json!({"image": "a"})), &tenant(json!({})));
+        let expected = json!({"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"});
+        assert_eq!(json!(pod.metadata.annotations), expected);
+    }
+
+    #[test]
     fn baseline_keeps_the_images_user() {
         let pod = built(&job(json!({"image": "a"})), &tenant(json!({"podSecurity": "Baseline"})));
         let context = pod.spec.unwrap().security_context.unwrap();
@@ -406,7 +447,8 @@ mod tests {
             "env": [{"name": "LOG", "value": "debug"}], "resources": {"cpu": "500m", "gpus": 0, "bandwidthMbps": 0},
         }));
         let pod = built_from(&own, &tenant(json!({})), &catalogue());
-        assert_eq!(pod.metadata.annotations, None, "no bandwidth");
+        let annotations = pod.metadata.annotations.unwrap();
+        assert!(!annotations.keys().any(|name| name.contains("bandwidth")), "{annotations:?}");
         let spec = pod.spec.unwrap();
         let container = &spec.containers[0];
         assert_eq!(container.image.as_deref(), Some("mine:1"));
@@ -440,6 +482,12 @@ mod tests {
         let (_, sentence) = refused(json!({"scenario": "train", "image": "a"}), &none);
         assert_eq!(sentence, "the catalogue has no scenario `train`: it is empty");
         assert_eq!(refused(json!({}), &none), (Reason::PodRefused, "no image: give spec.image".to_owned()));
+        let (reason, sentence) = refused(json!({"image": "a", "runAsUser": 0}), &none);
+        assert!(reason == Reason::PodRefused && sentence.contains("PodSecurity"), "{sentence}");
+        let parameters: std::collections::BTreeMap<_, _> =
+            (0..32).map(|n| (format!("p{n}"), "x".repeat(4096))).collect();
+        let (reason, sentence) = refused(json!({"image": "a", "parameters": parameters}), &none);
+        assert!(reason == Reason::PodRefused && sentence.contains("at most 131071"), "{sentence}");
         let (reason, sentence) = refused(json!({"image": "a", "resources": {"cpu": "many"}}), &none);
         assert_eq!(reason, Reason::PodRefused);
         assert!(sentence.starts_with("spec.resources.cpu: `many`"), "{sentence}");

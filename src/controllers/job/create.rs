@@ -1,11 +1,10 @@
 //! The creation of an attempt's pod, and what each answer of the API server means.
 //!
 //! The admission is claimed first: what was taken back meanwhile makes no pod. A pod that was made a moment ago is not
-//! made again. A pod of that name may be there already, made by an earlier try: then it is the job's own. Refusals that
-//! pass by themselves cost the job nothing: it keeps its room for some quick tries, and then gives it back and waits.
-//! Those that would come again end it.
+//! made again. A pod of that name may be there already, made by an earlier try: then it is the job's own. What a refusal
+//! means is `domain::pod_create`'s table.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
@@ -16,9 +15,16 @@ use crate::{
         admission::Admission,
         attempt,
         job_flow::{self, View},
+        pod_create::{self, Answer, Meaning},
     },
-    kube_ext::call::{within, within_opt},
+    kube_ext::{
+        CallError,
+        call::{within, within_opt},
+    },
 };
+
+/// When to try again where the API server can't be reached.
+const UNREACHABLE: Duration = Duration::from_secs(5);
 
 /// Creates the pod of an admitted attempt, or says why there is none yet.
 pub(super) async fn create(
@@ -43,15 +49,22 @@ pub(super) async fn create(
             return settle(step, job, context).await;
         }
     };
+    let namespace = job.namespace().unwrap_or_default();
+    let _leave = match context.outages.enter(&namespace) {
+        Ok(leave) => leave,
+        Err(sentence) => return Ok(give_back(&uid, &admission, Meaning::GiveBack, sentence, context)),
+    };
     let name = pod.name_any();
     let api = pods_api(job, context);
     match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
         Ok(_) => {
+            context.outages.report(&namespace, None);
             context.made.put(&uid, admission.attempt);
             context.metrics.admitted();
             Ok(Action::await_change())
         }
         Err(error) if error.is_conflict() => {
+            context.outages.report(&namespace, None);
             let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
             match existing {
                 Some(pod) if attempt::job_uid(&pod) == Some(&uid) => {
@@ -59,39 +72,65 @@ pub(super) async fn create(
                     Ok(Action::await_change())
                 }
                 // A quota whose count was changed meanwhile answers with a conflict, too.
-                None => Ok(try_again(&uid, &admission, &error.to_string(), context)),
-                Some(_) => Err(Error::NameTaken(name)),
+                None => refused(view, &admission, &error, context).await,
+                Some(_) => {
+                    let sentence =
+                        format!("the pod name {name} is taken by a pod of another owner: delete that pod");
+                    Ok(give_back(&uid, &admission, Meaning::GiveBack, sentence, context))
+                }
             }
         }
-        Err(error) => match error.refusal() {
-            Some(words) if refused_for_good(error.code(), words) => {
-                let sentence = format!("the API server refuses the pod: {words}");
-                settle(job_flow::refused(view, Reason::PodRefused, sentence), job, context).await
-            }
-            Some(words) if error.code() == Some(403) => {
-                tracing::debug!(pod = name, words, "the pod was refused for the moment");
-                Ok(try_again(&uid, &admission, words, context))
-            }
-            _ => Err(error.into()),
-        },
+        Err(error) => refused(view, &admission, &error, context).await,
+    }
+}
+
+/// What comes of a pod that was not created.
+async fn refused(
+    view: &View<'_>,
+    admission: &Admission,
+    error: &CallError,
+    context: &Context,
+) -> Result<Action, Error> {
+    let answer = answer(error);
+    let meaning = pod_create::meaning(&answer);
+    let sentence = pod_create::sentence(&answer, meaning);
+    let job = view.job;
+    let outage =
+        Some(sentence.as_str()).filter(|_| pod_create::is_outage(&answer) && meaning != Meaning::Keep);
+    context.outages.report(&job.namespace().unwrap_or_default(), outage);
+    match meaning {
+        Meaning::Final => settle(job_flow::refused(view, Reason::PodRefused, sentence), job, context).await,
+        Meaning::Keep => {
+            tracing::warn!(job = job.name_any(), namespace = job.namespace(), %error, "failed to create a pod, will retry");
+            Ok(Action::requeue(UNREACHABLE))
+        }
+        Meaning::TryAgain | Meaning::GiveBack => {
+            let uid = job.uid().unwrap_or_default();
+            Ok(give_back(&uid, admission, meaning, sentence, context))
+        }
+    }
+}
+
+fn answer(error: &CallError) -> Answer<'_> {
+    match (error, error.code(), error.refusal()) {
+        (CallError::Timeout { .. }, ..) => Answer::Timeout,
+        (_, Some(code), Some(words)) => Answer::Refused { code, words },
+        _ => Answer::Unreachable,
     }
 }
 
 /// Asks the scheduler when to try again; where the admission is given back, the next one brings the job here.
-fn try_again(job_uid: &str, admission: &Admission, words: &str, context: &Context) -> Action {
+fn give_back(
+    job_uid: &str,
+    admission: &Admission,
+    meaning: Meaning,
+    sentence: String,
+    context: &Context,
+) -> Action {
     context.metrics.pod_refused();
-    match context.board.refused(job_uid, admission.attempt, words) {
+    tracing::debug!(job_uid, sentence, "a pod was refused for the moment");
+    match context.board.refused(job_uid, admission.attempt, meaning, sentence) {
         Some(wait) => Action::requeue(wait),
         None => Action::await_change(),
-    }
-}
-
-/// Whether the same pod will be refused again: by its own form, and not by a quota, a missing account or a namespace
-/// on its way out.
-fn refused_for_good(code: Option<u16>, words: &str) -> bool {
-    match code {
-        Some(422 | 400) => true,
-        Some(403) => words.contains("violates PodSecurity") || words.contains("ValidatingAdmissionPolicy"),
-        _ => false,
     }
 }

@@ -8,6 +8,7 @@ mod ages;
 mod build;
 mod cached;
 mod create;
+mod outage;
 #[cfg(test)]
 mod tests;
 mod triggers;
@@ -34,6 +35,7 @@ use self::triggers::Limits;
 pub use self::{
     ages::Ages,
     cached::prepare,
+    outage::Outages,
     under_way::UnderWay,
     written::{Made, Written},
 };
@@ -112,6 +114,8 @@ pub struct Context {
     pub made: Made,
     /// When attempts were first seen.
     pub ages: Ages,
+    /// Where no pods can be created at the moment.
+    pub outages: Outages,
     /// The time of day.
     pub clock: Clock,
     /// Counters.
@@ -127,9 +131,6 @@ pub enum Error {
     /// The status was not written.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// The pod's name is taken by a pod that is not this job's.
-    #[error("the pod name {0} is taken by a pod of somebody else: delete that pod")]
-    NameTaken(String),
 }
 
 impl Error {
@@ -137,7 +138,6 @@ impl Error {
         match self {
             Self::Call(error) | Self::Status(StatusError::Call(error)) => error.category(),
             Self::Status(StatusError::Serialise(_)) => "serialise",
-            Self::NameTaken(_) => "name_taken",
         }
     }
 
@@ -342,26 +342,32 @@ async fn write(job: &Job, status: &JobStatus, context: &Context) -> Result<Actio
     let before = job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
     if status.phase != before && (is_terminal(status.phase) || status.phase == JobPhase::Retrying) {
         context.metrics.ended(status.phase.into());
-        tell(job, status, context).await;
     }
+    tell(job, status, context);
     Ok(Action::await_change())
 }
 
-/// An Event for what a user may have to act upon.
-async fn tell(job: &Job, status: &JobStatus, context: &Context) {
+/// An Event for what a user may have to act upon: an attempt that ended badly, and a pod that is refused for the moment.
+fn tell(job: &Job, status: &JobStatus, context: &Context) {
+    let old = job.status.as_ref();
     let Some(reason) = status.reason.as_deref().and_then(|r| r.parse::<Reason>().ok()) else { return };
-    let note = status.message.clone().unwrap_or_default();
-    match status.phase {
+    let worth = match status.phase {
         JobPhase::Failed | JobPhase::TimedOut | JobPhase::Rejected | JobPhase::Retrying => {
-            context.events.warning(job, reason, note).await;
+            old.map_or(JobPhase::Queued, |old| old.phase) != status.phase
         }
-        _ => (),
+        JobPhase::Queued => {
+            reason == Reason::PodRefused && old.and_then(|old| old.reason.as_ref()) != status.reason.as_ref()
+        }
+        _ => false,
+    };
+    if worth {
+        context.events.warning(job, reason, status.message.clone().unwrap_or_default());
     }
 }
 
 async fn report(job: &Job, error: &IllegalMove, context: &Context) -> Result<Action, Error> {
     tracing::error!(job = job.name_any(), namespace = job.namespace(), %error, "the stored status contradicts what is");
-    context.events.warning(job, Reason::InvalidObject, error.to_string()).await;
+    context.events.warning(job, Reason::InvalidObject, error.to_string());
     Ok(Action::await_change())
 }
 

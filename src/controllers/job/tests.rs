@@ -62,11 +62,12 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         start_limit: SignedDuration::from_mins(5),
         mirrored: None,
-        events: Events::new(fake.client()),
+        events: mock::events(fake.client()),
         under_way: UnderWay::default(),
         written: Written::default(),
         made: Made::default(),
         ages: Ages::default(),
+        outages: Outages::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         metrics: Metrics::default(),
     };
@@ -163,6 +164,7 @@ impl Bench {
     async fn step_with(&self, job: Job) -> (Result<Action, Error>, Vec<Call>) {
         self.fake.calls();
         let result = take_step(Arc::new(job), &self.context).await;
+        self.context.events.flush(Duration::from_secs(1)).await;
         (result, self.fake.calls())
     }
 
@@ -378,7 +380,7 @@ async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
     let (_, calls) = bench.step().await;
     assert_eq!(outline(&calls), [&format!("GET {POD}"), STATUS, "Event PodDeleted"]);
     let status = bench.status();
-    assert_eq!((&status["phase"], &status["retries"]), (&json!("Retrying"), &json!(1)));
+    assert_eq!((&status["phase"], &status["disruptions"]), (&json!("Retrying"), &json!(1)));
     assert_eq!(status["message"], "the pod is gone and nobody saw it end");
 }
 

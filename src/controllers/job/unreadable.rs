@@ -52,7 +52,7 @@ async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Er
     let keep = [conditions::COMPLETE, conditions::FAILED];
     let api: Api<Meta<Job>> = Api::namespaced(client.clone(), namespace);
     if unreadable::write_status(&api, &raw, wanted, &keep, more, context.clock.now()).await? {
-        context.events.warning(&raw.meta, Reason::InvalidObject, message).await;
+        context.events.warning(&raw.meta, Reason::InvalidObject, message);
     }
     Ok(())
 }

@@ -226,11 +226,11 @@ impl Context {
     #[must_use]
     pub fn new(
         client: Client,
+        events: Events,
         caches: Caches,
         plans: watch::Receiver<Arc<Plans>>,
         gpu_resource: String,
     ) -> Self {
-        let events = Events::new(client.clone());
         Self { client, events, caches, plans, gpu_resource, state: Mutex::default() }
     }
 
@@ -329,7 +329,7 @@ impl Context {
                 note,
                 "a node's admission changed"
             );
-            self.events.normal(&after, reason, note).await;
+            self.events.normal(&after, reason, note);
         }
         Ok(())
     }
@@ -372,7 +372,7 @@ impl Context {
             refusal.sentence,
             "a node is refused"
         );
-        self.events.warning(node, refusal.reason, refusal.sentence.clone()).await;
+        self.events.warning(node, refusal.reason, refusal.sentence.clone());
         Ok(())
     }
 }

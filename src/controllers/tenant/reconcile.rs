@@ -225,9 +225,9 @@ async fn write_status(
         }
         for news in status::news(&old.conditions, &new.conditions) {
             if news.warning {
-                dependencies.events.warning(tenant, news.reason, news.note).await;
+                dependencies.events.warning(tenant, news.reason, news.note);
             } else {
-                dependencies.events.normal(tenant, news.reason, news.note).await;
+                dependencies.events.normal(tenant, news.reason, news.note);
             }
         }
     }

@@ -25,7 +25,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kube_ext::mock::{Call, Fake, drop_all, outline, put};
+use crate::kube_ext::mock::{self, Call, Fake, drop_all, outline, put};
 
 const TENANT: &str = "/apis/crofter.io/v1alpha1/tenants/acme";
 const NAMESPACE: &str = "/api/v1/namespaces/tenant-acme";
@@ -82,7 +82,7 @@ fn bench() -> Bench {
     let dependencies = Dependencies {
         client: fake.client(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
-        events: Events::new(fake.client()),
+        events: mock::events(fake.client()),
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         plans,
         jobs: jobs_store,
@@ -135,6 +135,7 @@ impl Bench {
         let tenant: Tenant = serde_json::from_value(self.fake.get(TENANT)).unwrap();
         self.fake.calls();
         let result = reconcile(Arc::new(tenant), Arc::clone(&self.context)).await;
+        self.context.dependencies.events.flush(Duration::from_secs(1)).await;
         (result, self.fake.calls())
     }
 

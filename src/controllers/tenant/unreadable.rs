@@ -120,9 +120,9 @@ async fn write_conditions(raw: &Raw<Tenant>, context: &Context, abnormal: Wanted
     if unreadable::write_status(&api, raw, wanted, &[], phase.into_iter().collect(), now).await? {
         let events = &context.dependencies.events;
         if leaves {
-            events.normal(&raw.meta, told.reason, told.message).await;
+            events.normal(&raw.meta, told.reason, told.message);
         } else {
-            events.warning(&raw.meta, told.reason, told.message).await;
+            events.warning(&raw.meta, told.reason, told.message);
         }
     }
     Ok(())

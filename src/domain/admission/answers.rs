@@ -9,7 +9,10 @@ use super::{
     quota,
     views::{Admission, Verdict},
 };
-use crate::{api_types::Reason, domain::retry};
+use crate::{
+    api_types::Reason,
+    domain::{pod_create::Meaning, retry},
+};
 
 /// A pod that the API server refuses for the moment is tried again so many times before its admission is given back, the
 /// first time after this long, and then after twice as long each time: three seconds in all.
@@ -51,22 +54,29 @@ impl Dispatcher {
         }
     }
 
-    /// The API server refused the pod of an admission for the moment, in these words. At first, when to try again: a
-    /// quota whose count lags is right in a moment. `None` where the admission is given back; the job then waits, longer
-    /// each time, and its owner is told.
-    pub fn refused(&mut self, uid: &str, attempt: u32, words: &str) -> Option<Duration> {
+    /// The API server refused the pod of an admission for the moment; `sentence` says so. At first, and only where quick
+    /// tries are worth while ([`Meaning::TryAgain`]: a quota whose count lags is right in a moment), when to try again.
+    /// `None` where the admission is given back; the job then waits, longer each time, and its status says so.
+    pub fn refused(
+        &mut self,
+        uid: &str,
+        attempt: u32,
+        meaning: Meaning,
+        sentence: String,
+    ) -> Option<Duration> {
         let number = self.uids.get(uid).copied()?;
         let entry = &mut self.jobs[number];
         if entry.attempt() != attempt || !matches!(entry.stand, Stand::Admitted { .. }) {
             return None;
         }
-        entry.refusals += 1;
+        let before =
+            if meaning == Meaning::TryAgain { entry.refusals } else { entry.refusals.max(QUICK_RETRIES) };
+        entry.refusals = before.saturating_add(1);
         let (seat, refusals) = (entry.seat, entry.refusals);
         if refusals <= QUICK_RETRIES {
             return Some(QUICK_RETRY.saturating_mul(2_u32.saturating_pow(refusals - 1)));
         }
         let until = self.now.checked_add(retry::backoff(uid, refusals - QUICK_RETRIES)).unwrap_or(self.now);
-        let sentence = format!("the API server refuses the pod for the moment: {words}");
         self.withdraw(number);
         self.jobs[number].stand = Stand::Parked { until, sentence };
         let seat_now = &mut self.seats[seat];

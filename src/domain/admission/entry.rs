@@ -206,7 +206,7 @@ impl Dispatcher {
                 Stand::BackingOff
             }
             JobStanding::Active { group, .. } => {
-                entry.since = self.now;
+                (entry.since, entry.refusals) = (self.now, 0);
                 seat.hold(asked, group.as_deref(), &mut self.rooms, self.now);
                 Stand::Active { group: group.clone(), reserved: None }
             }

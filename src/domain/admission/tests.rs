@@ -11,7 +11,7 @@ use crate::{
         job::{OnQuota, Priority, Queue},
         plan::Limit,
     },
-    domain::{resources::Resources, skip_ahead::ENOUGH},
+    domain::{pod_create::Meaning, resources::Resources, skip_ahead::ENOUGH},
 };
 
 /// What a dispatcher that knows nothing else makes of all this.
@@ -406,13 +406,13 @@ fn a_pod_that_is_refused_is_tried_quickly_and_then_its_room_is_given_to_others()
     let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 2))], vec![]);
     one_admitted(&mut dispatcher, "a");
     dispatcher.set_job(at(1, job("b", "acme", cpu(2))));
-    let waits_ms: Vec<_> = (0..5).map(|_| dispatcher.refused("a", 1, "no").unwrap().as_millis()).collect();
+    let refused = |dispatcher: &mut Dispatcher| dispatcher.refused("a", 1, Meaning::TryAgain, "no".into());
+    let waits_ms: Vec<_> = (0..5).map(|_| refused(&mut dispatcher).unwrap().as_millis()).collect();
     assert_eq!(waits_ms, [100, 200, 400, 800, 1600]);
     assert_eq!(dispatcher.decide().decided.len(), 0, "the room is still its own");
-    assert_eq!(dispatcher.refused("a", 1, "no"), None);
+    assert_eq!(refused(&mut dispatcher), None);
     assert_eq!(dispatcher.decide().decided, ["b".into()]);
-    let sentence = "the API server refuses the pod for the moment: no".to_owned();
-    assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, sentence));
+    assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, "no".to_owned()));
     assert_eq!(dispatcher.reasons(9), ["a".into()], "its owner is told");
     assert_eq!(dispatcher.account("acme").unwrap().usage.queued, 1);
     let again = dispatcher.next_wake().unwrap();
@@ -421,6 +421,27 @@ fn a_pod_that_is_refused_is_tried_quickly_and_then_its_room_is_given_to_others()
     dispatcher.decide();
     dispatcher.tick(again);
     assert_eq!(dispatcher.decide().decided, ["a".into()]);
+}
+
+#[test]
+fn a_pod_that_a_dead_webhook_refuses_gives_its_room_back_at_once_and_waits_longer_each_time() {
+    let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 2))], vec![]);
+    one_admitted(&mut dispatcher, "a");
+    let mut now = Timestamp::UNIX_EPOCH;
+    for longest in [5, 10, 20, 40] {
+        assert_eq!(dispatcher.refused("a", 1, Meaning::GiveBack, "webhook".into()), None);
+        dispatcher.set_job(at(1, job("b", "acme", cpu(2))));
+        assert_eq!(dispatcher.decide().decided, ["b".into()], "the room is free at once");
+        assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, "webhook".to_owned()));
+        dispatcher.remove_job("b");
+        dispatcher.decide();
+        let again = dispatcher.next_wake().unwrap();
+        let pause = again.duration_since(now).as_secs_f64();
+        assert!(pause <= f64::from(longest) && pause > 0.7 * f64::from(longest), "{pause} of {longest}");
+        now = again;
+        dispatcher.tick(now);
+        assert_eq!(dispatcher.decide().decided, ["a".into()]);
+    }
 }
 
 #[test]

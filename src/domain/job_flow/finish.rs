@@ -4,7 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
-use super::{Step, View, assign, canceled, closed, move_to, placed, running_left, stopping};
+use super::{
+    Step, View, assign, canceled, closed, move_to, running_left,
+    start::{placed, unstartable},
+    stopping,
+};
 use crate::{
     api_types::{
         JobPhase, JobStatus, Reason,
@@ -61,12 +65,12 @@ pub(super) fn finish(
         }
         match outcome.phase {
             JobPhase::Retrying => {
-                new.retries += i32::from(outcome.charged);
+                let nth = outcome.charge.to(new);
                 // The time is counted over all attempts; one that used it up gives the next a whole new allowance.
                 if ending.cause == Cause::Timeout {
                     new.running_millis = 0;
                 }
-                new.not_before = outcome.charged.then(|| Time(retry_at(view, number, ending.finished_at)));
+                new.not_before = nth.map(|nth| Time(retry_at(view, nth, ending.finished_at)));
             }
             _ => new.finished_at = Some(Time(ending.finished_at)),
         }
@@ -92,8 +96,8 @@ fn recall_start(status: &JobStatus, ending: &mut Ending) {
     ending.finished_at = ending.finished_at.max(ending.started_at.unwrap_or(ending.finished_at));
 }
 
-fn retry_at(view: &View<'_>, ended: u32, finished_at: Timestamp) -> Timestamp {
-    let wait = retry::backoff(&view.job.uid().unwrap_or_default(), ended);
+fn retry_at(view: &View<'_>, nth: u32, finished_at: Timestamp) -> Timestamp {
+    let wait = retry::backoff(&view.job.uid().unwrap_or_default(), nth);
     finished_at.checked_add(wait).unwrap_or(finished_at)
 }
 
@@ -111,6 +115,11 @@ fn name_deletion(view: &View<'_>, status: &JobStatus, pod: Option<&Pod>, ending:
     } else if let Some(reason) = stopping(status).or(view.drain) {
         ending.reason = reason;
         ending.message = format!("stopped because the tenant is {}", closed(reason));
+    } else if let Some(reason) = unstartable(status)
+        && never_started
+    {
+        (ending.reason, ending.cause) = (reason, Cause::Invalid);
+        ending.message = status.message.clone().unwrap_or_default();
     } else if let Some(pod) = pod
         && never_started
         && start_limit.is_some_and(|limit| limit <= view.steady)
@@ -130,17 +139,51 @@ struct Outcome {
     phase: JobPhase,
     reason: Reason,
     message: String,
-    /// A retry that counts against maxRetries.
-    charged: bool,
+    /// What another attempt counts as.
+    charge: Charge,
+}
+
+/// What another attempt counts as.
+#[derive(Clone, Copy)]
+enum Charge {
+    /// Nothing, and it follows without a pause: the tenant drains.
+    Nothing,
+    /// One of `maxRetries`.
+    Retry,
+    /// One of [`retry::MOST_DISRUPTIONS`].
+    Disruption,
+}
+
+impl Charge {
+    /// Counts it, and returns how many of its kind there are with it.
+    fn to(self, status: &mut JobStatus) -> Option<u32> {
+        let count = match self {
+            Self::Nothing => return None,
+            Self::Retry => &mut status.retries,
+            Self::Disruption => &mut status.disruptions,
+        };
+        *count = count.saturating_add(1);
+        u32::try_from(*count).ok()
+    }
+}
+
+/// Whether the cluster ended an attempt that could have gone its way; a pod that did not start in time could not.
+fn is_disruption(ending: &Ending) -> bool {
+    matches!(ending.cause, Cause::Infrastructure | Cause::Deletion) && ending.reason != Reason::StartTimeout
 }
 
 fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
     let spec = &view.job.spec;
-    let end =
-        |phase| Outcome { phase, reason: ending.reason, message: ending.message.clone(), charged: false };
+    let end = |phase| Outcome {
+        phase,
+        reason: ending.reason,
+        message: ending.message.clone(),
+        charge: Charge::Nothing,
+    };
     let always = spec.retry_policy == RetryPolicy::Always;
     let retried = match ending.cause {
         Cause::Success => return end(JobPhase::Completed),
+        Cause::Invalid => return end(JobPhase::Failed),
         Cause::Deletion if ending.reason == Reason::Canceled => return end(JobPhase::Canceled),
         Cause::Deletion if matches!(ending.reason, Reason::TenantSuspended | Reason::TenantExpired) => {
             return end(JobPhase::Retrying);
@@ -155,10 +198,19 @@ fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
     if !retried || canceled(view.job) {
         return end(last);
     }
-    if status.retries >= spec.max_retries {
-        let message =
-            format!("{}; no retry is left ({} of {})", ending.message, status.retries, spec.max_retries);
-        return Outcome { message, ..end(last) };
-    }
-    Outcome { charged: true, ..end(JobPhase::Retrying) }
+    let (charge, most) = match is_disruption(ending) {
+        // Zero is no small number of retries but the wish for no second run.
+        true if spec.max_retries > 0 => (Charge::Disruption, retry::MOST_DISRUPTIONS),
+        _ => (Charge::Retry, spec.max_retries),
+    };
+    let message = match charge {
+        Charge::Disruption if status.disruptions >= most => {
+            format!("{}; the cluster has ended {most} attempts before, and no other follows", ending.message)
+        }
+        Charge::Retry if status.retries >= most => {
+            format!("{}; no retry is left ({} of {most})", ending.message, status.retries)
+        }
+        _ => return Outcome { charge, ..end(JobPhase::Retrying) },
+    };
+    Outcome { message, ..end(last) }
 }

@@ -1,6 +1,8 @@
 //! Tests of the way of a job. A small world: the status written by one step is the job of the next.
 
+mod disruptions;
 mod limits;
+mod starts;
 
 use std::sync::Arc;
 
@@ -251,12 +253,12 @@ fn a_waiting_reason_is_written_once() {
 }
 
 #[test]
-fn infrastructure_is_retried_with_a_fresh_pod_when_the_old_one_is_gone() {
-    let mut world = World::new(&json!({"maxRetries": 1}));
+fn a_retry_has_a_fresh_pod_when_the_old_one_is_gone() {
+    let mut world = World::new(&json!({"maxRetries": 1, "retryPolicy": "Always"}));
     world.admit(1);
     world.running(1, 0);
     world.write(0);
-    world.pod(1, 0, &json!({}), &evicted(&json!([])));
+    world.ended(1, 0, 10, 3, &json!({}));
     let retrying = world.write(10);
     assert_eq!((retrying.phase, retrying.retries), (JobPhase::Retrying, 1));
     assert!(matches!(world.step(11), Step::Delete { .. }));
@@ -268,7 +270,7 @@ fn infrastructure_is_retried_with_a_fresh_pod_when_the_old_one_is_gone() {
     assert_eq!(world.step(61), Step::Wait(None), "the admission of attempt 1 is not one of attempt 2");
     world.admit(2);
     assert!(matches!(world.step(61), Step::Create(Admission { attempt: 2, .. })));
-    world.pod(2, 61, &json!({}), &evicted(&json!([])));
+    world.ended(2, 61, 9, 3, &json!({}));
     let failed = world.write(70);
     assert_eq!((failed.phase, failed.attempts.len()), (JobPhase::Failed, 2));
     assert!(failed.message.unwrap().contains("no retry is left (1 of 1)"));

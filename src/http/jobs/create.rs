@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::{rate, view::JobView};
 use crate::{
     api_types::{Job, JobPhase, JobSpec, Reason},
-    domain::admission::Verdict,
+    domain::{admission::Verdict, environment},
     hex::hex,
     http::{
         App,
@@ -84,7 +84,7 @@ impl New {
     /// A job of this spec; its name is of the `Idempotency-Key`, else of random bytes.
     ///
     /// # Errors
-    /// `internal`, where there are no random bytes.
+    /// `invalid_object`, where no process can be given what it asks for; `internal`, where there are no random bytes.
     pub fn of(
         app: &App,
         context: &Context,
@@ -92,6 +92,7 @@ impl New {
         spec: JobSpec,
         retry_of: Option<String>,
     ) -> Result<Self, Problem> {
+        executable(app, &spec)?;
         let tenant = &context.principal.tenant.uid;
         let asked = serde_json::to_vec(&(&spec, &retry_of)).unwrap_or_default();
         let digest = hash(&[tenant.as_bytes(), &asked]);
@@ -122,6 +123,14 @@ impl New {
         };
         Job { metadata, spec: self.spec.clone(), status: None }
     }
+}
+
+/// Checks a spec, with what its scenario supplies where there is such a scenario.
+fn executable(app: &App, spec: &JobSpec) -> Result<(), Problem> {
+    let scenarios = Arc::clone(&app.scenarios.borrow());
+    let complete = scenarios.complete(spec);
+    environment::check(complete.as_deref().unwrap_or(spec))
+        .map_err(|error| Problem::new(Code::InvalidObject, error.to_string()))
 }
 
 fn hash(parts: &[&[u8]]) -> String {

@@ -209,24 +209,34 @@ fn by_quota(
 }
 
 /// What the nodes and the other tenants say: the scheduler's own word, for it looks at nodes only within the quotas.
-fn by_place(reason: Option<Reason>, message: Option<&str>, within_quota: bool) -> [Check; 2] {
+fn by_place(reason: Option<Reason>, message: Option<&str>, within_quota: bool) -> [Check; 3] {
     let said = || message.unwrap_or("the scheduler has not said").to_owned();
+    let no_pod_yet = || Check::plain("pod", None, "not created before its turn");
     match reason {
         Some(Reason::NoWorkers | Reason::WaitingForCapacity | Reason::DoesNotFit) => [
             Check::plain("node_fit", Some(false), said()),
             Check::plain("turn", None, "not looked at before a node has room"),
+            no_pod_yet(),
         ],
         Some(Reason::WaitingForTurn) => [
             Check::plain("node_fit", Some(true), "a node has room"),
             Check::plain("turn", Some(false), said()),
+            no_pod_yet(),
         ],
-        Some(Reason::Admitted) => {
-            [Check::plain("node_fit", Some(true), said()), Check::plain("turn", Some(true), "it is its turn")]
-        }
+        Some(Reason::Admitted) => [
+            Check::plain("node_fit", Some(true), said()),
+            Check::plain("turn", Some(true), "it is its turn"),
+            Check::plain("pod", None, "being created"),
+        ],
+        Some(Reason::PodRefused) => [
+            Check::plain("node_fit", None, "a node had room when it was last its turn"),
+            Check::plain("turn", None, "looked at again when the pod is tried again"),
+            Check::plain("pod", Some(false), said()),
+        ],
         _ => {
             let why =
                 if within_quota { "not judged yet" } else { "not looked at before the quotas have room" };
-            [Check::plain("node_fit", None, why), Check::plain("turn", None, why)]
+            [Check::plain("node_fit", None, why), Check::plain("turn", None, why), no_pod_yet()]
         }
     }
 }
@@ -235,6 +245,14 @@ fn by_place(reason: Option<Reason>, message: Option<&str>, within_quota: bool) -
 mod tests {
     use super::*;
     use crate::api_types::Plans;
+
+    #[test]
+    fn a_pod_that_is_refused_is_what_the_job_waits_for() {
+        let words = "the API server refuses the pod for the moment: failed calling webhook";
+        let [node, turn, pod] = by_place(Some(Reason::PodRefused), Some(words), true);
+        assert_eq!((node.ok, turn.ok, pod.ok), (None, None, Some(false)));
+        assert_eq!((pod.name, pod.detail.as_str()), ("pod", words));
+    }
 
     #[test]
     fn each_quota_is_a_line_with_its_numbers() {
@@ -259,8 +277,8 @@ mod tests {
     #[test]
     fn what_was_not_looked_at_is_not_said_to_be_well() {
         let told = |reason| by_place(reason, Some("why"), false).map(|check| check.ok);
-        assert_eq!(told(Some(Reason::WaitingForCapacity)), [Some(false), None]);
-        assert_eq!(told(Some(Reason::WaitingForTurn)), [Some(true), Some(false)]);
-        assert_eq!(told(Some(Reason::WaitingForQuota)), [None, None]);
+        assert_eq!(told(Some(Reason::WaitingForCapacity)), [Some(false), None, None]);
+        assert_eq!(told(Some(Reason::WaitingForTurn)), [Some(true), Some(false), None]);
+        assert_eq!(told(Some(Reason::WaitingForQuota)), [None, None, None]);
     }
 }

@@ -43,16 +43,16 @@ async fn a_pod_that_is_there_already_is_the_jobs_own() {
 }
 
 #[tokio::test]
-async fn a_foreign_pod_of_that_name_is_an_error() {
+async fn a_foreign_pod_of_that_name_is_what_the_job_waits_for() {
     let bench = bench(admitted());
     bench.queued();
     bench.fake.put(POD, pod(json!({"labels": {"crofter.io/job-uid": "other"}}), json!({})));
     let (result, calls) = bench.step().await;
-    let error = result.unwrap_err();
-    assert_eq!(error.category(), "name_taken");
-    assert!(error.to_string().contains("render-j1-1"), "{error}");
-    assert_eq!(retry(&error), Action::requeue(Duration::from_secs(5)));
+    assert_eq!(result.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
+    assert_eq!(outline(&bench.step().await.1), [STATUS, "Event PodRefused"], "its place is for others");
+    let words = "the pod name render-j1-1 is taken by a pod of another owner: delete that pod";
+    assert_eq!(bench.status()["message"], words);
 }
 
 #[tokio::test]
@@ -86,13 +86,9 @@ async fn a_quota_that_lags_is_asked_again_and_nothing_is_charged() {
 #[tokio::test]
 async fn a_pod_that_will_never_be_accepted_rejects_its_job() {
     let refusals = [
-        (
-            403,
-            "pods \"render-j1-1\" is forbidden: violates PodSecurity \"restricted:v1.34\": runAsNonRoot != true",
-        ),
-        (403, "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"),
         (422, "Pod \"render-j1-1\" is invalid: spec.containers[0].env[0].name: Invalid value: \"=\""),
         (400, "Pod in version \"v1\" cannot be handled as a Pod"),
+        (500, "etcdserver: request is too large"),
     ];
     for (code, words) in refusals {
         let bench = bench(admitted());
@@ -121,13 +117,61 @@ async fn a_job_that_makes_no_pod_is_rejected_without_asking() {
 }
 
 #[tokio::test]
-async fn a_failure_that_may_pass_is_an_error() {
+async fn a_refusal_by_others_gives_the_place_back_and_is_said_in_status_and_event_once() {
+    let refusals = [
+        (500, "Internal error occurred: failed calling webhook \"w.example.com\": connection refused"),
+        (400, "admission webhook \"w.example.com\" denied the request: not in this minute"),
+        (422, "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"),
+        (403, "pods \"x\" is forbidden: violates PodSecurity \"restricted:v1.34\": runAsNonRoot != true"),
+        (500, "etcdserver: leader changed"),
+    ];
+    for (code, words) in refusals {
+        let bench = bench(admitted());
+        bench.queued();
+        bench.fake.refuse_with(PODS, code, words);
+        let (action, calls) = bench.step().await;
+        assert_eq!(
+            (action.unwrap(), outline(&calls)),
+            (Action::await_change(), vec![format!("POST {PODS}")])
+        );
+        assert_eq!(outline(&bench.step().await.1), [STATUS, "Event PodRefused"], "{code} {words}");
+        let status = bench.status();
+        assert_eq!((&status["phase"], &status["reason"]), (&json!("Queued"), &json!("PodRefused")));
+        assert_eq!(status["message"], format!("the API server refuses the pod for the moment: {words}"));
+        assert_eq!(outline(&bench.step().await.1), [""; 0], "once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_webhook_is_down_one_job_of_a_namespace_tries_and_the_others_wait() {
     let bench = bench(admitted());
     bench.queued();
-    bench.fake.refuse(PODS, 500);
-    let (result, calls) = bench.step().await;
-    assert_eq!(result.unwrap_err().category(), "server_error");
-    assert_eq!(outline(&calls), [format!("POST {PODS}")]);
+    let words =
+        "Internal error occurred: failed calling webhook \"w.example.com\": context deadline exceeded";
+    bench.fake.refuse_with(PODS, 500, words);
+    let again = || bench.context.board.show("j1", admitted().unwrap());
+    assert_eq!(outline(&bench.step().await.1), [format!("POST {PODS}")]);
+    again();
+    assert_eq!(outline(&bench.step().await.1), [""; 0], "answered already");
+    let sentence = format!("the API server refuses the pod for the moment: {words}");
+    assert_eq!(bench.context.board.verdict("j1"), Some(Verdict::Wait(Reason::PodRefused, sentence)));
+    bench.fake.refuse(PODS, 0);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    again();
+    assert_eq!(outline(&bench.step().await.1), [format!("POST {PODS}")]);
+    assert_eq!(bench.admissions(), "1");
+}
+
+#[tokio::test]
+async fn an_api_server_that_can_not_be_reached_is_tried_again_and_the_place_is_kept() {
+    let mut bench = bench(admitted());
+    bench.queued();
+    let gone = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+        Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("connection refused"))
+    });
+    bench.context.client = Client::new(gone, "default");
+    assert_eq!(bench.step().await.0.unwrap(), Action::requeue(Duration::from_secs(5)));
+    assert!(matches!(bench.context.board.verdict("j1"), Some(Verdict::Admit(_))));
 }
 
 #[tokio::test]

@@ -211,7 +211,8 @@ impl Lab {
             (mock::cache(), mock::cache(), mock::cache());
         let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
         let gpu = names::DEFAULT_GPU_RESOURCE.to_owned();
-        let context = Context::new(client, Caches { nodes, tenants, pods }, plans, gpu);
+        let context =
+            Context::new(client.clone(), mock::events(client), Caches { nodes, tenants, pods }, plans, gpu);
         Self {
             world: Arc::clone(world),
             changed,
@@ -278,7 +279,11 @@ impl Lab {
     /// Reconciles a node, if the cache has it.
     pub(super) async fn reconcile(&self, name: &str) -> Result<(), Error> {
         match self.context.caches.nodes.get(&ObjectRef::new(name)) {
-            Some(node) => reconcile(node, Arc::clone(&self.context)).await.map(drop),
+            Some(node) => {
+                let result = reconcile(node, Arc::clone(&self.context)).await.map(drop);
+                self.context.events.flush(Duration::from_secs(1)).await;
+                result
+            }
             None => Ok(()),
         }
     }

@@ -151,6 +151,7 @@ async fn unreadable_pass(bench: &Bench) -> Vec<String> {
     let meta: TenantMeta = serde_json::from_value(bench.fake.get(TENANT)).unwrap();
     bench.fake.calls();
     unreadable::reconcile(Arc::new(meta), Arc::clone(&bench.context)).await.unwrap();
+    bench.context.dependencies.events.flush(Duration::from_secs(1)).await;
     outline(&bench.fake.calls())
 }
 

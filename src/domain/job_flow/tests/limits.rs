@@ -83,7 +83,7 @@ fn a_drain_that_is_called_off_is_forgotten() {
     assert_eq!(world.write(2).reason.as_deref(), Some("Running"));
     world.ended(1, 0, 5, 143, &deleted(3));
     let status = world.write(6);
-    assert_eq!((status.reason.as_deref(), status.retries), (Some("PodDeleted"), 1), "by somebody else");
+    assert_eq!((status.reason.as_deref(), status.disruptions), (Some("PodDeleted"), 1), "not by Crofter");
 
     let mut waiting = World::new(&json!({}));
     waiting.pending(1, 0);
