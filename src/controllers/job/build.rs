@@ -26,7 +26,8 @@ use crate::{
     },
     domain::{
         admission::Admission,
-        attempt::{BANDWIDTH_ANNOTATION, START_ALLOWANCE},
+        attempt::START_ALLOWANCE,
+        pod_requests::BANDWIDTH_ANNOTATION,
         resources::{AskError, Resources},
     },
     names,
@@ -34,6 +35,8 @@ use crate::{
 
 /// User of a Restricted pod that names none; the `nonroot` user of distroless images.
 const DEFAULT_USER: i64 = 65_532;
+/// The resource that counts what is written on a node's disk.
+const DISK: &str = "ephemeral-storage";
 /// Seconds between SIGTERM and SIGKILL.
 const GRACE_SECONDS: i64 = 30;
 
@@ -218,8 +221,8 @@ fn container(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> C
         env: Some(environment(job, admission)),
         env_from: (!from.is_empty()).then_some(from),
         resources: Some(ResourceRequirements {
-            requests: Some(asked.clone()),
-            limits: Some(asked),
+            limits: Some(limits(job, &asked)),
+            requests: Some(asked),
             ..ResourceRequirements::default()
         }),
         security_context: Some(SecurityContext {
@@ -244,9 +247,19 @@ fn amounts(asked: &Resources, gpu_resource: &str) -> BTreeMap<String, Quantity> 
         amounts.insert(gpu_resource.to_owned(), Quantity(asked.gpus.to_string()));
     }
     if asked.ephemeral_bytes > 0 {
-        amounts.insert("ephemeral-storage".to_owned(), Quantity(asked.ephemeral_bytes.to_string()));
+        amounts.insert(DISK.to_owned(), Quantity(asked.ephemeral_bytes.to_string()));
     }
     amounts
+}
+
+/// What it asks for is all that it gets. Scratch volumes have limits of their own: where they are all that is asked for of
+/// the disk, what is written elsewhere has none, as without them.
+fn limits(job: &ValidJob<'_>, asked: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+    let mut limits = asked.clone();
+    if job.spec.resources.as_ref().is_none_or(|own| own.ephemeral_storage.is_none()) {
+        limits.remove(DISK);
+    }
+    limits
 }
 
 fn environment(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
@@ -354,6 +367,21 @@ mod tests {
             "imagePullSecrets": ["pull"],
         }));
         insta::assert_json_snapshot!(built(&job, &tenant(json!({}))));
+    }
+
+    #[test]
+    fn scratch_is_asked_for_and_limits_nothing_else() {
+        let scratch = json!([{"name": "tmp", "mountPath": "/tmp", "scratch": "1Gi"}]);
+        let disk = |spec| {
+            let resources =
+                built(&job(spec), &tenant(json!({}))).spec.unwrap().containers.remove(0).resources.unwrap();
+            let of = |amounts: Option<BTreeMap<String, Quantity>>| Some(amounts?.remove(DISK)?.0);
+            (of(resources.requests), of(resources.limits))
+        };
+        let gib = |n: u64| Some((n << 30).to_string());
+        assert_eq!(disk(json!({"image": "a", "volumes": scratch})), (gib(1), None));
+        let both = json!({"image": "a", "volumes": scratch, "resources": {"ephemeralStorage": "2Gi"}});
+        assert_eq!(disk(both), (gib(3), gib(3)), "the kubelet counts scratch against the pod's limit");
     }
 
     #[test]
