@@ -468,8 +468,8 @@ mod tests {
     #[test]
     fn a_pod_keeps_its_room_until_it_can_not_run_whatever_its_container_says() {
         let bound = |status| pod(&json!({"deletionTimestamp": "2026-01-01T00:00:40Z"}), &status);
-        let beside = json!({"phase": "Running", "containerStatuses": terminated(0, "Completed")});
-        assert!(!is_over(&bound(beside)), "a sidecar runs on");
+        let sidecar = json!({"phase": "Running", "containerStatuses": terminated(0, "Completed")});
+        assert!(!is_over(&bound(sidecar)), "a sidecar runs on");
         assert!(is_over(&bound(json!({"phase": "Failed"}))));
         let mut unbound = bound(json!({"phase": "Pending"}));
         assert!(!is_over(&unbound));

@@ -66,7 +66,7 @@ impl AskError {
 
 impl Resources {
     /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB. Its scratch volumes are on the
-    /// node's disk beside what it writes elsewhere, and it is one pod.
+    /// node's disk like what it writes elsewhere, and it is one pod.
     ///
     /// # Errors
     /// [`AskError`]: the catalogue does not have the job's scenario; or names the field that can't be read: the CRD's

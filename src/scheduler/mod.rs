@@ -319,7 +319,7 @@ impl Scheduler {
         let job = attempt::owner(pod).and_then(|owner| self.parts.caches.jobs.get(&owner));
         match job.filter(|job| job.uid().as_deref() == Some(job_uid)) {
             Some(job) => self.put_job(dispatcher, &job),
-            // Until all jobs are known, its job may be one that was not told yet.
+            // Until all jobs are known, its job may be one that the watch has not delivered yet.
             None if self.ready && !self.jobs.contains_key(job_uid) => self.put_remains(dispatcher, job_uid),
             None => (),
         }

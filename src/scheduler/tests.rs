@@ -1,4 +1,4 @@
-//! The actor, told by hand what watches would tell.
+//! The actor, with events as watches deliver them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -141,9 +141,9 @@ fn pods_and_disk_are_room_like_all_else() {
     for uid in ["a", "b", "c"] {
         world.put_job(uid, json!({"cpu": "1"}));
     }
-    let told = ["a", "b", "c"].map(|uid| world.reason(uid));
+    let reasons = ["a", "b", "c"].map(|uid| world.reason(uid));
     let expected = [Reason::Admitted, Reason::Admitted, Reason::WaitingForCapacity];
-    assert_eq!(told, expected.map(Some), "another one's pod is a pod, too");
+    assert_eq!(reasons, expected.map(Some), "another one's pod is a pod, too");
 
     let mut world = World::with_a_node(110);
     for uid in ["a", "b"] {
@@ -218,7 +218,7 @@ async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
     let (others_sender, others) = mpsc::channel(1);
     let running = tokio::spawn(scheduler.run(Changes { tenants, jobs, pods, nodes, others }));
     tenants_sender.send(Change::Synced).await.unwrap();
-    // Paused time goes on when nothing else is to be done.
+    // Paused time advances when every task waits.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let looks = looks.load(Ordering::Relaxed);
     assert!(looks < 10, "{looks} looks at the clock");

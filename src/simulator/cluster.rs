@@ -77,12 +77,12 @@ pub struct WorkerEntry {
     /// GPUs of each.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub gpus: u64,
-    /// Pods that each takes: what a kubelet does that is not told otherwise, by default.
+    /// Pods that each takes: a kubelet's `maxPods` by default.
     #[serde(default = "usual_pods", skip_serializing_if = "is_usual")]
     pub pods: u64,
 }
 
-/// A kubelet's `maxPods` where it is not told otherwise.
+/// A kubelet's `maxPods` where it is not configured.
 pub(super) fn usual_pods() -> u64 {
     110
 }

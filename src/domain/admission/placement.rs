@@ -301,7 +301,7 @@ impl Rooms {
         }
     }
 
-    /// Sees to it that what groups have is known, before anybody is judged by it.
+    /// Brings what groups have up to date, before jobs are assessed by it.
     pub(super) fn arrange_all(&mut self, now: Timestamp) {
         for group in self.unsorted.clone() {
             if self.groups[group].unsorted {

@@ -136,7 +136,7 @@ pub(super) fn alone(tenant: &TenantView, asked: &Resources) -> Option<Excess> {
 }
 
 /// The first quota that `asked` on top of `held` goes over, where so many jobs are active.
-pub(super) fn beside(
+pub(super) fn with_held(
     tenant: &TenantView,
     held: &Resources,
     active: u64,

@@ -351,11 +351,11 @@ impl Seat {
             return Some(excess);
         }
         let Usage { active, held, .. } = &self.usage;
-        if let Some(excess) = quota::beside(view, held, *active, &shape.asked) {
+        if let Some(excess) = quota::with_held(view, held, *active, &shape.asked) {
             return Some(excess);
         }
         let due = self.due.as_ref().filter(|_| !ahead)?;
-        quota::beside(view, &(*held + due.asked), active + 1, &shape.asked)?;
+        quota::with_held(view, &(*held + due.asked), active + 1, &shape.asked)?;
         Some(Excess::SetAside { times: due.times })
     }
 

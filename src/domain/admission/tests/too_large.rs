@@ -131,12 +131,12 @@ fn a_node_that_is_away_may_come_back_larger() {
 
 #[test]
 fn a_restart_judges_the_same_by_what_the_status_says() {
-    let told = |uid: &str, told| JobView { told, ..job(uid, "acme", cpu(8)) };
+    let known = |uid: &str, told| JobView { told, ..job(uid, "acme", cpu(8)) };
     let jobs = vec![
-        told("waited", Some(Reason::WaitingForCapacity)),
-        told("oversized", Some(Reason::DoesNotFit)),
-        told("closed", Some(Reason::TenantSuspended)),
-        told("new", None),
+        known("waited", Some(Reason::WaitingForCapacity)),
+        known("oversized", Some(Reason::DoesNotFit)),
+        known("closed", Some(Reason::TenantSuspended)),
+        known("new", None),
     ];
     let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 4))], jobs);
     settled(&mut dispatcher);
