@@ -74,7 +74,7 @@ pub enum Reason {
     // --- of jobs refused
     /// Asks for more than the tenant's quota allows at all.
     ExceedsQuota,
-    /// Asks for more than any worker could ever hold.
+    /// Asks for more than any worker could hold, were it empty. A job that has waited or run before waits on with it.
     DoesNotFit,
     /// Names a scenario that is not in the catalogue.
     UnknownScenario,

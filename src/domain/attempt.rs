@@ -10,9 +10,9 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 
-use super::resources::Resources;
+use super::pod_requests::of_pod;
 use crate::{
-    api_types::{Job, Quantity, Reason, job::AttemptRecord},
+    api_types::{Job, Reason, job::AttemptRecord},
     names,
 };
 
@@ -115,6 +115,15 @@ pub fn observe(pod: &Pod) -> Observed {
     }
 }
 
+/// Whether nothing of a pod can run any more: it is in an end phase, or was deleted before it had a node. Until then its
+/// kubelet and kube-scheduler keep its room, whatever became of its job.
+#[must_use]
+pub fn is_over(pod: &Pod) -> bool {
+    let unbound = pod.metadata.deletion_timestamp.is_some() && node(pod).is_none();
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    unbound || matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// The node of a pod.
 #[must_use]
 pub fn node(pod: &Pod) -> Option<&str> {
@@ -138,7 +147,7 @@ pub fn allowance(pod: &Pod) -> Option<SignedDuration> {
 #[must_use]
 pub fn record(pod: &Pod, gpu_resource: &str) -> Option<AttemptRecord> {
     let Observed::Ended(ending) = observe(pod) else { return None };
-    let asked = requests(pod, gpu_resource);
+    let asked = of_pod(pod, gpu_resource);
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     Some(AttemptRecord {
         attempt: i32::try_from(number(pod)?).ok()?,
@@ -153,26 +162,6 @@ pub fn record(pod: &Pod, gpu_resource: &str) -> Option<AttemptRecord> {
         gpus: signed(asked.gpus),
         bandwidth_mbps: signed(asked.bandwidth_mbps),
     })
-}
-
-/// Annotation with a pod's bandwidth; the CNI bandwidth plugin reads it.
-pub const BANDWIDTH_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
-
-/// What the job's container asks for: the effective request, as admission left it.
-#[must_use]
-pub fn requests(pod: &Pod, gpu_resource: &str) -> Resources {
-    let container = pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == names::JOB_CONTAINER);
-    let asked = container.and_then(|c| c.resources.as_ref()?.requests.as_ref());
-    let get = |name: &str| asked.and_then(|r| r.get(name)).map(|q| Quantity(q.0.clone()));
-    let units = |q: Option<Quantity>| q.and_then(|q| q.units().ok()).unwrap_or(0);
-    let bandwidth = pod.annotations().get(BANDWIDTH_ANNOTATION).map(|b| Quantity(b.clone()));
-    Resources {
-        cpu_milli: get("cpu").and_then(|q| q.milli().ok()).unwrap_or(0),
-        memory_bytes: units(get("memory")),
-        gpus: units(get(gpu_resource)),
-        bandwidth_mbps: units(bandwidth) / 1_000_000,
-        ephemeral_bytes: units(get("ephemeral-storage")),
-    }
 }
 
 fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
@@ -308,6 +297,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::domain::pod_requests::BANDWIDTH_ANNOTATION;
 
     fn pod(metadata: &Value, status: &Value) -> Pod {
         let mut whole = json!({
@@ -478,6 +468,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_keeps_its_room_until_it_can_not_run_whatever_its_container_says() {
+        let bound = |status| pod(&json!({"deletionTimestamp": "2026-01-01T00:00:40Z"}), &status);
+        let sidecar = json!({"phase": "Running", "containerStatuses": terminated(0, "Completed")});
+        assert!(!is_over(&bound(sidecar)), "a sidecar runs on");
+        assert!(is_over(&bound(json!({"phase": "Failed"}))));
+        let mut unbound = bound(json!({"phase": "Pending"}));
+        assert!(!is_over(&unbound));
+        unbound.spec.as_mut().unwrap().node_name = None;
+        assert!(is_over(&unbound), "it was deleted before it had a node");
+    }
+
+    #[test]
     fn the_record_carries_what_was_asked_for() {
         let status = json!({"phase": "Succeeded", "containerStatuses": terminated(0, "Completed")});
         let record =
@@ -485,6 +487,17 @@ mod tests {
                 .unwrap();
         assert_eq!((record.attempt, record.cpu_millicores, record.memory_bytes), (2, 1500, 1 << 30));
         assert_eq!((record.gpus, record.bandwidth_mbps, record.exit_code), (2, 5, Some(0)));
+    }
+
+    #[test]
+    fn an_injected_container_is_charged_with_the_attempt() {
+        let status = json!({"phase": "Succeeded", "containerStatuses": terminated(0, "Completed")});
+        let mut injected = serde_json::to_value(pod(&json!({}), &status)).unwrap();
+        let sidecar =
+            json!({"name": "proxy", "restartPolicy": "Always", "resources": {"requests": {"cpu": "250m"}}});
+        injected["spec"]["initContainers"] = json!([sidecar]);
+        let record = record(&serde_json::from_value(injected).unwrap(), "nvidia.com/gpu").unwrap();
+        assert_eq!((record.cpu_millicores, record.memory_bytes), (1750, 1 << 30));
     }
 
     #[test]

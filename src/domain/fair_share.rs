@@ -1,6 +1,6 @@
 //! Whose turn it is in a worker group that several tenants use.
 //!
-//! A share is the part of a group that a tenant holds: of CPU, memory, GPUs or disk, the one of which it holds the largest
+//! A share is the part of a group that a tenant holds: of CPU, memory, GPUs, disk or pods, the one of which it holds the largest
 //! part (dominant resource fairness, Ghodsi et al., NSDI 2011). A job that fits whole into its tenant's guarantee (the
 //! tenant's weight over the weights of all who use the group) comes before all that don't. Otherwise, and among those, the
 //! tenant with the lowest load is next: its recent share by the weight of its plan.
@@ -39,6 +39,7 @@ pub fn dominant_share(held: &Resources, capacity: &Resources) -> f64 {
         (held.memory_bytes, capacity.memory_bytes),
         (held.gpus, capacity.gpus),
         (held.ephemeral_bytes, capacity.ephemeral_bytes),
+        (held.pods, capacity.pods),
     ];
     let part = |(held, of): (u64, u64)| if held == 0 { 0.0 } else { held as f64 / (of.max(1)) as f64 };
     parts.into_iter().map(part).fold(0.0, f64::max)
@@ -180,6 +181,8 @@ mod tests {
         assert!((dominant_share(&held, &capacity) - 0.3).abs() < 1e-9);
         assert!((dominant_share(&Resources { gpus: 2, ..held }, &capacity) - 0.5).abs() < 1e-9);
         assert!((dominant_share(&Resources::default(), &Resources::default())).abs() < 1e-9);
+        let (tiny, nodes) = (Resources { pods: 6, ..held }, Resources { pods: 10, ..capacity });
+        assert!((dominant_share(&tiny, &nodes) - 0.6).abs() < 1e-9, "pods are what many tiny jobs use up");
     }
 
     fn turn(held: f64, then: f64, recent: f64, guarantee: f64, weight: u32) -> Turn {

@@ -153,9 +153,22 @@ fn queued(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, Ill
         return move_to(view, status, &[JobPhase::Canceled], Reason::Canceled, message, |_| ());
     }
     match view.verdict {
-        Some(Verdict::Admit(admission)) if admission.attempt == attempt => {
-            Ok(Step::Create(admission.clone()))
-        }
+        Some(Verdict::Admit(admission)) if admission.attempt == attempt => match used_up(view) {
+            _ if view.running_limit.is_some_and(|limit| limit.is_zero()) => {
+                // No job may run any more: the scheduler is about to say so.
+                Ok(Step::Wait(None))
+            }
+            Some(_) if view.job.spec.retry_policy == RetryPolicy::Always => {
+                let (reason, message) = (Reason::Queued, format!("waits for attempt {attempt}"));
+                move_to(view, status, &[JobPhase::Queued], reason, message, |new| new.running_millis = 0)
+            }
+            Some(used) => {
+                let way = [JobPhase::Assigned, JobPhase::Failed];
+                let message = format!("no running time is left for attempt {attempt}: {used}");
+                move_to(view, status, &way, Reason::DeadlineExceeded, message, |_| ())
+            }
+            None => Ok(Step::Create(admission.clone())),
+        },
         Some(Verdict::Reject(reason, sentence)) => {
             move_to(view, status, &[JobPhase::Rejected], *reason, sentence.clone(), |_| ())
         }
@@ -265,12 +278,9 @@ fn retrying(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, I
 /// Queues the next attempt, unless it would have no time to run: the plan's limit was cut, or an attempt was lost that
 /// had used it up.
 fn again(view: &View<'_>, status: &JobStatus, next: u32) -> Result<Step, IllegalMove> {
-    let used_up = running_left(view).is_some_and(|left| left.as_secs() == 0);
-    if used_up && view.job.spec.retry_policy == RetryPolicy::Infrastructure {
-        let seconds = |time: SignedDuration| SignedDuration::from_secs(time.as_secs());
-        let allowed = view.running_limit.unwrap_or_default();
-        let used = seconds(SignedDuration::from_millis(status.running_millis));
-        let message = format!("no running time is left for attempt {next}: {used:#} of {allowed:#} are used");
+    let used = used_up(view);
+    if let (Some(used), RetryPolicy::Infrastructure) = (&used, view.job.spec.retry_policy) {
+        let message = format!("no running time is left for attempt {next}: {used}");
         return move_to(view, status, &[JobPhase::Failed], Reason::DeadlineExceeded, message, |_| ());
     }
     let message = format!("waits for attempt {next}");
@@ -278,10 +288,18 @@ fn again(view: &View<'_>, status: &JobStatus, next: u32) -> Result<Step, Illegal
         (new.pod, new.node, new.worker_group) = (None, None, None);
         (new.assigned_at, new.started_at, new.not_before) = (None, None, None);
         // A timeout is to be retried: then with the whole time again.
-        if used_up {
+        if used.is_some() {
             new.running_millis = 0;
         }
     })
+}
+
+/// That earlier attempts have used up the running time, in numbers. Where no job may run at all that is not why.
+fn used_up(view: &View<'_>) -> Option<String> {
+    let allowed = view.running_limit.filter(|limit| limit.is_positive())?;
+    running_left(view).filter(|left| left.as_secs() == 0)?;
+    let used = SignedDuration::from_millis(view.job.status.as_ref().map_or(0, |s| s.running_millis));
+    Some(format!("{:#} of {allowed:#} are used", SignedDuration::from_secs(used.as_secs())))
 }
 
 /// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be read,

@@ -10,6 +10,7 @@ pub mod job_state;
 pub mod metering;
 pub mod node_admission;
 pub mod pod_create;
+pub mod pod_requests;
 pub mod queue_order;
 pub mod rate_window;
 pub mod resources;

@@ -24,6 +24,8 @@ pub struct Resources {
     pub bandwidth_mbps: u64,
     /// Bytes of scratch space on the node's disk.
     pub ephemeral_bytes: u64,
+    /// Pods: one for each job; a kubelet takes no more than so many.
+    pub pods: u64,
 }
 
 /// Why it is not known what a job asks for.
@@ -37,6 +39,14 @@ pub enum AskError {
         /// What is wrong with it.
         source: QuantityError,
     },
+    /// The size of a scratch volume can't be read.
+    #[error("spec.volumes: scratch of `{volume}`: {source}")]
+    Scratch {
+        /// Name of the volume.
+        volume: String,
+        /// What is wrong with its size.
+        source: QuantityError,
+    },
     /// The job's scenario is not in the catalogue.
     #[error(transparent)]
     Scenario(#[from] UnknownScenario),
@@ -48,14 +58,15 @@ impl AskError {
     pub fn reason(&self) -> Reason {
         match self {
             // Not InvalidObject: that is taken back from a job that can be read.
-            Self::Field { .. } => Reason::PodRefused,
+            Self::Field { .. } | Self::Scratch { .. } => Reason::PodRefused,
             Self::Scenario(_) => Reason::UnknownScenario,
         }
     }
 }
 
 impl Resources {
-    /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB.
+    /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB. Its scratch volumes are on the
+    /// node's disk like what it writes elsewhere, and it is one pod.
     ///
     /// # Errors
     /// [`AskError`]: the catalogue does not have the job's scenario; or names the field that can't be read: the CRD's
@@ -71,12 +82,14 @@ impl Resources {
                 value.map_or(Ok(default), |q| to(q).map_err(|source| AskError::Field { field, source }))
             };
         let count = |number: Option<i64>| number.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        let disk = read("ephemeralStorage", own.ephemeral_storage.as_ref(), Quantity::units, 0)?;
         Ok(Self {
             cpu_milli: read("cpu", own.cpu.as_ref(), Quantity::milli, DEFAULT_CPU_MILLI)?,
             memory_bytes: read("memory", own.memory.as_ref(), Quantity::units, DEFAULT_MEMORY_BYTES)?,
             gpus: count(own.gpus),
             bandwidth_mbps: count(own.bandwidth_mbps),
-            ephemeral_bytes: read("ephemeralStorage", own.ephemeral_storage.as_ref(), Quantity::units, 0)?,
+            ephemeral_bytes: disk.saturating_add(scratch(spec)?),
+            pods: 1,
         })
     }
 
@@ -87,6 +100,7 @@ impl Resources {
             && self.memory_bytes <= room.memory_bytes
             && self.gpus <= room.gpus
             && self.ephemeral_bytes <= room.ephemeral_bytes
+            && self.pods <= room.pods
     }
 
     /// The larger amount of each.
@@ -98,6 +112,7 @@ impl Resources {
             gpus: self.gpus.max(other.gpus),
             bandwidth_mbps: self.bandwidth_mbps.max(other.bandwidth_mbps),
             ephemeral_bytes: self.ephemeral_bytes.max(other.ephemeral_bytes),
+            pods: self.pods.max(other.pods),
         }
     }
 }
@@ -111,6 +126,7 @@ impl Add for Resources {
             gpus: self.gpus.saturating_add(other.gpus),
             bandwidth_mbps: self.bandwidth_mbps.saturating_add(other.bandwidth_mbps),
             ephemeral_bytes: self.ephemeral_bytes.saturating_add(other.ephemeral_bytes),
+            pods: self.pods.saturating_add(other.pods),
         }
     }
 }
@@ -131,8 +147,18 @@ impl Sub for Resources {
             gpus: self.gpus.saturating_sub(other.gpus),
             bandwidth_mbps: self.bandwidth_mbps.saturating_sub(other.bandwidth_mbps),
             ephemeral_bytes: self.ephemeral_bytes.saturating_sub(other.ephemeral_bytes),
+            pods: self.pods.saturating_sub(other.pods),
         }
     }
+}
+
+/// The scratch volumes of a job, together.
+fn scratch(spec: &JobSpec) -> Result<u64, AskError> {
+    spec.volumes.iter().try_fold(0_u64, |sum, volume| {
+        let size = volume.scratch.as_ref().map_or(Ok(0), Quantity::units);
+        let size = size.map_err(|source| AskError::Scratch { volume: volume.name.clone(), source })?;
+        Ok(sum.saturating_add(size))
+    })
 }
 
 /// Cores as people write them: `1.5` for 1500.
@@ -180,6 +206,7 @@ mod tests {
             gpus: 2,
             bandwidth_mbps: 100,
             ephemeral_bytes: 0,
+            pods: 1,
         };
         assert_eq!(asked(serde_json::Value::Null), whole);
         let own = serde_json::json!({"cpu": "500m", "gpus": 0, "ephemeralStorage": "1Gi"});
@@ -198,6 +225,22 @@ mod tests {
         spec.resources = Some(JobResources { memory: Some("4Gb".into()), ..JobResources::default() });
         let error = Resources::of_job(&spec, &Scenarios::default()).unwrap_err().to_string();
         assert!(error.starts_with("spec.resources.memory: `4Gb` is no quantity"), "{error}");
+    }
+
+    #[test]
+    fn scratch_volumes_are_on_the_nodes_disk_too() {
+        let spec: JobSpec = serde_json::from_value(serde_json::json!({
+            "image": "a", "resources": {"ephemeralStorage": "2Gi"},
+            "volumes": [{"name": "a", "mountPath": "/a", "scratch": "1Gi"}, {"name": "c", "mountPath": "/c", "claim": "c"},
+                {"name": "b", "mountPath": "/b", "scratch": "512Mi"}],
+        }))
+        .unwrap();
+        let asked = Resources::of_job(&spec, &Scenarios::default()).unwrap();
+        assert_eq!(asked.ephemeral_bytes, (2 << 30) + (1 << 30) + (512 << 20));
+        let mut bad = spec;
+        bad.volumes[2].scratch = Some("many".into());
+        let error = Resources::of_job(&bad, &Scenarios::default()).unwrap_err().to_string();
+        assert!(error.starts_with("spec.volumes: scratch of `b`: `many` is no quantity"), "{error}");
     }
 
     #[test]

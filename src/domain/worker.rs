@@ -56,6 +56,7 @@ pub fn of_group(node: &Node, group: String, gpu_resource: &str) -> Worker {
             gpus: allocatable(gpu_resource, units),
             bandwidth_mbps: 0,
             ephemeral_bytes: allocatable("ephemeral-storage", units),
+            pods: allocatable("pods", units),
         },
         ready: kubelet_ready && schedulable,
         schedulable,
@@ -128,7 +129,8 @@ mod tests {
             "spec": {"taints": taints, "unschedulable": unschedulable},
             "status": {
                 "capacity": {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"},
-                "allocatable": {"cpu": "3920m", "memory": "7Gi", "ephemeral-storage": "9Gi", "nvidia.com/gpu": "1"},
+                "allocatable": {"cpu": "3920m", "memory": "7Gi", "ephemeral-storage": "9Gi", "nvidia.com/gpu": "1",
+                    "pods": "2"},
                 "conditions": [{"type": "Ready", "status": ready}],
             },
         }))
@@ -156,6 +158,7 @@ mod tests {
                 gpus: 1,
                 bandwidth_mbps: 0,
                 ephemeral_bytes: 9 << 30,
+                pods: 2,
             },
             ready: true,
             schedulable: true,

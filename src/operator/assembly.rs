@@ -10,10 +10,7 @@ use kube::{
     runtime::{reflector::ObjectRef, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 
 use super::{Parts, Stop};
 use crate::{
@@ -32,7 +29,7 @@ use crate::{
         events::{self, Events},
         guard::Guarded,
         pulse::Watches,
-        streams::received,
+        streams::{DistinctReceiver, distinct},
         unreadable::{self, Unreadable},
         watch::Watch,
     },
@@ -44,9 +41,6 @@ use crate::{
     telemetry::{self, Health, IsReady},
 };
 
-/// Room for names of jobs and tenants that are to look again.
-const CONCERNED: usize = 4096;
-
 /// What administrators write in files, and may replace at any time.
 pub(super) struct Tables {
     pub(super) plans: watch::Receiver<Arc<Plans>>,
@@ -55,8 +49,8 @@ pub(super) struct Tables {
 
 /// Names of those who are to look again after a decision.
 pub(super) struct Names {
-    pub(super) jobs: mpsc::Receiver<ObjectRef<Job>>,
-    pub(super) tenants: mpsc::Receiver<ObjectRef<Tenant>>,
+    pub(super) jobs: DistinctReceiver<ObjectRef<Job>>,
+    pub(super) tenants: DistinctReceiver<ObjectRef<Tenant>>,
 }
 
 /// The operator while it is put together: every part subscribes before the watches run.
@@ -179,8 +173,8 @@ impl Assembly {
 
     pub(super) fn scheduler(&mut self) -> Names {
         self.schedules = true;
-        let (concerned_jobs, jobs) = mpsc::channel(CONCERNED);
-        let (concerned_tenants, tenants) = mpsc::channel(CONCERNED);
+        let (concerned_jobs, jobs) = distinct();
+        let (concerned_tenants, tenants) = distinct();
         let scheduler = Scheduler::new(scheduler::Parts {
             caches: self.caches.clone(),
             board: self.board.clone(),
@@ -203,7 +197,7 @@ impl Assembly {
     }
 
     /// Returns which tenants can't be read.
-    pub(super) fn tenants(&mut self, touched: mpsc::Receiver<ObjectRef<Tenant>>) -> Unreadable<Tenant> {
+    pub(super) fn tenants(&mut self, touched: DistinctReceiver<ObjectRef<Tenant>>) -> Unreadable<Tenant> {
         let board = self.board.clone();
         let (context, watches) = tenant::prepare(tenant::Dependencies {
             client: self.client.clone(),
@@ -230,7 +224,7 @@ impl Assembly {
             tenant_changes: self.tenants.subscribe(),
             pods: self.pods.subscribe_objects().boxed(),
             nodes: self.nodes.subscribe_objects().boxed(),
-            touched: received(touched).boxed(),
+            touched: touched.into_stream().boxed(),
         };
         let unreadable = context.unreadable();
         self.parts.controller("tenant controller", tenant::run(context, watches, inputs, self.stop.clone()));
@@ -266,7 +260,7 @@ impl Assembly {
     /// Returns which jobs can't be read.
     pub(super) fn jobs(
         &mut self,
-        concerned: mpsc::Receiver<ObjectRef<Job>>,
+        concerned: DistinctReceiver<ObjectRef<Job>>,
         mirror: Option<&MirrorHandle>,
         start_limit_seconds: u32,
     ) {
@@ -295,8 +289,8 @@ impl Assembly {
         };
         let of_jobs = job::Changes { all: self.jobs.subscribe(), unreadable: writer };
         let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
-        let run =
-            job::run(Arc::new(context), of_jobs, of_pods, of_tenants, received(concerned), self.stop.clone());
+        let (context, concerned) = (Arc::new(context), concerned.into_stream());
+        let run = job::run(context, of_jobs, of_pods, of_tenants, concerned, self.stop.clone());
         self.parts.controller("job controller", run);
     }
 

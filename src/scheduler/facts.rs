@@ -7,11 +7,16 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::{
-    api_types::{Job, JobPhase, Plans, Reason, Tenant, plan::EffectiveQuotas},
+    api_types::{
+        Job, JobPhase, Plans, Reason, Tenant,
+        job::{OnQuota, Priority, Queue},
+        plan::EffectiveQuotas,
+    },
     domain::{
         admission::{JobStanding, JobView, TenantView},
-        attempt::{self, Observed},
+        attempt,
         job_state::is_terminal,
+        pod_requests::of_pod,
         resources::{AskError, Resources},
         tenant_state,
     },
@@ -42,6 +47,7 @@ pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantV
 /// What a pod of a job says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PodFacts {
+    pub(super) namespace: Arc<str>,
     pub(super) attempt: u32,
     /// It can't run any more.
     pub(super) ended: bool,
@@ -58,11 +64,12 @@ impl PodFacts {
     /// Of a pod that is an attempt of a job: the job's UID, and what the pod says.
     pub(super) fn of(pod: &Pod, gpu_resource: &str) -> Option<(Arc<str>, Self)> {
         let facts = Self {
+            namespace: pod.namespace()?.into(),
             attempt: attempt::number(pod)?,
-            ended: matches!(attempt::observe(pod), Observed::Ended(_)),
+            ended: attempt::is_over(pod),
             node: attempt::node(pod).map(str::to_owned),
             group: pod.labels().get(names::LABEL_GROUP).map(|group| group.as_str().into()),
-            asked: attempt::requests(pod, gpu_resource),
+            asked: of_pod(pod, gpu_resource),
             created: attempt::created(pod),
             held: finalizer::has(pod, names::FINALIZER_ACCOUNTED),
         };
@@ -99,6 +106,28 @@ impl JobPods {
                 self.0.remove(job);
             }
         }
+    }
+
+    /// The jobs that have pods, by UID.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(|job| &**job)
+    }
+
+    /// What counts of a job that does not exist: its pod, until that has ended.
+    pub(super) fn remains(&self, job: &str) -> Option<JobView> {
+        let pod = self.of(job).live?;
+        Some(JobView {
+            uid: job.into(),
+            namespace: Arc::clone(&pod.namespace),
+            created: pod.created,
+            queue: Queue::default(),
+            priority: Priority::default(),
+            asked: Ok(pod.asked),
+            group: None,
+            on_quota: OnQuota::default(),
+            state: active(pod),
+            told: None,
+        })
     }
 
     fn of(&self, job: &str) -> Summary<'_> {
@@ -146,12 +175,16 @@ pub(super) fn job(
     })
 }
 
+fn active(pod: &PodFacts) -> JobStanding {
+    JobStanding::Active { group: pod.group.clone(), bound: pod.node.is_some() }
+}
+
 fn standing(job: &Job, pods: &Summary<'_>) -> JobStanding {
     let status = job.status.as_ref();
     let current = status.map_or(0, |s| u32::try_from(s.attempt).unwrap_or(0));
     let phase = status.map_or(JobPhase::Queued, |s| s.phase);
     if let Some(pod) = pods.live {
-        return JobStanding::Active { group: pod.group.clone(), bound: pod.node.is_some() };
+        return active(pod);
     }
     match phase {
         JobPhase::Queued if pods.ended == Some(current + 1) => JobStanding::Aside,
@@ -181,6 +214,7 @@ mod tests {
 
     fn pod(attempt: u32, ended: bool, node: Option<&str>) -> PodFacts {
         PodFacts {
+            namespace: "n".into(),
             attempt,
             ended,
             node: node.map(str::to_owned),
@@ -243,6 +277,17 @@ mod tests {
         assert_eq!(at_work("Retrying", &[ended]), JobStanding::BackingOff);
         assert_eq!(at_work("Completed", &[]), JobStanding::Ended(JobPhase::Completed));
         assert_eq!(at_work("Canceled", &[live]), active(Some("p"), true), "whatever the status says");
+    }
+
+    #[test]
+    fn what_a_deleted_job_has_left_counts_until_its_pod_has_ended() {
+        let mut pods = JobPods::default();
+        assert!(pods.put(&"j".into(), &"p".into(), pod(1, false, Some("n"))));
+        let left = pods.remains("j").unwrap();
+        assert_eq!((&*left.namespace, left.asked.unwrap().cpu_milli), ("n", 7));
+        assert_eq!(left.state, active(Some("p"), true));
+        assert!(pods.put(&"j".into(), &"p".into(), pod(1, true, Some("n"))));
+        assert_eq!(pods.remains("j"), None);
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod board;
 mod facts;
 mod others;
 mod reasons;
+#[cfg(test)]
+mod tests;
 mod why;
 
 use std::{
@@ -42,7 +44,11 @@ use crate::{
         resources::Resources,
         worker::worker,
     },
-    kube_ext::{finalizer, streams::received, watch::Change},
+    kube_ext::{
+        finalizer,
+        streams::{DistinctSender, received},
+        watch::Change,
+    },
     metrics::Metrics,
     names,
 };
@@ -81,12 +87,13 @@ pub struct Changes {
     pub others: mpsc::Receiver<Change<Pod>>,
 }
 
-/// Who is to look again after a decision.
+/// Who is to look again after a decision. The scheduler never waits for them: a controller may itself be waiting for a cache
+/// that can't be listed.
 pub struct Concerned {
     /// Jobs whose verdict changed.
-    pub jobs: mpsc::Sender<ObjectRef<Job>>,
+    pub jobs: DistinctSender<ObjectRef<Job>>,
     /// Tenants whose usage changed.
-    pub tenants: mpsc::Sender<ObjectRef<Tenant>>,
+    pub tenants: DistinctSender<ObjectRef<Tenant>>,
 }
 
 /// What the scheduler is made of.
@@ -162,7 +169,8 @@ impl Scheduler {
         // Each kind is synced once before anything is decided.
         let mut unsynced: BTreeSet<&'static str> = KINDS.into();
         loop {
-            let wait = self.next_look();
+            // Before all is known nothing is decided, whatever has become due.
+            let wait = if unsynced.is_empty() { self.next_look() } else { None };
             tokio::select! {
                 batch = told.next() => {
                     let Some(batch) = batch else { return };
@@ -188,7 +196,7 @@ impl Scheduler {
             if !self.ready {
                 self.begin();
             }
-            self.decide().await;
+            self.decide();
             tokio::time::sleep(COALESCE).await;
         }
     }
@@ -268,7 +276,15 @@ impl Scheduler {
     fn remove_job(&mut self, dispatcher: &mut Dispatcher, job: &Job) {
         let uid = job.uid().unwrap_or_default();
         self.jobs.remove(uid.as_str());
-        dispatcher.remove_job(&uid);
+        self.put_remains(dispatcher, &uid);
+    }
+
+    /// What is left of a job that does not exist (any more): its pod counts until it has ended.
+    fn put_remains(&self, dispatcher: &mut Dispatcher, job_uid: &str) {
+        match self.pods.remains(job_uid) {
+            Some(view) => dispatcher.set_job(view),
+            None => dispatcher.remove_job(job_uid),
+        }
     }
 
     fn put_pod(&mut self, dispatcher: &mut Dispatcher, pod: &Pod) {
@@ -301,8 +317,11 @@ impl Scheduler {
 
     fn look_at_job_of(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, job_uid: &str) {
         let job = attempt::owner(pod).and_then(|owner| self.parts.caches.jobs.get(&owner));
-        if let Some(job) = job.filter(|job| job.uid().as_deref() == Some(job_uid)) {
-            self.put_job(dispatcher, &job);
+        match job.filter(|job| job.uid().as_deref() == Some(job_uid)) {
+            Some(job) => self.put_job(dispatcher, &job),
+            // Until all jobs are known, its job may be one that the watch has not delivered yet.
+            None if self.ready && !self.jobs.contains_key(job_uid) => self.put_remains(dispatcher, job_uid),
+            None => (),
         }
     }
 
@@ -359,7 +378,12 @@ impl Scheduler {
             })
             .filter_map(|pod| attempt::job_uid(pod).map(str::to_owned))
             .collect();
-        self.parts.board.with(|dispatcher| dispatcher.keep_settling(|uid| held.contains(uid)));
+        let board = self.parts.board.clone();
+        board.with(|dispatcher| {
+            dispatcher.keep_settling(|uid| held.contains(uid));
+            let orphans = self.pods.jobs().filter(|uid| !self.jobs.contains_key(*uid));
+            orphans.for_each(|uid| self.put_remains(dispatcher, uid));
+        });
     }
 
     /// How long until something changes by itself.
@@ -372,7 +396,7 @@ impl Scheduler {
         [wait, tells.then_some(TELLING)].into_iter().flatten().min()
     }
 
-    async fn decide(&mut self) {
+    fn decide(&mut self) {
         let now = self.parts.clock.now();
         let mut turned = Vec::new();
         while let Some((_, tenant)) = self.turns.first().filter(|(at, _)| *at <= now).cloned() {
@@ -393,13 +417,12 @@ impl Scheduler {
         self.parts.metrics.decided(begun.elapsed());
         for uid in decided.into_iter().chain(reasons) {
             if let Some(job) = self.jobs.get(&uid) {
-                // The job controller ends only with the process.
-                let _ = self.parts.concerned.jobs.send(job.clone()).await;
+                self.parts.concerned.jobs.send(job.clone());
             }
         }
         for namespace in usage {
             if let Some((tenant, _)) = self.tenants.get(&*namespace) {
-                let _ = self.parts.concerned.tenants.send(ObjectRef::new(tenant)).await;
+                self.parts.concerned.tenants.send(ObjectRef::new(tenant));
             }
         }
     }

@@ -4,16 +4,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use k8s_openapi::{
-    api::core::v1::{Container, Pod},
-    apimachinery::pkg::api::resource::Quantity,
-};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
 
-use crate::domain::{
-    resources::Resources,
-    worker::{milli, units},
-};
+use crate::domain::{attempt, pod_requests::of_pod, resources::Resources};
 
 /// What daemons take of nodes, by node.
 #[derive(Default)]
@@ -57,37 +51,12 @@ pub(super) fn is_daemon(pod: &Pod) -> bool {
     pod.owner_references().iter().any(|owner| owner.kind == "DaemonSet" && owner.controller == Some(true))
 }
 
-/// Where a pod runs and what the node keeps for it, while it does: the sum over its containers, or what its largest init
-/// container asks for if that is more, and its overhead (as kube-scheduler counts it).
+/// Where a pod runs and what the node keeps for it, while it does. kube-scheduler keeps room also for a pod that is to
+/// have it as soon as those that it preempts have left.
 pub(super) fn place(pod: &Pod, gpu_resource: &str) -> Option<(String, Resources)> {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    let spec = pod.spec.as_ref().filter(|_| !matches!(phase, Some("Succeeded" | "Failed")))?;
-    let node = spec.node_name.as_deref().filter(|node| !node.is_empty())?;
-    let requests = |container: &Container| {
-        let asked = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        amounts(|resource| asked?.get(resource), gpu_resource)
-    };
-    let mut all = spec.containers.iter().fold(Resources::default(), |sum, c| sum + requests(c));
-    let mut largest = Resources::default();
-    for init in spec.init_containers.iter().flatten() {
-        if init.restart_policy.as_deref() == Some("Always") {
-            all += requests(init);
-        } else {
-            largest = largest.max_each(&requests(init));
-        }
-    }
-    let overhead = amounts(|resource| spec.overhead.as_ref()?.get(resource), gpu_resource);
-    Some((node.to_owned(), all.max_each(&largest) + overhead))
-}
-
-fn amounts<'a>(get: impl Fn(&str) -> Option<&'a Quantity>, gpu_resource: &str) -> Resources {
-    Resources {
-        cpu_milli: get("cpu").and_then(milli).unwrap_or(0),
-        memory_bytes: get("memory").and_then(units).unwrap_or(0),
-        gpus: get(gpu_resource).and_then(units).unwrap_or(0),
-        bandwidth_mbps: 0,
-        ephemeral_bytes: get("ephemeral-storage").and_then(units).unwrap_or(0),
-    }
+    let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    let node = attempt::node(pod).or(nominated.filter(|node| !node.is_empty()))?;
+    (!attempt::is_over(pod)).then(|| (node.to_owned(), of_pod(pod, gpu_resource)))
 }
 
 /// Leaves of a pod what [`place`] and [`is_daemon`] read; there may be very many pods of others.
@@ -143,13 +112,24 @@ mod tests {
         });
         let mut running = pod(spec.clone(), "Running");
         let before = place(&running, "gpu");
-        let expected = Resources { cpu_milli: 410, memory_bytes: 9 << 10, ..Resources::default() };
+        let expected = Resources { cpu_milli: 410, memory_bytes: 10 << 10, pods: 1, ..Resources::default() };
         assert_eq!(before, Some(("n".to_owned(), expected)));
         prepare(&mut running);
         assert_eq!((place(&running, "gpu"), is_daemon(&running)), (before, true), "all that is read is left");
         assert!(running.metadata.labels.is_none() && running.spec.unwrap().containers[0].image.is_none());
         assert_eq!(place(&pod(spec, "Succeeded"), "gpu"), None);
         assert_eq!(place(&pod(json!({"containers": []}), "Pending"), "gpu"), None);
+    }
+
+    #[test]
+    fn a_pod_without_requests_is_one_pod_and_a_nominated_one_has_its_room() {
+        let one = Resources { pods: 1, ..Resources::default() };
+        let plain = pod(json!({"nodeName": "n", "containers": [{"name": "c"}]}), "Running");
+        assert_eq!(place(&plain, "gpu"), Some(("n".to_owned(), one)));
+        let mut nominated = pod(json!({"containers": [container("1", "1Ki")]}), "Pending");
+        nominated.status.as_mut().unwrap().nominated_node_name = Some("m".to_owned());
+        let takes = Resources { cpu_milli: 1000, memory_bytes: 1024, ..one };
+        assert_eq!(place(&nominated, "gpu"), Some(("m".to_owned(), takes)));
     }
 
     #[test]

@@ -77,6 +77,18 @@ pub struct WorkerEntry {
     /// GPUs of each.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub gpus: u64,
+    /// Pods that each takes: a kubelet's `maxPods` by default.
+    #[serde(default = "usual_pods", skip_serializing_if = "is_usual")]
+    pub pods: u64,
+}
+
+/// A kubelet's `maxPods` where it is not configured.
+pub(super) fn usual_pods() -> u64 {
+    110
+}
+
+fn is_usual(pods: &u64) -> bool {
+    *pods == usual_pods()
 }
 
 fn one() -> usize {
@@ -241,6 +253,7 @@ impl WorkerEntry {
                 .units()
                 .map_err(|error| bad("memory", &self.memory, error.to_string()))?,
             gpus: self.gpus,
+            pods: self.pods,
             ..Resources::default()
         })
     }

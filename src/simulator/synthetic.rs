@@ -11,7 +11,7 @@
 use fastrand::Rng;
 
 use super::{
-    cluster::{ClusterFile, TenantEntry, WorkerEntry},
+    cluster::{ClusterFile, TenantEntry, WorkerEntry, usual_pods},
     trace::Work,
 };
 use crate::{
@@ -203,6 +203,7 @@ fn cluster(options: &Synthetic, tenants: &[(TenantEntry, Drawn<'_>)]) -> Cluster
         cpu: "32".into(),
         memory: "128Gi".into(),
         gpus,
+        pods: usual_pods(),
     };
     let own =
         tenants.iter().filter(|(_, drawn)| drawn.profile.own_workers > 0).map(|(entry, drawn)| WorkerEntry {
@@ -212,6 +213,7 @@ fn cluster(options: &Synthetic, tenants: &[(TenantEntry, Drawn<'_>)]) -> Cluster
             cpu: "16".into(),
             memory: "64Gi".into(),
             gpus: 0,
+            pods: usual_pods(),
         });
     let pool = [node(shared - with_gpus, 0), node(with_gpus, 4)];
     ClusterFile {
@@ -299,6 +301,7 @@ impl Drawn<'_> {
                 cpu_milli: cores * 1000,
                 memory_bytes: gib << 30,
                 gpus,
+                pods: 1,
                 ..Resources::default()
             },
             queue: pick(rng, &[(Queue::Default, 70), (Queue::Live, 10), (Queue::Batch, 20)], |q| q.1).0,

@@ -183,8 +183,14 @@ fn memory(bytes: u64) -> String {
 }
 
 /// What a job asks for that says nothing, as for a Job.
-const DEFAULTS: Resources =
-    Resources { cpu_milli: 1000, memory_bytes: 512 << 20, gpus: 0, bandwidth_mbps: 0, ephemeral_bytes: 0 };
+const DEFAULTS: Resources = Resources {
+    cpu_milli: 1000,
+    memory_bytes: 512 << 20,
+    gpus: 0,
+    bandwidth_mbps: 0,
+    ephemeral_bytes: 0,
+    pods: 1,
+};
 
 /// Where each column stands.
 struct Columns([Option<usize>; COLUMNS.len()]);
@@ -249,7 +255,7 @@ impl RowReader<'_> {
                 memory_bytes: row.quantity("memory", Quantity::units)?.unwrap_or(DEFAULTS.memory_bytes),
                 gpus: row.number("gpus", u32::MAX.into())?.unwrap_or_default(),
                 bandwidth_mbps: row.number("bandwidthMbps", u32::MAX.into())?.unwrap_or_default(),
-                ..Resources::default()
+                ..DEFAULTS
             },
             queue: row.word("queue", "live, default or batch")?,
             priority: row.word("priority", "high, medium or low")?,
@@ -361,7 +367,7 @@ mod tests {
             submitted: 0,
             tenant: 0,
             millis: 250,
-            asked: Resources { cpu_milli: 1000, memory_bytes: 512 << 20, ..Resources::default() },
+            asked: Resources { cpu_milli: 1000, memory_bytes: 512 << 20, pods: 1, ..Resources::default() },
             queue: Queue::Default,
             priority: Priority::Medium,
             group: None,

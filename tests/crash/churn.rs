@@ -7,6 +7,7 @@ use crofter::{
     api_types::JobPhase,
     domain::{
         attempt::{self, Observed},
+        pod_requests,
         resources::Resources,
     },
 };
@@ -87,7 +88,7 @@ impl Books {
             return;
         }
         let node = attempt::node(pod).map(str::to_owned);
-        self.pods.insert(uid, (tenant.clone(), node.clone(), attempt::requests(pod, "nvidia.com/gpu")));
+        self.pods.insert(uid, (tenant.clone(), node.clone(), pod_requests::of_pod(pod, "nvidia.com/gpu")));
         let cpu = |with: &dyn Fn(&str, Option<&str>) -> bool| {
             let all = self.pods.values().filter(|(tenant, node, _)| with(tenant, node.as_deref()));
             all.fold((0, 0), |sum, (_, _, asked)| (sum.0 + 1, sum.1 + asked.cpu_milli))

@@ -110,8 +110,7 @@ async fn room_on_one_node_is_what_counts() {
     tenant(&verbs, "tight", "basic", "2").await;
     verbs.worker("tight-2", "tight", "2").await;
     verbs.job("tight", "too-big", json!({"resources": {"cpu": "3"}})).await;
-    let refused = verbs.until_phase("tight", "too-big", JobPhase::Rejected).await;
-    assert_eq!(reason(&refused), "DoesNotFit");
+    verbs.until_reason("tight", "too-big", "DoesNotFit").await;
     for n in 0..2 {
         verbs
             .job(
@@ -128,6 +127,8 @@ async fn room_on_one_node_is_what_counts() {
     verbs.until_reason("tight", "waits", "WaitingForCapacity").await;
     verbs.patch_job("tight", "half-0", json!({"spec": {"canceled": true}})).await.unwrap();
     verbs.until_phase("tight", "waits", JobPhase::Completed).await;
+    // A minute after the nodes have come no larger one is expected any more.
+    verbs.until_phase("tight", "too-big", JobPhase::Rejected).await;
 }
 
 #[tokio::test]

@@ -26,8 +26,9 @@ use crate::{
     },
     domain::{
         admission::Admission,
-        attempt::{BANDWIDTH_ANNOTATION, START_ALLOWANCE},
+        attempt::START_ALLOWANCE,
         environment::{self, EnvironmentError},
+        pod_requests::BANDWIDTH_ANNOTATION,
         resources::{AskError, Resources},
     },
     names,
@@ -39,6 +40,8 @@ const DEFAULT_USER: i64 = 65_532;
 /// lost.
 const UNDISTURBED: [(&str, &str); 2] =
     [("karpenter.sh/do-not-disrupt", "true"), ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false")];
+/// The resource that counts what is written on a node's disk.
+const DISK: &str = "ephemeral-storage";
 /// Seconds between SIGTERM and SIGKILL.
 const GRACE_SECONDS: i64 = 30;
 
@@ -235,8 +238,8 @@ fn container(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> C
         env: Some(variables(job, admission)),
         env_from: (!from.is_empty()).then_some(from),
         resources: Some(ResourceRequirements {
-            requests: Some(asked.clone()),
-            limits: Some(asked),
+            limits: Some(limits(job, &asked)),
+            requests: Some(asked),
             ..ResourceRequirements::default()
         }),
         security_context: Some(SecurityContext {
@@ -261,9 +264,19 @@ fn amounts(asked: &Resources, gpu_resource: &str) -> BTreeMap<String, Quantity> 
         amounts.insert(gpu_resource.to_owned(), Quantity(asked.gpus.to_string()));
     }
     if asked.ephemeral_bytes > 0 {
-        amounts.insert("ephemeral-storage".to_owned(), Quantity(asked.ephemeral_bytes.to_string()));
+        amounts.insert(DISK.to_owned(), Quantity(asked.ephemeral_bytes.to_string()));
     }
     amounts
+}
+
+/// What it asks for is all that it gets. Scratch volumes have limits of their own: where they are all that is asked for of
+/// the disk, what is written elsewhere has none, as without them.
+fn limits(job: &ValidJob<'_>, asked: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+    let mut limits = asked.clone();
+    if job.spec.resources.as_ref().is_none_or(|own| own.ephemeral_storage.is_none()) {
+        limits.remove(DISK);
+    }
+    limits
 }
 
 fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
@@ -395,6 +408,21 @@ mod tests {
         let pod = built(&job(json!({"image": "a"})), &tenant(json!({})));
         let expected = json!({"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"});
         assert_eq!(json!(pod.metadata.annotations), expected);
+    }
+
+    #[test]
+    fn scratch_is_asked_for_and_limits_nothing_else() {
+        let scratch = json!([{"name": "tmp", "mountPath": "/tmp", "scratch": "1Gi"}]);
+        let disk = |spec| {
+            let resources =
+                built(&job(spec), &tenant(json!({}))).spec.unwrap().containers.remove(0).resources.unwrap();
+            let of = |amounts: Option<BTreeMap<String, Quantity>>| Some(amounts?.remove(DISK)?.0);
+            (of(resources.requests), of(resources.limits))
+        };
+        let gib = |n: u64| Some((n << 30).to_string());
+        assert_eq!(disk(json!({"image": "a", "volumes": scratch})), (gib(1), None));
+        let both = json!({"image": "a", "volumes": scratch, "resources": {"ephemeralStorage": "2Gi"}});
+        assert_eq!(disk(both), (gib(3), gib(3)), "the kubelet counts scratch against the pod's limit");
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Dispatcher {
                 Some(view) => view.closed.as_ref().map(|(reason, _)| *reason),
             };
             for (_, line) in &seat.lines {
-                let reason = closed.or(line.hold.as_ref().map(Hold::reason));
+                let reason = closed.or(line.hold.map(Hold::reason));
                 count(reason.unwrap_or(Reason::Queued), line.jobs.len());
             }
             count(closed.unwrap_or(Reason::QueueFull), seat.outside.len());
@@ -155,10 +155,17 @@ impl Dispatcher {
             }),
             Stand::Line(line) => closed().or_else(|| {
                 let line = &seat.lines[*line];
-                Some(match line.hold.as_ref()? {
-                    Hold::Quota(reason, sentence) => Verdict::Wait(*reason, sentence.clone()),
-                    Hold::Room(reason) => Verdict::Wait(*reason, self.room_sentence(seat, line, *reason)),
-                })
+                let hold = line.hold?;
+                let sentence = match hold {
+                    Hold::Quota(excess) => {
+                        let view = seat.view.as_ref()?;
+                        let now = seat.quota(view, &line.shape, seat.is_ahead(&entry.rank), self.now);
+                        let same = now.filter(|now| now.reason() == excess.reason());
+                        same.unwrap_or(excess).sentence(view)
+                    }
+                    Hold::Room(reason) => self.room_sentence(seat, line, reason),
+                };
+                Some(Verdict::Wait(hold.reason(), sentence))
             }),
             Stand::Aside | Stand::Arrived | Stand::BackingOff | Stand::Active { .. } | Stand::Ended(_) => {
                 None

@@ -22,17 +22,26 @@ impl Dispatcher {
         }
     }
 
-    /// Finds the job of a tenant that is due: of those that were passed often enough, the first in its queue.
+    /// The job of a tenant that is due: of those that were passed often enough, the first in its queue. For one that no
+    /// node could hold nothing is kept: it would be kept for ever.
+    pub(super) fn first_due(&self, number: usize) -> Option<(usize, u64)> {
+        let seat = &self.seats[number];
+        let view = seat.view.as_ref()?;
+        let could_run = |(job, _): &(usize, u64)| match self.jobs[*job].stand {
+            Stand::Line(line) => seat.never(view, &seat.lines[line].shape, &self.rooms).is_none(),
+            _ => false,
+        };
+        seat.skips.due().filter(could_run).min_by(|a, b| self.jobs[a.0].rank.cmp(&self.jobs[b.0].rank))
+    }
+
     fn find_due(&mut self, number: usize) {
+        let first = if self.seats[number].is_closed() { None } else { self.first_due(number) };
         let seat = &mut self.seats[number];
         let old = seat.due.take();
-        if !seat.is_closed() {
-            let due = seat.skips.due().min_by(|a, b| self.jobs[a.0].rank.cmp(&self.jobs[b.0].rank));
-            seat.due = due.map(|(job, times)| {
-                let entry = &self.jobs[job];
-                Due { job, rank: entry.rank.clone(), asked: entry.size(), times, node: None }
-            });
-        }
+        seat.due = first.map(|(job, times)| {
+            let entry = &self.jobs[job];
+            Due { job, rank: entry.rank.clone(), asked: entry.size(), times, node: None }
+        });
         let Some(node) = old.as_ref().and_then(|old| old.node) else { return };
         let may_hold = |due: &&mut Due| {
             let may_use = seat.shares.iter().any(|share| self.rooms.group_of(node) == Some(share.group));

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 
 use super::{
     Dispatcher,
+    placement::Outlook,
+    queue::Shape,
     seat::Seat,
     views::{JobStanding, JobView},
 };
@@ -28,12 +30,60 @@ pub(super) struct Entry {
     pub(super) on_quota: OnQuota,
     pub(super) state: JobStanding,
     pub(super) stand: Stand,
+    /// How far its first assessment has come.
+    pub(super) assessment: Assessment,
     /// The reason that its owner was told last.
     pub(super) told: Option<Reason>,
     /// How often the API server has refused its pod in a row.
     pub(super) refusals: u32,
     /// Since when it holds something, as far as is known.
     pub(super) since: Timestamp,
+}
+
+/// How far the first assessment of a job has come. It alone may find that the job is too large for every node and refuse it:
+/// what has waited once waits on, for nodes come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Assessment {
+    /// Nothing was found yet.
+    Ahead,
+    /// Too large for the nodes that there are. It may wait so long for others, as some have come just now.
+    Until(Timestamp),
+    /// It would have fitted, or may yet; or it has waited or run before.
+    Passed,
+    /// It is too large.
+    Refused,
+}
+
+impl Assessment {
+    /// What comes of it where the job is too large for the nodes that there are.
+    pub(super) fn next(self, outlook: Outlook, now: Timestamp) -> Self {
+        match (self, outlook) {
+            (Self::Passed, _) | (Self::Ahead, Outlook::Hopeful) => Self::Passed,
+            (Self::Until(at), _) if at > now => self,
+            (Self::Ahead, Outlook::Unsettled(until)) => Self::Until(until),
+            (Self::Ahead | Self::Until(_) | Self::Refused, _) => Self::Refused,
+        }
+    }
+
+    /// Of a job that is seen for the first time: after a restart its status says whether it has waited.
+    fn of(view: &JobView) -> Self {
+        use Reason::{
+            DoesNotFit, NoWorkers, PodRefused, QueueFull, RateLimited, WaitingForCapacity, WaitingForQuota,
+            WaitingForTurn,
+        };
+        let waited = [
+            DoesNotFit,
+            NoWorkers,
+            PodRefused,
+            QueueFull,
+            RateLimited,
+            WaitingForCapacity,
+            WaitingForQuota,
+            WaitingForTurn,
+        ];
+        let has_waited = view.told.is_some_and(|reason| waited.contains(&reason));
+        if has_waited || view.has_run() { Self::Passed } else { Self::Ahead }
+    }
 }
 
 /// What admission makes of a job.
@@ -86,6 +136,21 @@ impl Entry {
         self.attempt() == 1
     }
 
+    /// What it has in common with others that are judged with it.
+    pub(super) fn shape(&self) -> Shape {
+        Shape {
+            asked: self.size(),
+            group: self.group.clone(),
+            on_quota: self.on_quota,
+            fresh: self.is_first_attempt(),
+        }
+    }
+
+    /// Whether it is in this line of this tenant.
+    pub(super) fn is_in(&self, seat: usize, line: usize) -> bool {
+        self.seat == seat && matches!(self.stand, Stand::Line(own) if own == line)
+    }
+
     /// Whether a view differs in nothing that the queue goes by.
     fn asks_as(&self, view: &JobView, rank: &Rank) -> bool {
         self.rank == *rank
@@ -103,6 +168,10 @@ impl Dispatcher {
             None => self.add(view, rank),
             Some(number) => {
                 let number = *number;
+                if view.has_run() {
+                    self.jobs[number].assessment = Assessment::Passed;
+                }
+                self.resize(number, &view);
                 if !self.stays(number, &view, &rank) {
                     self.withdraw(number);
                     let entry = &mut self.jobs[number];
@@ -126,6 +195,7 @@ impl Dispatcher {
             uid: Arc::clone(&view.uid),
             seat: self.seat(&view.namespace),
             rank,
+            assessment: Assessment::of(&view),
             asked: view.asked,
             group: view.group,
             on_quota: view.on_quota,
@@ -148,8 +218,9 @@ impl Dispatcher {
             // It is on its way, whatever its owner wishes by now.
             (Stand::Admitted { claimed, .. }, state) if *state == entry.state => *claimed || same,
             (Stand::Admitted { claimed: true, .. }, JobStanding::Aside) => true,
+            // Of what runs, its place in the queue does not count any more.
             (Stand::Admitted { group, node, .. }, JobStanding::Active { group: now, bound })
-                if same && now.as_ref().is_none_or(|now| now == group) =>
+                if now.as_ref().is_none_or(|now| now == group) =>
             {
                 let (group, reserved) = (Some(Arc::clone(group)), *node);
                 let (first, seat, asked) = (entry.is_first_attempt(), entry.seat, entry.size());
@@ -165,7 +236,7 @@ impl Dispatcher {
                 true
             }
             (Stand::Active { group, reserved }, JobStanding::Active { group: now, bound })
-                if same && (now.is_none() || now == group) =>
+                if now.is_none() || now == group =>
             {
                 let (reserved, asked) = (*reserved, entry.size());
                 entry.state = view.state.clone();
@@ -177,6 +248,32 @@ impl Dispatcher {
             }
             (_, state) => same && *state == entry.state,
         }
+    }
+
+    /// What is admitted or runs uses what its pod asks for: something may have been added to that when it was made.
+    fn resize(&mut self, number: usize, view: &JobView) {
+        let entry = &mut self.jobs[number];
+        let (JobStanding::Active { .. }, Ok(after)) = (&view.state, &view.asked) else { return };
+        let (before, after) = (entry.size(), *after);
+        let (group, node) = match &entry.stand {
+            Stand::Admitted { group, node, .. } => (Some(group), *node),
+            Stand::Active { group, reserved } => (group.as_ref(), *reserved),
+            _ => return,
+        };
+        if before == after {
+            return;
+        }
+        let (of, group) = (entry.seat, group.cloned());
+        entry.asked = Ok(after);
+        let seat = &mut self.seats[of];
+        seat.usage.held = seat.usage.held - before + after;
+        seat.change_share(group.as_deref(), |held| *held = *held - before + after, &mut self.rooms, self.now);
+        if let Some(node) = node {
+            self.rooms.take_number(node, after);
+            self.rooms.give_back(node, before);
+        }
+        self.tell_usage(of);
+        self.stir(of);
     }
 
     /// A job does not exist any more.

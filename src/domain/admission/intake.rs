@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Dispatcher, entry::Stand, queue::Shape, quota};
+use super::{
+    Dispatcher,
+    entry::{Assessment, Stand},
+    quota,
+    seat::Never,
+};
 use crate::{
     api_types::{Reason, job::OnQuota},
     domain::queue_order::Age,
@@ -12,9 +17,6 @@ impl Dispatcher {
     /// Takes in what has changed for a tenant.
     pub(super) fn look_at(&mut self, number: usize) {
         let seat = &mut self.seats[number];
-        if std::mem::take(&mut seat.restless) {
-            seat.unblock_all(&mut self.rooms);
-        }
         seat.count_passed(&self.rooms);
         let mut arrivals = std::mem::take(&mut seat.arrivals);
         arrivals.retain(|job| {
@@ -39,15 +41,21 @@ impl Dispatcher {
         let age = entry.rank.age().clone();
         let refusal = match (&entry.asked, &seat.view) {
             (Err(error), _) => Some((error.reason(), error.to_string())),
-            (Ok(asked), Some(view)) if view.closed.is_none() => {
-                let shape = Shape {
-                    asked: *asked,
-                    group: entry.group.clone(),
-                    on_quota: entry.on_quota,
-                    fresh: entry.is_first_attempt(),
+            (Ok(_), Some(view)) if view.closed.is_none() => {
+                let shape = entry.shape();
+                let never = seat.never(view, &shape, &self.rooms);
+                entry.assessment = match never {
+                    Some(Never::Quota(_)) => Assessment::Refused,
+                    Some(never) => {
+                        let outlook = seat.outlook(&shape, never, &self.rooms, self.now);
+                        entry.assessment.next(outlook, self.now)
+                    }
+                    None => Assessment::Passed,
                 };
+                let refused = never.filter(|_| entry.assessment == Assessment::Refused);
                 let waits_not = || seat.no_turn_soon(view, &age, shape.fresh, self.now);
-                seat.never(view, &shape, &self.rooms)
+                refused
+                    .map(|never| seat.why_never(view, &shape, never, &self.rooms))
                     .or_else(|| (shape.on_quota == OnQuota::Reject).then(waits_not).flatten())
             }
             _ => None,
@@ -101,13 +109,9 @@ impl Dispatcher {
     fn enter(&mut self, number: usize, job: usize) {
         let (seat, entry) = (&mut self.seats[number], &mut self.jobs[job]);
         seat.outside.remove(entry.rank.age());
-        let shape = Shape {
-            asked: entry.size(),
-            group: entry.group.clone(),
-            on_quota: entry.on_quota,
-            fresh: entry.is_first_attempt(),
-        };
-        let line = seat.enter(job, entry.rank.clone(), shape, &mut self.rooms);
+        let pending = entry.assessment != Assessment::Passed;
+        let line = seat.enter(job, entry.rank.clone(), entry.shape(), &mut self.rooms);
+        seat.lines[line].pending.extend(pending.then_some(job));
         entry.stand = Stand::Line(line);
         self.lane.add(number, job);
     }

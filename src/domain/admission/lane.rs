@@ -130,7 +130,7 @@ impl Dispatcher {
         match &entry.stand {
             Stand::Parked { .. } => Some(Reason::PodRefused),
             Stand::Outside => Some(closed.unwrap_or(Reason::QueueFull)),
-            Stand::Line(line) => closed.or_else(|| Some(seat.lines[*line].hold.as_ref()?.reason())),
+            Stand::Line(line) => closed.or_else(|| Some(seat.lines[*line].hold?.reason())),
             _ => None,
         }
     }

@@ -82,6 +82,9 @@ pub struct Dispatcher {
     decided: Vec<Arc<str>>,
     news: Vec<usize>,
     lane: Lane,
+    /// How many lines were judged so far.
+    #[cfg(test)]
+    judged: usize,
 }
 
 /// What a decision has brought.

@@ -1,6 +1,10 @@
 //! One decision: who is looked at, whose turn it is, and what is kept.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    sync::Arc,
+};
 
 use super::{
     Decision, Dispatcher, contest::Bid, judge::Judgement, placement::Stirred, queue::Line, seat::Seat,
@@ -37,6 +41,7 @@ impl Dispatcher {
     /// Admits all that may start by what was told so far.
     pub fn decide(&mut self) -> Decision {
         loop {
+            self.rooms.arrange_all(self.now);
             let mut table = Table { seats: std::mem::take(&mut self.listed), ..Table::default() };
             table.seats.iter().for_each(|seat| self.look_at(*seat));
             self.gather(&mut table);
@@ -53,6 +58,7 @@ impl Dispatcher {
         // What is not kept any more is there for all.
         self.gather(&mut table);
         for seat in &table.seats {
+            self.reassess(*seat);
             self.seats[*seat].see_chances(&self.rooms);
             self.bid(*seat, &mut table.offers);
         }
@@ -72,7 +78,7 @@ impl Dispatcher {
 
     /// Adds what may go where there is more room than before, or where the nodes are others, and jobs that may be due.
     fn gather(&mut self, table: &mut Table) {
-        let Stirred { renewed, roomier, kept_for } = self.rooms.take_stirred();
+        let Stirred { renewed, roomier, kept_for } = self.rooms.take_stirred(self.now);
         if renewed.is_empty() && roomier.is_empty() && kept_for.is_empty() {
             return;
         }
@@ -84,9 +90,9 @@ impl Dispatcher {
             passed.into_iter().for_each(|seat| self.invite(seat, table));
         }
         for group in renewed {
-            let waiting: Vec<_> = self.rooms.contest(group).waiters().map(|w| (w.seat, w.line)).collect();
-            for (seat, line) in waiting {
-                self.seats[seat].unblock(line, &mut self.rooms);
+            let waiting: BTreeSet<usize> = self.rooms.contest(group).waiters().map(|w| w.seat).collect();
+            for seat in waiting {
+                self.seats[seat].restless = true;
                 self.invite(seat, table);
             }
         }
@@ -221,7 +227,7 @@ impl Dispatcher {
         seat.chances.clear();
         seat.find_skipped(&mut self.rooms);
         seat.weigh(&mut self.rooms);
-        let (is_due, is_known) = (seat.skips.due().next().is_some(), seat.due.is_some());
+        let (is_due, is_known) = (self.first_due(number).is_some(), self.seats[number].due.is_some());
         if !is_known {
             self.wait_for_node(number, false);
         }

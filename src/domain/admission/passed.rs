@@ -48,7 +48,7 @@ impl Seat {
     pub(super) fn find_skipped(&mut self, rooms: &mut Rooms) {
         self.count_passed(rooms);
         let held = self.lines.iter().filter_map(|(_, line)| {
-            let by_quota = match line.hold.as_ref()?.reason() {
+            let by_quota = match line.hold?.reason() {
                 Reason::WaitingForQuota => true,
                 Reason::WaitingForCapacity => false,
                 _ => return None,

@@ -8,9 +8,9 @@
 //! Kept up to date change by change. A group in which a node has more room than before is *roomier*, and one whose nodes
 //! are others, by size or state, is another *edition*: so it is known whose judgement is out of date.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use slab::Slab;
 
 use super::{
@@ -52,8 +52,14 @@ struct Group {
     members: Vec<usize>,
     free: Tree,
     capacity: Resources,
-    /// The sizes of node that it has, each once.
+    /// The largest sizes of node that it has: each other fits into one of these.
     sizes: Vec<Resources>,
+    /// Larger ones that it has had, with when they were there last, the oldest first.
+    shown: Vec<(Resources, Timestamp)>,
+    /// A node has joined it since its sizes were looked at.
+    joined: bool,
+    /// When a node joined it last, or was larger than any before.
+    grown: Timestamp,
     largest: Option<usize>,
     open: usize,
     /// Nodes kept free for a job that is due.
@@ -93,6 +99,26 @@ struct Worker {
     view: WorkerView,
     group: usize,
     leaf: usize,
+}
+
+/// For so long after a node has joined a group, or has grown, others may follow: nodes are labelled one after another,
+/// and a GPU is registered when its node has been Ready for a while.
+const SETTLING: SignedDuration = SignedDuration::from_secs(60);
+/// For so long a size of node that was there may come back.
+const LATELY: SignedDuration = SignedDuration::from_hours(6);
+/// Sizes that are remembered of a group.
+const REMEMBERED: usize = 64;
+
+/// What may become of a job that no node of its groups could hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// Nothing says that there will be a larger one.
+    Hopeless,
+    /// Nodes have come just now; they are all there at about this time.
+    Unsettled(Timestamp),
+    /// A node that could was there lately, or one is away and may come back with more than it shows (a rebooted one shows
+    /// no GPUs at first).
+    Hopeful,
 }
 
 impl Rooms {
@@ -193,9 +219,9 @@ impl Rooms {
     }
 
     /// What has changed since this was last asked.
-    pub(super) fn take_stirred(&mut self) -> Stirred {
+    pub(super) fn take_stirred(&mut self, now: Timestamp) -> Stirred {
+        self.arrange_all(now);
         let mut stirred = Stirred { renewed: std::mem::take(&mut self.unsorted), ..Stirred::default() };
-        stirred.renewed.iter().for_each(|group| self.arrange(*group));
         for number in std::mem::take(&mut self.changed) {
             let node = &mut self.nodes[number];
             let ((before, was_kept), now) = (node.seen, node.open_room());
@@ -242,6 +268,7 @@ impl Rooms {
             self.nodes[number].worker = old;
             return;
         }
+        let old_group = old.as_ref().map(|old| old.group);
         if let Some(old) = old {
             self.groups[old.group].members.retain(|member| *member != number);
             self.release(number);
@@ -250,7 +277,10 @@ impl Rooms {
         if let Some(view) = view {
             let group = self.group(&view.group);
             self.nodes[number].worker = Some(Worker { view, group, leaf: 0 });
-            self.groups[group].members.push(number);
+            let joins = old_group != Some(group);
+            let group_now = &mut self.groups[group];
+            group_now.joined |= joins;
+            group_now.members.push(number);
             self.unsort(group);
         }
         self.forget_node(number);
@@ -271,7 +301,16 @@ impl Rooms {
         }
     }
 
-    fn arrange(&mut self, number: usize) {
+    /// Brings what groups have up to date, before jobs are assessed by it.
+    pub(super) fn arrange_all(&mut self, now: Timestamp) {
+        for group in self.unsorted.clone() {
+            if self.groups[group].unsorted {
+                self.arrange(group, now);
+            }
+        }
+    }
+
+    fn arrange(&mut self, number: usize, now: Timestamp) {
         let (group, nodes) = (&mut self.groups[number], &mut self.nodes);
         let mut members = std::mem::take(&mut group.members);
         members.sort_by(|a, b| {
@@ -289,10 +328,7 @@ impl Rooms {
             node.seen = (node.open_room(), node.kept.is_some());
             group.free.set(leaf, node.shown_room());
         }
-        let mut sizes: Vec<_> = members.iter().map(|n| nodes[*n].capacity()).collect();
-        sizes.sort_unstable_by_key(|r| (r.cpu_milli, r.memory_bytes, r.gpus, r.ephemeral_bytes));
-        sizes.dedup();
-        group.sizes = sizes;
+        group.remember(largest_of(members.iter().map(|n| nodes[*n].capacity())), now);
         let size = |n: &usize| (nodes[*n].capacity().cpu_milli, nodes[*n].capacity().memory_bytes);
         group.largest = members.iter().copied().max_by_key(size);
         group.members = members;
@@ -413,10 +449,28 @@ impl Rooms {
         largest.map(|node| (&*node.name, node.capacity()))
     }
 
-    /// Whether every node of the groups is ready and open to new pods.
-    pub(super) fn all_open(&self, groups: &[usize]) -> bool {
-        let (open, all) = self.count(groups);
-        open == all
+    /// What may become of a job that no node of the groups could hold.
+    pub(super) fn outlook<I>(&self, groups: impl Fn() -> I, asked: &Resources, now: Timestamp) -> Outlook
+    where
+        I: Iterator<Item = usize>,
+    {
+        let all = || groups().map(|group| &self.groups[group]);
+        let lately =
+            |(size, at): &(Resources, Timestamp)| asked.fits(size) && now.duration_since(*at) < LATELY;
+        if all().any(|group| group.open < group.members.len() || group.shown.iter().any(lately)) {
+            return Outlook::Hopeful;
+        }
+        let settled = all().filter_map(|group| group.grown.checked_add(SETTLING).ok()).max();
+        settled.filter(|at| *at > now).map_or(Outlook::Hopeless, Outlook::Unsettled)
+    }
+
+    /// How many open nodes of the groups would have room for it, but for the number of their pods.
+    pub(super) fn full_of_pods(&self, groups: &[usize], asked: &Resources) -> usize {
+        let slim = Resources { pods: 0, ..*asked };
+        let nodes =
+            groups.iter().flat_map(|group| &self.groups[*group].members).map(|node| &self.nodes[*node]);
+        let rooms = nodes.filter_map(Node::open_room);
+        rooms.filter(|room| slim.fits(room) && asked.pods > room.pods).count()
     }
 
     /// The node that lacks least of having room for it, among those that could hold it and are kept for nobody.
@@ -426,26 +480,46 @@ impl Rooms {
         let nearest = could.min_by_key(|(place, n)| {
             let node = &self.nodes[*n];
             let lacks = *asked - (node.capacity() - node.used);
-            (lacks.gpus, lacks.cpu_milli, lacks.memory_bytes, lacks.ephemeral_bytes, *place)
+            (lacks.gpus, lacks.cpu_milli, lacks.memory_bytes, lacks.ephemeral_bytes, lacks.pods, *place)
         });
         nearest.map(|(_, node)| node)
     }
 
     /// Whether these groups have any node.
-    pub(super) fn any(&self, groups: &[usize]) -> bool {
-        groups.iter().any(|g| !self.groups[*g].members.is_empty())
+    pub(super) fn any(&self, mut groups: impl Iterator<Item = usize>) -> bool {
+        groups.any(|group| !self.groups[group].members.is_empty())
     }
 
     /// Whether any node of these groups could hold it, were it empty.
-    pub(super) fn ever(&self, groups: &[usize], asked: &Resources) -> bool {
-        groups.iter().any(|g| self.groups[*g].sizes.iter().any(|size| asked.fits(size)))
+    pub(super) fn ever(&self, mut groups: impl Iterator<Item = usize>, asked: &Resources) -> bool {
+        groups.any(|group| self.groups[group].sizes.iter().any(|size| asked.fits(size)))
     }
 
     /// A node of these groups that has room for it, but is kept.
-    pub(super) fn kept_with_room(&self, groups: &[usize], asked: &Resources) -> Option<usize> {
-        let mut kept = groups.iter().flat_map(|g| &self.groups[*g].kept).copied();
+    pub(super) fn kept_with_room(
+        &self,
+        groups: impl Iterator<Item = usize>,
+        asked: &Resources,
+    ) -> Option<usize> {
+        let mut kept = groups.flat_map(|group| &self.groups[group].kept).copied();
         kept.find(|node| self.fits(*node, asked))
     }
+}
+
+/// Those of these sizes that fit into no other one.
+fn largest_of(sizes: impl Iterator<Item = Resources>) -> Vec<Resources> {
+    let mut all: Vec<Resources> = sizes.collect();
+    let key = |r: &Resources| Reverse((r.cpu_milli, r.memory_bytes, r.gpus, r.ephemeral_bytes, r.pods));
+    all.sort_unstable_by_key(key);
+    all.dedup();
+    let mut largest: Vec<Resources> = Vec::new();
+    for size in all {
+        // Those before it have at least as much CPU.
+        if !largest.iter().any(|other| size.fits(other)) {
+            largest.push(size);
+        }
+    }
+    largest
 }
 
 impl Node {
@@ -464,6 +538,9 @@ impl Group {
             free: Tree::new(0),
             capacity: Resources::default(),
             sizes: Vec::new(),
+            shown: Vec::new(),
+            joined: false,
+            grown: Timestamp::MIN,
             largest: None,
             open: 0,
             kept: Vec::new(),
@@ -472,6 +549,25 @@ impl Group {
             contest: Contest::default(),
             elastic: false,
         }
+    }
+
+    /// Takes the largest sizes of its nodes, and notes which were there until now, and whether it has grown.
+    fn remember(&mut self, sizes: Vec<Resources>, now: Timestamp) {
+        let before = std::mem::replace(&mut self.sizes, sizes);
+        let known = |size: &Resources| {
+            before.iter().chain(self.shown.iter().map(|(size, _)| size)).any(|other| size.fits(other))
+        };
+        if std::mem::take(&mut self.joined) || !self.sizes.iter().all(known) {
+            self.grown = now;
+        }
+        self.shown.retain(|(size, _)| !before.iter().any(|later| size.fits(later)));
+        self.shown.extend(before.into_iter().map(|size| (size, now)));
+        let sizes = &self.sizes;
+        self.shown.retain(|(size, at)| {
+            now.duration_since(*at) < LATELY && !sizes.iter().any(|other| size.fits(other))
+        });
+        let surplus = self.shown.len().saturating_sub(REMEMBERED);
+        self.shown.drain(..surplus);
     }
 }
 

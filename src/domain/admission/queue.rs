@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     contest::Waiter,
     placement::Rooms,
+    quota::Excess,
     seat::{Seat, Share},
 };
 use crate::{
@@ -40,6 +41,8 @@ pub(super) struct Line {
     pub(super) tellings: u8,
     /// The reason that its jobs were to be told last.
     pub(super) told: Option<Reason>,
+    /// Jobs whose first assessment is not concluded, with some that have left.
+    pub(super) pending: Vec<usize>,
     /// Its entries among those that wait for room: groups and numbers there.
     waits: Vec<(usize, usize)>,
 }
@@ -53,24 +56,26 @@ impl Line {
             verified: None,
             tellings: 0,
             told: None,
+            pending: Vec::new(),
             waits: Vec::new(),
         }
     }
 }
 
 /// What holds a job back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     /// Something of the tenant's own: its quotas, or what is set aside of them.
-    Quota(Reason, String),
+    Quota(Excess),
     /// Room on the nodes. The sentence is made when it is asked for.
     Room(Reason),
 }
 
 impl Hold {
-    pub(super) fn reason(&self) -> Reason {
+    pub(super) fn reason(self) -> Reason {
         match self {
-            Self::Quota(reason, _) | Self::Room(reason) => *reason,
+            Self::Quota(excess) => excess.reason(),
+            Self::Room(reason) => reason,
         }
     }
 }
@@ -157,12 +162,6 @@ impl Seat {
         if let (Some(_), Some((rank, _))) = (line.hold.take(), line.jobs.first_key_value()) {
             self.heads.insert((rank.clone(), number));
         }
-    }
-
-    /// Lets all lines be judged again.
-    pub(super) fn unblock_all(&mut self, rooms: &mut Rooms) {
-        let held: Vec<usize> = self.lines.iter().filter(|(_, l)| l.hold.is_some()).map(|(n, _)| n).collect();
-        held.into_iter().for_each(|number| self.unblock(number, rooms));
     }
 
     fn wait_no_more(&mut self, number: usize, rooms: &mut Rooms) {

@@ -1,62 +1,164 @@
-//! What the tenant's quotas say to a job, in sentences with numbers.
+//! What the tenant's quotas say to a job, in numbers, and in sentences when they are asked for.
 
 use super::views::TenantView;
 use crate::{
-    api_types::plan::Limit,
+    api_types::{Reason, plan::Limit},
     domain::resources::{Resources, cores, gigabytes},
 };
 
-/// The first quota that `asked` on top of `held` goes over, as a sentence with numbers. `active` counts jobs, where
-/// jobs are to be counted.
-pub(super) fn exceeds(
+/// A quota that a job does not keep within. Only the numbers: a queue of ten thousand shapes is judged again at every end of
+/// a job, and few of these sentences are ever read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Excess {
+    /// Jobs at once, of which so many are admitted.
+    Jobs { active: u64 },
+    /// An amount; `held`, where what others hold is counted.
+    Amount { of: Amount, held: Option<u64>, asked: u64 },
+    /// Jobs an hour, of which so many have started.
+    Hour { started: u64 },
+    /// A quota of 0 that concerns every job.
+    Nothing(Nothing),
+    /// What is left is kept for a larger job that so many have passed.
+    SetAside { times: u64 },
+}
+
+/// What a quota limits by amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Amount {
+    Cpu,
+    Memory,
+    Gpus,
+    Bandwidth,
+}
+
+/// The quotas of which 0 means that no job may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nothing {
+    Jobs,
+    JobsPerHour,
+    Minutes,
+}
+
+impl Amount {
+    const ALL: [Self; 4] = [Self::Cpu, Self::Memory, Self::Gpus, Self::Bandwidth];
+
+    fn of(self, resources: &Resources) -> u64 {
+        match self {
+            Self::Cpu => resources.cpu_milli,
+            Self::Memory => resources.memory_bytes,
+            Self::Gpus => resources.gpus,
+            Self::Bandwidth => resources.bandwidth_mbps,
+        }
+    }
+
+    fn limit(self, tenant: &TenantView) -> Limit {
+        /// 10^9 bytes.
+        const GB: u64 = 1_000_000_000;
+        let quotas = &tenant.quotas;
+        match self {
+            Self::Cpu => Limit::from_quota(quotas.max_cpu_cores).times(1000),
+            Self::Memory => Limit::from_quota(quotas.max_memory_gb).times(GB),
+            Self::Gpus => Limit::from_quota(quotas.max_gpus),
+            Self::Bandwidth => Limit::from_quota(quotas.max_bandwidth_mbps),
+        }
+    }
+
+    fn write(self, amount: u64) -> String {
+        match self {
+            Self::Cpu => cores(amount),
+            Self::Memory => gigabytes(amount),
+            Self::Gpus | Self::Bandwidth => amount.to_string(),
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU cores",
+            Self::Memory => "GB of memory",
+            Self::Gpus => "GPUs",
+            Self::Bandwidth => "Mbit/s",
+        }
+    }
+}
+
+impl Excess {
+    /// Why a job waits that meets it.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::Jobs { .. } | Self::Amount { .. } | Self::Nothing(_) => Reason::WaitingForQuota,
+            Self::Hour { .. } => Reason::RateLimited,
+            Self::SetAside { .. } => Reason::WaitingForTurn,
+        }
+    }
+
+    /// With numbers.
+    pub(super) fn sentence(self, tenant: &TenantView) -> String {
+        let plan = &tenant.plan;
+        match self {
+            Self::Jobs { active } => {
+                format!("{plan} allows {} jobs at once: {active} admitted", tenant.quotas.max_jobs)
+            }
+            Self::Amount { of, held, asked } => {
+                let limit = of.limit(tenant);
+                let allowed = limit.at_most().map_or_else(|| limit.to_string(), |most| of.write(most));
+                let (unit, asked) = (of.unit(), of.write(asked));
+                match held.map(|held| of.write(held)) {
+                    Some(held) => {
+                        format!("{plan} allows {allowed} {unit}: {held} in use, this job asks for {asked}")
+                    }
+                    None => format!("{plan} allows {allowed} {unit}: this job asks for {asked}"),
+                }
+            }
+            Self::Hour { started } => rate_limit(tenant, started, 0),
+            Self::Nothing(Nothing::Jobs) => format!("{plan} allows 0 jobs at once"),
+            Self::Nothing(Nothing::JobsPerHour) => format!("{plan} allows 0 jobs per hour"),
+            Self::Nothing(Nothing::Minutes) => {
+                format!("{plan} allows jobs 0 minutes of running time: no job may run")
+            }
+            Self::SetAside { times } => format!(
+                "what is left of the quotas of {plan} is kept for a larger job of the tenant that {times} others have \
+                 passed"
+            ),
+        }
+    }
+}
+
+/// The first quota that `asked` by itself goes over, or that lets no job run: such a job never runs.
+pub(super) fn alone(tenant: &TenantView, asked: &Resources) -> Option<Excess> {
+    let quotas = &tenant.quotas;
+    let none = [
+        (quotas.max_jobs, Nothing::Jobs),
+        (quotas.max_jobs_per_hour, Nothing::JobsPerHour),
+        (quotas.job_timeout_minutes, Nothing::Minutes),
+    ];
+    let nothing = || none.into_iter().find(|(quota, _)| *quota == 0).map(|(_, of)| Excess::Nothing(of));
+    amount(tenant, None, asked).or_else(nothing)
+}
+
+/// The first quota that `asked` on top of `held` goes over, where so many jobs are active.
+pub(super) fn with_held(
     tenant: &TenantView,
     held: &Resources,
+    active: u64,
     asked: &Resources,
-    active: Option<u64>,
-) -> Option<String> {
-    /// 10^9 bytes.
-    const GB: u64 = 1_000_000_000;
-    let quotas = &tenant.quotas;
-    let limit = |quota: i64, unit: u64| Limit::from_quota(quota).times(unit);
-    if let Some(active) = active
-        && !Limit::from_quota(quotas.max_jobs).allows(active + 1)
-    {
-        return Some(format!("{} allows {} jobs at once: {active} admitted", tenant.plan, quotas.max_jobs));
+) -> Option<Excess> {
+    if !Limit::from_quota(tenant.quotas.max_jobs).allows(active.saturating_add(1)) {
+        return Some(Excess::Jobs { active });
     }
-    let plain = |n: u64| n.to_string();
-    let rows = [
-        (
-            limit(quotas.max_cpu_cores, 1000),
-            held.cpu_milli,
-            asked.cpu_milli,
-            "CPU cores",
-            cores as fn(u64) -> String,
-        ),
-        (limit(quotas.max_memory_gb, GB), held.memory_bytes, asked.memory_bytes, "GB of memory", gigabytes),
-        (limit(quotas.max_gpus, 1), held.gpus, asked.gpus, "GPUs", plain),
-        (limit(quotas.max_bandwidth_mbps, 1), held.bandwidth_mbps, asked.bandwidth_mbps, "Mbit/s", plain),
-    ];
-    for (limit, held, asked, what, write) in rows {
-        if asked > 0 && !limit.allows(held.saturating_add(asked)) {
-            let allowed = limit.at_most().map_or_else(|| limit.to_string(), write);
-            let plan = &tenant.plan;
-            return Some(match active {
-                Some(_) => format!(
-                    "{plan} allows {allowed} {what}: {} in use, this job asks for {}",
-                    write(held),
-                    write(asked)
-                ),
-                None => format!("{plan} allows {allowed} {what}: this job asks for {}", write(asked)),
-            });
-        }
-    }
-    match (active, quotas) {
-        (None, quotas) if quotas.max_jobs == 0 => Some(format!("{} allows 0 jobs at once", tenant.plan)),
-        (None, quotas) if quotas.max_jobs_per_hour == 0 => {
-            Some(format!("{} allows 0 jobs per hour", tenant.plan))
-        }
-        _ => None,
-    }
+    amount(tenant, Some(held), asked)
+}
+
+fn amount(tenant: &TenantView, held: Option<&Resources>, asked: &Resources) -> Option<Excess> {
+    Amount::ALL.into_iter().find_map(|of| {
+        let (held, asked) = (held.map(|held| of.of(held)), of.of(asked));
+        let within = asked == 0 || of.limit(tenant).allows(held.unwrap_or(0).saturating_add(asked));
+        (!within).then_some(Excess::Amount { of, held, asked })
+    })
+}
+
+/// That no more jobs may start in this hour, where so many have.
+pub(super) fn hour(tenant: &TenantView, started: u64) -> Option<Excess> {
+    rate_limited(tenant, started, 0).then_some(Excess::Hour { started })
 }
 
 /// Why a job that is not to wait is refused at once: `active` and `queued` before it are all that may run at a time.
@@ -71,14 +173,22 @@ pub(super) fn no_turn_soon(tenant: &TenantView, active: u64, queued: u64) -> Opt
     })
 }
 
-/// That no more jobs may start in this hour, where `started` have and `queued` before this one are to.
-pub(super) fn rate_limited(tenant: &TenantView, started: u64, queued: u64) -> Option<String> {
+/// That no more jobs may start in this hour, as a sentence, where `started` have and `queued` before this one are to.
+pub(super) fn no_start_soon(tenant: &TenantView, started: u64, queued: u64) -> Option<String> {
+    rate_limited(tenant, started, queued).then(|| rate_limit(tenant, started, queued))
+}
+
+fn rate_limited(tenant: &TenantView, started: u64, queued: u64) -> bool {
+    let most = Limit::from_quota(tenant.quotas.max_jobs_per_hour);
+    !most.allows(started.saturating_add(queued).saturating_add(1))
+}
+
+fn rate_limit(tenant: &TenantView, started: u64, queued: u64) -> String {
     let most = tenant.quotas.max_jobs_per_hour;
-    let reached = !Limit::from_quota(most).allows(started.saturating_add(queued).saturating_add(1));
-    reached.then(|| match queued {
+    match queued {
         0 => format!("hourly job limit reached ({started}/{most})"),
         _ => format!("hourly job limit reached ({started}/{most}, {queued} queued before this one)"),
-    })
+    }
 }
 
 /// That the queue has no place for a job, beside `queued` that wait.

@@ -15,9 +15,9 @@ use slab::Slab;
 use super::{
     contest::Place,
     passed::Skipped,
-    placement::Rooms,
-    queue::{Hold, Line, Shape},
-    quota::{exceeds, no_turn_soon, rate_limited},
+    placement::{Outlook, Rooms},
+    queue::{Line, Shape},
+    quota::{self, Excess, no_turn_soon},
     views::{TenantView, Usage},
 };
 use crate::{
@@ -104,6 +104,17 @@ pub(super) struct Due {
     pub(super) times: u64,
     /// The node that is kept free for it.
     pub(super) node: Option<usize>,
+}
+
+/// Why jobs of a shape can't run by what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Never {
+    /// A quota has no room even for one alone.
+    Quota(Excess),
+    /// They name a pool that the tenant may not use.
+    Pool,
+    /// No node could hold one, were it empty.
+    Nodes,
 }
 
 impl Seat {
@@ -240,22 +251,54 @@ impl Seat {
 
     // --- judging
 
-    /// Why a job will never run, if so.
-    pub(super) fn never(&self, view: &TenantView, shape: &Shape, rooms: &Rooms) -> Option<(Reason, String)> {
-        let asked = &shape.asked;
-        if let Some(sentence) = exceeds(view, &Resources::default(), asked, None) {
-            return Some((Reason::ExceedsQuota, sentence));
+    /// Why jobs of a shape can't run, were nothing else to run: by the quotas, and by the nodes that there are.
+    pub(super) fn never(&self, view: &TenantView, shape: &Shape, rooms: &Rooms) -> Option<Never> {
+        if let Some(excess) = quota::alone(view, &shape.asked) {
+            return Some(Never::Quota(excess));
         }
         let may_use = self.may_use(shape.group.as_deref());
-        if let (true, Some(wanted)) = (may_use.is_empty(), &shape.group) {
-            let sentence = format!("tenant {} may not use the pool of group {wanted}", view.name);
-            return Some((Reason::DoesNotFit, sentence));
+        if may_use.is_empty() && shape.group.is_some() {
+            return Some(Never::Pool);
         }
-        let supplied = self.supplied(may_use.clone(), rooms).is_some();
-        let groups = self.groups(may_use);
-        // A node that is away may come back with more than it shows now (a rebooted one shows no GPUs at first).
-        (!supplied && rooms.any(&groups) && rooms.all_open(&groups) && !rooms.ever(&groups, asked))
-            .then(|| (Reason::DoesNotFit, rooms.fits_nowhere(&groups, asked)))
+        let groups = || self.shares[may_use.clone()].iter().map(|share| share.group);
+        let too_large = || rooms.any(groups()) && !rooms.ever(groups(), &shape.asked);
+        (self.supplied(may_use.clone(), rooms).is_none() && too_large()).then_some(Never::Nodes)
+    }
+
+    /// [`Self::never`] with the reason and a sentence.
+    pub(super) fn why_never(
+        &self,
+        view: &TenantView,
+        shape: &Shape,
+        never: Never,
+        rooms: &Rooms,
+    ) -> (Reason, String) {
+        match never {
+            Never::Quota(excess) => (Reason::ExceedsQuota, excess.sentence(view)),
+            Never::Pool => (Reason::DoesNotFit, self.no_pool(shape)),
+            Never::Nodes => {
+                let groups = self.groups(self.may_use(shape.group.as_deref()));
+                (Reason::DoesNotFit, rooms.fits_nowhere(&groups, &shape.asked))
+            }
+        }
+    }
+
+    /// That the tenant may not use the pool that jobs of a shape name.
+    pub(super) fn no_pool(&self, shape: &Shape) -> String {
+        let tenant = self.view.as_ref().map_or(&*self.namespace, |view| view.name.as_str());
+        format!(
+            "tenant {tenant} may not use the pool of group {}",
+            shape.group.as_deref().unwrap_or_default()
+        )
+    }
+
+    /// What may become of jobs that can't run by the nodes that there are.
+    pub(super) fn outlook(&self, shape: &Shape, never: Never, rooms: &Rooms, now: Timestamp) -> Outlook {
+        let groups = || self.shares[self.may_use(shape.group.as_deref())].iter().map(|share| share.group);
+        match never {
+            Never::Nodes => rooms.outlook(groups, &shape.asked, now),
+            Never::Quota(_) | Never::Pool => Outlook::Hopeless,
+        }
     }
 
     /// The share among these whose nodes an autoscaler supplies.
@@ -279,7 +322,7 @@ impl Seat {
         if let Some(sentence) = no_turn_soon(view, self.usage.active, before) {
             return Some((Reason::WaitingForQuota, sentence));
         }
-        let sentence = rate_limited(view, self.started(now), before).filter(|_| fresh)?;
+        let sentence = quota::no_start_soon(view, self.started(now), before).filter(|_| fresh)?;
         Some((Reason::RateLimited, sentence))
     }
 
@@ -301,22 +344,23 @@ impl Seat {
         shape: &Shape,
         ahead: bool,
         now: Timestamp,
-    ) -> Option<Hold> {
+    ) -> Option<Excess> {
         if shape.fresh
-            && let Some(sentence) = rate_limited(view, self.started(now), 0)
+            && let Some(excess) = quota::hour(view, self.started(now))
         {
-            return Some(Hold::Quota(Reason::RateLimited, sentence));
+            return Some(excess);
         }
-        let usage = &self.usage;
-        if let Some(sentence) = exceeds(view, &usage.held, &shape.asked, Some(usage.active)) {
-            return Some(Hold::Quota(Reason::WaitingForQuota, sentence));
+        let Usage { active, held, .. } = &self.usage;
+        if let Some(excess) = quota::with_held(view, held, *active, &shape.asked) {
+            return Some(excess);
         }
         let due = self.due.as_ref().filter(|_| !ahead)?;
-        exceeds(view, &(usage.held + due.asked), &shape.asked, Some(usage.active + 1))?;
-        let sentence = format!(
-            "what is left of the quotas of {} is kept for a larger job of the tenant that {} others have passed",
-            view.plan, due.times
-        );
-        Some(Hold::Quota(Reason::WaitingForTurn, sentence))
+        quota::with_held(view, &(*held + due.asked), active + 1, &shape.asked)?;
+        Some(Excess::SetAside { times: due.times })
+    }
+
+    /// Whether a job is the one that is due, or comes before it.
+    pub(super) fn is_ahead(&self, rank: &Rank) -> bool {
+        self.due.as_ref().is_some_and(|due| *rank <= due.rank)
     }
 }

@@ -13,9 +13,11 @@ impl Dispatcher {
     /// Why there is no room for a line, with the numbers of this moment.
     pub(super) fn room_sentence(&self, seat: &Seat, line: &Line, reason: Reason) -> String {
         let groups = seat.groups(seat.may_use(line.shape.group.as_deref()));
-        let kept = self.rooms.kept_with_room(&groups, &line.shape.asked);
+        let kept = self.rooms.kept_with_room(groups.iter().copied(), &line.shape.asked);
         match (reason, kept) {
             (Reason::NoWorkers, _) => self.rooms.no_workers(&groups),
+            (Reason::DoesNotFit, _) if groups.is_empty() => seat.no_pool(&line.shape),
+            (Reason::DoesNotFit, _) => self.rooms.fits_nowhere(&groups, &line.shape.asked),
             (Reason::WaitingForTurn, Some(node)) => {
                 let node = self.rooms.node_name(node);
                 format!(
@@ -38,16 +40,21 @@ impl Rooms {
     /// That no node has room, as a sentence.
     pub(super) fn no_room(&self, groups: &[usize], asked: &Resources) -> String {
         let (open, all) = self.count(groups);
-        format!("no worker has {} free: {open} of {all} are open", sizes(asked))
+        let sentence = format!("no worker has {} free: {open} of {all} are open", sizes(asked));
+        match self.full_of_pods(groups, asked) {
+            0 => sentence,
+            full => format!("{sentence}, and {full} with room run as many pods as they take"),
+        }
     }
 
     /// That no node could ever hold it, as a sentence.
     pub(super) fn fits_nowhere(&self, groups: &[usize], asked: &Resources) -> String {
         let largest = self.largest(groups).map_or_else(String::new, |(name, capacity)| {
-            format!("; the largest, {name}, has {}", sizes(&capacity))
+            let pods = if asked.pods > capacity.pods { " and takes no pods" } else { "" };
+            format!("; the largest, {name}, has {}{pods}", sizes(&capacity))
         });
         let (_, all) = self.count(groups);
-        format!("asks for {}: no worker could ever hold it ({all}){largest}", sizes(asked))
+        format!("asks for {}: none of the {all} workers could hold it, were it empty{largest}", sizes(asked))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Single decisions.
 
+mod room;
 mod told;
+mod too_large;
 
 use proptest::prelude::*;
 
@@ -104,7 +106,7 @@ fn quotas_are_counted_with_numbers() {
     dispatcher.set_job(job("b", "acme", cpu(4)));
     dispatcher.set_job(job("c", "acme", cpu(2)));
     let decision = dispatcher.decide();
-    let sentence = "pro allows 64 CPU cores: 62 in use, this job asks for 4".to_owned();
+    let sentence = "pro allows 64 CPU cores: 64 in use, this job asks for 4".to_owned();
     assert_eq!(waits(&dispatcher, "b").0, Reason::WaitingForQuota);
     let place = Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) };
     assert_eq!(verdict(&dispatcher, "c"), Verdict::Admit(place), "a smaller one passes, to the fuller node");
@@ -112,35 +114,65 @@ fn quotas_are_counted_with_numbers() {
     assert_eq!(decision.usage, ["acme".into()]);
     let usage = dispatcher.account("acme").unwrap().usage;
     assert_eq!(usage, Usage { queued: 1, active: 2, held: cpu(62) + cpu(2) });
-    assert_eq!(waits(&dispatcher, "b").1, sentence, "as it was when it was judged");
+    assert_eq!(waits(&dispatcher, "b").1, sentence, "with the numbers of this moment");
 }
 
-#[test]
-fn a_node_that_is_away_may_come_back_larger() {
-    let away = WorkerView { open: false, ..worker("acme", 1) };
-    let workers = vec![("n1", worker("acme", 2)), ("n2", away)];
-    let mut dispatcher = decide(&[tenant("acme", "basic")], workers, vec![job("a", "acme", cpu(3))]);
-    assert_eq!(waits(&dispatcher, "a").0, Reason::WaitingForCapacity);
-    dispatcher.set_worker("n2", Some(worker("acme", 1)));
-    assert_eq!(dispatcher.decide().decided, ["a".into()]);
-    assert!(
-        matches!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::DoesNotFit, _)),
-        "it came back as small"
-    );
+/// So long after nodes have come they count as all there are.
+fn settled(dispatcher: &mut Dispatcher) {
+    dispatcher.tick(Timestamp::from_second(60).unwrap());
+    dispatcher.decide();
 }
 
 #[test]
 fn what_can_never_run_is_refused_at_once() {
     let gpu = Resources { gpus: 1, ..cpu(1) };
-    let jobs = vec![job("a", "acme", gpu), job("b", "acme", cpu(3))];
-    let dispatcher = decide(&[tenant("acme", "free")], vec![("n1", worker("acme", 2))], jobs);
+    let workers = vec![("n1", worker("acme", 2))];
+    let mut dispatcher = decide(&[tenant("acme", "free")], workers, vec![job("a", "acme", gpu)]);
     let sentence = "free allows 0 GPUs: this job asks for 1".to_owned();
     assert_eq!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::ExceedsQuota, sentence));
+    settled(&mut dispatcher);
+    dispatcher.set_job(job("b", "acme", cpu(3)));
+    dispatcher.decide();
     let refused = verdict(&dispatcher, "b");
     assert!(
         matches!(&refused, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")),
         "{refused:?}"
     );
+}
+
+/// Every quota of 0 that concerns a job says so with its number; whatever is asked for, no job starts and none is charged.
+#[test]
+fn a_quota_of_none_lets_no_job_start() {
+    type Cut = fn(&mut crate::api_types::plan::EffectiveQuotas);
+    let cuts: [(Cut, &str); 7] = [
+        (|q| q.max_jobs = 0, "pro allows 0 jobs at once"),
+        (|q| q.max_jobs_per_hour = 0, "pro allows 0 jobs per hour"),
+        (|q| q.job_timeout_minutes = 0, "pro allows jobs 0 minutes of running time: no job may run"),
+        (|q| q.max_cpu_cores = 0, "pro allows 0 CPU cores: this job asks for 1"),
+        (|q| q.max_memory_gb = 0, "pro allows 0 GB of memory: this job asks for 0.001"),
+        (|q| q.max_gpus = 0, "pro allows 0 GPUs: this job asks for 1"),
+        (|q| q.max_bandwidth_mbps = 0, "pro allows 0 Mbit/s: this job asks for 1"),
+    ];
+    let everything = Resources { gpus: 1, bandwidth_mbps: 1, ..cpu(1) };
+    let large = Resources { gpus: 8, ..worker("acme", 8).capacity };
+    for (cut, sentence) in cuts {
+        let mut acme = tenant("acme", "pro");
+        let workers = vec![("n1", WorkerView { capacity: large, ..worker("acme", 8) })];
+        let waiting = JobView { told: Some(Reason::WaitingForQuota), ..job("waiting", "acme", everything) };
+        let retried = JobView { state: JobStanding::Waiting(2), ..job("retried", "acme", everything) };
+        let new = job("new", "acme", everything);
+        cut(&mut acme.quotas);
+        let dispatcher = decide(&[acme], workers, vec![new, waiting, retried]);
+        for uid in ["new", "waiting", "retried"] {
+            let expected = Verdict::Reject(Reason::ExceedsQuota, sentence.to_owned());
+            assert_eq!(verdict(&dispatcher, uid), expected, "{uid}");
+        }
+        assert_eq!(dispatcher.account("acme").unwrap().started, 0);
+    }
+    let mut acme = tenant("acme", "pro");
+    acme.quotas.max_queued_jobs = 0;
+    let dispatcher = decide(&[acme], vec![("n1", worker("acme", 8))], vec![job("new", "acme", cpu(1))]);
+    assert_eq!(waits(&dispatcher, "new"), (Reason::QueueFull, "pro allows 0 queued jobs: 1 wait".to_owned()));
 }
 
 #[test]
@@ -302,6 +334,7 @@ fn an_autoscaler_supplies_the_tenants_own_nodes_and_no_pool_unless_it_is_elastic
         dispatcher.set_job(job);
     }
     dispatcher.decide();
+    settled(&mut dispatcher);
     let place = |group: &str| Verdict::Admit(Admission { attempt: 1, group: group.into(), node: None });
     assert_eq!(verdict(&dispatcher, "own"), place("acme"));
     assert_eq!(verdict(&dispatcher, "elastic"), place("pool.e"));

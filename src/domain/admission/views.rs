@@ -68,6 +68,17 @@ pub struct JobView {
     pub told: Option<Reason>,
 }
 
+impl JobView {
+    /// Whether it runs, or has before.
+    pub(super) fn has_run(&self) -> bool {
+        match self.state {
+            JobStanding::Active { .. } | JobStanding::BackingOff => true,
+            JobStanding::Waiting(attempt) => attempt > 1,
+            JobStanding::Aside | JobStanding::Ended(_) => false,
+        }
+    }
+}
+
 /// Where a job is, as its object and its pods say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobStanding {

@@ -131,3 +131,37 @@ fn a_retry_without_running_time_is_no_retry() {
         }
     }
 }
+
+/// The plan is cut while a retry waits: its pod would be ended as it starts.
+#[test]
+fn a_retry_whose_time_a_cut_has_taken_while_it_waits_makes_no_pod() {
+    for (policy, phase) in [("Infrastructure", JobPhase::Failed), ("Always", JobPhase::Queued)] {
+        let mut world = World::new(&json!({"retryPolicy": policy}));
+        world.running(1, 0);
+        world.write(0);
+        let ran =
+            json!({"terminated": {"exitCode": 137, "startedAt": START, "finishedAt": at(400).to_string()}});
+        world.pod(1, 0, &json!({}), &evicted(&json!([container(&ran)])));
+        world.write(400);
+        world.pods.clear();
+        assert_eq!(world.write(500).phase, JobPhase::Queued);
+        world.admit(2);
+        world.minutes = 5;
+        let status = world.write(501);
+        assert_eq!((status.phase, status.attempts.len()), (phase, 1), "{policy}");
+        if phase == JobPhase::Queued {
+            assert!(matches!(world.step(502), Step::Create(_)), "with the whole time again");
+        }
+    }
+}
+
+/// `jobTimeoutMinutes: 0` says that no job may run: an admission from before makes no pod, and nothing ends as timed out.
+#[test]
+fn where_no_job_may_run_no_pod_is_made() {
+    let mut world = World::new(&json!({}));
+    world.admit(1);
+    world.minutes = 0;
+    assert_eq!(world.step(0), Step::Wait(None));
+    world.minutes = 30;
+    assert!(matches!(world.step(0), Step::Create(_)));
+}

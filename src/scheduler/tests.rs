@@ -1,0 +1,228 @@
+//! The actor, with events as watches deliver them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kube::runtime::reflector::store::Writer;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api_types::Reason,
+    domain::admission::Verdict,
+    kube_ext::{
+        mock,
+        streams::{DistinctReceiver, distinct},
+    },
+};
+
+struct World {
+    scheduler: Scheduler,
+    board: Board,
+    jobs: Writer<Job>,
+    /// Never read, as by a controller that waits for a cache that can't be listed.
+    _concerned: (DistinctReceiver<ObjectRef<Job>>, DistinctReceiver<ObjectRef<Tenant>>),
+    _tables: (watch::Sender<Arc<Plans>>, watch::Sender<Arc<Scenarios>>),
+}
+
+fn object<K: serde::de::DeserializeOwned>(object: Value) -> Arc<K> {
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+impl World {
+    fn new(clock: Clock) -> Self {
+        let (caches_jobs, jobs) = mock::cache();
+        let caches = Caches {
+            tenants: mock::cache().0,
+            jobs: caches_jobs,
+            pods: mock::cache().0,
+            nodes: mock::cache().0,
+        };
+        let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
+        let (scenarios_sender, scenarios) = watch::channel(Arc::new(Scenarios::default()));
+        let ((concerned_jobs, of_jobs), (concerned_tenants, of_tenants)) = (distinct(), distinct());
+        let board = Board::default();
+        let scheduler = Scheduler::new(Parts {
+            caches,
+            board: board.clone(),
+            concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
+            plans,
+            scenarios,
+            gpu_resource: "example.com/gpu".to_owned(),
+            clock,
+            metrics: Metrics::default(),
+        });
+        let tables = (plans_sender, scenarios_sender);
+        Self { scheduler, board, jobs, _concerned: (of_jobs, of_tenants), _tables: tables }
+    }
+
+    /// One whose caches are whole, with a tenant and a node that takes so many pods.
+    fn with_a_node(pods: u32) -> Self {
+        let mut world = Self::new(Clock::of(|| Timestamp::UNIX_EPOCH));
+        let quotas = json!({"maxBandwidthMbps": 1000});
+        world.take(vec![
+            Told::Tenant(Change::Applied(tenant(json!({"plan": "pro", "quotas": quotas})))),
+            node(pods),
+        ]);
+        world.scheduler.begin();
+        world
+    }
+
+    fn take(&mut self, told: Vec<Told>) {
+        self.scheduler.take(told);
+        if self.scheduler.ready {
+            self.scheduler.decide();
+        }
+    }
+
+    fn put_job(&mut self, uid: &str, resources: Value) {
+        let job = json!({"metadata": {"name": uid, "namespace": "tenant-acme", "uid": uid,
+            "creationTimestamp": "1970-01-01T00:00:00Z"}, "spec": {"image": "i", "resources": resources}});
+        mock::put(&mut self.jobs, job.clone());
+        self.take(vec![Told::Job(Change::Applied(object(job)))]);
+    }
+
+    fn delete_job(&mut self, uid: &str) {
+        let job = self.scheduler.parts.caches.jobs.get(&ObjectRef::new(uid).within("tenant-acme")).unwrap();
+        mock::drop_all(&mut self.jobs);
+        self.take(vec![Told::Job(Change::Deleted(job))]);
+    }
+
+    fn reason(&self, uid: &str) -> Option<Reason> {
+        match self.board.standing(uid)? {
+            Verdict::Wait(reason, _) | Verdict::Reject(reason, _) => Some(reason),
+            Verdict::Admit(_) => Some(Reason::Admitted),
+        }
+    }
+
+    fn active(&self) -> (i64, i64) {
+        let usage = self.board.usage("tenant-acme").unwrap();
+        (usage.active_jobs, usage.bandwidth_mbps)
+    }
+}
+
+fn tenant(spec: Value) -> Arc<Tenant> {
+    object(
+        json!({"metadata": {"name": "acme", "uid": "t"}, "spec": spec, "status": {"namespace": "tenant-acme"}}),
+    )
+}
+
+fn node(pods: u32) -> Told {
+    let taint = json!([{"key": names::NODE_ADMITTED, "value": "acme", "effect": "NoSchedule"}]);
+    Told::Node(Change::Applied(object(json!({
+        "metadata": {"name": "n1", "labels": {names::NODE_ADMITTED: "acme"}}, "spec": {"taints": taint},
+        "status": {"allocatable": {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "10Gi", "pods": pods.to_string()},
+            "conditions": [{"type": "Ready", "status": "True"}]},
+    }))))
+}
+
+/// A pod of a job, on the node.
+fn pod(job: &str, phase: &str) -> Arc<Pod> {
+    object(json!({
+        "metadata": {"name": format!("{job}-1"), "namespace": "tenant-acme", "uid": format!("pod-{job}"),
+            "labels": {names::LABEL_JOB_UID: job, names::LABEL_ATTEMPT: "1", names::LABEL_GROUP: "acme",
+                names::LABEL_TENANT: "acme", names::LABEL_TENANT_UID: "t", names::LABEL_MANAGED_BY: names::MANAGER},
+            "annotations": {"kubernetes.io/egress-bandwidth": "900M"},
+            "ownerReferences": [{"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "name": job, "uid": job,
+                "controller": true}]},
+        "spec": {"nodeName": "n1", "containers": [{"name": "job", "resources": {"requests": {"cpu": "1", "memory": "1Mi"}}}]},
+        "status": {"phase": phase},
+    }))
+}
+
+fn other_pod() -> Arc<Pod> {
+    object(json!({"metadata": {"name": "other", "namespace": "default", "uid": "other"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c"}]}, "status": {"phase": "Running"}}))
+}
+
+#[test]
+fn pods_and_disk_are_room_like_all_else() {
+    let mut world = World::with_a_node(3);
+    world.take(vec![Told::Other(Change::Applied(other_pod()))]);
+    for uid in ["a", "b", "c"] {
+        world.put_job(uid, json!({"cpu": "1"}));
+    }
+    let reasons = ["a", "b", "c"].map(|uid| world.reason(uid));
+    let expected = [Reason::Admitted, Reason::Admitted, Reason::WaitingForCapacity];
+    assert_eq!(reasons, expected.map(Some), "another one's pod is a pod, too");
+
+    let mut world = World::with_a_node(110);
+    for uid in ["a", "b"] {
+        world.put_job(uid, json!({"ephemeralStorage": "6Gi"}));
+    }
+    assert_eq!(
+        (world.reason("a"), world.reason("b")),
+        (Some(Reason::Admitted), Some(Reason::WaitingForCapacity))
+    );
+}
+
+#[test]
+fn a_deleted_job_counts_against_the_quotas_until_its_pod_has_ended() {
+    let mut world = World::with_a_node(110);
+    world.put_job("a", json!({"bandwidthMbps": 900}));
+    world.board.claim("a", 1).unwrap();
+    world.take(vec![Told::Pod(Change::Applied(pod("a", "Running")))]);
+    world.put_job("b", json!({"bandwidthMbps": 900}));
+    assert_eq!((world.active(), world.reason("b")), ((1, 900), Some(Reason::WaitingForQuota)));
+    world.delete_job("a");
+    assert_eq!(
+        (world.active(), world.reason("b")),
+        ((1, 900), Some(Reason::WaitingForQuota)),
+        "its pod runs on"
+    );
+    world.take(vec![Told::Pod(Change::Applied(pod("a", "Failed")))]);
+    assert_eq!((world.active(), world.reason("b")), ((1, 900), Some(Reason::Admitted)));
+    world.take(vec![Told::Pod(Change::Deleted(pod("a", "Failed")))]);
+    assert_eq!(world.active(), (1, 900));
+}
+
+#[test]
+fn after_a_restart_pods_whose_jobs_were_deleted_count_until_they_have_ended() {
+    let mut world = World::new(Clock::of(|| Timestamp::UNIX_EPOCH));
+    let acme = Told::Tenant(Change::Applied(tenant(json!({"plan": "pro", "quotas": {"maxJobs": 1}}))));
+    world.take(vec![acme, node(110), Told::Pod(Change::Applied(pod("a", "Running")))]);
+    world.put_job("b", json!({}));
+    world.scheduler.begin();
+    world.take(vec![]);
+    assert_eq!((world.active().0, world.reason("b")), (1, Some(Reason::WaitingForQuota)));
+    world.take(vec![Told::Pod(Change::Deleted(pod("a", "Running")))]);
+    assert_eq!((world.active().0, world.reason("b")), (1, Some(Reason::Admitted)));
+}
+
+#[test]
+fn controllers_that_take_no_names_do_not_stop_the_scheduler() {
+    let mut world = World::with_a_node(110);
+    world.take(vec![Told::Tenant(Change::Applied(tenant(
+        json!({"plan": "pro", "quotas": {"maxCpuCores": 0}}),
+    )))]);
+    for n in 0..10_000 {
+        world.put_job(&format!("j{n}"), json!({}));
+    }
+    assert_eq!(world.reason("j9999"), Some(Reason::ExceedsQuota));
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looks);
+    let world = World::new(Clock::of(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Timestamp::from_second(1000).unwrap()
+    }));
+    // It expires while the watch of nodes can't be synced.
+    let mut scheduler = world.scheduler;
+    scheduler.turns.insert((Timestamp::from_second(900).unwrap(), "acme".to_owned()));
+    let (tenants_sender, tenants) = mpsc::channel(1);
+    let (jobs_sender, jobs) = mpsc::channel(1);
+    let (pods_sender, pods) = mpsc::channel(1);
+    let (nodes_sender, nodes) = mpsc::channel(1);
+    let (others_sender, others) = mpsc::channel(1);
+    let running = tokio::spawn(scheduler.run(Changes { tenants, jobs, pods, nodes, others }));
+    tenants_sender.send(Change::Synced).await.unwrap();
+    // Paused time advances when every task waits.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let looks = looks.load(Ordering::Relaxed);
+    assert!(looks < 10, "{looks} looks at the clock");
+    assert!(!running.is_finished());
+    running.abort();
+    drop((jobs_sender, pods_sender, nodes_sender, others_sender));
+}
