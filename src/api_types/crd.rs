@@ -3,7 +3,8 @@
 //! What the derive can't say is added here:
 //! - the status that an object has before anybody looked at it, so that a client never sees an object without one, and a
 //!   job that starts at once costs no write that says "queued";
-//! - the texts that a time may be: Kubernetes checks `date-time` loosely, and what it stores must be read;
+//! - the texts that a time may be, and the bounds of an `int32`: Kubernetes checks `date-time` loosely, and what it stores
+//!   must be read;
 //! - that no field is nullable: the API server then drops a null, so that it is the same as an absent field for every
 //!   rule.
 
@@ -57,8 +58,13 @@ fn with_status(mut crd: CustomResourceDefinition, default: serde_json::Value) ->
 /// Gives the times in `schema` their form, and makes nothing nullable.
 fn narrow(schema: &mut JSONSchemaProps, times: &str) {
     schema.nullable = None;
-    if schema.format.as_deref() == Some("date-time") {
-        schema.pattern = Some(times.to_owned());
+    match schema.format.as_deref() {
+        Some("date-time") => schema.pattern = Some(times.to_owned()),
+        Some("int32") => {
+            schema.minimum.get_or_insert(f64::from(i32::MIN));
+            schema.maximum.get_or_insert(f64::from(i32::MAX));
+        }
+        _ => (),
     }
     let items = schema.items.as_mut().and_then(|items| match items {
         JSONSchemaPropsOrArray::Schema(one) => Some(&mut **one),

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::names;
 
+use self::rules::{fixed, fixed_list, fixed_number, fixed_quantity, fixed_volumes};
 #[cfg(test)]
 pub(crate) use self::status::MOVES;
 pub use self::{
     rules::MOST_BYTES,
     status::{AttemptRecord, JobPhase, JobStatus},
 };
-use self::rules::{fixed, fixed_list, fixed_number, fixed_quantity, fixed_volumes};
 use super::{
     quantity::{self, Quantity},
     text,

@@ -74,7 +74,8 @@ impl Range {
             "(type(self) == int || self.matches('{FORM}')) && {written}.compareTo(quantity('{least}')) >= 0 \
              && {written}.compareTo(quantity('{most}')) <= 0"
         );
-        let message = format!("'`' + string(self) + '` is not allowed: give {least} to {most}, with an optional unit'");
+        let message =
+            format!("'`' + string(self) + '` is not allowed: give {least} to {most}, with an optional unit'");
         Rule::new(rule).message(Message::Expression(message))
     }
 
@@ -82,7 +83,8 @@ impl Range {
     /// quantity stays as it is.
     #[must_use]
     pub fn at_least(&self, quantity: &Quantity) -> Quantity {
-        let below = scaled(&quantity.0, NANO).is_ok_and(|value| scaled(self.least, NANO).is_ok_and(|least| value < least));
+        let below = scaled(&quantity.0, NANO)
+            .is_ok_and(|value| scaled(self.least, NANO).is_ok_and(|least| value < least));
         if below { self.least.into() } else { quantity.clone() }
     }
 
@@ -199,7 +201,8 @@ fn scaled(text: &str, scale: u128) -> Result<u128, QuantityError> {
     let before = usize::try_from(point.clamp(0, count)).unwrap_or(0);
     let zeros = u32::try_from(point.saturating_sub(count).max(0)).unwrap_or(u32::MAX);
     let (left, right) = digits.split_at(before);
-    let integer = left.iter().try_fold(0_u128, |sum, digit| sum.checked_mul(10)?.checked_add(u128::from(*digit)));
+    let integer =
+        left.iter().try_fold(0_u128, |sum, digit| sum.checked_mul(10)?.checked_add(u128::from(*digit)));
     let integer = integer.and_then(|integer| integer.checked_mul(10_u128.checked_pow(zeros)?));
     let integer = integer.and_then(|integer| integer.checked_mul(factor)).ok_or_else(large)?;
     let (mut part, mut rest) = (0, false);

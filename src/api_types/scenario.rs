@@ -403,7 +403,10 @@ mod tests {
                 "resources: {memory: -1Gi}",
                 "scenario `train`: resources.memory is wrong: `-1Gi` is not allowed: give 16Mi to 1Pi",
             ),
-            ("resources: {memory: 512m}", "resources.memory is wrong: `512m` is not allowed: give 16Mi to 1Pi"),
+            (
+                "resources: {memory: 512m}",
+                "resources.memory is wrong: `512m` is not allowed: give 16Mi to 1Pi",
+            ),
             ("resources: {cpu: 0}", "resources.cpu is wrong: `0` is not allowed: give 1m to 100k"),
             ("resources: {ephemeralStorage: '1e-400'}", "`1e-400` is not allowed: give 1Mi to 1Pi"),
             ("resources: {gpus: -1}", "scenario `train`: resources.gpus is -1: give 0 to 1024"),
@@ -432,7 +435,10 @@ mod tests {
         for (bad, told) in [
             ("scenarios: {train: {}}", "scenarios.train: missing field `image`"),
             ("scenarios: {train: {image: ''}}", "scenario `train`: image has 0 characters"),
-            (r#"scenarios: {train: {image: "a\n"}}"#, r"scenario `train`: image is `a\n`: give registry/name:tag"),
+            (
+                r#"scenarios: {train: {image: "a\n"}}"#,
+                r"scenario `train`: image is `a\n`: give registry/name:tag",
+            ),
             ("scenarios: {Train: {image: i}}", "scenario `Train`: a name is"),
             ("scenarios: {-a: {image: i}}", "scenario `-a`: a name is"),
             ("scenarios: {'': {image: i}}", "scenario ``: a name is"),

@@ -81,7 +81,14 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        for text in ["", "9999-12-31", "9999-12-31T23:59:59", "9999-13-31T23:59:59Z", "tomorrow", "9999-12-31T23:59:59Zt"] {
+        for text in [
+            "",
+            "9999-12-31",
+            "9999-12-31T23:59:59",
+            "9999-13-31T23:59:59Z",
+            "tomorrow",
+            "9999-12-31T23:59:59Zt",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

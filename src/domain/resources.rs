@@ -219,7 +219,8 @@ mod tests {
             let spec = json!({"image": "a", "resources": {
                 "cpu": nothing, "memory": nothing, "ephemeralStorage": nothing,
             }});
-            let asked = Resources::of_job(&serde_json::from_value(spec).unwrap(), &Scenarios::default()).unwrap();
+            let asked =
+                Resources::of_job(&serde_json::from_value(spec).unwrap(), &Scenarios::default()).unwrap();
             let least = (asked.cpu_milli, asked.memory_bytes, asked.ephemeral_bytes);
             assert_eq!(least, (1, 16 << 20, 1 << 20), "{nothing}");
         }

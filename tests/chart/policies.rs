@@ -328,7 +328,10 @@ async fn what_surrounds_a_job_is_bounded() {
         object(whole)
     };
     let labels = |count: usize| -> Value {
-        (0..count).map(|n| (format!("label-{n:04}"), json!("x".repeat(54)))).collect::<serde_json::Map<_, _>>().into()
+        (0..count)
+            .map(|n| (format!("label-{n:04}"), json!("x".repeat(54))))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     };
     let message = "labels and annotations have 131136 characters in all: give at most 131072";
     refused(&jobs, &job(json!({"labels": labels(2049)})), message).await;

@@ -174,9 +174,8 @@ async fn tables(world: &World) -> Vec<(String, String)> {
 async fn rightful(verbs: &Verbs<'_>) -> Vec<String> {
     let all: Api<TenantApiKey> = verbs.all();
     let own = all.list(&ListParams::default()).await.unwrap();
-    let own = own.items.iter().map(|key| {
-        format!("{}/{}", key.namespace().unwrap_or_default(), key.secret_name())
-    });
+    let own =
+        own.items.iter().map(|key| format!("{}/{}", key.namespace().unwrap_or_default(), key.secret_name()));
     own.chain([format!("{}/{}", names::DEFAULT_NAMESPACE, names::PEPPER_SECRET)]).collect()
 }
 

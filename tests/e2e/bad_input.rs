@@ -76,7 +76,8 @@ async fn a_job_that_asks_for_next_to_nothing_is_refused_with_the_least() {
 #[tokio::test]
 async fn what_no_pod_can_have_is_refused_at_submit() {
     let verbs = world().verbs().await;
-    let volume = |name: &str, path: &str, claim: &str| json!({"name": name, "mountPath": path, "claim": claim});
+    let volume =
+        |name: &str, path: &str, claim: &str| json!({"name": name, "mountPath": path, "claim": claim});
     for (spec, field) in [
         (json!({"image": "busybox\n"}), "spec.image"),
         (json!({"image": "a b"}), "spec.image"),
@@ -88,14 +89,23 @@ async fn what_no_pod_can_have_is_refused_at_submit() {
         (json!({"envFrom": [{"configMap": "a..b"}]}), "spec.envFrom[0].configMap"),
         (json!({"env": [{"name": ".."}]}), "spec.env[0].name"),
         (json!({"env": [{"name": "A", "value": "a\u{0}b"}]}), "spec.env[0].value"),
-        (json!({"env": [{"name": "A", "secretKeyRef": {"name": "A", "key": "k"}}]}), "spec.env[0].secretKeyRef.name"),
-        (json!({"env": [{"name": "A", "configMapKeyRef": {"name": "a", "key": ".."}}]}), "spec.env[0].configMapKeyRef.key"),
+        (
+            json!({"env": [{"name": "A", "secretKeyRef": {"name": "A", "key": "k"}}]}),
+            "spec.env[0].secretKeyRef.name",
+        ),
+        (
+            json!({"env": [{"name": "A", "configMapKeyRef": {"name": "a", "key": ".."}}]}),
+            "spec.env[0].configMapKeyRef.key",
+        ),
         (json!({"imagePullSecrets": ["My Secret"]}), "spec.imagePullSecrets[0]"),
         (json!({"volumes": [volume("v", "/v", "Not A Claim")]}), "spec.volumes[0].claim"),
         (json!({"volumes": [volume("v", "/", "c")]}), "spec.volumes[0].mountPath"),
         (json!({"volumes": [volume("v", "/a:b", "c")]}), "spec.volumes[0].mountPath"),
         (json!({"volumes": [volume("v", "/a", "c"), volume("v", "/b", "c")]}), "spec.volumes[1]"),
-        (json!({"volumes": [volume("v", "/a", "c"), volume("w", "/a", "c")]}), "two volumes have one mountPath"),
+        (
+            json!({"volumes": [volume("v", "/a", "c"), volume("w", "/a", "c")]}),
+            "two volumes have one mountPath",
+        ),
         (json!({"parameters": {"a": "a\u{0}b"}}), "spec.parameters.a"),
     ] {
         let said = refusal(verbs.new_job("default", "bad", spec.clone()).await);
@@ -160,9 +170,7 @@ async fn a_spec_is_refused_beyond_64_kib_with_its_bytes() {
 async fn a_job_of_equal_meaning_is_no_edit() {
     let verbs = world().verbs().await;
     let jobs = verbs.within::<Job>("default");
-    let volumes = |scratch: &str| {
-        json!([{"name": "a", "mountPath": "/a", "claim": "c"}, {"name": "b", "mountPath": "/b", "scratch": scratch}])
-    };
+    let volumes = |scratch: &str| json!([{"name": "a", "mountPath": "/a", "claim": "c"}, {"name": "b", "mountPath": "/b", "scratch": scratch}]);
     let spec = json!({
         "resources": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "2Gi"}, "volumes": volumes("1Gi"), "args": ["x"],
     });

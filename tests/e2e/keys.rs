@@ -283,7 +283,8 @@ async fn a_secret_of_somebody_else_is_left_alone() {
     verbs.tenant("squatted", json!({"plan": "basic"})).await;
     let api = secrets(&verbs, "squatted");
     let theirs: Secret =
-        serde_json::from_value(json!({"metadata": {"name": SECRET}, "stringData": {"token": "mine"}})).unwrap();
+        serde_json::from_value(json!({"metadata": {"name": SECRET}, "stringData": {"token": "mine"}}))
+            .unwrap();
     let theirs = api.create(&PostParams::default(), &theirs).await.unwrap();
     make(&verbs, "squatted", "ci", json!({})).await.unwrap();
     let conflict = |key: &TenantApiKey| condition(key, "Stalled") == "True/SecretConflict";

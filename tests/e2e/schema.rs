@@ -52,22 +52,101 @@ const TIMES: [&str; 22] = [
 ];
 
 const QUANTITIES: [&str; 44] = [
-    "0", "-0", "+0", "0m", "0e9", "1", "+1", "-1", "1.", ".5", "1.5", "1m", "0.1m", "500m", "1n", "1u", "1k", "1M", "1G", "1T",
-    "1P", "1E", "1Ki", "16Mi", "1Gi", "1Ti", "1Pi", "1Ei", "1e3", "1E3", "1e+3", "1e-3", "1e-400", "1e400",
-    "9999999Ei", "1.0000000000000000000000000001T", "10000000000000000000000000000e-20", "000000000000000000000000000016Mi",
-    "100k", "100001", "1Mi", "1gi", "", "many",
+    "0",
+    "-0",
+    "+0",
+    "0m",
+    "0e9",
+    "1",
+    "+1",
+    "-1",
+    "1.",
+    ".5",
+    "1.5",
+    "1m",
+    "0.1m",
+    "500m",
+    "1n",
+    "1u",
+    "1k",
+    "1M",
+    "1G",
+    "1T",
+    "1P",
+    "1E",
+    "1Ki",
+    "16Mi",
+    "1Gi",
+    "1Ti",
+    "1Pi",
+    "1Ei",
+    "1e3",
+    "1E3",
+    "1e+3",
+    "1e-3",
+    "1e-400",
+    "1e400",
+    "9999999Ei",
+    "1.0000000000000000000000000001T",
+    "10000000000000000000000000000e-20",
+    "000000000000000000000000000016Mi",
+    "100k",
+    "100001",
+    "1Mi",
+    "1gi",
+    "",
+    "many",
 ];
 
 const TEXTS: [&str; 44] = [
-    "", "a", "A", "0", "-", ".", "..", "..a", "a.", ".a", "-a", "a-", "a.b", "a..b", "a.-b", "a/b", "a:b", "a b", " a", "a\n", "a\u{0}b",
-    "ä", "_", "A_B", "1A", "a=b", "CROFTER_X", "crofter-key-a", "crofter-key-", "crofter-key-a..b", "/", "//", "/a", "/a/",
-    "/a:b", "registry.example.com:5000/a/b:c@sha256:0123", "1m", "1s1h", "2562047h", "2562048h", "9223372036s",
-    "00000000000000000000000000001h", "30s", "AAAA",
+    "",
+    "a",
+    "A",
+    "0",
+    "-",
+    ".",
+    "..",
+    "..a",
+    "a.",
+    ".a",
+    "-a",
+    "a-",
+    "a.b",
+    "a..b",
+    "a.-b",
+    "a/b",
+    "a:b",
+    "a b",
+    " a",
+    "a\n",
+    "a\u{0}b",
+    "ä",
+    "_",
+    "A_B",
+    "1A",
+    "a=b",
+    "CROFTER_X",
+    "crofter-key-a",
+    "crofter-key-",
+    "crofter-key-a..b",
+    "/",
+    "//",
+    "/a",
+    "/a/",
+    "/a:b",
+    "registry.example.com:5000/a/b:c@sha256:0123",
+    "1m",
+    "1s1h",
+    "2562047h",
+    "2562048h",
+    "9223372036s",
+    "00000000000000000000000000001h",
+    "30s",
+    "AAAA",
 ];
 
-const NUMBERS: [i64; 12] = [
-    i64::MIN, -2_147_483_649, -2, -1, 0, 1, 2, 3600, 2_147_483_647, 2_147_483_648, 9_223_372_036, i64::MAX,
-];
+const NUMBERS: [i64; 12] =
+    [i64::MIN, -2_147_483_649, -2, -1, 0, 1, 2, 3600, 2_147_483_647, 2_147_483_648, 9_223_372_036, i64::MAX];
 
 /// What is tried in place of a value with this schema.
 fn candidates(schema: &Value) -> Vec<Value> {
@@ -86,7 +165,12 @@ fn candidates(schema: &Value) -> Vec<Value> {
                 all.extend(schema["enum"].as_array().into_iter().flatten().cloned());
                 for length in [&schema["minLength"], &schema["maxLength"]] {
                     let length = length.as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
-                    for text in ["a".repeat(length), "a".repeat(length + 1), "ä".repeat(length), "/".to_owned() + &"a".repeat(length - length.min(1))] {
+                    for text in [
+                        "a".repeat(length),
+                        "a".repeat(length + 1),
+                        "ä".repeat(length),
+                        "/".to_owned() + &"a".repeat(length - length.min(1)),
+                    ] {
                         all.push(json!(text));
                     }
                 }
@@ -108,7 +192,14 @@ fn candidates(schema: &Value) -> Vec<Value> {
 }
 
 /// Every place of a value, as a JSON pointer, with its schema. `seen` gets the path of each within the schema.
-fn places(schema: &Value, value: &Value, at: &str, path: &str, seen: &mut BTreeSet<String>, all: &mut Vec<(String, Value)>) {
+fn places(
+    schema: &Value,
+    value: &Value,
+    at: &str,
+    path: &str,
+    seen: &mut BTreeSet<String>,
+    all: &mut Vec<(String, Value)>,
+) {
     seen.insert(path.to_owned());
     all.push((at.to_owned(), schema.clone()));
     for (name, inner) in value.as_object().into_iter().flatten() {
@@ -256,7 +347,9 @@ async fn every_job_that_the_schema_admits_is_read() {
     let catalogue = Scenarios::from_yaml("scenarios: {train: {image: i}}").unwrap();
     let url = "/apis/crofter.io/v1alpha1/namespaces/default/jobs";
     specs_are_read::<Job>(whole, url, |job| match Resources::of_job(&job.spec, &catalogue) {
-        Ok(asked) if asked.cpu_milli == 0 || asked.memory_bytes < 16 << 20 => Err(format!("it asks for {asked:?}")),
+        Ok(asked) if asked.cpu_milli == 0 || asked.memory_bytes < 16 << 20 => {
+            Err(format!("it asks for {asked:?}"))
+        }
         Ok(_) | Err(AskError::Scenario(_)) => Ok(()),
         Err(error) => Err(error.to_string()),
     })
@@ -277,7 +370,9 @@ async fn every_key_that_the_schema_admits_is_read() {
             return Err(format!("its Secret would be {secret}"));
         }
         match key.spec.rotate_every.as_deref() {
-            Some(text) if lifecycle::period(text).is_none() => Err(format!("rotateEvery {text} is no period")),
+            Some(text) if lifecycle::period(text).is_none() => {
+                Err(format!("rotateEvery {text} is no period"))
+            }
             _ => Ok(()),
         }
     })
@@ -291,7 +386,8 @@ where
 {
     let verbs = world().verbs().await;
     let kind = K::kind(&()).into_owned();
-    let create = Request::new(url).create(&PostParams::default(), serde_json::to_vec(&object).unwrap()).unwrap();
+    let create =
+        Request::new(url).create(&PostParams::default(), serde_json::to_vec(&object).unwrap()).unwrap();
     text(&verbs, create).await.expect("the object is admitted");
     let name = object["metadata"]["name"].as_str().unwrap();
     let write = async |status: &Value| {

@@ -13,7 +13,12 @@ pub const MOST_BYTES: usize = 64 << 10;
 
 /// A field that stays as submitted.
 pub(super) fn fixed(field: &str) -> Rule {
-    stays(field, format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"))
+    stays(
+        field,
+        format!(
+            "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+        ),
+    )
 }
 
 /// A list or a map that stays as submitted. One that is empty and one that is not there are the same.
@@ -24,7 +29,9 @@ pub(super) fn fixed_list(field: &str) -> Rule {
 
 /// The volumes stay as submitted, whatever their order and however a size is written.
 pub(super) fn fixed_volumes() -> Rule {
-    let same = |field: &str| format!("has(o.{field}) == has(v.{field}) && (!has(v.{field}) || o.{field} == v.{field})");
+    let same = |field: &str| {
+        format!("has(o.{field}) == has(v.{field}) && (!has(v.{field}) || o.{field} == v.{field})")
+    };
     let scratch = format!(
         "has(o.scratch) == has(v.scratch) && (!has(v.scratch) || {}.compareTo({}) == 0)",
         as_quantity("o.scratch"),
@@ -36,7 +43,10 @@ pub(super) fn fixed_volumes() -> Rule {
         same("readOnly"),
     );
     let all = format!("self.volumes.all(v, oldSelf.volumes.exists(o, {volume}))");
-    stays("volumes", format!("{} && (!has(self.volumes) || !has(oldSelf.volumes) || {all})", same_size("volumes")))
+    stays(
+        "volumes",
+        format!("{} && (!has(self.volumes) || !has(oldSelf.volumes) || {all})", same_size("volumes")),
+    )
 }
 
 /// A quantity of `resources` that stays as submitted, however it is written. Without a scenario an absent one is the
@@ -47,7 +57,9 @@ pub(super) fn fixed_quantity(field: &str, default: Option<&str>) -> Rule {
     let default = default.map(|default| format!("quantity('{default}')"));
     let of = |object: &str| {
         let path = format!("{object}.resources.{field}");
-        let absent = default.as_ref().map_or_else(|| ABSENT.to_owned(), |d| format!("(has({object}.scenario) ? {ABSENT} : {d})"));
+        let absent = default
+            .as_ref()
+            .map_or_else(|| ABSENT.to_owned(), |d| format!("(has({object}.scenario) ? {ABSENT} : {d})"));
         format!("(has({object}.resources) && has({path}) ? {} : {absent})", as_quantity(&path))
     };
     stays(&format!("resources.{field}"), format!("{}.compareTo({}) == 0", of("self"), of("oldSelf")))
@@ -83,8 +95,9 @@ pub(super) fn while_queued(field: &str) -> Rule {
 
 /// A reference to a Secret that is not one of an API key: `before` and `after` are the rest of the rule.
 pub(super) fn no_key_secret(before: &str, name: &str, after: &str) -> Rule {
-    let message =
-        format!("Secrets whose names begin with {KEY_SECRET_PREFIX} hold API keys: a job can't refer to them");
+    let message = format!(
+        "Secrets whose names begin with {KEY_SECRET_PREFIX} hold API keys: a job can't refer to them"
+    );
     Rule::new(format!("{before}{name}.startsWith('{KEY_SECRET_PREFIX}'){after}")).message(&*message)
 }
 
@@ -92,10 +105,12 @@ pub(super) fn no_key_secret(before: &str, name: &str, after: &str) -> Rule {
 pub(super) fn size() -> Rule {
     let bytes = |path: &str| format!("bytes({path}).size()");
     let one = |field: &str| format!("(has(self.{field}) ? {} : 0)", bytes(&format!("self.{field}")));
-    let all = |field: &str, sum: String| format!("(has(self.{field}) ? self.{field}.map(x, {sum}).sum() : 0)");
+    let all =
+        |field: &str, sum: String| format!("(has(self.{field}) ? self.{field}.map(x, {sum}).sum() : 0)");
     let given = |path: &str| format!("(has({path}) ? {} : 0)", bytes(path));
     let entry = |path: &str| format!("(has({path}) ? {path}.name.size() + {path}.key.size() : 0)");
-    let variable = ["x.name.size()", &given("x.value"), &entry("x.secretKeyRef"), &entry("x.configMapKeyRef")];
+    let variable =
+        ["x.name.size()", &given("x.value"), &entry("x.secretKeyRef"), &entry("x.configMapKeyRef")];
     let from = [given("x.secret"), given("x.configMap")];
     let volume = ["x.name.size()".to_owned(), bytes("x.mountPath"), given("x.claim")];
     let sum = [

@@ -304,10 +304,10 @@ fn volumes(job: &ValidJob<'_>) -> Option<Vec<Volume>> {
             claim_name: claim.clone(),
             read_only: Some(volume.read_only),
         }),
-        empty_dir: volume
-            .scratch
-            .as_ref()
-            .map(|size| EmptyDirVolumeSource { size_limit: Some(Quantity(DISK.at_least(size).0)), medium: None }),
+        empty_dir: volume.scratch.as_ref().map(|size| EmptyDirVolumeSource {
+            size_limit: Some(Quantity(DISK.at_least(size).0)),
+            medium: None,
+        }),
         ..Volume::default()
     };
     let all: Vec<Volume> = job.spec.volumes.iter().map(one).collect();
@@ -375,7 +375,10 @@ mod tests {
             let job = job(spec);
             let refusal = validate(&job, &tenant(json!({})), &Scenarios::default(), None).err().unwrap();
             assert_eq!(refusal.reason(), Reason::PodRefused);
-            assert_eq!(refusal.to_string(), "Secret crofter-key-ci holds an API key: a job can't refer to it");
+            assert_eq!(
+                refusal.to_string(),
+                "Secret crofter-key-ci holds an API key: a job can't refer to it"
+            );
         }
     }
 

@@ -539,7 +539,11 @@ async fn being_paused_keeps_no_job_from_its_end() {
     assert_eq!(draining.status()["reason"], "TenantSuspended");
 
     let mut late = bench(None);
-    late.job(paused(), json!({}), json!({"phase": "Running", "attempt": 1, "reason": "Running", "node": "n1"}));
+    late.job(
+        paused(),
+        json!({}),
+        json!({"phase": "Running", "attempt": 1, "reason": "Running", "node": "n1"}),
+    );
     put(&mut late.pods, pod(json!({}), self::running()));
     let (action, calls) = late.step().await;
     let half_an_hour = Duration::from_secs(5 + 30 * 60);

@@ -113,8 +113,7 @@ impl Bench {
         let Context { dependencies, known, unreadable, counted, .. } = &*self.context;
         let (dependencies, known) = (dependencies.clone(), known.clone());
         let (unreadable, counted) = (unreadable.clone(), counted.clone());
-        self.context =
-            Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable, counted });
+        self.context = Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable, counted });
     }
 
     /// Stores a tenant that has the finalizer already.
