@@ -65,8 +65,12 @@ pub const ANNOTATION_RETRY_OF: &str = "crofter.io/retry-of";
 
 /// Default namespace of the operator's own objects.
 pub const DEFAULT_NAMESPACE: &str = "crofter-system";
+/// The ResourceQuota of the chart, in the operator's namespace, by whose status it is seen that Kubernetes counts Jobs.
+pub const COUNTS: &str = "crofter-counts";
 /// The Secret of the peppers, in the operator's namespace.
 pub const PEPPER_SECRET: &str = "crofter-pepper";
+/// What the name of an API key's Secret begins with, and that of no other Secret that a job may refer to.
+pub const KEY_SECRET_PREFIX: &str = "crofter-key-";
 /// Key of a key's Secret: the text.
 pub const SECRET_TOKEN: &str = "token";
 /// Key of a key's Secret: the key id.
@@ -109,6 +113,18 @@ pub fn pod(job: &str, job_uid: &str, attempt: u32) -> String {
     let cut = job.char_indices().nth(JOB_NAME_ROOM).map_or(job, |(end, _)| &job[..end]);
     let uid: String = job_uid.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
     format!("{}-{uid}-{attempt}", cut.replace('.', "-").trim_end_matches('-'))
+}
+
+/// Name of the Secret of an API key that names none.
+#[must_use]
+pub fn key_secret(key: &str) -> String {
+    format!("{KEY_SECRET_PREFIX}{key}")
+}
+
+/// Whether a Secret of this name is one of an API key.
+#[must_use]
+pub fn is_key_secret(secret: &str) -> bool {
+    secret.starts_with(KEY_SECRET_PREFIX)
 }
 
 /// Environment variable for a Job's parameter: `CROFTER_PARAM_` and the name in capitals, what is no letter or digit

@@ -53,7 +53,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let names = assembly.scheduler();
-    let unreadable = assembly.tenants(names.tenants);
+    let unreadable = assembly.tenants(names.tenants, namespace.clone());
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), start_limit_seconds);
     assembly.attempts(unreadable, mirror.as_ref());

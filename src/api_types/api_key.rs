@@ -4,11 +4,12 @@ use k8s_openapi::{
     ByteString,
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::tenant::unobserved;
+use super::{tenant::unobserved, text};
+use crate::names::{self, KEY_SECRET_PREFIX};
 
 /// A key with which programs use the REST API as the tenant of this namespace.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -43,7 +44,9 @@ use super::tenant::unobserved;
         priority = 1
     ),
     printcolumn(name = "Revoked", type_ = "boolean", json_path = ".spec.revoked", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("has(self.spec.secretName) || self.metadata.name.size() <= 240")
+        .message("without spec.secretName a key's name is at most 240 characters: its Secret's is crofter-key- and that name")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!oldSelf.revoked || self.revoked").message("a revoked key stays revoked: make a new one"))]
@@ -60,7 +63,7 @@ pub struct TenantApiKeySpec {
     #[schemars(length(max = 16))]
     pub scopes: Vec<Scope>,
     /// From this time on the key is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::time::time", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
     /// Make a new version after this time, such as `720h`; at least a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,11 +78,21 @@ pub struct TenantApiKeySpec {
     /// Refuse the key from now on. Can't be taken back.
     #[serde(default)]
     pub revoked: bool,
-    /// Name of the Secret that receives the key's text (`data.token`, `data.keyId`); by default the key's own name. Can't
-    /// change.
+    /// Name of the Secret that receives the key's text (`data.token`, `data.keyId`); by default `crofter-key-` and the
+    /// key's own name. Begins with `crofter-key-`: no job can refer to such a Secret. Can't change.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = text::KEY_SECRET))]
+    #[x_kube(validation = Rule::new(format!("self.startsWith('{KEY_SECRET_PREFIX}')"))
+        .message("the name of a key's Secret begins with crofter-key-: no job can refer to such a Secret"))]
     pub secret_name: Option<String>,
+}
+
+impl TenantApiKey {
+    /// Name of the Secret that holds the key's text.
+    #[must_use]
+    pub fn secret_name(&self) -> String {
+        self.spec.secret_name.clone().unwrap_or_else(|| names::key_secret(&self.name_any()))
+    }
 }
 
 fn default_overlap() -> i64 {
@@ -157,6 +170,6 @@ pub struct KeyMac {
     #[schemars(range(min = 1, max = 4_294_967_295_i64))]
     pub pepper: i64,
     /// The hash, in base64.
-    #[schemars(with = "String", length(max = 44), extend("format" = "byte"))]
+    #[schemars(with = "String", length(max = 44), extend("format" = "byte"), regex(pattern = "^[A-Za-z0-9+/]*=?=?$"))]
     pub mac: ByteString,
 }

@@ -1,15 +1,20 @@
 //! The CustomResourceDefinitions as they are installed, generated from the types.
 //!
-//! What the derive can't say is added here: the status that an object has before anybody looked at it, so that a
-//! client never sees an object without one, and a job that starts at once costs no write that says "queued".
+//! What the derive can't say is added here:
+//! - the status that an object has before anybody looked at it, so that a client never sees an object without one, and a
+//!   job that starts at once costs no write that says "queued";
+//! - the texts that a time may be, and the bounds of an `int32`: Kubernetes checks `date-time` loosely, and what it stores
+//!   must be read;
+//! - that no field is nullable: the API server then drops a null, so that it is the same as an absent field for every
+//!   rule.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSON, JSONSchemaProps,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 use serde_json::json;
 
-use super::{Job, Tenant, TenantApiKey};
+use super::{Job, Tenant, TenantApiKey, time};
 
 /// All CRDs, with the name of the file in `crds/` that holds each.
 #[must_use]
@@ -39,13 +44,38 @@ fn with_status(mut crd: CustomResourceDefinition, default: serde_json::Value) ->
             .as_mut()
             .and_then(|s| s.open_api_v3_schema.as_mut())
             .and_then(|s| s.properties.as_mut());
-        if let Some(status) = properties.and_then(|p| p.get_mut("status")) {
-            let status: &mut JSONSchemaProps = status;
-            status.default = Some(JSON(default.clone()));
-            status.nullable = None;
+        for (name, schema) in properties.into_iter().flatten() {
+            let times = if name == "status" { time::FORM_IN_STATUS } else { time::FORM };
+            narrow(schema, times);
+            if name == "status" {
+                schema.default = Some(JSON(default.clone()));
+            }
         }
     }
     crd
+}
+
+/// Gives the times in `schema` their form, and makes nothing nullable.
+fn narrow(schema: &mut JSONSchemaProps, times: &str) {
+    schema.nullable = None;
+    match schema.format.as_deref() {
+        Some("date-time") => schema.pattern = Some(times.to_owned()),
+        Some("int32") => {
+            schema.minimum.get_or_insert(f64::from(i32::MIN));
+            schema.maximum.get_or_insert(f64::from(i32::MAX));
+        }
+        _ => (),
+    }
+    let items = schema.items.as_mut().and_then(|items| match items {
+        JSONSchemaPropsOrArray::Schema(one) => Some(&mut **one),
+        JSONSchemaPropsOrArray::Schemas(_) => None,
+    });
+    let values = schema.additional_properties.as_mut().and_then(|values| match values {
+        JSONSchemaPropsOrBool::Schema(one) => Some(&mut **one),
+        JSONSchemaPropsOrBool::Bool(_) => None,
+    });
+    let properties = schema.properties.iter_mut().flatten().map(|(_, property)| property);
+    properties.chain(items).chain(values).for_each(|inner| narrow(inner, times));
 }
 
 #[cfg(test)]

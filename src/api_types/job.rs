@@ -1,5 +1,6 @@
 //! `Job`: a piece of batch work of a tenant, namespaced. The schema is closed and narrow: no pod template passes through.
 
+mod rules;
 mod status;
 
 use std::collections::BTreeMap;
@@ -8,10 +9,19 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::names;
+
+use self::rules::{fixed, fixed_list, fixed_number, fixed_quantity, fixed_volumes};
 #[cfg(test)]
 pub(crate) use self::status::MOVES;
-pub use self::status::{AttemptRecord, JobPhase, JobStatus};
-use super::quantity::Quantity;
+pub use self::{
+    rules::MOST_BYTES,
+    status::{AttemptRecord, JobPhase, JobStatus},
+};
+use super::{
+    quantity::{self, Quantity},
+    text,
+};
 
 /// No two parameters are one variable (`names::parameter_variable`), as CEL. The names can't be in the message: of a text made
 /// of them the API server knows no bound, and refuses the rule as too costly. The REST API has them (`domain::environment`).
@@ -41,35 +51,57 @@ const COLLIDING: &str = "!self.exists(a, self.exists(b, a != b && \
     printcolumn(name = "Exit", type_ = "integer", json_path = ".status.exitCode", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.spec.queue == oldSelf.spec.queue && self.spec.priority == oldSelf.spec.priority || !has(oldSelf.status) || oldSelf.status.phase == 'Queued' || oldSelf.status.phase == 'Retrying'")
-        .message("queue and priority can change only while the job is queued")
+    validation = rules::while_queued("queue"),
+    validation = rules::while_queued("priority")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.image) || has(self.scenario)").message("give an image, or a scenario that has one"),
     validation = Rule::new("self.canceled || !oldSelf.canceled").message("a canceled job stays canceled: submit a new one"),
-    validation = Rule::new(IMMUTABLE).message("a job can't be edited once submitted, except queue and priority while it is queued, and canceled: submit a new one")
+    validation = rules::size(),
+    validation = fixed("image"),
+    validation = fixed_list("command"),
+    validation = fixed_list("args"),
+    validation = fixed("workingDir"),
+    validation = fixed_list("env"),
+    validation = fixed_list("envFrom"),
+    validation = fixed_list("parameters"),
+    validation = fixed("scenario"),
+    validation = fixed_quantity("cpu", Some("1")),
+    validation = fixed_quantity("memory", Some("512Mi")),
+    validation = fixed_number("gpus"),
+    validation = fixed_quantity("ephemeralStorage", None),
+    validation = fixed_number("bandwidthMbps"),
+    validation = fixed("runAsUser"),
+    validation = fixed_volumes(),
+    validation = fixed_list("imagePullSecrets"),
+    validation = fixed("timeoutSeconds"),
+    validation = fixed("maxRetries"),
+    validation = fixed("retryPolicy"),
+    validation = fixed("pool"),
+    validation = fixed("onQuota"),
+    validation = fixed("ttlSecondsAfterFinished")
 )]
 pub struct JobSpec {
     /// Container image. May be absent where the scenario has one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = text::IMAGE))]
     pub image: Option<String>,
 
     /// Entry point; by default the scenario's, else the image's. As in a pod, $(NAME) is the value of that variable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(max = 32768)))]
+    #[schemars(length(max = 256), inner(length(max = 32768), regex(pattern = text::NO_NUL)))]
     pub command: Vec<String>,
 
     /// Arguments; by default the scenario's, unless the job has a command of its own, else the image's. As in a pod,
     /// $(NAME) is the value of that variable, and $$(NAME) is the text $(NAME).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(max = 32768)))]
+    #[schemars(length(max = 256), inner(length(max = 32768), regex(pattern = text::NO_NUL)))]
     pub args: Vec<String>,
 
-    /// Working directory; by default the image's.
+    /// Working directory, an absolute path; by default the image's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = text::ABSOLUTE_PATH))]
     pub working_dir: Option<String>,
 
     /// Environment variables, after the scenario's; of two of one name the last counts.
@@ -99,7 +131,7 @@ pub struct JobSpec {
     /// Entry of the administrator's catalogue (docs/scenarios.md) that supplies image, command and defaults. What the
     /// job itself gives wins, field by field. A job that names none of the catalogue is Rejected (UnknownScenario).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub scenario: Option<String>,
 
     /// What the job needs. Requests and limits are the same. Each by default the scenario's, else 1 core and 512 MiB.
@@ -111,14 +143,17 @@ pub struct JobSpec {
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub run_as_user: Option<i64>,
 
-    /// Volumes: claims of this namespace by name, or scratch space.
+    /// Volumes: claims of this namespace by name, or scratch space. Each has a name and a path of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.all(v, self.exists_one(o, o.mountPath == v.mountPath))")
+        .message("two volumes have one mountPath: give each a path of its own"))]
     pub volumes: Vec<Volume>,
 
     /// Secrets of this namespace with which the image is pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253), regex(pattern = text::SUBDOMAIN)))]
+    #[x_kube(validation = rules::no_key_secret("self.all(name, !", "name", ")"))]
     pub image_pull_secrets: Vec<String>,
 
     /// Queue: live before default before batch.
@@ -147,7 +182,7 @@ pub struct JobSpec {
 
     /// Shared pool to run on; by default the tenant's own workers and all its pools.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 58))]
+    #[schemars(length(min = 1, max = 58), regex(pattern = text::LABEL))]
     pub pool: Option<String>,
 
     /// What happens when a quota is reached: Queue waits, Reject ends the job as Rejected.
@@ -164,38 +199,17 @@ pub struct JobSpec {
     pub canceled: bool,
 }
 
-/// A rule that each of these fields stays as submitted. Written with `has`, not with optionals (`self.?env`): through
-/// those the API server loses sight of the field's bounds, and refuses the rule as too costly.
-macro_rules! unchanged {
-    ($first:literal $(, $field:literal)*) => {
-        concat!(unchanged!(@ $first) $(, " && ", unchanged!(@ $field))*)
-    };
-    (@ $field:literal) => {
-        concat!("has(self.", $field, ") == has(oldSelf.", $field, ") && (!has(self.", $field, ") || self.", $field, " == oldSelf.", $field, ")")
-    };
+impl JobSpec {
+    /// The first Secret that the job refers to by a name that is kept for API keys. The CRD refuses such a job: this is
+    /// for what was stored without its rules.
+    #[must_use]
+    pub fn key_secret(&self) -> Option<&str> {
+        let entries = self.env.iter().filter_map(|variable| variable.secret_key_ref.as_ref());
+        let whole = self.env_from.iter().filter_map(|from| from.secret.as_ref());
+        let all = entries.map(|entry| &entry.name).chain(whole).chain(&self.image_pull_secrets);
+        all.map(String::as_str).find(|name| names::is_key_secret(name))
+    }
 }
-
-/// Every field but `canceled`, `queue` and `priority` stays as submitted.
-const IMMUTABLE: &str = unchanged!(
-    "image",
-    "command",
-    "args",
-    "workingDir",
-    "env",
-    "envFrom",
-    "parameters",
-    "scenario",
-    "resources",
-    "runAsUser",
-    "volumes",
-    "imagePullSecrets",
-    "timeoutSeconds",
-    "maxRetries",
-    "retryPolicy",
-    "pool",
-    "onQuota",
-    "ttlSecondsAfterFinished"
-);
 
 fn default_retries() -> i32 {
     3
@@ -214,7 +228,7 @@ impl JsonSchema for ParameterValue {
         true
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "maxLength": 4096})
+        schemars::json_schema!({"type": "string", "maxLength": 4096, "pattern": text::NO_NUL})
     }
 }
 
@@ -224,15 +238,16 @@ impl JsonSchema for ParameterValue {
 #[x_kube(
     validation = Rule::new("[has(self.value), has(self.secretKeyRef), has(self.configMapKeyRef)].filter(x, x).size() <= 1")
         .message("give one of value, secretKeyRef and configMapKeyRef"),
-    validation = Rule::new("!self.name.startsWith('CROFTER_')").message("names that begin with CROFTER_ are Crofter's own")
+    validation = Rule::new("!self.name.startsWith('CROFTER_')").message("names that begin with CROFTER_ are Crofter's own"),
+    validation = rules::no_key_secret("!has(self.secretKeyRef) || !", "self.secretKeyRef.name", "")
 )]
 pub struct EnvVar {
     /// Name of the variable.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = text::VARIABLE))]
     pub name: String,
     /// Its value. As in a pod, $(NAME) is the value of a variable before it, and $$(NAME) is the text $(NAME).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32768))]
+    #[schemars(length(max = 32768), regex(pattern = text::NO_NUL))]
     pub value: Option<String>,
     /// An entry of a Secret of this namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -247,25 +262,28 @@ pub struct EnvVar {
 #[serde(rename_all = "camelCase")]
 pub struct KeyRef {
     /// Name of the Secret or ConfigMap.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = text::SUBDOMAIN))]
     pub name: String,
     /// Name of the entry.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = text::ENTRY))]
     pub key: String,
 }
 
 /// A Secret or ConfigMap of this namespace, all of whose entries become variables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secret) != has(self.configMap)").message("give either secret or configMap"))]
+#[x_kube(
+    validation = Rule::new("has(self.secret) != has(self.configMap)").message("give either secret or configMap"),
+    validation = rules::no_key_secret("!has(self.secret) || !", "self.secret", "")
+)]
 pub struct EnvFrom {
     /// Name of a Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = text::SUBDOMAIN))]
     pub secret: Option<String>,
     /// Name of a ConfigMap.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = text::SUBDOMAIN))]
     pub config_map: Option<String>,
 }
 
@@ -273,18 +291,21 @@ pub struct EnvFrom {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobResources {
-    /// CPU, such as `2` or `500m`; by default the scenario's, else 1.
+    /// CPU, such as `2` or `500m`, at least `1m`; by default the scenario's, else 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = quantity::CPU.rule())]
     pub cpu: Option<Quantity>,
-    /// Memory, such as `4Gi`; by default the scenario's, else 512Mi.
+    /// Memory, such as `4Gi`, at least `16Mi`; by default the scenario's, else 512Mi.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = quantity::MEMORY.rule())]
     pub memory: Option<Quantity>,
     /// Whole GPUs; by default the scenario's, else 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1024))]
     pub gpus: Option<i64>,
-    /// Scratch space on the node's disk, such as `10Gi`; by default the scenario's.
+    /// Scratch space on the node's disk, such as `10Gi`, at least `1Mi`; by default the scenario's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = quantity::DISK.rule())]
     pub ephemeral_storage: Option<Quantity>,
     /// Network bandwidth, in Mbit/s; by default the scenario's, else 0.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -298,17 +319,18 @@ pub struct JobResources {
 #[x_kube(validation = Rule::new("has(self.claim) != has(self.scratch)").message("give either claim or scratch"))]
 pub struct Volume {
     /// Name of the volume within the job.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub name: String,
-    /// Where it is mounted.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/"))]
+    /// Where it is mounted: an absolute path other than the root, without a colon.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = text::MOUNT_PATH))]
     pub mount_path: String,
     /// Name of a PersistentVolumeClaim of this namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = text::SUBDOMAIN))]
     pub claim: Option<String>,
-    /// Size of scratch space on the node's disk, such as `1Gi`; it goes with the attempt.
+    /// Size of scratch space on the node's disk, such as `1Gi`, at least `1Mi`; it goes with the attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = quantity::DISK.rule())]
     pub scratch: Option<Quantity>,
     /// Mount a claim read-only.
     #[serde(default)]

@@ -12,6 +12,8 @@ pub mod quantity;
 pub mod reason;
 pub mod scenario;
 pub mod tenant;
+pub mod text;
+pub mod time;
 
 pub use api_key::TenantApiKey;
 pub use job::{Job, JobPhase, JobSpec, JobStatus};

@@ -9,8 +9,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::Deserialize;
 
 use super::{
-    job::{EnvVar, JobResources, JobSpec},
-    quantity::{Quantity, QuantityError},
+    job::{EnvVar, JobResources, JobSpec, MOST_BYTES},
+    quantity::{self, Quantity, Range},
 };
 
 /// A template of jobs.
@@ -194,13 +194,28 @@ impl Scenario {
     /// The first field that a job could not have, and why.
     fn check(&self) -> Check {
         check_length("image", &self.image, 1, 1024)?;
+        check_image(&self.image)?;
         check_texts("command", &self.command)?;
         check_texts("args", &self.args)?;
         check_count("env", self.env.len(), 128)?;
         self.env.iter().try_for_each(Variable::check)?;
+        self.check_size()?;
         check_resources(&self.resources)?;
         check_range("timeoutSeconds", self.timeout_seconds, 1, 31_536_000)?;
         check_range("runAsUser", self.run_as_user, 0, 2_147_483_647)
+    }
+}
+
+impl Scenario {
+    /// All texts together: a job's may be as much again.
+    fn check_size(&self) -> Check {
+        let variables = self.env.iter().flat_map(|variable| [&variable.name, &variable.value]);
+        let texts = [&self.image].into_iter().chain(&self.command).chain(&self.args).chain(variables);
+        let bytes: usize = texts.map(String::len).sum();
+        if bytes <= MOST_BYTES {
+            return Ok(());
+        }
+        Err(("texts", format!("have {bytes} bytes in all: give at most {MOST_BYTES}")))
     }
 }
 
@@ -213,16 +228,18 @@ impl Variable {
     fn check(&self) -> Check {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         let starts = !self.name.starts_with(|c: char| c.is_ascii_digit());
+        let dots = self.name == "." || self.name.starts_with("..");
         check_length("env.name", &self.name, 1, 253)?;
-        if !starts || !self.name.chars().all(plain) {
-            let problem = "give letters, digits, -, . and _, the first no digit";
+        if !starts || dots || !self.name.chars().all(plain) {
+            let problem = "give letters, digits, -, . and _, the first no digit, and no two dots first";
             return Err(("env.name", format!("is `{}`: {problem}", self.name)));
         }
         if self.name.starts_with("CROFTER_") {
             let problem = "names that begin with CROFTER_ are Crofter's own";
             return Err(("env.name", format!("is `{}`: {problem}", self.name)));
         }
-        check_length("env.value", &self.value, 0, 32_768)
+        check_length("env.value", &self.value, 0, 32_768)?;
+        check_no_nul("env.value", &self.value)
     }
 }
 
@@ -237,12 +254,13 @@ fn is_name(name: &str) -> bool {
 
 fn check_resources(resources: &JobResources) -> Check {
     let JobResources { cpu, memory, gpus, ephemeral_storage, bandwidth_mbps } = resources;
-    let read = |field, quantity: &Option<Quantity>, to: fn(&Quantity) -> Result<u64, QuantityError>| {
-        quantity.as_ref().map_or(Ok(0), to).map(drop).map_err(|error| (field, format!("is wrong: {error}")))
+    let check = |field, quantity: &Option<Quantity>, range: Range| {
+        let checked = quantity.as_ref().map_or(Ok(()), |quantity| range.check(quantity));
+        checked.map_err(|error| (field, format!("is wrong: {error}")))
     };
-    read("resources.cpu", cpu, Quantity::milli)?;
-    read("resources.memory", memory, Quantity::units)?;
-    read("resources.ephemeralStorage", ephemeral_storage, Quantity::units)?;
+    check("resources.cpu", cpu, quantity::CPU)?;
+    check("resources.memory", memory, quantity::MEMORY)?;
+    check("resources.ephemeralStorage", ephemeral_storage, quantity::DISK)?;
     check_range("resources.gpus", *gpus, 0, 1024)?;
     check_range("resources.bandwidthMbps", *bandwidth_mbps, 0, 1_000_000)
 }
@@ -265,13 +283,31 @@ fn check_length(field: &'static str, text: &str, least: usize, most: usize) -> C
     }
 }
 
+/// The characters that a reference to an image may have: the CRD's pattern.
+fn check_image(image: &str) -> Check {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._:/@+[]-".contains(c);
+    let starts = image.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
+    if starts && image.chars().all(plain) {
+        return Ok(());
+    }
+    Err(("image", format!("is `{}`: give registry/name:tag, without spaces", image.escape_debug())))
+}
+
+/// A process reads its arguments and variables to the first NUL.
+fn check_no_nul(field: &'static str, text: &str) -> Check {
+    if text.contains('\0') { Err((field, "has a NUL character: give none".to_owned())) } else { Ok(()) }
+}
+
 fn check_count(field: &'static str, count: usize, most: usize) -> Check {
     if count <= most { Ok(()) } else { Err((field, format!("has {count} entries: give at most {most}"))) }
 }
 
 fn check_texts(field: &'static str, texts: &[String]) -> Check {
     check_count(field, texts.len(), 256)?;
-    texts.iter().try_for_each(|text| check_length(field, text, 0, 32_768))
+    texts.iter().try_for_each(|text| {
+        check_length(field, text, 0, 32_768)?;
+        check_no_nul(field, text)
+    })
 }
 
 #[cfg(test)]
@@ -363,7 +399,16 @@ mod tests {
     fn a_bad_catalogue_says_which_scenario_and_field() {
         for (bad, told) in [
             ("resources: {cpu: many}", "scenario `train`: resources.cpu is wrong: `many` is no quantity"),
-            ("resources: {memory: -1Gi}", "scenario `train`: resources.memory is wrong: `-1Gi` is negative"),
+            (
+                "resources: {memory: -1Gi}",
+                "scenario `train`: resources.memory is wrong: `-1Gi` is not allowed: give 16Mi to 1Pi",
+            ),
+            (
+                "resources: {memory: 512m}",
+                "resources.memory is wrong: `512m` is not allowed: give 16Mi to 1Pi",
+            ),
+            ("resources: {cpu: 0}", "resources.cpu is wrong: `0` is not allowed: give 1m to 100k"),
+            ("resources: {ephemeralStorage: '1e-400'}", "`1e-400` is not allowed: give 1Mi to 1Pi"),
             ("resources: {gpus: -1}", "scenario `train`: resources.gpus is -1: give 0 to 1024"),
             ("resources: {bandwidthMbps: 1000001}", "scenario `train`: resources.bandwidthMbps is 1000001"),
             ("resources: {cpus: 1}", "scenarios.train.resources: unknown field `cpus`"),
@@ -376,6 +421,9 @@ mod tests {
                 "scenarios.train.env[0]: unknown field `secretKeyRef`",
             ),
             ("env: [{name: 1A, value: x}]", "scenario `train`: env.name is `1A`"),
+            ("env: [{name: ..A, value: x}]", "scenario `train`: env.name is `..A`"),
+            (r#"env: [{name: A, value: "a\0b"}]"#, "scenario `train`: env.value has a NUL character"),
+            (r#"args: ["a\0b"]"#, "scenario `train`: args has a NUL character"),
             ("env: [{name: A=B, value: x}]", "scenario `train`: env.name is `A=B`"),
             ("env: [{name: CROFTER_JOB, value: x}]", "are Crofter's own"),
             ("timeoutSeconds: 0", "scenario `train`: timeoutSeconds is 0: give 1 to 31536000"),
@@ -387,6 +435,10 @@ mod tests {
         for (bad, told) in [
             ("scenarios: {train: {}}", "scenarios.train: missing field `image`"),
             ("scenarios: {train: {image: ''}}", "scenario `train`: image has 0 characters"),
+            (
+                r#"scenarios: {train: {image: "a\n"}}"#,
+                r"scenario `train`: image is `a\n`: give registry/name:tag",
+            ),
             ("scenarios: {Train: {image: i}}", "scenario `Train`: a name is"),
             ("scenarios: {-a: {image: i}}", "scenario `-a`: a name is"),
             ("scenarios: {'': {image: i}}", "scenario ``: a name is"),
@@ -401,6 +453,10 @@ mod tests {
         let error =
             catalogue(&format!("\n        image: i\n        args: [{many}]")).unwrap_err().to_string();
         assert_eq!(error, "scenario `train`: args has 257 entries: give at most 256");
+        let large = vec!["x".repeat(32_768); 2].join(", ");
+        let error =
+            catalogue(&format!("\n        image: i\n        args: [{large}]")).unwrap_err().to_string();
+        assert_eq!(error, "scenario `train`: texts have 65537 bytes in all: give at most 65536");
     }
 
     #[test]

@@ -7,7 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plan::{EffectiveQuotas, Quotas};
+use super::{
+    plan::{EffectiveQuotas, Quotas},
+    text,
+};
 
 /// A customer or team that shares the cluster: it gets a namespace, quotas, access and worker nodes.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -45,7 +48,7 @@ pub struct TenantSpec {
 
     /// Plan: the row of the plan table that gives quotas and weight (built in: free, basic, pro, enterprise).
     #[serde(default = "default_plan")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub plan: String,
 
     /// Accept and admit nothing new; what runs is treated as suspendPolicy says.
@@ -57,7 +60,7 @@ pub struct TenantSpec {
     pub suspend_policy: SuspendPolicy,
 
     /// From this time on the tenant is expired, by itself. A later time, or none, reactivates it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::time::time", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
 
     /// Quotas that replace the plan's. Absent: the plan's value; 0: none; -1: unlimited.
@@ -68,7 +71,7 @@ pub struct TenantSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
-        inner(length(min = 1, max = 58), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+        inner(length(min = 1, max = 58), regex(pattern = text::LABEL))
     )]
     pub shared_pools: Vec<String>,
 
@@ -100,6 +103,7 @@ pub struct TenantSpec {
     /// Free notes of the administrator (billing number, contact), mirrored to Postgres.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(length(max = 64), extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(k, k.size() <= 128)").message("a name has at most 128 characters"))]
     pub metadata: BTreeMap<String, MetadataValue>,
 }
 
@@ -170,8 +174,12 @@ pub enum DeletionPolicy {
 /// One grant of access to a tenant's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("(self.kind == 'ServiceAccount') == has(self.__namespace__)")
-    .message("namespace is given for a ServiceAccount, and only then"))]
+#[x_kube(
+    validation = Rule::new("(self.kind == 'ServiceAccount') == has(self.__namespace__)")
+        .message("namespace is given for a ServiceAccount, and only then"),
+    validation = Rule::new(format!("self.kind != 'ServiceAccount' || self.name.matches('{}')", text::SUBDOMAIN))
+        .message("a ServiceAccount's name is lower-case letters, digits, - and ., and begins and ends with a letter or digit")
+)]
 pub struct AccessGrant {
     /// Kind of the subject.
     pub kind: SubjectKind,
@@ -180,7 +188,7 @@ pub struct AccessGrant {
     pub name: String,
     /// Namespace of a ServiceAccount.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub namespace: Option<String>,
     /// What the subject may do.
     pub role: AccessRole,

@@ -143,7 +143,9 @@ fn pod_of<'a>(view: &View<'a>, number: u32) -> Option<&'a Pod> {
     view.pods.iter().map(AsRef::as_ref).find(|pod| attempt::number(pod) == Some(number))
 }
 
-fn canceled(job: &Job) -> bool {
+/// Whether the job was asked to end.
+#[must_use]
+pub fn canceled(job: &Job) -> bool {
     job.spec.canceled || job.metadata.deletion_timestamp.is_some()
 }
 
@@ -224,6 +226,16 @@ fn running(
         Some(end) if end <= view.steady => Ok(delete(pod)),
         end => Ok(Step::Wait(end)),
     }
+}
+
+/// When the running time of the job's attempt is up; `None` where none runs or it may run for ever.
+#[must_use]
+pub fn time_is_up(view: &View<'_>) -> Option<Timestamp> {
+    let ends = view.pods.iter().filter_map(|pod| match attempt::observe(pod) {
+        Observed::Running { started_at } => started_at.saturating_add(attempt::allowance(pod)?).ok(),
+        _ => None,
+    });
+    ends.min()
 }
 
 /// Stops an attempt of a tenant that drains. The status says so first: the pod takes its time to end, and the attempt is

@@ -3,13 +3,18 @@
 use std::ops::{Add, AddAssign, Sub};
 
 use crate::api_types::{
-    JobSpec, Quantity, Reason, Scenarios, quantity::QuantityError, scenario::UnknownScenario,
+    JobSpec, Quantity, Reason, Scenarios,
+    quantity::{self, QuantityError, Range},
+    scenario::UnknownScenario,
 };
 
 /// CPU of a job that names none, in thousandths of a core.
 const DEFAULT_CPU_MILLI: u64 = 1000;
 /// Memory of a job that names none, in bytes (512 MiB).
 const DEFAULT_MEMORY_BYTES: u64 = 512 << 20;
+
+/// Reads a quantity in the unit in which it is counted.
+type Count = fn(&Quantity) -> Result<u64, QuantityError>;
 
 /// An amount of everything that quotas and nodes limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,7 +71,8 @@ impl AskError {
 
 impl Resources {
     /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB. Its scratch volumes are on the
-    /// node's disk like what it writes elsewhere, and it is one pod.
+    /// node's disk like what it writes elsewhere, and it is one pod. What is below the least that a job may ask for counts as that: the CRD and the catalogue refuse it, so it was stored without their rules, and to
+    /// a kubelet a limit of zero is none.
     ///
     /// # Errors
     /// [`AskError`]: the catalogue does not have the job's scenario; or names the field that can't be read: the CRD's
@@ -77,15 +83,22 @@ impl Resources {
             Some(scenario) => scenario.resources(own),
             None => own,
         };
-        let read =
-            |field, value: Option<&Quantity>, to: fn(&Quantity) -> Result<u64, QuantityError>, default| {
-                value.map_or(Ok(default), |q| to(q).map_err(|source| AskError::Field { field, source }))
-            };
+        let read = |field, value: Option<&Quantity>, range: Range, to: Count, default| {
+            let count = |q| to(&range.at_least(q)).map_err(|source| AskError::Field { field, source });
+            value.map_or(Ok(default), count)
+        };
         let count = |number: Option<i64>| number.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-        let disk = read("ephemeralStorage", own.ephemeral_storage.as_ref(), Quantity::units, 0)?;
+        let disk =
+            read("ephemeralStorage", own.ephemeral_storage.as_ref(), quantity::DISK, Quantity::units, 0)?;
         Ok(Self {
-            cpu_milli: read("cpu", own.cpu.as_ref(), Quantity::milli, DEFAULT_CPU_MILLI)?,
-            memory_bytes: read("memory", own.memory.as_ref(), Quantity::units, DEFAULT_MEMORY_BYTES)?,
+            cpu_milli: read("cpu", own.cpu.as_ref(), quantity::CPU, Quantity::milli, DEFAULT_CPU_MILLI)?,
+            memory_bytes: read(
+                "memory",
+                own.memory.as_ref(),
+                quantity::MEMORY,
+                Quantity::units,
+                DEFAULT_MEMORY_BYTES,
+            )?,
             gpus: count(own.gpus),
             bandwidth_mbps: count(own.bandwidth_mbps),
             ephemeral_bytes: disk.saturating_add(scratch(spec)?),
@@ -182,6 +195,8 @@ fn decimal(value: u64, unit: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::api_types::job::JobResources;
 
@@ -217,6 +232,19 @@ mod tests {
         let error = Resources::of_job(&unknown, &catalogue).unwrap_err();
         assert_eq!(error.reason(), Reason::UnknownScenario);
         assert_eq!(error.to_string(), "the catalogue has no scenario `other`: it has train");
+    }
+
+    #[test]
+    fn no_job_asks_for_so_little_that_a_kubelet_takes_it_for_no_limit() {
+        for nothing in ["0", "0.0", "0e3", "1e-400", "1n"] {
+            let spec = json!({"image": "a", "resources": {
+                "cpu": nothing, "memory": nothing, "ephemeralStorage": nothing,
+            }});
+            let asked =
+                Resources::of_job(&serde_json::from_value(spec).unwrap(), &Scenarios::default()).unwrap();
+            let least = (asked.cpu_milli, asked.memory_bytes, asked.ephemeral_bytes);
+            assert_eq!(least, (1, 16 << 20, 1 << 20), "{nothing}");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn routes() -> Routes {
                 .json::<Issued>(201, "The key with its text, which is shown this once.")
                 .json::<KeyView>(202, later)
                 .links(201, "id", &["rotateKey", "deleteKey"])
-                .refuses([Code::InvalidObject, Code::Conflict]),
+                .refuses([Code::InvalidObject, Code::Conflict, Code::QuotaExceeded]),
         )
         .post(
             "/keys/{id}/rotate",
@@ -238,6 +238,10 @@ async fn create(
     let key = TenantApiKey::new(&name, spec);
     let made = within("creating a TenantApiKey", place.api(&app).create(&PostParams::default(), &key)).await;
     let key = made.map_err(|error| match error.code() {
+        Some(403) if error.to_string().contains("exceeded quota") => {
+            let detail = "the tenant has too many keys: delete some that are not used";
+            Problem::new(Code::QuotaExceeded, detail).retry_after(60).inside(error)
+        }
         Some(403 | 404) => Problem::new(Code::TenantInactive, "invalid or inactive tenant").inside(error),
         _ => error.into(),
     })?;
@@ -301,9 +305,8 @@ async fn issued(
     let later =
         |key: &TenantApiKey| (StatusCode::ACCEPTED, Json(view(key, &place.tenant_uid))).into_response();
     let Ok(Ok(Some(ready))) = waited else { return Ok(later(&key)) };
-    let secret_name = ready.spec.secret_name.clone().unwrap_or(name);
     let api: Api<Secret> = Api::namespaced(app.client.clone(), &place.namespace);
-    let secret = within("reading the Secret of a key", api.get(&secret_name)).await?;
+    let secret = within("reading the Secret of a key", api.get(&ready.secret_name())).await?;
     let entry = |entry: &str| {
         let bytes = secret.data.as_ref()?.get(entry)?;
         String::from_utf8(bytes.0.clone()).ok()

@@ -197,13 +197,18 @@ impl Assembly {
     }
 
     /// Returns which tenants can't be read.
-    pub(super) fn tenants(&mut self, touched: DistinctReceiver<ObjectRef<Tenant>>) -> Unreadable<Tenant> {
+    pub(super) fn tenants(
+        &mut self,
+        touched: DistinctReceiver<ObjectRef<Tenant>>,
+        namespace: String,
+    ) -> Unreadable<Tenant> {
         let board = self.board.clone();
         let (context, watches) = tenant::prepare(tenant::Dependencies {
             client: self.client.clone(),
             clock: self.clock.clone(),
             events: self.events.clone(),
             settings: self.settings.clone(),
+            namespace,
             plans: self.plans.clone(),
             jobs: self.caches.jobs.clone(),
             keys: self.keys.store(),

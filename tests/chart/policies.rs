@@ -315,3 +315,32 @@ async fn the_operator_writes_only_the_secrets_of_keys() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn what_surrounds_a_job_is_bounded() {
+    let cluster = installed().await;
+    let jobs: Api<Job> = Api::namespaced(cluster.client().await.unwrap(), "default");
+    let job = |metadata: Value| -> Job {
+        let mut whole = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": metadata, "spec": {"image": "none"},
+        });
+        whole["metadata"]["name"] = json!("surrounded");
+        object(whole)
+    };
+    let labels = |count: usize| -> Value {
+        (0..count)
+            .map(|n| (format!("label-{n:04}"), json!("x".repeat(54))))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    let message = "labels and annotations have 131136 characters in all: give at most 131072";
+    refused(&jobs, &job(json!({"labels": labels(2049)})), message).await;
+    let annotations = json!({"note": "x".repeat(131_069)});
+    let message = "labels and annotations have 131073 characters in all: give at most 131072";
+    refused(&jobs, &job(json!({"annotations": annotations})), message).await;
+    let finalizers: Vec<_> = (0..33).map(|n| format!("example.com/f{n}")).collect();
+    let message = "there are 33 finalizers and ownerReferences: give at most 32";
+    refused(&jobs, &job(json!({"finalizers": finalizers})), message).await;
+    let fits = job(json!({"labels": labels(2048)}));
+    jobs.create(&PostParams { dry_run: true, ..PostParams::default() }, &fits).await.unwrap();
+}

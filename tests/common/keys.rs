@@ -1,6 +1,9 @@
 //! API keys as objects of the cluster.
 
-use crofter::api_types::{TenantApiKey, api_key::TenantApiKeyStatus};
+use crofter::{
+    api_types::{TenantApiKey, api_key::TenantApiKeyStatus},
+    names,
+};
 use crofter_test_cluster::wait;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -70,6 +73,6 @@ pub async fn until_ready(verbs: &Verbs<'_>, tenant: &str, name: &str) -> TenantA
 
 /// The text in a key's Secret.
 pub async fn text(verbs: &Verbs<'_>, tenant: &str, name: &str) -> String {
-    let secret = secrets(verbs, tenant).get(name).await.unwrap();
+    let secret = secrets(verbs, tenant).get(&names::key_secret(name)).await.unwrap();
     String::from_utf8(secret.data.unwrap()["token"].0.clone()).unwrap()
 }

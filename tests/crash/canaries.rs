@@ -51,7 +51,7 @@ async fn texts(verbs: &Verbs<'_>) -> Vec<(String, String)> {
             "deleted" => {
                 assert_eq!(world.asked("DELETE", &at, &maker, None).await.status, 204);
                 let own = keys::secrets(verbs, TENANT);
-                verbs.until_gone(&own, made.body["name"].as_str().unwrap()).await;
+                verbs.until_gone(&own, &names::key_secret(made.body["name"].as_str().unwrap())).await;
             }
             _ => continue,
         }
@@ -174,10 +174,8 @@ async fn tables(world: &World) -> Vec<(String, String)> {
 async fn rightful(verbs: &Verbs<'_>) -> Vec<String> {
     let all: Api<TenantApiKey> = verbs.all();
     let own = all.list(&ListParams::default()).await.unwrap();
-    let own = own.items.iter().map(|key| {
-        let name = key.spec.secret_name.clone().unwrap_or_else(|| key.name_any());
-        format!("{}/{name}", key.namespace().unwrap_or_default())
-    });
+    let own =
+        own.items.iter().map(|key| format!("{}/{}", key.namespace().unwrap_or_default(), key.secret_name()));
     own.chain([format!("{}/{}", names::DEFAULT_NAMESPACE, names::PEPPER_SECRET)]).collect()
 }
 

@@ -118,7 +118,7 @@ async fn until_it_opens(verbs: &Verbs<'_>, besides: &str) -> TenantApiKeyStatus 
         let api: Api<Secret> = verbs.within(namespace);
         async move { api.get(name).await.unwrap() }
     };
-    let text = secret(NAMESPACE, "ci").await.data.unwrap()["token"].0.clone();
+    let text = secret(NAMESPACE, "crofter-key-ci").await.data.unwrap()["token"].0.clone();
     let text = Key::parse(std::str::from_utf8(&text).unwrap()).unwrap();
     let peppers = pepper::read(&secret(names::DEFAULT_NAMESPACE, names::PEPPER_SECRET).await).unwrap();
     assert!(lifecycle::recognises(&status.versions[0], &text, &peppers));

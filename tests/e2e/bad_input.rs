@@ -1,6 +1,6 @@
 //! Bad input: a clear error at admission, or a condition with a reason; nothing else is disturbed.
 
-use crofter::api_types::{JobPhase, Tenant};
+use crofter::api_types::{Job, JobPhase, Tenant, TenantApiKey};
 use crofter_test_cluster::wait;
 use k8s_openapi::api::{
     admissionregistration::v1::ValidatingWebhookConfiguration,
@@ -8,12 +8,12 @@ use k8s_openapi::api::{
 };
 use kube::{
     ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
-    common::{PATIENCE, condition_reason, reason, refusal},
+    common::{PATIENCE, Verbs, condition_reason, reason, refusal},
     world,
 };
 
@@ -38,7 +38,7 @@ async fn what_the_schema_refuses_is_named() {
     verbs.tenant("strict", json!({})).await;
     for (spec, words) in [
         (json!({"resources": {"cpu": "lots"}}), "spec.resources.cpu"),
-        (json!({"resources": {"memory": "-1Gi"}}), "must be a quantity of 0 or more"),
+        (json!({"resources": {"memory": "-1Gi"}}), "spec.resources.memory"),
         (json!({"image": null}), "give an image, or a scenario"),
         (json!({"scenario": "Train"}), "spec.scenario"),
         (json!({"resources": {"gpus": -1}}), "spec.resources.gpus"),
@@ -55,6 +55,189 @@ async fn what_the_schema_refuses_is_named() {
         let said = refusal(verbs.new_job("tenant-strict", "bad", spec.clone()).await);
         assert!(said.contains(words), "{spec}: {said}");
     }
+}
+
+/// To a kubelet a limit of zero is none, and a container needs some memory.
+#[tokio::test]
+async fn a_job_that_asks_for_next_to_nothing_is_refused_with_the_least() {
+    let verbs = world().verbs().await;
+    let (cpu, memory, disk) = ("give 1m to 100k", "give 16Mi to 1Pi", "give 1Mi to 1Pi");
+    for (field, value, least) in [
+        ("cpu", json!(0), cpu),
+        ("cpu", json!("0.1m"), cpu),
+        ("cpu", json!("1e-400"), cpu),
+        ("memory", json!("0"), memory),
+        ("memory", json!("512m"), memory),
+        ("memory", json!("9999999Ei"), memory),
+        ("ephemeralStorage", json!(0), disk),
+    ] {
+        let said = refusal(verbs.new_job("default", "none", json!({"resources": {field: value}})).await);
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        assert!(said.contains(&format!("spec.resources.{field}")), "{said}");
+        assert!(said.contains(&format!("`{shown}` is not allowed: {least}")), "{said}");
+    }
+    let volumes = json!({"volumes": [{"name": "v", "mountPath": "/v", "scratch": "0"}]});
+    let said = refusal(verbs.new_job("default", "none", volumes).await);
+    assert!(said.contains("spec.volumes[0].scratch") && said.contains(disk), "{said}");
+}
+
+#[tokio::test]
+async fn what_no_pod_can_have_is_refused_at_submit() {
+    let verbs = world().verbs().await;
+    let volume =
+        |name: &str, path: &str, claim: &str| json!({"name": name, "mountPath": path, "claim": claim});
+    for (spec, field) in [
+        (json!({"image": "busybox\n"}), "spec.image"),
+        (json!({"image": "a b"}), "spec.image"),
+        (json!({"command": ["a\u{0}b"]}), "spec.command[0]"),
+        (json!({"args": ["ok", "a\u{0}b"]}), "spec.args[1]"),
+        (json!({"workingDir": "data"}), "spec.workingDir"),
+        (json!({"pool": "GPU"}), "spec.pool"),
+        (json!({"envFrom": [{"secret": "A B"}]}), "spec.envFrom[0].secret"),
+        (json!({"envFrom": [{"configMap": "a..b"}]}), "spec.envFrom[0].configMap"),
+        (json!({"env": [{"name": ".."}]}), "spec.env[0].name"),
+        (json!({"env": [{"name": "A", "value": "a\u{0}b"}]}), "spec.env[0].value"),
+        (
+            json!({"env": [{"name": "A", "secretKeyRef": {"name": "A", "key": "k"}}]}),
+            "spec.env[0].secretKeyRef.name",
+        ),
+        (
+            json!({"env": [{"name": "A", "configMapKeyRef": {"name": "a", "key": ".."}}]}),
+            "spec.env[0].configMapKeyRef.key",
+        ),
+        (json!({"imagePullSecrets": ["My Secret"]}), "spec.imagePullSecrets[0]"),
+        (json!({"volumes": [volume("v", "/v", "Not A Claim")]}), "spec.volumes[0].claim"),
+        (json!({"volumes": [volume("v", "/", "c")]}), "spec.volumes[0].mountPath"),
+        (json!({"volumes": [volume("v", "/a:b", "c")]}), "spec.volumes[0].mountPath"),
+        (json!({"volumes": [volume("v", "/a", "c"), volume("v", "/b", "c")]}), "spec.volumes[1]"),
+        (
+            json!({"volumes": [volume("v", "/a", "c"), volume("w", "/a", "c")]}),
+            "two volumes have one mountPath",
+        ),
+        (json!({"parameters": {"a": "a\u{0}b"}}), "spec.parameters.a"),
+    ] {
+        let said = refusal(verbs.new_job("default", "bad", spec.clone()).await);
+        assert!(said.contains(field), "{spec}: {said}");
+    }
+    let said = refusal(make_key(&verbs, json!({"secretName": "crofter-key-a..b"})).await);
+    assert!(said.contains("spec.secretName"), "{said}");
+    for access in [
+        json!({"kind": "ServiceAccount", "name": "A B", "namespace": "build", "role": "viewer"}),
+        json!({"kind": "ServiceAccount", "name": "ci", "namespace": "B", "role": "viewer"}),
+    ] {
+        let said = refusal(verbs.new_tenant("badly", json!({"access": [access]})).await);
+        assert!(said.contains("spec.access[0]"), "{said}");
+    }
+}
+
+async fn make_key(verbs: &Verbs<'_>, spec: Value) -> Result<TenantApiKey, kube::Error> {
+    let key = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": "k"}, "spec": spec});
+    verbs.create(&verbs.within::<TenantApiKey>("default"), &key).await
+}
+
+/// Whoever may submit jobs is not whoever may read keys.
+#[tokio::test]
+async fn no_job_can_refer_to_the_secret_of_an_api_key() {
+    let verbs = world().verbs().await;
+    for spec in [
+        json!({"envFrom": [{"secret": "crofter-key-ci"}]}),
+        json!({"env": [{"name": "A", "secretKeyRef": {"name": "crofter-key-ci", "key": "token"}}]}),
+        json!({"imagePullSecrets": ["crofter-key-ci"]}),
+    ] {
+        let said = refusal(verbs.new_job("default", "thief", spec).await);
+        assert!(said.contains("hold API keys: a job can't refer to them"), "{said}");
+    }
+    let maps = json!({"envFrom": [{"configMap": "crofter-key-ci"}]});
+    verbs.new_job("default", "crofter-key-map", maps).await.unwrap();
+    for other in ["ci", "crofter-keys", "database"] {
+        let said = refusal(make_key(&verbs, json!({"secretName": other})).await);
+        assert!(said.contains("begins with crofter-key-"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_spec_is_refused_beyond_64_kib_with_its_bytes() {
+    let verbs = world().verbs().await;
+    let bytes = |args: Vec<String>| json!({"args": args, "image": "i"});
+    let said = refusal(verbs.new_job("default", "large", bytes(vec!["x".repeat(4200); 178])).await);
+    assert!(said.contains("the texts of the spec have 747601 bytes in all: give at most 65536"), "{said}");
+    let two_bytes_each = bytes(vec!["ä".repeat(32_768)]);
+    let said = refusal(verbs.new_job("default", "large", two_bytes_each).await);
+    assert!(said.contains("have 65537 bytes"), "{said}");
+    verbs.new_job("default", "just-fits", bytes(vec!["x".repeat(32_767), "x".repeat(32_768)])).await.unwrap();
+    let parameters: Map<_, _> = (0..16).map(|n| (format!("p{n}"), json!("x".repeat(4096)))).collect();
+    let said = refusal(verbs.new_job("default", "large", json!({"parameters": parameters})).await);
+    assert!(said.contains("bytes in all"), "{said}");
+    let env: Vec<_> = (0..3).map(|n| json!({"name": format!("E{n}"), "value": "x".repeat(32_000)})).collect();
+    let said = refusal(verbs.new_job("default", "large", json!({"env": env})).await);
+    assert!(said.contains("bytes in all"), "{said}");
+}
+
+/// The same job applied again, written otherwise, is no edit.
+#[tokio::test]
+async fn a_job_of_equal_meaning_is_no_edit() {
+    let verbs = world().verbs().await;
+    let jobs = verbs.within::<Job>("default");
+    let volumes = |scratch: &str| json!([{"name": "a", "mountPath": "/a", "claim": "c"}, {"name": "b", "mountPath": "/b", "scratch": scratch}]);
+    let spec = json!({
+        "resources": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "2Gi"}, "volumes": volumes("1Gi"), "args": ["x"],
+    });
+    verbs.new_job("default", "equal", spec).await.unwrap();
+    let patch = async |spec: Value| {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        jobs.patch("equal", &PatchParams::default(), &patch).await
+    };
+    let mut turned = volumes("1024Mi");
+    turned.as_array_mut().unwrap().reverse();
+    for same in [
+        json!({"resources": {"cpu": 1}}),
+        json!({"resources": {"cpu": "1000m", "memory": "1024Mi", "ephemeralStorage": 2_147_483_648_u64}}),
+        json!({"resources": {"gpus": 0, "bandwidthMbps": 0}}),
+        json!({"resources": {"gpus": null, "cpu": null}}),
+        json!({"resources": {"cpu": "1"}}),
+        json!({"command": [], "env": [], "envFrom": [], "imagePullSecrets": [], "parameters": {}}),
+        json!({"command": null, "env": null}),
+        json!({"volumes": volumes("1073741824")}),
+        json!({"volumes": turned}),
+        json!({"canceled": false, "maxRetries": 3}),
+    ] {
+        patch(same.clone()).await.unwrap_or_else(|error| panic!("{same}: {error}"));
+    }
+    for (other, field) in [
+        (json!({"resources": {"cpu": "1001m"}}), "spec.resources.cpu"),
+        (json!({"resources": {"memory": null}}), "spec.resources.memory"),
+        (json!({"resources": {"gpus": 1}}), "spec.resources.gpus"),
+        (json!({"resources": {"ephemeralStorage": null}}), "spec.resources.ephemeralStorage"),
+        (json!({"resources": {"bandwidthMbps": 1}}), "spec.resources.bandwidthMbps"),
+        (json!({"image": "other"}), "spec.image"),
+        (json!({"command": ["c"]}), "spec.command"),
+        (json!({"args": []}), "spec.args"),
+        (json!({"workingDir": "/w"}), "spec.workingDir"),
+        (json!({"env": [{"name": "A"}]}), "spec.env"),
+        (json!({"envFrom": [{"secret": "s"}]}), "spec.envFrom"),
+        (json!({"parameters": {"a": "b"}}), "spec.parameters"),
+        (json!({"scenario": "s"}), "spec.scenario"),
+        (json!({"runAsUser": 0}), "spec.runAsUser"),
+        (json!({"volumes": volumes("2Gi")}), "spec.volumes"),
+        (json!({"volumes": []}), "spec.volumes"),
+        (json!({"imagePullSecrets": ["s"]}), "spec.imagePullSecrets"),
+        (json!({"timeoutSeconds": 1}), "spec.timeoutSeconds"),
+        (json!({"maxRetries": 4}), "spec.maxRetries"),
+        (json!({"retryPolicy": "Always"}), "spec.retryPolicy"),
+        (json!({"pool": "p"}), "spec.pool"),
+        (json!({"onQuota": "Reject"}), "spec.onQuota"),
+        (json!({"ttlSecondsAfterFinished": 1}), "spec.ttlSecondsAfterFinished"),
+    ] {
+        let said = refusal(patch(other.clone()).await);
+        assert!(said.contains(&format!("{field}: ")), "{other}: {said}");
+        assert!(said.contains(&format!("{field} can't change once the job is submitted")), "{other}: {said}");
+    }
+    // What a scenario would give is not the same as nothing.
+    let spec = json!({"scenario": "s", "resources": null});
+    verbs.new_job("default", "of-a-scenario", spec).await.unwrap();
+    let patch = Patch::Merge(json!({"spec": {"resources": {"gpus": 0}}}));
+    let said = refusal(jobs.patch("of-a-scenario", &PatchParams::default(), &patch).await);
+    assert!(said.contains("spec.resources.gpus"), "{said}");
 }
 
 #[tokio::test]
@@ -116,11 +299,11 @@ async fn a_job_can_not_be_edited_once_submitted() {
     verbs.job("fixed", "j", json!({"parameters": {"run-seconds": "forever"}})).await;
     verbs.patch_job("fixed", "j", json!({"spec": {"queue": "batch", "priority": "low"}})).await.unwrap();
     let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"image": "other"}})).await);
-    assert!(said.contains("can't be edited once submitted"), "{said}");
+    assert!(said.contains("spec.image can't change once the job is submitted"), "{said}");
     verbs.worker("fixed-1", "fixed", "2").await;
     verbs.until_phase("fixed", "j", JobPhase::Running).await;
     let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"queue": "live"}})).await);
-    assert!(said.contains("only while the job is queued"), "{said}");
+    assert!(said.contains("spec.queue can change only while the job is queued"), "{said}");
     verbs.patch_job("fixed", "j", json!({"spec": {"canceled": true}})).await.unwrap();
     let said = refusal(verbs.patch_job("fixed", "j", json!({"spec": {"canceled": false}})).await);
     assert!(said.contains("stays canceled"), "{said}");

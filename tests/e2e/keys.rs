@@ -88,9 +88,9 @@ fn ids(key: &TenantApiKey) -> Vec<String> {
 
 /// Waits until the Secret holds another text than this, and the key is Ready with it.
 async fn until_other_text(verbs: &Verbs<'_>, tenant: &str, name: &str, before: &str) -> String {
-    let api = secrets(verbs, tenant);
+    let (api, secret) = (secrets(verbs, tenant), names::key_secret(name));
     let other = wait::until(PATIENCE, "another text in the Secret", || async {
-        let secret = api.get_opt(name).await.map_err(|e| e.to_string())?.ok_or("no Secret")?;
+        let secret = api.get_opt(&secret).await.map_err(|e| e.to_string())?.ok_or("no Secret")?;
         let token = secret.data.unwrap_or_default().remove("token").unwrap_or_default();
         let text = String::from_utf8(token.0).map_err(|e| e.to_string())?;
         if text != before && Key::parse(&text).is_ok() { Ok(text) } else { Err("the same".to_owned()) }
@@ -104,6 +104,9 @@ async fn until_other_text(verbs: &Verbs<'_>, tenant: &str, name: &str, before: &
     until_key(verbs, tenant, name, "Ready with it", ready).await;
     other
 }
+
+/// The Secret of the key `ci`.
+const SECRET: &str = "crofter-key-ci";
 
 /// A tenant with a key, its text, and a replica that knows them.
 async fn with_key(verbs: &Verbs<'_>, tenant: &str, spec: Value) -> (Replica, String) {
@@ -130,7 +133,7 @@ async fn a_key_is_issued_and_its_text_is_in_its_secret_and_nowhere_else() {
     assert_eq!((principal.tenant.name.as_str(), &principal.tenant.uid), ("issued", &tenant.uid().unwrap()));
     assert!(principal.may(Scope::JobsRead) && !principal.may(Scope::JobsWrite));
 
-    let secret = secrets(&verbs, "issued").get("ci").await.unwrap();
+    let secret = secrets(&verbs, "issued").get(SECRET).await.unwrap();
     let key = keys(&verbs, "issued").get("ci").await.unwrap();
     assert_eq!(secret.data.as_ref().unwrap()["keyId"].0, status(&key).key_id.unwrap().into_bytes());
     assert_eq!(secret.labels()["crofter.io/tenant-uid"], tenant.uid().unwrap());
@@ -201,13 +204,13 @@ async fn a_damaged_or_deleted_secret_gets_a_new_version() {
     let (replica, first) = with_key(&verbs, "damaged", json!({})).await;
     let api = secrets(&verbs, "damaged");
     let damage = json!({"stringData": {"token": "crft_chosen-by-somebody", "theirs": "stays"}});
-    api.patch("ci", &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
+    api.patch(SECRET, &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
     let second = until_other_text(&verbs, "damaged", "ci", &first).await;
     replica.until(&second, Ok(())).await;
     assert_eq!(replica.answer(&first).await.map(drop), Ok(()), "for the overlap");
-    assert_eq!(api.get("ci").await.unwrap().data.unwrap()["theirs"].0, b"stays");
+    assert_eq!(api.get(SECRET).await.unwrap().data.unwrap()["theirs"].0, b"stays");
 
-    api.delete("ci", &DeleteParams::default()).await.unwrap();
+    api.delete(SECRET, &DeleteParams::default()).await.unwrap();
     let third = until_other_text(&verbs, "damaged", "ci", &second).await;
     replica.until(&third, Ok(())).await;
     assert_eq!(replica.answer(&second).await.map(drop), Ok(()));
@@ -221,7 +224,7 @@ async fn a_deleted_key_takes_its_secret_along() {
     let (replica, token) = with_key(&verbs, "dropped", json!({})).await;
     keys(&verbs, "dropped").delete("ci", &DeleteParams::default()).await.unwrap();
     replica.until(&token, Err(Refusal::Unknown)).await;
-    verbs.until_gone(&secrets(&verbs, "dropped"), "ci").await;
+    verbs.until_gone(&secrets(&verbs, "dropped"), SECRET).await;
 }
 
 #[tokio::test]
@@ -280,20 +283,22 @@ async fn a_secret_of_somebody_else_is_left_alone() {
     verbs.tenant("squatted", json!({"plan": "basic"})).await;
     let api = secrets(&verbs, "squatted");
     let theirs: Secret =
-        serde_json::from_value(json!({"metadata": {"name": "ci"}, "stringData": {"token": "mine"}})).unwrap();
+        serde_json::from_value(json!({"metadata": {"name": SECRET}, "stringData": {"token": "mine"}}))
+            .unwrap();
     let theirs = api.create(&PostParams::default(), &theirs).await.unwrap();
     make(&verbs, "squatted", "ci", json!({})).await.unwrap();
     let conflict = |key: &TenantApiKey| condition(key, "Stalled") == "True/SecretConflict";
     let key = until_key(&verbs, "squatted", "ci", "SecretConflict", conflict).await;
     assert_eq!((condition(&key, "Active").as_str(), ids(&key).len()), ("False/SecretConflict", 0));
-    assert_eq!(api.get("ci").await.unwrap(), theirs);
-    api.delete("ci", &DeleteParams::default()).await.unwrap();
+    assert_eq!(api.get(SECRET).await.unwrap(), theirs);
+    api.delete(SECRET, &DeleteParams::default()).await.unwrap();
     until_ready(&verbs, "squatted", "ci").await;
 
-    make(&verbs, "squatted", "named", json!({"secretName": "elsewhere"})).await.unwrap();
+    make(&verbs, "squatted", "named", json!({"secretName": "crofter-key-elsewhere"})).await.unwrap();
     until_ready(&verbs, "squatted", "named").await;
-    api.get("elsewhere").await.unwrap();
-    let said = refusal(patch(&verbs, "squatted", "named", json!({"spec": {"secretName": "other"}})).await);
+    api.get("crofter-key-elsewhere").await.unwrap();
+    let other = json!({"spec": {"secretName": "crofter-key-other"}});
+    let said = refusal(patch(&verbs, "squatted", "named", other).await);
     assert!(said.contains("secretName can't change"), "{said}");
     let said = refusal(make(&verbs, "squatted", "bad", json!({"rotateEvery": "59s"})).await);
     assert!(said.contains("rotateEvery is at least 1m"), "{said}");

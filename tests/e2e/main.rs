@@ -17,6 +17,7 @@ mod keys;
 mod moves;
 mod quotas;
 mod scenarios;
+mod schema;
 mod tenants;
 
 use std::sync::LazyLock;

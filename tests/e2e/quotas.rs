@@ -1,17 +1,22 @@
 //! Quotas that are used up, cut and raised while jobs wait and run: what runs is let be, what waits follows at once, and
 //! every "no" has its numbers.
 
+use std::collections::BTreeMap;
+
 use crofter::{
     api_types::{Job, JobPhase, JobStatus, plan::EffectiveQuotas},
     names,
 };
-use crofter_test_cluster::NodeSpec;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use crofter_test_cluster::{NodeSpec, wait};
+use k8s_openapi::{
+    api::core::v1::{Pod, ResourceQuota},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::{ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{Verbs, namespace, phase, reason},
+    common::{PATIENCE, Verbs, namespace, phase, reason, refusal},
     world,
 };
 
@@ -257,4 +262,51 @@ async fn a_queue_that_is_made_longer_and_shorter_takes_and_leaves_by_age() {
     for name in ["inside", "outside"] {
         verbs.until_reason("elbows", name, "NoWorkers").await;
     }
+}
+
+/// Kubernetes counts Jobs some time after their kind was made. From then on their number is bounded, and at no time is a
+/// job refused because of the bound that is not yet counted.
+#[tokio::test]
+async fn the_number_of_jobs_is_bounded_once_kubernetes_counts_them() {
+    const JOBS: &str = "count/jobs.crofter.io";
+    let verbs = world().verbs().await;
+    verbs.tenant("counted", json!({"plan": "free"})).await;
+    verbs.job("counted", "before", json!({})).await;
+    // What the chart makes. It is made again here until it is counted: the quota controller would return to it in 5 min.
+    let probes = verbs.within::<ResourceQuota>(names::DEFAULT_NAMESPACE);
+    let probe = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": names::COUNTS}, "spec": {"hard": {JOBS: "0"}}});
+    wait::until(PATIENCE, "Jobs to be counted", || async {
+        let used = probes.get_opt(names::COUNTS).await.unwrap().and_then(|quota| quota.status?.used);
+        match used {
+            Some(used) if used.contains_key(JOBS) => return Ok(()),
+            Some(_) => drop(probes.delete(names::COUNTS, &DeleteParams::default()).await),
+            None => drop(verbs.create(&probes, &probe).await),
+        }
+        Err("not yet")
+    })
+    .await
+    .unwrap();
+    let quotas = verbs.within::<ResourceQuota>(&namespace("counted"));
+    let used = wait::until(PATIENCE, "the tenant's Jobs to be counted", || async {
+        let quota = quotas.get_opt("crofter-objects").await.unwrap().ok_or("no quota")?;
+        let status = quota.status.ok_or("no status")?;
+        let of = |all: Option<BTreeMap<String, Quantity>>| Some(all?.remove(JOBS)?.0);
+        of(status.hard).zip(of(status.used)).ok_or("not counted")
+    })
+    .await
+    .unwrap();
+    assert_eq!(used, ("1055".to_owned(), "1".to_owned()));
+    verbs.job("counted", "after", json!({})).await;
+
+    // A bound of two, of somebody else, is refused by the same hand that would refuse beyond 1055.
+    let two = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "two"}, "spec": {"hard": {JOBS: "2"}}});
+    verbs.create(&quotas, &two).await.unwrap();
+    wait::until(PATIENCE, "the bound to be counted", || async {
+        let used = quotas.get("two").await.unwrap().status.and_then(|status| status.used);
+        used.filter(|used| used.contains_key(JOBS)).map(drop).ok_or("not counted")
+    })
+    .await
+    .unwrap();
+    let said = refusal(verbs.new_job(&namespace("counted"), "beyond", json!({})).await);
+    assert!(said.contains("exceeded quota") && said.contains(JOBS), "{said}");
 }

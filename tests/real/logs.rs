@@ -40,7 +40,7 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     verbs.create(&verbs.within::<TenantApiKey>(&namespace(TENANT)), &key).await.unwrap();
     let secrets = verbs.within::<Secret>(&namespace(TENANT));
     let text = wait::until(PATIENCE, "the key's text", || async {
-        let secret = secrets.get("reader").await.map_err(|error| error.to_string())?;
+        let secret = secrets.get("crofter-key-reader").await.map_err(|error| error.to_string())?;
         let text = secret.data.and_then(|data| data.get(names::SECRET_TOKEN).map(|text| text.0.clone()));
         text.and_then(|text| String::from_utf8(text).ok()).ok_or_else(|| "no text".to_owned())
     })

@@ -90,13 +90,17 @@ pub(super) fn retry(error: &Error) -> Action {
 async fn pass(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
     let now = context.dependencies.clock.now();
     // What the cache holds of an unreadable key is out of date; `unreadable` looks after it.
-    if context.unreadable.holds(key) || is_paused(key) || key.metadata.deletion_timestamp.is_some() {
+    if context.unreadable.holds(key) || key.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let old = key.status.clone().unwrap_or_default();
     if let Some(end) = lifecycle::end(&key.spec, &old, now) {
         context.memory.forget(key);
         return state(key, context, &Next { step: end, at: None }, now).await;
+    }
+    // Nothing keeps a key from its end: it is revoked before its tenant goes.
+    if is_paused(key) {
+        return Ok(Action::await_change());
     }
     let valid = match validate::validate(key, tenant(key, context).as_deref()) {
         Ok(valid) => valid,
@@ -226,7 +230,7 @@ async fn rehash(
 /// Says how the key stands after a step that leaves it where it is.
 async fn state(key: &TenantApiKey, context: &Context, next: &Next, now: Timestamp) -> Result<Action, Error> {
     let mut status = key.status.clone().unwrap_or_default();
-    let secret = key.spec.secret_name.clone().unwrap_or_else(|| key.name_any());
+    let secret = key.secret_name();
     let (versions, outcome) = status::outcome(&next.step, &key.spec, &secret);
     let Versions { all, delivered } = versions;
     (status.versions, status.key_id) = (all, delivered);

@@ -27,7 +27,7 @@ use crate::{
 const KEY: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/tenantapikeys/ci";
 const STATUS: &str = "PATCH /apis/crofter.io/v1alpha1/namespaces/tenant-acme/tenantapikeys/ci/status";
 const SECRETS: &str = "/api/v1/namespaces/tenant-acme/secrets";
-const SECRET: &str = "/api/v1/namespaces/tenant-acme/secrets/ci";
+const SECRET: &str = "/api/v1/namespaces/tenant-acme/secrets/crofter-key-ci";
 const START: &str = "2030-01-01T00:00:00Z";
 
 fn get() -> String {

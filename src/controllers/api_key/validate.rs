@@ -52,12 +52,21 @@ pub(super) fn validate(key: &TenantApiKey, tenant: Option<&Tenant>) -> Result<Va
             ),
         })?),
     };
+    let secret_name = key.secret_name();
+    if !names::is_key_secret(&secret_name) {
+        let message = format!(
+            "spec.secretName is `{secret_name}`: the name of a key's Secret begins with {}, so that no job can refer to it: \
+             make a new key",
+            names::KEY_SECRET_PREFIX
+        );
+        return Err(Refusal { reason: Reason::InvalidObject, message });
+    }
     let annotations = key.meta().annotations.as_ref();
     let request = annotations.and_then(|all| all.get(names::ANNOTATION_ROTATE));
     Ok(Validated {
         tenant: (tenant.name_any(), tenant.uid().unwrap_or_default()),
         namespace,
-        secret_name: key.spec.secret_name.clone().unwrap_or_else(|| key.name_any()),
+        secret_name,
         name: key.name_any(),
         uid: key.uid().unwrap_or_default(),
         rotate_every,
@@ -93,12 +102,13 @@ mod tests {
     #[test]
     fn defaults_are_filled_in() {
         let valid = validate(&key(json!({"rotateEvery": "2h"})), Some(&tenant(false))).unwrap();
-        assert_eq!(valid.secret_name, "ci");
+        assert_eq!(valid.secret_name, "crofter-key-ci");
         assert_eq!(valid.rotate_every, Some(SignedDuration::from_hours(2)));
         assert_eq!(valid.request.as_deref(), Some("now"));
         assert_eq!(valid.tenant, ("acme".to_owned(), "t1".to_owned()));
-        let named = validate(&key(json!({"secretName": "other"})), Some(&tenant(false))).unwrap();
-        assert_eq!(named.secret_name, "other");
+        let spec = json!({"secretName": "crofter-key-other"});
+        let named = validate(&key(spec), Some(&tenant(false))).unwrap();
+        assert_eq!(named.secret_name, "crofter-key-other");
     }
 
     #[test]
@@ -111,5 +121,8 @@ mod tests {
         let period = refusal(json!({"rotateEvery": "1s"}), Some(tenant(false)));
         assert_eq!(period.reason, Reason::InvalidObject);
         assert!(period.message.contains("`1s`"), "{period:?}");
+        let secret = refusal(json!({"secretName": "shared"}), Some(tenant(false)));
+        assert_eq!(secret.reason, Reason::InvalidObject);
+        assert!(secret.message.contains("`shared`"), "{secret:?}");
     }
 }

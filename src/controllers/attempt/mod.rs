@@ -145,7 +145,12 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
         return Ok(Action::await_change());
     };
     context.waiting.remove(pod);
-    if is_paused(pod) || !finalizer::has(pod, names::FINALIZER_ACCOUNTED) {
+    if !finalizer::has(pod, names::FINALIZER_ACCOUNTED) {
+        return Ok(Action::await_change());
+    }
+    // Nothing keeps a pod from its end: its node and its tenant wait for it.
+    let leaves = pod.metadata.deletion_timestamp.is_some() || context.tenants.charged(pod).is_none();
+    if is_paused(pod) && !leaves {
         return Ok(Action::await_change());
     }
     let Observed::Ended(ending) = attempt::observe(pod) else { return Ok(Action::await_change()) };

@@ -234,6 +234,17 @@ async fn a_paused_pod_is_left_alone() {
 }
 
 #[tokio::test]
+async fn being_paused_keeps_no_pod_from_its_end() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    let metadata = json!({
+        "annotations": {"crofter.io/paused": "true"}, "deletionTimestamp": "2030-01-01T00:00:30Z",
+    });
+    bench.pod(metadata, succeeded("00:00:09"));
+    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
+}
+
+#[tokio::test]
 async fn with_a_mirror_a_pod_is_held_until_it_is_committed() {
     let mut bench = bench(true);
     bench.job_with_record(json!({}));

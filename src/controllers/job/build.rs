@@ -22,6 +22,7 @@ use crate::{
     api_types::{
         Job, JobSpec, Reason, Scenarios, Tenant,
         job::{EnvVar as JobEnv, KeyRef},
+        quantity::DISK,
         tenant::PodSecurity,
     },
     domain::{
@@ -82,13 +83,18 @@ pub(super) enum Refusal {
     /// It was never stored.
     #[error("the job has no UID yet")]
     NoUid,
+    /// It would hand an API key to its container.
+    #[error("Secret {0} holds an API key: a job can't refer to it")]
+    KeySecret(String),
 }
 
 impl Refusal {
     pub(super) fn reason(&self) -> Reason {
         match self {
             Self::Asks(error) => error.reason(),
-            Self::Environment(_) | Self::Root | Self::NoImage | Self::NoUid => Reason::PodRefused,
+            Self::Environment(_) | Self::Root | Self::NoImage | Self::NoUid | Self::KeySecret(_) => {
+                Reason::PodRefused
+            }
         }
     }
 }
@@ -100,6 +106,9 @@ pub(super) fn validate<'a>(
     scenarios: &Scenarios,
     left: Option<SignedDuration>,
 ) -> Result<ValidJob<'a>, Refusal> {
+    if let Some(secret) = job.spec.key_secret() {
+        return Err(Refusal::KeySecret(secret.to_owned()));
+    }
     let asked = Resources::of_job(&job.spec, scenarios)?;
     let spec = scenarios.complete(&job.spec).map_err(AskError::from)?;
     environment::check(&spec)?;
@@ -330,10 +339,10 @@ fn volumes(job: &ValidJob<'_>) -> Option<Vec<Volume>> {
             claim_name: claim.clone(),
             read_only: Some(volume.read_only),
         }),
-        empty_dir: volume
-            .scratch
-            .as_ref()
-            .map(|size| EmptyDirVolumeSource { size_limit: Some(Quantity(size.0.clone())), medium: None }),
+        empty_dir: volume.scratch.as_ref().map(|size| EmptyDirVolumeSource {
+            size_limit: Some(Quantity(DISK.at_least(size).0)),
+            medium: None,
+        }),
         ..Volume::default()
     };
     let all: Vec<Volume> = job.spec.volumes.iter().map(one).collect();
@@ -423,6 +432,34 @@ mod tests {
         assert_eq!(disk(json!({"image": "a", "volumes": scratch})), (gib(1), None));
         let both = json!({"image": "a", "volumes": scratch, "resources": {"ephemeralStorage": "2Gi"}});
         assert_eq!(disk(both), (gib(3), gib(3)), "the kubelet counts scratch against the pod's limit");
+    }
+
+    #[test]
+    fn no_reference_to_the_secret_of_an_api_key_reaches_a_pod() {
+        for spec in [
+            json!({"envFrom": [{"secret": "crofter-key-ci"}]}),
+            json!({"env": [{"name": "A", "secretKeyRef": {"name": "crofter-key-ci", "key": "token"}}]}),
+            json!({"imagePullSecrets": ["mine", "crofter-key-ci"]}),
+        ] {
+            let mut spec = spec;
+            spec["image"] = json!("a");
+            let job = job(spec);
+            let refusal = validate(&job, &tenant(json!({})), &Scenarios::default(), None).err().unwrap();
+            assert_eq!(refusal.reason(), Reason::PodRefused);
+            assert_eq!(
+                refusal.to_string(),
+                "Secret crofter-key-ci holds an API key: a job can't refer to it"
+            );
+        }
+    }
+
+    #[test]
+    fn a_scratch_volume_is_never_without_a_limit() {
+        let volumes = json!([{"name": "v", "mountPath": "/v", "scratch": "0"}]);
+        let pod = built(&job(json!({"image": "a", "volumes": volumes})), &tenant(json!({})));
+        let volume = &pod.spec.unwrap().volumes.unwrap()[0];
+        let size = volume.empty_dir.as_ref().and_then(|dir| dir.size_limit.clone());
+        assert_eq!(size, Some(Quantity("1Mi".to_owned())));
     }
 
     #[test]

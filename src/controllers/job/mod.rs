@@ -231,9 +231,6 @@ async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error>
         // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
-    if is_paused(job) {
-        return Ok(Action::await_change());
-    }
     let now = context.clock.now();
     let tenant = tenant(job, context);
     let pods = pods(job, context);
@@ -251,10 +248,24 @@ async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error>
         now,
         steady,
     };
+    if is_paused(job) && !leaves(&view, tenant.as_deref()) {
+        return Ok(look_again(job_flow::time_is_up(&view), now));
+    }
     match job_flow::next(&view) {
         Ok(step) => carry_out(step, &view, tenant.as_deref(), context).await,
         Err(error) => report(job, &error, context).await,
     }
+}
+
+/// Whether the job is on its way out, from which being paused does not keep it: its tenant goes or drains, it is canceled
+/// or deleted, or its time is up.
+fn leaves(view: &View<'_>, tenant: Option<&Tenant>) -> bool {
+    let ends = |pod: &Arc<Pod>| pod.metadata.deletion_timestamp.is_some();
+    job_flow::canceled(view.job)
+        || tenant.is_some_and(tenant_state::terminating)
+        || view.drain.is_some()
+        || view.pods.iter().any(ends)
+        || job_flow::time_is_up(view).is_some_and(|at| at <= view.now)
 }
 
 async fn carry_out(

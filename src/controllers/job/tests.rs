@@ -518,6 +518,42 @@ async fn a_paused_job_is_left_alone() {
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
 }
 
+/// Only an administrator pauses a job, and nobody pauses a tenant's end with it.
+#[tokio::test]
+async fn being_paused_keeps_no_job_from_its_end() {
+    const PAUSED: &str = "crofter.io/paused";
+    let paused = || json!({"annotations": {PAUSED: "true"}});
+    let deleted = json!({
+        "annotations": {PAUSED: "true"}, "deletionTimestamp": "2030-01-01T00:00:00Z", "finalizers": ["x.io/x"],
+    });
+    for (metadata, spec) in [(paused(), json!({"canceled": true})), (deleted, json!({}))] {
+        let bench = bench(None);
+        bench.job(metadata, spec, json!({}));
+        bench.step().await.0.unwrap();
+        assert_eq!(bench.status()["phase"], "Canceled");
+    }
+    let running = json!({"phase": "Running", "attempt": 1, "reason": "Running"});
+    let mut draining = bench(None);
+    draining.tenant(json!({"suspended": true, "suspendPolicy": "Drain"}));
+    draining.job(paused(), json!({}), running.clone());
+    put(&mut draining.pods, pod(json!({}), self::running()));
+    draining.step().await.0.unwrap();
+    assert_eq!(draining.status()["reason"], "TenantSuspended");
+
+    let mut late = bench(None);
+    late.job(
+        paused(),
+        json!({}),
+        json!({"phase": "Running", "attempt": 1, "reason": "Running", "node": "n1"}),
+    );
+    put(&mut late.pods, pod(json!({}), self::running()));
+    let (action, calls) = late.step().await;
+    let half_an_hour = Duration::from_secs(5 + 30 * 60);
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(half_an_hour), vec![]));
+    *late.now.lock().unwrap() = time(5 + 30 * 60).parse().unwrap();
+    assert_eq!(outline(&late.step().await.1), [format!("DELETE {POD}")]);
+}
+
 #[tokio::test]
 async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
     let (jobs, mut writer) = mock::cache::<Job>();

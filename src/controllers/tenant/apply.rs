@@ -41,13 +41,16 @@ pub(super) struct Known {
 impl Known {
     /// The versions of the children, where all of them exist.
     pub(super) fn versions(&self, children: &Children) -> Option<Versions> {
-        let Children { namespace, quota, limits, policies, account, bindings } = children;
+        let Children { namespace, quota, objects, limits, policies, account, bindings } = children;
         let mut versions = Versions::from([
             version_in(&self.namespaces, namespace)?,
             version_in(&self.quotas, quota)?,
             version_in(&self.limits, limits)?,
             version_in(&self.accounts, account)?,
         ]);
+        if let Some(objects) = objects {
+            versions.extend([version_in(&self.quotas, objects)?]);
+        }
         for policy in policies {
             versions.extend([version_in(&self.policies, policy)?]);
         }
@@ -112,7 +115,7 @@ pub(super) async fn apply_all(
     found: Option<&Namespace>,
     children: Children,
 ) -> Result<(), Error> {
-    let Children { mut namespace, quota, limits, policies, account, bindings } = children;
+    let Children { mut namespace, quota, objects, limits, policies, account, bindings } = children;
     let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants, .. } = &context.known;
     context.memory.applying(&owner.name);
     let namespaces: Api<Namespace> = Api::all(context.dependencies.client.clone());
@@ -126,7 +129,8 @@ pub(super) async fn apply_all(
     // With the UID the API server refuses when another namespace has taken the name meanwhile.
     namespace.metadata.uid = uid;
     apply_one(context, &namespaces, owner, &namespace).await?;
-    apply_kind(context, quotas, owner, &[quota]).await?;
+    let wanted: Vec<_> = [quota].into_iter().chain(objects).collect();
+    apply_kind(context, quotas, owner, &wanted).await?;
     apply_kind(context, ranges, owner, &[limits]).await?;
     apply_kind(context, networks, owner, &policies).await?;
     apply_kind(context, accounts, owner, &[account]).await?;

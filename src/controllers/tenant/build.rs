@@ -18,7 +18,7 @@ use k8s_openapi::{
 use serde::Serialize;
 
 use super::{
-    network,
+    counts, network,
     validate::{Owner, Subject, Validated},
 };
 use crate::{
@@ -31,6 +31,16 @@ use crate::{
 
 /// Name of the ResourceQuota and of the LimitRange.
 pub(super) const NAME: &str = "crofter";
+/// Name of the ResourceQuota that bounds the number of Jobs and API keys.
+pub(super) const OBJECTS: &str = "crofter-objects";
+/// Jobs that may be kept beside those that run and wait: those that have ended, and what is beyond the queue.
+const KEPT_JOBS: i64 = 1000;
+/// The same, as so many hours of maxJobsPerHour where that is more.
+const KEPT_HOURS: i64 = 10;
+/// API keys of a tenant.
+const API_KEYS: &str = "100";
+/// ConfigMaps, Secrets and volume claims of a tenant, each.
+const CORE_OBJECTS: &str = "250";
 /// Pod Security Standards as of this version: an upgrade of the cluster does not tighten them under running tenants.
 const POD_SECURITY_VERSION: &str = "v1.34";
 /// Requests of a container that names none: those of a Job that names none.
@@ -41,6 +51,8 @@ const DEFAULT_REQUESTS: [(&str, &str); 2] = [("cpu", "1"), ("memory", "512Mi")];
 pub(super) struct Children {
     pub(super) namespace: Namespace,
     pub(super) quota: ResourceQuota,
+    /// Once Kubernetes counts Jobs (`counts`).
+    pub(super) objects: Option<ResourceQuota>,
     pub(super) limits: LimitRange,
     pub(super) policies: Vec<NetworkPolicy>,
     pub(super) account: ServiceAccount,
@@ -53,6 +65,7 @@ pub(super) fn build(tenant: &Validated) -> Children {
     Children {
         namespace: namespace(owner, tenant.pod_security),
         quota: quota(owner, &tenant.quotas, &tenant.gpu_resource),
+        objects: tenant.counts_objects.then(|| objects(owner, &tenant.quotas)),
         limits: limits(owner),
         policies: network::policies(owner, tenant.isolation),
         account: account(owner),
@@ -100,11 +113,8 @@ fn namespace(owner: &Owner, pod_security: PodSecurity) -> Namespace {
     }
 }
 
-/// The plan's own numbers, so that `kubectl describe quota` reads like the plan; what is unlimited has no entry.
-///
-/// Job objects are not counted here: Kubernetes' quota controller learns of a new kind only every 30 s, does not look at
-/// the quotas that already name it before its next full round (5 min), and until then the API server refuses every
-/// create with "status unknown for quota". A cluster's first tenants would not take a job for minutes.
+/// The plan's own numbers, so that `kubectl describe quota` reads like the plan; what is unlimited has no entry. And a
+/// bound for the number of what a tenant may make itself, each of which costs etcd up to 1 MiB.
 fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> ResourceQuota {
     let number = |value: i64| Limit::from_quota(value).at_most().map(|n| n.to_string());
     let gigabytes = |value: i64| Limit::from_quota(value).at_most().map(|n| format!("{n}G"));
@@ -116,10 +126,35 @@ fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> Resourc
         ("pods".to_owned(), number(quotas.max_jobs)),
         ("services.nodeports".to_owned(), Some("0".to_owned())),
         ("services.loadbalancers".to_owned(), Some("0".to_owned())),
+        ("count/configmaps".to_owned(), Some(CORE_OBJECTS.to_owned())),
+        ("count/secrets".to_owned(), Some(CORE_OBJECTS.to_owned())),
+        ("persistentvolumeclaims".to_owned(), Some(CORE_OBJECTS.to_owned())),
     ];
+    quota_of(owner, NAME, hard)
+}
+
+/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as many
+/// again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
+fn objects(owner: &Owner, quotas: &EffectiveQuotas) -> ResourceQuota {
+    let EffectiveQuotas { max_jobs, max_queued_jobs, max_jobs_per_hour, .. } = *quotas;
+    let bounded = [max_jobs, max_queued_jobs, max_jobs_per_hour].iter().all(|quota| *quota >= 0);
+    let kept = max_jobs_per_hour.saturating_mul(KEPT_HOURS).max(KEPT_JOBS);
+    let jobs = max_jobs.saturating_add(max_queued_jobs).saturating_add(kept);
+    let hard = [
+        (counts::JOBS.to_owned(), bounded.then(|| jobs.to_string())),
+        ("count/tenantapikeys.crofter.io".to_owned(), Some(API_KEYS.to_owned())),
+    ];
+    quota_of(owner, OBJECTS, hard)
+}
+
+fn quota_of(
+    owner: &Owner,
+    name: &str,
+    hard: impl IntoIterator<Item = (String, Option<String>)>,
+) -> ResourceQuota {
     let hard = hard.into_iter().filter_map(|(key, value)| Some((key, Quantity(value?)))).collect();
     ResourceQuota {
-        metadata: metadata(owner, NAME),
+        metadata: metadata(owner, name),
         spec: Some(ResourceQuotaSpec { hard: Some(hard), ..ResourceQuotaSpec::default() }),
         status: None,
     }
@@ -190,7 +225,18 @@ mod tests {
         });
         let tenant: Tenant = serde_json::from_value(object).unwrap();
         let valid = validate(&tenant, &Plans::built_in().unwrap(), &settings).unwrap();
-        serde_json::to_value(build(&valid)).unwrap()
+        serde_json::to_value(build(&Validated { counts_objects: true, ..valid })).unwrap()
+    }
+
+    #[test]
+    fn the_number_of_objects_is_bounded_once_kubernetes_counts_them() {
+        let hard = |spec| children(spec)["objects"]["spec"]["hard"].clone();
+        let keys = "count/tenantapikeys.crofter.io";
+        let counts = |jobs: &str| json!({"count/jobs.crofter.io": jobs, keys: "100"});
+        assert_eq!(hard(json!({"plan": "free"})), counts("1055"), "5 + 50 + 1000");
+        assert_eq!(hard(json!({"plan": "enterprise"})), counts("111000"), "1000 + 10000 + 10 * 10000");
+        assert_eq!(hard(json!({"quotas": {"maxQueuedJobs": -1}})), json!({keys: "100"}));
+        assert_eq!(hard(json!({"quotas": {"maxJobs": 0, "maxQueuedJobs": 0}})), counts("1000"));
     }
 
     #[test]
@@ -213,6 +259,7 @@ mod tests {
             json!({
                 "requests.memory": "0G", "requests.nvidia.com/gpu": "2", "requests.storage": "10G",
                 "services.loadbalancers": "0", "services.nodeports": "0",
+                "count/configmaps": "250", "count/secrets": "250", "persistentvolumeclaims": "250",
             })
         );
         assert_eq!(built["policies"], json!([]));

@@ -327,6 +327,7 @@ mod tests {
         let tenant = |max_jobs| Validated {
             owner: Owner { name: "a".into(), uid: "u".into(), namespace: "tenant-a".into() },
             quotas: EffectiveQuotas { max_jobs, ..EffectiveQuotas::default() },
+            counts_objects: false,
             access: BTreeMap::new(),
             isolation: NetworkIsolation::default(),
             pod_security: PodSecurity::default(),

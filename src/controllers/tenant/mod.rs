@@ -10,6 +10,7 @@
 
 mod apply;
 mod build;
+mod counts;
 mod deletion;
 mod error;
 mod memory;
@@ -106,6 +107,8 @@ pub struct Dependencies {
     pub events: Events,
     /// The operator's configuration.
     pub settings: Settings,
+    /// The operator's own namespace.
+    pub namespace: String,
     /// The plan table; a replaced one is followed.
     pub plans: watch::Receiver<Arc<Plans>>,
     /// All Jobs.
@@ -130,6 +133,8 @@ pub struct Context {
     known: Known,
     memory: Arc<Memory>,
     unreadable: Unreadable<Tenant>,
+    /// Whether Kubernetes counts Jobs.
+    counted: watch::Receiver<bool>,
 }
 
 impl Context {
@@ -213,6 +218,9 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     let (unreadable, writer) = unreadable_ext::cache();
     let memory = Arc::new(Memory::default());
     let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
+    let (told, counted) = watch::channel(false);
+    let counting = counts::wait(dependencies.client.clone(), dependencies.namespace.clone(), told);
+    watches.tasks.push(counting.boxed());
     let known = Known {
         // All of them: one that is in a tenant's way carries no label of ours.
         namespaces: watches.child("namespaces", &dependencies, &memory, watcher::Config::default()),
@@ -222,7 +230,7 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
         accounts: watches.child("service_accounts", &dependencies, &memory, ours()),
         bindings: watches.child("role_bindings", &dependencies, &memory, ours()),
     };
-    (Arc::new(Context { dependencies, known, memory, unreadable }), watches)
+    (Arc::new(Context { dependencies, known, memory, unreadable, counted }), watches)
 }
 
 /// Runs the controller until `shutdown`, and then until the passes under way have finished.
@@ -247,6 +255,7 @@ pub async fn run(
         .reconcile_on(triggers::nodes(nodes, context.dependencies.nodes.clone()))
         .reconcile_on(touched)
         .reconcile_all_on(replaced(context.dependencies.plans.clone()))
+        .reconcile_all_on(replaced(context.counted.clone()))
         .graceful_shutdown_on(shutdown.clone());
     for trigger in triggers {
         controller = controller.reconcile_on(trigger);

@@ -14,7 +14,7 @@ use super::{
     memory::Fingerprint,
     status::{self, Outcome, Report},
     usage::{self, Due},
-    validate::{self, Owner, Refusal},
+    validate::{self, Owner, Refusal, Validated},
 };
 use crate::{
     api_types::{
@@ -106,7 +106,7 @@ async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
 async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error> {
     let plans = Arc::clone(&context.dependencies.plans.borrow());
     let valid = match validate::validate(tenant, &plans, &context.dependencies.settings) {
-        Ok(valid) => valid,
+        Ok(valid) => Validated { counts_objects: counts_objects(&valid.owner, context), ..valid },
         Err(refusal) => return Ok(Outcome::Stalled(refusal)),
     };
     let owner = &valid.owner;
@@ -139,6 +139,12 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
     tracing::info!(tenant = owner.name, namespace = owner.namespace, "children applied");
     context.memory.applied(&owner.name, fingerprint);
     Ok(provisioned)
+}
+
+/// Whether the tenant's objects are counted: from when Kubernetes can, and wherever they were before.
+fn counts_objects(owner: &Owner, context: &Context) -> bool {
+    let quota = ObjectRef::new(build::OBJECTS).within(&owner.namespace);
+    *context.counted.borrow() || context.known.quotas.get(&quota).is_some()
 }
 
 /// Takes the tenant down as far as it goes now.

@@ -33,6 +33,8 @@ const NAMESPACE: &str = "/api/v1/namespaces/tenant-acme";
 /// A controller's context with everything around it in the test's hands.
 struct Bench {
     fake: Fake,
+    /// Whether Kubernetes counts Jobs.
+    count: watch::Sender<bool>,
     context: Arc<Context>,
     jobs: Writer<Job>,
     keys: Writer<TenantApiKey>,
@@ -77,6 +79,7 @@ fn bench() -> Bench {
     let (pods_store, pods) = reflector::store();
     let (nodes_store, nodes) = reflector::store();
     let (known, children) = caches();
+    let (count, counted) = watch::channel(false);
     let (tell_usage, tell_time) = (Arc::clone(&ledger), Arc::clone(&now));
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
     let dependencies = Dependencies {
@@ -84,6 +87,7 @@ fn bench() -> Bench {
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         events: mock::events(fake.client()),
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
+        namespace: "crofter-system".into(),
         plans,
         jobs: jobs_store,
         keys: keys_store,
@@ -98,11 +102,20 @@ fn bench() -> Bench {
         known,
         memory: Arc::default(),
         unreadable: unreadable_ext::cache().0,
+        counted,
     });
-    Bench { fake, context, jobs, keys, pods, nodes, children, ledger, now }
+    Bench { fake, count, context, jobs, keys, pods, nodes, children, ledger, now }
 }
 
 impl Bench {
+    /// Another process takes over.
+    fn restart(&mut self) {
+        let Context { dependencies, known, unreadable, counted, .. } = &*self.context;
+        let (dependencies, known) = (dependencies.clone(), known.clone());
+        let (unreadable, counted) = (unreadable.clone(), counted.clone());
+        self.context = Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable, counted });
+    }
+
     /// Stores a tenant that has the finalizer already.
     fn tenant(&self, spec: Value) {
         self.tenant_with(json!({"finalizers": ["crofter.io/tenant"]}), spec);

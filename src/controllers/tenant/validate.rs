@@ -46,6 +46,8 @@ pub(super) struct Validated {
     pub(super) isolation: NetworkIsolation,
     pub(super) pod_security: PodSecurity,
     pub(super) gpu_resource: String,
+    /// Kubernetes counts Jobs, so that a quota may bound their number.
+    pub(super) counts_objects: bool,
 }
 
 /// Who is granted a role.
@@ -97,6 +99,7 @@ pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> R
         isolation: spec.network_isolation,
         pod_security: spec.pod_security,
         gpu_resource: settings.gpu_resource.clone(),
+        counts_objects: false,
     })
 }
 

@@ -22,6 +22,8 @@ use crate::api_types::api_key::{KeyMac, KeyVersion, TenantApiKeySpec, TenantApiK
 pub const REPAIR_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 /// The shortest time between rotations by schedule.
 pub const SHORTEST_PERIOD: SignedDuration = SignedDuration::from_mins(1);
+/// The longest: the CRD's rule reads no longer one.
+const LONGEST_PERIOD: SignedDuration = SignedDuration::from_nanos(i64::MAX);
 /// Longest request that is kept as it is.
 const REQUEST_ROOM: usize = 64;
 
@@ -317,11 +319,11 @@ pub fn period(text: &str) -> Option<SignedDuration> {
                 continue;
             }
         };
-        let count: u32 = std::mem::take(&mut digits).parse().ok()?;
-        seconds = seconds.checked_add(i64::from(count).checked_mul(unit)?)?;
+        let count: i64 = std::mem::take(&mut digits).parse().ok()?;
+        seconds = seconds.checked_add(count.checked_mul(unit)?)?;
     }
     let period = SignedDuration::from_secs(seconds);
-    (digits.is_empty() && period >= SHORTEST_PERIOD).then_some(period)
+    (digits.is_empty() && (SHORTEST_PERIOD..=LONGEST_PERIOD).contains(&period)).then_some(period)
 }
 
 #[cfg(test)]

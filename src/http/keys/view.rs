@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api_types::{TenantApiKey, api_key::Scope, conditions};
+use crate::api_types::{TenantApiKey, api_key::Scope, conditions, time::timestamp};
 
 /// A key.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -92,6 +92,7 @@ pub struct New {
     /// What it may do.
     pub scopes: Vec<Scope>,
     /// From this time on it is refused.
+    #[serde(default, deserialize_with = "timestamp")]
     pub expires_at: Option<Timestamp>,
     /// How often there is a new version by itself, such as `720h`; at least `1m`.
     pub rotate_every: Option<String>,

@@ -9,6 +9,8 @@ use schemars::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::api_types::quantity::FORM;
+
 /// Keywords that are taken over from a CRD.
 const BOUNDS: [&str; 9] = [
     "description",
@@ -21,10 +23,6 @@ const BOUNDS: [&str; 9] = [
     "maxItems",
     "maxProperties",
 ];
-
-/// A quantity of Kubernetes that is not negative.
-const QUANTITY: &str =
-    r"^(\+?([0-9]+\.?[0-9]*|\.[0-9]+)|-(0+\.?0*|\.0+))([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$";
 
 /// The schemas that the document names.
 pub struct Schemas {
@@ -175,10 +173,10 @@ fn tidy(schema: &mut Value) {
         Value::Array(all) => all.iter_mut().for_each(tidy),
         Value::Object(keywords) => {
             if keywords.remove("x-kubernetes-int-or-string").is_some() {
-                let text = json!({"type": "string", "maxLength": 32, "pattern": QUANTITY});
+                let text = json!({"type": "string", "maxLength": 32, "pattern": FORM});
                 keywords.insert(
                     "anyOf".to_owned(),
-                    json!([text, {"type": "integer", "minimum": 0}, {"type": "null"}]),
+                    json!([text, {"type": "integer", "minimum": 1}, {"type": "null"}]),
                 );
                 keywords.remove("maxLength");
             }

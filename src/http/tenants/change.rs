@@ -54,6 +54,7 @@ pub struct Changes {
     /// `active` or `suspended`.
     status: Option<Wanted>,
     /// From this time on it is expired.
+    #[serde(default, deserialize_with = "crate::api_types::time::timestamp")]
     expires_at: Option<Timestamp>,
     /// All of its notes.
     metadata: Option<BTreeMap<String, String>>,

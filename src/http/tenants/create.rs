@@ -45,6 +45,7 @@ pub struct New {
     /// Quotas that replace the plan's.
     quotas: Option<OwnQuotas>,
     /// From this time on it is expired.
+    #[serde(default, deserialize_with = "crate::api_types::time::timestamp")]
     expires_at: Option<Timestamp>,
     /// Free notes.
     metadata: Option<BTreeMap<String, String>>,

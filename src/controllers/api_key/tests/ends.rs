@@ -91,6 +91,14 @@ async fn a_paused_key_is_left_alone_and_one_on_its_way_out_too() {
 }
 
 #[tokio::test]
+async fn being_paused_keeps_no_key_from_its_end() {
+    let bench = bench();
+    bench.key(json!({"annotations": {names::ANNOTATION_PAUSED: "true"}}), json!({"revoked": true}));
+    bench.pass().await;
+    assert_eq!(bench.conditions()["Active"], "False/KeyRevoked");
+}
+
+#[tokio::test]
 async fn a_key_that_cannot_be_read_says_so() {
     let bench = bench();
     bench.key(json!({}), json!({"scopes": "all"}));

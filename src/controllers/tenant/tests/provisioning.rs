@@ -56,25 +56,37 @@ async fn a_restarted_operator_leaves_alone_what_is_as_it_was_left() {
     bench.pass().await.0.unwrap();
     let stored = bench.fake.get(TENANT)["status"]["applied"].clone();
     assert_eq!(stored.as_str().map(str::len), Some(64), "{stored}");
-    let restart = |bench: &mut Bench| {
-        let Context { dependencies, known, unreadable, .. } = &*bench.context;
-        let (dependencies, known) = (dependencies.clone(), known.clone());
-        let context = Context { dependencies, known, memory: Arc::default(), unreadable: unreadable.clone() };
-        bench.context = Arc::new(context);
-    };
     let all = APPLY.map(|call| bench.fake.get(call.strip_prefix("PATCH ").unwrap()));
     put(&mut bench.children.namespaces, all[0].clone());
     put(&mut bench.children.quotas, all[1].clone());
     put(&mut bench.children.limits, all[2].clone());
     all[3..6].iter().for_each(|policy| put(&mut bench.children.policies, policy.clone()));
     put(&mut bench.children.accounts, all[6].clone());
-    restart(&mut bench);
+    bench.restart();
     assert_eq!(outline(&bench.pass().await.1), [""; 0]);
     let mut changed = all[2].clone();
     changed["metadata"]["resourceVersion"] = json!("somebody's");
     put(&mut bench.children.limits, changed);
-    restart(&mut bench);
+    bench.restart();
     assert_eq!(outline(&bench.pass().await.1)[1..], APPLY[..7], "somebody has changed one");
+}
+
+#[tokio::test]
+async fn the_number_of_jobs_is_bounded_from_when_kubernetes_counts_them_and_stays_so() {
+    const OBJECTS: &str = "/api/v1/namespaces/tenant-acme/resourcequotas/crofter-objects";
+    let mut bench = bench();
+    bench.tenant(json!({}));
+    let (_, calls) = bench.pass().await;
+    assert!(calls.iter().all(|call| call.path != OBJECTS), "the API server would refuse every job");
+    bench.count.send_replace(true);
+    let (_, calls) = bench.pass().await;
+    assert!(outline(&calls).contains(&format!("PATCH {OBJECTS}")), "{:?}", outline(&calls));
+    put(&mut bench.children.quotas, bench.fake.get(OBJECTS));
+    bench.count.send_replace(false);
+    bench.restart();
+    let (_, calls) = bench.pass().await;
+    assert!(!outline(&calls).contains(&format!("DELETE {OBJECTS}")), "{:?}", outline(&calls));
+    assert_eq!(bench.fake.get(OBJECTS)["spec"]["hard"]["count/jobs.crofter.io"], "1055");
 }
 
 #[tokio::test]

@@ -314,6 +314,11 @@ fn requests_and_periods_are_read() {
     for (text, seconds) in [("1m", Some(60)), ("1h30m", Some(5400)), ("90s", Some(90)), ("59s", None)] {
         assert_eq!(period(text).map(|p| p.as_secs()), seconds, "{text}");
     }
+    // The longest that the CRD's rule reads.
+    for (longest, seconds) in [("2562047h47m16s", 9_223_372_036), ("9223372036s", 9_223_372_036)] {
+        assert_eq!(period(longest).map(|p| p.as_secs()), Some(seconds), "{longest}");
+    }
+    assert_eq!((period("2562048h"), period("9223372037s")), (None, None));
     for bad in ["", "h", "1", "1d", "1h2", "-1h", "99999999999h", "1.5h"] {
         assert_eq!(period(bad), None, "{bad}");
     }

@@ -21,6 +21,7 @@ use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use crofter::{
     api_types::{Job, TenantApiKey},
     db::{self, JobRecord, Readers},
+    names,
 };
 use crofter_test_cluster::wait;
 use http::Request;
@@ -296,7 +297,7 @@ async fn issue_key(stage: &Stage) -> anyhow::Result<String> {
     keys.create(&PostParams::default(), &key).await.context("making a key")?;
     let secrets: Api<Secret> = Api::namespaced(client, &namespace);
     let text = wait::until(PATIENCE, "the key to be issued", || async {
-        let secret = secrets.get_opt(NAME).await.map_err(|error| error.to_string())?;
+        let secret = secrets.get_opt(&names::key_secret(NAME)).await.map_err(|error| error.to_string())?;
         secret
             .and_then(|secret| secret.data?.remove("token"))
             .ok_or_else(|| "no Secret with a token".to_owned())
