@@ -5,6 +5,7 @@ pub mod api_key;
 pub mod attempt;
 pub mod fair_share;
 pub mod job_flow;
+pub mod job_pod;
 pub mod job_state;
 pub mod metering;
 pub mod node_admission;

@@ -10,7 +10,7 @@ use crate::{
     api_types::{Job, JobPhase, Plans, Reason, Tenant, plan::EffectiveQuotas},
     domain::{
         admission::{JobStanding, JobView, TenantView},
-        attempt::{self, Observed},
+        attempt,
         job_state::is_terminal,
         resources::{AskError, Resources},
         tenant_state,
@@ -42,6 +42,7 @@ pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantV
 /// What a pod of a job says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PodFacts {
+    pub(super) namespace: Arc<str>,
     pub(super) attempt: u32,
     /// It can't run any more.
     pub(super) ended: bool,
@@ -58,8 +59,9 @@ impl PodFacts {
     /// Of a pod that is an attempt of a job: the job's UID, and what the pod says.
     pub(super) fn of(pod: &Pod, gpu_resource: &str) -> Option<(Arc<str>, Self)> {
         let facts = Self {
+            namespace: pod.namespace()?.into(),
             attempt: attempt::number(pod)?,
-            ended: matches!(attempt::observe(pod), Observed::Ended(_)),
+            ended: attempt::is_over(pod),
             node: attempt::node(pod).map(str::to_owned),
             group: pod.labels().get(names::LABEL_GROUP).map(|group| group.as_str().into()),
             asked: attempt::requests(pod, gpu_resource),
@@ -101,9 +103,11 @@ impl JobPods {
         }
     }
 
-    fn of(&self, job: &str) -> Summary<'_> {
+    /// Those of the job of that UID in that namespace: a label in another one says nothing.
+    fn of(&self, namespace: &str, job: &str) -> Summary<'_> {
         let mut summary = Summary::default();
-        for (_, pod) in self.0.get(job).into_iter().flatten() {
+        let pods = self.0.get(job).into_iter().flatten();
+        for (_, pod) in pods.filter(|(_, pod)| *pod.namespace == *namespace) {
             if pod.ended {
                 summary.ended = summary.ended.max(Some(pod.attempt));
             } else {
@@ -130,7 +134,7 @@ pub(super) fn job(
     asked: impl FnOnce(&Job) -> Result<Resources, AskError>,
 ) -> Option<JobView> {
     let (uid, namespace) = (job.uid()?, job.namespace()?);
-    let summary = pods.of(&uid);
+    let summary = pods.of(&namespace, &uid);
     let told = job.status.as_ref().and_then(|status| status.reason.as_deref()?.parse().ok());
     Some(JobView {
         state: standing(job, &summary),
@@ -181,6 +185,7 @@ mod tests {
 
     fn pod(attempt: u32, ended: bool, node: Option<&str>) -> PodFacts {
         PodFacts {
+            namespace: "n".into(),
             attempt,
             ended,
             node: node.map(str::to_owned),
@@ -246,6 +251,33 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_of_another_namespace_holds_no_job_active() {
+        let status = json!({"phase": "Completed", "attempt": 1});
+        let forged = PodFacts { namespace: "tenant-b".into(), ..pod(1, false, Some("n")) };
+        let seen = seen(json!({}), json!({}), status, &[forged]);
+        assert_eq!(seen.state, JobStanding::Ended(JobPhase::Completed));
+    }
+
+    #[test]
+    fn a_pod_whose_sidecar_still_runs_keeps_its_place() {
+        let state = |name: &str, state: Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let ended =
+            state("job", json!({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:09Z"}}));
+        let status =
+            json!({"phase": "Running", "containerStatuses": [ended, state("mesh", json!({"running": {}}))]});
+        let labels = json!({"crofter.io/attempt": "1", "crofter.io/job-uid": "j"});
+        let pod = |phase: &str| -> Pod {
+            let mut status = status.clone();
+            status["phase"] = json!(phase);
+            let metadata = json!({"name": "p", "namespace": "n", "labels": labels});
+            let spec = json!({"nodeName": "n1", "containers": []});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+        };
+        let place = |phase: &str| PodFacts::of(&pod(phase), "gpu").unwrap().1.place().is_some();
+        assert!(place("Running") && !place("Succeeded"));
+    }
+
+    #[test]
     fn pods_are_forgotten_with_the_last_of_a_job() {
         let mut pods = JobPods::default();
         let (job, one, two) = ("j".into(), "1".into(), "2".into());
@@ -253,7 +285,8 @@ mod tests {
         assert!(!pods.put(&job, &one, pod(1, false, None)), "nothing new");
         assert!(pods.put(&job, &one, pod(1, true, None)));
         assert!(pods.put(&job, &two, pod(2, false, None)));
-        assert_eq!((pods.of("j").live.unwrap().attempt, pods.of("j").ended), (2, Some(1)));
+        let found = pods.of("n", "j");
+        assert_eq!((found.live.unwrap().attempt, found.ended), (2, Some(1)));
         pods.remove("j", "2");
         pods.remove("j", "1");
         assert!(pods.0.is_empty());
