@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
-use super::{Context, Error, build, pods_api, settle};
+use super::{Context, Error, build, is_own, pods_api, settle};
 use crate::{
     api_types::{Reason, Tenant},
     domain::{
         admission::Admission,
-        attempt,
         job_flow::{self, View},
     },
     kube_ext::call::{within, within_opt},
@@ -54,7 +53,7 @@ pub(super) async fn create(
         Err(error) if error.is_conflict() => {
             let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
             match existing {
-                Some(pod) if attempt::job_uid(&pod) == Some(&uid) => {
+                Some(pod) if is_own(&pod.metadata, job, context) => {
                     context.made.put(&uid, admission.attempt);
                     Ok(Action::await_change())
                 }
