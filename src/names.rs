@@ -55,6 +55,10 @@ pub const ANNOTATION_RECONCILE: &str = "crofter.io/reconcile-requested-at";
 /// Annotation: leave this object alone while it is `true`.
 pub const ANNOTATION_PAUSED: &str = "crofter.io/paused";
 
+/// Annotation on a job pod that is stopped without being deleted: when that was asked for, and the reason
+/// (`2026-01-02T03:04:05Z Canceled`).
+pub const ANNOTATION_STOP: &str = "crofter.io/stop-requested";
+
 /// Annotation on a TenantApiKey: rotate it; any value that was not there before does it once.
 pub const ANNOTATION_ROTATE: &str = "crofter.io/rotate-requested-at";
 

@@ -16,6 +16,8 @@ pub const ACTIVE: &str = "Active";
 pub const RECONCILING: &str = "Reconciling";
 /// Nothing will happen before somebody changes something; present only while True.
 pub const STALLED: &str = "Stalled";
+/// The job has ended, however; present only when True.
+pub const FINISHED: &str = "Finished";
 /// The job ended well; present only when True.
 pub const COMPLETE: &str = "Complete";
 /// The job ended badly; present only when True.

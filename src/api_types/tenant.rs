@@ -309,6 +309,8 @@ pub enum TenantPhase {
     Expired,
     /// Being deleted.
     Terminating,
+    /// Its spec can't be carried out as it is, so no job starts; what runs is left alone.
+    Stalled,
 }
 
 /// What a tenant uses at the moment, and how many of its jobs have ended how.

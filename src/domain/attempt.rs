@@ -1,23 +1,25 @@
 //! What a pod says of its attempt: waiting, running, or ended, and then how and what it is charged for.
 //!
-//! The kubelet's word on the container decides. An attempt has ended only when it can't run any more: the pod is in
-//! an end phase, or it was deleted before it had a node.
+//! The kubelet's word on the container `job` decides. An attempt has ended when that container has; its pod may then still
+//! run others, which hold its room and keep the next attempt waiting until the pod [is over](is_over).
+
+mod ending;
+pub mod stop;
+mod times;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
-    api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
+    api::core::v1::{ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 
+pub use self::times::Bounds;
 use super::pod_requests::of_pod;
 use crate::{
     api_types::{Job, Reason, job::AttemptRecord},
     names,
 };
-
-/// The kubelet removes a pod within this time after its last container has ended.
-const REMOVAL: SignedDuration = SignedDuration::from_secs(10);
 
 /// Time that a pod may take to start. The kubelet counts a pod's deadline from before its image is pulled, Crofter a
 /// job's time from when the container started; the deadline is the backstop for an operator that is away.
@@ -95,21 +97,28 @@ pub fn owner(pod: &Pod) -> Option<ObjectRef<Job>> {
     Some(ObjectRef::new(&owner.name).within(&pod.namespace()?))
 }
 
-/// Reads a pod.
+/// Reads a pod, its times as its node says.
 #[must_use]
 pub fn observe(pod: &Pod) -> Observed {
-    let status = pod.status.as_ref();
-    let containers = status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten();
-    let container = containers.into_iter().find(|c| c.name == names::JOB_CONTAINER);
-    match status.and_then(|s| s.phase.as_deref()) {
-        Some("Succeeded" | "Failed") => Observed::Ended(ending(pod, container)),
-        _ if pod.metadata.deletion_timestamp.is_some() && node(pod).is_none() => {
-            Observed::Ended(deleted(pod, "the pod was deleted before it had a node", None))
+    observe_within(pod, &Bounds::of(pod))
+}
+
+/// Reads a pod, its times within what else is known of them.
+#[must_use]
+pub fn observe_within(pod: &Pod, bounds: &Bounds) -> Observed {
+    let container = container(pod);
+    let state = container.and_then(|c| c.state.as_ref());
+    match phase(pod) {
+        Some("Succeeded" | "Failed") => Observed::Ended(ending::ending(pod, container, bounds)),
+        _ if is_over(pod) => Observed::Ended(ending::unbound(pod, bounds)),
+        _ if state.is_some_and(|state| state.terminated.is_some()) => {
+            Observed::Ended(ending::ending(pod, container, bounds))
         }
-        _ => match container.and_then(|c| c.state.as_ref()?.running.as_ref()) {
-            Some(running) => Observed::Running {
-                started_at: running.started_at.as_ref().map_or_else(|| created(pod), |t| t.0),
-            },
+        _ => match state.and_then(|state| state.running.as_ref()) {
+            Some(running) => {
+                let said = running.started_at.as_ref().map_or_else(|| created(pod), |t| t.0);
+                Observed::Running { started_at: bounds.start(said) }
+            }
             None => Observed::Waiting { detail: waiting_detail(pod, container) },
         },
     }
@@ -120,8 +129,26 @@ pub fn observe(pod: &Pod) -> Observed {
 #[must_use]
 pub fn is_over(pod: &Pod) -> bool {
     let unbound = pod.metadata.deletion_timestamp.is_some() && node(pod).is_none();
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    unbound || matches!(phase, Some("Succeeded" | "Failed"))
+    unbound || matches!(phase(pod), Some("Succeeded" | "Failed"))
+}
+
+/// Whether containers other than the job's keep a pod from being over. A sidecar that Kubernetes knows as such (an init
+/// container that is restarted) does not: the kubelet ends it by itself.
+#[must_use]
+pub fn others_run(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let others = statuses.filter(|c| c.name != names::JOB_CONTAINER);
+    let ended = |c: &ContainerStatus| c.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    !is_over(pod) && others.into_iter().any(|c| !ended(c))
+}
+
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    containers.into_iter().find(|c| c.name == names::JOB_CONTAINER)
 }
 
 /// The node of a pod.
@@ -146,7 +173,13 @@ pub fn allowance(pod: &Pod) -> Option<SignedDuration> {
 /// The attempt's record, once it has ended. `gpu_resource` is the extended resource that counts GPUs.
 #[must_use]
 pub fn record(pod: &Pod, gpu_resource: &str) -> Option<AttemptRecord> {
-    let Observed::Ended(ending) = observe(pod) else { return None };
+    record_within(pod, gpu_resource, &Bounds::of(pod))
+}
+
+/// The same, its times within what else is known of them.
+#[must_use]
+pub fn record_within(pod: &Pod, gpu_resource: &str, bounds: &Bounds) -> Option<AttemptRecord> {
+    let Observed::Ended(ending) = observe_within(pod, bounds) else { return None };
     let asked = of_pod(pod, gpu_resource);
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     Some(AttemptRecord {
@@ -162,123 +195,6 @@ pub fn record(pod: &Pod, gpu_resource: &str) -> Option<AttemptRecord> {
         gpus: signed(asked.gpus),
         bandwidth_mbps: signed(asked.bandwidth_mbps),
     })
-}
-
-fn ending(pod: &Pod, container: Option<&ContainerStatus>) -> Ending {
-    let status = pod.status.clone().unwrap_or_default();
-    let terminated = container.and_then(|c| c.state.as_ref()?.terminated.as_ref());
-    // Of a node that is gone nobody says how its containers ended: they are left as running.
-    let running = container.and_then(|c| Some(c.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0));
-    let started_at = terminated.and_then(started).or(running);
-    let finished_at =
-        terminated.and_then(|t| Some(t.finished_at.as_ref()?.0)).unwrap_or_else(|| last_change(pod));
-    let end = |reason, cause, message: String| Ending {
-        reason,
-        message,
-        cause,
-        exit_code: terminated.and_then(exit_code),
-        started_at,
-        finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
-    };
-    let said = status.message.clone().unwrap_or_default();
-    let killed = terminated.is_some_and(|t| killed_by_deletion(pod, t));
-    // A program that saves its work on SIGTERM ends with 0 as well.
-    if status.phase.as_deref() == Some("Succeeded") && !killed {
-        return end(Reason::Succeeded, Cause::Success, "exit code 0".to_owned());
-    }
-    if status.reason.as_deref() == Some("DeadlineExceeded") {
-        return end(Reason::DeadlineExceeded, Cause::Timeout, "ran longer than its timeout".to_owned());
-    }
-    if let Some(disruption) =
-        status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True")
-    {
-        let why = disruption.reason.as_deref().unwrap_or_default();
-        let reason = if why == "DeletionByPodGC" { Reason::NodeLost } else { Reason::Evicted };
-        let message = disruption.message.clone().unwrap_or_else(|| why.to_owned());
-        return end(reason, Cause::Infrastructure, message);
-    }
-    if killed {
-        let when = if started_at.is_some() { "while" } else { "before" };
-        return deleted(pod, &format!("the pod was deleted {when} it ran"), terminated);
-    }
-    match (status.reason.as_deref(), terminated) {
-        (Some("NodeLost"), _) => end(Reason::NodeLost, Cause::Infrastructure, said),
-        // An eviction without DisruptionTarget: the pod took more of the disk than its own limits.
-        (Some("Evicted"), _) => end(Reason::Evicted, Cause::Job, said),
-        // The kubelet's own reasons for refusing or ending a pod: NodeShutdown, OutOfcpu, NodeAffinity, ...
-        (Some(why), _) => end(Reason::Evicted, Cause::Infrastructure, format!("{why}: {said}")),
-        (None, Some(t)) if t.reason.as_deref() == Some("OOMKilled") => {
-            end(Reason::OutOfMemory, Cause::Job, "killed for using more memory than it asked for".to_owned())
-        }
-        // A restart of its machine has left nothing of the container.
-        (None, Some(t)) if exit_code(t).is_none() => {
-            end(Reason::NodeLost, Cause::Infrastructure, t.message.clone().unwrap_or_default())
-        }
-        (None, Some(t)) => end(Reason::NonZeroExit, Cause::Job, exit_sentence(t)),
-        (None, None) if pod.metadata.deletion_timestamp.is_some() => {
-            deleted(pod, "the pod was deleted before it ran", None)
-        }
-        (None, None) => {
-            end(Reason::NodeLost, Cause::Infrastructure, "the pod failed without a word".to_owned())
-        }
-    }
-}
-
-fn exit_sentence(terminated: &ContainerStateTerminated) -> String {
-    match terminated.message.as_deref().map(str::trim).filter(|m| !m.is_empty()) {
-        Some(message) => format!("exit code {}: {message}", terminated.exit_code),
-        None => format!("exit code {}", terminated.exit_code),
-    }
-}
-
-/// The container's exit code. The kubelet invents one for a container that it can't find, or that never was.
-fn exit_code(terminated: &ContainerStateTerminated) -> Option<i32> {
-    (terminated.reason.as_deref() != Some("ContainerStatusUnknown")).then_some(terminated.exit_code)
-}
-
-/// When the container started; the runtime's zero time means that it never did.
-fn started(terminated: &ContainerStateTerminated) -> Option<Timestamp> {
-    terminated.started_at.as_ref().map(|t| t.0).filter(|t| *t > Timestamp::UNIX_EPOCH)
-}
-
-/// Whether the container ended because of the deletion: not before it was asked for. What ended first stands.
-///
-/// Once the containers have ended the kubelet deletes the pod again, without grace, and the API server then writes that
-/// time over the one of the first deletion. A container that ended shortly before is taken for a killed one: to run a job
-/// again that had failed is the smaller mistake than to fail one that was killed.
-fn killed_by_deletion(pod: &Pod, terminated: &ContainerStateTerminated) -> bool {
-    let Some(Time(deadline)) = pod.metadata.deletion_timestamp else { return false };
-    let grace = pod.metadata.deletion_grace_period_seconds.filter(|seconds| *seconds > 0);
-    // A pod that the API server knows to have ended gets no grace. One that was deleted by force gets none either,
-    // but hardly ends well.
-    if grace.is_none() && terminated.exit_code == 0 {
-        return false;
-    }
-    let Ok(asked) = deadline.checked_sub(grace.map_or(REMOVAL, SignedDuration::from_secs)) else {
-        return true;
-    };
-    terminated.finished_at.as_ref().is_none_or(|t| t.0 >= asked)
-}
-
-fn deleted(pod: &Pod, message: &str, terminated: Option<&ContainerStateTerminated>) -> Ending {
-    let started_at = terminated.and_then(started);
-    let finished_at =
-        terminated.and_then(|t| Some(t.finished_at.as_ref()?.0)).unwrap_or_else(|| last_change(pod));
-    Ending {
-        reason: Reason::PodDeleted,
-        message: message.to_owned(),
-        cause: Cause::Deletion,
-        exit_code: terminated.and_then(exit_code),
-        started_at,
-        finished_at: finished_at.max(started_at.unwrap_or(finished_at)),
-    }
-}
-
-/// The last time that the pod's object tells of, for a pod whose container has none.
-fn last_change(pod: &Pod) -> Timestamp {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let moves = conditions.filter_map(|c| Some(c.last_transition_time.as_ref()?.0));
-    moves.max().unwrap_or_else(|| created(pod)).max(created(pod))
 }
 
 fn waiting_detail(pod: &Pod, container: Option<&ContainerStatus>) -> Option<String> {

@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     admission::{Admission, Verdict},
-    attempt::{self, Cause, Ending, Observed},
+    attempt::{self, Bounds, Cause, Ending, Observed, stop::Stop},
     job_state::{IllegalMove, check_way, is_terminal},
 };
 use crate::api_types::{
@@ -54,6 +54,8 @@ pub struct View<'a> {
     pub gpu_resource: &'a str,
     /// Whether many jobs are being taken further, or were just now, so that what can wait should.
     pub busy: bool,
+    /// Whether the job's namespace belongs to no tenant, so that the job can't run there.
+    pub foreign: bool,
     /// The time of day, for what is written.
     pub now: Timestamp,
     /// The time by which waiting and running are measured: as `now` was when the current attempt was first seen, and what
@@ -77,6 +79,17 @@ pub enum Step {
         /// Its UID.
         uid: String,
     },
+    /// End this pod with its grace, and keep it for its log.
+    Stop {
+        /// Name of the pod.
+        pod: String,
+        /// Its UID.
+        uid: String,
+        /// The version that this was decided by.
+        version: String,
+        /// When and why.
+        stop: Stop,
+    },
     /// The pod of this attempt is not in the cache: ask the API server, and call [`lost`] if it is gone.
     Look(u32),
     /// Delete the job: its time after the end is up.
@@ -89,7 +102,7 @@ pub enum Step {
 /// [`IllegalMove`] when the stored status can't lead where the facts do; the job is then left alone and reported.
 pub fn next(view: &View<'_>) -> Result<Step, IllegalMove> {
     let status = status(view.job);
-    if out_of_date(view.job, &status) {
+    if out_of_date(view, &status) {
         return restate(view, &status);
     }
     if is_terminal(status.phase) {
@@ -154,6 +167,9 @@ fn queued(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, Ill
         let message = "canceled while queued".to_owned();
         return move_to(view, status, &[JobPhase::Canceled], Reason::Canceled, message, |_| ());
     }
+    if view.foreign {
+        return outside(view, status);
+    }
     match view.verdict {
         Some(Verdict::Admit(admission)) if admission.attempt == attempt => match used_up(view) {
             _ if view.running_limit.is_some_and(|limit| limit.is_zero()) => {
@@ -182,13 +198,39 @@ fn queued(view: &View<'_>, status: &JobStatus, attempt: u32) -> Result<Step, Ill
     }
 }
 
+/// Says of a job that it is in no tenant's namespace.
+fn outside(view: &View<'_>, status: &JobStatus) -> Result<Step, IllegalMove> {
+    let reason = Reason::NotATenantNamespace;
+    let known = view.job.metadata.generation.unwrap_or(0) == status.observed_generation;
+    if known && status.reason.as_deref() == Some(reason.as_str()) {
+        return Ok(Step::Wait(None));
+    }
+    let namespace = view.job.namespace().unwrap_or_default();
+    let message = format!(
+        "the namespace {namespace} belongs to no tenant: submit the job in the namespace of a tenant"
+    );
+    move_to(view, status, &[JobPhase::Queued], reason, message, |_| ())
+}
+
+/// What is known of an attempt's times from others than its node.
+fn bounds(view: &View<'_>, status: &JobStatus, number: u32, pod: &Pod) -> Bounds {
+    let recorded = status.started_at.as_ref().filter(|_| u32::try_from(status.attempt) == Ok(number));
+    Bounds { started: recorded.map(|time| time.0), now: Some(view.steady), ..Bounds::of(pod) }
+}
+
 fn at_work(view: &View<'_>, status: &JobStatus, number: u32, pod: &Pod) -> Result<Step, IllegalMove> {
     let going = pod.metadata.deletion_timestamp.is_some();
-    match (attempt::observe(pod), view.drain) {
+    let bounds = bounds(view, status, number, pod);
+    match (attempt::observe_within(pod, &bounds), view.drain) {
         (Observed::Ended(ending), _) => {
-            finish(view, status, number, ending, attempt::record(pod, view.gpu_resource))
+            finish(view, status, number, ending, attempt::record_within(pod, view.gpu_resource, &bounds))
         }
         _ if going => Ok(Step::Wait(None)),
+        (Observed::Running { .. }, _) if canceled(view.job) => Ok(stop_pod(view, pod, Reason::Canceled)),
+        // Kubelets forget what they have reported.
+        _ if canceled(view.job) && status.phase == JobPhase::Running => {
+            Ok(stop_pod(view, pod, Reason::Canceled))
+        }
         _ if canceled(view.job) => Ok(delete(pod)),
         (_, Some(reason)) => stop(view, status, number, pod, reason),
         // Kubelets forget what they have told, but make no container twice.
@@ -223,17 +265,39 @@ fn running(
         });
     }
     match attempt::allowance(pod).and_then(|allowed| started_at.saturating_add(allowed).ok()) {
-        Some(end) if end <= view.steady => Ok(delete(pod)),
+        Some(end) if end <= view.steady => Ok(stop_pod(view, pod, Reason::DeadlineExceeded)),
         end => Ok(Step::Wait(end)),
+    }
+}
+
+/// Ends a pod that has started, by its deadline: a deletion would take its log along. Where the job itself is being
+/// deleted, and where the kubelet does not heed the deadline, it is deleted.
+fn stop_pod(view: &View<'_>, pod: &Pod, reason: Reason) -> Step {
+    if view.job.metadata.deletion_timestamp.is_some() {
+        return delete(pod);
+    }
+    match attempt::stop::request(pod).map(|stop| stop.until(pod)) {
+        None => Step::Stop {
+            pod: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            version: pod.resource_version().unwrap_or_default(),
+            stop: Stop { at: view.steady, reason },
+        },
+        Some(until) if until <= view.steady => delete(pod),
+        Some(until) => Step::Wait(Some(until)),
     }
 }
 
 /// When the running time of the job's attempt is up; `None` where none runs or it may run for ever.
 #[must_use]
 pub fn time_is_up(view: &View<'_>) -> Option<Timestamp> {
-    let ends = view.pods.iter().filter_map(|pod| match attempt::observe(pod) {
-        Observed::Running { started_at } => started_at.saturating_add(attempt::allowance(pod)?).ok(),
-        _ => None,
+    let status = status(view.job);
+    let ends = view.pods.iter().filter_map(|pod| {
+        let bounds = bounds(view, &status, attempt::number(pod)?, pod);
+        match attempt::observe_within(pod, &bounds) {
+            Observed::Running { started_at } => started_at.saturating_add(attempt::allowance(pod)?).ok(),
+            _ => None,
+        }
     });
     ends.min()
 }
@@ -315,19 +379,25 @@ fn used_up(view: &View<'_>) -> Option<String> {
 }
 
 /// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be read,
-/// or, once it has ended, that its newest spec (a late `canceled`) was not looked at.
-fn out_of_date(job: &Job, status: &JobStatus) -> bool {
+/// that its namespace belongs to no tenant, or, once it has ended, that its newest spec (a late `canceled`) was not looked at.
+fn out_of_date(view: &View<'_>, status: &JobStatus) -> bool {
+    let job = view.job;
+    let adopted = !view.foreign && status.reason.as_deref() == Some(Reason::NotATenantNamespace.as_str());
     let unread = is_terminal(status.phase)
         && job.metadata.deletion_timestamp.is_none()
         && job.metadata.generation.is_some_and(|generation| generation != status.observed_generation);
-    unread || status.conditions.iter().any(|c| c.reason == Reason::InvalidObject.as_str())
+    unread || adopted || status.conditions.iter().any(|c| c.reason == Reason::InvalidObject.as_str())
 }
 
 /// The same status, with the conditions that belong to it.
 fn restate(view: &View<'_>, status: &JobStatus) -> Result<Step, IllegalMove> {
-    let told = status.reason.as_deref().and_then(|reason| reason.parse().ok());
-    let (reason, message) = match told.filter(|reason| *reason != Reason::InvalidObject) {
+    let reported: Option<Reason> = status.reason.as_deref().and_then(|reason| reason.parse().ok());
+    let over = [Reason::InvalidObject, Reason::NotATenantNamespace];
+    let (reason, message) = match reported.filter(|reason| !over.contains(reason)) {
         Some(reason) => (reason, status.message.clone().unwrap_or_default()),
+        None if reported == Some(Reason::NotATenantNamespace) => {
+            (usual_reason(status.phase), "the namespace belongs to a tenant".to_owned())
+        }
         None => (usual_reason(status.phase), "the job can be read again".to_owned()),
     };
     move_to(view, status, &[status.phase], reason, message, |_| ())
@@ -350,7 +420,11 @@ fn usual_reason(phase: JobPhase) -> Reason {
 /// A job that has ended keeps its pods for their logs, but none that could still run, and what ran all the same (its
 /// pod was made just before the job was canceled) goes on record.
 fn after_the_end(view: &View<'_>, status: &JobStatus) -> Step {
-    let records = view.pods.iter().filter_map(|pod| attempt::record(pod, view.gpu_resource));
+    let record = |pod: &std::sync::Arc<Pod>| {
+        let bounds = bounds(view, status, attempt::number(pod)?, pod);
+        attempt::record_within(pod, view.gpu_resource, &bounds)
+    };
+    let records = view.pods.iter().filter_map(record);
     if let Some(missing) = records.into_iter().find(|record| !on_record(status, record.attempt)) {
         let mut new = status.clone();
         (new.attempt, new.pod, new.node) = (missing.attempt, Some(missing.pod.clone()), missing.node.clone());
@@ -363,6 +437,12 @@ fn after_the_end(view: &View<'_>, status: &JobStatus) -> Step {
     });
     if let Some(pod) = live {
         return delete(pod);
+    }
+    let kept =
+        |pod: &&std::sync::Arc<Pod>| pod.metadata.deletion_timestamp.is_none() && attempt::others_run(pod);
+    if let Some(pod) = view.pods.iter().find(kept) {
+        // The attempt has its end: this one is the sidecar's.
+        return stop_pod(view, pod, Reason::Succeeded);
     }
     let Some(seconds) = view.job.spec.ttl_seconds_after_finished else { return Step::Wait(None) };
     let Some(Time(end)) = status.finished_at else { return Step::Wait(None) };
@@ -422,14 +502,15 @@ fn move_to(
     if is_terminal(new.phase) && new.finished_at.is_none() {
         new.finished_at = Some(Time(view.now));
     }
+    let yes = |kind| Wanted::yes(kind, reason, message.clone());
     let wanted = match new.phase {
-        JobPhase::Completed => vec![Wanted::yes(conditions::COMPLETE, reason, message)],
-        JobPhase::Canceled => vec![],
-        JobPhase::Failed | JobPhase::TimedOut | JobPhase::Rejected => vec![
-            Wanted::yes(conditions::FAILED, reason, message.clone()),
-            Wanted::yes(conditions::STALLED, reason, message),
-        ],
-        _ => vec![Wanted::yes(conditions::RECONCILING, reason, message)],
+        JobPhase::Completed => vec![yes(conditions::FINISHED), yes(conditions::COMPLETE)],
+        JobPhase::Canceled => vec![yes(conditions::FINISHED)],
+        JobPhase::Failed | JobPhase::TimedOut | JobPhase::Rejected => {
+            vec![yes(conditions::FINISHED), yes(conditions::FAILED), yes(conditions::STALLED)]
+        }
+        _ if reason == Reason::NotATenantNamespace => vec![yes(conditions::STALLED)],
+        _ => vec![yes(conditions::RECONCILING)],
     };
     new.conditions = conditions::merge(&old.conditions, wanted, view.job.metadata.generation, view.now);
     Ok(Step::Write(Box::new(new)))

@@ -6,6 +6,7 @@ pub mod attempt;
 pub mod environment;
 pub mod fair_share;
 pub mod job_flow;
+pub mod job_pod;
 pub mod job_state;
 pub mod metering;
 pub mod node_admission;

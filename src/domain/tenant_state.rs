@@ -65,6 +65,12 @@ pub fn judge(tenant: &Tenant, now: Timestamp) -> Standing {
     }
 }
 
+/// The phase to show: a tenant that would be active is stalled where its spec can't be carried out.
+#[must_use]
+pub fn phase(standing: &Standing, stalled: bool) -> TenantPhase {
+    if stalled && standing.phase == TenantPhase::Active { TenantPhase::Stalled } else { standing.phase }
+}
+
 /// Whether the tenant is going. A deletion that is [prevented](deletion_prevented) changes nothing.
 #[must_use]
 pub fn terminating(tenant: &Tenant) -> bool {
@@ -124,6 +130,15 @@ mod tests {
         assert_eq!((suspended.phase, suspended.accepts()), (TenantPhase::Suspended, false));
         assert!(suspended.message.contains("Drain"), "{suspended:?}");
         assert_eq!(judge(&tenant("a", spec, true), at(9)).phase, TenantPhase::Terminating);
+    }
+
+    #[test]
+    fn a_tenant_whose_spec_can_not_be_carried_out_is_not_shown_as_active() {
+        let shown =
+            |spec: serde_json::Value, stalled| phase(&judge(&tenant("a", spec, false), at(9)), stalled);
+        assert_eq!(shown(json!({"plan": "gold"}), true), TenantPhase::Stalled);
+        assert_eq!(shown(json!({}), false), TenantPhase::Active);
+        assert_eq!(shown(json!({"suspended": true, "plan": "gold"}), true), TenantPhase::Suspended);
     }
 
     #[test]

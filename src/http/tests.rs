@@ -152,11 +152,33 @@ impl Lab {
         Self { fake, app, key, stop, logs, admits, tenants: tenants_writer }
     }
 
-    /// Lets the job be so.
+    /// Lets the job be so, with the pod of its attempt.
     pub(super) fn job(&self, version: u64, status: Value) -> Arc<Job> {
+        if let Some(attempt) = status["attempt"].as_u64() {
+            self.pod(attempt, json!({}));
+        }
         let job = Arc::new(job(version, status));
         self.app.jobs.apply(&job);
         job
+    }
+
+    /// Stores the pod of an attempt.
+    pub(super) fn pod(&self, attempt: u64, changes: Value) {
+        let name = format!("j-200000000000-{attempt}");
+        let mut metadata = json!({
+            "name": name, "namespace": "tenant-acme",
+            "labels": {
+                "app.kubernetes.io/managed-by": "crofter", "crofter.io/tenant": "acme",
+                "crofter.io/tenant-uid": TENANT_UID, "crofter.io/job-uid": JOB_UID,
+                "crofter.io/attempt": attempt.to_string(),
+            },
+            "ownerReferences": [
+                {"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "name": "j", "uid": JOB_UID, "controller": true},
+            ],
+        });
+        mock::merge(&mut metadata, &changes);
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        self.fake.put(&format!("/api/v1/namespaces/tenant-acme/pods/{name}"), pod);
     }
 
     /// The answer, whose body may go on.

@@ -99,9 +99,11 @@ impl Interruption {
 
     /// What is at the bottom of it: a client's errors say which layer failed, and their sources why.
     pub(super) fn root(&self) -> String {
-        let first: &dyn std::error::Error = self;
-        let chain = std::iter::successors(Some(first), |error| error.source());
-        chain.last().map(ToString::to_string).unwrap_or_default()
+        let mut root: &dyn std::error::Error = self;
+        while let Some(source) = root.source() {
+            root = source;
+        }
+        root.to_string()
     }
 
     /// The word for metrics and health.

@@ -13,6 +13,8 @@
 //! anything, stays in the cache. Managed fields are dropped: nobody reads them and they are half of the memory, but
 //! for what `with_prepare` picks out first.
 
+mod foreign;
+
 use std::{collections::HashMap, fmt::Debug, panic::Location, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
@@ -28,6 +30,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 
+use self::foreign::Foreign;
 use super::{
     guard::Guarded,
     list_watch::{Interruption, Source, list_watch},
@@ -77,6 +80,7 @@ pub struct Watch<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
     pulse: Pulse,
     /// Where it is known to health and metrics, and under which name.
     known_as: Option<(&'static str, Watches)>,
+    foreign: Option<Box<Foreign<K>>>,
 }
 
 impl<K> Watch<K>
@@ -91,11 +95,14 @@ where
     }
 
     fn fed_by(source: Source) -> Self {
-        let (store, writer) = reflector::store();
         let pulse = Pulse::default();
-        let events = list_watch(source, pulse.clone()).default_backoff().boxed();
+        Self::of(list_watch(source, pulse.clone()).default_backoff().boxed(), pulse)
+    }
+
+    fn of(events: Events<K>, pulse: Pulse) -> Self {
+        let (store, writer) = reflector::store();
         let (prepare, subscribers) = (|_: &mut K| (), Vec::new());
-        Self { events, prepare, store, writer, subscribers, pulse, known_as: None }
+        Self { events, prepare, store, writer, subscribers, pulse, known_as: None, foreign: None }
     }
 
     /// Makes health and metrics know the watch by this name, from a closed list, once it runs.
@@ -148,13 +155,17 @@ where
         self.pulse.begun();
         // They end with the watch.
         let mut senders = JoinSet::new();
-        for (outbox, subscriber) in &self.subscribers {
+        let foreign = self.foreign.iter().flat_map(|foreign| foreign.subscribers());
+        for (outbox, subscriber) in self.subscribers.iter().chain(foreign) {
             senders.spawn(outbox.clone().send_to(subscriber.clone()));
         }
         loop {
             match self.events.try_next().await {
                 Ok(Some(event)) => {
-                    for change in self.take(event, &mut relist) {
+                    let own = self.divide(event).await;
+                    self.pulse.stepped();
+                    let changes = own.map(|event| self.take(event, &mut relist));
+                    for change in changes.into_iter().flatten() {
                         self.tell(change).await;
                         self.pulse.stepped();
                     }

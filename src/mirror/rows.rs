@@ -13,7 +13,10 @@ use super::handle::AttemptKey;
 use crate::{
     api_types::{Job, Quantity, Tenant},
     db::{AttemptRow, JobRow, JobSeen, NodeRow, TenantRow},
-    domain::attempt,
+    domain::{
+        attempt::{self, Bounds},
+        job_flow,
+    },
     names,
 };
 
@@ -156,11 +159,25 @@ pub(super) fn awaits_charge(pod: &Pod, gpu_resource: &str) -> bool {
         && attempt::record(pod, gpu_resource).is_some()
 }
 
-/// The attempt that a pod was, with what it says of job and tenant.
-pub(super) fn attempt_of_pod(pod: &Pod, gpu_resource: &str) -> Option<AttemptRow> {
-    let (job_uid, _) = attempt_key(pod)?;
+/// What to write of an ended pod.
+#[derive(Clone, Debug)]
+pub(super) enum FromPod {
+    /// This row is to be written.
+    Row(Box<AttemptRow>),
+    /// The Job exists and will record it in its status: it has seen what the kubelet may have forgotten.
+    Later,
+}
+
+/// What to write of a pod that has ended. While its `job` exists, the record in the job's status is what is charged.
+pub(super) fn attempt_of_pod(
+    pod: &Pod,
+    job: Option<&Job>,
+    gpu_resource: &str,
+    now: Timestamp,
+) -> Option<FromPod> {
+    let (job_uid, number) = attempt_key(pod)?;
     let label = |name: &str| pod.labels().get(name).cloned();
-    let owner = pod.owner_references().iter().find(|o| o.controller == Some(true)).map(|o| o.name.clone());
+    let owner = attempt::owner(pod).map(|owner| owner.name);
     let seen = JobSeen {
         tenant_uid: Uuid::parse_str(&label(names::LABEL_TENANT_UID)?).ok()?,
         tenant: label(names::LABEL_TENANT)?,
@@ -168,5 +185,83 @@ pub(super) fn attempt_of_pod(pod: &Pod, gpu_resource: &str) -> Option<AttemptRow
         job: owner.or_else(|| label(names::LABEL_JOB)).unwrap_or_else(|| pod.name_any()),
         created_at: created(pod)?,
     };
-    Some(AttemptRow { job_uid, record: attempt::record(pod, gpu_resource)?, seen: Some(seen) })
+    let status =
+        job.filter(|job| uid(*job) == Some(job_uid)).map(|job| job.status.clone().unwrap_or_default());
+    let recorded = status.as_ref().and_then(|s| s.attempts.iter().find(|record| record.attempt == number));
+    let record = match (recorded, &status) {
+        (Some(record), _) => record.clone(),
+        (None, Some(status)) if !job_flow::on_record(status, number) => return Some(FromPod::Later),
+        // The job is gone, or keeps no records that are so old.
+        (None, _) => {
+            let bounds = Bounds { now: Some(now), ..Bounds::of(pod) };
+            attempt::record_within(pod, gpu_resource, &bounds)?
+        }
+    };
+    Some(FromPod::Row(Box::new(AttemptRow { job_uid, record, seen: Some(seen) })))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const JOB: &str = "0b8e9a52-6a5e-4d5c-9c0e-6a1f6c0a9f11";
+    const OTHER: &str = "0b8e9a52-6a5e-4d5c-9c0e-6a1f6c0a9f12";
+    const TENANT: &str = "0b8e9a52-6a5e-4d5c-9c0e-6a1f6c0a9f13";
+
+    /// A pod whose kubelet has forgotten when its container started.
+    fn forgetful() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": "render-1", "namespace": "tenant-acme", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {names::LABEL_TENANT: "acme", names::LABEL_TENANT_UID: TENANT, names::LABEL_JOB_UID: JOB,
+                    names::LABEL_ATTEMPT: "1"},
+                "ownerReferences": [{"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "name": "render", "uid": JOB,
+                    "controller": true}],
+            },
+            "spec": {"containers": []}, "status": {"phase": "Failed", "reason": "Terminated"},
+        }))
+        .unwrap()
+    }
+
+    fn job(uid: &str, attempts: &Value) -> Job {
+        serde_json::from_value(json!({
+            "metadata": {"name": "render", "namespace": "tenant-acme", "uid": uid}, "spec": {"image": "i"},
+            "status": {"phase": "Running", "attempt": 1, "startedAt": "2026-01-01T00:00:02Z", "attempts": attempts},
+        }))
+        .unwrap()
+    }
+
+    /// Running time that is charged; `None` where the job is waited for.
+    fn charged(job: Option<&Job>) -> Option<i64> {
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        match attempt_of_pod(&forgetful(), job, "gpu", now).unwrap() {
+            FromPod::Row(row) => {
+                let seen = row.seen.unwrap();
+                assert_eq!(
+                    (seen.job.as_str(), seen.tenant.as_str(), row.record.attempt),
+                    ("render", "acme", 1)
+                );
+                Some(crate::domain::metering::usage(&row.record).running_millis)
+            }
+            FromPod::Later => None,
+        }
+    }
+
+    #[test]
+    fn while_a_job_exists_its_own_record_is_what_is_charged() {
+        let record = json!({
+            "attempt": 1, "pod": "render-1", "startedAt": "2026-01-01T00:00:02Z",
+            "finishedAt": "2026-01-01T00:00:10Z", "reason": "Evicted", "cpuMillicores": 1, "memoryBytes": 1, "gpus": 0,
+            "bandwidthMbps": 0,
+        });
+        assert_eq!(charged(Some(&job(JOB, &json!([])))), None, "it has not recorded it yet");
+        assert_eq!(charged(Some(&job(JOB, &json!([record])))), Some(8000));
+        assert_eq!(charged(None), Some(0), "only the pod is left");
+        assert_eq!(charged(Some(&job(OTHER, &json!([record])))), Some(0), "a later job of its name");
+        let mut long = job(JOB, &json!([]));
+        long.status.as_mut().unwrap().attempt = 20;
+        assert_eq!(charged(Some(&long)), Some(0), "it keeps no records that are so old");
+    }
 }

@@ -60,6 +60,13 @@ impl Tenancy {
         candidates.filter(|(made, _)| *made <= created_at).max().map(|(_, uid)| uid)
     }
 
+    /// Whether a pod may be charged to the tenant with that UID: what is known of it, and does not contradict the pod.
+    pub(super) fn accepts(&self, uid: Uuid, name: &str, namespace: &str) -> bool {
+        self.by_uid.get(&uid).is_none_or(|known| {
+            known.name == name && known.namespace.as_deref().is_none_or(|known| known == namespace)
+        })
+    }
+
     /// The living tenant of this name.
     pub(super) fn named(&self, name: &str) -> Option<Uuid> {
         self.by_name.get(name).copied()
@@ -102,6 +109,13 @@ mod tests {
         assert_eq!(tenancy.of_job("tenant-acme", at(50)), None);
         assert_eq!(tenancy.of_job("default", at(250)), None);
         assert_eq!(tenancy.named("acme"), Some(Uuid::from_u128(2)));
+        let accepts = |uid, name, namespace| tenancy.accepts(Uuid::from_u128(uid), name, namespace);
+        assert!(accepts(2, "acme", "tenant-acme") && accepts(9, "gone", "tenant-gone"));
+        for (name, namespace) in
+            [("other", "tenant-other"), ("other", "tenant-acme"), ("acme", "tenant-other")]
+        {
+            assert!(!accepts(2, name, namespace), "a forged pod: {name} in {namespace}");
+        }
         tenancy.forget(Uuid::from_u128(1));
         assert_eq!(tenancy.of_job("tenant-acme", at(150)), None, "inherits nothing");
         assert_eq!(tenancy.named("acme"), Some(Uuid::from_u128(2)));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -19,13 +19,15 @@ use super::{
     chunks::write_rows,
     dirty::{Batch, Mark},
     handle::{AttemptKey, Shared, Sweeps},
-    rows, sweep,
+    rows::{self, FromPod},
+    sweep,
     tenancy::Tenancy,
 };
 use crate::{
-    api_types::Job,
+    api_types::{Job, Tenant},
     clock::Clock,
     db::{self, AttemptRow, Cause, Error, Writer},
+    domain::attempt,
 };
 
 /// The one who writes.
@@ -38,6 +40,8 @@ pub(super) struct Scribe {
     tenancy: Tenancy,
     /// Jobs of namespaces that are no tenant's, or not yet.
     waiting: HashMap<Uuid, Arc<Job>>,
+    /// Ended pods, by UID, whose Job exists and has not recorded them yet; by UID of the Job.
+    unrecorded: HashMap<Uuid, HashMap<Uuid, Arc<Pod>>>,
     trouble: Option<Discriminant<Cause>>,
     failures: u32,
 }
@@ -52,6 +56,7 @@ impl Scribe {
             writer: None,
             tenancy: Tenancy::default(),
             waiting: HashMap::new(),
+            unrecorded: HashMap::new(),
             trouble: None,
             failures: 0,
         }
@@ -194,7 +199,7 @@ impl Scribe {
         self.flush_tenants(writer, batch, now).await?;
         let early = self.flush_nodes(writer, batch, now).await?;
         let jobs = self.flush_jobs(writer, batch, now).await?;
-        let refused = self.flush_attempts(writer, batch).await?;
+        let refused = self.flush_attempts(writer, batch, now).await?;
         self.settle(batch, early, &jobs, &refused);
         Ok(())
     }
@@ -275,15 +280,54 @@ impl Scribe {
         Ok(written.map(|(_, row)| (row.uid, row.resource_version)).collect())
     }
 
+    /// Takes up the pods whose jobs have changed or gone, and puts off those whose jobs are still to record them.
+    fn attempts_of_pods(&mut self, batch: &mut Batch, now: Timestamp) -> Vec<AttemptRow> {
+        for job in batch.jobs.keys() {
+            for (uid, pod) in self.unrecorded.remove(job).unwrap_or_default() {
+                batch.pods.entry(uid).or_insert(Mark::Living(pod));
+            }
+        }
+        let mut rows = Vec::new();
+        let pods = batch.pods.iter().filter_map(|(uid, mark)| Some((*uid, Arc::clone(mark.object()?))));
+        for (uid, pod) in pods.collect::<Vec<_>>() {
+            let job = attempt::owner(&pod).and_then(|owner| self.stores.jobs.get(&owner));
+            match rows::attempt_of_pod(&pod, job.as_deref(), &self.config.gpu_resource, now) {
+                Some(FromPod::Row(row)) if self.may_charge(&row) => rows.push(*row),
+                Some(FromPod::Later) => {
+                    batch.pods.remove(&uid);
+                    if let Some((job, _)) = rows::attempt_key(&pod) {
+                        self.unrecorded.entry(job).or_default().insert(uid, pod);
+                    }
+                }
+                Some(FromPod::Row(_)) | None => (),
+            }
+        }
+        rows
+    }
+
+    /// Whether a pod's tenant is the one of its namespace.
+    fn may_charge(&self, row: &AttemptRow) -> bool {
+        let Some(seen) = &row.seen else { return true };
+        let known = self.stores.tenants.get(&ObjectRef::new(&seen.tenant));
+        let known = known.filter(|tenant| rows::uid(tenant.as_ref()) == Some(seen.tenant_uid));
+        let namespace = |tenant: Arc<Tenant>| tenant.status.as_ref()?.namespace.clone();
+        known.is_none_or(|tenant| namespace(tenant).as_ref() == Some(&seen.namespace))
+            && self.tenancy.accepts(seen.tenant_uid, &seen.tenant, &seen.namespace)
+    }
+
     /// Writes the attempts of the batch's pods and jobs and says which were refused.
-    async fn flush_attempts(&self, writer: Writer, batch: &Batch) -> Result<HashSet<AttemptKey>, Error> {
-        let pods = batch.pods.values().filter_map(Mark::object);
-        let told_by_pods = pods.filter_map(|pod| rows::attempt_of_pod(pod, &self.config.gpu_resource));
+    async fn flush_attempts(
+        &mut self,
+        writer: Writer,
+        batch: &mut Batch,
+        now: Timestamp,
+    ) -> Result<HashSet<AttemptKey>, Error> {
+        let told_by_pods = self.attempts_of_pods(batch, now);
         // Jobs of no tenant have no row, and never ran.
         let jobs = batch.jobs.values().filter_map(Mark::object).filter(|job| self.tenant_of(job).is_some());
         let told_by_jobs = jobs.flat_map(|job| rows::attempts_of_job(job));
         let mut attempts: BTreeMap<AttemptKey, AttemptRow> = BTreeMap::new();
-        // A job's word comes first: it has seen what a kubelet may have forgotten since (the start of a pod it evicted).
+        // A job's word comes first.
         for row in told_by_jobs.chain(told_by_pods) {
             attempts.entry((row.job_uid, row.record.attempt)).or_insert(row);
         }

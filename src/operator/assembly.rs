@@ -19,7 +19,7 @@ use crate::{
     config::Settings,
     controllers::{api_key, attempt, job, node, tenant},
     db::Readers,
-    domain::{admission::Dispatcher, worker},
+    domain::{admission::Dispatcher, job_pod::JobPod, worker},
     http::{
         self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex, shares::Shares,
         streams::Streams,
@@ -67,6 +67,7 @@ pub(super) struct Assembly {
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
     keys: Watch<TenantApiKey>,
+    /// Pods of jobs; those that only say so are foreign.
     pods: Watch<Pod>,
     nodes: Watch<Node>,
     /// Pods of others.
@@ -96,7 +97,11 @@ impl Assembly {
         let nodes = everything(&client).with_prepare(node::prepare).known_as("nodes", &watches);
         let ours =
             watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
-        let pods = Watch::new(Api::all(client.clone()), ours).known_as("pods", &watches);
+        let prefix = settings.namespace_prefix.clone();
+        let is_own = move |pod: &Pod| JobPod::of(&pod.metadata, &prefix).is_some();
+        let pods = Watch::new(Api::all(client.clone()), ours)
+            .with_foreign(is_own, scheduler::prepare_other_pods)
+            .known_as("pods", &watches);
         let theirs =
             watcher::Config::default().labels(&format!("{}!={}", names::LABEL_MANAGED_BY, names::MANAGER));
         let others = Watch::new(Api::all(client.clone()), theirs)
@@ -191,6 +196,7 @@ impl Assembly {
             pods: self.pods.subscribe(),
             nodes: self.nodes.subscribe(),
             others: self.others.subscribe(),
+            foreign: self.pods.subscribe_foreign(),
         };
         self.parts.essential("scheduler", scheduler.run(changes));
         Names { jobs, tenants }
@@ -253,10 +259,10 @@ impl Assembly {
 
     pub(super) fn nodes(&mut self) {
         let Caches { tenants, pods, nodes, .. } = self.caches.clone();
-        let (client, gpu_resource) = (self.client.clone(), self.settings.gpu_resource.clone());
+        let (client, settings) = (self.client.clone(), self.settings.clone());
         let caches = node::Caches { nodes, tenants, pods };
         let (events, plans) = (self.events.clone(), self.plans.clone());
-        let context = Arc::new(node::Context::new(client, events, caches, plans, gpu_resource));
+        let context = Arc::new(node::Context::new(client, events, caches, plans, settings));
         let (of_nodes, of_tenants) = (self.nodes.subscribe_objects(), self.tenants.subscribe_objects());
         let run = node::run(context, of_nodes, of_tenants, self.pods.subscribe_objects(), self.stop.clone());
         self.parts.controller("node controller", run);

@@ -115,7 +115,8 @@ impl JobPods {
 
     /// What counts of a job that does not exist: its pod, until that has ended.
     pub(super) fn remains(&self, job: &str) -> Option<JobView> {
-        let pod = self.of(job).live?;
+        let (_, live) = self.0.get(job)?.iter().find(|(_, pod)| !pod.ended)?;
+        let pod = self.of(&live.namespace, job).live?;
         Some(JobView {
             uid: job.into(),
             namespace: Arc::clone(&pod.namespace),
@@ -130,9 +131,11 @@ impl JobPods {
         })
     }
 
-    fn of(&self, job: &str) -> Summary<'_> {
+    /// Those of the job of that UID in that namespace: a label in another one says nothing.
+    fn of(&self, namespace: &str, job: &str) -> Summary<'_> {
         let mut summary = Summary::default();
-        for (_, pod) in self.0.get(job).into_iter().flatten() {
+        let pods = self.0.get(job).into_iter().flatten();
+        for (_, pod) in pods.filter(|(_, pod)| *pod.namespace == *namespace) {
             if pod.ended {
                 summary.ended = summary.ended.max(Some(pod.attempt));
             } else {
@@ -159,7 +162,7 @@ pub(super) fn job(
     asked: impl FnOnce(&Job) -> Result<Resources, AskError>,
 ) -> Option<JobView> {
     let (uid, namespace) = (job.uid()?, job.namespace()?);
-    let summary = pods.of(&uid);
+    let summary = pods.of(&namespace, &uid);
     let told = job.status.as_ref().and_then(|status| status.reason.as_deref()?.parse().ok());
     Some(JobView {
         state: standing(job, &summary),
@@ -291,6 +294,33 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_of_another_namespace_holds_no_job_active() {
+        let status = json!({"phase": "Completed", "attempt": 1});
+        let forged = PodFacts { namespace: "tenant-b".into(), ..pod(1, false, Some("n")) };
+        let seen = seen(json!({}), json!({}), status, &[forged]);
+        assert_eq!(seen.state, JobStanding::Ended(JobPhase::Completed));
+    }
+
+    #[test]
+    fn a_pod_whose_sidecar_still_runs_keeps_its_place() {
+        let state = |name: &str, state: Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let ended =
+            state("job", json!({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:09Z"}}));
+        let status =
+            json!({"phase": "Running", "containerStatuses": [ended, state("mesh", json!({"running": {}}))]});
+        let labels = json!({"crofter.io/attempt": "1", "crofter.io/job-uid": "j"});
+        let pod = |phase: &str| -> Pod {
+            let mut status = status.clone();
+            status["phase"] = json!(phase);
+            let metadata = json!({"name": "p", "namespace": "n", "labels": labels});
+            let spec = json!({"nodeName": "n1", "containers": []});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+        };
+        let place = |phase: &str| PodFacts::of(&pod(phase), "gpu").unwrap().1.place().is_some();
+        assert!(place("Running") && !place("Succeeded"));
+    }
+
+    #[test]
     fn pods_are_forgotten_with_the_last_of_a_job() {
         let mut pods = JobPods::default();
         let (job, one, two) = ("j".into(), "1".into(), "2".into());
@@ -298,7 +328,8 @@ mod tests {
         assert!(!pods.put(&job, &one, pod(1, false, None)), "nothing new");
         assert!(pods.put(&job, &one, pod(1, true, None)));
         assert!(pods.put(&job, &two, pod(2, false, None)));
-        assert_eq!((pods.of("j").live.unwrap().attempt, pods.of("j").ended), (2, Some(1)));
+        let found = pods.of("n", "j");
+        assert_eq!((found.live.unwrap().attempt, found.ended), (2, Some(1)));
         pods.remove("j", "2");
         pods.remove("j", "1");
         assert!(pods.0.is_empty());

@@ -85,6 +85,8 @@ pub struct Changes {
     pub nodes: mpsc::Receiver<Change<Node>>,
     /// Of all other pods.
     pub others: mpsc::Receiver<Change<Pod>>,
+    /// Of pods that carry Crofter's labels and are foreign.
+    pub foreign: mpsc::Receiver<Change<Pod>>,
 }
 
 /// Who is to look again after a decision. The scheduler never waits for them: a controller may itself be waiting for a cache
@@ -138,6 +140,7 @@ enum Told {
     Pod(Change<Pod>),
     Node(Change<Node>),
     Other(Change<Pod>),
+    Foreign(Change<Pod>),
 }
 
 impl Scheduler {
@@ -164,6 +167,7 @@ impl Scheduler {
             received(changes.pods).map(Told::Pod).boxed(),
             received(changes.nodes).map(Told::Node).boxed(),
             received(changes.others).map(Told::Other).boxed(),
+            received(changes.foreign).map(Told::Foreign).boxed(),
         ])
         .ready_chunks(BATCH);
         // Each kind is synced once before anything is decided.
@@ -219,14 +223,19 @@ impl Scheduler {
                     Told::Pod(Change::Deleted(pod)) => self.remove_pod(dispatcher, &pod),
                     Told::Node(Change::Applied(node)) => self.put_node(dispatcher, &node),
                     Told::Node(Change::Deleted(node)) => dispatcher.set_worker(&node.name_any(), None),
-                    Told::Other(Change::Applied(pod)) => self.put_other(dispatcher, &pod, true),
-                    Told::Other(Change::Deleted(pod)) => self.put_other(dispatcher, &pod, false),
+                    Told::Other(Change::Applied(pod)) | Told::Foreign(Change::Applied(pod)) => {
+                        self.put_other(dispatcher, &pod, true);
+                    }
+                    Told::Other(Change::Deleted(pod)) | Told::Foreign(Change::Deleted(pod)) => {
+                        self.put_other(dispatcher, &pod, false);
+                    }
                     // What can't be read stays as it was last known.
                     Told::Tenant(Change::Invalid(_) | Change::Synced)
                     | Told::Job(Change::Invalid(_) | Change::Synced)
                     | Told::Pod(Change::Invalid(_) | Change::Synced)
                     | Told::Node(Change::Invalid(_) | Change::Synced)
-                    | Told::Other(Change::Invalid(_) | Change::Synced) => (),
+                    | Told::Other(Change::Invalid(_) | Change::Synced)
+                    | Told::Foreign(Change::Invalid(_) | Change::Synced) => (),
                 }
             }
         });
@@ -429,7 +438,7 @@ impl Scheduler {
 }
 
 /// The kinds of [`Told`].
-const KINDS: [&str; 5] = ["tenants", "jobs", "pods", "nodes", "others"];
+const KINDS: [&str; 6] = ["tenants", "jobs", "pods", "nodes", "others", "foreign"];
 
 impl Told {
     /// The kind that is whole now.
@@ -440,6 +449,7 @@ impl Told {
             Self::Pod(Change::Synced) => 2,
             Self::Node(Change::Synced) => 3,
             Self::Other(Change::Synced) => 4,
+            Self::Foreign(Change::Synced) => 5,
             _ => return None,
         };
         Some(KINDS[kind])

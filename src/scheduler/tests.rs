@@ -216,7 +216,8 @@ async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
     let (pods_sender, pods) = mpsc::channel(1);
     let (nodes_sender, nodes) = mpsc::channel(1);
     let (others_sender, others) = mpsc::channel(1);
-    let running = tokio::spawn(scheduler.run(Changes { tenants, jobs, pods, nodes, others }));
+    let (foreign_sender, foreign) = mpsc::channel(1);
+    let running = tokio::spawn(scheduler.run(Changes { tenants, jobs, pods, nodes, others, foreign }));
     tenants_sender.send(Change::Synced).await.unwrap();
     // Paused time advances when every task waits.
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -224,5 +225,5 @@ async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
     assert!(looks < 10, "{looks} looks at the clock");
     assert!(!running.is_finished());
     running.abort();
-    drop((jobs_sender, pods_sender, nodes_sender, others_sender));
+    drop((jobs_sender, pods_sender, nodes_sender, others_sender, foreign_sender));
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use crofter::api_types::JobPhase;
-use crofter_test_cluster::NodeSpec;
+use crofter::{api_types::JobPhase, names};
+use crofter_test_cluster::{NodeSpec, wait};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     ResourceExt,
@@ -12,7 +12,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    common::{condition_reason, namespace},
+    common::{PATIENCE, condition_reason, namespace},
     world,
 };
 
@@ -111,4 +111,50 @@ async fn a_shared_pool_serves_those_who_list_it() {
     assert_eq!(done.status.unwrap().node.as_deref(), Some("lake-1"));
     verbs.job("walker", "out", json!({})).await;
     verbs.until_reason("walker", "out", "NoWorkers").await;
+}
+
+/// Anyone may create a pod in a namespace of their own, with whatever labels.
+#[tokio::test]
+async fn a_forged_pod_takes_room_and_says_nothing_of_any_tenant() {
+    let verbs = world().verbs().await;
+    let tenant = verbs.tenant("victim", json!({"plan": "basic"})).await;
+    verbs.worker("victim-1", "victim", "2").await;
+    let job = verbs.job("victim", "real", json!({})).await;
+    verbs.until_phase("victim", "real", JobPhase::Completed).await;
+    let pods = verbs.within::<Pod>("default");
+    let labels = json!({
+        names::LABEL_MANAGED_BY: names::MANAGER, names::LABEL_TENANT: "victim", names::LABEL_ATTEMPT: "1",
+        names::LABEL_TENANT_UID: tenant.uid(), names::LABEL_JOB_UID: job.uid(), names::LABEL_GROUP: "victim",
+    });
+    let metadata = json!({"name": "forged", "labels": labels, "finalizers": [names::FINALIZER_ACCOUNTED]});
+    let container = json!({"name": "job", "image": "crofter.test/busybox:1", "resources": {"requests": {"cpu": "1500m"}},
+        "env": [{"name": "CROFTER_PARAM_RUN_SECONDS", "value": "forever"}]});
+    let spec = json!({"nodeName": "victim-1", "containers": [container]});
+    verbs
+        .create(&pods, &json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
+        .await
+        .unwrap();
+
+    verbs.job("victim", "waits", json!({"resources": {"cpu": "1"}})).await;
+    verbs.until_reason("victim", "waits", "WaitingForCapacity").await;
+    verbs.patch_job("victim", "waits", json!({"spec": {"canceled": true}})).await.unwrap();
+    let real = verbs.until_phase("victim", "real", JobPhase::Completed).await;
+    assert_eq!(real.status.unwrap().attempts.len(), 1);
+    // Neither the tenant nor its node waits for it.
+    verbs.delete_tenant("victim").await;
+    verbs.until_admitted("victim-1", None).await;
+    let free = |node: &Node| {
+        node.spec.iter().flat_map(|s| s.taints.iter().flatten()).all(|t| t.key != names::NODE_ADMITTED)
+    };
+    wait::until(PATIENCE, "the node to be free", || async {
+        let node = verbs.all::<Node>().get("victim-1").await.unwrap();
+        if free(&node) { Ok(()) } else { Err(node.spec) }
+    })
+    .await
+    .unwrap();
+    let forged = pods.get("forged").await.unwrap();
+    assert_eq!(forged.finalizers(), [names::FINALIZER_ACCOUNTED], "it is not Crofter's to touch");
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    pods.patch("forged", &PatchParams::default(), &patch).await.unwrap();
+    pods.delete("forged", &kube::api::DeleteParams::default().grace_period(0)).await.unwrap();
 }

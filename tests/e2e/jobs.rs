@@ -46,7 +46,8 @@ async fn a_job_completes_and_says_so_everywhere() {
     let record = &status.attempts[0];
     assert_eq!((record.cpu_millicores, record.memory_bytes), (100, 64 << 20));
     assert!(record.finished_at.0 > record.started_at.as_ref().unwrap().0);
-    assert_eq!(status.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Complete"]);
+    let kinds: Vec<_> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
+    assert_eq!(kinds, ["Finished", "Complete"]);
     let pod: Pod = verbs.within(&namespace("happy")).get(&status.pod.unwrap()).await.unwrap();
     wait::until(UNTIL_LET_GO, "the pod to be let go", || async {
         let pod: Pod = verbs.within(&namespace("happy")).get(&pod.name_any()).await.unwrap();
@@ -74,7 +75,7 @@ async fn failures_have_their_reason() {
     let kinds = |job: &Job| {
         job.status.iter().flat_map(|s| &s.conditions).map(|c| c.type_.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(kinds(&code), ["Failed", "Stalled"], "kstatus: failed");
+    assert_eq!(kinds(&code), ["Finished", "Failed", "Stalled"], "kstatus: failed");
     let memory = verbs.until_phase("unlucky", "memory", JobPhase::Failed).await;
     assert_eq!(reason(&memory), "OutOfMemory");
     let late = verbs.until_phase("unlucky", "late", JobPhase::TimedOut).await;

@@ -54,7 +54,7 @@ impl Replica {
         let mut parts = JoinSet::new();
         parts.spawn(pepper::follow(verbs.client.clone(), home.clone(), secret.subscribe(), known));
         parts.spawn(keys.clone().feed(home.clone(), inputs));
-        parts.spawn(keys.clone().probe(verbs.client.clone(), home));
+        parts.spawn(keys.clone().probe(verbs.client.clone(), home, objects.pulse()));
         parts.spawn(objects.run());
         parts.spawn(tenants.run());
         parts.spawn(secret.run());

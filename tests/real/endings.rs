@@ -76,6 +76,7 @@ async fn a_bad_end_is_told_with_its_reason_and_last_words() {
     let late = verbs.until_phase(TENANT, "late", JobPhase::TimedOut).await;
     assert_eq!(end(&late), ("DeadlineExceeded", Some(0)));
     assert!((3..10).contains(&ran(&late)), "{:?}", status(&late).attempts);
+    assert_eq!(verbs.log(TENANT, "late").await.unwrap(), "ready\nsaved\n", "the log stays");
 
     // Tried again it would only do the same.
     let greedy = verbs.until_phase(TENANT, "greedy", JobPhase::Failed).await;
@@ -101,6 +102,7 @@ async fn a_canceled_job_gets_sigterm_and_after_its_grace_sigkill() {
     let obeyed = verbs.until_phase(TENANT, "obeys", JobPhase::Canceled).await;
     assert_eq!(end(&obeyed), ("Canceled", Some(0)));
     assert!((0..10).contains(&took(&obeyed)), "{:?}", obeyed.status);
+    assert_eq!(verbs.log(TENANT, "obeys").await.unwrap(), "ready\nsaved\n", "the log stays");
 
     let ignored = verbs.until_phase(TENANT, "ignores", JobPhase::Canceled).await;
     assert_eq!(end(&ignored), ("Canceled", Some(137)));

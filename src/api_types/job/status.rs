@@ -118,7 +118,7 @@ pub struct JobStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub attempts: Vec<AttemptRecord>,
-    /// Complete or Failed at the end; Reconciling and Stalled only while True.
+    /// Finished at every end, with Complete or Failed; Reconciling and Stalled only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -39,6 +39,7 @@ use crate::{
     },
     kube_ext::{
         CallError,
+        apply::delete_exactly,
         call::within_opt,
         finalizer, is_paused,
         watch::{until_whole, whole_before},
@@ -153,8 +154,13 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     if is_paused(pod) && !leaves {
         return Ok(Action::await_change());
     }
-    let Observed::Ended(ending) = attempt::observe(pod) else { return Ok(Action::await_change()) };
     let owner = attempt::owner(pod);
+    let Some(ending) = over(pod) else {
+        if owner.is_none() && pod.metadata.deletion_timestamp.is_none() {
+            end_orphan(pod, job_uid, context).await?;
+        }
+        return Ok(Action::await_change());
+    };
     let job = owner.as_ref().and_then(|owner| context.jobs.get(owner));
     let job = job.filter(|job| job.uid().as_deref() == Some(job_uid));
     if job.as_deref().is_some_and(|job| !recorded(job, number)) {
@@ -187,6 +193,23 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
     finalizer::remove(&api, pod, names::FINALIZER_ACCOUNTED).await?;
     Ok(Action::await_change())
+}
+
+/// How the attempt ended, of a pod that can't run any more.
+fn over(pod: &Pod) -> Option<Ending> {
+    match attempt::observe(pod) {
+        Observed::Ended(ending) if attempt::is_over(pod) => Some(ending),
+        _ => None,
+    }
+}
+
+/// Ends a pod whose Job was deleted with `--cascade=orphan`: to delete a job is to cancel it, whatever the cascade.
+async fn end_orphan(pod: &Pod, job_uid: &str, context: &Context) -> Result<(), CallError> {
+    if context.jobs.find(|job| job.metadata.uid.as_deref() == Some(job_uid)).is_some() {
+        return Ok(());
+    }
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+    delete_exactly(&api, &pod.name_any(), &pod.uid().unwrap_or_default(), None).await
 }
 
 /// How long a pod that nobody deletes is left as it is. The pods of a tenant that goes are not: it waits for them.

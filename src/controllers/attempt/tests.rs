@@ -150,7 +150,7 @@ impl Bench {
     /// Lets the cache have the tenant.
     fn tenant(&mut self, metadata: Value, status: Value) {
         let mut tenant = json!({"metadata": {"name": "acme", "uid": "t1"}, "spec": {}, "status": status});
-        mock::merge(&mut tenant, &json!({"metadata": metadata}));
+        mock::merge(&mut tenant, &json!({"metadata": metadata, "status": {"namespace": "tenant-acme"}}));
         put(&mut self.tenants, tenant);
     }
 
@@ -222,6 +222,33 @@ async fn a_pod_that_may_still_run_is_held() {
     let mut bench = bench(false);
     bench.job_with_record(json!({}));
     bench.pod(json!({"deletionTimestamp": "2030-01-01T00:00:30Z"}), json!({"phase": "Running"}));
+    assert_eq!(outline(&bench.release().await.1), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_orphan_that_still_runs_is_ended_and_then_counted() {
+    let mut bench = bench(true);
+    bench.job(json!({}), json!({"phase": "Running", "attempt": 1}));
+    bench.pod(json!({"ownerReferences": null}), json!({"phase": "Running"}));
+    assert_eq!(outline(&bench.release().await.1), [""; 0], "its job is there");
+    mock::drop_all(&mut bench.jobs);
+    let (action, calls) = bench.release().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::await_change(), vec![format!("DELETE {POD}")]));
+    assert_eq!(calls[0].body["preconditions"], json!({"uid": "p1"}));
+
+    bench.pod(json!({"ownerReferences": null}), succeeded("00:00:09"));
+    assert_eq!(bench.release().await.0.unwrap(), Action::requeue(LATER));
+    bench.mirror.committed.store(true, Ordering::SeqCst);
+    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
+}
+
+#[tokio::test]
+async fn a_pod_whose_sidecar_still_runs_is_held() {
+    let mut bench = bench(false);
+    bench.job_with_record(json!({}));
+    let mut status = succeeded("00:00:09");
+    status["phase"] = json!("Running");
+    bench.pod(json!({}), status);
     assert_eq!(outline(&bench.release().await.1), [""; 0]);
 }
 

@@ -54,7 +54,9 @@ impl Tenants {
     /// The tenant that a pod's job is charged to, if any.
     pub(super) fn charged(&self, pod: &Pod) -> Option<Arc<Tenant>> {
         let tenant = self.known.get(&ObjectRef::new(pod.labels().get(names::LABEL_TENANT)?))?;
-        let same = tenant.uid().as_ref() == pod.labels().get(names::LABEL_TENANT_UID);
+        let namespace = tenant.status.as_ref().and_then(|status| status.namespace.as_ref());
+        let same = tenant.uid().as_ref() == pod.labels().get(names::LABEL_TENANT_UID)
+            && namespace == pod.metadata.namespace.as_ref();
         (same && self.alive(&tenant)).then_some(tenant)
     }
 

@@ -8,12 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
-use super::{Context, Error, build, pods_api, settle};
+use super::{Context, Error, build, is_own, pods_api, settle};
 use crate::{
     api_types::{Reason, Tenant},
     domain::{
         admission::Admission,
-        attempt,
         job_flow::{self, View},
         pod_create::{self, Answer, Meaning},
     },
@@ -67,7 +66,7 @@ pub(super) async fn create(
             context.outages.report(&namespace, None);
             let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
             match existing {
-                Some(pod) if attempt::job_uid(&pod) == Some(&uid) => {
+                Some(pod) if is_own(&pod.metadata, job, context) => {
                     context.made.put(&uid, admission.attempt);
                     Ok(Action::await_change())
                 }

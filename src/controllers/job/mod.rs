@@ -23,12 +23,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
+    api::{ObjectMeta, Patch, PatchParams},
     runtime::{
         Controller,
         controller::{self, Action},
         reflector::{ObjectRef, Store, store::Writer},
     },
 };
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use self::triggers::Limits;
@@ -46,6 +48,7 @@ use crate::{
     domain::{
         attempt,
         job_flow::{self, Step, View},
+        job_pod::JobPod,
         job_state::{IllegalMove, is_terminal},
         tenant_state,
     },
@@ -245,11 +248,12 @@ async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error>
         start_limit: context.start_limit,
         gpu_resource: &context.settings.gpu_resource,
         busy: context.under_way.is_busy(),
+        foreign: is_foreign(job, context),
         now,
         steady,
     };
     if is_paused(job) && !leaves(&view, tenant.as_deref()) {
-        return Ok(look_again(job_flow::time_is_up(&view), now));
+        return Ok(look_again(job_flow::time_is_up(&view), steady));
     }
     match job_flow::next(&view) {
         Ok(step) => carry_out(step, &view, tenant.as_deref(), context).await,
@@ -265,7 +269,7 @@ fn leaves(view: &View<'_>, tenant: Option<&Tenant>) -> bool {
         || tenant.is_some_and(tenant_state::terminating)
         || view.drain.is_some()
         || view.pods.iter().any(ends)
-        || job_flow::time_is_up(view).is_some_and(|at| at <= view.now)
+        || job_flow::time_is_up(view).is_some_and(|at| at <= view.steady)
 }
 
 async fn carry_out(
@@ -291,6 +295,10 @@ async fn carry_out(
             delete_exactly(&pods_api(job, context), &pod, &uid, None).await?;
             Ok(Action::await_change())
         }
+        Step::Stop { pod, uid, version, stop } => {
+            let patch = stop.patch(&uid, &version);
+            stop_pod(job, &pod, &uid, &patch, context).await
+        }
         Step::Look(number) => look(view, number, context).await,
         Step::Expire => {
             // Nothing leaves etcd before it is counted.
@@ -314,6 +322,38 @@ fn tenant(job: &Job, context: &Context) -> Option<Arc<Tenant>> {
     (tenant.status.as_ref()?.namespace.as_ref() == Some(&namespace)).then_some(tenant)
 }
 
+/// Whether the job's namespace belongs to no tenant, nor will once a tenant is provisioned.
+fn is_foreign(job: &Job, context: &Context) -> bool {
+    let namespace = job.namespace().unwrap_or_default();
+    let name = namespace.strip_prefix(&context.settings.namespace_prefix);
+    let tenant = name.and_then(|name| context.tenants.get(&ObjectRef::new(name)));
+    let conflict = |tenant: &Tenant| {
+        let conditions = tenant.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|c| c.reason == Reason::NamespaceConflict.as_str())
+    };
+    tenant.is_none_or(|tenant| conflict(&tenant))
+}
+
+/// Has the kubelet end a pod that stays. Where the API server does not take that, the pod is deleted.
+async fn stop_pod(
+    job: &Job,
+    pod: &str,
+    uid: &str,
+    patch: &Value,
+    context: &Context,
+) -> Result<Action, Error> {
+    let api = pods_api(job, context);
+    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    match within_opt(format!("stopping pod {pod}"), api.patch(pod, &params, &patch)).await {
+        Err(error) if matches!(error.code(), Some(400 | 403 | 422)) => {
+            tracing::warn!(pod, namespace = job.namespace(), %error, "failed to stop a pod, deleting it");
+            delete_exactly(&api, pod, uid, None).await?;
+        }
+        other => drop(other?),
+    }
+    Ok(Action::await_change())
+}
+
 /// Why what runs is to be stopped, if it is.
 fn drains(tenant: &Tenant, now: Timestamp) -> Option<Reason> {
     let reason = tenant_state::judge(tenant, now).reason;
@@ -330,6 +370,11 @@ fn pods(job: &Job, context: &Context) -> Vec<Arc<Pod>> {
         context.pods.get(&ObjectRef::new(name).within(&job.namespace().unwrap_or_default()))
     });
     found.filter(|pod| attempt::job_uid(pod) == Some(&uid)).collect()
+}
+
+/// Whether a pod that the API server returned is an attempt of the job.
+fn is_own(pod: &ObjectMeta, job: &Job, context: &Context) -> bool {
+    JobPod::of(pod, &context.settings.namespace_prefix).is_some_and(|pod| pod.is_of_job(job))
 }
 
 fn pods_api(job: &Job, context: &Context) -> Api<Pod> {
@@ -389,8 +434,8 @@ async fn look(view: &View<'_>, number: u32, context: &Context) -> Result<Action,
         within_opt(format!("looking for pod {name}"), pods_api(job, context).get_metadata(&name)).await?;
     match found {
         // The cache will have it soon.
-        Some(_) => Ok(Action::requeue(SOON)),
-        None => settle(job_flow::lost(view), job, context).await,
+        Some(found) if is_own(&found.metadata, job, context) => Ok(Action::requeue(SOON)),
+        _ => settle(job_flow::lost(view), job, context).await,
     }
 }
 

@@ -91,8 +91,14 @@ fn pod(metadata: Value, status: Value) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": "render-j1-1", "namespace": "tenant-acme", "uid": "p1", "creationTimestamp": START,
-            "labels": {"crofter.io/job-uid": "j1", "crofter.io/attempt": "1", "crofter.io/worker-group": "acme"},
+            "labels": {
+                "app.kubernetes.io/managed-by": "crofter", "crofter.io/tenant": "acme", "crofter.io/tenant-uid": "t1",
+                "crofter.io/job-uid": "j1", "crofter.io/attempt": "1", "crofter.io/worker-group": "acme",
+            },
             "finalizers": ["crofter.io/accounted"],
+            "ownerReferences": [
+                {"apiVersion": "crofter.io/v1alpha1", "kind": "Job", "name": "render", "uid": "j1", "controller": true},
+            ],
         },
         "spec": {"nodeName": "n1", "activeDeadlineSeconds": 35 * 60, "containers": [{"name": "job", "resources": {"requests": {"cpu": "1500m"}}}]},
         "status": status,
@@ -213,6 +219,7 @@ async fn while_the_cache_is_behind_the_next_step_is_taken_from_what_was_written(
 async fn a_running_pod_is_written_over_the_version_it_was_computed_from() {
     let mut bench = bench(admitted());
     bench.queued();
+    bench.at(6);
     put(&mut bench.pods, pod(json!({}), running()));
     let version = bench.fake.get(JOB)["metadata"]["resourceVersion"].clone();
     let (_, calls) = bench.step().await;
@@ -220,7 +227,7 @@ async fn a_running_pod_is_written_over_the_version_it_was_computed_from() {
     assert_eq!(calls[0].body["metadata"], json!({"resourceVersion": version}));
     let condition = json!({
         "type": "Reconciling", "status": "True", "reason": "Running", "message": "attempt 1 runs on n1",
-        "observedGeneration": 1, "lastTransitionTime": START,
+        "observedGeneration": 1, "lastTransitionTime": time(6),
     });
     let expected = json!({
         "observedGeneration": 1, "phase": "Running", "reason": "Running", "message": "attempt 1 runs on n1",
@@ -231,7 +238,7 @@ async fn a_running_pod_is_written_over_the_version_it_was_computed_from() {
 
     // 30 minutes from when the container started.
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(1805)), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(1799)), vec![]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,6 +263,7 @@ async fn an_ended_pod_ends_its_job() {
     for (code, phase, told) in [(0, "Completed", None), (3, "Failed", Some("Event NonZeroExit".to_owned()))] {
         let mut bench = bench(None);
         bench.at_work(json!({}));
+        bench.at(10);
         put(&mut bench.pods, pod(json!({}), ended(code)));
         let (_, calls) = bench.step().await;
         assert_eq!(outline(&calls), [vec![STATUS.to_owned()], told.into_iter().collect()].concat());
@@ -313,7 +321,7 @@ async fn a_clock_that_jumps_ends_no_attempt_and_keeps_none_running() {
     bench.at(1805);
     assert_eq!(
         outline(&bench.step().await.1),
-        [format!("DELETE {POD}")],
+        [format!("PATCH {POD}")],
         "its time is up, whatever the clock shows"
     );
 }
@@ -352,19 +360,55 @@ async fn a_clock_that_jumps_neither_fails_a_start_nor_holds_a_retry_up() {
 }
 
 #[tokio::test]
-async fn a_canceled_jobs_pod_is_deleted_by_uid_with_its_own_grace() {
+async fn a_canceled_jobs_pod_is_stopped_as_it_is_known_and_stays() {
     let mut bench = bench(None);
     bench.at_work(json!({"canceled": true}));
-    put(&mut bench.pods, pod(json!({}), running()));
+    bench.at(9);
+    let stored = pod(json!({}), running());
+    bench.fake.put(POD, stored);
+    put(&mut bench.pods, bench.fake.get(POD));
+    let version = bench.fake.get(POD)["metadata"]["resourceVersion"].clone();
     let (action, calls) = bench.step().await;
-    assert_eq!(action.unwrap(), Action::await_change(), "gone already is as good");
-    assert_eq!(outline(&calls), [format!("DELETE {POD}")]);
-    // No gracePeriodSeconds: the pod's own counts.
-    assert_eq!(calls[0].body, json!({"propagationPolicy": "Background", "preconditions": {"uid": "p1"}}));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::await_change(), vec![format!("PATCH {POD}")]));
+    let asked = json!({"crofter.io/stop-requested": "2030-01-01T00:00:09Z Canceled"});
+    let metadata = json!({"uid": "p1", "resourceVersion": version, "annotations": asked});
+    assert_eq!(calls[0].body, json!({"metadata": metadata, "spec": {"activeDeadlineSeconds": 1}}));
+    assert_eq!(retry(&bench.step().await.0.unwrap_err()), Action::requeue(SOON), "the cache is behind");
 
-    // Another pod has taken the name.
-    bench.fake.refuse(POD, 409);
-    assert_eq!(bench.step().await.0.unwrap(), Action::await_change());
+    put(&mut bench.pods, bench.fake.get(POD));
+    let (action, calls) = bench.step().await;
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(60)), vec![]));
+}
+
+#[tokio::test]
+async fn a_pod_that_can_not_be_stopped_is_deleted_by_uid_with_its_own_grace() {
+    for (spec, now) in [(json!({"canceled": true}), 9), (json!({}), 5 + 30 * 60)] {
+        let mut bench = bench(None);
+        bench.at_work(spec);
+        bench.at(now);
+        bench.fake.put(
+            POD,
+            pod(
+                json!({"annotations": {"crofter.io/stop-requested": "2029-12-31T23:00:00Z Canceled"}}),
+                running(),
+            ),
+        );
+        put(&mut bench.pods, bench.fake.get(POD));
+        let (action, calls) = bench.step().await;
+        assert_eq!(action.unwrap(), Action::await_change());
+        assert_eq!(outline(&calls), [format!("DELETE {POD}")]);
+        // No gracePeriodSeconds: the pod's own counts.
+        assert_eq!(calls[0].body, json!({"propagationPolicy": "Background", "preconditions": {"uid": "p1"}}));
+
+        put(&mut bench.pods, pod(json!({"resourceVersion": "1"}), running()));
+        bench.fake.refuse(POD, 422);
+        let (_, calls) = bench.step().await;
+        assert_eq!(outline(&calls), [format!("PATCH {POD}"), format!("DELETE {POD}")]);
+        // Another pod has taken the name.
+        bench.fake.refuse(POD, 409);
+        assert!(bench.step().await.0.unwrap_err().is_conflict());
+        bench.fake.take(POD);
+    }
 }
 
 #[tokio::test]
@@ -382,6 +426,22 @@ async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
     let status = bench.status();
     assert_eq!((&status["phase"], &status["disruptions"]), (&json!("Retrying"), &json!(1)));
     assert_eq!(status["message"], "the pod is gone and nobody saw it end");
+}
+
+#[tokio::test]
+async fn a_forged_pod_of_its_name_keeps_no_job_running() {
+    let bench = bench(None);
+    bench.at_work(json!({}));
+    bench.fake.put(
+        POD,
+        pod(
+            json!({"ownerReferences": [{
+        "apiVersion": "v1", "kind": "ConfigMap", "name": "render", "uid": "j1", "controller": true}]}),
+            running(),
+        ),
+    );
+    assert_eq!(outline(&bench.step().await.1), [&format!("GET {POD}"), STATUS, "Event PodDeleted"]);
+    assert_eq!(bench.status()["phase"], "Retrying");
 }
 
 fn completed(bench: &Bench, metadata: Value) {
@@ -478,6 +538,7 @@ async fn a_draining_tenants_job_is_stopped_and_requeued_without_a_charge() {
     let mut bench = bench(None);
     bench.tenant(json!({"suspended": true, "suspendPolicy": "Drain"}));
     bench.at_work(json!({}));
+    bench.at(10);
     put(&mut bench.pods, pod(json!({}), running()));
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
     assert_eq!(bench.status()["reason"], "TenantSuspended");

@@ -49,7 +49,7 @@ async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Er
         more.insert("message".to_owned(), json!(message));
     }
     let wanted = vec![Wanted::yes(conditions::STALLED, Reason::InvalidObject, message.clone())];
-    let keep = [conditions::COMPLETE, conditions::FAILED];
+    let keep = [conditions::FINISHED, conditions::COMPLETE, conditions::FAILED];
     let api: Api<Meta<Job>> = Api::namespaced(client.clone(), namespace);
     if unreadable::write_status(&api, &raw, wanted, &keep, more, context.clock.now()).await? {
         context.events.warning(&raw.meta, Reason::InvalidObject, message);

@@ -46,6 +46,7 @@ use self::{
 pub use crate::domain::node_admission::since::prepare;
 use crate::{
     api_types::{Plans, Reason, Tenant},
+    config::Settings,
     domain::{
         node_admission::{Fleet, LivePods, Refusal, Step, TenantFacts, Waiting, WorkerQuotas, facts::read},
         tenant_state, worker,
@@ -99,6 +100,7 @@ pub struct Context {
     caches: Caches,
     plans: watch::Receiver<Arc<Plans>>,
     gpu_resource: String,
+    namespace_prefix: String,
     state: Mutex<State>,
 }
 
@@ -229,9 +231,10 @@ impl Context {
         events: Events,
         caches: Caches,
         plans: watch::Receiver<Arc<Plans>>,
-        gpu_resource: String,
+        settings: Settings,
     ) -> Self {
-        Self { client, events, caches, plans, gpu_resource, state: Mutex::default() }
+        let Settings { gpu_resource, namespace_prefix } = settings;
+        Self { client, events, caches, plans, gpu_resource, namespace_prefix, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

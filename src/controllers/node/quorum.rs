@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt, api::ListParams};
 use super::{Context, Error, Seen, live};
 use crate::{
     api_types::{Reason, Tenant},
-    domain::{node_admission::Refusal, worker},
+    domain::{job_pod::JobPod, node_admission::Refusal, worker},
     kube_ext::call::{within, within_opt},
     names,
 };
@@ -21,7 +21,8 @@ impl Context {
         let api = Api::<Pod>::all(self.client.clone());
         let pods =
             within(format!("listing the job pods on node {name}"), async { api.list(&params).await }).await?;
-        Ok(live(pods.iter()).keys().all(|owner| Some(owner) == group))
+        let own = pods.iter().filter(|pod| JobPod::of(&pod.metadata, &self.namespace_prefix).is_some());
+        Ok(live(own).keys().all(|owner| Some(owner) == group))
     }
 
     /// Whether a node would be released only because its tenant, though it exists, can't be read.

@@ -116,6 +116,28 @@ async fn the_cache_is_not_trusted_with_handing_a_node_over() {
 }
 
 #[tokio::test]
+async fn a_forged_pod_keeps_no_node_from_the_next_group() {
+    let mut lab = Lab::new(&empty());
+    lab.tenant("acme", 1, -1);
+    lab.tenant("umbra", 1, -1);
+    lab.world().add_node("n1", 4, Some("umbra"), 1);
+    lab.sync();
+    lab.reconcile("n1").await.unwrap();
+    lab.world().add_pod("n1", "umbra");
+    // With all the labels, in a namespace that is no tenant's: the API server lists it, and no cache holds it.
+    lab.world().pods[0]["metadata"]["namespace"] = json!("default");
+    lab.world().label("n1", Some("acme"), 2);
+    lab.sync_node("n1");
+    lab.reconcile("n1").await.unwrap();
+    lab.sync_node("n1");
+    lab.reconcile("n1").await.unwrap();
+    let passed = lab.world().nodes["n1"].clone();
+    assert_eq!(label(&passed, names::NODE_ADMITTED).as_deref(), Some("acme"));
+    // The fake API server takes the forged pod for one of umbra's.
+    assert_eq!(lab.world().violations.drain(..).count(), 1);
+}
+
+#[tokio::test]
 async fn a_tenant_that_cannot_be_read_keeps_its_workers() {
     let mut lab = Lab::new(&empty());
     let tenant = lab.tenant("acme", 1, -1);

@@ -20,11 +20,7 @@ use super::{
 };
 use crate::{
     api_types::{Job, TenantApiKey},
-    domain::{
-        attempt::{self, Observed},
-        job_state::is_terminal,
-        worker,
-    },
+    domain::{attempt, job_state::is_terminal, worker},
     kube_ext::{CallError, apply::delete_exactly, call::within_opt, finalizer},
     names,
 };
@@ -137,11 +133,11 @@ async fn revoke_keys(context: &Context, owner: &Owner) -> Result<(), CallError> 
 /// Pods that may still run, or whose use is not counted yet. Those that ended for good go with the namespace.
 fn pods_left(context: &Context, owner: &Owner) -> Option<String> {
     let pods = context.dependencies.pods.state();
-    let under_way = |pod: &Pod| {
-        finalizer::has(pod, names::FINALIZER_ACCOUNTED)
-            || !matches!(attempt::observe(pod), Observed::Ended(_))
-    };
-    let ours = pods.iter().filter(|pod| pod.labels().get(names::LABEL_TENANT_UID) == Some(&owner.uid));
+    let under_way = |pod: &Pod| finalizer::has(pod, names::FINALIZER_ACCOUNTED) || !attempt::is_over(pod);
+    let ours = pods.iter().filter(|pod| {
+        pod.namespace().as_ref() == Some(&owner.namespace)
+            && pod.labels().get(names::LABEL_TENANT_UID) == Some(&owner.uid)
+    });
     let left = ours.filter(|pod| under_way(pod));
     some_of(left.map(|pod| pod.name_any()).collect()).map(|which| format!("waiting for pods to end: {which}"))
 }

@@ -13,8 +13,9 @@ use crate::{
         Reason, TenantStatus,
         conditions::{self, Wanted},
         plan::EffectiveQuotas,
+        tenant::TenantPhase,
     },
-    domain::tenant_state::Standing,
+    domain::tenant_state::{self, Standing},
 };
 
 /// Room for an error's text in a condition.
@@ -55,7 +56,11 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
         workers,
         deletion_prevented,
     } = report;
-    let phase = Some(standing.phase);
+    let stalled = match outcome {
+        Outcome::Paused => old.phase == Some(TenantPhase::Stalled),
+        _ => matches!(outcome, Outcome::Stalled(_)),
+    };
+    let phase = Some(tenant_state::phase(&standing, stalled));
     let mut new = TenantStatus { phase, usage: Some(usage), ..old.clone() };
     new.job_window = window.or(new.job_window);
     match &outcome {

@@ -114,10 +114,11 @@ async fn write_conditions(raw: &Raw<Tenant>, context: &Context, abnormal: Wanted
         Wanted::no(conditions::ACTIVE, told.reason, told.message.clone()),
         abnormal,
     ];
-    let phase = leaves.then(|| ("phase".to_owned(), json!(TenantPhase::Terminating)));
+    let phase = if leaves { TenantPhase::Terminating } else { TenantPhase::Stalled };
+    let more = [("phase".to_owned(), json!(phase))];
     let api: Api<TenantMeta> = Api::all(context.dependencies.client.clone());
     let now = context.dependencies.clock.now();
-    if unreadable::write_status(&api, raw, wanted, &[], phase.into_iter().collect(), now).await? {
+    if unreadable::write_status(&api, raw, wanted, &[], more.into_iter().collect(), now).await? {
         let events = &context.dependencies.events;
         if leaves {
             events.normal(&raw.meta, told.reason, told.message);

@@ -32,11 +32,9 @@ pub(super) fn finish(
     mut ending: Ending,
     record: Option<AttemptRecord>,
 ) -> Result<Step, IllegalMove> {
-    if ending.started_at.is_none() && u32::try_from(status.attempt) == Ok(number) {
-        recall_start(status, &mut ending);
-    }
-    let running =
-        ending.started_at.map_or(SignedDuration::ZERO, |start| ending.finished_at.duration_since(start));
+    // Without its pod an end is known by this machine's clock alone, which may be behind the start.
+    let running = ending.started_at.map(|start| ending.finished_at.duration_since(start));
+    let running = running.unwrap_or_default().max(SignedDuration::ZERO);
     let total = SignedDuration::from_millis(status.running_millis).saturating_add(running);
     let pod = view.pods.iter().find(|p| attempt::number(p) == Some(number));
     if ending.cause == Cause::Deletion {
@@ -60,7 +58,7 @@ pub(super) fn finish(
         new.running_millis = i64::try_from(total.as_millis()).unwrap_or(i64::MAX);
         if let Some(mut record) = record {
             record.reason = ending.reason.as_str().to_owned();
-            record.started_at = ending.started_at.map(Time);
+            (record.started_at, record.finished_at) = (ending.started_at.map(Time), Time(ending.finished_at));
             put_on_record(new, record);
         }
         match outcome.phase {
@@ -87,13 +85,6 @@ pub(super) fn put_on_record(new: &mut JobStatus, record: AttemptRecord) {
 #[must_use]
 pub fn on_record(status: &JobStatus, attempt: i32) -> bool {
     status.attempt > attempt || status.attempts.iter().any(|record| record.attempt == attempt)
-}
-
-/// Kubelets forget: now and then of a pod that they evict, and always with their machine. What was seen of the attempt
-/// while it ran then tells its start.
-fn recall_start(status: &JobStatus, ending: &mut Ending) {
-    ending.started_at = status.started_at.as_ref().map(|t| t.0);
-    ending.finished_at = ending.finished_at.max(ending.started_at.unwrap_or(ending.finished_at));
 }
 
 fn retry_at(view: &View<'_>, nth: u32, finished_at: Timestamp) -> Timestamp {

@@ -25,6 +25,7 @@ struct World {
     /// The plan's bound, in minutes.
     minutes: u64,
     busy: bool,
+    foreign: bool,
 }
 
 impl World {
@@ -42,6 +43,7 @@ impl World {
             drain: None,
             minutes: 30,
             busy: false,
+            foreign: false,
         }
     }
 
@@ -54,6 +56,7 @@ impl World {
             drain: self.drain,
             start_limit: SignedDuration::from_mins(5),
             busy: self.busy,
+            foreign: self.foreign,
             gpu_resource: "nvidia.com/gpu",
             now: at(seconds),
             steady: at(seconds),
@@ -157,7 +160,10 @@ fn the_fast_way_is_two_status_writes() {
     let done = world.write(5);
     assert_eq!((done.phase, done.exit_code, done.running_millis), (JobPhase::Completed, Some(0), 4000));
     assert_eq!((done.finished_at, done.attempts.len()), (Some(Time(at(5))), 1));
-    assert_eq!(done.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Complete"]);
+    assert_eq!(
+        done.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(),
+        ["Finished", "Complete"]
+    );
     assert_eq!(world.step(6), Step::Wait(None), "the pod stays for its log");
 }
 
@@ -186,7 +192,8 @@ fn a_pod_that_ended_unseen_ends_its_job_in_one_write() {
         (done.phase, done.reason.as_deref(), done.attempt),
         (JobPhase::Failed, Some("NonZeroExit"), 1)
     );
-    assert_eq!(done.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Failed", "Stalled"]);
+    let kinds: Vec<_> = done.conditions.iter().map(|c| c.type_.as_str()).collect();
+    assert_eq!(kinds, ["Finished", "Failed", "Stalled"]);
 }
 
 #[test]
@@ -308,9 +315,12 @@ fn cancel_works_everywhere_and_what_ended_first_stands() {
     running.running(1, 0);
     running.write(0);
     running.job.spec.canceled = true;
-    assert!(matches!(running.step(1), Step::Delete { .. }));
+    assert!(matches!(running.step(1), Step::Stop { stop: Stop { reason: Reason::Canceled, .. }, .. }));
     running.ended(1, 0, 5, 143, &deleted(1));
-    assert_eq!(running.write(6).phase, JobPhase::Canceled);
+    let canceled = running.write(6);
+    assert_eq!(canceled.phase, JobPhase::Canceled);
+    let kinds: Vec<_> = canceled.conditions.iter().map(|c| c.type_.as_str()).collect();
+    assert_eq!(kinds, ["Finished"], "what `kubectl wait` waits for");
 
     let mut won = World::new(&json!({"canceled": true}));
     won.ended(1, 0, 3, 0, &deleted(4));
@@ -350,7 +360,90 @@ fn a_container_that_its_kubelet_has_forgotten_still_runs() {
     let creating = container(&json!({"waiting": {"reason": "ContainerCreating"}}));
     world.pod(1, 0, &json!({}), &json!({"phase": "Running", "containerStatuses": [creating]}));
     assert_eq!(world.step(5), Step::Wait(Some(at(10))));
-    assert!(matches!(world.step(10), Step::Delete { .. }));
+    assert!(matches!(world.step(10), Step::Stop { .. }));
+    world.job.spec.canceled = true;
+    assert!(matches!(world.step(5), Step::Stop { .. }), "it has a log");
+}
+
+/// A job container and one that a webhook added, which runs on.
+fn with_sidecar(state: &Value) -> Value {
+    let mut sidecar = container(&json!({"running": {"startedAt": START}}));
+    sidecar["name"] = json!("mesh");
+    json!({"phase": "Running", "containerStatuses": [sidecar, container(state)]})
+}
+
+#[test]
+fn the_job_container_alone_decides_the_end_and_the_rest_of_its_pod_is_ended() {
+    for (code, phase) in [(0, JobPhase::Completed), (3, JobPhase::Failed)] {
+        let mut world = World::new(&json!({}));
+        world.pod(1, 0, &json!({}), &with_sidecar(&json!({"running": {"startedAt": START}})));
+        assert_eq!(world.write(1).phase, JobPhase::Running);
+        let ended =
+            json!({"terminated": {"exitCode": code, "startedAt": START, "finishedAt": at(7).to_string()}});
+        world.pod(1, 0, &json!({}), &with_sidecar(&ended));
+        let done = world.write(8);
+        assert_eq!((done.phase, done.exit_code, done.running_millis), (phase, Some(code), 7000));
+        assert_eq!(done.attempts.len(), 1);
+        assert!(matches!(world.step(8), Step::Stop { .. }), "the sidecar is ended");
+        // It was killed, which makes the pod one that failed.
+        let stop = json!({"annotations": {"crofter.io/stop-requested": format!("{} Succeeded", at(8))}});
+        let mut over = with_sidecar(&ended);
+        (over["phase"], over["reason"]) = (json!("Failed"), json!("DeadlineExceeded"));
+        over["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137}});
+        world.pod(1, 0, &stop, &over);
+        assert_eq!(world.step(9), Step::Wait(None));
+        let attempt::Observed::Ended(again) = attempt::observe(&world.pods[0]) else { panic!() };
+        assert_eq!(again.exit_code, Some(code), "whoever looks later sees the same end: {again:?}");
+        assert_eq!(again.cause, if code == 0 { Cause::Success } else { Cause::Job });
+    }
+}
+
+#[test]
+fn no_attempt_starts_while_a_sidecar_of_the_one_before_may_run() {
+    let mut world = World::new(&json!({"retryPolicy": "Always"}));
+    let ended = json!({"terminated": {"exitCode": 3, "startedAt": START, "finishedAt": at(7).to_string()}});
+    world.pod(1, 0, &json!({}), &with_sidecar(&ended));
+    assert_eq!(world.write(8).phase, JobPhase::Retrying);
+    assert!(matches!(world.step(60), Step::Delete { .. }));
+    world.pod(1, 0, &deleted(60), &with_sidecar(&ended));
+    assert_eq!(world.step(90), Step::Wait(None));
+    world.pods.clear();
+    assert_eq!(world.write(100).phase, JobPhase::Queued);
+}
+
+#[test]
+fn a_sidecar_that_kubernetes_ends_by_itself_is_left_to_it() {
+    let mut world = World::new(&json!({}));
+    let ended = container(
+        &json!({"terminated": {"exitCode": 0, "startedAt": START, "finishedAt": at(7).to_string()}}),
+    );
+    let mut native = container(&json!({"running": {"startedAt": START}}));
+    native["name"] = json!("mesh");
+    let status = json!({"phase": "Running", "containerStatuses": [ended], "initContainerStatuses": [native]});
+    world.pod(1, 0, &json!({}), &status);
+    assert_eq!(world.write(8).phase, JobPhase::Completed);
+    assert_eq!(world.step(8), Step::Wait(None));
+}
+
+#[test]
+fn a_job_in_a_namespace_of_no_tenant_is_stalled_until_it_is_one() {
+    let mut world = World { foreign: true, ..World::new(&json!({})) };
+    let status = world.write(0);
+    assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Queued, Some("NotATenantNamespace")));
+    let condition = &status.conditions[0];
+    assert_eq!((condition.type_.as_str(), status.observed_generation), ("Stalled", 1), "kstatus: failed");
+    assert_eq!(world.step(1), Step::Wait(None), "once");
+    world.job.metadata.generation = Some(2);
+    assert_eq!(world.write(2).observed_generation, 2);
+    world.foreign = false;
+    let status = world.write(3);
+    assert_eq!(
+        (status.reason.as_deref(), status.conditions[0].type_.as_str()),
+        (Some("Queued"), "Reconciling")
+    );
+    world.foreign = true;
+    world.job.spec.canceled = true;
+    assert_eq!(world.write(4).phase, JobPhase::Canceled);
 }
 
 #[test]
@@ -392,7 +485,7 @@ fn a_job_that_can_be_read_again_says_what_it_is() {
     };
     world.job.status = Some(ended);
     let status = world.write(2);
-    assert_eq!((status.phase, status.conditions[0].type_.as_str()), (JobPhase::Completed, "Complete"));
+    assert_eq!((status.phase, status.conditions[1].type_.as_str()), (JobPhase::Completed, "Complete"));
     assert_eq!(world.step(2), Step::Wait(None));
 }
 

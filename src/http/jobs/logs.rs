@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::{Id, has_ended, living};
 use crate::{
     api_types::{Job, JobPhase, api_key::Scope},
+    domain::job_pod::JobPod,
     http::{
         App,
         auth::{ByKey, Context, JobsRead},
@@ -29,7 +30,7 @@ use crate::{
         query::Params,
         streams::{self, End, Kind, Place},
     },
-    kube_ext::within,
+    kube_ext::{call::within_opt, within},
     names,
 };
 
@@ -122,6 +123,12 @@ type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 async fn open(app: &App, job: &Job, attempt: u32, params: &LogParams) -> Result<Reader, Problem> {
     let pod = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), attempt);
     let api: Api<Pod> = Api::namespaced(app.client.clone(), &job.namespace().unwrap_or_default());
+    let found = within_opt("reading the pod of a log", api.get_metadata(&pod)).await?;
+    let prefix = &app.settings.namespace_prefix;
+    let found = found.as_ref().and_then(|found| JobPod::of(&found.metadata, prefix));
+    if !found.is_some_and(|found| found.is_of_job(job)) {
+        return Err(gone(attempt));
+    }
     let opened = within("opening a log", api.log_stream(&pod, params)).await;
     let reader = opened.map_err(|error| match error.code() {
         Some(404) => gone(attempt).inside(error),

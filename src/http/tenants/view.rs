@@ -187,7 +187,7 @@ pub struct Stats {
 
 fn status(app: &App, tenant: &Tenant) -> &'static str {
     match tenant_state::judge(tenant, app.clock.now()).phase {
-        TenantPhase::Active => "active",
+        TenantPhase::Active | TenantPhase::Stalled => "active",
         TenantPhase::Suspended => "suspended",
         TenantPhase::Expired => "expired",
         TenantPhase::Terminating => "deleted",

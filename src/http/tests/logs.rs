@@ -96,6 +96,22 @@ async fn refusals_say_what_is_the_matter() {
 }
 
 #[tokio::test]
+async fn the_log_of_a_pod_that_is_not_the_jobs_is_not_shown() {
+    let lab = Lab::new();
+    lab.job(1, json!({"phase": "Running", "attempt": 1}));
+    let other = "20000000-0000-4000-8000-000000000009";
+    for forged in [
+        json!({"labels": {"crofter.io/job-uid": other}}),
+        json!({"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "j", "uid": JOB_UID, "controller": true}]}),
+    ] {
+        lab.pod(1, forged);
+        drop(log(&lab));
+        assert_eq!(code(&lab, "").await, (410, json!("log_gone")));
+        assert!(lab.fake.calls().iter().all(|call| !call.path.ends_with("/log")));
+    }
+}
+
+#[tokio::test]
 async fn places_are_counted_and_free_when_the_client_is_gone() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Queued"}));

@@ -164,8 +164,9 @@ async fn a_tenants_change_lets_its_pods_go() {
     ));
     tokio::time::sleep(ASK_AGAIN - Duration::from_secs(1)).await;
     assert_eq!(*bench.asked.0.lock().unwrap(), ["tenant-acme/j1"]);
-    let acme = json!({"metadata": {"name": "acme", "uid": "t1"}, "spec": {}, "status": counted(&["j1"])});
-    put(&mut bench.tenants, acme);
+    let mut status = counted(&["j1"]);
+    status["namespace"] = json!("tenant-acme");
+    put(&mut bench.tenants, json!({"metadata": {"name": "acme", "uid": "t1"}, "spec": {}, "status": status}));
     tell.try_send(known.state().remove(0)).unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(outline(&bench.fake.calls()), [format!("PATCH {POD}")]);

@@ -177,8 +177,28 @@ async fn an_api_server_that_can_not_be_reached_is_tried_again_and_the_place_is_k
 #[tokio::test]
 async fn no_pod_is_made_in_a_namespace_that_is_not_the_tenants() {
     let mut bench = bench(admitted());
-    mock::drop_all(&mut bench.tenants);
+    let mut tenant = |status: Value| {
+        let tenant = json!({"metadata": {"name": "acme", "uid": "t1"}, "spec": {}, "status": status});
+        put(&mut bench.tenants, tenant);
+    };
+    tenant(json!({}));
     bench.queued();
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(SOON), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(SOON), vec![]), "it will be");
+    let conflict = json!({"type": "Stalled", "status": "True", "reason": "NamespaceConflict", "message": "m",
+        "lastTransitionTime": START});
+    put(
+        &mut bench.tenants,
+        json!({"metadata": {"name": "acme", "uid": "t1"}, "spec": {}, "status": {"conditions": [conflict]}}),
+    );
+    assert_eq!(outline(&bench.step().await.1), [STATUS]);
+    assert_eq!(
+        (&bench.status()["phase"], &bench.status()["reason"]),
+        (&json!("Queued"), &json!("NotATenantNamespace"))
+    );
+    bench.queued();
+    mock::drop_all(&mut bench.tenants);
+    assert_eq!(outline(&bench.step().await.1), [STATUS]);
+    assert_eq!(bench.status()["conditions"][0]["type"], "Stalled");
+    assert_eq!(outline(&bench.step().await.1), [""; 0]);
 }

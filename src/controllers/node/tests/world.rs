@@ -10,7 +10,10 @@ use kube::runtime::{reflector::store::Writer, watcher::Event};
 use serde_json::{Map, json};
 
 use super::*;
-use crate::kube_ext::mock::{self, merge};
+use crate::{
+    config::Settings,
+    kube_ext::mock::{self, merge},
+};
 
 /// What happens to the next write of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +97,11 @@ impl World {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
                 "name": format!("p{}", self.version), "namespace": format!("tenant-{group}"),
-                "labels": {(names::LABEL_MANAGED_BY): names::MANAGER, (names::LABEL_GROUP): group},
+                "labels": {
+                    (names::LABEL_MANAGED_BY): names::MANAGER, (names::LABEL_GROUP): group,
+                    (names::LABEL_TENANT): group, (names::LABEL_TENANT_UID): "t", (names::LABEL_JOB_UID): "j",
+                    (names::LABEL_ATTEMPT): "1",
+                },
             },
             "spec": {"nodeName": node, "containers": []}, "status": {"phase": "Running"},
         });
@@ -210,9 +217,12 @@ impl Lab {
         let ((nodes, node_writer), (tenants, tenant_writer), (pods, pod_writer)) =
             (mock::cache(), mock::cache(), mock::cache());
         let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
-        let gpu = names::DEFAULT_GPU_RESOURCE.to_owned();
-        let context =
-            Context::new(client.clone(), mock::events(client), Caches { nodes, tenants, pods }, plans, gpu);
+        let settings = Settings {
+            namespace_prefix: names::DEFAULT_NAMESPACE_PREFIX.to_owned(),
+            gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
+        };
+        let events = mock::events(client.clone());
+        let context = Context::new(client, events, Caches { nodes, tenants, pods }, plans, settings);
         Self {
             world: Arc::clone(world),
             changed,

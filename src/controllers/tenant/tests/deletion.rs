@@ -40,6 +40,10 @@ async fn a_tenant_is_taken_down_step_by_step() {
     put(&mut bench.jobs, job("done", "tenant-acme", "Completed", false));
     put(&mut bench.jobs, job("foreign", "tenant-other", "Running", false));
     put(&mut bench.pods, json!({"metadata": {"name": "p", "namespace": "tenant-acme", "labels": own()}}));
+    put(
+        &mut bench.pods,
+        json!({"metadata": {"name": "forged", "namespace": "tenant-other", "labels": own()}}),
+    );
     put(&mut bench.nodes, json!({"metadata": {"name": "n", "labels": {names::NODE_ADMITTED: "acme"}}}));
     let key_at = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/tenantapikeys/ci";
     bench.fake.put(key_at, key("ci", "tenant-acme", false));
@@ -168,6 +172,7 @@ async fn a_tenant_that_cannot_be_read_says_so_and_can_be_deleted() {
         ("Stalled", "True/InvalidObject"),
     ];
     assert_eq!(bench.conditions(), conditions(&expected));
+    assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Stalled"));
     assert!(bench.message("Stalled").contains("invalid type: integer `7`"), "{}", bench.message("Stalled"));
     assert_eq!(unreadable_pass(&bench).await, [get], "said once");
 

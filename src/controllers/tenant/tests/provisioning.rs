@@ -108,6 +108,7 @@ async fn an_unknown_plan_leaves_everything_as_it_was() {
         "there is no plan `gold`: the plans are basic, enterprise, free, pro; nothing was changed"
     );
     assert_eq!(bench.fake.get(TENANT)["status"]["observedGeneration"], json!(1));
+    assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Stalled"));
     assert_eq!(outline(&bench.pass().await.1), [""; 0]);
 }
 

@@ -2,6 +2,141 @@
 
 use super::*;
 
+/// Why the next step is to stop the pod.
+fn stopped(world: &World, seconds: i64) -> Reason {
+    let Step::Stop { stop, .. } = world.step(seconds) else { panic!("{:?}", world.step(seconds)) };
+    assert_eq!(stop.at, at(seconds));
+    stop.reason
+}
+
+/// What a stop leaves on a pod.
+fn stop(seconds: i64, reason: &str) -> Value {
+    json!({"annotations": {"crofter.io/stop-requested": format!("{} {reason}", at(seconds))}})
+}
+
+#[test]
+fn a_pod_that_has_started_is_stopped_and_not_deleted_so_that_its_log_stays() {
+    for (spec, reason, phase) in [
+        (json!({"timeoutSeconds": 5}), "DeadlineExceeded", JobPhase::TimedOut),
+        (json!({"canceled": true}), "Canceled", JobPhase::Canceled),
+    ] {
+        let mut world = World::new(&spec);
+        world.running(1, 0);
+        if reason == "DeadlineExceeded" {
+            world.write(0);
+        }
+        assert_eq!(stopped(&world, 6).as_str(), reason);
+        let killed = |code: i32| json!({"terminated": {"exitCode": code, "startedAt": START, "finishedAt": at(9).to_string()}});
+        // The kubelet says the same of both.
+        let status = json!({"phase": "Failed", "reason": "DeadlineExceeded", "containerStatuses": [container(&killed(143))]});
+        world.pod(
+            1,
+            0,
+            &stop(6, reason),
+            &json!({"phase": "Running", "containerStatuses": [
+            container(&json!({"running": {"startedAt": START}}))]}),
+        );
+        assert_eq!(world.step(7), Step::Wait(Some(at(66))), "once is enough");
+        assert!(matches!(world.step(66), Step::Delete { .. }), "a kubelet that does not heed the deadline");
+        world.pod(1, 0, &stop(6, reason), &status);
+        let ended = world.write(10);
+        assert_eq!((ended.phase, ended.reason.as_deref(), ended.exit_code), (phase, Some(reason), Some(143)));
+        assert_eq!((ended.running_millis, ended.attempts[0].reason.as_str()), (9000, reason));
+        assert_eq!(world.step(11), Step::Wait(None), "the pod stays with its log");
+    }
+}
+
+#[test]
+fn what_ended_before_its_pod_was_stopped_is_kept() {
+    for (code, phase) in [(0, JobPhase::Completed), (3, JobPhase::Failed)] {
+        let mut world = World::new(&json!({"canceled": true}));
+        let ended =
+            json!({"terminated": {"exitCode": code, "startedAt": START, "finishedAt": at(5).to_string()}});
+        let status = json!({"phase": "Failed", "reason": "DeadlineExceeded", "containerStatuses": [container(&ended)]});
+        world.pod(1, 0, &stop(6, "Canceled"), &status);
+        assert_eq!(world.write(7).phase, phase);
+    }
+    let mut saved = World::new(&json!({"canceled": true}));
+    let ended = json!({"terminated": {"exitCode": 0, "startedAt": START, "finishedAt": at(8).to_string()}});
+    saved.pod(
+        1,
+        0,
+        &stop(6, "Canceled"),
+        &json!({"phase": "Succeeded", "containerStatuses": [container(&ended)]}),
+    );
+    assert_eq!(saved.write(9).phase, JobPhase::Canceled, "it ended because of SIGTERM");
+}
+
+#[test]
+fn a_pod_is_deleted_where_no_log_is_to_stay() {
+    let mut waiting = World::new(&json!({"canceled": true}));
+    waiting.pending(1, 0);
+    assert!(matches!(waiting.step(1), Step::Delete { .. }), "it has none");
+    let mut going = World::new(&json!({}));
+    going.running(1, 0);
+    going.job.metadata.deletion_timestamp = Some(Time(at(1)));
+    assert!(matches!(going.step(1), Step::Delete { .. }), "it goes with its job");
+}
+
+#[test]
+fn a_stop_on_a_node_that_is_lost_is_a_stop_all_the_same() {
+    for (reason, phase) in [("DeadlineExceeded", JobPhase::TimedOut), ("Canceled", JobPhase::Canceled)] {
+        let mut world = World::new(&json!({"canceled": reason == "Canceled"}));
+        let lost = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+            "lastTransitionTime": at(90).to_string()});
+        let status = json!({"phase": "Failed", "conditions": [lost],
+            "containerStatuses": [container(&json!({"running": {"startedAt": START}}))]});
+        world.pod(1, 0, &stop(6, reason), &status);
+        assert_eq!(world.write(91).phase, phase);
+    }
+}
+
+#[test]
+fn a_node_that_is_ten_minutes_behind_has_no_job_killed_as_it_starts() {
+    let mut world = World::new(&json!({"timeoutSeconds": 300}));
+    let behind = |seconds: i64| at(seconds - 600).to_string();
+    let running = json!({"running": {"startedAt": behind(2)}});
+    world.pod(1, 0, &json!({}), &json!({"phase": "Running", "containerStatuses": [container(&running)]}));
+    let status = world.write(3);
+    assert_eq!((status.phase, status.started_at), (JobPhase::Running, Some(Time(at(3)))));
+    assert_eq!(world.step(4), Step::Wait(Some(at(303))));
+    assert_eq!(stopped(&world, 303), Reason::DeadlineExceeded);
+
+    let ended = json!({"terminated": {"exitCode": 0, "startedAt": behind(2), "finishedAt": behind(10)}});
+    world.pod(1, 0, &json!({}), &json!({"phase": "Succeeded", "containerStatuses": [container(&ended)]}));
+    let done = world.write(12);
+    assert_eq!((done.phase, done.running_millis), (JobPhase::Completed, 8000));
+    let record = &done.attempts[0];
+    assert_eq!((record.started_at.clone(), record.finished_at.clone()), (Some(Time(at(3))), Time(at(11))));
+    assert_eq!(done.finished_at, Some(Time(at(11))));
+}
+
+#[test]
+fn a_killed_container_of_a_node_that_is_behind_is_known_as_killed() {
+    let mut world = World::new(&json!({"canceled": true}));
+    let behind = |seconds: i64| at(seconds - 600).to_string();
+    let killed = json!({"terminated": {"exitCode": 143, "startedAt": behind(2), "finishedAt": behind(30)}});
+    world.job.status.as_mut().unwrap().attempt = 1;
+    world.job.status.as_mut().unwrap().phase = JobPhase::Running;
+    world.job.status.as_mut().unwrap().started_at = Some(Time(at(3)));
+    let status =
+        json!({"phase": "Failed", "reason": "DeadlineExceeded", "containerStatuses": [container(&killed)]});
+    world.pod(1, 0, &stop(29, "Canceled"), &status);
+    let ended = world.write(32);
+    assert_eq!((ended.phase, ended.running_millis), (JobPhase::Canceled, 28000));
+}
+
+#[test]
+fn what_its_status_says_of_a_run_is_charged_where_its_node_has_forgotten_all_of_it() {
+    let mut world = World::new(&json!({}));
+    world.running(1, 0);
+    world.write(0);
+    let status = json!({"phase": "Failed", "reason": "Terminated", "message": "node shutdown", "containerStatuses": []});
+    world.pod(1, 0, &json!({}), &status);
+    let record = world.write(8).attempts.remove(0);
+    assert_eq!((record.started_at.clone(), record.running_millis()), (Some(Time(at(0))), 8000));
+}
+
 #[test]
 fn exit_codes_and_timeouts_are_retried_only_on_demand() {
     for (policy, code_ends, time_ends) in [
@@ -15,7 +150,7 @@ fn exit_codes_and_timeouts_are_retried_only_on_demand() {
         let Step::Write(status) = world.step(2) else { panic!() };
         assert_eq!(status.phase, code_ends, "{policy}");
         world.running(1, 0);
-        assert!(matches!(world.step(5), Step::Delete { .. }), "the time is up");
+        assert_eq!(stopped(&world, 5), Reason::DeadlineExceeded, "the time is up");
         world.ended(1, 0, 6, 143, &deleted(5));
         let status = world.write(7);
         assert_eq!(
@@ -101,7 +236,7 @@ fn the_time_limit_of_an_attempt_is_that_of_its_start() {
     world.minutes = 1;
     assert_eq!(world.step(600), Step::Wait(Some(at(30 * 60))), "a cut ends nothing that runs");
     world.minutes = 60;
-    assert!(matches!(world.step(30 * 60), Step::Delete { .. }), "nor can its pod be given more");
+    assert_eq!(stopped(&world, 30 * 60), Reason::DeadlineExceeded, "nor can its pod be given more");
     world.ended(1, 0, 30 * 60, 143, &deleted(30 * 60));
     assert_eq!(world.write(1801).phase, JobPhase::TimedOut);
 }
