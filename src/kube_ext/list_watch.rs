@@ -99,9 +99,11 @@ impl Interruption {
 
     /// What is at the bottom of it: a client's errors say which layer failed, and their sources why.
     pub(super) fn root(&self) -> String {
-        let first: &dyn std::error::Error = self;
-        let chain = std::iter::successors(Some(first), |error| error.source());
-        chain.last().map(ToString::to_string).unwrap_or_default()
+        let mut root: &dyn std::error::Error = self;
+        while let Some(source) = root.source() {
+            root = source;
+        }
+        root.to_string()
     }
 
     /// The word for metrics and health.
@@ -424,8 +426,8 @@ impl PageSize {
 
     /// A page of so many objects had so many bytes.
     fn measured(&mut self, objects: usize, bytes: usize) {
-        if objects > 0 {
-            let fit = Self::WANTED / (bytes / objects).max(1);
+        if let Some(each) = bytes.checked_div(objects) {
+            let fit = Self::WANTED / each.max(1);
             self.0 = u32::try_from(fit).unwrap_or(Self::MOST).clamp(1, Self::MOST);
         }
     }
