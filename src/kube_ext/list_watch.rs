@@ -426,8 +426,8 @@ impl PageSize {
 
     /// A page of so many objects had so many bytes.
     fn measured(&mut self, objects: usize, bytes: usize) {
-        if objects > 0 {
-            let fit = Self::WANTED / (bytes / objects).max(1);
+        if let Some(each) = bytes.checked_div(objects) {
+            let fit = Self::WANTED / each.max(1);
             self.0 = u32::try_from(fit).unwrap_or(Self::MOST).clamp(1, Self::MOST);
         }
     }

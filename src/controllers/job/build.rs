@@ -22,7 +22,7 @@ use crate::{
     api_types::{
         Job, JobSpec, Reason, Scenarios, Tenant,
         job::{EnvVar as JobEnv, KeyRef},
-        quantity::DISK,
+        quantity,
         tenant::PodSecurity,
     },
     domain::{
@@ -340,7 +340,7 @@ fn volumes(job: &ValidJob<'_>) -> Option<Vec<Volume>> {
             read_only: Some(volume.read_only),
         }),
         empty_dir: volume.scratch.as_ref().map(|size| EmptyDirVolumeSource {
-            size_limit: Some(Quantity(DISK.at_least(size).0)),
+            size_limit: Some(Quantity(quantity::DISK.at_least(size).0)),
             medium: None,
         }),
         ..Volume::default()
