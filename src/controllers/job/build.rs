@@ -42,7 +42,7 @@ const DEFAULT_USER: i64 = 65_532;
 const UNDISTURBED: [(&str, &str); 2] =
     [("karpenter.sh/do-not-disrupt", "true"), ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false")];
 /// The resource that counts what is written on a node's disk.
-const DISK: &str = "ephemeral-storage";
+const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 /// Seconds between SIGTERM and SIGKILL.
 const GRACE_SECONDS: i64 = 30;
 
@@ -273,7 +273,7 @@ fn amounts(asked: &Resources, gpu_resource: &str) -> BTreeMap<String, Quantity> 
         amounts.insert(gpu_resource.to_owned(), Quantity(asked.gpus.to_string()));
     }
     if asked.ephemeral_bytes > 0 {
-        amounts.insert(DISK.to_owned(), Quantity(asked.ephemeral_bytes.to_string()));
+        amounts.insert(EPHEMERAL_STORAGE.to_owned(), Quantity(asked.ephemeral_bytes.to_string()));
     }
     amounts
 }
@@ -283,7 +283,7 @@ fn amounts(asked: &Resources, gpu_resource: &str) -> BTreeMap<String, Quantity> 
 fn limits(job: &ValidJob<'_>, asked: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
     let mut limits = asked.clone();
     if job.spec.resources.as_ref().is_none_or(|own| own.ephemeral_storage.is_none()) {
-        limits.remove(DISK);
+        limits.remove(EPHEMERAL_STORAGE);
     }
     limits
 }
@@ -425,7 +425,8 @@ mod tests {
         let disk = |spec| {
             let resources =
                 built(&job(spec), &tenant(json!({}))).spec.unwrap().containers.remove(0).resources.unwrap();
-            let of = |amounts: Option<BTreeMap<String, Quantity>>| Some(amounts?.remove(DISK)?.0);
+            let of =
+                |amounts: Option<BTreeMap<String, Quantity>>| Some(amounts?.remove(EPHEMERAL_STORAGE)?.0);
             (of(resources.requests), of(resources.limits))
         };
         let gib = |n: u64| Some((n << 30).to_string());
