@@ -71,8 +71,9 @@ impl AskError {
 
 impl Resources {
     /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB. Its scratch volumes are on the
-    /// node's disk like what it writes elsewhere, and it is one pod. What is below the least that a job may ask for counts as that: the CRD and the catalogue refuse it, so it was stored without their rules, and to
-    /// a kubelet a limit of zero is none.
+    /// node's disk like what it writes elsewhere, and it is one pod. What is below the least that a job may ask for counts
+    /// as that: the CRD and the catalogue refuse it, so it was stored without their rules, and to a kubelet a limit of zero
+    /// is none.
     ///
     /// # Errors
     /// [`AskError`]: the catalogue does not have the job's scenario; or names the field that can't be read: the CRD's
@@ -168,7 +169,7 @@ impl Sub for Resources {
 /// The scratch volumes of a job, together.
 fn scratch(spec: &JobSpec) -> Result<u64, AskError> {
     spec.volumes.iter().try_fold(0_u64, |sum, volume| {
-        let size = volume.scratch.as_ref().map_or(Ok(0), Quantity::units);
+        let size = volume.scratch.as_ref().map_or(Ok(0), |size| quantity::DISK.at_least(size).units());
         let size = size.map_err(|source| AskError::Scratch { volume: volume.name.clone(), source })?;
         Ok(sum.saturating_add(size))
     })
