@@ -115,8 +115,8 @@ impl JobPods {
 
     /// What counts of a job that does not exist: its pod, until that has ended.
     pub(super) fn remains(&self, job: &str) -> Option<JobView> {
-        let (_, live) = self.0.get(job)?.iter().find(|(_, pod)| !pod.ended)?;
-        let pod = self.of(&live.namespace, job).live?;
+        let pods = self.0.get(job)?;
+        let pod = pods.iter().map(|(_, pod)| pod).filter(|pod| !pod.ended).last()?;
         Some(JobView {
             uid: job.into(),
             namespace: Arc::clone(&pod.namespace),
