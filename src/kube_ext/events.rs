@@ -57,7 +57,6 @@ struct Queued {
 
 /// A publisher, and the task that writes with `client` what is published. The task ends with the last clone of the
 /// publisher.
-#[must_use]
 pub fn start(client: Client, metrics: Metrics) -> (Events, impl Future<Output = ()> + Send + 'static) {
     let (queue, queued) = mpsc::channel(QUEUE);
     let pending = Arc::new(watch::Sender::new(0));
