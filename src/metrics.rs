@@ -41,6 +41,15 @@ pub struct Metrics {
     streams: Family<Streamed, Gauge<i64, std::sync::atomic::AtomicI64>>,
     watch_interruptions: Family<Interrupted, Counter>,
     events: Family<Published, Counter>,
+    mirror_set_aside: Family<SetAside, Counter>,
+    mirror_lost: Counter<u64, AtomicU64>,
+    mirror_unrecovered: Counter<u64, AtomicU64>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +78,12 @@ struct ByRoute {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Streamed {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SetAside {
+    kind: &'static str,
+    cause: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -159,6 +174,24 @@ impl Default for Metrics {
         );
         let events = Family::default();
         registry.register("events", "Kubernetes Events, by what came of them", events.clone());
+        let mirror_set_aside = Family::default();
+        registry.register(
+            "mirror_rows_set_aside",
+            "Rows that Postgres refused, or did not take in time, by kind and cause",
+            mirror_set_aside.clone(),
+        );
+        let mirror_lost = Counter::default();
+        registry.register(
+            "mirror_transactions_lost",
+            "Committed transactions of the mirror that the database lost in a failover or a restore",
+            mirror_lost.clone(),
+        );
+        let mirror_unrecovered = Counter::default();
+        registry.register(
+            "mirror_losses_unrecovered",
+            "Failovers and restores of the database after which charges may be missing for good",
+            mirror_unrecovered.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -176,6 +209,9 @@ impl Default for Metrics {
             streams,
             watch_interruptions,
             events,
+            mirror_set_aside,
+            mirror_lost,
+            mirror_unrecovered,
         }
     }
 }
@@ -257,6 +293,21 @@ impl Metrics {
     /// Counts an Event: `written`, `failed`, or `dropped` because the queue was full or the Event old.
     pub fn event(&self, result: &'static str) {
         self.events.get_or_create(&Published { result }).inc();
+    }
+
+    /// Counts a row of the mirror that is left out (`refused`) or set aside (`slow`).
+    pub fn mirror_set_aside(&self, kind: &'static str, cause: &'static str) {
+        self.mirror_set_aside.get_or_create(&SetAside { kind, cause }).inc();
+    }
+
+    /// Counts committed transactions that the database lost.
+    pub fn mirror_lost(&self, transactions: u64) {
+        self.mirror_lost.inc_by(transactions);
+    }
+
+    /// Counts a loss of the database after which charges may be missing for good.
+    pub fn mirror_unrecovered(&self) {
+        self.mirror_unrecovered.inc();
     }
 
     /// All metrics as OpenMetrics text.

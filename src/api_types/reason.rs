@@ -134,6 +134,8 @@ pub enum Reason {
     PodRefused,
     /// Canceled by the user.
     Canceled,
+    /// The Job was deleted before it had ended: its last word in the history.
+    JobDeleted,
 }
 
 impl Reason {

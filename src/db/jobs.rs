@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Error, Pool, RowVersion, Writer, column,
-    state::fence,
+    Cause, Error, PORTION, Pool, RowVersion, Writer, column,
     text::{json, optional, text},
+    transaction::Fenced,
 };
 
 /// A job as it is mirrored.
@@ -65,22 +66,23 @@ pub async fn write_jobs(pool: &Pool, writer: Writer, rows: &[JobRow]) -> Result<
     let names = column(rows, |r| text(&r.name));
     let deleted = column(rows, |r| r.deleted_at.map(jiff_sqlx::Timestamp::from));
     let work = async {
-        let mut session = pool.session().await?;
-        let mut transaction = session.begin().await?;
-        fence(&mut transaction, writer, &pool.statement_timeout()).await?;
-        sqlx::query!(
+        let mut transaction = Fenced::begin(pool, writer).await?;
+        let connection = transaction.connection()?;
+        let mut ended = sqlx::query_scalar!(
             "UPDATE jobs old SET deleted_at = now()
              FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
                  AS new (uid, namespace, name, deleted_at)
              WHERE old.namespace = new.namespace AND old.name = new.name AND old.uid <> new.uid
-               AND old.deleted_at IS NULL AND new.deleted_at IS NULL",
+               AND old.deleted_at IS NULL AND new.deleted_at IS NULL
+             RETURNING old.uid",
             &uids,
             &namespaces,
             &names,
             &deleted as &[Option<jiff_sqlx::Timestamp>],
         )
-        .execute(&mut *transaction)
+        .fetch_all(&mut *connection)
         .await?;
+        ended.extend(rows.iter().filter(|row| row.deleted_at.is_some()).map(|row| row.uid));
         sqlx::query!(
             "INSERT INTO jobs AS old (uid, tenant_uid, namespace, name, queue, priority, phase, reason, message,
                                       attempt, retries, node, exit_code, spec, created_at, assigned_at, started_at,
@@ -96,7 +98,7 @@ pub async fn write_jobs(pool: &Pool, writer: Writer, rows: &[JobRow]) -> Result<
                  node = excluded.node, exit_code = excluded.exit_code, spec = excluded.spec,
                  created_at = excluded.created_at, assigned_at = excluded.assigned_at,
                  started_at = excluded.started_at, finished_at = excluded.finished_at,
-                 deleted_at = excluded.deleted_at, epoch = excluded.epoch,
+                 deleted_at = excluded.deleted_at, deleted_phase = NULL, epoch = excluded.epoch,
                  resource_version = excluded.resource_version
              WHERE (excluded.epoch, excluded.resource_version) > (old.epoch, old.resource_version)",
             &uids,
@@ -121,28 +123,124 @@ pub async fn write_jobs(pool: &Pool, writer: Writer, rows: &[JobRow]) -> Result<
             &column(rows, |r| r.resource_version),
             writer.epoch,
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-        transaction.commit().await?;
-        session.release();
-        Ok(())
+        end_deleted(connection, &ended).await?;
+        transaction.commit().await
     };
     pool.within("writing jobs", work).await
 }
 
-/// How new the rows are of the jobs that the mirror takes for living, and of those in `uids`.
+/// Gives those of `uids` that were deleted before their end one, by what is known of their last attempt: what had ended
+/// by itself ended so; what waited, or was stopped by the deletion, was canceled. An attempt may become known later, so
+/// this is called after each write of either.
+pub(super) async fn end_deleted(connection: &mut PgConnection, uids: &[Uuid]) -> Result<(), Cause> {
+    if uids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "UPDATE jobs j SET
+             deleted_phase = CASE WHEN a.attempt IS NULL THEN coalesce(k.deleted_phase, k.phase) ELSE 'Running' END,
+             phase = CASE a.reason WHEN 'Succeeded' THEN 'Completed' WHEN 'DeadlineExceeded' THEN 'TimedOut'
+                                   WHEN 'NonZeroExit' THEN 'Failed' WHEN 'OutOfMemory' THEN 'Failed'
+                                   ELSE 'Canceled' END,
+             reason = CASE WHEN a.reason IN ('Succeeded', 'DeadlineExceeded', 'NonZeroExit', 'OutOfMemory')
+                           THEN a.reason ELSE 'JobDeleted' END,
+             message = CASE WHEN a.reason IN ('Succeeded', 'NonZeroExit', 'OutOfMemory')
+                            THEN 'exit code ' || a.exit_code
+                            WHEN a.reason = 'DeadlineExceeded' THEN 'ran longer than its timeout'
+                            WHEN coalesce(k.deleted_phase, k.phase) IN ('Queued', 'Retrying') AND a.attempt IS NULL
+                            THEN 'the job was deleted while it waited'
+                            ELSE 'the job was deleted before it had ended' END,
+             attempt = greatest(k.attempt, a.attempt),
+             node = coalesce(a.node, k.node),
+             started_at = coalesce(a.started_at, k.started_at),
+             exit_code = coalesce(a.exit_code, k.exit_code),
+             finished_at = coalesce(a.finished_at, greatest(k.deleted_at, k.created_at))
+         FROM jobs k LEFT JOIN LATERAL (
+             SELECT * FROM job_attempts a
+             WHERE a.job_uid = k.uid
+               AND (a.attempt > k.attempt
+                    OR a.attempt = k.attempt AND coalesce(k.deleted_phase, k.phase) IN ('Assigned', 'Running'))
+             ORDER BY a.attempt DESC LIMIT 1
+         ) a ON true
+         WHERE j.uid = k.uid AND k.uid = ANY($1) AND k.deleted_at IS NOT NULL
+           AND (k.deleted_phase IS NOT NULL OR k.phase IN ('Queued', 'Assigned', 'Running', 'Retrying'))",
+        uids
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Rows of one answer, or UIDs of one question, at most.
+const PAGE: usize = 10_000;
+
+/// How new the rows are of the jobs that the mirror takes for living, and of those in `uids`. Read in pages, each within
+/// a deadline of its own.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn job_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>, Error> {
+    let mut versions = Vec::new();
+    let mut after = (String::new(), String::new());
+    loop {
+        let page = living_after(pool, &after).await?;
+        let is_last = page.len() < PAGE;
+        if let Some(last) = page.last() {
+            after = (last.namespace.clone(), last.name.clone());
+        }
+        versions.extend(page.into_iter().map(|row| RowVersion {
+            uid: row.uid,
+            epoch: row.epoch,
+            resource_version: row.resource_version,
+            living: true,
+        }));
+        if is_last {
+            break;
+        }
+    }
+    for uids in uids.chunks(PAGE) {
+        versions.extend(deleted_among(pool, uids).await?);
+    }
+    Ok(versions)
+}
+
+struct Living {
+    uid: Uuid,
+    epoch: i64,
+    resource_version: i64,
+    namespace: String,
+    name: String,
+}
+
+/// A page of the jobs that the mirror takes for living, by namespace and name.
+async fn living_after(pool: &Pool, (namespace, name): &(String, String)) -> Result<Vec<Living>, Error> {
+    let work = async {
+        let mut session = pool.session().await?;
+        let rows = sqlx::query_as!(
+            Living,
+            "SELECT uid, epoch, resource_version, namespace, name FROM jobs
+             WHERE deleted_at IS NULL AND (namespace, name) > ($1, $2) ORDER BY namespace, name LIMIT $3",
+            namespace,
+            name,
+            i64::try_from(PAGE).unwrap_or(i64::MAX)
+        )
+        .fetch_all(session.connection()?)
+        .await?;
+        session.release();
+        Ok(rows)
+    };
+    pool.within("comparing jobs", work).await
+}
+
+/// Those of `uids` that the mirror takes for deleted.
+async fn deleted_among(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>, Error> {
     let work = async {
         let mut session = pool.session().await?;
         let rows = sqlx::query_as!(
             RowVersion,
-            r#"SELECT uid AS "uid!", epoch AS "epoch!", resource_version AS "resource_version!", true AS "living!"
-               FROM jobs WHERE deleted_at IS NULL
-               UNION ALL
-               SELECT uid, epoch, resource_version, false
+            r#"SELECT uid, epoch, resource_version, false AS "living!"
                FROM jobs WHERE deleted_at IS NOT NULL AND uid = ANY($1)"#,
             uids
         )
@@ -154,28 +252,26 @@ pub async fn job_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>,
     pool.within("comparing jobs", work).await
 }
 
-/// Marks as gone, at `at`, what is not there any more.
+/// Marks as gone, at `at`, what is not there any more: a portion at a time.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn bury_jobs(pool: &Pool, writer: Writer, uids: &[Uuid], at: Timestamp) -> Result<(), Error> {
-    if uids.is_empty() {
-        return Ok(());
+    for uids in uids.chunks(PORTION) {
+        let work = async {
+            let mut transaction = Fenced::begin(pool, writer).await?;
+            let connection = transaction.connection()?;
+            sqlx::query!(
+                "UPDATE jobs SET deleted_at = $2 WHERE uid = ANY($1) AND deleted_at IS NULL",
+                uids,
+                jiff_sqlx::Timestamp::from(at) as _
+            )
+            .execute(&mut *connection)
+            .await?;
+            end_deleted(connection, uids).await?;
+            transaction.commit().await
+        };
+        pool.within("marking jobs as gone", work).await?;
     }
-    let work = async {
-        let mut session = pool.session().await?;
-        let mut transaction = session.begin().await?;
-        fence(&mut transaction, writer, &pool.statement_timeout()).await?;
-        sqlx::query!(
-            "UPDATE jobs SET deleted_at = $2 WHERE uid = ANY($1) AND deleted_at IS NULL",
-            uids,
-            jiff_sqlx::Timestamp::from(at) as _
-        )
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        session.release();
-        Ok(())
-    };
-    pool.within("marking jobs as gone", work).await
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Postgres: the only module that speaks SQL.
 //!
-//! Guarantees: every call ends within its own deadline; nothing is ever written through a server that is read-only or
+//! Guarantees: every call ends within its own deadline, and soon after it in the server as well; nothing is ever written through a server that is read-only or
 //! has been demoted; text that Postgres can't hold (NUL) is replaced, not refused; passwords are in no error and no
 //! log line. Queries are literals checked against the migrations at compile time (`.sqlx/`, see `docs/mirror.md`).
 
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+mod breaker;
 mod jobs;
 mod nodes;
 mod pool;
@@ -15,16 +16,22 @@ mod read;
 mod state;
 mod tenants;
 mod text;
+mod transaction;
 mod turns;
 mod usage;
 
 pub use jobs::{JobRow, bury_jobs, job_versions, write_jobs};
 pub use nodes::{NodeRow, bury_nodes, node_versions, write_nodes};
 pub use pool::{Options, Pool};
-pub use read::{JobRecord, JobsWanted, Readers, UsageRecord, job_of, jobs_of, usage_of};
-pub use state::{Writer, migrate, next_epoch, take_over};
+pub use read::{
+    JobRecord, JobsPage, JobsWanted, LONGEST_SCAN, Readers, UsageRecord, job_of, jobs_of, usage_of,
+};
+pub use state::{Taken, Writer, migrate, next_epoch, ping, take_over, verify};
 pub use tenants::{TenantRow, bury_tenants, tenant_versions, write_tenants};
 pub use usage::{AttemptRow, JobSeen, UsageEvent, usage_events, write_attempts};
+
+/// Rows of one transaction at most.
+pub const PORTION: usize = 1000;
 
 /// What failed, and why.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +56,20 @@ pub enum Cause {
     /// Another process has taken over the mirror.
     #[error("another process writes this mirror now")]
     Superseded,
+    /// The database went back: transactions that this process has seen committed are lost.
+    #[error(
+        "the database holds {found} transactions of the mirror and {known} were committed: a standby was promoted that \
+         lacked the last ones, or a backup was restored"
+    )]
+    Rewound {
+        /// Number of the last transaction that was seen committed.
+        known: i64,
+        /// Number of the last one that the database holds.
+        found: i64,
+    },
+    /// The database did not answer the last time, and is asked again in the background.
+    #[error("the database does not answer; it is asked again in the background")]
+    CircuitOpen,
     /// The database belongs to another cluster.
     #[error(
         "this database mirrors cluster {theirs} and this is cluster {ours}: give this cluster a database of its own, \
@@ -82,6 +103,43 @@ impl Error {
                 // Data exception, integrity violation, program limit exceeded (a value too large for an index).
                 ["22", "23", "54"].iter().any(|class| code.starts_with(class))
             }),
+            _ => false,
+        }
+    }
+}
+
+impl Error {
+    /// Whether the call took too long or was broken off, which may be because of its rows (too many or too large for
+    /// the time, or one that the server can't take) or because of the server: whether it answers now tells.
+    #[must_use]
+    pub fn may_be_of_the_rows(&self) -> bool {
+        match &self.cause {
+            Cause::Deadline(_) => true,
+            Cause::Sql(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,
+            // Canceled by its timeout; shut down by an administrator or a crash; raised by a trigger; internal errors.
+            Cause::Sql(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                code == "57014" || ["57P", "P0", "XX"].iter().any(|class| code.starts_with(class))
+            }),
+            _ => false,
+        }
+    }
+
+    /// Whether the server did not answer, or is none that may be asked: as opposed to one that answers with an error.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match &self.cause {
+            Cause::Deadline(_) | Cause::ReadOnly | Cause::CircuitOpen => true,
+            Cause::Sql(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                // Connection exception, too many connections, shut down or starting up.
+                ["08", "53300", "57P"].iter().any(|class| code.starts_with(class))
+            }),
+            Cause::Sql(error) => !matches!(
+                error,
+                sqlx::Error::Encode(_)
+                    | sqlx::Error::Decode(_)
+                    | sqlx::Error::ColumnDecode { .. }
+                    | sqlx::Error::RowNotFound
+            ),
             _ => false,
         }
     }

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Error, Pool, RowVersion, Writer, column,
-    state::fence,
+    Error, PORTION, Pool, RowVersion, Writer, column,
     text::{optional, text},
+    transaction::Fenced,
 };
 
 /// A node as it is mirrored.
@@ -47,9 +47,8 @@ pub async fn write_nodes(pool: &Pool, writer: Writer, rows: &[NodeRow]) -> Resul
     let names = column(rows, |r| text(&r.name));
     let deleted = column(rows, |r| r.deleted_at.map(jiff_sqlx::Timestamp::from));
     let work = async {
-        let mut session = pool.session().await?;
-        let mut transaction = session.begin().await?;
-        fence(&mut transaction, writer, &pool.statement_timeout()).await?;
+        let mut transaction = Fenced::begin(pool, writer).await?;
+        let connection = transaction.connection()?;
         sqlx::query!(
             "UPDATE nodes old SET deleted_at = now()
              FROM UNNEST($1::uuid[], $2::text[], $3::timestamptz[]) AS new (uid, name, deleted_at)
@@ -58,7 +57,7 @@ pub async fn write_nodes(pool: &Pool, writer: Writer, rows: &[NodeRow]) -> Resul
             &names,
             &deleted as &[Option<jiff_sqlx::Timestamp>],
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
         sqlx::query!(
             "INSERT INTO nodes AS old (uid, name, requested_group, admitted_group, tenant_uid, ready, cpu_millicores,
@@ -87,11 +86,9 @@ pub async fn write_nodes(pool: &Pool, writer: Writer, rows: &[NodeRow]) -> Resul
             &column(rows, |r| r.resource_version),
             writer.epoch,
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-        transaction.commit().await?;
-        session.release();
-        Ok(())
+        transaction.commit().await
     };
     pool.within("writing nodes", work).await
 }
@@ -120,28 +117,24 @@ pub async fn node_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>
     pool.within("comparing nodes", work).await
 }
 
-/// Marks as gone, at `at`, what is not there any more.
+/// Marks as gone, at `at`, what is not there any more: a portion at a time.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn bury_nodes(pool: &Pool, writer: Writer, uids: &[Uuid], at: Timestamp) -> Result<(), Error> {
-    if uids.is_empty() {
-        return Ok(());
+    for uids in uids.chunks(PORTION) {
+        let work = async {
+            let mut transaction = Fenced::begin(pool, writer).await?;
+            sqlx::query!(
+                "UPDATE nodes SET deleted_at = $2 WHERE uid = ANY($1) AND deleted_at IS NULL",
+                uids,
+                jiff_sqlx::Timestamp::from(at) as _
+            )
+            .execute(transaction.connection()?)
+            .await?;
+            transaction.commit().await
+        };
+        pool.within("marking nodes as gone", work).await?;
     }
-    let work = async {
-        let mut session = pool.session().await?;
-        let mut transaction = session.begin().await?;
-        fence(&mut transaction, writer, &pool.statement_timeout()).await?;
-        sqlx::query!(
-            "UPDATE nodes SET deleted_at = $2 WHERE uid = ANY($1) AND deleted_at IS NULL",
-            uids,
-            jiff_sqlx::Timestamp::from(at) as _
-        )
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        session.release();
-        Ok(())
-    };
-    pool.within("marking nodes as gone", work).await
+    Ok(())
 }

@@ -1,10 +1,22 @@
 //! A bounded set of connections to a server that takes writes.
 //!
+//! The server gives up where the caller does: a statement may take a little less than its caller waits, and the server
+//! notices a caller that is gone, which closes its connection. A transaction whose caller was cut off ends as well, and
+//! with it what it locks.
+//!
 //! Nothing connects before the first call, so a process starts with the database away. A connection is asked whether
 //! its server takes writes each time before it is used: after a failover the old primary goes on answering pings. A
 //! connection whose use did not end well is closed, never reused: its state is unknown.
 
-use std::{future::Future, str::FromStr, time::Duration};
+use std::{
+    future::Future,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
@@ -12,6 +24,7 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::Instant;
 
 use super::{Cause, Error};
 
@@ -37,6 +50,8 @@ impl Default for Options {
 pub struct Pool {
     pool: PgPool,
     options: Options,
+    /// Number of the last transaction of the mirror that this process has seen committed.
+    committed: Arc<AtomicI64>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -61,11 +76,33 @@ impl Pool {
             .acquire_timeout(options.connect)
             // `session` asks more than a ping would.
             .test_before_acquire(false)
+            .after_connect(move |connection, _| Box::pin(limit(connection, options.call)))
             .connect_lazy_with(connect);
-        Ok(Self { pool, options })
+        Ok(Self { pool, options, committed: Arc::default() })
     }
 
-    /// Runs one call under the call's deadline; the server is told to give up by then as well.
+    /// Bounds of this pool.
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Number of the last transaction of the mirror that this process has seen committed.
+    #[must_use]
+    pub fn committed(&self) -> i64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// This transaction of the mirror was committed.
+    pub(super) fn saw_committed(&self, number: i64) {
+        self.committed.fetch_max(number, Ordering::AcqRel);
+    }
+
+    /// The database holds the transactions up to this one, whatever was seen before.
+    pub(super) fn found_committed(&self, number: i64) {
+        self.committed.store(number, Ordering::Release);
+    }
+
+    /// Runs one call under the call's deadline.
     pub(super) async fn within<T>(
         &self,
         doing: &'static str,
@@ -87,24 +124,50 @@ impl Pool {
 
     /// A connection to a server that takes writes. Idle ones that have died meanwhile are passed over.
     pub(super) async fn session(&self) -> Result<Session, Cause> {
+        self.session_until(Instant::now() + self.options.call).await
+    }
+
+    /// [`session`](Self::session) for a caller that waits until `deadline`: the server ends a statement a little earlier.
+    pub(super) async fn session_until(&self, deadline: Instant) -> Result<Session, Cause> {
         for _ in 0..self.options.connections {
             let mut session = Session { connection: Some(self.pool.acquire().await?) };
-            match session.check().await {
+            match session.check(deadline).await {
                 Err(Cause::Sql(sqlx::Error::Io(_) | sqlx::Error::Database(_))) => (),
                 result => return result.map(|()| session),
             }
         }
         let mut session = Session { connection: Some(self.pool.acquire().await?) };
-        session.check().await?;
+        session.check(deadline).await?;
         Ok(session)
-    }
-
-    /// What the server shall allow one transaction, as `statement_timeout` takes it.
-    pub(super) fn statement_timeout(&self) -> String {
-        format!("{}ms", self.options.call.as_millis())
     }
 }
 
+/// What a statement may take for a caller that waits for so long: a little less, but something.
+fn statement_timeout(wait: Duration) -> String {
+    format!("{}ms", (wait * 9 / 10).as_millis().max(1))
+}
+
+/// Has the server bound what is done over a new connection: a transaction that nothing is asked of ends within `call`, and
+/// all ends soon after the connection is closed. A server older than one of these settings does without it.
+async fn limit(connection: &mut PgConnection, call: Duration) -> Result<(), sqlx::Error> {
+    let millis = |time: Duration| format!("{}ms", time.as_millis());
+    let settings = [
+        ("idle_in_transaction_session_timeout", millis(call)),
+        ("client_connection_check_interval", millis(NOTICE)),
+    ];
+    sqlx::query!(
+        r#"SELECT set_config(s.name, wanted.setting, false) AS "set!"
+           FROM UNNEST($1::text[], $2::text[]) AS wanted (name, setting) JOIN pg_settings s ON s.name = wanted.name"#,
+        &settings.each_ref().map(|(name, _)| (*name).to_owned()),
+        &settings.each_ref().map(|(_, setting)| setting.clone()),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
+/// Within which the server notices, in the midst of a statement, that the caller is gone.
+const NOTICE: Duration = Duration::from_millis(500);
 /// How long a connection may take to be found sound when it is given back.
 const RETURN: Duration = Duration::from_secs(5);
 
@@ -114,9 +177,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    async fn check(&mut self) -> Result<(), Cause> {
+    async fn check(&mut self, deadline: Instant) -> Result<(), Cause> {
+        let left = deadline.saturating_duration_since(Instant::now());
         let writable = sqlx::query_scalar!(
-            r#"SELECT current_setting('transaction_read_only') = 'off' AND NOT pg_is_in_recovery() AS "writable!""#
+            r#"SELECT current_setting('transaction_read_only') = 'off' AND NOT pg_is_in_recovery()
+                      AND set_config('statement_timeout', $1, false) <> '' AS "writable!""#,
+            statement_timeout(left)
         )
         .fetch_one(self.connection()?)
         .await?;
@@ -133,6 +199,17 @@ impl Session {
         Ok(self.connection()?.begin().await?)
     }
 
+    /// Gives its statements more time than the connections of the pool have. It must not be given back, then.
+    pub(super) async fn allow(&mut self, deadline: Duration) -> Result<(), Cause> {
+        sqlx::query!(
+            r#"SELECT set_config('statement_timeout', $1, false) AS "set!""#,
+            format!("{}ms", deadline.as_millis())
+        )
+        .fetch_one(self.connection()?)
+        .await?;
+        Ok(())
+    }
+
     /// Gives the connection back for the next: all went well.
     pub(super) fn release(mut self) {
         if let Some(mut connection) = self.connection.take() {
@@ -146,7 +223,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // Out of the pool, which would wait for the answer to what was under way.
+            // Out of the pool, which would wait for the answer to what was under way; the server notices and ends it.
             drop(connection.detach());
         }
     }

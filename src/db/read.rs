@@ -1,23 +1,26 @@
 //! What the REST API reads: jobs of one tenant, the newest first, also those that are gone from the cluster; and what
 //! they used.
 
+use std::future::Future;
+
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{
-    Cause, Error, Options, Pool,
-    pool::Session,
-    turns::{Place, Turns},
-};
+use super::{Cause, Error, Options, Pool, breaker::Breaker, pool::Session, turns::Turns};
+
+/// Jobs that one filtered list looks through at most: a tenant may have millions, and few that match.
+pub const LONGEST_SCAN: i64 = 10_000;
 
 /// Connections for reading, which tenants use in turn: a tenant that asks for much waits, and the others do not wait for
-/// it. Cheap to clone.
+/// it. While the database does not answer, calls fail at once ([`Cause::CircuitOpen`]). Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Readers {
     pool: Pool,
     turns: Turns,
+    breaker: Breaker,
 }
 
 impl Readers {
@@ -26,13 +29,49 @@ impl Readers {
     /// # Errors
     /// As [`Pool::new`].
     pub fn new(url: &SecretString, options: Options) -> Result<Self, Error> {
-        Ok(Self { pool: Pool::new(url, options)?, turns: Turns::new(options.connections) })
+        // One more than readers use at once: to ask whether the database answers.
+        let with_probe = Options { connections: options.connections + 1, ..options };
+        Ok(Self {
+            pool: Pool::new(url, with_probe)?,
+            turns: Turns::new(options.connections),
+            breaker: Breaker::default(),
+        })
     }
 
-    /// A connection, when it is this tenant's turn.
-    async fn session(&self, tenant_uid: Uuid) -> Result<(Session, Place), Cause> {
-        let place = self.turns.place(tenant_uid).await;
-        Ok((self.pool.session().await?, place))
+    /// Has a tenant read over a connection, when it is its turn.
+    async fn read<T, F>(
+        &self,
+        doing: &'static str,
+        tenant_uid: Uuid,
+        work: impl FnOnce(Session) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<(T, Session), Cause>>,
+    {
+        self.breaker.check().map_err(|cause| Error { doing, cause })?;
+        let call = self.pool.options().call;
+        let deadline = Instant::now() + call;
+        let late = || Error { doing, cause: Cause::Deadline(call) };
+        let place = tokio::time::timeout_at(deadline, self.turns.place(tenant_uid)).await;
+        let _place = place.map_err(|_| late())?;
+        // It may have opened meanwhile.
+        self.breaker.check().map_err(|cause| Error { doing, cause })?;
+        let asked = Instant::now();
+        let reading = async {
+            let (read, session) = work(self.pool.session_until(deadline).await?).await?;
+            session.release();
+            Ok(read)
+        };
+        let read = tokio::time::timeout_at(deadline, reading).await.unwrap_or(Err(Cause::Deadline(call)));
+        let read = read.map_err(|cause| Error { doing, cause });
+        if let Err(error) = &read
+            && error.is_away()
+            // The turn may have come so late that no database could have answered.
+            && (!matches!(error.cause, Cause::Deadline(_)) || asked.elapsed() >= call / 2)
+        {
+            self.breaker.open(&self.pool, error);
+        }
+        read
     }
 }
 
@@ -84,6 +123,19 @@ pub struct JobsWanted<'a> {
     pub most: i64,
 }
 
+/// Jobs of a list.
+#[derive(Clone, Debug, Default)]
+pub struct JobsPage {
+    /// The newest first.
+    pub jobs: Vec<JobRecord>,
+    /// How far was looked, where the search ended ([`LONGEST_SCAN`]) before as many were found as were asked for: there
+    /// may be others beyond this place.
+    pub searched_to: Option<(Timestamp, Uuid)>,
+}
+
+/// Where lists end: what is older than this was not made by any cluster, and may be beyond what Postgres can hold.
+const OLDEST: Timestamp = Timestamp::UNIX_EPOCH;
+
 macro_rules! record {
     ($row:expr) => {{
         let row = $row;
@@ -111,38 +163,76 @@ macro_rules! record {
 ///
 /// # Errors
 /// When the database is away.
-pub async fn jobs_of(
-    readers: &Readers,
+pub async fn jobs_of(readers: &Readers, tenant_uid: Uuid, wanted: JobsWanted<'_>) -> Result<JobsPage, Error> {
+    let before = wanted.before.map(|(at, uid)| (at.max(OLDEST), uid));
+    let work = async |mut session: Session| {
+        let searched_to = match wanted {
+            JobsWanted { phase: None, queue: None, .. } => None,
+            _ => end_of_search(&mut session, tenant_uid, before).await?,
+        };
+        let jobs = jobs_between(&mut session, tenant_uid, wanted, before, searched_to).await?;
+        let found_enough = i64::try_from(jobs.len()).is_ok_and(|found| found >= wanted.most);
+        Ok((JobsPage { jobs, searched_to: searched_to.filter(|_| !found_enough) }, session))
+    };
+    readers.read("reading jobs", tenant_uid, work).await
+}
+
+/// The place of the last job that one search looks at; `None` where there are fewer.
+async fn end_of_search(
+    session: &mut Session,
+    tenant_uid: Uuid,
+    before: Option<(Timestamp, Uuid)>,
+) -> Result<Option<(Timestamp, Uuid)>, Cause> {
+    let (before, last) = before.unzip();
+    let place = sqlx::query!(
+        r#"SELECT created_at AS "created_at: jiff_sqlx::Timestamp", uid FROM jobs
+           WHERE tenant_uid = $1
+             AND (created_at, uid) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+           ORDER BY created_at DESC, uid DESC OFFSET $4 LIMIT 1"#,
+        tenant_uid,
+        before.map(jiff_sqlx::Timestamp::from) as Option<jiff_sqlx::Timestamp>,
+        last,
+        LONGEST_SCAN - 1,
+    )
+    .fetch_optional(session.connection()?)
+    .await?;
+    Ok(place.map(|place| (place.created_at.to_jiff(), place.uid)))
+}
+
+/// The jobs after the place `before` up to the place `to`, itself included. (Bounds without `OR`: the index serves them,
+/// whatever plan the server keeps for the statement.)
+async fn jobs_between(
+    session: &mut Session,
     tenant_uid: Uuid,
     wanted: JobsWanted<'_>,
-) -> Result<Vec<JobRecord>, Error> {
-    let work = async {
-        let (mut session, _place) = readers.session(tenant_uid).await?;
-        let (before, last) = wanted.before.unzip();
-        let rows = sqlx::query!(
-            r#"SELECT uid, name, phase, reason, message, attempt, retries, node, exit_code, spec,
-                      created_at AS "created_at: jiff_sqlx::Timestamp",
-                      assigned_at AS "assigned_at: jiff_sqlx::Timestamp",
-                      started_at AS "started_at: jiff_sqlx::Timestamp",
-                      finished_at AS "finished_at: jiff_sqlx::Timestamp",
-                      deleted_at AS "deleted_at: jiff_sqlx::Timestamp"
-               FROM jobs
-               WHERE tenant_uid = $1 AND ($2::text IS NULL OR phase = $2) AND ($3::text IS NULL OR queue = $3)
-                 AND ($4::timestamptz IS NULL OR (created_at, uid) < ($4, $5::uuid))
-               ORDER BY created_at DESC, uid DESC LIMIT $6"#,
-            tenant_uid,
-            wanted.phase,
-            wanted.queue,
-            before.map(jiff_sqlx::Timestamp::from) as Option<jiff_sqlx::Timestamp>,
-            last,
-            wanted.most,
-        )
-        .fetch_all(session.connection()?)
-        .await?;
-        session.release();
-        Ok(rows.into_iter().map(|row| record!(row)).collect())
-    };
-    readers.pool.within("reading jobs", work).await
+    before: Option<(Timestamp, Uuid)>,
+    to: Option<(Timestamp, Uuid)>,
+) -> Result<Vec<JobRecord>, Cause> {
+    let ((before, last), (to, end)) = (before.unzip(), to.unzip());
+    let rows = sqlx::query!(
+        r#"SELECT uid, name, phase, reason, message, attempt, retries, node, exit_code, spec,
+                  created_at AS "created_at: jiff_sqlx::Timestamp",
+                  assigned_at AS "assigned_at: jiff_sqlx::Timestamp",
+                  started_at AS "started_at: jiff_sqlx::Timestamp",
+                  finished_at AS "finished_at: jiff_sqlx::Timestamp",
+                  deleted_at AS "deleted_at: jiff_sqlx::Timestamp"
+           FROM jobs
+           WHERE tenant_uid = $1 AND ($2::text IS NULL OR phase = $2) AND ($3::text IS NULL OR queue = $3)
+             AND (created_at, uid) < (coalesce($4::timestamptz, 'infinity'), coalesce($5::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+             AND (created_at, uid) >= (coalesce($6::timestamptz, '-infinity'), coalesce($7::uuid, '00000000-0000-0000-0000-000000000000'))
+           ORDER BY created_at DESC, uid DESC LIMIT $8"#,
+        tenant_uid,
+        wanted.phase,
+        wanted.queue,
+        before.map(jiff_sqlx::Timestamp::from) as Option<jiff_sqlx::Timestamp>,
+        last,
+        to.map(jiff_sqlx::Timestamp::from) as Option<jiff_sqlx::Timestamp>,
+        end,
+        wanted.most,
+    )
+    .fetch_all(session.connection()?)
+    .await?;
+    Ok(rows.into_iter().map(|row| record!(row)).collect())
 }
 
 /// One job of a tenant; `None` where it never had it. Nothing of another tenant's is looked at (the index
@@ -151,8 +241,7 @@ pub async fn jobs_of(
 /// # Errors
 /// When the database is away.
 pub async fn job_of(readers: &Readers, tenant_uid: Uuid, uid: Uuid) -> Result<Option<JobRecord>, Error> {
-    let work = async {
-        let (mut session, _place) = readers.session(tenant_uid).await?;
+    let work = async |mut session: Session| {
         let row = sqlx::query!(
             r#"SELECT uid, name, phase, reason, message, attempt, retries, node, exit_code, spec,
                       created_at AS "created_at: jiff_sqlx::Timestamp",
@@ -166,10 +255,9 @@ pub async fn job_of(readers: &Readers, tenant_uid: Uuid, uid: Uuid) -> Result<Op
         )
         .fetch_optional(session.connection()?)
         .await?;
-        session.release();
-        Ok(row.map(|row| record!(row)))
+        Ok((row.map(|row| record!(row)), session))
     };
-    readers.pool.within("reading a job", work).await
+    readers.read("reading a job", tenant_uid, work).await
 }
 
 /// What the attempts of a tenant came to within a stretch of time, in thousandths times milliseconds.
@@ -200,8 +288,8 @@ pub async fn usage_of(
     to: Timestamp,
     by_day: bool,
 ) -> Result<Vec<UsageRecord>, Error> {
-    let work = async {
-        let (mut session, _place) = readers.session(tenant_uid).await?;
+    let (from, to) = (from.max(OLDEST), to.max(OLDEST));
+    let work = async |mut session: Session| {
         let rows = sqlx::query!(
             r#"SELECT date_trunc(CASE WHEN $4 THEN 'day' ELSE 'hour' END, hour, 'UTC')
                           AS "start!: jiff_sqlx::Timestamp",
@@ -217,18 +305,15 @@ pub async fn usage_of(
         )
         .fetch_all(session.connection()?)
         .await?;
-        session.release();
-        Ok(rows
-            .into_iter()
-            .map(|row| UsageRecord {
-                start: row.start.to_jiff(),
-                running_millis: row.running,
-                cpu_millicore_millis: row.cpu,
-                memory_byte_millis: row.memory,
-                gpu_millis: row.gpu,
-                bandwidth_mbps_millis: row.bandwidth,
-            })
-            .collect())
+        let records = rows.into_iter().map(|row| UsageRecord {
+            start: row.start.to_jiff(),
+            running_millis: row.running,
+            cpu_millicore_millis: row.cpu,
+            memory_byte_millis: row.memory,
+            gpu_millis: row.gpu,
+            bandwidth_mbps_millis: row.bandwidth,
+        });
+        Ok((records.collect(), session))
     };
-    readers.pool.within("reading usage of a tenant", work).await
+    readers.read("reading usage of a tenant", tenant_uid, work).await
 }

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Cause, Error, Pool};
+use super::{Cause, Error, Pool, pool::Session};
 
 /// Waiting for another process that is migrating, included.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(120);
@@ -21,41 +20,66 @@ pub struct Writer {
     pub epoch: i64,
 }
 
+impl Writer {
+    pub(super) fn number(self) -> i64 {
+        self.number
+    }
+}
+
+/// What taking over has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The right to write.
+    pub writer: Writer,
+    /// It is a new one, or the database went back: nothing may be taken for written.
+    pub new: bool,
+    /// Number of the last transaction that the database holds.
+    pub commits: i64,
+    /// So many transactions that this process has seen committed are lost.
+    pub lost: i64,
+    /// The server, or its timeline, is not the one of the last time: a standby was promoted, or a backup restored.
+    pub moved: bool,
+}
+
 /// Brings the schema up to date, under an advisory lock.
 ///
 /// # Errors
 /// [`Cause::Migrate`], or when the database is away.
 pub async fn migrate(pool: &Pool) -> Result<(), Error> {
+    const DOING: &str = "bringing the schema up to date";
     let mut migrator = sqlx::migrate!("src/db/migrations");
     // An older program runs on a newer schema: migrations add, and never take away what it uses.
     migrator.set_ignore_missing(true);
-    let work = async {
+    let ready = async {
         let mut session = pool.session().await?;
+        session.allow(MIGRATION_DEADLINE).await?;
+        Ok(session)
+    };
+    // A server that hangs is not waited for as long as one that migrates.
+    let mut session = pool.within(DOING, ready).await?;
+    let work = async {
         migrator.run_direct(None, session.connection()?, false).await?;
-        session.release();
+        // Not given back: the next one shall not have as much time.
         Ok(())
     };
-    pool.within_for("bringing the schema up to date", MIGRATION_DEADLINE, work).await
+    pool.within_for(DOING, MIGRATION_DEADLINE, work).await
 }
 
 /// Takes over the mirror of cluster `cluster_uid` (the UID of its namespace `kube-system`). `held` is what this
-/// process held before the connection was lost: it is kept where nobody has taken over since. The flag says whether
-/// the right is new, so that nothing may be taken for written.
+/// process held before the connection was lost: it is kept where no other process has taken over since.
 ///
 /// # Errors
 /// [`Cause::OtherCluster`] when the database mirrors another cluster; [`Cause::Superseded`] when `held` is no longer
 /// the last.
-pub async fn take_over(
-    pool: &Pool,
-    cluster_uid: Uuid,
-    held: Option<Writer>,
-) -> Result<(Writer, bool), Error> {
+pub async fn take_over(pool: &Pool, cluster_uid: Uuid, held: Option<Writer>) -> Result<Taken, Error> {
     let work = async {
         let mut session = pool.session().await?;
+        let server = server(&mut session).await?;
         let mut transaction = session.begin().await?;
-        let state = sqlx::query!("SELECT cluster_uid, epoch, writer FROM mirror_state FOR UPDATE")
-            .fetch_one(&mut *transaction)
-            .await?;
+        let state =
+            sqlx::query!("SELECT cluster_uid, epoch, writer, commits, server FROM mirror_state FOR UPDATE")
+                .fetch_one(&mut *transaction)
+                .await?;
         if let Some(theirs) = state.cluster_uid.filter(|uid| *uid != cluster_uid) {
             return Err(Cause::OtherCluster { theirs, ours: cluster_uid });
         }
@@ -64,19 +88,73 @@ pub async fn take_over(
             return Err(Cause::Superseded);
         }
         let kept = held.is_some_and(|h| h.number == state.writer) && state.cluster_uid.is_some();
-        let number = if kept { state.writer } else { state.writer + 1 };
+        let last = held.map_or(state.writer, |h| h.number.max(state.writer));
+        let number = if kept { last } else { last + 1 };
+        let moved = state.server.is_some() && server.is_some() && state.server != server;
         sqlx::query!(
-            "UPDATE mirror_state SET cluster_uid = $1, writer = $2, taken_at = now() WHERE writer <> $2",
+            "UPDATE mirror_state SET cluster_uid = $1, writer = $2, server = coalesce($3, server), taken_at = now()
+             WHERE writer <> $2 OR server IS DISTINCT FROM coalesce($3, server)",
             cluster_uid,
-            number
+            number,
+            server
         )
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
         session.release();
-        Ok((Writer { number, epoch: state.epoch }, !kept))
+        let lost = held.map_or(0, |_| (pool.committed() - state.commits).max(0));
+        pool.found_committed(state.commits);
+        let writer = Writer { number, epoch: state.epoch };
+        Ok(Taken { writer, new: !kept || lost > 0, commits: state.commits, lost, moved })
     };
     pool.within("taking over the mirror", work).await
+}
+
+/// System identifier and timeline of the server, where it says: they change when a standby is promoted or a backup
+/// restored. (The timeline that is written to, not that of the last checkpoint, which lags behind a promotion.)
+async fn server(session: &mut Session) -> Result<Option<String>, Cause> {
+    let asked = sqlx::query_scalar!(
+        r#"SELECT system_identifier::text || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS "server!"
+           FROM pg_control_system()"#
+    )
+    .fetch_one(session.connection()?)
+    .await;
+    match asked {
+        Ok(server) => Ok(Some(server)),
+        // A server that grants it to its administrators only, or has no such files.
+        Err(sqlx::Error::Database(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether this process may still write, and the database still holds all that it has seen committed.
+///
+/// # Errors
+/// [`Cause::Superseded`], [`Cause::Rewound`], or when the database is away.
+pub async fn verify(pool: &Pool, writer: Writer) -> Result<(), Error> {
+    let work = async {
+        let mut session = pool.session().await?;
+        let found = sqlx::query_scalar!("SELECT commits FROM mirror_state WHERE writer = $1", writer.number)
+            .fetch_optional(session.connection()?)
+            .await?
+            .ok_or(Cause::Superseded)?;
+        session.release();
+        let known = pool.committed();
+        if found < known { Err(Cause::Rewound { known, found }) } else { Ok(()) }
+    };
+    pool.within("comparing transactions", work).await
+}
+
+/// Whether the database answers, within `deadline`.
+///
+/// # Errors
+/// When it does not.
+pub async fn ping(pool: &Pool, deadline: Duration) -> Result<(), Error> {
+    let work = async {
+        pool.session().await?.release();
+        Ok(())
+    };
+    pool.within_for("asking for an answer", deadline, work).await
 }
 
 /// Begins a new epoch: what is written from now on is newer than every row, whatever its resource version.
@@ -97,24 +175,4 @@ pub async fn next_epoch(pool: &Pool, writer: Writer) -> Result<Writer, Error> {
         Ok(Writer { epoch, ..writer })
     };
     pool.within("beginning an epoch", work).await
-}
-
-/// First thing in every writing transaction: holds off whoever takes over until it ends, has the server give up where the
-/// caller does, and has a commit outlive a crash of the server, whatever that is set to: what is committed leaves etcd.
-pub(super) async fn fence(
-    connection: &mut PgConnection,
-    writer: Writer,
-    statement_timeout: &str,
-) -> Result<(), Cause> {
-    sqlx::query_scalar!(
-        "SELECT set_config('statement_timeout', $2, true) || set_config('synchronous_commit',
-             coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
-         FROM mirror_state WHERE writer = $1 FOR SHARE",
-        writer.number,
-        statement_timeout
-    )
-    .fetch_optional(connection)
-    .await?
-    .map(drop)
-    .ok_or(Cause::Superseded)
 }

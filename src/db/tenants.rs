@@ -5,9 +5,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Error, Pool, RowVersion, Writer, column,
-    state::fence,
+    Error, PORTION, Pool, RowVersion, Writer, column,
     text::{json, optional, text},
+    transaction::Fenced,
 };
 
 /// A tenant as it is mirrored.
@@ -50,9 +50,8 @@ pub async fn write_tenants(pool: &Pool, writer: Writer, rows: &[TenantRow]) -> R
     let names = column(rows, |r| text(&r.name));
     let deleted = column(rows, |r| r.deleted_at.map(jiff_sqlx::Timestamp::from));
     let work = async {
-        let mut session = pool.session().await?;
-        let mut transaction = session.begin().await?;
-        fence(&mut transaction, writer, &pool.statement_timeout()).await?;
+        let mut transaction = Fenced::begin(pool, writer).await?;
+        let connection = transaction.connection()?;
         sqlx::query!(
             "UPDATE tenants old SET deleted_at = now()
              FROM UNNEST($1::uuid[], $2::text[], $3::timestamptz[]) AS new (uid, name, deleted_at)
@@ -61,7 +60,7 @@ pub async fn write_tenants(pool: &Pool, writer: Writer, rows: &[TenantRow]) -> R
             &names,
             &deleted as &[Option<jiff_sqlx::Timestamp>],
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
         sqlx::query!(
             "INSERT INTO tenants AS old (uid, name, display_name, namespace, plan, status, quotas, usage, metadata,
@@ -91,11 +90,9 @@ pub async fn write_tenants(pool: &Pool, writer: Writer, rows: &[TenantRow]) -> R
             &column(rows, |r| r.resource_version),
             writer.epoch,
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-        transaction.commit().await?;
-        session.release();
-        Ok(())
+        transaction.commit().await
     };
     pool.within("writing tenants", work).await
 }
@@ -124,28 +121,24 @@ pub async fn tenant_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersio
     pool.within("comparing tenants", work).await
 }
 
-/// Marks as gone, at `at`, what is not there any more.
+/// Marks as gone, at `at`, what is not there any more: a portion at a time.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn bury_tenants(pool: &Pool, writer: Writer, uids: &[Uuid], at: Timestamp) -> Result<(), Error> {
-    if uids.is_empty() {
-        return Ok(());
+    for uids in uids.chunks(PORTION) {
+        let work = async {
+            let mut transaction = Fenced::begin(pool, writer).await?;
+            sqlx::query!(
+                "UPDATE tenants SET deleted_at = $2 WHERE uid = ANY($1) AND deleted_at IS NULL",
+                uids,
+                jiff_sqlx::Timestamp::from(at) as _
+            )
+            .execute(transaction.connection()?)
+            .await?;
+            transaction.commit().await
+        };
+        pool.within("marking tenants as gone", work).await?;
     }
-    let work = async {
-        let mut session = pool.session().await?;
-        let mut transaction = session.begin().await?;
-        fence(&mut transaction, writer, &pool.statement_timeout()).await?;
-        sqlx::query!(
-            "UPDATE tenants SET deleted_at = $2 WHERE uid = ANY($1) AND deleted_at IS NULL",
-            uids,
-            jiff_sqlx::Timestamp::from(at) as _
-        )
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        session.release();
-        Ok(())
-    };
-    pool.within("marking tenants as gone", work).await
+    Ok(())
 }

@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::{
     Cause, Error, Pool, Writer, column,
-    state::fence,
+    jobs::end_deleted,
     text::{optional, text},
+    transaction::Fenced,
 };
 use crate::{
     api_types::job::AttemptRecord,
@@ -52,14 +53,12 @@ pub struct AttemptRow {
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.
 pub async fn write_attempts(pool: &Pool, writer: Writer, rows: &[AttemptRow]) -> Result<(), Error> {
     let work = async {
-        let mut session = pool.session().await?;
-        let mut transaction = session.begin().await?;
-        fence(&mut transaction, writer, &pool.statement_timeout()).await?;
-        insert_seen(&mut transaction, writer, rows).await?;
-        insert_attempts(&mut transaction, rows).await?;
-        transaction.commit().await?;
-        session.release();
-        Ok(())
+        let mut transaction = Fenced::begin(pool, writer).await?;
+        let connection = transaction.connection()?;
+        insert_seen(connection, writer, rows).await?;
+        insert_attempts(connection, rows).await?;
+        end_deleted(connection, &column(rows, |r| r.job_uid)).await?;
+        transaction.commit().await
     };
     pool.within("writing attempts and usage", work).await
 }

@@ -1,6 +1,6 @@
 //! What has changed and is not written yet: one mark per object, however often it changes.
 //!
-//! The marks are bounded by the number of objects, not of events. An object that is gone keeps its mark until it is
+//! The marks are bounded by the number of objects, not of events, and written so many at a time. An object that is gone keeps its mark until it is
 //! written; of those, only so many keep their last state, the rest keep the UID alone.
 
 use std::{
@@ -16,6 +16,9 @@ use crate::api_types::{Job, Tenant};
 
 /// Gone objects of a kind that keep their last state while they wait: about 50 MB of jobs.
 const GONE_WITH_STATE: usize = 10_000;
+
+/// Marks of a kind that are written at once, at most: what is written so far counts, whatever becomes of the rest.
+const ROUND: usize = 2_000;
 
 /// What is to be written of one object.
 #[derive(Debug)]
@@ -93,6 +96,16 @@ impl<K> Marks<K> {
         std::mem::take(&mut self.marks)
     }
 
+    /// Takes so many at most.
+    fn take_some(&mut self, most: usize) -> HashMap<Uuid, Mark<K>> {
+        if self.marks.len() <= most {
+            return self.take();
+        }
+        let taken: HashMap<Uuid, Mark<K>> = self.marks.extract_if(|_, _| true).take(most).collect();
+        self.with_state -= taken.values().filter(|mark| matches!(mark, Mark::Gone(Some(_)))).count();
+        taken
+    }
+
     fn is_empty(&self) -> bool {
         self.marks.is_empty()
     }
@@ -105,6 +118,45 @@ pub(super) struct Batch {
     pub(super) nodes: HashMap<Uuid, Mark<Node>>,
     pub(super) jobs: HashMap<Uuid, Mark<Job>>,
     pub(super) pods: HashMap<Uuid, Mark<Pod>>,
+}
+
+impl Batch {
+    /// Number of marks.
+    pub(super) fn len(&self) -> usize {
+        self.tenants.len() + self.nodes.len() + self.jobs.len() + self.pods.len()
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes in the marks of another.
+    pub(super) fn extend(&mut self, other: Self) {
+        let Self { tenants, nodes, jobs, pods } = other;
+        self.tenants.extend(tenants);
+        self.nodes.extend(nodes);
+        self.jobs.extend(jobs);
+        self.pods.extend(pods);
+    }
+
+    /// Two halves, the same number of marks in each.
+    pub(super) fn halves(self) -> [Self; 2] {
+        fn deal<K>(marks: HashMap<Uuid, Mark<K>>, turn: &mut bool) -> [HashMap<Uuid, Mark<K>>; 2] {
+            let (left, right): (Vec<_>, Vec<_>) = marks.into_iter().partition(|_| {
+                *turn = !*turn;
+                *turn
+            });
+            [left.into_iter().collect(), right.into_iter().collect()]
+        }
+        let turn = &mut false;
+        let [tenants, other_tenants] = deal(self.tenants, turn);
+        let [nodes, other_nodes] = deal(self.nodes, turn);
+        let [jobs, other_jobs] = deal(self.jobs, turn);
+        let [pods, other_pods] = deal(self.pods, turn);
+        let other = Self { tenants: other_tenants, nodes: other_nodes, jobs: other_jobs, pods: other_pods };
+        [Self { tenants, nodes, jobs, pods }, other]
+    }
 }
 
 /// All marks, and since when the oldest of them waits.
@@ -129,15 +181,20 @@ impl Dirty {
         self.tenants.is_empty() && self.nodes.is_empty() && self.jobs.is_empty() && self.pods.is_empty()
     }
 
-    /// Takes all marks; answer with [`written`](Self::written) or [`put_back`](Self::put_back).
+    /// Takes marks, so many of a kind at most (but all of tenants: what is theirs waits for them); answer with
+    /// [`written`](Self::written) or [`put_back`](Self::put_back).
     pub(super) fn take(&mut self, now: Instant) -> Batch {
-        self.in_flight_since = Some(self.since.take().unwrap_or(now));
-        Batch {
+        let since = self.since.take().unwrap_or(now);
+        self.in_flight_since = Some(since);
+        let batch = Batch {
             tenants: self.tenants.take(),
-            nodes: self.nodes.take(),
-            jobs: self.jobs.take(),
-            pods: self.pods.take(),
-        }
+            nodes: self.nodes.take_some(ROUND),
+            jobs: self.jobs.take_some(ROUND),
+            pods: self.pods.take_some(ROUND),
+        };
+        // Which of those that are left is the oldest is not known: none is older.
+        self.since = Some(since).filter(|_| !self.is_empty());
+        batch
     }
 
     /// What was taken is written.
@@ -250,6 +307,28 @@ mod tests {
         let again = marks.take();
         assert!(matches!(again[&uid(other)], Mark::Gone(Some(_))), "there is room again");
         assert_eq!(kept(&again), GONE_WITH_STATE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_is_bounded_and_what_is_left_keeps_its_age() {
+        let mut dirty = Dirty::default();
+        let pod = Arc::new(Pod::default());
+        for n in 0..ROUND as u128 + 5 {
+            dirty.pods.gone(uid(n), Arc::clone(&pod));
+        }
+        let began = Instant::now();
+        dirty.waits_since(began);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let first = dirty.take(Instant::now());
+        assert_eq!((first.len(), dirty.pods.marks.len(), dirty.pods.with_state), (ROUND, 5, 5));
+        dirty.written();
+        assert_eq!(dirty.oldest(), Some(began));
+        let second = dirty.take(Instant::now());
+        dirty.written();
+        assert_eq!((second.len(), dirty.oldest()), (5, None));
+        assert!(first.pods.keys().all(|uid| !second.pods.contains_key(uid)));
+        let [left, right] = second.halves().map(|half| half.len());
+        assert_eq!((left, right), (3, 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,10 @@
 //!   without knowing (each transaction is fenced by `mirror_state.writer`) and when etcd was restored from a backup
 //!   (rows ahead of the cluster raise the epoch).
 //! - An attempt is charged once, whoever tells of it and how often (its pod, its job's status, again after a restart).
-//! - A row that Postgres refuses is left out with a log line, and holds up no other.
+//! - A row that Postgres refuses is left out with a log line; one that it does not take in time is tried apart, ever less
+//!   often. Neither holds up another, and attempts are written before what is only shown.
+//! - Where the database goes back (a standby is promoted that lacks the last commits), all that exists is written again,
+//!   and what was charged last is charged again from memory.
 //! - With a new connection, and after each relist, the rows are compared with the caches: what is gone gets its
 //!   `deleted_at`, what is missing or older is written.
 //!
@@ -25,12 +28,15 @@ use crate::{
     clock::Clock,
     db::{self, Pool},
     kube_ext::watch::Change,
+    metrics::Metrics,
 };
 
+mod aside;
 mod chunks;
 mod dirty;
 mod handle;
 mod listen;
+mod recent;
 mod rows;
 mod sweep;
 mod tenancy;
@@ -53,10 +59,14 @@ pub struct Config {
     pub behind_after: Duration,
     /// Longest time between two tries while the database is away.
     pub longest_pause: Duration,
+    /// While there is nothing to write, how often the database is asked whether it still holds what was committed.
+    pub verify_interval: Duration,
+    /// Counters.
+    pub metrics: Metrics,
 }
 
 impl Config {
-    /// The usual times.
+    /// The usual times, with counters of its own.
     #[must_use]
     pub fn new(pool: Pool, cluster_uid: Uuid, gpu_resource: String) -> Self {
         Self {
@@ -66,6 +76,8 @@ impl Config {
             interval: Duration::from_millis(200),
             behind_after: Duration::from_secs(5),
             longest_pause: Duration::from_secs(15),
+            verify_interval: Duration::from_secs(15),
+            metrics: Metrics::default(),
         }
     }
 }

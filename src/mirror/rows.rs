@@ -140,11 +140,13 @@ fn spec(job: &Job) -> Value {
     value(&spec)
 }
 
-/// The attempts in a job's status.
-pub(super) fn attempts_of_job(job: &Job) -> Vec<AttemptRow> {
-    let Some(job_uid) = uid(job) else { return Vec::new() };
+/// The attempts in a job's status, with what makes a row of the job where it has none yet: attempts are written first.
+pub(super) fn attempts_of_job(job: &Job, (tenant_uid, tenant): (Uuid, &str)) -> Vec<AttemptRow> {
+    let (Some(job_uid), Some(created_at)) = (uid(job), created(job)) else { return Vec::new() };
+    let namespace = job.namespace().unwrap_or_default();
+    let seen = JobSeen { tenant_uid, tenant: tenant.to_owned(), namespace, job: job.name_any(), created_at };
     let records = job.status.iter().flat_map(|s| &s.attempts);
-    records.map(|record| AttemptRow { job_uid, record: record.clone(), seen: None }).collect()
+    records.map(|record| AttemptRow { job_uid, record: record.clone(), seen: Some(seen.clone()) }).collect()
 }
 
 /// Which attempt a pod is.

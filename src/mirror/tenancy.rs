@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use uuid::Uuid;
 
-use crate::db::TenantRow;
+use super::rows;
+use crate::{api_types::Job, db::TenantRow};
 
 /// The tenants that have a row.
 #[derive(Debug, Default)]
@@ -65,6 +67,16 @@ impl Tenancy {
         self.by_uid.get(&uid).is_none_or(|known| {
             known.name == name && known.namespace.as_deref().is_none_or(|known| known == namespace)
         })
+    }
+
+    /// The tenant of a job.
+    pub(super) fn of(&self, job: &Job) -> Option<Uuid> {
+        self.of_job(&job.namespace()?, rows::created(job)?)
+    }
+
+    /// The name of a tenant that has a row.
+    pub(super) fn name(&self, uid: Uuid) -> Option<&str> {
+        self.by_uid.get(&uid).map(|known| known.name.as_str())
     }
 
     /// The living tenant of this name.

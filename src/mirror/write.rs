@@ -16,9 +16,11 @@ use uuid::Uuid;
 
 use super::{
     Config, Stores,
-    chunks::write_rows,
+    aside::Aside,
+    chunks::{Outcome, Portions, Rows},
     dirty::{Batch, Mark},
     handle::{AttemptKey, Shared, Sweeps},
+    recent::Recent,
     rows::{self, FromPod},
     sweep,
     tenancy::Tenancy,
@@ -26,9 +28,12 @@ use super::{
 use crate::{
     api_types::{Job, Tenant},
     clock::Clock,
-    db::{self, AttemptRow, Cause, Error, Writer},
+    db::{self, AttemptRow, Cause, Error, Taken, Writer},
     domain::attempt,
 };
+
+/// All kinds.
+const ALL: Sweeps = Sweeps { tenants: true, nodes: true, jobs: true };
 
 /// The one who writes.
 pub(super) struct Scribe {
@@ -42,6 +47,11 @@ pub(super) struct Scribe {
     waiting: HashMap<Uuid, Arc<Job>>,
     /// Ended pods, by UID, whose Job exists and has not recorded them yet; by UID of the Job.
     unrecorded: HashMap<Uuid, HashMap<Uuid, Arc<Pod>>>,
+    portions: Portions,
+    aside: Aside,
+    recent: Recent,
+    /// Attempts that were charged and that the database has lost.
+    lost: Vec<AttemptRow>,
     trouble: Option<Discriminant<Cause>>,
     failures: u32,
 }
@@ -49,6 +59,10 @@ pub(super) struct Scribe {
 impl Scribe {
     pub(super) fn new(config: Config, stores: Stores, clock: Clock, shared: Arc<Shared>) -> Self {
         Self {
+            portions: Portions::new(config.pool.clone(), config.metrics.clone()),
+            aside: Aside::default(),
+            recent: Recent::default(),
+            lost: Vec::new(),
             config,
             stores,
             clock,
@@ -85,13 +99,47 @@ impl Scribe {
     /// Brings the schema up to date and takes over, or takes up again.
     async fn connect(&mut self) -> Result<Writer, Error> {
         db::migrate(&self.config.pool).await?;
-        let (writer, new) = db::take_over(&self.config.pool, self.config.cluster_uid, self.writer).await?;
-        self.writer = Some(writer);
-        if new {
+        let taken = db::take_over(&self.config.pool, self.config.cluster_uid, self.writer).await?;
+        let first = self.writer.replace(taken.writer).is_none();
+        if taken.lost > 0 {
+            self.recover(&taken);
+        } else if taken.moved && first {
+            tracing::warn!(
+                "the database was failed over or restored since the mirror was last written; all that the cluster \
+                 retains is written again, and what left it shortly before may be missing"
+            );
+            self.config.metrics.mirror_unrecovered();
+        }
+        if taken.new {
             self.mark_all();
         }
-        self.shared.lock().sweeps = Sweeps { tenants: true, nodes: true, jobs: true };
-        Ok(writer)
+        self.shared.lock().sweeps = ALL;
+        Ok(taken.writer)
+    }
+
+    /// The database has lost transactions: what they charged will be charged again, from memory where the cluster does
+    /// not retain it.
+    fn recover(&mut self, taken: &Taken) {
+        let (rows, complete) = self.recent.after(taken.commits);
+        let (transactions, attempts) = (taken.lost, rows.len());
+        self.lost.extend(rows);
+        self.config.metrics.mirror_lost(transactions.unsigned_abs());
+        if complete {
+            tracing::error!(
+                transactions,
+                attempts,
+                "the database has lost transactions (a standby was promoted that lacked them, or a backup restored): \
+                 all that the cluster retains is written again, and these attempts from memory"
+            );
+        } else {
+            self.config.metrics.mirror_unrecovered();
+            tracing::error!(
+                transactions,
+                attempts,
+                "the database has lost more transactions than memory reaches back to: all that the cluster retains is \
+                 written again, and these attempts from memory; earlier charges of jobs that were deleted are missing"
+            );
+        }
     }
 
     /// Takes nothing for written any more.
@@ -102,6 +150,8 @@ impl Scribe {
         self.tenancy = Tenancy::default();
         let mut state = self.shared.lock();
         state.forget_written();
+        // What is gone is in no cache.
+        self.aside.drain().for_each(|batch| state.dirty.put_back(batch));
         all(self.stores.tenants.state()).for_each(|(uid, tenant)| state.dirty.tenants.living(uid, tenant));
         all(self.stores.nodes.state()).for_each(|(uid, node)| state.dirty.nodes.living(uid, node));
         all(self.stores.jobs.state()).for_each(|(uid, job)| state.dirty.jobs.living(uid, job));
@@ -114,18 +164,51 @@ impl Scribe {
     /// Writes until the database is away.
     async fn write(&mut self, mut writer: Writer) -> Error {
         loop {
-            match self.sweep(writer).await {
+            match self.round(writer).await {
                 Ok(current) => writer = current,
                 Err(error) => return error,
             }
-            let mut batch = self.shared.lock().dirty.take(Instant::now());
-            if let Err(error) = self.flush(writer, &mut batch).await {
+        }
+    }
+
+    /// Waits for work, and does so much of it at most that what is written counts soon; then something of what was set
+    /// aside.
+    async fn round(&mut self, writer: Writer) -> Result<Writer, Error> {
+        self.work().await;
+        if self.shared.lock().synced != ALL {
+            db::verify(&self.config.pool, writer).await?;
+            return Ok(writer);
+        }
+        let writer = self.sweep(writer).await?;
+        let (mut batch, more) = {
+            let dirty = &mut self.shared.lock().dirty;
+            (dirty.take(Instant::now()), !dirty.is_empty())
+        };
+        self.aside.absorb(&mut batch);
+        if batch.is_empty() && self.lost.is_empty() {
+            db::verify(&self.config.pool, writer).await?;
+        }
+        match self.flush(writer, &mut batch).await {
+            Ok(failed) => self.aside.add(failed, Instant::now()),
+            Err(error) => {
                 self.shared.lock().dirty.put_back(batch);
-                return error;
+                return Err(error);
             }
-            self.recovered();
+        }
+        self.recovered();
+        if let Some(mut group) = self.aside.due(Instant::now()) {
+            match self.flush(writer, &mut group.batch).await {
+                Ok(failed) => self.aside.failed_again(failed, group.failures(), Instant::now()),
+                Err(error) => {
+                    self.aside.put_back(group);
+                    return Err(error);
+                }
+            }
+        }
+        if !more {
             tokio::time::sleep(self.config.interval).await;
         }
+        Ok(writer)
     }
 
     fn recovered(&mut self) {
@@ -136,24 +219,28 @@ impl Scribe {
         }
     }
 
-    /// Waits for something to write, all caches being whole.
+    /// Waits for something to write, all caches being whole; or for something set aside to be due, or for the time to ask
+    /// whether the database still holds what was committed.
     async fn work(&self) {
-        const ALL: Sweeps = Sweeps { tenants: true, nodes: true, jobs: true };
+        let verify = Instant::now() + self.config.verify_interval;
+        let until = self.aside.next().map_or(verify, |due| due.min(verify));
         loop {
             {
                 let state = self.shared.lock();
-                let due = !state.dirty.is_empty() || state.sweeps != Sweeps::default();
+                let due =
+                    !state.dirty.is_empty() || state.sweeps != Sweeps::default() || !self.lost.is_empty();
                 if due && state.synced == ALL {
                     return;
                 }
             }
-            self.shared.work.notified().await;
+            if tokio::time::timeout_at(until, self.shared.work.notified()).await.is_err() {
+                return;
+            }
         }
     }
 
-    /// Waits for work; compares what is due with its rows, marks what differs and buries what is gone.
+    /// Compares what is due with its rows, marks what differs and buries what is gone.
     async fn sweep(&mut self, mut writer: Writer) -> Result<Writer, Error> {
-        self.work().await;
         let due = mem::take(&mut self.shared.lock().sweeps);
         let (pool, now, epoch) = (&self.config.pool, self.clock.now(), writer.epoch);
         let mut ahead = false;
@@ -193,14 +280,37 @@ impl Scribe {
         Ok(writer)
     }
 
-    /// Writes a batch in the order of the foreign keys. On an error nothing of `batch` counts as written.
-    async fn flush(&mut self, writer: Writer, batch: &mut Batch) -> Result<(), Error> {
+    /// Writes a batch: tenants, whose rows all others refer to; then attempts and what they are charged; then what is
+    /// only shown. Gives what failed while the database answers. On an error what is left in `batch` is not written.
+    async fn flush(&mut self, writer: Writer, batch: &mut Batch) -> Result<Batch, Error> {
+        let mut failed = Batch::default();
+        match self.flush_kinds(writer, batch, &mut failed).await {
+            Ok(()) => Ok(failed),
+            Err(error) => {
+                batch.extend(failed);
+                Err(error)
+            }
+        }
+    }
+
+    async fn flush_kinds(
+        &mut self,
+        writer: Writer,
+        batch: &mut Batch,
+        failed: &mut Batch,
+    ) -> Result<(), Error> {
         let now = self.clock.now();
-        self.flush_tenants(writer, batch, now).await?;
-        let early = self.flush_nodes(writer, batch, now).await?;
-        let jobs = self.flush_jobs(writer, batch, now).await?;
-        let refused = self.flush_attempts(writer, batch, now).await?;
-        self.settle(batch, early, &jobs, &refused);
+        self.flush_tenants(writer, batch, failed, now).await?;
+        let attempts = self.flush_attempts(writer, batch, now).await?;
+        let early = self.flush_nodes(writer, batch, failed, now).await?;
+        self.flush_jobs(writer, batch, &attempts, failed, now).await?;
+        let is_failed = |pod: &Mark<Pod>| {
+            pod.object()
+                .and_then(|pod| rows::attempt_key(pod))
+                .is_some_and(|key| attempts.failed.contains(&key))
+        };
+        failed.pods.extend(batch.pods.extract_if(|_, pod| is_failed(pod)));
+        self.settle(batch, early);
         Ok(())
     }
 
@@ -208,15 +318,17 @@ impl Scribe {
         &mut self,
         writer: Writer,
         batch: &mut Batch,
+        failed: &mut Batch,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let pool = &self.config.pool;
-        db::bury_tenants(pool, writer, &gone(&batch.tenants), now).await?;
-        let rows = to_rows(&batch.tenants, now, rows::tenant);
-        write_rows(pool, writer, &rows).await?;
-        for row in &rows {
+        db::bury_tenants(&self.config.pool, writer, &gone(&batch.tenants), now).await?;
+        let mut outcome = Outcome::default();
+        let rows: Vec<_> = to_rows(&batch.tenants, now, rows::tenant).collect();
+        self.portions.write(writer, rows.iter().cloned(), &mut outcome).await?;
+        for row in rows.iter().filter(|row| !outcome.failed.contains(&row.uid)) {
             self.tenancy.learn(row);
         }
+        failed.tenants.extend(batch.tenants.extract_if(|uid, _| outcome.failed.contains(uid)));
         if !rows.is_empty() {
             let namespaces: HashSet<&str> = rows.iter().filter_map(|r| r.namespace.as_deref()).collect();
             let found = |job: &Arc<Job>| job.namespace().is_some_and(|n| namespaces.contains(n.as_str()));
@@ -229,14 +341,15 @@ impl Scribe {
 
     /// Writes nodes and gives back those that came before their tenant: they are written with it.
     async fn flush_nodes(
-        &self,
+        &mut self,
         writer: Writer,
         batch: &mut Batch,
+        failed: &mut Batch,
         now: Timestamp,
     ) -> Result<HashMap<Uuid, Mark<Node>>, Error> {
-        let pool = &self.config.pool;
-        db::bury_nodes(pool, writer, &gone(&batch.nodes), now).await?;
-        let tenant = |node: &Node| rows::admitted_group(node).and_then(|group| self.tenancy.named(group));
+        db::bury_nodes(&self.config.pool, writer, &gone(&batch.nodes), now).await?;
+        let tenancy = &self.tenancy;
+        let tenant = |node: &Node| rows::admitted_group(node).and_then(|group| tenancy.named(group));
         let comes = |node: &Node| {
             let name = rows::admitted_group(node).filter(|_| tenant(node).is_none());
             name.is_some_and(|name| self.stores.tenants.get(&ObjectRef::new(name)).is_some())
@@ -247,37 +360,53 @@ impl Scribe {
             }
             rows::node(node, tenant(node), &self.config.gpu_resource, deleted_at)
         });
-        write_rows(pool, writer, &rows).await?;
+        let mut outcome = Outcome::default();
+        self.portions.write(writer, rows, &mut outcome).await?;
+        failed.nodes.extend(batch.nodes.extract_if(|uid, _| outcome.failed.contains(uid)));
         let early = batch.nodes.iter().filter(|(_, mark)| matches!(mark, Mark::Living(node) if comes(node)));
         Ok(early.map(|(uid, mark)| (*uid, mark.clone())).collect())
     }
 
-    fn tenant_of(&self, job: &Job) -> Option<Uuid> {
-        self.tenancy.of_job(&job.namespace()?, rows::created(job)?)
-    }
-
-    /// Writes jobs and says which versions of the living ones were written.
+    /// Writes jobs, and notes which versions of the living ones are written with all their `attempts`.
     async fn flush_jobs(
         &mut self,
         writer: Writer,
-        batch: &Batch,
+        batch: &mut Batch,
+        attempts: &Outcome<AttemptKey>,
+        failed: &mut Batch,
         now: Timestamp,
-    ) -> Result<Vec<(Uuid, i64)>, Error> {
+    ) -> Result<(), Error> {
         db::bury_jobs(&self.config.pool, writer, &gone(&batch.jobs), now).await?;
+        let tenancy = &self.tenancy;
         for (uid, mark) in &batch.jobs {
             match mark {
-                Mark::Living(job) if self.tenant_of(job).is_none() => {
+                Mark::Living(job) if tenancy.of(job).is_none() => {
                     self.waiting.insert(*uid, Arc::clone(job));
                 }
                 Mark::Living(_) | Mark::Gone(_) => drop(self.waiting.remove(uid)),
             }
         }
-        let rows =
-            to_rows(&batch.jobs, now, |job, deleted_at| rows::job(job, self.tenant_of(job)?, deleted_at));
-        let refused = write_rows(&self.config.pool, writer, &rows).await?;
-        let written =
-            rows.iter().enumerate().filter(|(at, row)| row.deleted_at.is_none() && !refused.contains(at));
-        Ok(written.map(|(_, row)| (row.uid, row.resource_version)).collect())
+        let rows = to_rows(&batch.jobs, now, |job, deleted_at| rows::job(job, tenancy.of(job)?, deleted_at));
+        let mut outcome = Outcome::default();
+        let result = self.portions.write(writer, rows, &mut outcome).await;
+        let of = |keys: &HashSet<AttemptKey>| keys.iter().map(|(job, _)| *job).collect::<HashSet<Uuid>>();
+        let (refused, late) = (of(&attempts.refused), of(&attempts.failed));
+        let mut state = self.shared.lock();
+        let living = |uid: &Uuid| match batch.jobs.get(uid) {
+            Some(Mark::Living(job)) => Some((*uid, rows::resource_version(job.as_ref())?)),
+            _ => None,
+        };
+        let whole = outcome.written.iter().filter(|uid| !refused.contains(uid) && !late.contains(uid));
+        whole.filter_map(living).for_each(|(uid, version)| state.job_written(uid, version));
+        drop(state);
+        failed
+            .jobs
+            .extend(batch.jobs.extract_if(|uid, _| outcome.failed.contains(uid) || late.contains(uid)));
+        // What is gone is left to the end of the batch, should that not come.
+        if result.is_err() {
+            batch.jobs.retain(|uid, mark| matches!(mark, Mark::Gone(_)) || !outcome.written.contains(uid));
+        }
+        result
     }
 
     /// Takes up the pods whose jobs have changed or gone, and puts off those whose jobs are still to record them.
@@ -315,45 +444,47 @@ impl Scribe {
             && self.tenancy.accepts(seen.tenant_uid, &seen.tenant, &seen.namespace)
     }
 
-    /// Writes the attempts of the batch's pods and jobs and says which were refused.
+    /// Writes the attempts of the batch's pods and jobs, and those that the database has lost.
     async fn flush_attempts(
         &mut self,
         writer: Writer,
         batch: &mut Batch,
         now: Timestamp,
-    ) -> Result<HashSet<AttemptKey>, Error> {
+    ) -> Result<Outcome<AttemptKey>, Error> {
         let told_by_pods = self.attempts_of_pods(batch, now);
         // Jobs of no tenant have no row, and never ran.
-        let jobs = batch.jobs.values().filter_map(Mark::object).filter(|job| self.tenant_of(job).is_some());
-        let told_by_jobs = jobs.flat_map(|job| rows::attempts_of_job(job));
+        let told_by_jobs = batch.jobs.values().filter_map(Mark::object).flat_map(|job| {
+            let tenant = self.tenancy.of(job).and_then(|uid| Some((uid, self.tenancy.name(uid)?)));
+            tenant.map(|tenant| rows::attempts_of_job(job, tenant)).unwrap_or_default()
+        });
         let mut attempts: BTreeMap<AttemptKey, AttemptRow> = BTreeMap::new();
-        // A job's word comes first.
-        for row in told_by_jobs.chain(told_by_pods) {
-            attempts.entry((row.job_uid, row.record.attempt)).or_insert(row);
+        // A job's word comes first: it has seen what a kubelet may have forgotten since (the start of a pod it evicted).
+        // What was charged already was charged by it.
+        for row in self.lost.iter().cloned().chain(told_by_jobs).chain(told_by_pods) {
+            attempts.entry(row.id()).or_insert(row);
         }
-        let rows: Vec<AttemptRow> = attempts.into_values().collect();
-        let key = |row: &AttemptRow| (row.job_uid, row.record.attempt);
-        let refused = write_rows(&self.config.pool, writer, &rows).await?;
-        let written = rows.iter().enumerate().filter(|(at, _)| !refused.contains(at));
-        self.shared.attempts_committed(written.map(|(_, row)| key(row)));
-        Ok(refused.into_iter().filter_map(|at| rows.get(at).map(key)).collect())
+        let mut outcome = Outcome::default();
+        let result = self.portions.write(writer, attempts.values().cloned(), &mut outcome).await;
+        self.shared.attempts_committed(outcome.written.iter().copied());
+        let written = outcome.written.iter().filter_map(|key| attempts.remove(key));
+        self.recent.add(self.config.pool.committed(), written);
+        result?;
+        let lost = mem::take(&mut self.lost);
+        let unwritten = lost.iter().filter(|row| !outcome.written.contains(&row.id())).count();
+        if unwritten > 0 {
+            self.config.metrics.mirror_unrecovered();
+            tracing::error!(
+                attempts = unwritten,
+                "attempts that the database has lost can't be charged again"
+            );
+        }
+        Ok(outcome)
     }
 
-    /// Notes what a batch that is written makes known. `early` nodes stay marked; a job with an attempt among
-    /// `refused` does not count as mirrored.
-    fn settle(
-        &mut self,
-        batch: &Batch,
-        early: HashMap<Uuid, Mark<Node>>,
-        jobs: &[(Uuid, i64)],
-        refused: &HashSet<AttemptKey>,
-    ) {
+    /// Notes what a batch that is written makes known. `early` nodes stay marked.
+    fn settle(&mut self, batch: &Batch, early: HashMap<Uuid, Mark<Node>>) {
         gone(&batch.tenants).into_iter().for_each(|uid| self.tenancy.forget(uid));
-        let incomplete: HashSet<Uuid> = refused.iter().map(|(job, _)| *job).collect();
         let mut state = self.shared.lock();
-        for (uid, version) in jobs.iter().filter(|(uid, _)| !incomplete.contains(uid)) {
-            state.job_written(*uid, *version);
-        }
         gone(&batch.jobs).into_iter().for_each(|uid| state.job_gone(uid));
         if !early.is_empty() {
             state.dirty.nodes.put_back(early);
@@ -371,12 +502,11 @@ fn to_rows<K, R>(
     marks: &HashMap<Uuid, Mark<K>>,
     now: Timestamp,
     build: impl Fn(&K, Option<Timestamp>) -> Option<R>,
-) -> Vec<R> {
-    let row = |mark: &Mark<K>| match mark {
+) -> impl Iterator<Item = R> {
+    marks.values().filter_map(move |mark| match mark {
         Mark::Living(object) => build(object, None),
         Mark::Gone(object) => build(object.as_ref()?, Some(now)),
-    };
-    marks.values().filter_map(row).collect()
+    })
 }
 
 /// How long to wait after `failures` failures in a row: half a second, doubled each time up to `longest`, less up to

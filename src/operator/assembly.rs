@@ -167,6 +167,7 @@ impl Assembly {
             jobs: self.jobs.subscribe(),
             pods: self.pods.subscribe(),
         };
+        let config = mirror::Config { metrics: self.metrics.clone(), ..config };
         let (handle, writing) = mirror::start(config, stores, changes, self.clock.clone());
         self.parts.essential("mirror", async move {
             if let Err(error) = writing.await {

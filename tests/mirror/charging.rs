@@ -78,7 +78,7 @@ async fn two_writers_of_one_attempt_charge_it_once() {
         world.sees("SELECT count(*)::text FROM jobs", "1").await;
         mirror
     });
-    let (writer, _) = db::take_over(&pool, crate::world::CLUSTER, None).await.unwrap();
+    let writer = db::take_over(&pool, crate::world::CLUSTER, None).await.unwrap().writer;
     let rows = [1, 2].map(|number| db::AttemptRow {
         job_uid: Uuid::from_u128(3),
         record: attempt(number),

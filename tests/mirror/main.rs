@@ -3,8 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod charging;
+mod deleted;
+mod failover;
 mod faults;
 mod objects;
 mod proxy;
+mod reading;
 mod rows;
+mod slow;
 mod world;

@@ -82,7 +82,8 @@ async fn pump(
             _ = state.wait_for(|state| state.way == Way::Cut) => return,
         };
         let passes = |state: &State| state.way != Way::Frozen && number >= state.stranded_below;
-        if read == 0 || state.wait_for(passes).await.is_err() {
+        // The end of a connection does not pass either.
+        if state.wait_for(passes).await.is_err() || read == 0 {
             return;
         }
         if state.borrow().way == Way::Cut || to.write_all(&buffer[..read]).await.is_err() {

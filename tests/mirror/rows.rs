@@ -50,7 +50,7 @@ async fn objects_become_rows() {
     until("the job to be mirrored", || mirror.handle.job_mirrored(&uid(3), &version)).await;
 
     world.jobs.delete(&running).await;
-    world.sees("SELECT phase || ' ' || deleted_at FROM jobs", "Running 2026-01-01 16:00:00+00").await;
+    world.sees("SELECT phase || ' ' || deleted_at FROM jobs", "Canceled 2026-01-01 16:00:00+00").await;
     until("the job to be forgotten", || !mirror.handle.job_mirrored(&uid(3), &version)).await;
 }
 
@@ -59,7 +59,7 @@ async fn an_older_state_never_replaces_a_newer_one() {
     let mut world = World::new().await;
     let pool = world.pool();
     db::migrate(&pool).await.unwrap();
-    let (first, _) = db::take_over(&pool, CLUSTER, None).await.unwrap();
+    let first = db::take_over(&pool, CLUSTER, None).await.unwrap().writer;
 
     world.tenants.apply(tenant("acme", 1)).await;
     let old = job("render", 3, "acme", json!({"phase": "Queued"}));

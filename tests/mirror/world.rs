@@ -15,6 +15,7 @@ use crofter::{
     clock::Clock,
     db::{Options, Pool, Readers},
     kube_ext::watch::Change,
+    metrics::Metrics,
     mirror::{self, Changes, Config, MirrorHandle, Stores},
 };
 use crofter_test_cluster::{DatabaseServer, wait};
@@ -33,7 +34,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Way};
 
 const SOON: Duration = Duration::from_secs(30);
 pub(crate) const CLUSTER: Uuid = Uuid::from_u128(0xc1);
@@ -110,6 +111,11 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Feed
 pub(crate) struct World {
     pub(crate) url: String,
     pub(crate) proxy: Proxy,
+    /// How long a call of the mirror may take.
+    pub(crate) call: Duration,
+    /// How often an idle mirror asks whether all is there.
+    pub(crate) verify_interval: Duration,
+    pub(crate) metrics: Metrics,
     pub(crate) tenants: Feed<Tenant>,
     pub(crate) nodes: Feed<Node>,
     pub(crate) jobs: Feed<Job>,
@@ -141,6 +147,9 @@ impl World {
         Self {
             url,
             proxy: Proxy::start(port).await,
+            call: SOON,
+            verify_interval: SOON,
+            metrics: Metrics::default(),
             tenants: Feed::new(),
             nodes: Feed::new(),
             jobs: Feed::new(),
@@ -150,7 +159,7 @@ impl World {
 
     /// The database, by way of the proxy; with deadlines that a busy machine keeps.
     pub(crate) fn pool(&self) -> Pool {
-        self.pool_with(Options { connect: SOON, call: SOON, ..Options::default() })
+        self.pool_with(Options { connect: SOON, call: self.call, ..Options::default() })
     }
 
     pub(crate) fn pool_with(&self, options: Options) -> Pool {
@@ -159,7 +168,10 @@ impl World {
 
     /// Its readers, of so many connections, by way of the proxy.
     pub(crate) fn readers(&self, connections: u32) -> Readers {
-        let options = Options { connections, connect: SOON, call: SOON };
+        self.readers_with(Options { connections, connect: SOON, call: SOON })
+    }
+
+    pub(crate) fn readers_with(&self, options: Options) -> Readers {
         Readers::new(&self.by_proxy(), options).unwrap()
     }
 
@@ -178,6 +190,8 @@ impl World {
             interval: Duration::from_millis(20),
             behind_after: Duration::from_millis(700),
             longest_pause: Duration::from_millis(200),
+            verify_interval: self.verify_interval,
+            metrics: self.metrics.clone(),
             ..Config::new(self.pool(), cluster_uid, "nvidia.com/gpu".into())
         };
         let stores = Stores {
@@ -209,6 +223,46 @@ impl World {
         let mut connection = PgConnection::connect(&self.url).await.unwrap();
         sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
+    }
+
+    /// Copies the database as it is at this moment: a standby that will get nothing more. Open connections break.
+    pub(crate) async fn fork(&self) {
+        let name = self.name();
+        let fork = format!("CREATE DATABASE {name}_standby TEMPLATE {name}");
+        self.without_connections(&[&fork]).await;
+    }
+
+    /// The standby takes the place of the database. Open connections break.
+    pub(crate) async fn promote(&self) {
+        let name = self.name();
+        let away = format!("ALTER DATABASE {name} RENAME TO {name}_lost");
+        let here = format!("ALTER DATABASE {name}_standby RENAME TO {name}");
+        self.without_connections(&[&away, &here]).await;
+    }
+
+    fn name(&self) -> &str {
+        self.url.rsplit_once('/').unwrap().1
+    }
+
+    async fn without_connections(&self, statements: &[&str]) {
+        self.proxy.set(Way::Cut);
+        let server = format!("{}/postgres", self.url.rsplit_once('/').unwrap().0);
+        let mut connection = PgConnection::connect(&server).await.unwrap();
+        let end = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{}'",
+            self.name()
+        );
+        for statement in [&[end.as_str()], statements].concat() {
+            let run = async |connection: &mut PgConnection| {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(connection).await.map(drop)
+            };
+            // A connection may take a moment to end.
+            while run(&mut connection).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        connection.close().await.unwrap();
+        self.proxy.set(Way::Open);
     }
 
     /// Waits until `query` answers `expected`.

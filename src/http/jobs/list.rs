@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api_types::{Job, JobPhase, job::Queue},
-    db::{self, JobsWanted},
+    db::{self, JobsPage, JobsWanted},
     http::{
         App,
         auth::{ByKey, JobsRead},
@@ -133,7 +133,7 @@ pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -
 }
 
 /// What the history has of the page, with one more to see whether there is another; `None` where it does not answer.
-async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Vec<db::JobRecord>> {
+async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<JobsPage> {
     let readers = app.database.as_ref()?;
     let tenant = Uuid::parse_str(tenant).ok()?;
     let wanted = JobsWanted {
@@ -143,20 +143,22 @@ async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Vec<db::JobR
         most: i64::try_from(asked.limit + 1).unwrap_or(i64::MAX),
     };
     match db::jobs_of(readers, tenant, wanted).await {
-        Ok(records) => Some(records),
+        Ok(page) => Some(page),
         Err(error) => {
-            tracing::warn!(%error, "a list comes from the cache");
+            // What is wrong is logged once, where the database is asked.
+            tracing::debug!(%error, "a list comes from the cache");
             None
         }
     }
 }
 
-fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: Vec<db::JobRecord>) -> Page {
+fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: JobsPage) -> Page {
+    let JobsPage { jobs: recorded, searched_to } = recorded;
     let (tenant, namespace) = of;
     let living = app.jobs.newest(namespace, asked.before, asked.limit + 1, |job| asked.holds(job));
     // Beyond the last one that was read there may be others that were not.
-    let known_to =
-        recorded.last().filter(|_| recorded.len() > asked.limit).map(|last| (last.created_at, last.uid));
+    let full = || recorded.last().filter(|_| recorded.len() > asked.limit);
+    let known_to = searched_to.or_else(|| full().map(|last| (last.created_at, last.uid)));
     // The cache knows better: what it has is on this page from there, or in another state and on no page of this list.
     let outdated = |record: &db::JobRecord| app.jobs.get(namespace, record.uid).is_some();
     let mut jobs: BTreeMap<Place, JobView> = recorded
@@ -178,4 +180,39 @@ fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: Vec<db::JobRecord>
     let last = if more { page.last().map(|(place, _)| *place) } else { known_to };
     let next_cursor = last.map(|place| cursor::write(&asked.list, place));
     Page { jobs: page.into_iter().map(|(_, view)| view).collect(), next_cursor }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::tests::Lab;
+
+    #[tokio::test]
+    async fn a_page_of_the_history_that_holds_nothing_yet_leads_to_the_next_one() {
+        let lab = Lab::new();
+        let made = lab.job(1, json!({"phase": "Queued"}));
+        let made_at = made.metadata.creation_timestamp.as_ref().unwrap().0;
+        let wanted = Wanted { status: Some("queued".into()), ..Wanted::default() };
+        let asked = Asked::of(wanted, "t").unwrap();
+        let searched = |to: &str| JobsPage {
+            jobs: Vec::new(),
+            searched_to: Some((to.parse().unwrap(), Uuid::from_u128(1))),
+        };
+        let of = |recorded| page(&lab.app, ("t", "tenant-acme"), &asked, recorded);
+
+        // What is older than what was looked at comes with the page that looks there.
+        let to = "9999-01-01T00:00:00Z";
+        let empty = of(searched(to));
+        assert!(empty.jobs.is_empty());
+        let next = cursor::read(&asked.list, &empty.next_cursor.unwrap()).unwrap();
+        assert_eq!(next, (to.parse().unwrap(), Uuid::from_u128(1)));
+        assert!(made_at < next.0);
+
+        let with_one = of(searched("1971-01-01T00:00:00Z"));
+        assert!(with_one.jobs.len() == 1 && with_one.next_cursor.is_some());
+        let last = of(JobsPage::default());
+        assert!(last.jobs.len() == 1 && last.next_cursor.is_none());
+    }
 }
