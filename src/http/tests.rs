@@ -10,6 +10,8 @@ mod server;
 mod submit;
 
 use std::{
+mod paths;
+mod refusals;
     collections::VecDeque,
     convert::Infallible,
     sync::{
@@ -110,6 +112,11 @@ impl Lab {
         let admits = Arc::<AtomicBool>::default();
         let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
         let (tenants, mut tenants_writer) = cache();
+        Self::with(None)
+    }
+
+    /// One whose process schedules.
+    pub(super) fn with(board: Option<Board>) -> Self {
         mock::put(&mut tenants_writer, tenant(json!({"plan": "free"})));
         let nodes = cache().0;
         let (stop, mut stopped) = watch::channel(false);
@@ -135,7 +142,7 @@ impl Lab {
                 bytes.fill(1);
                 Ok(())
             }),
-            board: None,
+            board,
             recognise: Arc::clone(&key) as Arc<dyn Recognise>,
             administrators: Administrators::new(client),
             failures: Failures::default(),
