@@ -205,8 +205,7 @@ async fn list(
     Params(of): Params<Of>,
 ) -> Result<Json<KeysView>, Problem> {
     let place = Place::of(&app, caller, of, Scope::KeysRead, "list").await?;
-    let all = app.keys.state();
-    let own = all.iter().filter(|key| key.metadata.namespace.as_deref() == Some(&place.namespace));
+    let own = app.keys.state_filter(|key| key.metadata.namespace.as_deref() == Some(&place.namespace));
     let by_age: BTreeMap<_, _> = own
         .map(|key| {
             let view = view(key, &place.tenant_uid);

@@ -4,6 +4,8 @@ mod audit;
 mod events;
 mod health;
 mod logs;
+mod keys;
+mod lists;
 mod nodes;
 mod retry;
 mod server;
