@@ -171,7 +171,7 @@ impl Lab {
         job
     }
 
-    /// Stores the pod of an attempt.
+    /// Stores the pod of an attempt, which has ended.
     pub(super) fn pod(&self, attempt: u64, changes: Value) {
         let name = format!("j-200000000000-{attempt}");
         let mut metadata = json!({
@@ -186,7 +186,8 @@ impl Lab {
             ],
         });
         mock::merge(&mut metadata, &changes);
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        let status = json!({"phase": "Succeeded"});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status});
         self.fake.put(&format!("/api/v1/namespaces/tenant-acme/pods/{name}"), pod);
     }
 
