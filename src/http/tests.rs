@@ -1,19 +1,20 @@
 //! Handlers behind their whole router, with an API server in memory.
 
 mod audit;
+mod browsers;
 mod events;
 mod health;
-mod logs;
 mod keys;
 mod lists;
+mod logs;
 mod nodes;
+mod paths;
+mod refusals;
 mod retry;
 mod server;
 mod submit;
 
 use std::{
-mod paths;
-mod refusals;
     collections::VecDeque,
     convert::Infallible,
     sync::{
@@ -43,6 +44,7 @@ use crate::{
 pub(super) const TENANT_UID: &str = "10000000-0000-4000-8000-000000000000";
 pub(super) const JOB_UID: &str = "20000000-0000-4000-8000-000000000000";
 pub(super) const KEY: &str = "Bearer crft_good";
+pub(super) const ORIGIN: &str = "https://app.example.org";
 pub(super) const ADMIN: &str = "Bearer boss";
 
 /// An app, and what its surroundings do.
@@ -157,8 +159,15 @@ impl Lab {
             nodes,
             watches: Watches::default(),
             database: None,
+            origins: Origins::new(&[ORIGIN.to_owned()]),
         });
         Self { fake, app, key, stop, logs, admits, tenants: tenants_writer }
+    }
+
+    /// Lets pages of these origins call, and of no other.
+    pub(super) fn origins(&mut self, origins: &[String]) {
+        let parts = Arc::get_mut(&mut self.app.0).unwrap();
+        parts.origins = Origins::new(origins);
     }
 
     /// Lets the job be so, with the pod of its attempt.
@@ -199,7 +208,7 @@ impl Lab {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Response<Body> {
-        let mut request = Request::builder().method(method).uri(path);
+        let mut request = Request::builder().method(method).uri(path).header("host", "x");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
