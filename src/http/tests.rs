@@ -112,15 +112,15 @@ fn review(call: &Call) -> Option<(u16, Value)> {
 
 impl Lab {
     pub(super) fn new() -> Self {
-        let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
-        let admits = Arc::<AtomicBool>::default();
-        let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
-        let (tenants, mut tenants_writer) = cache();
         Self::with(None)
     }
 
     /// One whose process schedules.
     pub(super) fn with(board: Option<Board>) -> Self {
+        let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
+        let admits = Arc::<AtomicBool>::default();
+        let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
+        let (tenants, mut tenants_writer) = cache();
         mock::put(&mut tenants_writer, tenant(json!({"plan": "free"})));
         let nodes = cache().0;
         let (stop, mut stopped) = watch::channel(false);

@@ -50,7 +50,7 @@ impl Dispatcher {
         let asked = match &job.asked {
             Ok(asked) => *asked,
             // The API server's rules refuse it, in their own words.
-            Err(AskError::Field { .. }) => return None,
+            Err(AskError::Field { .. } | AskError::Scratch { .. }) => return None,
             Err(error @ AskError::Scenario(_)) => return Some((error.reason(), error.to_string())),
         };
         let shape = Shape { asked, group: job.group.clone(), on_quota: job.on_quota, fresh: true };
