@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     api_types::{Plans, Scenarios},
+    http::cors,
     names,
 };
 
@@ -32,6 +33,10 @@ pub struct Config {
     /// Address of the REST API; port 0 takes a free one.
     #[arg(long, env = "CROFTER_API_ADDR", default_value = "0.0.0.0:8080", value_parser = address)]
     pub api_addr: SocketAddr,
+    /// Origins of the pages that browsers may let call the REST API, separated by commas, such as
+    /// https://app.example.org; none by default.
+    #[arg(long, env = "CROFTER_CORS_ORIGINS", value_delimiter = ',', value_parser = cors::origin)]
+    pub cors_origins: Vec<String>,
     /// A plan table (YAML) that replaces the built-in one; taken anew when the file changes.
     #[arg(long, env = "CROFTER_PLANS")]
     pub plans: Option<PathBuf>,

@@ -20,6 +20,7 @@ use self::assembly::{Assembly, Tables};
 use crate::{
     config::{self, Config},
     db::{self, Pool, Readers},
+    http::cors::Origins,
     kube_ext::{events::Events, within},
     mirror::{self, MirrorHandle},
 };
@@ -37,7 +38,7 @@ const FLUSH_EVENTS: Duration = Duration::from_secs(2);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let (start_limit_seconds, namespace) = (config.start_limit_seconds, config.namespace.clone());
     let (url, gpu_resource) = (config.database_url.clone(), config.settings.gpu_resource.clone());
-    let Start { mut assembly, listener, api_listener, history, stop } = start(config).await?;
+    let Start { mut assembly, listener, rest, stop } = start(config).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
     // First: probes are answered also while the API server is away.
     let is_ready = assembly.decides();
@@ -58,7 +59,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.jobs(names.jobs, mirror.as_ref(), start_limit_seconds);
     assembly.attempts(unreadable, mirror.as_ref());
     let keys = assembly.api_keys(namespace);
-    assembly.rest(api_listener, keys, history);
+    assembly.rest(rest, keys);
     let events = assembly.events();
     let mut parts = assembly.watch();
     parts.until(stop).await?;
@@ -72,9 +73,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// As [`run`].
 pub async fn api(config: Config) -> anyhow::Result<()> {
     let namespace = config.namespace.clone();
-    let Start { mut assembly, listener, api_listener, history, stop } = start(config).await?;
+    let Start { mut assembly, listener, rest, stop } = start(config).await?;
     let keys = assembly.key_cache(namespace);
-    let jobs = assembly.rest(api_listener, keys, history);
+    let jobs = assembly.rest(rest, keys);
     assembly.health(listener, Arc::new(move || jobs.is_whole()));
     let events = assembly.events();
     let mut parts = assembly.watch();
@@ -88,25 +89,35 @@ struct Start {
     assembly: Assembly,
     /// Of health and metrics.
     listener: TcpListener,
-    api_listener: TcpListener,
-    /// Connections for what the REST API reads.
-    history: Option<Readers>,
+    rest: Rest,
     stop: Stop,
+}
+
+/// What the REST API is given.
+struct Rest {
+    listener: TcpListener,
+    /// Connections for what it reads.
+    history: Option<Readers>,
+    /// Origins of the pages that browsers may let call it.
+    origins: Origins,
 }
 
 async fn start(config: Config) -> anyhow::Result<Start> {
     let stop = signal()?;
     let client = client().await.context("failed to find the cluster: set KUBECONFIG, or run inside one")?;
     let listener = listen(config.metrics_addr).await?;
-    let api_listener = listen(config.api_addr).await?;
-    let history = config.database_url.as_ref().map(history).transpose()?;
+    let rest = Rest {
+        listener: listen(config.api_addr).await?,
+        history: config.database_url.as_ref().map(history).transpose()?,
+        origins: Origins::new(&config.cors_origins),
+    };
     let (plans, follow_plans) = config::plans(config.plans).await?;
     let (scenarios, follow_scenarios) = config::scenarios(config.scenarios).await?;
     let tables = Tables { plans, scenarios };
     let mut assembly = Assembly::new(client, config.settings, &config.elastic_pools, tables, stop.clone());
     assembly.follow("plan table", follow_plans);
     assembly.follow("scenario catalogue", follow_scenarios);
-    Ok(Start { assembly, listener, api_listener, history, stop })
+    Ok(Start { assembly, listener, rest, stop })
 }
 
 /// What the API server's audit log calls the operator.

@@ -2,7 +2,13 @@
 
 use std::{io::IsTerminal, sync::Arc};
 
-use axum::{Router, extract::RawQuery, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::RawQuery,
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -10,7 +16,7 @@ use crate::{
     clock::Clock,
     http::health::{WatchView, liveness},
     kube_ext::pulse::Watches,
-    metrics::Metrics,
+    metrics::{Format, Metrics},
     scheduler::Board,
 };
 
@@ -96,14 +102,16 @@ pub async fn serve(
         };
         std::future::ready((status, text))
     };
-    let text = move || {
+    let text = move |headers: HeaderMap| {
         metrics.show_waiting(&waiting.waiting());
-        let text = metrics.text();
+        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let format = Format::preferred(&accepted.collect::<Vec<_>>().join(","));
+        let text = metrics.text_as(format);
         async move {
             match text {
                 Ok(text) => {
-                    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                    ([("content-type", kind)], text).into_response()
+                    let headers = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")];
+                    (headers, text).into_response()
                 }
                 Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             }

@@ -20,7 +20,7 @@ use axum::{
     response::Response,
 };
 
-use super::administrators::User;
+use super::{administrators::User, path::canonical};
 use crate::{keys::Principal, metrics};
 
 /// The target of the lines, by which they are filtered.
@@ -173,7 +173,8 @@ fn asked_for(request: &Request) -> Option<String> {
 /// A text that could be the name of an object, or its UID.
 fn named(text: &str) -> Option<String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-    ((1..=LONGEST).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
+    let text = canonical(text.to_owned());
+    ((1..=LONGEST).contains(&text.len()) && text.chars().all(fits)).then_some(text)
 }
 
 /// A text in visible ASCII, anything else as `%XX` of its bytes, and cut where it is too long.
@@ -217,6 +218,8 @@ mod tests {
         for (text, told) in [("n1.example.org", true), ("", false), ("crft_a", false), ("A", false)] {
             assert_eq!(named(text).is_some(), told, "{text}");
         }
+        let uid = "0b8e9c1a-0000-4000-8000-00000000000f";
+        assert_eq!(named(&uid.to_uppercase()).as_deref(), Some(uid), "as the handler finds it");
         assert_eq!((named(&"a".repeat(253)).is_some(), named(&"a".repeat(254)).is_some()), (true, false));
     }
 }

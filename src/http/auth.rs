@@ -23,6 +23,7 @@ use super::{
     audit::Audit,
     header::only,
     openapi::{Describes, Operation, Who},
+    path::canonical,
     problem::{Code, Problem},
     shares::{MOST_OF_ONE, Share},
 };
@@ -66,27 +67,29 @@ enum Shown<'a> {
 fn shown(headers: &HeaderMap) -> Result<Shown<'_>, Problem> {
     let bearer = only(headers, &header::AUTHORIZATION)?;
     let key = only(headers, &API_KEY)?;
-    match (bearer, key) {
+    match (bearer.map(of_bearer), key) {
+        // Some clients send one key in both ways.
+        (Some(Ok(Shown::Key(bearer))), Some(key)) if bearer == key => Ok(Shown::Key(key)),
         (Some(_), Some(_)) => {
-            Err(Problem::new(Code::InvalidHeader, "give either Authorization or X-API-Key, not both"))
+            let detail = "Authorization and X-API-Key hold different credentials: give one of them";
+            Err(Problem::new(Code::InvalidHeader, detail))
         }
         (None, Some(key)) => Ok(Shown::Key(key)),
-        (Some(bearer), None) => {
-            let (scheme, text) = bearer.split_once(' ').unwrap_or((bearer, ""));
-            let text = text.trim();
-            if !scheme.eq_ignore_ascii_case("bearer") || text.is_empty() {
-                return Err(Problem::new(
-                    Code::MissingCredentials,
-                    "Authorization is `Bearer` and a key or token",
-                ));
-            }
-            Ok(if text.starts_with("crft_") { Shown::Key(text) } else { Shown::Token(text) })
-        }
+        (Some(bearer), None) => bearer,
         (None, None) => Err(Problem::new(
             Code::MissingCredentials,
             "give an API key: Authorization: Bearer crft_…, or X-API-Key",
         )),
     }
+}
+
+fn of_bearer(header: &str) -> Result<Shown<'_>, Problem> {
+    let (scheme, text) = header.split_once(' ').unwrap_or((header, ""));
+    let text = text.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || text.is_empty() {
+        return Err(Problem::new(Code::MissingCredentials, "Authorization is `Bearer` and a key or token"));
+    }
+    Ok(if text.starts_with("crft_") { Shown::Key(text) } else { Shown::Token(text) })
 }
 
 fn address(parts: &Parts) -> IpAddr {
@@ -201,7 +204,7 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
     let of = &principal.tenant;
     let most = || Problem::new(Code::Overloaded, "too many requests of this tenant are under way");
     let share = app.shares.take(of.uid.clone(), MOST_OF_ONE).ok_or_else(most)?;
-    if let Some(named) = only(headers, &TENANT_ID)?
+    if let Some(named) = only(headers, &TENANT_ID)?.map(|named| canonical(named.to_owned()))
         && named != of.uid
         && named != of.name
     {
@@ -316,11 +319,15 @@ mod tests {
         assert_eq!(shown(&bearer).unwrap(), Shown::Key("crft_x"));
         assert_eq!(shown(&headers(&[("authorization", "bearer  ey.x")])).unwrap(), Shown::Token("ey.x"));
         assert_eq!(shown(&headers(&[("x-api-key", "crft_x")])).unwrap(), Shown::Key("crft_x"));
+        let both = headers(&[("authorization", "Bearer crft_x"), ("x-api-key", "crft_x")]);
+        assert_eq!(shown(&both).unwrap(), Shown::Key("crft_x"), "equal is no contradiction");
         for (all, code) in [
             (&[][..], Code::MissingCredentials),
             (&[("authorization", "Basic eDp5")], Code::MissingCredentials),
             (&[("authorization", "Bearer")], Code::MissingCredentials),
             (&[("authorization", "Bearer a"), ("x-api-key", "b")], Code::InvalidHeader),
+            (&[("authorization", "Bearer crft_x"), ("x-api-key", "crft_y")], Code::InvalidHeader),
+            (&[("authorization", "Basic eDp5"), ("x-api-key", "crft_x")], Code::InvalidHeader),
             (&[("authorization", "Bearer a"), ("authorization", "Bearer a")], Code::InvalidHeader),
             (&[("x-api-key", "a"), ("x-api-key", "a")], Code::InvalidHeader),
         ] {

@@ -1,6 +1,6 @@
 //! Bodies of requests: JSON, strictly.
 //!
-//! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, deeper than [`DEEPEST`], with a name
+//! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, compressed, deeper than [`DEEPEST`], with a name
 //! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), with
 //! a field that the route does not know, and with a list or a word's object where [`objects`] finds fields or a word.
 
@@ -19,6 +19,7 @@ use serde::{
     de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
+use serde_path_to_error::Segment;
 
 use self::objects::Objects;
 use super::{
@@ -45,6 +46,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let essence = kind.split(';').next().unwrap_or_default().trim();
         if essence != "application/json" {
             return Err(Problem::new(Code::UnsupportedMediaType, "send Content-Type: application/json"));
+        }
+        let encodings = request.headers().get_all(header::CONTENT_ENCODING);
+        if encodings.iter().any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let detail = "send the body as it is, without Content-Encoding";
+            return Err(Problem::new(Code::UnsupportedMediaType, detail)
+                .with_header(header::ACCEPT_ENCODING, "identity"));
         }
         let declared = only(request.headers(), &header::CONTENT_LENGTH)?.and_then(|n| n.parse::<u64>().ok());
         let too_large =
@@ -77,9 +84,52 @@ impl<T: JsonSchema> Describes for Body<T> {
 /// # Errors
 /// `malformed_body` and `invalid_body`.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // RFC 8259, 8.1: who reads may ignore a byte order mark.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let Strict(value) = serde_json::from_slice(bytes)
         .map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
-    T::deserialize(Objects(value)).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
+    serde_path_to_error::deserialize(Objects(value))
+        .map_err(|error| Problem::new(Code::InvalidBody, explained(&error)))
+}
+
+/// What is wrong with a value, with the field that holds it.
+fn explained<E: fmt::Display>(error: &serde_path_to_error::Error<E>) -> String {
+    let words = in_plain_words(&error.inner().to_string());
+    match error.path().iter().next() {
+        Some(Segment::Seq { .. } | Segment::Map { .. } | Segment::Enum { .. }) => {
+            format!("{}: {words}", error.path())
+        }
+        // Of the whole.
+        Some(Segment::Unknown) | None => words,
+    }
+}
+
+/// What serde says, without the names that Rust has for types.
+#[must_use]
+pub fn in_plain_words(words: &str) -> String {
+    const NUMBERS: [&str; 4] = [
+        "invalid digit found in string",
+        "cannot parse integer from empty string",
+        "number too large to fit in target type",
+        "number too small to fit in target type",
+    ];
+    if let Some(field) = NUMBERS.iter().find_map(|ending| words.strip_suffix(ending)) {
+        return format!("{field}give a whole number that is not out of range");
+    }
+    // The last: what is between may be what was sent.
+    let Some((what, expected)) = words.rsplit_once(", expected ") else { return words.to_owned() };
+    let plain = match expected {
+        "i8" | "i16" | "i32" | "i64" | "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        "a string" => "a text",
+        "a boolean" => "true or false",
+        other => other,
+    };
+    match what.strip_prefix("unknown variant ") {
+        Some(word) => format!("unknown word {word}, expected {plain}"),
+        None => format!("{what}, expected {plain}"),
+    }
 }
 
 struct Strict(Value);
@@ -256,6 +306,57 @@ mod tests {
         ] {
             let (code, said) = refused(body);
             assert_eq!((code, said.contains(words)), (Code::InvalidBody, true), "{said}");
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only read")]
+        size: Option<i64>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "only read")]
+        #[serde(default)]
+        inner: Vec<Inner>,
+        #[expect(dead_code, reason = "only read")]
+        on: Option<bool>,
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_field() {
+        for (body, said) in [
+            (r#"{"on": 1}"#, "on: invalid type: integer `1`, expected true or false"),
+            (r#"{"inner": {}}"#, "inner: invalid type: map, expected a list"),
+            (
+                r#"{"inner": [{"size": 1}, {"size": "a, expected i64"}]}"#,
+                r#"inner[1].size: invalid type: string "a, expected i64", expected a whole number"#,
+            ),
+            (r#"{"inner": [{"sise": 1}]}"#, "inner[0].sise: unknown field `sise`, expected `size`"),
+            (r#"{"off": 1}"#, "off: unknown field `off`, expected `inner` or `on`"),
+            ("[1]", "invalid type: sequence, expected an object"),
+        ] {
+            let problem = read::<Outer>(body.as_bytes()).unwrap_err();
+            assert_eq!(problem.code, Code::InvalidBody);
+            assert_eq!(problem.detail(), said, "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_byte_order_mark_is_skipped_and_a_compressed_body_is_of_another_type() {
+        use axum::body::Body as Bytes;
+        const JSON: (&str, &[u8]) = ("content-type", b"application/json");
+        assert_eq!(sent(&[JSON], Bytes::from("\u{feff}{\"a\": 1}")).await, Ok(1.into()));
+        assert_eq!(sent(&[JSON], Bytes::from("\u{feff}\u{feff}{}")).await, Err(Code::MalformedBody));
+        let encoded = |encoding: &'static [u8]| ("content-encoding", encoding);
+        let good = || Bytes::from(r#"{"a": 1}"#);
+        assert_eq!(sent(&[JSON, encoded(b"identity")], good()).await, Ok(1.into()));
+        for encoding in [&b"gzip"[..], b"identity, gzip", b"\xff"] {
+            let refused = sent(&[JSON, encoded(encoding)], good()).await;
+            assert_eq!(refused, Err(Code::UnsupportedMediaType), "{encoding:?}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! What surrounds every request: an id, a bound on how many run, a time limit, a line in the log and, where it
-//! asks for a change, in the audit log, and metrics.
+//! asks for a change, in the audit log, metrics, and what a browser is allowed.
 //!
 //! Labels of metrics are the routes' templates and classes of status: never what a client sends.
 
@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -15,6 +15,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     audit::Line,
+    cors::Origins,
     header::only,
     problem::{Code, Inside, Problem},
 };
@@ -37,13 +38,39 @@ pub struct Frame {
     room: Arc<Semaphore>,
     metrics: Metrics,
     random: Random,
+    origins: Origins,
 }
 
 impl Frame {
     /// The frame of one server.
     #[must_use]
-    pub fn new(metrics: Metrics, random: Random) -> Self {
-        Self { room: Arc::new(Semaphore::new(MOST_AT_ONCE)), metrics, random }
+    pub fn new(metrics: Metrics, random: Random, origins: Origins) -> Self {
+        Self { room: Arc::new(Semaphore::new(MOST_AT_ONCE)), metrics, random, origins }
+    }
+
+    /// What is answered without a look at what is asked for.
+    fn beforehand(&self, request: &Request) -> Option<Response> {
+        // RFC 9112, 3.2.
+        let hosts = request.headers().get_all(header::HOST).iter().count();
+        if hosts > 1 || (hosts == 0 && request.version() >= Version::HTTP_11) {
+            let detail = format!("the request has {hosts} Host headers: send one");
+            return Some(Problem::new(Code::MalformedRequest, detail).into_response());
+        }
+        self.origins.preflight(request.method(), request.headers())
+    }
+
+    /// The answer, within the bounds.
+    async fn answer(&self, request: Request, next: Next) -> Response {
+        let Ok(_place) = self.room.try_acquire() else {
+            return Problem::new(Code::Overloaded, "too many requests are under way").into_response();
+        };
+        match tokio::time::timeout(LIMIT, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let detail = format!("no answer within {} s", LIMIT.as_secs());
+                Problem::new(Code::TimedOut, detail).into_response()
+            }
+        }
     }
 
     /// An id for a request: the client's where it is one, else a new one.
@@ -72,15 +99,10 @@ pub async fn surround(State(frame): State<Frame>, mut request: Request, next: Ne
     let route = request.extensions().get::<MatchedPath>().cloned();
     // What a client may invent, a key in the wrong place included, becomes neither label nor line.
     let method = metrics::method(request.method().as_str());
-    let mut response = match frame.room.try_acquire() {
-        Err(_) => Problem::new(Code::Overloaded, "too many requests are under way").into_response(),
-        Ok(_place) => match tokio::time::timeout(LIMIT, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => {
-                let detail = format!("no answer within {} s", LIMIT.as_secs());
-                Problem::new(Code::TimedOut, detail).into_response()
-            }
-        },
+    let origin = frame.origins.of(request.headers());
+    let mut response = match frame.beforehand(&request) {
+        Some(response) => response,
+        None => frame.answer(request, next).await,
     };
     let (status, took) = (response.status(), begun.elapsed());
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
@@ -98,6 +120,7 @@ pub async fn surround(State(frame): State<Frame>, mut request: Request, next: Ne
     headers.insert(REQUEST_ID, id);
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.entry("cache-control").or_insert(HeaderValue::from_static("no-store"));
+    frame.origins.allow(origin, headers);
     response
 }
 

@@ -31,25 +31,59 @@ pub fn etag(version: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("\"{version}\"")).ok()
 }
 
-/// The resource version that `If-Match` asks for; `None` where any will do.
+/// The versions that `If-Match` asks for, `None` where any will do: a list of entity tags (RFC 9110, 13.1.1), of which
+/// weak ones match nothing.
 ///
 /// # Errors
-/// `invalid_header` for what is no strong `ETag`.
-fn if_match(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(text) = only(headers, &header::IF_MATCH)? else { return Ok(None) };
-    let text = text.trim();
-    if text == "*" {
+/// `invalid_header` for what is no list of entity tags.
+fn if_match(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
+    let malformed = || {
+        let detail = "If-Match is *, or the ETags of answers, in quotes and separated by commas";
+        Problem::new(Code::InvalidHeader, detail)
+    };
+    let lines: Vec<&str> = headers
+        .get_all(header::IF_MATCH)
+        .iter()
+        .map(|value| value.to_str().map_err(|_| malformed()))
+        .collect::<Result<_, _>>()?;
+    if lines.is_empty() || lines[..] == ["*"] {
         return Ok(None);
     }
-    let tag = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    match tag.filter(|tag| !tag.is_empty() && !tag.contains('"')) {
-        Some(tag) => Ok(Some(tag.to_owned())),
-        None => Err(Problem::new(Code::InvalidHeader, "If-Match is the ETag of an answer, in quotes, or *")),
+    let mut strong = Vec::new();
+    // Neither versions nor what a client may make up of a tag hold a comma that is not one between tags.
+    for tag in lines.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|tag| !tag.is_empty()) {
+        let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+        let text = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        match text.filter(|text| !text.contains(['"', ' '])) {
+            Some(text) if opaque == tag => strong.push(text.to_owned()),
+            Some(_) => (),
+            None => return Err(malformed()),
+        }
     }
+    Ok(Some(strong))
 }
 
-/// The version that a change is to be made to; `None` where any will do.
-pub struct IfMatch(pub Option<String>);
+/// The versions of an object that a change may be made to; `None` where any will do.
+pub struct IfMatch(Option<Vec<String>>);
+
+impl IfMatch {
+    /// The version that the change is to be made to, where the header asks for one: it is the one that is present.
+    ///
+    /// # Errors
+    /// `precondition_failed` where the present one is none of those asked for.
+    pub fn version(&self, present: Option<&str>) -> Result<Option<String>, Problem> {
+        match (&self.0, present) {
+            (None, _) => Ok(None),
+            (Some(wanted), Some(present)) if wanted.iter().any(|one| one == present) => {
+                Ok(Some(present.to_owned()))
+            }
+            (Some(_), _) => {
+                let detail = "the object is of another version than If-Match says";
+                Err(Problem::new(Code::PreconditionFailed, detail))
+            }
+        }
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = Problem;
@@ -61,22 +95,14 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 
 impl Describes for IfMatch {
     fn describe(operation: &mut Operation) {
-        let schema = json!({"type": "string", "minLength": 1, "pattern": "^(\\*|\"[!#-~]+\")$"});
-        operation.takes_header("If-Match", "`ETag` of the version that is meant, or `*`.", &schema);
+        const TAGS: &str = "^(\\*|(W/)?\"[!#-+.-~-]*\"( *, *(W/)?\"[!#-+.-~-]*\")*)$";
+        let schema = json!({"type": "string", "minLength": 1, "pattern": TAGS});
+        operation.takes_header(
+            "If-Match",
+            "`ETag` of the version that is meant, or several, or `*`.",
+            &schema,
+        );
         operation.may_refuse([Code::PreconditionFailed]);
-    }
-}
-
-/// Refuses where `If-Match` asks for another version than this one.
-///
-/// # Errors
-/// `precondition_failed`.
-pub fn match_version(wanted: Option<&str>, present: Option<&str>) -> Result<(), Problem> {
-    match wanted {
-        Some(wanted) if present != Some(wanted) => {
-            Err(Problem::new(Code::PreconditionFailed, "the object is of another version than If-Match says"))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -93,16 +119,26 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_asked_for_in_quotes() {
-        assert_eq!(if_match(&headers(&[])).unwrap(), None);
-        assert_eq!(if_match(&headers(&["*"])).unwrap(), None);
-        assert_eq!(if_match(&headers(&["\"17\""])).unwrap().as_deref(), Some("17"));
-        for bad in
-            [&["17"][..], &["W/\"17\""], &["\"1\", \"2\""], &["\"\""], &["\"1\"", "\"1\""], &["\"\u{e9}\""]]
+    fn versions_are_asked_for_in_quotes_one_or_several() {
+        let of = |values: &[&str]| IfMatch(if_match(&headers(values)).unwrap());
+        assert_eq!(of(&[]).version(Some("17")).unwrap(), None);
+        assert_eq!(of(&["*"]).version(Some("17")).unwrap(), None);
+        for one in [&["\"17\""][..], &["\"1\", \"17\""], &["\"1\"", "\"17\""], &["W/\"1\",\"17\""]] {
+            assert_eq!(of(one).version(Some("17")).unwrap().as_deref(), Some("17"), "{one:?}");
+        }
+        for other in
+            [&["\"1\""][..], &["W/\"17\""], &["\"1\", W/\"17\""], &["\"\""], &["\"1\"", "\"1\""], &[","]]
         {
+            let refused = of(other).version(Some("17")).unwrap_err();
+            assert_eq!(refused.code, Code::PreconditionFailed, "{other:?}");
+        }
+        assert!(of(&["\"17\""]).version(None).is_err());
+    }
+
+    #[test]
+    fn what_is_no_list_of_versions_is_refused() {
+        for bad in [&["17"][..], &["w/\"17\""], &["\"17"], &["\"1\" \"2\""], &["*, \"1\""], &["\"\u{e9}\""]] {
             assert_eq!(if_match(&headers(bad)).unwrap_err().code, Code::InvalidHeader, "{bad:?}");
         }
-        assert!(match_version(Some("1"), Some("1")).is_ok() && match_version(None, Some("1")).is_ok());
-        assert_eq!(match_version(Some("1"), Some("2")).unwrap_err().code, Code::PreconditionFailed);
     }
 }

@@ -14,6 +14,7 @@ use axum::{
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
+use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, ResourceExt,
@@ -32,6 +33,7 @@ use super::{
     auth::Caller,
     body::Body,
     openapi::{Describes, Operation},
+    path::canonical,
     problem::{Code, Problem},
     query::Params,
     routes::Routes,
@@ -44,7 +46,7 @@ use crate::{
     },
     domain::api_key::lifecycle,
     hex::hex,
-    kube_ext::within,
+    kube_ext::{call::within_opt, within},
     names,
 };
 
@@ -126,7 +128,7 @@ impl Place {
             Caller::Tenant(context) => {
                 context.needs(scope)?;
                 let tenant = &context.principal.tenant;
-                if of.tenant.is_some_and(|named| named != tenant.name && named != tenant.uid) {
+                if of.tenant.map(canonical).is_some_and(|named| named != tenant.name && named != tenant.uid) {
                     let detail = "`tenant` names another tenant than the key's";
                     return Err(Problem::new(Code::TenantMismatch, detail));
                 }
@@ -184,7 +186,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = Path::<String>::from_request_parts(parts, state).await;
-        id.map(|Path(id)| Self(id)).map_err(|_| Problem::not_found("key"))
+        id.map(|Path(id)| Self(canonical(id))).map_err(|_| Problem::not_found("key"))
     }
 }
 
@@ -205,9 +207,9 @@ async fn list(
     Params(of): Params<Of>,
 ) -> Result<Json<KeysView>, Problem> {
     let place = Place::of(&app, caller, of, Scope::KeysRead, "list").await?;
-    let all = app.keys.state();
-    let own = all.iter().filter(|key| key.metadata.namespace.as_deref() == Some(&place.namespace));
+    let own = app.keys.state_filter(|key| key.metadata.namespace.as_deref() == Some(&place.namespace));
     let by_age: BTreeMap<_, _> = own
+        .iter()
         .map(|key| {
             let view = view(key, &place.tenant_uid);
             ((view.created_at, view.id.clone()), view)
@@ -225,6 +227,7 @@ async fn create(
 ) -> Result<Response, Problem> {
     let place = Place::of(&app, caller, of, Scope::KeysWrite, "create").await?;
     place.within_own(&new.scopes)?;
+    possible(&new, app.clock.now())?;
     let spec = TenantApiKeySpec {
         display_name: new.display_name,
         scopes: new.scopes,
@@ -249,6 +252,21 @@ async fn create(
     let mut response = issued(&app, &place, key, StatusCode::CREATED, |_| true).await?;
     response.extensions_mut().insert(made);
     Ok(response)
+}
+
+/// Refuses what would be made and could never be used, and what the CRD's rules say in words of their own.
+fn possible(new: &New, now: Timestamp) -> Result<(), Problem> {
+    if let Some(at) = new.expires_at.filter(|at| *at <= now) {
+        let detail = format!("expires_at: {at} has passed: give a later time, or none");
+        return Err(Problem::new(Code::InvalidObject, detail));
+    }
+    match &new.rotate_every {
+        Some(text) if lifecycle::period(text).is_none() => {
+            let detail = "rotate_every: give hours, minutes and seconds such as 720h or 1h30m, at least 1m";
+            Err(Problem::new(Code::InvalidObject, detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn random(app: &App) -> Result<String, Problem> {
@@ -306,7 +324,9 @@ async fn issued(
         |key: &TenantApiKey| (StatusCode::ACCEPTED, Json(view(key, &place.tenant_uid))).into_response();
     let Ok(Ok(Some(ready))) = waited else { return Ok(later(&key)) };
     let api: Api<Secret> = Api::namespaced(app.client.clone(), &place.namespace);
-    let secret = within("reading the Secret of a key", api.get(&ready.secret_name())).await?;
+    let secret = within_opt("reading the Secret of a key", api.get(&ready.secret_name())).await?;
+    // It may be deleted, or the key be revoked, in the meantime.
+    let Some(secret) = secret else { return Ok(later(&ready)) };
     let entry = |entry: &str| {
         let bytes = secret.data.as_ref()?.get(entry)?;
         String::from_utf8(bytes.0.clone()).ok()

@@ -11,6 +11,8 @@ pub mod administrators;
 pub mod audit;
 pub mod auth;
 pub mod body;
+pub mod connection;
+pub mod cors;
 pub mod failures;
 pub mod frame;
 pub mod header;
@@ -19,6 +21,7 @@ pub mod jobs;
 pub mod jobs_index;
 pub mod keys;
 pub mod openapi;
+pub mod path;
 pub mod patience;
 pub mod problem;
 pub mod query;
@@ -32,15 +35,22 @@ mod tests;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, middleware};
+use axum::{
+    Router,
+    extract::Request,
+    http::{Uri, uri::PathAndQuery},
+    middleware,
+};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Client, runtime::reflector::Store};
 use serde_json::Value;
 use tokio::sync::watch;
+use tower::ServiceExt as _;
 
 use self::{
     administrators::Administrators,
     auth::Recognise,
+    cors::Origins,
     failures::Failures,
     frame::{Frame, no_method, no_route, surround},
     jobs_index::JobsIndex,
@@ -104,6 +114,8 @@ pub struct Parts {
     pub watches: Watches,
     /// The history, if there is one.
     pub database: Option<Readers>,
+    /// Origins of the pages that browsers may let call it.
+    pub origins: Origins,
 }
 
 impl App {
@@ -133,13 +145,28 @@ pub fn document() -> Value {
     openapi::document(table(&Pages::default()).described())
 }
 
-/// The server.
+/// The server. A path with a slash at its end is the one without it.
 pub fn routes(app: App, metrics: Metrics) -> Router {
-    let frame = Frame::new(metrics, app.random.clone());
-    table(&Pages::of(&document()))
+    let frame = Frame::new(metrics, app.random.clone(), app.origins.clone());
+    let routes = table(&Pages::of(&document()))
         .into_router()
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(frame, surround))
-        .with_state(app)
+        .with_state(app);
+    Router::new().fallback_service(routes.map_request(|mut request: Request| {
+        if let Some(uri) = without_slash(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        request
+    }))
+}
+
+/// The same without the slash at the end of its path, if it has one.
+fn without_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path().strip_suffix('/').filter(|path| !path.is_empty() && !path.ends_with('/'))?;
+    let text = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
+    Uri::from_parts(parts).ok()
 }

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kube_ext::CallError;
 
@@ -22,6 +22,10 @@ pub const PAGE: &str = include_str!("../../docs/problems.md");
 #[strum(serialize_all = "snake_case")]
 pub enum Code {
     // --- of the request's form
+    /// The head is no HTTP/1.1 request.
+    MalformedRequest,
+    /// The head is too large.
+    HeadTooLarge,
     /// The body is no JSON that is taken here.
     MalformedBody,
     /// The body is JSON and not what the route takes.
@@ -78,6 +82,8 @@ pub enum Code {
     InvalidObject,
     /// The job can never run.
     JobRejected,
+    /// The node alone is more than the tenant's quotas allow.
+    NodeRejected,
     /// A quota of the tenant is used up.
     QuotaExceeded,
     /// The hourly limit is reached.
@@ -110,12 +116,17 @@ impl Code {
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
-            Self::MalformedBody | Self::InvalidQuery | Self::InvalidHeader | Self::InvalidCursor => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::InvalidBody | Self::InvalidObject | Self::IdempotencyKeyReused | Self::JobRejected => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::MalformedRequest
+            | Self::MalformedBody
+            | Self::InvalidQuery
+            | Self::InvalidHeader
+            | Self::InvalidCursor => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::InvalidBody
+            | Self::InvalidObject
+            | Self::IdempotencyKeyReused
+            | Self::JobRejected
+            | Self::NodeRejected => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -216,13 +227,62 @@ impl Problem {
     }
 }
 
+/// What the API server says of an object, in the words of this API: without the kind and name of the object that was
+/// made of a body, and with the fields as they stand in a body.
+fn invalid(message: &str, causes: &[(&str, &str)]) -> String {
+    /// The field of rules that were not checked because of the other causes.
+    const NO_FIELD: &str = "<nil>";
+    let named: Vec<&(&str, &str)> =
+        causes.iter().filter(|(field, _)| !field.is_empty() && *field != NO_FIELD).collect();
+    let words: Vec<String> = named
+        .into_iter()
+        .map(|(path, words)| {
+            let words = words.replace(&format!("{path} in body "), "");
+            match field(path) {
+                name if name.is_empty() => words,
+                name => format!("{name}: {words}"),
+            }
+        })
+        .collect();
+    if words.is_empty() {
+        let denied = message.split_once(" denied request: ").map(|(_, words)| words);
+        let invalid = || message.split_once("\" is invalid: ").map(|(_, words)| words);
+        return denied.or_else(invalid).unwrap_or(message).to_owned();
+    }
+    words.join("; ")
+}
+
+/// A field's path in an object, as a body has it: `spec.envFrom[0].configMap` is `env_from[0].config_map`.
+fn field(path: &str) -> String {
+    let path = path.strip_prefix("spec").or_else(|| path.strip_prefix("metadata")).unwrap_or(path);
+    let path = path.strip_prefix('.').unwrap_or(path);
+    let mut name = String::with_capacity(path.len() + 4);
+    // What is in brackets is an index, or a name that was sent.
+    let mut depth = 0_u32;
+    for c in path.chars() {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        if depth == 0 && c.is_ascii_uppercase() {
+            name.push('_');
+            name.push(c.to_ascii_lowercase());
+        } else {
+            name.push(c);
+        }
+    }
+    name
+}
+
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
-        let words = error.refusal().unwrap_or_default().to_owned();
         let problem = match error.code() {
             Some(404) => Self::not_found("object"),
             Some(409) => Self::new(Code::Conflict, "the object was changed meanwhile: read it and try again"),
-            Some(400 | 422) => Self::new(Code::InvalidObject, words),
+            Some(400 | 422) => {
+                Self::new(Code::InvalidObject, invalid(error.refusal().unwrap_or_default(), &error.causes()))
+            }
             Some(429) | None | Some(500..) => {
                 Self::new(Code::ClusterUnavailable, "the Kubernetes API server does not answer at the moment")
             }
@@ -236,11 +296,10 @@ impl From<CallError> for Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = self.code.status();
-        let code = self.code.as_str();
-        let Rest { detail, reason, message, headers: more, inside } = *self.rest;
+impl Problem {
+    fn body(&self) -> Value {
+        let (status, code) = (self.code.status(), self.code.as_str());
+        let Rest { detail, reason, message, .. } = &*self.rest;
         let mut body = json!({
             "type": format!("/problems/{code}"),
             "title": status.canonical_reason().unwrap_or_default(),
@@ -250,10 +309,29 @@ impl IntoResponse for Problem {
         });
         for (field, value) in [("reason", reason), ("message", message)] {
             if let Some(value) = value {
-                body[field] = value.into();
+                body[field] = value.as_str().into();
             }
         }
-        let mut response = (status, Json(body)).into_response();
+        body
+    }
+
+    /// What is said of this request.
+    #[cfg(test)]
+    pub(super) fn detail(&self) -> &str {
+        &self.rest.detail
+    }
+
+    /// Its body as text, for what is answered without a request.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.body().to_string()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.code.status(), Json(self.body())).into_response();
+        let Rest { headers: more, inside, .. } = *self.rest;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.extend(more);
@@ -317,6 +395,42 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         assert_eq!(response.extensions().get::<Inside>().unwrap().0, "password=geheim");
+    }
+
+    #[test]
+    fn an_invalid_object_is_explained_in_the_words_of_this_api() {
+        for (message, causes, said) in [
+            (
+                "Job.crofter.io \"job-1\" is invalid: [spec.envFrom[0].configMap: Invalid value: …, <nil>: Invalid value: null: some …]",
+                &[
+                    (
+                        "spec.envFrom[0].configMap",
+                        "Invalid value: \"A B\": spec.envFrom[0].configMap in body should match '^[a-z]+$'",
+                    ),
+                    ("<nil>", "Invalid value: null: some validation rules were not checked"),
+                ][..],
+                "env_from[0].config_map: Invalid value: \"A B\": should match '^[a-z]+$'",
+            ),
+            (
+                "…",
+                &[("spec", "Invalid value: give an image"), ("spec.parameters[aB.cD]", "Too long")],
+                "Invalid value: give an image; parameters[aB.cD]: Too long",
+            ),
+            ("…", &[("metadata.name", "Required value")], "name: Required value"),
+            (
+                "Job.crofter.io \"job-1\" is invalid: spec.image: Too long: may not be more than 1024 bytes",
+                &[],
+                "spec.image: Too long: may not be more than 1024 bytes",
+            ),
+            (
+                "jobs.crofter.io \"job-1\" is forbidden: ValidatingAdmissionPolicy 'crofter-jobs' with binding 'crofter-jobs' denied request: queue live is closed",
+                &[("", "queue live is closed")],
+                "queue live is closed",
+            ),
+            ("no more is said", &[("<nil>", "x")], "no more is said"),
+        ] {
+            assert_eq!(invalid(message, causes), said);
+        }
     }
 
     #[tokio::test]

@@ -84,10 +84,12 @@ impl Routes {
         self
     }
 
-    /// With others under a prefix, and, for clients of old, without it. The document has them under the prefix.
+    /// With others, all of them under a prefix and, for clients of old, without it. The document has each once: the others
+    /// under the prefix, and those that are here already without it.
     #[must_use]
     pub fn nest(mut self, prefix: &str, other: Self) -> Self {
-        self.router = self.router.merge(other.router.clone()).nest(prefix, other.router);
+        let all = self.router.merge(other.router);
+        self.router = all.clone().nest(prefix, all);
         let prefixed = other.described.into_iter();
         self.described.extend(prefixed.map(|one| Described { path: format!("{prefix}{}", one.path), ..one }));
         self

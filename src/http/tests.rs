@@ -1,10 +1,15 @@
 //! Handlers behind their whole router, with an API server in memory.
 
 mod audit;
+mod browsers;
 mod events;
 mod health;
+mod keys;
+mod lists;
 mod logs;
 mod nodes;
+mod paths;
+mod refusals;
 mod retry;
 mod server;
 mod submit;
@@ -39,6 +44,7 @@ use crate::{
 pub(super) const TENANT_UID: &str = "10000000-0000-4000-8000-000000000000";
 pub(super) const JOB_UID: &str = "20000000-0000-4000-8000-000000000000";
 pub(super) const KEY: &str = "Bearer crft_good";
+pub(super) const ORIGIN: &str = "https://app.example.org";
 pub(super) const ADMIN: &str = "Bearer boss";
 
 /// An app, and what its surroundings do.
@@ -106,6 +112,11 @@ fn review(call: &Call) -> Option<(u16, Value)> {
 
 impl Lab {
     pub(super) fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// One whose process schedules.
+    pub(super) fn with(board: Option<Board>) -> Self {
         let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
         let admits = Arc::<AtomicBool>::default();
         let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
@@ -135,7 +146,7 @@ impl Lab {
                 bytes.fill(1);
                 Ok(())
             }),
-            board: None,
+            board,
             recognise: Arc::clone(&key) as Arc<dyn Recognise>,
             administrators: Administrators::new(client),
             failures: Failures::default(),
@@ -148,8 +159,15 @@ impl Lab {
             nodes,
             watches: Watches::default(),
             database: None,
+            origins: Origins::new(&[ORIGIN.to_owned()]),
         });
         Self { fake, app, key, stop, logs, admits, tenants: tenants_writer }
+    }
+
+    /// Lets pages of these origins call, and of no other.
+    pub(super) fn origins(&mut self, origins: &[String]) {
+        let parts = Arc::get_mut(&mut self.app.0).unwrap();
+        parts.origins = Origins::new(origins);
     }
 
     /// Lets the job be so, with the pod of its attempt.
@@ -162,7 +180,7 @@ impl Lab {
         job
     }
 
-    /// Stores the pod of an attempt.
+    /// Stores the pod of an attempt, which has ended.
     pub(super) fn pod(&self, attempt: u64, changes: Value) {
         let name = format!("j-200000000000-{attempt}");
         let mut metadata = json!({
@@ -177,7 +195,8 @@ impl Lab {
             ],
         });
         mock::merge(&mut metadata, &changes);
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        let status = json!({"phase": "Succeeded"});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status});
         self.fake.put(&format!("/api/v1/namespaces/tenant-acme/pods/{name}"), pod);
     }
 
@@ -189,7 +208,7 @@ impl Lab {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Response<Body> {
-        let mut request = Request::builder().method(method).uri(path);
+        let mut request = Request::builder().method(method).uri(path).header("host", "x");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

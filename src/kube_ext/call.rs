@@ -52,6 +52,20 @@ impl CallError {
         }
     }
 
+    /// What the API server says of single fields of an object that it refuses: each field and the words about it.
+    #[must_use]
+    pub fn causes(&self) -> Vec<(&str, &str)> {
+        let status = match self {
+            Self::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status,
+                _ => return Vec::new(),
+            },
+            Self::Timeout { .. } => return Vec::new(),
+        };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        causes.map(|cause| (cause.field.as_str(), cause.message.as_str())).collect()
+    }
+
     /// The object isn't there (404).
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -12,13 +12,12 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{Parts, Stop};
+use super::{Parts, Rest, Stop};
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant, TenantApiKey, tenant::JobWindow},
     clock::Clock,
     config::Settings,
     controllers::{api_key, attempt, job, node, tenant},
-    db::Readers,
     domain::{admission::Dispatcher, job_pod::JobPod, worker},
     http::{
         self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex, shares::Shares,
@@ -373,7 +372,8 @@ impl Assembly {
     }
 
     /// The REST API. Returns its index of jobs.
-    pub(super) fn rest(&mut self, listener: TcpListener, keys: Keys, database: Option<Readers>) -> JobsIndex {
+    pub(super) fn rest(&mut self, rest: Rest, keys: Keys) -> JobsIndex {
+        let Rest { listener, history, origins } = rest;
         let jobs = JobsIndex::default();
         self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
         let app = http::App::new(http::Parts {
@@ -395,7 +395,8 @@ impl Assembly {
             keys: self.keys.store(),
             nodes: self.caches.nodes.clone(),
             watches: self.watches.clone(),
-            database,
+            database: history,
+            origins,
         });
         let routes = http::routes(app, self.metrics.clone());
         // Ends by itself at the stop signal, when all that was asked is answered.

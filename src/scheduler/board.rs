@@ -18,7 +18,7 @@ use crate::{
         tenant::{EndedJobs, JobWindow, TenantUsage},
     },
     domain::{
-        admission::{Account, Admission, Dispatcher, Verdict},
+        admission::{Account, Admission, Dispatcher, ProspectiveJob, Verdict},
         pod_create::Meaning,
     },
 };
@@ -61,6 +61,20 @@ impl Board {
     #[cfg(test)]
     pub(crate) fn show(&self, job_uid: &str, verdict: Verdict) {
         self.lock().shown.insert(job_uid.to_owned(), verdict);
+    }
+
+    /// A board whose caches are whole, for tests.
+    #[cfg(test)]
+    pub(crate) fn ready(dispatcher: Dispatcher) -> Self {
+        Self::of(State { dispatcher, ready: true, ..State::default() })
+    }
+
+    /// Why a job would be refused at once if it were created now; `None` where it would not, and until the caches are
+    /// whole. It reserves nothing: the verdict on the Job itself decides.
+    #[must_use]
+    pub fn assess(&self, job: &ProspectiveJob<'_>, now: Timestamp) -> Option<(Reason, String)> {
+        let state = self.lock();
+        state.ready.then(|| state.dispatcher.assess(job, now)).flatten()
     }
 
     /// What was decided of a job, by UID; `None` while there is nothing that its owner is to know.

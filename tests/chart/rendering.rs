@@ -156,6 +156,8 @@ fn the_operator_is_configured_by_the_values() {
         "image.repository=registry.example.com/crofter,image.tag=1.2",
         "--set-json",
         r#"extraEnv=[{"name": "RUST_LOG", "value": "debug"}]"#,
+        "--set-json",
+        r#"corsOrigins=["https://app.example.org", "http://localhost:3000"]"#,
     ]);
     let full = of_kind(&objects, "Deployment")[0];
     let secret = env(full, "DATABASE_URL").unwrap().pointer("/valueFrom/secretKeyRef").unwrap();
@@ -163,6 +165,8 @@ fn the_operator_is_configured_by_the_values() {
     assert_eq!(env(full, "CROFTER_NAMESPACE_PREFIX").unwrap()["value"], "team-");
     assert_eq!(env(full, "CROFTER_GPU_RESOURCE").unwrap()["value"], "amd.com/gpu");
     assert_eq!(env(full, "CROFTER_ELASTIC_POOLS").unwrap()["value"], "gpu,spot");
+    let origins = &env(full, "CROFTER_CORS_ORIGINS").unwrap()["value"];
+    assert_eq!(origins, "https://app.example.org,http://localhost:3000");
     assert_eq!(env(full, "RUST_LOG").unwrap()["value"], "debug");
     let pod = full.pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["terminationGracePeriodSeconds"], 60);
@@ -222,6 +226,8 @@ fn bad_values_are_refused_with_their_name() {
         ("namespacePrefix=abcdefghijklmnopqrstuvwx-", "namespacePrefix"),
         ("gpuResource=gpu", "gpuResource"),
         ("elasticPools={Spot}", "elasticPools/0"),
+        ("corsOrigins={*}", "corsOrigins/0"),
+        ("corsOrigins={https://a.example.org/}", "corsOrigins/0"),
         ("image.repository=", "image/repository"),
         ("image.digest=latest", "image/digest"),
         ("image.pullPolicy=Sometimes", "image/pullPolicy"),

@@ -2,16 +2,19 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
+
 use super::{
     Account, Dispatcher,
-    entry::{Entry, Stand},
-    queue::Hold,
+    entry::{Assessment, Entry, Stand},
+    queue::{Hold, Shape},
     quota,
-    views::{Admission, Verdict},
+    seat::Never,
+    views::{Admission, ProspectiveJob, Verdict},
 };
 use crate::{
-    api_types::Reason,
-    domain::{pod_create::Meaning, retry},
+    api_types::{Reason, job::OnQuota},
+    domain::{pod_create::Meaning, resources::AskError, retry},
 };
 
 /// A pod that the API server refuses for the moment is tried again so many times before its admission is given back, the
@@ -35,6 +38,49 @@ impl Dispatcher {
     #[must_use]
     pub fn standing(&self, uid: &str) -> Option<Verdict> {
         self.judgement(&self.jobs[*self.uids.get(uid)?])
+    }
+
+    /// Why a job would be refused at once if it were created now, as the youngest of its tenant; `None` where it would
+    /// be admitted or wait, and where nothing is known of its tenant. The same checks as those of a new job, in the
+    /// same order, so a refusal here is one there unless something changes in between.
+    #[must_use]
+    pub fn assess(&self, job: &ProspectiveJob<'_>, now: Timestamp) -> Option<(Reason, String)> {
+        let seat = &self.seats[*self.namespaces.get(job.namespace)?];
+        let view = seat.view.as_ref().filter(|view| view.closed.is_none())?;
+        let asked = match &job.asked {
+            Ok(asked) => *asked,
+            // The API server's rules refuse it, in their own words.
+            Err(AskError::Field { .. } | AskError::Scratch { .. }) => return None,
+            Err(error @ AskError::Scenario(_)) => return Some((error.reason(), error.to_string())),
+        };
+        let shape = Shape { asked, group: job.group.clone(), on_quota: job.on_quota, fresh: true };
+        let now = now.max(self.now);
+        let never = seat.never(view, &shape, &self.rooms);
+        let is_final = |never: &Never| match never {
+            Never::Quota(_) => true,
+            Never::Pool | Never::Nodes => {
+                let outlook = seat.outlook(&shape, *never, &self.rooms, now);
+                Assessment::Ahead.next(outlook, now) == Assessment::Refused
+            }
+        };
+        if let Some(never) = never.filter(is_final) {
+            return Some(seat.why_never(view, &shape, never, &self.rooms));
+        }
+        if job.on_quota == OnQuota::Queue {
+            return None;
+        }
+        // All that wait were submitted before it.
+        let before = seat.places() + seat.outside.len() as u64;
+        if let Some(refusal) = seat.no_turn_after(view, before, shape.fresh, now) {
+            return Some(refusal);
+        }
+        if !seat.outside.is_empty() || !seat.has_places(seat.places() + 1) {
+            return Some((Reason::QueueFull, quota::queue_full(view, seat.usage.queued)));
+        }
+        // One that waits for a larger node is not judged by the quotas yet.
+        let excess = seat.quota(view, &shape, false, now).filter(|_| never.is_none())?;
+        let reason = excess.reason();
+        (reason != Reason::WaitingForTurn).then(|| (reason, excess.sentence(view)))
     }
 
     /// Takes an admission into use: from now on it stands until its pod was seen, or [`Self::refused`]. Again for the

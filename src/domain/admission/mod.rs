@@ -49,7 +49,9 @@ use std::{
 use jiff::Timestamp;
 use slab::Slab;
 
-pub use self::views::{Admission, JobStanding, JobView, TenantView, Usage, Verdict, WorkerView};
+pub use self::views::{
+    Admission, JobStanding, JobView, ProspectiveJob, TenantView, Usage, Verdict, WorkerView,
+};
 use self::{
     entry::{Entry, Stand},
     lane::Lane,

@@ -318,7 +318,17 @@ impl Seat {
         let limit = |quota| Limit::from_quota(quota).at_most();
         let most =
             [view.quotas.max_jobs, view.quotas.max_jobs_per_hour].into_iter().filter_map(limit).max()?;
-        let before = self.queued_before(age, most);
+        self.no_turn_after(view, self.queued_before(age, most), fresh, now)
+    }
+
+    /// The same where so many wait before the job.
+    pub(super) fn no_turn_after(
+        &self,
+        view: &TenantView,
+        before: u64,
+        fresh: bool,
+        now: Timestamp,
+    ) -> Option<(Reason, String)> {
         if let Some(sentence) = no_turn_soon(view, self.usage.active, before) {
             return Some((Reason::WaitingForQuota, sentence));
         }

@@ -1,5 +1,6 @@
 //! Single decisions.
 
+mod assess;
 mod room;
 mod told;
 mod too_large;

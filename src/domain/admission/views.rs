@@ -79,6 +79,19 @@ impl JobView {
     }
 }
 
+/// A job that is not created yet, as far as it is known whether it would be refused.
+#[derive(Clone, Debug)]
+pub struct ProspectiveJob<'a> {
+    /// Its namespace, which is its tenant's.
+    pub namespace: &'a str,
+    /// What it would ask for, or why it can't be run.
+    pub asked: Result<Resources, AskError>,
+    /// The only worker group that it may use, if it names one.
+    pub group: Option<Arc<str>>,
+    /// What it wants when a quota is reached.
+    pub on_quota: OnQuota,
+}
+
 /// Where a job is, as its object and its pods say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobStanding {

@@ -19,7 +19,7 @@ use crate::{
     http::{
         App,
         auth::{ByKey, Context, JobsWrite},
-        header::{IfMatch, match_version},
+        header::IfMatch,
         problem::{Code, Problem},
     },
     kube_ext::{CallError, within},
@@ -49,10 +49,10 @@ pub async fn cancel(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsWrite>,
     id: Id,
-    IfMatch(version): IfMatch,
+    wanted: IfMatch,
 ) -> Result<Response, Problem> {
     let job = living(&app, &context, &id)?;
-    match_version(version.as_deref(), job.metadata.resource_version.as_deref())?;
+    let version = wanted.version(job.metadata.resource_version.as_deref())?;
     let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
     let ended = is_terminal(phase) && job.status.as_ref().is_some_and(|status| status.finished_at.is_some());
     if ended && !job.spec.canceled {
@@ -81,10 +81,10 @@ pub async fn delete(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsWrite>,
     id: Id,
-    IfMatch(version): IfMatch,
+    wanted: IfMatch,
 ) -> Result<StatusCode, Problem> {
     let job = living(&app, &context, &id)?;
-    match_version(version.as_deref(), job.metadata.resource_version.as_deref())?;
+    let version = wanted.version(job.metadata.resource_version.as_deref())?;
     let versioned = version.is_some();
     let preconditions = Preconditions { uid: job.uid(), resource_version: version };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };

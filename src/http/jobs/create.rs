@@ -1,8 +1,11 @@
 //! Making a Job and waiting for what becomes of it: shared by submit and retry.
 //!
 //! The Job's name is made of the `Idempotency-Key`, so the API server itself sees to it that one key makes one Job, however
-//! often and wherever it is sent. A job that is refused does not stay: its sender was told, the history has it, and
-//! the same key may be tried again.
+//! often and wherever it is sent.
+//!
+//! A job that the scheduler of this process would refuse at once is not created at all: the refusal costs the API server
+//! nothing. That assessment is advisory. What was created meanwhile may still be refused by the verdict on the Job
+//! itself; such a Job is deleted again, and its key may be used again.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -22,7 +25,11 @@ use sha2::{Digest, Sha256};
 use super::{rate, view::JobView};
 use crate::{
     api_types::{Job, JobPhase, JobSpec, Reason},
-    domain::{admission::Verdict, environment},
+    domain::{
+        admission::{ProspectiveJob, Verdict},
+        environment,
+        resources::Resources,
+    },
     hex::hex,
     http::{
         App,
@@ -32,7 +39,7 @@ use crate::{
         openapi::{Describes, Operation, READABLE},
         problem::{Code, Problem},
     },
-    kube_ext::within,
+    kube_ext::{call::within_opt, within},
     names,
 };
 
@@ -74,6 +81,8 @@ impl Describes for IdempotencyKey {
 /// What is to be made.
 pub struct New {
     name: String,
+    /// Its name is of an `Idempotency-Key`, so there may be a Job of it already.
+    keyed: bool,
     digest: String,
     spec: JobSpec,
     /// UID of the job that is run again.
@@ -96,6 +105,7 @@ impl New {
         let tenant = &context.principal.tenant.uid;
         let asked = serde_json::to_vec(&(&spec, &retry_of)).unwrap_or_default();
         let digest = hash(&[tenant.as_bytes(), &asked]);
+        let keyed = key.0.is_some();
         let name = match key.0 {
             Some(key) => format!("idem-{}", &hash(&[tenant.as_bytes(), key.as_bytes()])[..40]),
             None => {
@@ -106,7 +116,18 @@ impl New {
                 format!("job-{}", hex(&bytes))
             }
         };
-        Ok(Self { name, digest, spec, retry_of })
+        Ok(Self { name, keyed, digest, spec, retry_of })
+    }
+
+    /// Why the scheduler of this process would refuse it at once, if so.
+    fn assess(&self, app: &App, namespace: &str) -> Option<(Reason, String)> {
+        let job = ProspectiveJob {
+            namespace,
+            asked: Resources::of_job(&self.spec, &app.scenarios.borrow()),
+            group: self.spec.pool.as_deref().map(|pool| names::pool_group(pool).into()),
+            on_quota: self.spec.on_quota,
+        };
+        app.board.as_ref()?.assess(&job, app.clock.now())
     }
 
     fn object(&self, namespace: &str) -> Job {
@@ -149,7 +170,13 @@ fn hash(parts: &[&[u8]]) -> String {
 pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, Problem> {
     let namespace = &context.principal.tenant.namespace;
     let mut awaited = app.jobs.awaiting(namespace, &new.name);
-    let (job, replayed) = make(app, namespace, &new).await?;
+    let (job, replayed) = match new.assess(app, namespace) {
+        None => make(app, namespace, &new).await?,
+        Some((reason, message)) => match earlier(app, namespace, &new).await? {
+            Some(job) => (job, true),
+            None => return Err(refusal(app, context, Some(reason), message)),
+        },
+    };
     let job = match decided(&job) {
         true => Arc::new(job),
         false => match verdict(app, &mut awaited, &job).await {
@@ -162,7 +189,9 @@ pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, 
     };
     if phase(&job) == JobPhase::Rejected {
         remove(app, &job);
-        return Err(refusal(app, context, &job));
+        let status = job.status.clone().unwrap_or_default();
+        let reason = status.reason.as_deref().and_then(|reason| reason.parse().ok());
+        return Err(refusal(app, context, reason, status.message.unwrap_or_default()));
     }
     Ok(answer(app, context, &job, StatusCode::CREATED, replayed))
 }
@@ -218,19 +247,31 @@ async fn make(app: &App, namespace: &str, new: &New) -> Result<(Job, bool), Prob
             }
             Err(error) => return Err(error.into()),
         }
-        let found = within("reading a Job", api.get_opt(&new.name)).await?;
-        match found.filter(|job| job.metadata.deletion_timestamp.is_none()) {
-            Some(job) if job.annotations().get(names::ANNOTATION_REQUEST) == Some(&new.digest) => {
-                return Ok((job, true));
-            }
-            Some(_) => {
-                let detail = "this Idempotency-Key was used for another request";
-                return Err(Problem::new(Code::IdempotencyKeyReused, detail));
-            }
-            None => (),
+        if let Some(job) = found(&api, new).await? {
+            return Ok((job, true));
         }
     }
     Err(Problem::new(Code::Conflict, "the job of this Idempotency-Key is just being deleted"))
+}
+
+/// The Job that an earlier request of the same `Idempotency-Key` has created.
+async fn earlier(app: &App, namespace: &str, new: &New) -> Result<Option<Job>, Problem> {
+    if !new.keyed {
+        return Ok(None);
+    }
+    found(&Api::namespaced(app.client.clone(), namespace), new).await
+}
+
+/// The Job of that name, if it was created by the same request.
+async fn found(api: &Api<Job>, new: &New) -> Result<Option<Job>, Problem> {
+    let found = within_opt("reading a Job", api.get(&new.name)).await?;
+    match found.filter(|job| job.metadata.deletion_timestamp.is_none()) {
+        Some(job) if job.annotations().get(names::ANNOTATION_REQUEST) != Some(&new.digest) => {
+            let detail = "this Idempotency-Key was used for another request";
+            Err(Problem::new(Code::IdempotencyKeyReused, detail))
+        }
+        found => Ok(found),
+    }
 }
 
 fn phase(job: &Job) -> JobPhase {
@@ -270,11 +311,8 @@ fn answer(app: &App, context: &Context, job: &Job, status: StatusCode, replayed:
     response
 }
 
-/// The answer for a job that was Rejected.
-fn refusal(app: &App, context: &Context, job: &Job) -> Problem {
-    let status = job.status.clone().unwrap_or_default();
-    let message = status.message.clone().unwrap_or_default();
-    let reason = status.reason.as_deref().and_then(|reason| reason.parse().ok());
+/// The answer for a job that was, or would be, Rejected.
+fn refusal(app: &App, context: &Context, reason: Option<Reason>, message: String) -> Problem {
     let problem = match reason {
         Some(Reason::RateLimited) => {
             let wait = rate::resets_in(app, context).unwrap_or(60);
@@ -289,7 +327,7 @@ fn refusal(app: &App, context: &Context, job: &Job) -> Problem {
         Some(Reason::QueueFull) => Problem::new(Code::QuotaExceeded, &message).retry_after(5),
         _ => Problem::new(Code::JobRejected, &message),
     };
-    let problem = problem.because(status.reason, status.message);
+    let problem = problem.because(reason.map(|reason| reason.as_str().to_owned()), Some(message));
     rate::headers(app, context)
         .into_iter()
         .fold(problem, |problem, (name, value)| problem.with_header(name, value.to_str().unwrap_or_default()))

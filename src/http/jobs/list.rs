@@ -2,8 +2,11 @@
 //!
 //! A page is made of the history and of the cache: the history has what is gone from the cluster, the cache what the
 //! mirror has not written yet and the state of this moment. While the history is away the cache alone answers, and says so.
+//!
+//! A page is bounded by its jobs, its bytes and the jobs of the cache that are looked at for it, whichever is reached
+//! first; `next_cursor` is where the next page begins, so with a filter that picks few a page may be empty and not the last.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -26,7 +29,7 @@ use crate::{
     http::{
         App,
         auth::{ByKey, JobsRead},
-        jobs_index::Place,
+        jobs_index::{Place, Scan, place},
         problem::{Code, Problem},
         query::Params,
     },
@@ -35,6 +38,12 @@ use crate::{
 /// Jobs of a page, by default and at most.
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 500;
+/// Bytes of the jobs of a page, but for the first, which is always on it.
+const PAGE_BYTES: usize = 1 << 20;
+/// Jobs that are read from the history at once: of the longest, a few megabytes.
+const READ_AT_ONCE: usize = 64;
+/// Jobs of the cache that are looked at for a page.
+const SCANNED: usize = 5_000;
 
 /// Parameters of a list.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -46,7 +55,7 @@ pub struct Wanted {
     status: Option<String>,
     /// Only those of this queue.
     queue: Option<Queue>,
-    /// Jobs of a page, by default 50.
+    /// Jobs of a page at most, by default 50.
     #[schemars(range(min = 1, max = LARGEST_PAGE))]
     limit: Option<usize>,
     /// `next_cursor` of the page before, of a list with the same filters.
@@ -58,7 +67,7 @@ pub struct Wanted {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Jobs")]
 pub struct Page {
-    /// The newest first.
+    /// The newest first. May be fewer than asked for, also where there are more: see `next_cursor`.
     jobs: Vec<JobView>,
     /// Where the next page begins; null on the last one.
     next_cursor: Option<String>,
@@ -124,7 +133,7 @@ pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -
     let asked = Asked::of(wanted, tenant)?;
     let recorded = recorded(app, tenant, &asked).await;
     let away = recorded.is_none();
-    let page = page(app, (tenant, namespace), &asked, recorded.unwrap_or_default());
+    let page = page(app, (tenant, namespace), &asked, recorded);
     let mut response = Json(page).into_response();
     if away {
         response.headers_mut().insert(SOURCE, CACHE);
@@ -132,62 +141,181 @@ pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -
     Ok(response)
 }
 
-/// What the history has of the page, with one more to see whether there is another; `None` where it does not answer.
-async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<JobsPage> {
+/// What the history has of a page, read a few jobs at a time until that is all, or as many bytes.
+struct Recorded {
+    /// Jobs of a page and one more, to see whether there is another.
+    most: usize,
+    /// Bytes that may still be read.
+    bytes: usize,
+    records: Vec<db::JobRecord>,
+    /// The last place that was read, or where the page begins.
+    last: Option<Place>,
+    /// There are no others.
+    is_end: bool,
+}
+
+impl Recorded {
+    /// Nothing yet of this page.
+    fn new(asked: &Asked) -> Self {
+        let (most, last) = (asked.limit + 1, asked.before);
+        Self { most, bytes: PAGE_BYTES, records: Vec::new(), last, is_end: false }
+    }
+
+    /// How many jobs after the last are to be read next; none when it is done.
+    fn next(&self) -> usize {
+        let is_done = self.is_end || self.bytes == 0;
+        if is_done { 0 } else { self.most.saturating_sub(self.records.len()).min(READ_AT_ONCE) }
+    }
+
+    /// Takes what was read of so many. Where the database stopped its search, this page ends as well.
+    fn take(&mut self, page: JobsPage, asked: usize) {
+        let JobsPage { jobs, searched_to } = page;
+        self.is_end = jobs.len() < asked && searched_to.is_none();
+        for record in &jobs {
+            let size = record.spec.as_ref().map_or(0, |spec| spec.to_string().len());
+            self.bytes = self.bytes.saturating_sub(size);
+            self.last = Some((record.created_at, record.uid));
+        }
+        if searched_to.is_some() {
+            (self.last, self.bytes) = (searched_to, 0);
+        }
+        self.records.extend(jobs);
+    }
+
+    /// Beyond this place there may be others that were not read.
+    fn known_to(&self) -> Option<Place> {
+        self.last.filter(|_| !self.is_end)
+    }
+}
+
+/// What the history has of the page; `None` where it does not answer.
+async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Recorded> {
     let readers = app.database.as_ref()?;
     let tenant = Uuid::parse_str(tenant).ok()?;
-    let wanted = JobsWanted {
-        phase: asked.phase.map(Into::into),
-        queue: asked.queue.map(Into::into),
-        before: asked.before,
-        most: i64::try_from(asked.limit + 1).unwrap_or(i64::MAX),
-    };
-    match db::jobs_of(readers, tenant, wanted).await {
-        Ok(page) => Some(page),
-        Err(error) => {
-            // What is wrong is logged once, where the database is asked.
-            tracing::debug!(%error, "a list comes from the cache");
-            None
+    let mut recorded = Recorded::new(asked);
+    while let most @ 1.. = recorded.next() {
+        let wanted = JobsWanted {
+            phase: asked.phase.map(Into::into),
+            queue: asked.queue.map(Into::into),
+            before: recorded.last,
+            most: i64::try_from(most).unwrap_or(i64::MAX),
+        };
+        match db::jobs_of(readers, tenant, wanted).await {
+            Ok(some) => recorded.take(some, most),
+            Err(error) => {
+                // What is wrong is logged once, where the database is asked.
+                tracing::debug!(%error, "a list comes from the cache");
+                return None;
+            }
+        }
+    }
+    Some(recorded)
+}
+
+/// A job of a page, before it is shown.
+enum Found {
+    Living(Arc<Job>),
+    Recorded(Box<db::JobRecord>),
+}
+
+impl Found {
+    fn view(self, tenant: &str) -> JobView {
+        match self {
+            Self::Living(job) => JobView::of(&job, tenant),
+            Self::Recorded(record) => JobView::recorded(*record, tenant),
         }
     }
 }
 
-fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: JobsPage) -> Page {
-    let JobsPage { jobs: recorded, searched_to } = recorded;
+fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: Option<Recorded>) -> Page {
     let (tenant, namespace) = of;
-    let living = app.jobs.newest(namespace, asked.before, asked.limit + 1, |job| asked.holds(job));
-    // Beyond the last one that was read there may be others that were not.
-    let full = || recorded.last().filter(|_| recorded.len() > asked.limit);
-    let known_to = searched_to.or_else(|| full().map(|last| (last.created_at, last.uid)));
+    let Scan { jobs: living, stopped_at } =
+        app.jobs.newest(namespace, asked.before, asked.limit + 1, SCANNED, |job| asked.holds(job));
+    let known_to = recorded.as_ref().and_then(Recorded::known_to).max(stopped_at);
     // The cache knows better: what it has is on this page from there, or in another state and on no page of this list.
     let outdated = |record: &db::JobRecord| app.jobs.get(namespace, record.uid).is_some();
-    let mut jobs: BTreeMap<Place, JobView> = recorded
+    let records = recorded.map(|recorded| recorded.records).unwrap_or_default();
+    let mut found: BTreeMap<Place, Found> = records
         .into_iter()
         .filter(|record| !outdated(record))
-        .map(|record| ((record.created_at, record.uid), JobView::recorded(record, tenant)))
+        .map(|record| ((record.created_at, record.uid), Found::Recorded(Box::new(record))))
         .collect();
-    for job in living {
-        let view = JobView::of(&job, tenant);
-        if let Ok(uid) = Uuid::parse_str(&view.id) {
-            jobs.insert((view.created_at, uid), view);
-        }
-    }
+    found.extend(living.into_iter().filter_map(|job| Some((place(&job)?, Found::Living(job)))));
     if let Some(known_to) = known_to {
-        jobs = jobs.split_off(&known_to);
+        found = found.split_off(&known_to);
     }
-    let more = jobs.len() > asked.limit;
-    let page: Vec<(Place, JobView)> = jobs.into_iter().rev().take(asked.limit).collect();
-    let last = if more { page.last().map(|(place, _)| *place) } else { known_to };
+    let more = found.len() > asked.limit;
+    let page = found.into_iter().rev().take(asked.limit).map(|(place, found)| (place, found.view(tenant)));
+    let (jobs, is_cut) = within_bytes(page, PAGE_BYTES);
+    let last = if more || is_cut { jobs.last().map(|(place, _)| *place) } else { known_to };
     let next_cursor = last.map(|place| cursor::write(&asked.list, place));
-    Page { jobs: page.into_iter().map(|(_, view)| view).collect(), next_cursor }
+    Page { jobs: jobs.into_iter().map(|(_, view)| view).collect(), next_cursor }
+}
+
+/// As many jobs as have these bytes together, and at least one; whether that was not all.
+fn within_bytes(all: impl Iterator<Item = (Place, JobView)>, most: usize) -> (Vec<(Place, JobView)>, bool) {
+    let (mut jobs, mut left) = (Vec::new(), most);
+    for (place, view) in all {
+        let size = serde_json::to_vec(&view).map_or(0, |text| text.len());
+        if size > left && !jobs.is_empty() {
+            return (jobs, true);
+        }
+        left = left.saturating_sub(size);
+        jobs.push((place, view));
+    }
+    (jobs, false)
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use serde_json::json;
 
     use super::*;
     use crate::http::tests::Lab;
+
+    fn record(n: u128, bytes: usize) -> db::JobRecord {
+        db::JobRecord {
+            uid: Uuid::from_u128(n),
+            name: "j".into(),
+            phase: None,
+            reason: None,
+            message: None,
+            attempt: 0,
+            retries: 0,
+            node: None,
+            exit_code: None,
+            spec: Some(json!({"args": ["x".repeat(bytes)]})),
+            created_at: Timestamp::UNIX_EPOCH,
+            assigned_at: None,
+            started_at: None,
+            finished_at: None,
+            deleted_at: None,
+        }
+    }
+
+    /// How many are read of a history of `all` such jobs, in how many steps, and to where all are known.
+    fn read(limit: usize, all: u128, bytes: usize) -> (usize, usize, Option<u128>) {
+        let wanted = Wanted { limit: Some(limit), ..Wanted::default() };
+        let (mut recorded, mut steps) = (Recorded::new(&Asked::of(wanted, "t").unwrap()), 0);
+        while let most @ 1.. = recorded.next() {
+            steps += 1;
+            let newest = recorded.last.map_or(all, |(_, uid)| uid.as_u128());
+            let jobs = (0..newest).rev().take(most).map(|n| record(n, bytes)).collect();
+            recorded.take(JobsPage { jobs, searched_to: None }, most);
+        }
+        (recorded.records.len(), steps, recorded.known_to().map(|(_, uid)| uid.as_u128()))
+    }
+
+    #[test]
+    fn of_the_history_no_more_is_read_than_a_page_may_have_and_a_few() {
+        assert_eq!(read(50, 1000, 9), (51, 1, Some(949)), "one more than the page");
+        assert_eq!(read(50, 20, 9), (20, 1, None), "all there is");
+        assert_eq!(read(500, 1000, 9), (501, 8, Some(499)));
+        assert_eq!(read(500, 128, 9), (128, 3, None), "it ends where a step does");
+        assert_eq!(read(500, 1000, 64 << 10), (64, 1, Some(936)), "1 MiB after one step");
+        assert_eq!(read(500, 1000, 8 << 10), (128, 2, Some(872)));
+    }
 
     #[tokio::test]
     async fn a_page_of_the_history_that_holds_nothing_yet_leads_to_the_next_one() {
@@ -200,7 +328,12 @@ mod tests {
             jobs: Vec::new(),
             searched_to: Some((to.parse().unwrap(), Uuid::from_u128(1))),
         };
-        let of = |recorded| page(&lab.app, ("t", "tenant-acme"), &asked, recorded);
+        let of = |read: JobsPage| {
+            let mut recorded = Recorded::new(&asked);
+            recorded.take(read, asked.limit + 1);
+            assert_eq!(recorded.next(), 0, "the page ends there");
+            page(&lab.app, ("t", "tenant-acme"), &asked, Some(recorded))
+        };
 
         // What is older than what was looked at comes with the page that looks there.
         let to = "9999-01-01T00:00:00Z";

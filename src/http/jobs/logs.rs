@@ -1,10 +1,12 @@
 //! `GET /jobs/{id}/logs`: what a job printed, from the kubelet through the API server, as it comes.
 //!
 //! With `follow` the answer begins at once and ends with the attempt. An answer that ends properly is whole; one that had to
-//! be cut (the server stops, the key was revoked, the kubelet went away) is broken off, so that a client can tell.
+//! be cut (the server stops, the key was revoked, the kubelet went away) is broken off, so that a client can tell. The
+//! API server ends a log properly also where the kubelet has broken it off, so the end of a followed one counts only
+//! once its container has ended ([`until_ended`]).
 //! Each piece is passed on when the client has taken the one before: the kubelet waits for a slow reader.
 
-use std::{io, pin::Pin};
+use std::{io, pin::Pin, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -17,6 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::LogParams};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
+use tokio::time::Instant;
 
 use super::{Id, has_ended, living};
 use crate::{
@@ -37,6 +40,12 @@ use crate::{
 /// Has a proxy in between pass pieces on as they come.
 pub const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+/// How long after the end of a followed log the API server may take to know that its container has ended, and between
+/// two questions, at first and at most.
+const END_KNOWN: Duration = Duration::from_secs(15);
+const ASK_FIRST: Duration = Duration::from_millis(250);
+const ASK_LAST: Duration = Duration::from_secs(4);
 
 /// Parameters.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -69,6 +78,19 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
 }
 
 impl Wanted {
+    /// Refuses what the API server would refuse in words of its own.
+    fn check(&self) -> Result<(), Problem> {
+        const MOST: u32 = i32::MAX.unsigned_abs();
+        let within = |name: &str, value: Option<u32>, least: u32| match value {
+            Some(value) if !(least..=MOST).contains(&value) => {
+                Err(Problem::new(Code::InvalidQuery, format!("{name}: give {least} to {MOST}")))
+            }
+            _ => Ok(()),
+        };
+        within("tail_lines", self.tail_lines, 0)?;
+        within("since_seconds", self.since_seconds, 1)
+    }
+
     fn params(&self) -> LogParams {
         LogParams {
             container: Some(names::JOB_CONTAINER.to_owned()),
@@ -119,8 +141,57 @@ fn which(job: &Job, wanted: &Wanted) -> Which {
 /// A log as it comes.
 type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 
+/// The log of one attempt.
+struct Opened {
+    reader: Reader,
+    /// The pod, where the log is followed to the end of its container.
+    followed: Option<(Api<Pod>, String)>,
+}
+
+impl Opened {
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let piece = Bytes::copy_from_slice(self.reader.fill_buf().await?);
+        self.reader.as_mut().consume(piece.len());
+        if !piece.is_empty() {
+            return Ok(Some(piece));
+        }
+        if let Some((api, pod)) = &self.followed {
+            until_ended(api, pod).await?;
+        }
+        Ok(None)
+    }
+}
+
+/// Waits until the container of a job's pod has ended, or the pod is gone; fails where it still runs after [`END_KNOWN`].
+async fn until_ended(api: &Api<Pod>, pod: &str) -> io::Result<()> {
+    let (end, mut wait) = (Instant::now() + END_KNOWN, ASK_FIRST);
+    loop {
+        match within_opt("reading a pod", api.get(pod)).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(pod)) if is_over(&pod) => return Ok(()),
+            // Not known yet, or not to be had at the moment.
+            Ok(Some(_)) | Err(_) => (),
+        }
+        if Instant::now() + wait > end {
+            return Err(io::Error::other("the log has ended before its container"));
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(ASK_LAST);
+    }
+}
+
+/// Whether nothing more is printed: the job's container has ended.
+fn is_over(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let containers = status.container_statuses.iter().flatten();
+    let mut job = containers.filter(|container| container.name == names::JOB_CONTAINER);
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+        || job.any(|job| job.state.as_ref().is_some_and(|state| state.terminated.is_some()))
+}
+
 /// Opens the log of one attempt.
-async fn open(app: &App, job: &Job, attempt: u32, params: &LogParams) -> Result<Reader, Problem> {
+async fn open(app: &App, job: &Job, attempt: u32, wanted: &Wanted) -> Result<Opened, Problem> {
     let pod = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), attempt);
     let api: Api<Pod> = Api::namespaced(app.client.clone(), &job.namespace().unwrap_or_default());
     let found = within_opt("reading the pod of a log", api.get_metadata(&pod)).await?;
@@ -129,7 +200,7 @@ async fn open(app: &App, job: &Job, attempt: u32, params: &LogParams) -> Result<
     if !found.is_some_and(|found| found.is_of_job(job)) {
         return Err(gone(attempt));
     }
-    let opened = within("opening a log", api.log_stream(&pod, params)).await;
+    let opened = within("opening a log", api.log_stream(&pod, &wanted.params())).await;
     let reader = opened.map_err(|error| match error.code() {
         Some(404) => gone(attempt).inside(error),
         Some(400) => not_started().inside(error),
@@ -137,9 +208,12 @@ async fn open(app: &App, job: &Job, attempt: u32, params: &LogParams) -> Result<
             let detail = "the log can't be had from the node at the moment";
             Problem::new(Code::ClusterUnavailable, detail).inside(error)
         }
+        Some(422) => {
+            Problem::new(Code::InvalidQuery, "the log can't be read with these parameters").inside(error)
+        }
         Some(_) => error.into(),
     })?;
-    Ok(Box::pin(reader))
+    Ok(Opened { reader: Box::pin(reader), followed: wanted.follow.then_some((api, pod)) })
 }
 
 fn gone(attempt: u32) -> Problem {
@@ -162,11 +236,12 @@ pub async fn logs(
     id: Id,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
+    wanted.check()?;
     let job = living(&app, &context, &id)?;
     let place = app.streams.enter(Kind::Logs, &context.principal.tenant.uid)?;
     let end = streams::end(&app, &context, Scope::JobsRead);
     let source = match which(&job, &wanted) {
-        Which::Attempt(attempt) => Source::Open(open(&app, &job, attempt, &wanted.params()).await?),
+        Which::Attempt(attempt) => Source::Open(Box::new(open(&app, &job, attempt, &wanted).await?)),
         Which::Later if wanted.follow => Source::Awaited(Box::new(Waiting::of(app, &context, &job, wanted))),
         Which::Later => return Err(not_started()),
         Which::Never => {
@@ -188,7 +263,7 @@ struct Log {
 
 enum Source {
     Awaited(Box<Waiting>),
-    Open(Reader),
+    Open(Box<Opened>),
 }
 
 impl Log {
@@ -198,14 +273,12 @@ impl Log {
         let piece = async {
             if let Source::Awaited(waiting) = source {
                 match waiting.started().await? {
-                    Some(reader) => *source = Source::Open(reader),
+                    Some(opened) => *source = Source::Open(Box::new(opened)),
                     None => return Ok(None),
                 }
             }
-            let Source::Open(reader) = source else { return Ok(None) };
-            let piece = Bytes::copy_from_slice(reader.fill_buf().await?);
-            reader.as_mut().consume(piece.len());
-            Ok(Some(piece).filter(|piece| !piece.is_empty()))
+            let Source::Open(opened) = source else { return Ok(None) };
+            opened.next().await
         };
         let piece = tokio::select! {
             biased;
@@ -233,7 +306,7 @@ impl Waiting {
     }
 
     /// The log, as soon as there is one; `None` where there will be none.
-    async fn started(&mut self) -> io::Result<Option<Reader>> {
+    async fn started(&mut self) -> io::Result<Option<Opened>> {
         let uid = self.uid.parse().map_err(io::Error::other)?;
         // It may have started before it was listened to.
         let mut news = self.app.jobs.get(&self.namespace, uid).map_or(News::Gone(None), News::Is);
@@ -241,7 +314,7 @@ impl Waiting {
             let News::Is(job) = news else { return Ok(None) };
             match which(&job, &self.wanted) {
                 Which::Attempt(attempt) => {
-                    let opened = open(&self.app, &job, attempt, &self.wanted.params()).await;
+                    let opened = open(&self.app, &job, attempt, &self.wanted).await;
                     return opened.map(Some).map_err(|problem| {
                         tracing::info!(
                             code = problem.code.as_str(),

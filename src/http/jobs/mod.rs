@@ -28,6 +28,7 @@ use super::{
     App,
     auth::Context,
     openapi::{Describes, Operation},
+    path::uid,
     problem::{Code, Problem},
     routes::Routes,
 };
@@ -133,16 +134,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let text = Path::<String>::from_request_parts(parts, state).await.ok();
-        // Only the one form that is given out.
-        let id = text.and_then(|Path(text)| Uuid::parse_str(&text).ok().filter(|id| id.to_string() == text));
+        let id = text.and_then(|Path(text)| uid(&text));
         id.map(Self).ok_or_else(|| Problem::not_found("job"))
     }
 }
 
 impl Describes for Id {
     fn describe(operation: &mut Operation) {
-        // Of UUIDs only the one form that is given out.
-        let pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+        // Of the forms of UUIDs the one that is given out, in capitals too.
+        let pattern = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
         operation.takes_path(
             "id",
             "The job's id, which is its UID.",

@@ -31,7 +31,12 @@ pub async fn submit(
     key: IdempotencyKey,
     Body(body): Body<Submit>,
 ) -> Result<Response, Problem> {
-    let new = New::of(&app, &context, key, body.into(), None)?;
+    let spec = JobSpec::from(body);
+    if spec.image.is_none() && spec.scenario.is_none() {
+        // The CRD's rule, checked before quotas are: they would ask its sender to wait in vain.
+        return Err(Problem::new(Code::InvalidObject, "give an image, or a scenario that has one"));
+    }
+    let new = New::of(&app, &context, key, spec, None)?;
     create(&app, &context, new).await
 }
 

@@ -21,7 +21,7 @@ use crate::{
         plan::{EffectiveQuotas, Limit},
         tenant::TenantUsage,
     },
-    domain::{admission::Verdict, queue_order::Rank, resources::Resources},
+    domain::{admission::Verdict, resources::Resources},
     http::{
         App,
         auth::{ByKey, Context, JobsRead},
@@ -44,7 +44,7 @@ pub struct Why {
     reason: Option<String>,
     /// Why, in a sentence with numbers.
     message: Option<String>,
-    /// Its place among the tenant's waiting jobs, from 1.
+    /// Its place among the tenant's waiting jobs, from 1; null beyond the 10,000th.
     position: Option<usize>,
     /// `scheduler`, or `status` where this process does not schedule.
     #[schemars(extend("enum" = ["scheduler", "status"]))]
@@ -121,22 +121,9 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     };
     let checks =
         if waiting { checks(app, context, job, reason.as_deref(), message.as_deref()) } else { Vec::new() };
-    let position = waiting.then(|| position(app, context, job));
+    let namespace = &context.principal.tenant.namespace;
+    let position = waiting.then(|| app.jobs.position(namespace, job)).flatten();
     Why { id: uid, status: word(status.phase), waiting, reason, message, position, source, checks }
-}
-
-fn rank(job: &Job) -> Rank {
-    let created = job.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default();
-    Rank::new(job.spec.queue, job.spec.priority, created, job.uid().unwrap_or_default().into())
-}
-
-fn position(app: &App, context: &Context, job: &Job) -> usize {
-    let own = rank(job);
-    let ahead = app.jobs.newest(&context.principal.tenant.namespace, None, usize::MAX, |other| {
-        let phase = other.status.as_ref().map(|status| status.phase).unwrap_or_default();
-        matches!(phase, JobPhase::Queued | JobPhase::Retrying) && !other.spec.canceled && rank(other) < own
-    });
-    ahead.len() + 1
 }
 
 fn checks(

@@ -1,5 +1,5 @@
-//! `PUT`, `PATCH` and `DELETE /tenants/{id}`. As in the seed a `PUT` changes the fields that it gives and no other, so it is
-//! the same as a `PATCH`.
+//! `PUT`, `PATCH` and `DELETE /tenants/{id}`. A `PATCH` changes the fields that it gives and no other. A `PUT` gives all of
+//! them: those that it leaves out become what they are for a new tenant. What this API does not show of a tenant stays.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     Id, administered,
-    create::{given, known_plan},
+    create::{DEFAULT_PLAN, given, known_plan},
     view::{OwnQuotas, view},
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         App,
         auth::ByAdministrator,
         body::Body,
-        header::{IfMatch, etag, match_version},
+        header::{IfMatch, etag},
         problem::{Code, Problem},
     },
     kube_ext::{CallError, within},
@@ -44,7 +44,7 @@ use crate::{
 pub struct Changes {
     /// Name for people.
     display_name: Option<String>,
-    /// A plan of the table.
+    /// A plan of the table; a PUT without one means `free`.
     plan: Option<String>,
     /// With a change of plan: drop the tenant's own quotas for those of the plan.
     #[serde(default)]
@@ -104,6 +104,26 @@ fn patch(tenant: &Tenant, changes: Changes) -> Value {
     json!({"metadata": {"uid": tenant.uid()}, "spec": spec})
 }
 
+/// The patch of a tenant's spec by which it becomes what is given, and otherwise like a new one.
+fn replacement(tenant: &Tenant, changes: Changes) -> Value {
+    let whole = Changes {
+        plan: Some(changes.plan.unwrap_or_else(|| DEFAULT_PLAN.to_owned())),
+        reset_quotas: true,
+        status: Some(changes.status.unwrap_or(Wanted::Active)),
+        metadata: Some(changes.metadata.unwrap_or_default()),
+        shared_pools: Some(changes.shared_pools.unwrap_or_default()),
+        prevent_deletion: Some(changes.prevent_deletion.unwrap_or_default()),
+        ..changes
+    };
+    let mut patch = patch(tenant, whole);
+    for absent in ["displayName", "expiresAt"] {
+        if patch["spec"].get(absent).is_none() {
+            patch["spec"][absent] = Value::Null;
+        }
+    }
+    patch
+}
+
 fn explained(error: CallError, versioned: bool) -> Problem {
     match error.code() {
         Some(404) => Problem::not_found("tenant"),
@@ -122,15 +142,40 @@ pub async fn update(
     State(app): State<App>,
     admin: ByAdministrator,
     id: Id,
-    IfMatch(version): IfMatch,
+    wanted: IfMatch,
     Body(changes): Body<Changes>,
 ) -> Result<Response, Problem> {
-    let tenant = administered(&app, &admin.0, &id, "patch").await?;
-    match_version(version.as_deref(), tenant.metadata.resource_version.as_deref())?;
-    if let Some(plan) = &changes.plan {
-        known_plan(&app, plan)?;
-    }
+    write(&app, &admin, &id, &wanted, changes, patch).await
+}
+
+/// Replaces all that this API shows of a tenant.
+///
+/// # Errors
+/// As [`update`].
+pub async fn replace(
+    State(app): State<App>,
+    admin: ByAdministrator,
+    id: Id,
+    wanted: IfMatch,
+    Body(changes): Body<Changes>,
+) -> Result<Response, Problem> {
+    write(&app, &admin, &id, &wanted, changes, replacement).await
+}
+
+async fn write(
+    app: &App,
+    admin: &ByAdministrator,
+    id: &Id,
+    wanted: &IfMatch,
+    changes: Changes,
+    patch: fn(&Tenant, Changes) -> Value,
+) -> Result<Response, Problem> {
+    let tenant = administered(app, &admin.0, id, "patch").await?;
+    let version = wanted.version(tenant.metadata.resource_version.as_deref())?;
     let mut patch = patch(&tenant, changes);
+    if let Some(plan) = patch["spec"]["plan"].as_str() {
+        known_plan(app, plan)?;
+    }
     if let Some(version) = &version {
         patch["metadata"]["resourceVersion"] = json!(version);
     }
@@ -138,7 +183,7 @@ pub async fn update(
     let (name, params) = (tenant.name_any(), PatchParams::default());
     let patched = within("changing a Tenant", api.patch(&name, &params, &Patch::Merge(&patch))).await;
     let tenant = patched.map_err(|error| explained(error, version.is_some()))?;
-    let mut response = Json(view(&app, &tenant)).into_response();
+    let mut response = Json(view(app, &tenant)).into_response();
     let tag = etag(tenant.metadata.resource_version.as_deref().unwrap_or_default());
     response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
     Ok(response)
@@ -152,10 +197,10 @@ pub async fn delete(
     State(app): State<App>,
     admin: ByAdministrator,
     id: Id,
-    IfMatch(version): IfMatch,
+    wanted: IfMatch,
 ) -> Result<StatusCode, Problem> {
     let tenant = administered(&app, &admin.0, &id, "delete").await?;
-    match_version(version.as_deref(), tenant.metadata.resource_version.as_deref())?;
+    let version = wanted.version(tenant.metadata.resource_version.as_deref())?;
     let name = tenant.name_any();
     if name == names::DEFAULT_TENANT {
         return Err(Problem::new(Code::Forbidden, "cannot delete default tenant"));
@@ -198,5 +243,35 @@ mod tests {
             of(json!({"metadata": {"both": "2", "new": "1"}})),
             json!({"metadata": {"old": null, "both": "2", "new": "1"}})
         );
+    }
+
+    #[test]
+    fn a_put_replaces_and_what_it_leaves_out_is_as_for_a_new_tenant() {
+        let tenant: Tenant = serde_json::from_value(json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "a", "uid": "u"},
+            "spec": {
+                "displayName": "A", "plan": "pro", "suspended": true, "expiresAt": "2030-01-01T00:00:00Z",
+                "quotas": {"maxJobs": 9}, "metadata": {"old": "1"}, "sharedPools": ["gpu"], "preventDeletion": true,
+                "elastic": true,
+            },
+        }))
+        .unwrap();
+        let of = |body: Value| {
+            let changes: Changes = body::read(body.to_string().as_bytes()).unwrap();
+            let mut spec = serde_json::to_value(&tenant.spec).unwrap();
+            crate::kube_ext::mock::merge(&mut spec, &replacement(&tenant, changes)["spec"]);
+            let spec: crate::api_types::TenantSpec = serde_json::from_value(spec).unwrap();
+            spec
+        };
+        let plain =
+            crate::api_types::TenantSpec { elastic: true, ..serde_json::from_value(json!({})).unwrap() };
+        assert_eq!(json!(of(json!({}))), json!(plain), "what is not shown here stays");
+        let given = of(
+            json!({"plan": "basic", "quotas": {"max_gpus": 1}, "metadata": {"new": "2"}, "status": "suspended"}),
+        );
+        assert_eq!(json!(given.quotas), json!({"maxGpus": 1}));
+        assert_eq!((given.plan.as_str(), given.suspended), ("basic", true));
+        assert_eq!(json!(given.metadata), json!({"new": "2"}));
+        assert_eq!((given.display_name, given.shared_pools), (None, vec![]));
     }
 }

@@ -30,6 +30,9 @@ use crate::{
     kube_ext::within,
 };
 
+/// The plan of a tenant for which none is given.
+pub const DEFAULT_PLAN: &str = "free";
+
 /// A tenant to make.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -87,7 +90,7 @@ pub async fn create(
     Body(new): Body<New>,
 ) -> Result<Response, Problem> {
     admin.may(&app, act("create", None)).await?;
-    let plan = new.plan.unwrap_or_else(|| "free".to_owned());
+    let plan = new.plan.unwrap_or_else(|| DEFAULT_PLAN.to_owned());
     known_plan(&app, &plan)?;
     let spec = given([
         ("displayName", new.display_name.map(Value::from)),

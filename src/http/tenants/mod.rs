@@ -23,6 +23,7 @@ use super::{
     auth::Caller,
     jobs,
     openapi::{Describes, Operation},
+    path::canonical,
     problem::{Code, Problem},
     routes::Routes,
 };
@@ -31,8 +32,8 @@ use crate::api_types::{Tenant, api_key::Scope};
 /// The routes.
 pub fn routes() -> Routes {
     let read = |id, summary| Operation::new(id, summary).scope(Scope::TenantRead).refuses([Code::Forbidden]);
-    let changed = |id| {
-        Operation::new(id, "Changes the fields that are given, and no other.")
+    let changed = |id, summary| {
+        Operation::new(id, summary)
             .json::<TenantView>(200, "The tenant.")
             .headers(&["ETag"])
             .refuses([Code::InvalidObject, Code::Conflict])
@@ -67,8 +68,16 @@ pub fn routes() -> Routes {
             read::get,
             read("getTenant", "A tenant.").json::<TenantView>(200, "The tenant.").headers(&["ETag"]),
         )
-        .put("/tenants/{id}", change::update, changed("replaceTenant"))
-        .patch("/tenants/{id}", change::update, changed("changeTenant"))
+        .put(
+            "/tenants/{id}",
+            change::replace,
+            changed("replaceTenant", "Replaces a tenant: a field that is left out is as for a new one."),
+        )
+        .patch(
+            "/tenants/{id}",
+            change::update,
+            changed("changeTenant", "Changes the fields that are given, and no other."),
+        )
         .delete(
             "/tenants/{id}",
             change::delete,
@@ -94,7 +103,7 @@ pub fn routes() -> Routes {
                 .json::<nodes::NodeView>(200, "It was the tenant's already.")
                 .json::<nodes::NodeView>(201, "It is admitted.")
                 .json::<nodes::NodeView>(202, "It is labelled, and no verdict came in 5 s.")
-                .refuses([Code::Conflict, Code::QuotaExceeded, Code::WrongState]),
+                .refuses([Code::Conflict, Code::NodeRejected, Code::QuotaExceeded, Code::WrongState]),
         )
         .delete(
             "/tenants/{id}/nodes/{node}",
@@ -123,7 +132,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = Path::<String>::from_request_parts(parts, state).await;
-        id.map(|Path(id)| Self(id)).map_err(|_| Problem::not_found("tenant"))
+        id.map(|Path(id)| Self(canonical(id))).map_err(|_| Problem::not_found("tenant"))
     }
 }
 

@@ -28,7 +28,8 @@ use super::{Id, administered};
 use crate::{
     api_types::Tenant,
     domain::{
-        node_admission::{self, Excess, NodeFacts, WorkerQuotas, facts, since},
+        node_admission::{self, Excess, NodeFacts, WorkerQuota, WorkerQuotas, facts, since},
+        resources::cores,
         tenant_state,
         worker::{self, admitted, label},
     },
@@ -39,6 +40,7 @@ use crate::{
         auth::ByAdministrator,
         body::Body,
         openapi::{Describes, Operation},
+        path::canonical,
         problem::{Code, Problem},
     },
     kube_ext::{call::within_opt, within},
@@ -106,7 +108,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Ids {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let ids = Path::<(String, String)>::from_request_parts(parts, state).await;
-        ids.map(|Path((id, node))| Self(Id(id), node)).map_err(|_| Problem::not_found("node"))
+        ids.map(|Path((id, node))| Self(Id(canonical(id)), node)).map_err(|_| Problem::not_found("node"))
     }
 }
 
@@ -143,7 +145,7 @@ async fn may(app: &App, admin: &ByAdministrator, id: &Id, node: &str) -> Result<
 /// 5 s.
 ///
 /// # Errors
-/// `quota_exceeded` in the seed's words; `conflict` where the node is somebody else's.
+/// `quota_exceeded` in the seed's words; `node_rejected` where the node alone is too much; `conflict` where the node is somebody else's.
 pub async fn add(
     State(app): State<App>,
     admin: ByAdministrator,
@@ -177,11 +179,11 @@ pub async fn add(
         _ => false,
     };
     // One that another replica gave at the same time may go before it, and then it would not stay.
-    if let Some(excess) = excess(&app, &tenant, &node).await? {
+    if let Some(problem) = excess(&app, &tenant, &node).await? {
         if is_new {
             release(&app, &name, &given.node).await?;
         }
-        return Err(over(excess.in_short()));
+        return Err(problem);
     }
     Ok(match verdict {
         Ok(Ok(Some(node))) if is_admitted => answer(done, &node),
@@ -231,8 +233,8 @@ async fn claim(app: &App, tenant: &Tenant, name: &str) -> Result<(Node, bool), P
         if !tenant_state::judge(tenant, app.clock.now()).accepts() {
             return Err(over("tenant is not active"));
         }
-        if let Some(excess) = excess(app, tenant, &node).await? {
-            return Err(over(excess.in_short()));
+        if let Some(problem) = excess(app, tenant, &node).await? {
+            return Err(problem);
         }
         if let Some(node) = write(app, &node, Some(&own)).await? {
             return Ok((node, true));
@@ -289,9 +291,25 @@ async fn write(app: &App, node: &Node, tenant: Option<&str>) -> Result<Option<No
     }
 }
 
-/// What quota the node breaks, by the rule of admission, beside the nodes that are the tenant's now: the cache may not
-/// show yet what was given a moment ago.
-async fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Excess>, Problem> {
+/// Why a node that breaks a quota by itself is refused: no other node makes room for it.
+fn too_large(excess: &Excess) -> Problem {
+    let most = excess.limit.at_most().unwrap_or(u64::MAX);
+    let detail = match excess.quota {
+        WorkerQuota::Workers => format!("the tenant's quotas allow {most} workers"),
+        WorkerQuota::Cpu => {
+            let (own, most) = (cores(excess.asked), cores(most));
+            format!("the node has {own} CPU cores: the tenant's quotas allow {most} in all")
+        }
+        WorkerQuota::Gpus => {
+            format!("the node has {} GPUs: the tenant's quotas allow {most} in all", excess.asked)
+        }
+    };
+    Problem::new(Code::NodeRejected, detail)
+}
+
+/// The quota that the node breaks, by the rule of admission: alone, or together with the nodes that are the tenant's now, of
+/// which the cache may not show yet what was given a moment ago.
+async fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Problem>, Problem> {
     let plan = &tenant.spec.plan;
     let quotas = app.plans.borrow().get(plan).map(|plan| plan.effective(&tenant.spec.quotas));
     let Some(quotas) = quotas else {
@@ -299,13 +317,16 @@ async fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Excess
         return Err(Problem::new(Code::WrongState, detail));
     };
     let (name, gpu) = (tenant.name_any(), &app.settings.gpu_resource);
+    let (quotas, own) = (WorkerQuotas::from(&quotas), facts::read(node, gpu));
+    if let Some(excess) = node_admission::excess(&name, &quotas, &[], &own) {
+        return Ok(Some(too_large(&excess)));
+    }
     let api: Api<Node> = Api::all(app.client.clone());
     let params = ListParams::default().labels(&format!("{}={name}", names::NODE_TENANT));
     let labelled = within("listing a tenant's Nodes", api.list(&params)).await?;
     let labelled: Vec<NodeFacts> =
         labelled.items.into_iter().map(|node| facts::read(&aged(node), gpu)).collect();
-    let quotas = WorkerQuotas::from(&quotas);
-    Ok(node_admission::excess(&name, &quotas, &labelled, &facts::read(node, gpu)))
+    Ok(node_admission::excess(&name, &quotas, &labelled, &own).map(|excess| over(excess.in_short())))
 }
 
 #[cfg(test)]

@@ -137,11 +137,8 @@ pub async fn jobs(
 pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Nodes>, Problem> {
     let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
     let name = tenant.name_any();
-    let all = app.nodes.state();
-    let own: BTreeMap<String, NodeView> = all
-        .iter()
-        .filter(|node| worker::admitted(node) == Some(&name))
-        .map(|node| (node.name_any(), nodes::view(&app, &tenant, node)))
-        .collect();
+    let own = app.nodes.state_filter(|node| worker::admitted(node) == Some(&name));
+    let own: BTreeMap<String, NodeView> =
+        own.iter().map(|node| (node.name_any(), nodes::view(&app, &tenant, node))).collect();
     Ok(Json(Nodes { nodes: own.into_values().collect(), next_cursor: () }))
 }

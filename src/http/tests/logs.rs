@@ -88,7 +88,9 @@ async fn refusals_say_what_is_the_matter() {
         assert_eq!(code(&lab, "").await, (expected.0, json!(expected.1)));
     }
     assert_eq!(code(&lab, "attempt=2").await, (404, json!("not_found")));
-    for bad in ["follow=maybe", "tail_lines=-1", "since_seconds=x", "tail=5", "follow&follow"] {
+    for bad in
+        ["follow=maybe", "tail_lines=-1", "since_seconds=x", "since_seconds=0", "tail=5", "follow&follow"]
+    {
         assert_eq!(code(&lab, bad).await, (400, json!("invalid_query")), "{bad}");
     }
     lab.job(2, json!({"phase": "Canceled", "finishedAt": "2030-01-01T00:00:00Z"}));
@@ -146,4 +148,58 @@ async fn a_log_is_broken_off_when_its_key_is_revoked_or_the_server_stops() {
     assert!(futures::poll!(waiting.next()).is_pending());
     lab.stop.send_replace(true);
     assert!(piece(&mut waiting).await.is_err());
+}
+
+const POD: &str = "/api/v1/namespaces/tenant-acme/pods/j-200000000000-1";
+
+/// Lets the pod be in this phase, and its container in this state.
+fn set(lab: &Lab, phase: &str, job: Value) {
+    let mut pod = lab.fake.get(POD);
+    pod["status"] = json!({"phase": phase, "containerStatuses": [
+        {"name": "sidecar", "image": "s", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
+        {"name": "job", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": job},
+    ]});
+    lab.fake.put(POD, pod);
+}
+
+/// The end of a followed log, of which half has come when the kubelet ends it and its pod is made so.
+async fn end(lab: &Lab, then: impl FnOnce(&Lab)) -> Result<Option<String>, String> {
+    lab.job(1, json!({"phase": "Running", "attempt": 1}));
+    let pieces = log(lab);
+    let mut body = follow(lab, "follow").await;
+    pieces.send("half\n".to_owned()).await.unwrap();
+    assert_eq!(piece(&mut body).await, Ok(Some("half\n".to_owned())));
+    then(lab);
+    drop(pieces);
+    piece(&mut body).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_followed_log_that_ends_before_its_container_is_broken_off() {
+    let lab = Lab::new();
+    let begun = tokio::time::Instant::now();
+    assert!(end(&lab, |lab| set(lab, "Running", json!({"running": {}}))).await.is_err());
+    assert!(begun.elapsed() <= Duration::from_secs(15), "{:?}", begun.elapsed());
+    let terminated = |lab: &Lab| set(lab, "Running", json!({"terminated": {"exitCode": 0}}));
+    assert_eq!(end(&lab, terminated).await, Ok(None), "whatever its sidecars do");
+    let evicted = |lab: &Lab| set(lab, "Failed", json!({"waiting": {}}));
+    assert_eq!(end(&lab, evicted).await, Ok(None), "it was evicted");
+    assert_eq!(end(&lab, |lab| drop(lab.fake.take(POD))).await, Ok(None), "it is deleted");
+    assert!(end(&lab, |lab| lab.fake.refuse(POD, 503)).await.is_err(), "the API server can't be asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_container_is_known_a_little_after_that_of_its_log() {
+    let lab = Lab::new();
+    let ends = async {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        set(&lab, "Running", json!({"terminated": {"exitCode": 1}}));
+    };
+    let running = |lab: &Lab| set(lab, "Running", json!({"running": {}}));
+    let (ended, ()) = futures::join!(end(&lab, running), ends);
+    assert_eq!(ended, Ok(None));
+    // Without `follow` the end of what was printed so far is the end.
+    running(&lab);
+    drop(log(&lab));
+    assert_eq!(piece(&mut follow(&lab, "tail_lines=5").await).await, Ok(None));
 }

@@ -98,6 +98,26 @@ async fn what_does_not_fit_is_refused_in_the_seeds_words_and_not_labelled() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_too_much_by_itself_is_refused_for_good() {
+    for (quotas, words) in [
+        (json!({"maxWorkers": 0}), "the tenant's quotas allow 0 workers"),
+        (
+            json!({"maxWorkers": 9, "maxCpuCores": 3}),
+            "the node has 4 CPU cores: the tenant's quotas allow 3 in all",
+        ),
+    ] {
+        let mut lab = Lab::new();
+        mock::put(&mut lab.tenants, tenant(json!({"plan": "free", "quotas": quotas})));
+        lab.fake.put("/api/v1/nodes/n0", node("n0", of("acme"), Some("acme")));
+        lab.fake.put(N1, node("n1", json!({}), None));
+        let (status, problem) = add(&lab, ADMIN).await;
+        assert_eq!((status, &problem["code"]), (422, &json!("node_rejected")), "{problem}");
+        assert_eq!(problem["detail"], words);
+        assert_eq!(labels(&lab)[names::NODE_TENANT], Value::Null);
+    }
+}
+
+#[tokio::test]
 async fn what_is_somebody_elses_or_absent_stays_so() {
     let lab = Lab::new();
     for (labels_now, name) in [(of("umbra"), "umbra"), (json!({(names::NODE_POOL): "gpu"}), "gpu")] {

@@ -6,7 +6,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::http::server::serve;
+use crate::http::{
+    connection::IDLE_LIMIT,
+    server::{serve, serve_one},
+};
 
 /// What comes of this while time stands still, so that nothing in it can wait for a deadline. Tokio moves a paused clock
 /// on only where nothing blocks; where all wait for time, it does so in half a minute.
@@ -81,4 +84,114 @@ async fn a_client_that_goes_away_gives_its_place_back() {
     at_once(pieces.closed()).await;
     assert!(!full());
     served.abort();
+}
+
+/// A connection that is served in virtual time.
+fn connected(lab: &Lab) -> tokio::io::DuplexStream {
+    let (client, server) = tokio::io::duplex(1 << 16);
+    let routes = routes(lab.app.clone(), Metrics::default());
+    let address = "127.0.0.1:1".parse().unwrap();
+    tokio::spawn(async move { drop(serve_one(server, address, routes, IDLE_LIMIT).await) });
+    client
+}
+
+/// Sends a request and reads its answer, which has a length.
+async fn asked(client: &mut tokio::io::DuplexStream, head: &str) -> (String, Value) {
+    client.write_all(head.as_bytes()).await.unwrap();
+    answer(client).await
+}
+
+async fn answer(client: &mut tokio::io::DuplexStream) -> (String, Value) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push(char::from(client.read_u8().await.unwrap()));
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+    let mut body = vec![0; length.unwrap_or_default()];
+    client.read_exact(&mut body).await.unwrap();
+    (head, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+const GOOD: &str = "GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// Seconds until the server closes the connection, and what came until then.
+async fn closed(client: &mut tokio::io::DuplexStream) -> (u64, String) {
+    let begun = tokio::time::Instant::now();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).await.unwrap();
+    (begun.elapsed().as_secs(), rest)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_lives_75_s_and_a_head_10() {
+    let lab = Lab::new();
+    assert_eq!(closed(&mut connected(&lab)).await, (10, String::new()), "nothing was ever asked");
+    let mut client = connected(&lab);
+    for idle in [0, 9, 60, 74] {
+        tokio::time::sleep(Duration::from_secs(idle)).await;
+        assert!(asked(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "), "after {idle} s");
+    }
+    assert_eq!(closed(&mut client).await, (75, String::new()));
+    // A head that drips, on a connection that has been used, and one that is sent late and slowly.
+    let mut client = connected(&lab);
+    asked(&mut client, GOOD).await;
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let begun = tokio::time::Instant::now();
+    for byte in GOOD.bytes().cycle() {
+        if client.write_all(&[byte, b'x']).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(900)).await;
+    }
+    assert!((10..12).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    let mut client = connected(&lab);
+    asked(&mut client, GOOD).await;
+    tokio::time::sleep(Duration::from_secs(74)).await;
+    client.write_all(&GOOD.as_bytes()[..10]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(asked(&mut client, &GOOD[10..]).await.0.starts_with("HTTP/1.1 404 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streaming_answer_is_no_idle_connection() {
+    let lab = Lab::new();
+    lab.job(1, json!({"phase": "Running", "attempt": 1}));
+    let mut client = connected(&lab);
+    let head = format!("GET /jobs/{JOB_UID}/events HTTP/1.1\r\nhost: x\r\nauthorization: {KEY}\r\n\r\n");
+    assert!(asked(&mut client, &head).await.0.starts_with("HTTP/1.1 200 "));
+    let mut bytes = [0; 4096];
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(300) {
+        assert!(client.read(&mut bytes).await.unwrap() > 0, "after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_request_is_answered_with_a_problem() {
+    let lab = Lab::new();
+    let large = format!("GET / HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(100_000));
+    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(101));
+    for (bytes, status, code) in [
+        ("GET / HTTP/1.1\r\nna me: y\r\n\r\n", 400, "malformed_request"),
+        ("GET / HTTP/9.9\r\n\r\n", 400, "malformed_request"),
+        ("\u{16}\u{3}\u{1}\u{2}\r\n\r\n", 400, "malformed_request"),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "malformed_request"),
+        (large.as_str(), 431, "head_too_large"),
+        (many.as_str(), 431, "head_too_large"),
+    ] {
+        for after in [0, 2] {
+            let mut client = connected(&lab);
+            for _ in 0..after {
+                asked(&mut client, GOOD).await;
+            }
+            // The server may have answered before all was sent.
+            let _ = client.write_all(bytes.as_bytes()).await;
+            let (head, problem) = answer(&mut client).await;
+            let shown = bytes.chars().take(30).collect::<String>();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?}: {head}");
+            assert!(head.contains("content-type: application/problem+json\r\n"), "{shown:?}: {head}");
+            assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{shown:?}");
+            assert_eq!(problem["type"], format!("/problems/{code}"));
+        }
+    }
 }

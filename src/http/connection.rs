@@ -1,0 +1,324 @@
+//! A connection as HTTP/1.1 uses it: how long it may be idle, how long a head may take, and a problem for the heads that
+//! hyper refuses by itself.
+//!
+//! hyper has one time limit for an idle connection and for a head that comes slowly. Proxies keep idle connections for a
+//! minute, and a request that meets the end of one is lost, so an idle connection is kept for [`IDLE_LIMIT`] (where there
+//! is room for it) and a head has [`HEAD_LIMIT`] from its first byte. The first head has that from the beginning: who connects asks for something.
+//!
+//! A head that is malformed or too large never becomes a request, and hyper answers it with a status alone. Where nothing
+//! of an earlier answer is left to be written, that answer is replaced by a [`Problem`] of the same status.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
+
+use super::problem::{Code, Problem};
+
+/// How long a connection may be idle: longer than the 60 s for which proxies keep theirs.
+pub const IDLE_LIMIT: Duration = Duration::from_secs(75);
+/// Within which the head of a request must have come.
+pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// After a refused head, what its sender still sends is read for so long and so many bytes: a connection that is closed
+/// on unread bytes is reset, and its sender may never see the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Where a connection is between its requests and answers. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Exchange(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    state: AtomicU8,
+    /// Requests so far.
+    requests: AtomicU64,
+}
+
+/// The head of a request is awaited, and all of the answers before it was written.
+const AWAITED: u8 = 0;
+/// A request is being answered.
+const ANSWERED: u8 = 1;
+/// The body of the answer has ended; its last bytes may not be written yet.
+const ENDED: u8 = 2;
+
+impl Exchange {
+    /// The head of a request has come.
+    pub fn begin(&self) {
+        self.0.requests.fetch_add(1, Ordering::SeqCst);
+        self.0.state.store(ANSWERED, Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.0.state.store(ENDED, Ordering::SeqCst);
+    }
+
+    fn flushed(&self) {
+        let _ = self.0.state.compare_exchange(ENDED, AWAITED, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.0.state.load(Ordering::SeqCst) == state
+    }
+
+    fn requests(&self) -> u64 {
+        self.0.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// The body of an answer, with whose end the exchange ends.
+#[derive(Debug)]
+pub struct Answer {
+    body: Body,
+    exchange: Exchange,
+}
+
+impl Answer {
+    /// The body of the answer to the request with which the exchange began.
+    #[must_use]
+    pub fn new(body: Body, exchange: Exchange) -> Self {
+        Self { body, exchange }
+    }
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.exchange.end();
+    }
+}
+
+/// A stream with these limits.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    exchange: Exchange,
+    /// How long it may be idle.
+    idle: Duration,
+    /// Until when a head is awaited.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// The head has begun.
+    begun: bool,
+    /// Requests when that was noted.
+    requests: u64,
+    /// What is written in place of hyper's refusal, and how much of it was.
+    refusal: Option<(Vec<u8>, usize)>,
+    /// Until when, and how much of, the rest is read after a refusal.
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+impl<S> Connection<S> {
+    /// A new connection, which may be idle for so long.
+    pub fn new(stream: S, exchange: Exchange, idle: Duration) -> Self {
+        let deadline = Some(Box::pin(sleep(HEAD_LIMIT)));
+        Self { stream, exchange, idle, deadline, begun: true, requests: 0, refusal: None, linger: None }
+    }
+
+    /// Notes whether there is something to wait for; whether the wait is over.
+    fn is_late(&mut self, cx: &mut Context<'_>, has_read: bool) -> bool {
+        let requests = self.exchange.requests();
+        if self.requests != requests {
+            (self.requests, self.deadline, self.begun) = (requests, None, false);
+        }
+        if self.exchange.is(ANSWERED) {
+            return false;
+        }
+        let begins = has_read && !self.begun;
+        self.begun |= has_read;
+        let idle = self.idle;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(idle)));
+        if begins {
+            deadline.as_mut().reset(Instant::now() + HEAD_LIMIT);
+        }
+        deadline.as_mut().poll(cx).is_ready()
+    }
+
+    /// What is to be written in place of these bytes, if they are hyper's own refusal of a head.
+    fn refuse(&mut self, bytes: &[u8]) {
+        if self.refusal.is_none() && self.exchange.is(AWAITED) {
+            self.refusal = refusal(bytes).map(|text| (text, 0));
+        }
+    }
+}
+
+/// The problem in place of hyper's refusal.
+fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
+    let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
+    let problem = match status {
+        b"400" => Problem::new(Code::MalformedRequest, "the head is no HTTP/1.1 request"),
+        b"431" => Problem::new(Code::HeadTooLarge, "the head has more than 32 KiB, or more than 100 fields"),
+        _ => return None,
+    };
+    let (status, body) = (problem.code.status(), problem.text());
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+         cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    Some((head + &body).into_bytes())
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = to.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, to);
+        let has_read = to.filled().len() > before;
+        let was_idle = !this.begun && !has_read;
+        if !this.is_late(cx, has_read) {
+            return read;
+        }
+        to.set_filled(before);
+        Poll::Ready(match was_idle {
+            // As if the client had closed it.
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request comes too slowly")),
+        })
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Writes the refusal; it counts as what hyper wrote.
+    fn poll_refusal(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+        while let Some((text, written)) = &mut self.refusal
+            && *written < text.len()
+        {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &text[*written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *written += count;
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    /// Reads what is still sent after a refusal, for a moment.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (end, left) = self.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
+        let mut scratch = [0; 4096];
+        while *left > 0 && end.as_mut().poll(cx).is_pending() {
+            let mut to = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut to)) {
+                Ok(()) if !to.filled().is_empty() => *left = left.saturating_sub(to.filled().len()),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.refuse(bytes);
+        match self.refusal {
+            Some(_) => self.poll_refusal(cx, bytes.len()),
+            None => Pin::new(&mut self.stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.refuse(bytes.first().map(|first| &**first).unwrap_or_default());
+        match self.refusal {
+            Some(_) => self.poll_refusal(cx, bytes.iter().map(|one| one.len()).sum()),
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when its own buffer is empty.
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        self.exchange.flushed();
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+        if self.refusal.is_some() {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_of_a_head_is_replaced() {
+        let text = |bytes: &[u8]| refusal(bytes).map(|text| String::from_utf8(text).unwrap());
+        let malformed = text(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+        assert!(malformed.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{malformed}");
+        let (head, body) = malformed.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&body["code"], &body["status"]), (&"malformed_request".into(), &400.into()));
+        let large = text(b"HTTP/1.1 431 Request Header Fields Too Large\r\n\r\n").unwrap();
+        assert!(large.contains("head_too_large"), "{large}");
+        for other in [&b"HTTP/1.1 200 OK\r\n\r\n"[..], b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 4", b""] {
+            assert_eq!(text(other), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_exchange_is_over_when_the_end_of_its_answer_was_flushed() {
+        let exchange = Exchange::default();
+        let mut connection = Connection::new((), exchange.clone(), IDLE_LIMIT);
+        let refuses = |connection: &mut Connection<()>| {
+            connection.refuse(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            connection.refusal.take().is_some()
+        };
+        assert!(refuses(&mut connection));
+        exchange.begin();
+        exchange.flushed();
+        assert!(!refuses(&mut connection), "it may be what a job has printed");
+        drop(Answer::new(Body::empty(), exchange.clone()));
+        assert!(!refuses(&mut connection), "the end of that may still be in hyper's buffer");
+        exchange.flushed();
+        assert!(refuses(&mut connection));
+    }
+}
