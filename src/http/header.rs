@@ -62,7 +62,11 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 impl Describes for IfMatch {
     fn describe(operation: &mut Operation) {
         let schema = json!({"type": "string", "minLength": 1, "pattern": "^(\\*|\"[!#-~]+\")$"});
-        operation.takes_header("If-Match", "`ETag` of the version that is meant, or `*`.", &schema);
+        operation.takes_header(
+            "If-Match",
+            "This is the `ETag` of the version that is to be changed, or `*`.",
+            &schema,
+        );
         operation.may_refuse([Code::PreconditionFailed]);
     }
 }
