@@ -26,9 +26,10 @@ deps: ## Install what is missing on Debian, or say what it is
 build: ## Build the operator, the demo and the test cluster
 	$(CARGO) build --workspace --bins
 
-tools: ## Build the control plane's programs from their Go modules, and install the API fuzzer, once
+tools: ## Build the control plane's programs from their Go modules, install the API fuzzer and the generators of clients, once
 	$(CLUSTER) build
 	@scripts/fuzzer >/dev/null
+	@scripts/clients install
 
 ##@ See it
 

@@ -99,22 +99,22 @@ fn default_overlap() -> i64 {
     86_400
 }
 
-/// What a key may do.
+/// A scope says what a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Scope {
-    /// Read jobs, their logs and events.
+    /// The key may read jobs, their logs and events.
     #[serde(rename = "jobs:read")]
     JobsRead,
-    /// Submit, cancel and retry jobs.
+    /// The key may submit, cancel and retry jobs.
     #[serde(rename = "jobs:write")]
     JobsWrite,
-    /// Read keys.
+    /// The key may read keys.
     #[serde(rename = "keys:read")]
     KeysRead,
-    /// Make, rotate and revoke keys.
+    /// The key may create, rotate and delete keys.
     #[serde(rename = "keys:write")]
     KeysWrite,
-    /// Read the tenant itself, its nodes, quotas and usage.
+    /// The key may read the tenant itself, its nodes, quotas and usage.
     #[serde(rename = "tenant:read")]
     TenantRead,
 }

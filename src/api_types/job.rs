@@ -337,35 +337,37 @@ pub struct Volume {
     pub read_only: bool,
 }
 
-/// Queue of a job.
+/// A queue says which jobs go first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::IntoStaticStr,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
+// Apart from the value of the same word, of which generated clients make a constant of that name.
+#[schemars(rename = "JobQueue")]
 pub enum Queue {
-    /// Somebody is waiting for the answer.
+    /// Someone waits for the result.
     Live,
-    /// Ordinary work.
+    /// This is ordinary work.
     #[default]
     Default,
-    /// Whenever there is room.
+    /// The job runs whenever there is room.
     Batch,
 }
 
-/// Priority of a job within its queue.
+/// A priority says which jobs of a queue go first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::IntoStaticStr,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Priority {
-    /// First.
+    /// The job goes first.
     High,
-    /// In between.
+    /// The job goes in between.
     #[default]
     Medium,
-    /// Last.
+    /// The job goes last.
     Low,
 }
 

@@ -99,7 +99,7 @@ impl Describes for IfMatch {
         let schema = json!({"type": "string", "minLength": 1, "pattern": TAGS});
         operation.takes_header(
             "If-Match",
-            "`ETag` of the version that is meant, or several, or `*`.",
+            "This is the `ETag` of the version that is to be changed, or a list of several, or `*`.",
             &schema,
         );
         operation.may_refuse([Code::PreconditionFailed]);

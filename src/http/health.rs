@@ -10,12 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use strum::IntoEnumIterator;
 
 use super::{
     App,
     openapi::{Operation, Pages},
-    problem::{Code, PAGE, Problem, section},
+    problem::{PAGE, Problem, section},
     query::Params,
     routes::Routes,
 };
@@ -24,66 +23,64 @@ use crate::kube_ext::pulse::{WatchState, Watches};
 /// The routes.
 pub fn routes(pages: &Pages) -> Routes {
     let (json, html) = (pages.clone(), pages.clone());
-    let ready = Operation::new(
-        "ready",
-        "Whether the caches are whole. A database that is away makes nobody unready.",
-    );
-    let (yes, no) = ("It is ready.", "It is not.");
+    let (yes, no) = ("The server is ready.", "The server is not ready.");
     Routes::new("Server")
         .get(
             "/healthz",
             alive,
             Operation::new(
                 "alive",
-                "Whether the process lives. It does not where a restart would mend it, which an API server that is \
-                 away is not.",
+                "Check that the process lives",
+                "Answers whether the process is healthy. It is unhealthy where a restart would help, which an API server \
+                 that is unavailable does not need.",
             )
-            .text(200, "It does.", "text/plain")
-            .text(503, "It does not; with the reasons.", "text/plain"),
+            .text(200, "The process is healthy.", "text/plain")
+            .text(503, "The process is unhealthy. The body has the reasons.", "text/plain"),
         )
         .get(
             "/readyz",
             self::ready,
-            ready
-                .text(200, yes, "text/plain")
-                .json::<Readiness>(200, yes)
-                .text(503, no, "text/plain")
-                .json::<Readiness>(503, no),
+            Operation::new(
+                "ready",
+                "Check that the server is ready",
+                "Answers whether the caches are complete. An unavailable database does not make the server unready.",
+            )
+            .text(200, yes, "text/plain")
+            .json::<Readiness>(200, yes)
+            .text(503, no, "text/plain")
+            .json::<Readiness>(503, no),
         )
         .get(
             "/problems",
             problems,
-            Operation::new("problems", "What each code of a problem means.").text(
-                200,
-                "All codes.",
-                "text/markdown",
-            ),
+            Operation::new("problems", "Describe all problem codes", "Describes each code that a problem can have.")
+                .text(200, "These are all codes.", "text/markdown"),
         )
         .get(
             "/problems/{code}",
             problem,
-            code(Operation::new("problem", "What a code of a problem means.").text(
-                200,
-                "It.",
-                "text/markdown",
-            )),
+            code(
+                Operation::new("problem", "Describe a problem code", "Describes one code that a problem can have.")
+                    .text(200, "This is the description of the code.", "text/markdown"),
+            ),
         )
         .get(
             "/openapi.json",
             async move || json.json(),
-            Operation::new("openapi", "This document.")
-                .json::<serde_json::Map<String, serde_json::Value>>(200, "OpenAPI 3.1."),
+            Operation::new("openapi", "Read this document", "Returns this document.")
+                .json::<serde_json::Map<String, serde_json::Value>>(200, "This is the document, in OpenAPI 3.1."),
         )
         .get(
             "/docs",
             async move || html.html(),
-            Operation::new("docs", "This document as a page.").text(200, "The page.", "text/html"),
+            Operation::new("docs", "Read this document as a page", "Returns this document as a page for people.")
+                .text(200, "This is the page.", "text/html"),
         )
 }
 
 fn code(mut operation: Operation) -> Operation {
-    let words: Vec<&str> = Code::iter().map(Code::as_str).collect();
-    operation.takes_path("code", "The code.", &json!({"type": "string", "enum": words}));
+    let schema = json!({"$ref": "#/components/schemas/ProblemCode"});
+    operation.takes_path("code", "This is the code of the problem.", &schema);
     operation
 }
 
@@ -106,36 +103,36 @@ pub fn liveness(watches: &Watches) -> (StatusCode, String) {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ready {
-    /// Say what is ready.
+    /// Where this is given, the response says what is ready, as JSON.
     verbose: Option<String>,
 }
 
-/// What is ready.
+/// Readiness says which parts of the server are ready.
 #[derive(Serialize, JsonSchema)]
 struct Readiness {
-    /// All of it.
+    /// Whether all parts are ready.
     ready: bool,
-    /// The cache of jobs is whole.
+    /// Whether the cache of jobs is complete.
     jobs: bool,
-    /// The scheduler has decided, where this process schedules.
+    /// Whether the scheduler has made its first decisions. It is true where this process does not schedule.
     scheduler: bool,
-    /// The watches of the API server.
+    /// These are the watches of the API server.
     watches: Vec<WatchView>,
 }
 
-/// A watch of the API server.
+/// A watch is a stream of the changes of one kind of object.
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "Watch")]
 pub struct WatchView {
-    /// What it watches.
+    /// This is what the watch receives.
     pub name: &'static str,
-    /// Its first list was complete, and it is not behind.
+    /// Whether its first list is complete and it is not behind.
     pub current: bool,
-    /// Since when it has delivered nothing, where that is longer than a quiet watch can take; else null. A watch that is
-    /// behind makes nothing unready: what the cache knows is still the best answer.
+    /// This is since when the watch has delivered nothing, where that is longer than a quiet watch can take. It is null
+    /// otherwise. A watch that is behind does not make the server unready.
     pub behind_since: Option<Timestamp>,
-    /// Why it was interrupted last, if nothing was delivered since: silent, unreachable, untrusted, refused, expired, ended
-    /// or unreadable.
+    /// This says in one word why the watch was interrupted last, where it has delivered nothing since: silent, unreachable,
+    /// untrusted, refused, expired, ended or unreadable.
     pub cause: Option<&'static str>,
 }
 

@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use self::view::{Issued, KeyView, KeysView, New, Who, view};
+use self::view::{AdministratorCaller, Issued, KeyCaller, KeyView, KeysView, New, Who, view};
 use super::{
     App,
     administrators::Act,
@@ -55,23 +55,38 @@ const ISSUED: Duration = Duration::from_secs(5);
 
 /// The routes.
 pub fn routes() -> Routes {
-    let later = "Its text was not made within 5 s: it is in its Secret soon.";
+    let later = "This is the key. Its token was not made within 5 s: it is in the Secret of the key soon.";
     let of = |operation: Operation, scope| {
         operation.scope(scope).refuses([Code::InvalidQuery, Code::Forbidden, Code::NotFound])
     };
+    let list_keys =
+        Operation::new("listKeys", "List API keys", "Lists the tenant's API keys, the newest first.");
+    let create_key = Operation::new(
+        "createKey",
+        "Create an API key",
+        "Creates an API key. A key can create only keys that have no scope beyond its own.",
+    );
+    let rotate_key = Operation::new(
+        "rotateKey",
+        "Rotate an API key",
+        "Makes a new version of an API key. The previous version stays valid for the overlap of the key.",
+    );
+    let delete_key = Operation::new(
+        "deleteKey",
+        "Delete an API key",
+        "Deletes an API key, which the server then refuses.",
+    );
     Routes::new("Keys")
         .get(
             "/keys",
             list,
-            of(Operation::new("listKeys", "Keys, the newest first."), Scope::KeysRead)
-                .json::<KeysView>(200, "All of them."),
+            of(list_keys, Scope::KeysRead).json::<KeysView>(200, "These are all keys of the tenant."),
         )
         .post(
             "/keys",
             create,
-            of(Operation::new("createKey", "Makes a key."), Scope::KeysWrite)
-                .description("A key can make only keys that may do no more than it may itself.")
-                .json::<Issued>(201, "The key with its text, which is shown this once.")
+            of(create_key, Scope::KeysWrite)
+                .json::<Issued>(201, "This is the key with its token, which is shown only once.")
                 .json::<KeyView>(202, later)
                 .links(201, "id", &["rotateKey", "deleteKey"])
                 .refuses([Code::InvalidObject, Code::Conflict, Code::QuotaExceeded]),
@@ -79,22 +94,21 @@ pub fn routes() -> Routes {
         .post(
             "/keys/{id}/rotate",
             rotate,
-            of(Operation::new("rotateKey", "Makes a new version of a key."), Scope::KeysWrite)
-                .description("The version before stays valid for the key's overlap.")
-                .json::<Issued>(200, "The key with its new text, which is shown this once.")
+            of(rotate_key, Scope::KeysWrite)
+                .json::<Issued>(200, "This is the key with its new token, which is shown only once.")
                 .json::<KeyView>(202, later)
                 .refuses([Code::WrongState, Code::Conflict, Code::InvalidObject]),
         )
-        .delete(
-            "/keys/{id}",
-            remove,
-            of(Operation::new("deleteKey", "Deletes a key: from then on it is refused."), Scope::KeysWrite)
-                .nothing(204, "It is deleted."),
-        )
+        .delete("/keys/{id}", remove, of(delete_key, Scope::KeysWrite).nothing(204, "The key is deleted."))
         .get(
             "/whoami",
             whoami,
-            Operation::new("whoami", "Who asks.").json::<Who>(200, "Whom the credentials stand for."),
+            Operation::new(
+                "whoami",
+                "Show the caller",
+                "Returns whom the credentials of the request authenticate.",
+            )
+            .json::<Who>(200, "This is the caller."),
         )
 }
 
@@ -102,7 +116,7 @@ pub fn routes() -> Routes {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Of {
-    /// Name of the tenant, which an administrator must give.
+    /// This is the name of the tenant. An administrator must give it.
     #[schemars(length(min = 1))]
     tenant: Option<String>,
 }
@@ -194,7 +208,7 @@ impl Describes for Id {
     fn describe(operation: &mut Operation) {
         operation.takes_path(
             "id",
-            "The key's id, which is its UID.",
+            "This is the id of the key, which is its UID.",
             &json!({"type": "string", "format": "uuid"}),
         );
     }
@@ -215,7 +229,7 @@ async fn list(
             ((view.created_at, view.id.clone()), view)
         })
         .collect();
-    Ok(Json(KeysView { keys: by_age.into_values().rev().collect(), next_cursor: () }))
+    Ok(Json(KeysView { keys: by_age.into_values().rev().collect(), next_cursor: None }))
 }
 
 /// `POST /keys`: 201 with the text, which is not shown again; 202 without it where it takes longer to be made.
@@ -365,15 +379,18 @@ async fn whoami(caller: Caller) -> Json<Who> {
     Json(match caller {
         Caller::Tenant(context) => {
             let (tenant, key) = (&context.principal.tenant, &context.principal.key);
-            Who::Key {
+            Who::Key(KeyCaller {
+                kind: "key",
                 tenant_id: tenant.uid.clone(),
                 tenant: tenant.name.clone(),
                 id: key.uid(),
                 name: key.name_any(),
                 key_id: context.principal.key_id.to_string(),
                 scopes: key.spec.scopes.clone(),
-            }
+            })
         }
-        Caller::Administrator(user) => Who::Administrator { name: user.name },
+        Caller::Administrator(user) => {
+            Who::Administrator(AdministratorCaller { kind: "administrator", name: user.name })
+        }
     })
 }

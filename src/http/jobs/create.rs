@@ -73,7 +73,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
 impl Describes for IdempotencyKey {
     fn describe(operation: &mut Operation) {
         let schema = json!({"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": READABLE});
-        let description = "However often this is sent, there is one job of it.";
+        let description = "This key identifies the request: however often it is sent, it creates one job.";
         operation.takes_header("Idempotency-Key", description, &schema);
     }
 }

@@ -9,8 +9,8 @@
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderName, StatusCode},
+    extract::{FromRequestParts, State},
+    http::{HeaderName, StatusCode, request::Parts},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -18,6 +18,8 @@ use axum::{
 };
 use futures::{future::BoxFuture, stream};
 use kube::ResourceExt;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Id, get::past, has_ended, living, logs::UNBUFFERED, view::JobView};
@@ -28,6 +30,7 @@ use crate::{
         auth::{ByKey, JobsRead},
         header::only,
         jobs_index::{Awaited, News},
+        openapi::{Describes, Operation},
         problem::Problem,
         streams::{self, End, Kind, Place},
     },
@@ -39,6 +42,33 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Name, and `id`, of the event that the job is gone.
 const DELETED: &str = "deleted";
 
+/// The `Last-Event-ID` of a client that comes back.
+pub struct LastEventId(Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        only(&parts.headers, &LAST_EVENT_ID).map(|id| Self(id.map(str::to_owned)))
+    }
+}
+
+impl Describes for LastEventId {
+    fn describe(operation: &mut Operation) {
+        let schema = json!({"type": "string", "pattern": "^[\\t -~]*$"});
+        let description = "This is the `id` of the last event that the client has received.";
+        operation.takes_header("Last-Event-ID", description, &schema);
+    }
+}
+
+/// This is the data of the last event of a job that is deleted from the cluster.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeletedJob")]
+pub struct Deleted {
+    /// This is the UID of the job.
+    id: String,
+}
+
 /// Follows a job's state.
 ///
 /// # Errors
@@ -47,9 +77,8 @@ pub async fn events(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsRead>,
     id: Id,
-    headers: HeaderMap,
+    LastEventId(seen): LastEventId,
 ) -> Result<Response, Problem> {
-    let seen = only(&headers, &LAST_EVENT_ID)?.map(str::to_owned);
     let place = app.streams.enter(Kind::Events, &context.principal.tenant.uid)?;
     let tenant_uid = context.principal.tenant.uid.clone();
     let mut told = Told::new(tenant_uid, seen.clone());
@@ -170,7 +199,7 @@ impl Told {
     }
 
     fn deleted(&mut self, uid: &str) {
-        let data = json!({"id": uid}).to_string();
+        let data = json!(Deleted { id: uid.to_owned() }).to_string();
         self.queue.push_back(Event::default().event(DELETED).id(DELETED).data(data));
         self.over = true;
     }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{
     cursor,
     get::{CACHE, SOURCE},
-    view::{JobView, word, words},
+    view::{JobView, StatusWord, word},
 };
 use crate::{
     api_types::{Job, JobPhase, job::Queue},
@@ -49,27 +49,27 @@ const SCANNED: usize = 5_000;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// Only those of this status.
+    /// Only jobs in this state are listed.
     #[serde(default)]
-    #[schemars(schema_with = "words")]
+    #[schemars(with = "Option<StatusWord>")]
     status: Option<String>,
-    /// Only those of this queue.
+    /// Only jobs of this queue are listed.
     queue: Option<Queue>,
-    /// Jobs of a page at most, by default 50.
+    /// A page has at most this many jobs, by default 50.
     #[schemars(range(min = 1, max = LARGEST_PAGE))]
     limit: Option<usize>,
-    /// `next_cursor` of the page before, of a list with the same filters.
+    /// This is `next_cursor` of the previous page, of a list with the same filters.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     cursor: Option<String>,
 }
 
-/// A page of jobs.
+/// A page is a part of a list of jobs.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Jobs")]
 pub struct Page {
-    /// The newest first. May be fewer than asked for, also where there are more: see `next_cursor`.
+    /// These are the jobs of the page, the newest first. There may be fewer than `limit` where `next_cursor` is not null.
     jobs: Vec<JobView>,
-    /// Where the next page begins; null on the last one.
+    /// This is the cursor of the next page. It is null on the last page.
     next_cursor: Option<String>,
 }
 

@@ -51,19 +51,19 @@ const ASK_LAST: Duration = Duration::from_secs(4);
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// Go on until the attempt ends; where it has not begun, wait for it.
+    /// Whether the response continues until the attempt ends. It waits for an attempt that has not started.
     #[serde(default, deserialize_with = "flag")]
     follow: bool,
-    /// So many lines from the end.
+    /// Only this many lines from the end are returned.
     #[schemars(range(max = i32::MAX))]
     tail_lines: Option<u32>,
-    /// What was printed within so many seconds.
+    /// Only what was printed in the last so many seconds is returned.
     #[schemars(range(min = 1, max = i32::MAX))]
     since_seconds: Option<u32>,
-    /// With the time before each line.
+    /// Whether each line begins with its time.
     #[serde(default, deserialize_with = "flag")]
     timestamps: bool,
-    /// Which attempt, from 1; by default the current or last one.
+    /// This is the number of the attempt, from 1. By default it is the current or last one.
     #[schemars(range(min = 1, max = i32::MAX))]
     attempt: Option<u32>,
 }

@@ -37,82 +37,122 @@ use crate::{api_types::Job, domain::job_state::is_terminal};
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("Jobs")
-        .get("/jobs", list::list, listed("listJobs", "Jobs, the newest first, history included."))
+        .get(
+            "/jobs",
+            list::list,
+            listed(
+                "listJobs",
+                "List jobs",
+                "Lists the tenant's jobs, the newest first, those of the history included.",
+            ),
+        )
         .post(
             "/jobs",
             submit::submit,
-            made("submitJob", "Submits a job, and waits up to 2 s for the verdict."),
+            made(
+                "submitJob",
+                "Submit a job",
+                "Creates a job and waits up to 2 s for the decision of the scheduler. Give an `image`, or a `scenario` that has one.",
+            ),
         )
         .get(
             "/jobs/{id}",
             get::get,
             Operation::new(
                 "getJob",
-                "A job, from the cluster or, when it is gone from there, from the history.",
+                "Read a job",
+                "Returns a job from the cluster or, once it is deleted there, from the history.",
             )
-            .json::<JobView>(200, "The job. It has an `ETag` while it is in the cluster.")
+            .json::<JobView>(200, "This is the job. It has an `ETag` while it is in the cluster.")
             .headers(&["ETag"])
             .refuses([Code::HistoryUnavailable]),
         )
         .delete(
             "/jobs/{id}",
             act::delete,
-            Operation::new("deleteJob", "Cancels a job and takes it from the cluster. The history keeps it.")
-                .nothing(204, "It is being deleted."),
+            Operation::new(
+                "deleteJob",
+                "Delete a job",
+                "Cancels a job and deletes it from the cluster. The history keeps it.",
+            )
+            .nothing(204, "The job is being deleted."),
         )
         .post(
             "/jobs/{id}/cancel",
             act::cancel,
-            Operation::new("cancelJob", "Ends a job: one that waits at once, one that runs with grace.")
-                .json::<JobView>(202, "The job as it is; it ends soon.")
-                .refuses([Code::WrongState]),
+            Operation::new(
+                "cancelJob",
+                "Cancel a job",
+                "Ends a job: at once where it waits, after its grace period where it runs. Repeating the request changes nothing.",
+            )
+            .json::<JobView>(202, "This is the job as it is now. It ends soon.")
+            .refuses([Code::WrongState]),
         )
         .post(
             "/jobs/{id}/retry",
             submit::retry,
-            made("retryJob", "Submits a job that has ended once more, as a new one.")
-                .refuses([Code::WrongState]),
+            made(
+                "retryJob",
+                "Submit a job again",
+                "Creates a new job with the spec of one that has ended, and waits up to 2 s for the decision of the scheduler.",
+            )
+            .refuses([Code::WrongState]),
         )
         .get(
             "/jobs/{id}/why",
             why::why,
             Operation::new(
                 "explainJob",
-                "Why a job waits: its position, and an ordered checklist with numbers.",
+                "Explain why a job waits",
+                "Returns the position of a waiting job and the conditions of its start, in their order and with numbers.",
             )
-            .json::<Why>(200, "The checklist."),
+            .json::<Why>(200, "These are the conditions."),
         )
         .get(
             "/jobs/{id}/logs",
             logs::logs,
-            Operation::new("readLog", "What a job printed, as it comes where it is followed.")
-                .text(200, "The log.", "text/plain; charset=utf-8")
-                .refuses([Code::WrongState, Code::TooManyStreams]),
+            Operation::new(
+                "readLog",
+                "Read a log",
+                "Returns what an attempt of the job printed. With `follow` the response continues until the attempt ends. A response that had to be cut is aborted.",
+            )
+            .text(200, "This is the log.", "text/plain; charset=utf-8")
+            .refuses([Code::NotStarted, Code::LogGone, Code::TooManyStreams]),
         )
         .get(
             "/jobs/{id}/events",
             events::events,
-            Operation::new("followJob", "The job's state now and each one that is new, until its end.")
-                .text(200, "Server-sent events `status` and `deleted`.", "text/event-stream")
-                .nothing(204, "The client has seen the last of it.")
-                .refuses([Code::TooManyStreams, Code::HistoryUnavailable]),
+            Operation::new(
+                "followJob",
+                "Follow a job",
+                "Sends the state of a job now and after each change, as server-sent events, until the job has ended.",
+            )
+            .text(
+                200,
+                "The data of each event `status` is a `Job`. The data of the last event is a `DeletedJob` where its name is `deleted`.",
+                "text/event-stream",
+            )
+            .event::<JobView>(200, "status")
+            .event::<events::Deleted>(200, "deleted")
+            .nothing(204, "The client has received the last event.")
+            .refuses([Code::TooManyStreams, Code::HistoryUnavailable]),
         )
 }
 
 /// What is said of a list of jobs.
-pub fn listed(id: &'static str, summary: &'static str) -> Operation {
-    Operation::new(id, summary)
-        .json::<Page>(200, "A page of jobs.")
+pub fn listed(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
+    Operation::new(id, summary, description)
+        .json::<Page>(200, "This is a page of jobs.")
         .headers(&["X-Crofter-Source"])
         .refuses([Code::InvalidCursor])
 }
 
 /// What is said of a route that makes a job.
-fn made(id: &'static str, summary: &'static str) -> Operation {
+fn made(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
     const NEXT: [&str; 5] = ["getJob", "explainJob", "cancelJob", "retryJob", "deleteJob"];
-    Operation::new(id, summary)
-        .json::<JobView>(201, "The job.")
-        .json::<JobView>(202, "The job, of which nothing was decided within 2 s.")
+    Operation::new(id, summary, description)
+        .json::<JobView>(201, "This is the job, which was admitted or waits.")
+        .json::<JobView>(202, "This is the job. The scheduler has not decided within 2 s.")
         .headers(&["Location", "ETag", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed"])
         .links(201, "id", &NEXT)
         .refuses([
@@ -145,7 +185,7 @@ impl Describes for Id {
         let pattern = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
         operation.takes_path(
             "id",
-            "The job's id, which is its UID.",
+            "This is the id of the job, which is its UID.",
             &json!({"type": "string", "pattern": pattern}),
         );
     }

@@ -12,48 +12,69 @@ use crate::api_types::{
     job::{self, EnvFrom, EnvVar, KeyRef, ParameterValue, Priority, Queue, Volume},
 };
 
-/// A job to submit. What is not given is the scenario's, or else as for a Job.
+/// This describes the job that is to be submitted. Either `image` is required, or a `scenario` that has one. A field that is absent is the scenario's,
+/// else it has the default of a Job.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "NewJob", extend("anyOf" = [
-    {"required": ["image"], "properties": {"image": {"type": "string"}}},
-    {"required": ["scenario"], "properties": {"scenario": {"type": "string"}}},
-]))]
+#[schemars(rename = "JobCreate")]
 pub struct Submit {
+    /// This is the scenario of the catalogue that the job runs.
     scenario: Option<String>,
+    /// These are the parameters of the work. The container gets each as `CROFTER_PARAM_<NAME>`, and all of them as JSON in
+    /// `CROFTER_PARAMETERS`, as they are: `$(NAME)` is not replaced. Two names must not be the same variable.
     #[serde(default)]
     #[schemars(extend("propertyNames" = {"pattern": "^[A-Za-z]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$"}))]
     parameters: BTreeMap<String, String>,
+    /// This is the container image. It may be absent where the scenario has one.
     image: Option<String>,
+    /// This is the entry point. By default it is the scenario's, else the image's. As in a pod, `$(NAME)` is the value of
+    /// that variable.
     #[serde(default)]
     command: Vec<String>,
+    /// These are the arguments. By default they are the scenario's, unless `command` is given, else the image's. As in a
+    /// pod, `$(NAME)` is the value of that variable, and `$$(NAME)` is the text `$(NAME)`.
     #[serde(default)]
     args: Vec<String>,
+    /// This is the working directory, which is an absolute path. By default it is the image's.
     working_dir: Option<String>,
+    /// These are environment variables, which follow the scenario's. Of two with one name the last one counts.
     #[serde(default)]
     env: Vec<Variable>,
+    /// These are Secrets and ConfigMaps of the tenant's namespace, whose entries become environment variables.
     #[serde(default)]
     env_from: Vec<VariablesFrom>,
+    /// This is what the job needs. Requests and limits are the same.
     resources: Option<Resources>,
+    /// This is the numeric id of the user that runs the container. By default it is the scenario's.
     run_as_user: Option<i64>,
+    /// These are the volumes of the job. Each has a name and a path of its own.
     #[serde(default)]
     volumes: Vec<Mount>,
+    /// These are Secrets of the tenant's namespace with which the image is pulled.
     #[serde(default)]
     image_pull_secrets: Vec<String>,
+    /// This is the queue of the job.
     #[serde(default)]
     queue: Queue,
+    /// This is the priority of the job within its queue.
     #[serde(default)]
     priority: Priority,
+    /// This is the longest running time over all attempts, in seconds. By default it is the scenario's. The tenant's
+    /// `job_timeout_minutes` limits it.
     timeout_seconds: Option<i64>,
+    /// This is how often the job is tried again. Attempts that the cluster ended (drained, evicted, preempted, node lost, pod
+    /// deleted) are not counted, up to 16 of them. With 0 the job is not run again after these either.
     #[serde(default = "three")]
     max_retries: i32,
-    /// What is tried again.
+    /// This says which failures are tried again.
     #[serde(default)]
     retry_policy: RetryPolicy,
+    /// This is the shared pool to run on. By default the job runs on the tenant's own nodes and all its pools.
     pool: Option<String>,
-    /// What happens when a quota is reached.
+    /// This says what happens when a quota is reached.
     #[serde(default)]
     on_quota: OnQuota,
+    /// This is how many seconds after its end the job is deleted from the cluster. Where it is absent the job is kept.
     ttl_seconds_after_finished: Option<i64>,
 }
 
@@ -62,91 +83,99 @@ fn three() -> i32 {
     3
 }
 
-/// An environment variable: a value, or an entry of a Secret or ConfigMap of the tenant's namespace.
+/// An environment variable has a value, or takes it from an entry of a Secret or ConfigMap of the tenant's namespace. At
+/// most one of `value`, `secret_key_ref` and `config_map_key_ref` is allowed.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("allOf" = [
-    {"not": {"required": ["value", "secret_key_ref"], "properties": {"value": {"type": "string"}, "secret_key_ref": {"type": "object"}}}},
-    {"not": {"required": ["value", "config_map_key_ref"], "properties": {"value": {"type": "string"}, "config_map_key_ref": {"type": "object"}}}},
-    {"not": {"required": ["secret_key_ref", "config_map_key_ref"], "properties": {"secret_key_ref": {"type": "object"}, "config_map_key_ref": {"type": "object"}}}},
-]))]
 struct Variable {
-    /// Name; those that begin with CROFTER_ are Crofter's own.
-    #[schemars(extend("not" = {"pattern": "^CROFTER_"}))]
+    /// This is the name of the variable. A name that begins with `CROFTER_` is refused.
     name: String,
+    /// This is the value of the variable. As in a pod, `$(NAME)` is the value of an earlier variable, and `$$(NAME)` is the
+    /// text `$(NAME)`.
     value: Option<String>,
+    /// This is the entry of a Secret that has the value.
     secret_key_ref: Option<Entry>,
+    /// This is the entry of a ConfigMap that has the value.
     config_map_key_ref: Option<Entry>,
 }
 
-/// An entry of a Secret or ConfigMap.
+/// An entry names a Secret or ConfigMap and one key in it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Entry {
+    /// This is the name of the Secret or ConfigMap.
     name: String,
+    /// This is the key in it.
     key: String,
 }
 
-/// A Secret or ConfigMap of the tenant's namespace, all of whose entries become variables.
+/// All entries of a Secret or ConfigMap of the tenant's namespace become variables. Exactly one of the fields is required.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [
-    {"required": ["secret"], "properties": {"secret": {"type": "string"}}},
-    {"required": ["config_map"], "properties": {"config_map": {"type": "string"}}},
-]))]
 struct VariablesFrom {
+    /// This is the name of a Secret.
     secret: Option<String>,
+    /// This is the name of a ConfigMap.
     config_map: Option<String>,
 }
 
-/// A volume: a claim of the tenant's namespace, or scratch space.
+/// A volume is a claim of the tenant's namespace or scratch space. Exactly one of `claim` and `scratch` is required.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [
-    {"required": ["claim"], "properties": {"claim": {"type": "string"}}},
-    {"required": ["scratch"], "properties": {"scratch": {"type": ["string", "integer"]}}},
-]))]
 struct Mount {
+    /// This is the name of the volume within the job.
     name: String,
+    /// This is the path at which the container has the volume. It is absolute, is not the root and has no colon.
     mount_path: String,
+    /// This is the name of a PersistentVolumeClaim.
     claim: Option<String>,
+    /// This is the size of scratch space on the node's disk, such as `1Gi`. It is at least `1Mi`, and is
+    /// deleted with the attempt.
     scratch: Option<Quantity>,
+    /// Whether the claim is mounted read-only.
     #[serde(default)]
     read_only: bool,
 }
 
-/// What a job needs.
+/// Resources are what a job needs. A field that is absent is the scenario's, else it has its default. A quantity may also
+/// be a whole number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
+    /// This is how many CPUs the job needs, such as `2` or `500m`, which is at least `1m`. By default it is `1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<Quantity>,
+    /// This is how much memory the job needs, such as `4Gi`, which is at least `16Mi`. By default it is `512Mi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<Quantity>,
+    /// This is how many whole GPUs the job needs. By default it needs none.
     #[serde(skip_serializing_if = "Option::is_none")]
     gpus: Option<i64>,
+    /// This is how much scratch space on the node's disk the job needs, such as `10Gi`. It is at least
+    /// `1Mi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     ephemeral_storage: Option<Quantity>,
+    /// This is how much network bandwidth the job needs, in Mbit/s. By default it needs none.
     #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth_mbps: Option<i64>,
 }
 
-/// What is tried again.
+/// A retry policy says which failures are tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryPolicy {
-    /// What is not the job's fault.
+    /// Only failures that the job did not cause are tried again.
     #[default]
     Infrastructure,
-    /// Exit codes and timeouts too.
+    /// Exit codes and timeouts are tried again too.
     Always,
 }
 
-/// What happens when a quota is reached. Whoever submits through REST waits for an answer, so the default is to refuse.
+/// This says what happens when a quota is reached. A REST client waits for the response, so the default is to refuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnQuota {
-    /// The answer is 429.
+    /// The submit is refused with 429.
     #[default]
     Reject,
     /// The job waits.

@@ -1,6 +1,6 @@
 //! A job as the API shows it. Values of environment variables are never shown: people put passwords there.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,42 +18,42 @@ use crate::{
     db::JobRecord,
 };
 
-/// A job.
+/// A job is one unit of work that a tenant has submitted.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Job")]
 pub struct JobView {
-    /// UID.
+    /// This is the UID of the job.
     pub id: String,
-    /// Name of the Job in the tenant's namespace.
+    /// This is the name of the Job in the tenant's namespace.
     pub name: String,
-    /// UID of its tenant.
+    /// This is the UID of the tenant.
     pub tenant_id: String,
-    /// Where it is; null where that was never seen.
-    #[schemars(schema_with = "words")]
+    /// This is the state of the job. It is null where the history has only the job's name.
+    #[schemars(with = "Option<StatusWord>")]
     pub status: Option<&'static str>,
-    /// Why, in one word.
+    /// This says in one word why the job is in its state.
     pub reason: Option<String>,
-    /// Why, in a sentence with numbers.
+    /// This sentence says why the job is in its state, with numbers.
     pub message: Option<String>,
-    /// Number of the current or last attempt, from 1; 0 before the first.
+    /// This is the number of the current or last attempt, from 1. It is 0 before the first.
     pub attempt: i32,
-    /// Attempts charged against `max_retries`.
+    /// This is how many attempts count towards `max_retries`.
     pub retries: i32,
-    /// Node of the current or last attempt.
+    /// This is the node of the current or last attempt.
     pub node: Option<String>,
-    /// Exit code of the last attempt.
+    /// This is the exit code of the last attempt.
     pub exit_code: Option<i32>,
-    /// When it was submitted.
+    /// This is when the job was submitted.
     pub created_at: Timestamp,
-    /// When the current or last attempt was admitted.
+    /// This is when the current or last attempt was admitted.
     pub assigned_at: Option<Timestamp>,
-    /// When the current or last attempt started.
+    /// This is when the current or last attempt started.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// This is when the job ended.
     pub finished_at: Option<Timestamp>,
-    /// When it was found gone from the cluster.
+    /// This is when the job was found to be deleted from the cluster.
     pub deleted_at: Option<Timestamp>,
-    /// What was submitted; null where that was never seen.
+    /// These fields are what was submitted. They are absent where the history has only the job's name.
     #[serde(flatten)]
     pub submitted: Option<Submitted>,
 }
@@ -61,35 +61,35 @@ pub struct JobView {
 /// What was submitted.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Submitted {
-    /// Entry of the catalogue.
+    /// This is the scenario of the catalogue that the job runs.
     pub scenario: Option<String>,
-    /// Parameters.
+    /// These are the parameters of the work.
     pub parameters: BTreeMap<String, String>,
-    /// Container image.
+    /// This is the container image.
     pub image: Option<String>,
-    /// Entry point.
+    /// This is the entry point of the container.
     pub command: Vec<String>,
-    /// Arguments.
+    /// These are the arguments of the entry point.
     pub args: Vec<String>,
-    /// Names of environment variables.
+    /// These are the names of the environment variables. Their values are never shown.
     pub env: Vec<String>,
-    /// What it needs.
+    /// This is what the job needs.
     pub resources: Option<Resources>,
-    /// Queue.
+    /// This is the queue of the job.
     pub queue: Queue,
-    /// Priority.
+    /// This is the priority of the job within its queue.
     pub priority: Priority,
-    /// Longest running time.
+    /// This is the longest running time over all attempts, in seconds.
     pub timeout_seconds: Option<i64>,
-    /// How often it is tried again.
+    /// This is how often the job is tried again.
     pub max_retries: i32,
-    /// What is tried again.
+    /// This says which failures are tried again.
     pub retry_policy: RetryPolicy,
-    /// Shared pool.
+    /// This is the shared pool that the job runs on.
     pub pool: Option<String>,
-    /// What happens when a quota is reached.
+    /// This says what happens when a quota is reached.
     pub on_quota: OnQuota,
-    /// Whether its end was asked for.
+    /// Whether someone has asked for the end of the job. `status` says whether it has ended.
     pub canceled: bool,
 }
 
@@ -109,10 +109,17 @@ pub fn word(phase: JobPhase) -> &'static str {
     }
 }
 
-/// The schema of a phase's word, or null.
-pub fn words(_: &mut SchemaGenerator) -> Schema {
-    let words: Vec<Option<&str>> = JobPhase::iter().map(|phase| Some(word(phase))).chain([None]).collect();
-    json_schema!({"type": ["string", "null"], "enum": words})
+/// The word of a phase, as the document has it.
+pub struct StatusWord;
+
+impl JsonSchema for StatusWord {
+    fn schema_name() -> Cow<'static, str> {
+        "JobStatus".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let words: Vec<&str> = JobPhase::iter().map(word).collect();
+        json_schema!({"type": "string", "enum": words, "description": "A status is the state of a job."})
+    }
 }
 
 fn submitted(spec: JobSpec) -> Submitted {

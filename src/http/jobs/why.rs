@@ -13,7 +13,7 @@ use super::{
     Id,
     create::BEING_CREATED,
     living, rate,
-    view::{word, words},
+    view::{StatusWord, word},
 };
 use crate::{
     api_types::{
@@ -30,48 +30,48 @@ use crate::{
     scheduler::Board,
 };
 
-/// Why a job waits.
+/// An explanation says why a job waits.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Why {
-    /// The job's id.
+    /// This is the UID of the job.
     id: String,
-    /// Where it is.
-    #[schemars(schema_with = "words")]
+    /// This is the state of the job.
+    #[schemars(with = "StatusWord")]
     status: &'static str,
-    /// Whether it waits.
+    /// Whether the job waits for its start.
     waiting: bool,
-    /// Why, in one word.
+    /// This says in one word why the job is in its state.
     reason: Option<String>,
-    /// Why, in a sentence with numbers.
+    /// This sentence says why the job is in its state, with numbers.
     message: Option<String>,
-    /// Its place among the tenant's waiting jobs, from 1; null beyond the 10,000th.
+    /// This is the job's place among the tenant's waiting jobs, from 1. It is null beyond the 10,000th.
     position: Option<usize>,
-    /// `scheduler`, or `status` where this process does not schedule.
+    /// This is `scheduler` where the numbers are of this moment, and `status` where this process does not schedule.
     #[schemars(extend("enum" = ["scheduler", "status"]))]
     source: &'static str,
-    /// In the order in which they are looked at.
+    /// These are the conditions of a start, in the order in which they are checked.
     checks: Vec<Check>,
 }
 
-/// One condition of a start.
+/// A check is one condition of a start.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Check {
-    /// What is looked at.
+    /// This is the name of the condition.
     name: &'static str,
-    /// Null where it was not looked at, because one before it fails.
+    /// Whether the condition is met. It is null where it was not checked, because an earlier one is not met.
     ok: Option<bool>,
-    /// In a sentence.
+    /// This sentence explains the result.
     detail: String,
-    /// What is in use.
+    /// This is how much is in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     used: Option<u64>,
-    /// What this job asks for.
+    /// This is how much the job asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<u64>,
-    /// The most there may be.
+    /// This is the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
-    /// When it changes by itself, where that is known.
+    /// This is when the condition changes by itself, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<Timestamp>,
 }

@@ -7,57 +7,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::api_types::{TenantApiKey, api_key::Scope, conditions, time::timestamp};
 
-/// A key.
+/// A key is an API key of a tenant, without its token.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Key")]
 pub struct KeyView {
-    /// UID.
+    /// This is the UID of the key.
     pub id: String,
-    /// Name of the TenantApiKey.
+    /// This is the name of the TenantApiKey.
     pub name: String,
-    /// UID of the tenant.
+    /// This is the UID of the tenant.
     pub tenant_id: String,
-    /// Name for people.
+    /// This is the name that is shown to people.
     pub display_name: Option<String>,
-    /// What it may do.
+    /// These scopes say what the key may do.
     pub scopes: Vec<Scope>,
-    /// Public part of the newest version's text.
+    /// This is the public part of the newest token.
     pub key_id: Option<String>,
-    /// Whether it is accepted.
+    /// Whether the server accepts the key.
     pub active: bool,
-    /// Why, or why not.
+    /// This says in one word why the server accepts or refuses the key.
     pub reason: Option<String>,
-    /// When it was made.
+    /// This is when the key was created.
     pub created_at: Option<Timestamp>,
-    /// From this time on it is refused.
+    /// This is when the key expires.
     pub expires_at: Option<Timestamp>,
-    /// How often there is a new version by itself.
+    /// This is how often the key is rotated automatically.
     pub rotate_every: Option<String>,
-    /// How long the version before stays valid.
+    /// This is how many seconds the previous token stays valid after a rotation.
     pub overlap_seconds: i64,
-    /// Whether it was revoked.
+    /// Whether the key is revoked.
     pub revoked: bool,
 }
 
-/// A key with its text.
+/// An issued key has its token, which no other response shows.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "IssuedKey")]
 pub struct Issued {
     /// The key.
     #[serde(flatten)]
     pub key: KeyView,
-    /// The text.
+    /// This is the token, which authenticates the tenant.
     pub token: String,
 }
 
-/// All keys of a tenant.
+/// These are all keys of a tenant.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Keys")]
 pub struct KeysView {
-    /// The newest first.
+    /// These are the keys, the newest first.
     pub keys: Vec<KeyView>,
-    /// Always null: there are few, so there is one page.
-    pub next_cursor: (),
+    /// This is always null, because there is one page.
+    pub next_cursor: Option<String>,
 }
 
 /// A key as it is shown.
@@ -82,46 +82,67 @@ pub fn view(key: &TenantApiKey, tenant_uid: &str) -> KeyView {
     }
 }
 
-/// A key to make.
+/// This describes the key that is to be created.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "NewKey")]
+#[schemars(rename = "KeyCreate")]
 pub struct New {
-    /// Name for people.
+    /// This is the name that is shown to people.
     pub display_name: Option<String>,
-    /// What it may do.
+    /// These scopes say what the key may do.
     pub scopes: Vec<Scope>,
-    /// From this time on it is refused.
+    /// This is when the key expires.
     #[serde(default, deserialize_with = "timestamp")]
     pub expires_at: Option<Timestamp>,
-    /// How often there is a new version by itself, such as `720h`; at least `1m`.
+    /// This is how often the key is rotated automatically, such as `720h`. It is at least `1m`.
     pub rotate_every: Option<String>,
-    /// How long the version before stays valid, by default a day.
+    /// This is how many seconds the previous token stays valid after a rotation. By default it is a day.
     pub overlap_seconds: Option<i64>,
 }
 
-/// Who asks.
+/// A caller is whom the credentials of a request authenticate.
 #[derive(Debug, Serialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(untagged)]
+#[schemars(rename = "Caller", extend("discriminator" = {
+    "propertyName": "kind",
+    "mapping": {
+        "key": "#/components/schemas/KeyCaller",
+        "administrator": "#/components/schemas/AdministratorCaller",
+    },
+}))]
 pub enum Who {
     /// A tenant, by a key.
-    Key {
-        /// UID of the tenant.
-        tenant_id: String,
-        /// Name of the tenant.
-        tenant: String,
-        /// UID of the key.
-        id: Option<String>,
-        /// Name of the TenantApiKey.
-        name: String,
-        /// Public part of the text that was shown.
-        key_id: String,
-        /// What it may do.
-        scopes: Vec<Scope>,
-    },
+    Key(KeyCaller),
     /// A user of the cluster.
-    Administrator {
-        /// His name.
-        name: String,
-    },
+    Administrator(AdministratorCaller),
+}
+
+/// A key caller is a tenant, which an API key authenticates.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyCaller {
+    /// This is always `key`.
+    #[schemars(extend("enum" = ["key"]))]
+    pub kind: &'static str,
+    /// This is the UID of the tenant.
+    pub tenant_id: String,
+    /// This is the name of the tenant.
+    pub tenant: String,
+    /// This is the UID of the key.
+    pub id: Option<String>,
+    /// This is the name of the TenantApiKey.
+    pub name: String,
+    /// This is the public part of the token that was sent.
+    pub key_id: String,
+    /// These scopes say what the key may do.
+    pub scopes: Vec<Scope>,
+}
+
+/// An administrator caller is a user of the cluster, whom a Kubernetes token authenticates.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AdministratorCaller {
+    /// This is always `administrator`.
+    #[schemars(extend("enum" = ["administrator"]))]
+    pub kind: &'static str,
+    /// This is the name of the user in the cluster.
+    pub name: String,
 }

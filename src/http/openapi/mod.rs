@@ -26,9 +26,17 @@ use super::{
 };
 use crate::api_types::{Job, Tenant, TenantApiKey};
 
-const ABOUT: &str = "Jobs, API keys and tenants of Crofter. Every path below `/v1` is also served without `/v1`, for clients of old.\n\
-    Every refusal is a problem (RFC 9457) with a stable `code`. `X-Request-ID` is taken from the request where it has one of up to 64 letters, digits, `-`, `_` and `.`, and is else made; it stands in the log.\n\
-    Bodies are JSON of at most 1 MiB and 32 levels, no name twice and no NUL character.";
+const ABOUT: &str = "This API manages the jobs, API keys and tenants of Crofter. The server also answers every path below `/v1` without that prefix, for backwards compatibility.\n\
+    Every refusal is a problem (RFC 9457) with a stable `code`. The server takes `X-Request-ID` from a request where it has up to 64 letters, digits, `-`, `_` and `.`, and otherwise makes one; the log has it.\n\
+    A body is JSON of at most 1 MiB and 32 levels, and has no name twice and no NUL character.";
+
+/// The groups of operations.
+const TAGS: [(&str, &str); 4] = [
+    ("Jobs", "These operations submit, read and end the jobs of the tenant whose key is sent."),
+    ("Keys", "These operations manage the API keys of a tenant."),
+    ("Server", "These operations describe the server and need no credentials."),
+    ("Tenants", "These operations manage tenants and what belongs to them."),
+];
 
 /// The document.
 #[must_use]
@@ -40,22 +48,25 @@ pub fn document(routes: &[Described]) -> Value {
         at[*method] = operation.object(tag, &mut schemas);
     }
     let bounded = [
-        ("NewJob", spec(&Job::crd())),
-        ("NewKey", spec(&TenantApiKey::crd())),
-        ("NewTenant", spec(&Tenant::crd())),
+        ("JobCreate", spec(&Job::crd())),
+        ("KeyCreate", spec(&TenantApiKey::crd())),
+        ("TenantCreate", spec(&Tenant::crd())),
         ("TenantChanges", spec(&Tenant::crd())),
     ];
     let mut schemas = schemas.finish(&bounded);
     schemas.insert("Problem".to_owned(), problem());
+    schemas.insert("ProblemCode".to_owned(), problem_code());
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Crofter",
             "version": env!("CARGO_PKG_VERSION"),
             "description": ABOUT,
+            "contact": {"name": "The administrator of the cluster that runs it"},
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "/", "description": "This is the server that the document comes from."}],
+        "tags": TAGS.map(|(name, description)| json!({"name": name, "description": description})),
         "paths": paths,
         "components": {"schemas": schemas, "headers": headers(), "securitySchemes": credentials()},
     })
@@ -74,23 +85,31 @@ fn spec(crd: &impl serde::Serialize) -> Value {
     crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").cloned().unwrap_or_default()
 }
 
-fn problem() -> Value {
+fn problem_code() -> Value {
     let codes: Vec<&str> = Code::iter().map(Code::as_str).collect();
     let meanings: Vec<String> =
         Code::iter().map(|code| format!("- `{}`: {}", code.as_str(), meaning(code))).collect();
-    let meanings = format!("What is wrong; a word never changes its meaning.\n{}", meanings.join("\n"));
+    let meanings =
+        format!("A code says what is wrong. The meaning of a code never changes.\n{}", meanings.join("\n"));
+    json!({"type": "string", "enum": codes, "description": meanings})
+}
+
+fn problem() -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
     json!({
         "type": "object",
-        "description": "An answer that is no success (RFC 9457).",
+        "description": "A problem (RFC 9457) is the body of every response that is no success.",
         "properties": {
-            "type": text("Path of this server where the code is described."),
-            "title": text("The status in words."),
-            "status": {"type": "integer", "minimum": 400, "maximum": 599, "description": "The HTTP status."},
-            "code": {"type": "string", "enum": codes, "description": meanings},
-            "detail": text("A sentence about this request."),
-            "reason": text("Machine reason, as in the object's status."),
-            "message": text("What the object's status says, with numbers."),
+            "type": text("This is the path on this server that describes the code."),
+            "title": text("This is the name of the HTTP status."),
+            "status": {
+                "type": "integer", "format": "int32", "minimum": 400, "maximum": 599,
+                "description": "This is the HTTP status of the response.",
+            },
+            "code": {"$ref": "#/components/schemas/ProblemCode"},
+            "detail": text("This sentence says what is wrong with this request."),
+            "reason": text("This is the reason in the status of the object, where the object has one."),
+            "message": text("This is the message in the status of the object, which has the numbers."),
         },
         "required": ["type", "title", "status", "code", "detail"],
         "additionalProperties": false,
@@ -101,36 +120,54 @@ fn problem() -> Value {
 fn headers() -> Value {
     let header = |description: &str, required: bool, schema: Value| json!({"description": description, "required": required, "schema": schema});
     let text = |pattern: &str| json!({"type": "string", "pattern": pattern});
+    let only = |word: &str| json!({"type": "string", "enum": [word]});
     json!({
-        "ETag": header("Version of the object, for `If-Match`.", false, text("^\"[^\"]+\"$")),
-        "Idempotency-Replayed": header("The request was carried out before.", false, json!({"const": "true"})),
-        "Location": header("Path of the new object.", false, text("^/v1/")),
+        "ETag": header("This is the version of the object, which `If-Match` takes.", false, text("^\"[^\"]+\"$")),
+        "Idempotency-Replayed": header(
+            "This is `true` where an earlier request with the same `Idempotency-Key` made the job.",
+            false,
+            only("true"),
+        ),
+        "Location": header("This is the path of the new object.", false, text("^/v1/")),
         "RateLimit": header(
-            "What is left of the hour (draft-ietf-httpapi-ratelimit-headers).",
+            "This says how many jobs the hourly limit still allows, and in how many seconds it ends (draft-ietf-httpapi-ratelimit-headers).",
             false,
             text("^\"jobs-per-hour\";r=[0-9]+;t=[0-9]+$"),
         ),
         "RateLimit-Policy": header(
-            "The hourly limit (draft-ietf-httpapi-ratelimit-headers).",
+            "This is the hourly limit of jobs (draft-ietf-httpapi-ratelimit-headers).",
             false,
             text("^\"jobs-per-hour\";q=[0-9]+;w=3600$"),
         ),
-        "Retry-After": header("Seconds to wait.", false, json!({"type": "integer", "minimum": 1})),
-        "WWW-Authenticate": header("Which credentials are asked for.", true, text("^Bearer ")),
-        "X-Crofter-Source": header(
-            "`cache` where the history is away, so that the answer has only what is in the cluster.",
+        "Retry-After": header(
+            "This is the number of seconds after which a client may try again.",
             false,
-            json!({"const": "cache"}),
+            json!({"type": "integer", "format": "int64", "minimum": 1}),
         ),
-        "X-Request-ID": header("Name of the request in the log.", true, text("^[-_.0-9A-Za-z]{1,64}$")),
+        "WWW-Authenticate": header("This names the credentials that the server accepts.", true, text("^Bearer ")),
+        "X-Crofter-Source": header(
+            "This is `cache` while the history is unavailable: the response then holds only what is in the cluster.",
+            false,
+            only("cache"),
+        ),
+        "X-Request-ID": header("This is the id of the request, which the log has too.", true, text("^[-_.0-9A-Za-z]{1,64}$")),
     })
 }
 
 fn credentials() -> Value {
     json!({
-        "key": {"type": "http", "scheme": "bearer", "bearerFormat": "crft_…", "description": "An API key. A requirement names the scope."},
-        "keyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same in a header of its own."},
-        "token": {"type": "http", "scheme": "bearer", "bearerFormat": "Kubernetes token", "description": "A Kubernetes token of an administrator, who may do what his rights in the cluster (RBAC on crofter.io) allow."},
+        "apiKey": {
+            "type": "http", "scheme": "bearer", "bearerFormat": "crft_…",
+            "description": "An API key authenticates a tenant. The requirement of an operation names the scope that the key needs.",
+        },
+        "apiKeyHeader": {
+            "type": "apiKey", "in": "header", "name": "X-API-Key",
+            "description": "The same API key may be sent in this header instead.",
+        },
+        "kubernetesToken": {
+            "type": "http", "scheme": "bearer", "bearerFormat": "Kubernetes token",
+            "description": "A Kubernetes token authenticates an administrator, whose RBAC rights on crofter.io decide what is allowed.",
+        },
     })
 }
 

@@ -38,7 +38,7 @@ pub enum Who {
 pub struct Operation {
     id: &'static str,
     summary: &'static str,
-    description: Option<&'static str>,
+    description: &'static str,
     who: Who,
     scope: Option<Scope>,
     parameters: Vec<Value>,
@@ -53,18 +53,20 @@ pub struct Operation {
 struct Answer {
     description: &'static str,
     content: Vec<(&'static str, Named)>,
+    /// The data of events, by their names.
+    events: Vec<(&'static str, Named)>,
     headers: Vec<&'static str>,
     links: Vec<(&'static str, &'static str)>,
 }
 
 impl Operation {
-    /// One of this id, with a sentence.
+    /// One of this id, with a few words and with whole sentences, in Markdown.
     #[must_use]
-    pub fn new(id: &'static str, summary: &'static str) -> Self {
+    pub fn new(id: &'static str, summary: &'static str, description: &'static str) -> Self {
         Self {
             id,
             summary,
-            description: None,
+            description,
             who: Who::Anybody,
             scope: None,
             parameters: Vec::new(),
@@ -74,13 +76,6 @@ impl Operation {
             // The frame's, which every route has.
             refuses: vec![Code::Overloaded, Code::TimedOut, Code::Internal],
         }
-    }
-
-    /// With more sentences, in Markdown.
-    #[must_use]
-    pub fn description(mut self, description: &'static str) -> Self {
-        self.description = Some(description);
-        self
     }
 
     /// The scope that a key needs, where the handler's arguments do not say it.
@@ -100,6 +95,14 @@ impl Operation {
     #[must_use]
     pub fn text(self, status: u16, description: &'static str, media: &'static str) -> Self {
         self.content(status, description, media, |_| json!({"type": "string"}))
+    }
+
+    /// One of the server-sent events of an answer, and its data. OpenAPI 3.1 has no word for the data of events, so
+    /// `x-event-data` refers to its schema by the event's name, and the description says the same in words.
+    #[must_use]
+    pub fn event<T: JsonSchema>(mut self, status: u16, name: &'static str) -> Self {
+        self.answers.entry(status).or_default().events.push((name, Schemas::given::<T>));
+        self
     }
 
     /// Answers so, without a body.
@@ -157,7 +160,8 @@ impl Operation {
         ]);
         self.may_refuse(scope.map(|_| Code::MissingScope));
         if who != Who::Administrator {
-            let description = "Name or UID of the key's tenant, where the client wants it checked.";
+            let description =
+                "The name or UID of the key's tenant, which a client may send to have it checked.";
             self.takes_header("X-Tenant-ID", description, &json!({"type": "string", "pattern": READABLE}));
         }
     }
@@ -190,6 +194,7 @@ impl Operation {
             Code::MalformedBody,
             Code::InvalidBody,
             Code::BodyTooLarge,
+            Code::BodyTooSlow,
             Code::UnsupportedMediaType,
             Code::InvalidHeader,
         ]);
@@ -211,13 +216,11 @@ impl Operation {
         let mut object = json!({
             "operationId": self.id,
             "summary": self.summary,
+            "description": self.description,
             "tags": [tag],
             "security": self.security(),
             "responses": self.responses(schemas),
         });
-        if let Some(description) = self.description {
-            object["description"] = description.into();
-        }
         if !parameters.is_empty() {
             object["parameters"] = parameters.into();
         }
@@ -230,8 +233,8 @@ impl Operation {
 
     fn security(&self) -> Value {
         let roles: Vec<Scope> = self.scope.into_iter().collect();
-        let key = [json!({"key": roles}), json!({"keyHeader": roles})];
-        let token = [json!({"token": []})];
+        let key = [json!({"apiKey": roles}), json!({"apiKeyHeader": roles})];
+        let token = [json!({"kubernetesToken": []})];
         match self.who {
             Who::Anybody => json!([]),
             Who::Key => key.into(),
@@ -247,7 +250,10 @@ impl Operation {
                 .content
                 .iter()
                 .map(|(media, schema)| ((*media).to_owned(), json!({"schema": schema(schemas)})));
-            let content: Map<String, Value> = content.collect();
+            let mut content: Map<String, Value> = content.collect();
+            for (event, data) in &answer.events {
+                content["text/event-stream"]["x-event-data"][*event] = data(schemas);
+            }
             let mut response = response(answer.description, &answer.headers, content);
             let links: Map<String, Value> = answer
                 .links
@@ -269,6 +275,7 @@ impl Operation {
                     if let Some(content) = response["content"].as_object_mut() {
                         content.extend(more);
                     }
+                    response["x-codes"] = refusal["x-codes"].clone();
                 }
                 None => drop(responses.insert(status, refusal)),
             }
@@ -293,13 +300,13 @@ impl Operation {
                 429 | 503 => &["Retry-After"],
                 _ => &[],
             };
-            let schema = json!({"allOf": [
-                {"$ref": "#/components/schemas/Problem"},
-                {"properties": {"status": {"const": status}, "code": {"enum": words}}},
-            ]});
-            let content = json!({"application/problem+json": {"schema": schema}});
-            let content = content.as_object().cloned().unwrap_or_default();
-            (status.to_string(), response(&format!("`{}`", words.join("`, `")), headers, content))
+            let description = format!("The request is refused; `code` is `{}`.", words.join("`, `"));
+            // One schema for all of them, which is one type to a client. The codes of this status are said apart.
+            let schema = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
+            let content = Map::from_iter([("application/problem+json".to_owned(), schema)]);
+            let mut response = response(&description, headers, content);
+            response["x-codes"] = words.into();
+            (status.to_string(), response)
         };
         by_status.into_iter().map(refusal).collect()
     }

@@ -171,11 +171,11 @@ impl Page {
         let named: Vec<String> = ways
             .flatten()
             .filter_map(|(way, scopes)| match way.as_str() {
-                "key" => match scopes[0].as_str() {
+                "apiKey" => match scopes[0].as_str() {
                     Some(scope) => Some(format!("an API key with the scope `{scope}`")),
                     None => Some("an API key".to_owned()),
                 },
-                "token" => Some("an administrator's Kubernetes token".to_owned()),
+                "kubernetesToken" => Some("an administrator's Kubernetes token".to_owned()),
                 _ => None,
             })
             .collect();

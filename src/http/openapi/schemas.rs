@@ -2,6 +2,11 @@
 //!
 //! Bounds are not written twice: what a field of a body may hold is decided by the CRDs, so a body takes its bounds over
 //! from there, field by field. Every object is closed.
+//!
+//! The document uses no more of JSON Schema than the generators of clients read: an enumeration is one `enum`, a constant
+//! is an `enum` of one, a quantity is a string, integers are signed, an object has `properties` and no condition on them,
+//! and `null` is a second type or a second choice. [`tidy`] brings what serde and schemars say into this form; what it
+//! takes away, the server checks all the same.
 
 use schemars::{
     JsonSchema, SchemaGenerator,
@@ -12,17 +17,8 @@ use serde_json::{Map, Value, json};
 use crate::api_types::quantity::FORM;
 
 /// Keywords that are taken over from a CRD.
-const BOUNDS: [&str; 9] = [
-    "description",
-    "minLength",
-    "maxLength",
-    "pattern",
-    "minimum",
-    "maximum",
-    "minItems",
-    "maxItems",
-    "maxProperties",
-];
+const BOUNDS: [&str; 8] =
+    ["minLength", "maxLength", "pattern", "minimum", "maximum", "minItems", "maxItems", "maxProperties"];
 
 /// The schemas that the document names.
 pub struct Schemas {
@@ -30,12 +26,11 @@ pub struct Schemas {
     given: SchemaGenerator,
 }
 
-fn generator(contract: Contract, inline: bool) -> SchemaGenerator {
+fn generator(contract: Contract) -> SchemaGenerator {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
         settings.contract = contract;
-        settings.inline_subschemas = inline;
     });
     settings.into_generator()
 }
@@ -44,7 +39,7 @@ impl Schemas {
     /// None yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { taken: generator(Contract::Deserialize, false), given: generator(Contract::Serialize, false) }
+        Self { taken: generator(Contract::Deserialize), given: generator(Contract::Serialize) }
     }
 
     /// The schema of a body.
@@ -57,9 +52,9 @@ impl Schemas {
         self.given.subschema_for::<T>().to_value()
     }
 
-    /// The fields of `T` as parameters after `?`.
+    /// The fields of `T` as parameters after `?`. Types with a name are referred to, as in bodies.
     pub fn parameters<T: JsonSchema>(&mut self) -> Vec<Value> {
-        let mut schema = generator(Contract::Deserialize, true).into_root_schema_for::<T>().to_value();
+        let mut schema = T::json_schema(&mut self.taken).to_value();
         tidy(&mut schema);
         let required = schema["required"].clone();
         let is_required =
@@ -126,9 +121,8 @@ fn bound(all: &mut Map<String, Value>, schema: &mut Value, crd: &Value) {
     if let Some(name) = named.map(str::to_owned) {
         bound_named(all, &name, crd);
     }
-    // What is named may be in several places, each with a description of its own.
     let plain = !ours.contains_key("$ref") && !ours.contains_key("anyOf");
-    for keyword in BOUNDS.into_iter().filter(|keyword| plain || *keyword == "description") {
+    for keyword in BOUNDS.into_iter().filter(|_| plain) {
         if let Some(value) = crd.get(keyword).filter(|_| !ours.contains_key(keyword)) {
             ours.insert(keyword.to_owned(), whole(value));
         }
@@ -167,28 +161,31 @@ fn camel(snake: &str) -> String {
     })
 }
 
-/// Closes objects, and says in plain JSON Schema what Kubernetes has words of its own for.
+/// Closes objects, and says the rest in the words that the module names.
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Array(all) => all.iter_mut().for_each(tidy),
         Value::Object(keywords) => {
             if keywords.remove("x-kubernetes-int-or-string").is_some() {
-                let text = json!({"type": "string", "maxLength": 32, "pattern": FORM});
-                keywords.insert(
-                    "anyOf".to_owned(),
-                    json!([text, {"type": "integer", "minimum": 1}, {"type": "null"}]),
-                );
-                keywords.remove("maxLength");
+                // A whole number is read as well. A schema that said so would be a type of its own to each generator.
+                keywords.insert("type".to_owned(), json!(["string", "null"]));
+                keywords.insert("format".to_owned(), "quantity".into());
+                keywords.insert("maxLength".to_owned(), 32.into());
+                keywords.insert("pattern".to_owned(), FORM.into());
             }
             keywords.retain(|name, value| {
-                !(name.starts_with("x-kubernetes-") || name == "default" && value.is_null())
+                let says_nothing = value.is_null() || *value == json!([]) || *value == json!({});
+                !(name.starts_with("x-kubernetes-") || name == "default" && says_nothing)
             });
-            if keywords
-                .get("format")
-                .is_some_and(|format| format.as_str().is_some_and(|f| f.starts_with("uint")))
+            if keywords.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint"))
             {
-                keywords.remove("format");
+                keywords.insert("format".to_owned(), "int64".into());
             }
+            if let Some(word) = keywords.remove("const") {
+                keywords.insert("enum".to_owned(), json!([word]));
+            }
+            enumerate(keywords);
+            discriminate(keywords);
             if keywords.get("type").is_some_and(|kind| kind == "object")
                 && keywords.contains_key("properties")
             {
@@ -198,4 +195,36 @@ fn tidy(schema: &mut Value) {
         }
         _ => (),
     }
+}
+
+/// Of the choices that a discriminator tells apart exactly one holds, and each is a named schema alone.
+fn discriminate(keywords: &mut Map<String, Value>) {
+    if !keywords.contains_key("discriminator") {
+        return;
+    }
+    if let Some(Value::Array(mut choices)) = keywords.remove("anyOf") {
+        for choice in choices.iter_mut().filter_map(Value::as_object_mut) {
+            choice.retain(|name, _| name == "$ref");
+        }
+        keywords.insert("oneOf".to_owned(), choices.into());
+    }
+}
+
+/// Makes one `enum` of what schemars has as a choice of described constants. The descriptions become a list.
+fn enumerate(keywords: &mut Map<String, Value>) {
+    let Some(choices) = keywords.get("oneOf").and_then(Value::as_array) else { return };
+    let words: Option<Vec<&str>> = choices.iter().map(|choice| choice["const"].as_str()).collect();
+    let Some(words) = words else { return };
+    let meaning = |(word, choice): (&&str, &Value)| {
+        let meaning = choice["description"].as_str()?;
+        Some(format!("- `{word}`: {meaning}"))
+    };
+    let meanings: Vec<String> = words.iter().zip(choices).filter_map(meaning).collect();
+    let enumeration = json!(words);
+    let described = keywords.get("description").and_then(Value::as_str).into_iter().map(str::to_owned);
+    let description = described.chain(meanings).collect::<Vec<_>>().join("\n");
+    keywords.remove("oneOf");
+    keywords.insert("type".to_owned(), "string".into());
+    keywords.insert("enum".to_owned(), enumeration);
+    keywords.insert("description".to_owned(), description.into());
 }

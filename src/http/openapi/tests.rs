@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{page, to_text};
 use crate::http::document;
@@ -89,8 +89,16 @@ fn every_object_is_closed_and_whatever_a_body_holds_is_bounded() {
             assert_eq!(schema["additionalProperties"], false, "{at}");
         }
     }
-    let bodies =
-        ["NewJob", "Variable", "Entry", "VariablesFrom", "Mount", "Resources", "NewKey", "NewTenant"];
+    let bodies = [
+        "JobCreate",
+        "Variable",
+        "Entry",
+        "VariablesFrom",
+        "Mount",
+        "Resources",
+        "KeyCreate",
+        "TenantCreate",
+    ];
     for body in bodies.into_iter().chain(["TenantChanges", "OwnQuotas"]) {
         let mut fields = Vec::new();
         for (name, field) in named[body]["properties"].as_object().unwrap() {
@@ -100,15 +108,196 @@ fn every_object_is_closed_and_whatever_a_body_holds_is_bounded() {
         for (at, schema) in fields {
             let is = |kind: &str| schema["type"] == kind || schema["type"][0] == kind;
             let has = |keyword: &str| schema.get(keyword).is_some();
-            let bounded =
-                !is("string") || has("maxLength") || has("const") || schema["format"] == "date-time";
+            let bounded = !is("string") || has("maxLength") || has("enum") || schema["format"] == "date-time";
             assert!(bounded, "{at} may be of any length");
             assert!(!is("integer") || has("minimum"), "{at} may be any number");
             assert!(!is("array") || has("maxItems"), "{at} may have any number of items");
         }
     }
-    let image = &named["NewJob"]["properties"]["image"];
+    let image = &named["JobCreate"]["properties"]["image"];
     assert_eq!((&image["minLength"], &image["maxLength"]), (&1.into(), &1024.into()));
+}
+
+#[test]
+fn the_document_keeps_to_the_schemas_that_generators_of_clients_read() {
+    let document = document();
+    let named = document["components"]["schemas"].as_object().unwrap();
+    let mut all = Vec::new();
+    objects("", &document, &mut all);
+    let schemas = all.iter().filter(|(at, _)| at.contains("schema"));
+    let mut enumerations = BTreeSet::new();
+    for (at, schema) in schemas {
+        for keyword in ["const", "not", "allOf", "if", "x-kubernetes-int-or-string"] {
+            assert!(schema.get(keyword).is_none() || at.ends_with("/properties"), "{at}: {keyword}");
+        }
+        let choices = |keyword: &str| schema[keyword].as_array();
+        let is_object = schema["properties"].is_object();
+        assert!(!is_object || choices("anyOf").or(choices("oneOf")).is_none(), "{at}: a condition on fields");
+        if let Some(choices) = choices("anyOf") {
+            let of = |one: &Value| one["$ref"].is_string() || *one == json!({"type": "null"});
+            assert!(choices.len() == 2 && choices.iter().all(of), "{at}: {choices:?}");
+        }
+        if let Some(choices) = choices("oneOf") {
+            let mapped = schema["discriminator"]["mapping"].as_object().unwrap();
+            let refers = |one: &Value| mapped.values().any(|name| *one == json!({"$ref": name}));
+            assert!(choices.len() == mapped.len() && choices.iter().all(refers), "{at}: {choices:?}");
+        }
+        if let Some(types) = schema["type"].as_array() {
+            assert!(types.len() == 2 && types[1] == "null" && types[0] != "null", "{at}: {types:?}");
+        }
+        assert!(schema["type"] != "null" || at.ends_with("/anyOf"), "{at}");
+        assert!(!schema["format"].as_str().is_some_and(|format| format.starts_with("uint")), "{at}");
+        if let Some(words) = schema["enum"].as_array() {
+            assert!(words.iter().all(Value::is_string), "{at}: {words:?}");
+            // Two types of the same words are two types that do not fit each other.
+            assert!(
+                words.len() == 1 || enumerations.insert(json!(words).to_string()),
+                "{at}: {words:?} once more"
+            );
+            // Those of a field have the names of its object and of the field before them.
+            let is_named = at.matches('/').count() == 3;
+            for word in words.iter().filter_map(Value::as_str).filter(|_| is_named) {
+                let constant = camel(word);
+                assert!(
+                    !named.contains_key(&constant),
+                    "{at}: {word} is the constant {constant}, a type too"
+                );
+            }
+        }
+    }
+    let schemes = document["components"]["securitySchemes"].as_object().unwrap();
+    for name in named.keys() {
+        // Go's constructors, and what generators name after operations.
+        let operation = operations(&document).into_iter().any(|(_, _, it)| {
+            let id = camel(it["operationId"].as_str().unwrap());
+            ["Request", "Response", "Params", "Data", "Error"].iter().any(|end| *name == format!("{id}{end}"))
+        });
+        assert!(!name.starts_with("New") && !operation, "{name} is a name of the generators' own");
+        assert!(
+            !schemes.keys().any(|scheme| camel(scheme) == *name),
+            "{name} is a scheme of credentials too"
+        );
+    }
+    for (path, method, operation) in operations(&document) {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let problem = &response["content"]["application/problem+json"]["schema"];
+            assert!(
+                problem.is_null() || *problem == json!({"$ref": "#/components/schemas/Problem"}),
+                "{method} {path} {status}"
+            );
+            assert_eq!(problem.is_null(), response["x-codes"].is_null(), "{method} {path} {status}");
+        }
+    }
+}
+
+/// Every object in a document, with its place.
+fn objects(at: &str, value: &Value, out: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Array(all) => all.iter().for_each(|one| objects(at, one, out)),
+        Value::Object(fields) => {
+            out.push((at.to_owned(), value.clone()));
+            fields.iter().for_each(|(name, value)| objects(&format!("{at}/{name}"), value, out));
+        }
+        _ => (),
+    }
+}
+
+/// A word as generators write the names of types and constants.
+fn camel(word: &str) -> String {
+    let parts = word.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    parts.map(|part| part[..1].to_ascii_uppercase() + &part[1..]).collect()
+}
+
+#[test]
+fn every_operation_is_described_and_every_description_is_a_sentence() {
+    const VERBS: &str = "is are was were has have had may can must can't does do says say means names sets returns \
+        lists creates cancels ends deletes makes manages manage describes describe answers releases assigns sends \
+        send authenticates needs waits begins counts submit replace replaces allow explains identifies exists \
+        carries lacks speaks continues came took lives goes runs accepts";
+    // What no reader can look up, and whom a reader can't know.
+    const STRANGE: &str = "seed his him somebody nobody anew told news";
+    let verbs: BTreeSet<&str> = VERBS.split_whitespace().collect();
+    let strange: BTreeSet<&str> = STRANGE.split_whitespace().collect();
+    let document = document();
+    let mut all = Vec::new();
+    objects("", &document, &mut all);
+    let described = all.iter().filter(|(at, _)| !at.ends_with("/properties"));
+    let texts: Vec<(&String, &str)> =
+        described.filter_map(|(at, it)| Some((at, it["description"].as_str()?))).collect();
+    assert!(texts.len() > 400, "{}", texts.len());
+    for (at, text) in texts {
+        for sentence in text.replace(".\n", ".\u{0}").replace('\n', " ").split('\u{0}') {
+            assert!(sentence.ends_with('.'), "{at}: {sentence}");
+            let words: BTreeSet<String> =
+                sentence.split(|c: char| !(c.is_alphabetic() || c == '\'')).map(str::to_lowercase).collect();
+            assert!(words.iter().any(|word| verbs.contains(&**word)), "{at}: no verb: {sentence}");
+            assert!(!words.iter().any(|word| strange.contains(&**word)), "{at}: {sentence}");
+        }
+    }
+    let tags: Vec<&Value> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    for (path, method, operation) in operations(&document) {
+        assert!(tags.contains(&&operation["tags"][0]), "{method} {path}");
+        let summary = operation["summary"].as_str().unwrap();
+        assert!(
+            !summary.ends_with('.') && operation["description"].is_string(),
+            "{method} {path}: {summary}"
+        );
+    }
+    let named = document["components"]["schemas"].as_object().unwrap();
+    for (name, schema) in named {
+        assert!(schema["description"].is_string(), "{name} is not described");
+        for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(schema["description"].is_string() || schema["$ref"].is_string(), "{name}.{field}");
+        }
+    }
+}
+
+#[test]
+fn whatever_a_client_can_get_and_send_is_in_the_document() {
+    let document = document();
+    let codes = |path: &str, method: &str, status: &str| {
+        document["paths"][path][method]["responses"][status]["x-codes"].clone()
+    };
+    assert_eq!(codes("/v1/jobs/{id}/logs", "get", "410"), json!(["log_gone"]));
+    assert_eq!(codes("/v1/jobs/{id}/logs", "get", "409"), json!(["not_started"]));
+    for (path, method, operation) in operations(&document) {
+        let has_body = operation.get("requestBody").is_some();
+        assert_eq!(codes(path, method, "408") == json!(["body_too_slow"]), has_body, "{method} {path}");
+    }
+    let follow = &document["paths"]["/v1/jobs/{id}/events"]["get"];
+    let headers: Vec<&Value> =
+        follow["parameters"].as_array().unwrap().iter().map(|parameter| &parameter["name"]).collect();
+    assert!(headers.contains(&&json!("Last-Event-ID")), "{headers:?}");
+    let data = &follow["responses"]["200"]["content"]["text/event-stream"]["x-event-data"];
+    for (event, schema) in [("status", "Job"), ("deleted", "DeletedJob")] {
+        assert_eq!(data[event], json!({"$ref": format!("#/components/schemas/{schema}")}));
+    }
+}
+
+#[test]
+fn the_commands_that_the_docs_generate_clients_with_are_those_that_are_tested() {
+    let read =
+        |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (page, script) = (read("docs/rest-api.md"), read("scripts/clients"));
+    let section = page.split("## Generated clients\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let commands: Vec<&str> = section
+        .lines()
+        .filter(|line| line.contains("openapi.json --") || line.ends_with(" openapi.json"))
+        .collect();
+    assert_eq!(commands.len(), 4, "{section}");
+    for command in commands {
+        assert!(script.contains(command), "scripts/clients does not run `{command}`");
+    }
+    for (file, before, name) in [
+        ("python/requirements.txt", "openapi-python-client==", "openapi-python-client"),
+        ("typescript/package.json", "\"@hey-api/openapi-ts\": \"", "@hey-api/openapi-ts"),
+        ("go/go.mod", "github.com/oapi-codegen/oapi-codegen/v2 v", "oapi-codegen"),
+        ("go/go.mod", "github.com/ogen-go/ogen v", "ogen"),
+    ] {
+        let pins = read(&format!("tests/clients/{file}"));
+        let pinned = pins.split(before).nth(1).unwrap().split([' ', '"', '\n']).next().unwrap();
+        assert!(section.contains(&format!("{name} {pinned}")), "{name} {pinned} is what is tested");
+    }
 }
 
 #[test]

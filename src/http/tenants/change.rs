@@ -37,38 +37,41 @@ use crate::{
     names,
 };
 
-/// What may change of a tenant.
+/// These are changes of a tenant. A field that is absent or null leaves what the tenant has.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TenantChanges")]
 pub struct Changes {
-    /// Name for people.
+    /// This is the name that is shown to people.
     display_name: Option<String>,
-    /// A plan of the table; a PUT without one means `free`.
+    /// This is a plan of the table of plans. A PUT without one means `free`.
     plan: Option<String>,
-    /// With a change of plan: drop the tenant's own quotas for those of the plan.
+    /// Whether the tenant's own quotas are dropped, so that those of the plan apply.
     #[serde(default)]
     reset_quotas: bool,
-    /// Those of its own quotas that change.
+    /// These quotas replace those of the plan. A quota that is absent or null does not change.
     quotas: Option<OwnQuotas>,
-    /// `active` or `suspended`.
+    /// This is the state that the tenant is to have.
     status: Option<Wanted>,
-    /// From this time on it is expired.
+    /// This is when the tenant expires.
     #[serde(default, deserialize_with = "crate::api_types::time::timestamp")]
     expires_at: Option<Timestamp>,
-    /// All of its notes.
+    /// These notes replace all that the tenant has.
     metadata: Option<BTreeMap<String, String>>,
-    /// All of its shared pools.
+    /// These shared pools replace all that the tenant has.
     shared_pools: Option<Vec<String>>,
-    /// Keep it even when its deletion is asked for.
+    /// Whether a request to delete the tenant is refused.
     prevent_deletion: Option<bool>,
 }
 
+/// This is the state that a tenant is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(rename = "WantedStatus")]
+#[schemars(rename = "TenantStatusChange")]
 enum Wanted {
+    /// The tenant may submit and run jobs.
     Active,
+    /// The tenant is suspended.
     Suspended,
 }
 

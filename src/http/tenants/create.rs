@@ -33,28 +33,28 @@ use crate::{
 /// The plan of a tenant for which none is given.
 pub const DEFAULT_PLAN: &str = "free";
 
-/// A tenant to make.
+/// This describes the tenant that is to be created.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "NewTenant")]
+#[schemars(rename = "TenantCreate")]
 pub struct New {
-    /// Name; its namespace is named after it.
+    /// This is the name of the tenant. Its namespace is named after it.
     #[schemars(length(min = 1, max = 40), regex(pattern = super::NAME))]
     name: String,
-    /// Name for people.
+    /// This is the name that is shown to people.
     display_name: Option<String>,
-    /// A plan of the table, by default `free`.
+    /// This is a plan of the table of plans. By default it is `free`.
     plan: Option<String>,
-    /// Quotas that replace the plan's.
+    /// These quotas replace those of the plan.
     quotas: Option<OwnQuotas>,
-    /// From this time on it is expired.
+    /// This is when the tenant expires.
     #[serde(default, deserialize_with = "crate::api_types::time::timestamp")]
     expires_at: Option<Timestamp>,
-    /// Free notes.
+    /// These are free notes.
     metadata: Option<BTreeMap<String, String>>,
-    /// Shared pools on whose nodes its jobs may run.
+    /// These are the shared pools on whose nodes the tenant's jobs may run.
     shared_pools: Option<Vec<String>>,
-    /// Keep it even when its deletion is asked for.
+    /// Whether a request to delete the tenant is refused.
     prevent_deletion: Option<bool>,
 }
 

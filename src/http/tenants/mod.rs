@@ -31,30 +31,42 @@ use crate::api_types::{Tenant, api_key::Scope};
 
 /// The routes.
 pub fn routes() -> Routes {
-    let read = |id, summary| Operation::new(id, summary).scope(Scope::TenantRead).refuses([Code::Forbidden]);
-    let changed = |id, summary| {
-        Operation::new(id, summary)
-            .json::<TenantView>(200, "The tenant.")
+    let read = |id, summary, description| {
+        Operation::new(id, summary, description).scope(Scope::TenantRead).refuses([Code::Forbidden])
+    };
+    let changed = |id, summary, description| {
+        Operation::new(id, summary, description)
+            .json::<TenantView>(200, "This is the changed tenant.")
             .headers(&["ETag"])
             .refuses([Code::InvalidObject, Code::Conflict])
     };
-    let (list, made) = (
-        Operation::new("listTenants", "Tenants, by name."),
-        Operation::new("createTenant", "Makes a tenant."),
+    let list = Operation::new("listTenants", "List tenants", "Lists all tenants by name.");
+    let made = Operation::new(
+        "createTenant",
+        "Create a tenant",
+        "Creates a tenant. Its controller then creates the namespace and what belongs into it.",
     );
-    let deleted = Operation::new("deleteTenant", "Deletes a tenant, its jobs first. The history stays.");
-    let jobs = jobs::listed("listJobsOfTenant", "Jobs of a tenant, the newest first, history included.");
+    let deleted = Operation::new(
+        "deleteTenant",
+        "Delete a tenant",
+        "Deletes a tenant, its jobs first. The history keeps what it used.",
+    );
+    let jobs = jobs::listed(
+        "listJobsOfTenant",
+        "List the jobs of a tenant",
+        "Lists the jobs of a tenant, the newest first, those of the history included.",
+    );
     let jobs = jobs.scope(Scope::JobsRead).refuses([Code::Forbidden]);
     Routes::new("Tenants")
         .get(
             "/tenants",
             read::list,
-            list.json::<read::Tenants>(200, "A page of tenants.").refuses([Code::InvalidCursor]),
+            list.json::<read::Tenants>(200, "This is a page of tenants.").refuses([Code::InvalidCursor]),
         )
         .post(
             "/tenants",
             create::create,
-            made.json::<TenantView>(201, "The tenant. Its namespace and the rest follow.")
+            made.json::<TenantView>(201, "This is the new tenant.")
                 .headers(&["Location", "ETag"])
                 .links(
                     201,
@@ -66,57 +78,75 @@ pub fn routes() -> Routes {
         .get(
             "/tenants/{id}",
             read::get,
-            read("getTenant", "A tenant.").json::<TenantView>(200, "The tenant.").headers(&["ETag"]),
+            read("getTenant", "Read a tenant", "Returns a tenant with its quotas and its current usage.")
+                .json::<TenantView>(200, "This is the tenant.")
+                .headers(&["ETag"]),
         )
         .put(
             "/tenants/{id}",
             change::replace,
-            changed("replaceTenant", "Replaces a tenant: a field that is left out is as for a new one."),
+            changed(
+                "replaceTenant",
+                "Replace a tenant",
+                "Replaces a tenant. A field that the body lacks has the same value as in a new tenant.",
+            ),
         )
         .patch(
             "/tenants/{id}",
             change::update,
-            changed("changeTenant", "Changes the fields that are given, and no other."),
+            changed(
+                "changeTenant",
+                "Change a tenant",
+                "Changes the fields of a tenant that the body has, and no others.",
+            ),
         )
         .delete(
             "/tenants/{id}",
             change::delete,
-            deleted.nothing(204, "It is being deleted.").refuses([Code::Conflict]),
+            deleted.nothing(204, "The tenant is being deleted.").refuses([Code::Conflict]),
         )
         .get(
             "/tenants/{id}/stats",
             read::stats,
-            read("statsOfTenant", "What a tenant uses, and what its quotas leave.")
-                .json::<Stats>(200, "The statistics."),
+            read("statsOfTenant", "Read the statistics of a tenant", "Returns what a tenant uses and what its quotas still allow.")
+                .json::<Stats>(200, "These are the statistics."),
         )
         .get("/tenants/{id}/jobs", read::jobs, jobs)
         .get(
             "/tenants/{id}/nodes",
             read::nodes,
-            read("listNodesOfTenant", "The nodes that are admitted to a tenant.")
-                .json::<read::Nodes>(200, "All of them."),
+            read("listNodesOfTenant", "List the nodes of a tenant", "Lists the nodes that are admitted to a tenant.")
+                .json::<read::Nodes>(200, "These are all its nodes."),
         )
         .post(
             "/tenants/{id}/nodes",
             nodes::add,
-            Operation::new("giveNode", "Gives a node to a tenant, within the tenant's quotas.")
-                .json::<nodes::NodeView>(200, "It was the tenant's already.")
-                .json::<nodes::NodeView>(201, "It is admitted.")
-                .json::<nodes::NodeView>(202, "It is labelled, and no verdict came in 5 s.")
-                .refuses([Code::Conflict, Code::NodeRejected, Code::QuotaExceeded, Code::WrongState]),
+            Operation::new(
+                "giveNode",
+                "Assign a node to a tenant",
+                "Assigns a node to a tenant and waits up to 5 s until the node is admitted. The tenant's quotas must allow it.",
+            )
+            .json::<nodes::NodeView>(200, "The node was assigned to the tenant before.")
+            .json::<nodes::NodeView>(201, "The node is admitted.")
+            .json::<nodes::NodeView>(202, "The node is assigned. It was not admitted within 5 s.")
+            .refuses([Code::Conflict, Code::NodeRejected, Code::QuotaExceeded, Code::WrongState]),
         )
         .delete(
             "/tenants/{id}/nodes/{node}",
             nodes::remove,
-            Operation::new("takeNode", "Takes a node from a tenant. Its jobs there finish first.")
-                .nothing(204, "It is not the tenant's any more.")
-                .refuses([Code::Conflict]),
+            Operation::new(
+                "takeNode",
+                "Release a node of a tenant",
+                "Releases a node from a tenant. Jobs that run there finish first.",
+            )
+            .nothing(204, "The node is released.")
+            .refuses([Code::Conflict]),
         )
         .get(
             "/tenants/{id}/usage",
             usage::usage,
-            read("usageOfTenant", "What a tenant's attempts came to, by hour or day.")
-                .json::<usage::Usage>(200, "The usage of the full hours that began in that time.")
+            read("usageOfTenant", "Read the usage of a tenant", "Returns what the attempts of a tenant's jobs used, by hour or by day.")
+                .json::<usage::Usage>(200, "This is the usage of the full hours that began in that time.")
                 .refuses([Code::HistoryUnavailable]),
         )
 }
@@ -139,7 +169,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 impl Describes for Id {
     fn describe(operation: &mut Operation) {
         let schema = json!({"type": "string", "maxLength": 40, "pattern": NAME});
-        operation.takes_path("id", "Name or UID of the tenant.", &schema);
+        operation.takes_path("id", "This is the name or the UID of the tenant.", &schema);
     }
 }
 

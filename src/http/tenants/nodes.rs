@@ -52,21 +52,24 @@ const VERDICT: Duration = Duration::from_secs(5);
 /// Writes to a node that somebody else changes at the same time, such as its kubelet.
 const TRIES: usize = 5;
 
-/// A node of a tenant.
+/// A node is assigned to a tenant.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Node")]
 pub struct NodeView {
-    /// UID.
+    /// This is the UID of the node.
     id: Option<String>,
-    /// Name.
+    /// This is the name of the node.
     pub name: String,
-    /// UID of the tenant.
+    /// This is the UID of the tenant.
     tenant_id: Option<String>,
-    /// `pending` until it is admitted, then `ready` or `not_ready`.
+    /// This is `pending` until the node is admitted, then `ready` or `not_ready`.
     #[schemars(extend("enum" = ["pending", "ready", "not_ready"]))]
     status: &'static str,
+    /// This is the CPU that pods can use, in thousandths of a core.
     cpu_millicores: u64,
+    /// This is the memory that pods can use, in bytes.
     memory_bytes: u64,
+    /// This is how many GPUs pods can use.
     gpus: u64,
 }
 
@@ -91,12 +94,12 @@ pub fn view(app: &App, tenant: &Tenant, node: &Node) -> NodeView {
     }
 }
 
-/// A node to give.
+/// This names the node that is to be assigned to a tenant.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "GivenNode")]
 pub struct Given {
-    /// Its name.
+    /// This is the name of the node.
     node: String,
 }
 
@@ -117,7 +120,7 @@ impl Describes for Ids {
         Id::describe(operation);
         let schema =
             json!({"type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"});
-        operation.takes_path("node", "Name of the node.", &schema);
+        operation.takes_path("node", "This is the name of the node.", &schema);
     }
 }
 

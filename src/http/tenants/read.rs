@@ -39,30 +39,30 @@ const LARGEST_PAGE: usize = 500;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// Tenants of a page, by default 100.
+    /// A page has at most this many tenants, by default 100.
     #[schemars(range(min = 1, max = LARGEST_PAGE))]
     limit: Option<usize>,
-    /// Name of the last one of the page before.
+    /// This is `next_cursor` of the previous page: the name of its last tenant.
     #[schemars(length(max = 63), regex(pattern = "^[-a-z0-9]*$"))]
     cursor: Option<String>,
 }
 
-/// A page of tenants.
+/// A page is a part of the list of tenants.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Tenants {
-    /// By name.
+    /// These are the tenants of the page, by name.
     tenants: Vec<TenantView>,
-    /// Where the next page begins; null on the last one.
+    /// This is the cursor of the next page. It is null on the last page.
     next_cursor: Option<String>,
 }
 
-/// The nodes of a tenant.
+/// These are all nodes of a tenant.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Nodes {
-    /// By name.
+    /// These are the nodes, by name.
     nodes: Vec<NodeView>,
-    /// Always null: there is one page.
-    next_cursor: (),
+    /// This is always null, because there is one page.
+    next_cursor: Option<String>,
 }
 
 /// Lists tenants, by name.
@@ -140,5 +140,5 @@ pub async fn nodes(State(app): State<App>, caller: Caller, id: Id) -> Result<Jso
     let own = app.nodes.state_filter(|node| worker::admitted(node) == Some(&name));
     let own: BTreeMap<String, NodeView> =
         own.iter().map(|node| (node.name_any(), nodes::view(&app, &tenant, node))).collect();
-    Ok(Json(Nodes { nodes: own.into_values().collect(), next_cursor: () }))
+    Ok(Json(Nodes { nodes: own.into_values().collect(), next_cursor: None }))
 }

@@ -23,16 +23,17 @@ use crate::{
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// By default 24 hours before `to`.
+    /// This is the first moment that counts. By default it is 24 hours before `to`.
     from: Option<Timestamp>,
-    /// After `from`; by default now. 31 days at most by hour, 366 by day.
+    /// This is the first moment that does not count any more, by default now. It is at most 31 days after `from` by hour,
+    /// and 366 days by day.
     to: Option<Timestamp>,
-    /// How long one line is.
+    /// This is the length of one step.
     #[serde(default)]
     step: Step,
 }
 
-/// How long one line is.
+/// A step is the length of one line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Step {
@@ -51,31 +52,32 @@ impl Step {
     }
 }
 
-/// What was used in one step. Whole numbers as texts: they may be beyond what JSON readers hold exactly.
+/// A line is what was used in one step. Its numbers are strings, because they may be larger than JSON readers represent
+/// exactly.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "UsageLine")]
 struct Line {
-    /// When the step began.
+    /// This is when the step began.
     start: Timestamp,
-    /// Running time of attempts, in milliseconds.
+    /// This is the running time of all attempts, in milliseconds.
     running_millis: String,
-    /// Millicores times milliseconds.
+    /// This is the CPU, in thousandths of a core times milliseconds.
     cpu_millicore_millis: String,
-    /// Bytes times milliseconds.
+    /// This is the memory, in bytes times milliseconds.
     memory_byte_millis: String,
-    /// GPUs times milliseconds.
+    /// These are the GPUs, in GPUs times milliseconds.
     gpu_millis: String,
-    /// Mbit/s times milliseconds.
+    /// This is the network bandwidth, in Mbit/s times milliseconds.
     bandwidth_mbps_millis: String,
 }
 
-/// What a tenant used.
+/// Usage is what the attempts of a tenant's jobs used.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Usage {
-    /// By time; steps without usage are left out.
+    /// These are the lines by time. Steps without usage are left out.
     usage: Vec<Line>,
-    /// Always null: there is one page.
-    next_cursor: (),
+    /// This is always null, because there is one page.
+    next_cursor: Option<String>,
 }
 
 /// From when to when.
@@ -120,7 +122,7 @@ pub async fn usage(
         gpu_millis: record.gpu_millis,
         bandwidth_mbps_millis: record.bandwidth_mbps_millis,
     });
-    Ok(Json(Usage { usage: lines.collect(), next_cursor: () }))
+    Ok(Json(Usage { usage: lines.collect(), next_cursor: None }))
 }
 
 #[cfg(test)]

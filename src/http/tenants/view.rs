@@ -18,45 +18,58 @@ use crate::{
     http::App,
 };
 
-/// A tenant.
+/// A tenant is a customer of the cluster, with a namespace and quotas of its own.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Tenant")]
 pub struct TenantView {
-    /// UID.
+    /// This is the UID of the tenant.
     pub id: String,
-    /// Name.
+    /// This is the name of the tenant.
     name: String,
-    /// Name for people.
+    /// This is the name that is shown to people.
     display_name: Option<String>,
-    /// Plan.
+    /// This is the plan of the tenant.
     plan: String,
-    /// active, suspended, expired or deleted (its deletion is under way).
-    #[schemars(extend("enum" = ["active", "suspended", "expired", "deleted"]))]
-    status: &'static str,
-    /// Its namespace, once it is made.
+    /// This is the state of the tenant.
+    status: TenantStatus,
+    /// This is the namespace of the tenant. It is null until it is created.
     namespace: Option<String>,
-    /// Quotas in force; null while its plan is not in the table.
+    /// These quotas are in force. They are null while the plan is not in the table of plans.
     quotas: Option<AllQuotas>,
-    /// What it uses.
+    /// This is what the tenant uses.
     usage: UsageView,
-    /// Free notes.
+    /// These are free notes.
     metadata: BTreeMap<String, String>,
-    /// Shared pools on whose nodes its jobs may run.
+    /// These are the shared pools on whose nodes the tenant's jobs may run.
     shared_pools: Vec<String>,
-    /// Whether it is kept even when its deletion is asked for.
+    /// Whether a request to delete the tenant is refused.
     prevent_deletion: bool,
-    /// When it was made.
+    /// This is when the tenant was created.
     created_at: Option<Timestamp>,
-    /// From this time on it is expired.
+    /// This is when the tenant expires.
     expires_at: Option<Timestamp>,
 }
 
+/// A status is the state of a tenant.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum TenantStatus {
+    /// The tenant may submit and run jobs.
+    Active,
+    /// An administrator has suspended the tenant.
+    Suspended,
+    /// The time in `expires_at` has passed.
+    Expired,
+    /// The tenant is being deleted.
+    Deleted,
+}
+
 macro_rules! quotas {
-    ($($field:ident),* $(,)?) => {
-        /// Quotas in force; -1 is unlimited.
+    ($(#[doc = $doc:literal] $field:ident),* $(,)?) => {
+        /// These quotas are in force. A quota of -1 sets no limit.
         #[derive(Debug, Serialize, JsonSchema)]
         #[schemars(rename = "Quotas")]
-        pub struct AllQuotas { $(pub(super) $field: i64,)* }
+        pub struct AllQuotas { $(#[doc = $doc] pub(super) $field: i64,)* }
 
         impl From<EffectiveQuotas> for AllQuotas {
             fn from(from: EffectiveQuotas) -> Self {
@@ -64,10 +77,10 @@ macro_rules! quotas {
             }
         }
 
-        /// Quotas of a tenant's own; null is the plan's, -1 unlimited.
+        /// These quotas replace those of the plan. Null leaves the quota of the plan, and -1 sets no limit.
         #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
-        pub struct OwnQuotas { $(#[serde(default)] $field: Option<i64>,)* }
+        pub struct OwnQuotas { $(#[doc = $doc] #[serde(default)] $field: Option<i64>,)* }
 
         impl From<OwnQuotas> for Quotas {
             fn from(from: OwnQuotas) -> Self {
@@ -77,36 +90,61 @@ macro_rules! quotas {
     };
 }
 quotas!(
+    /// This is how many jobs may run at once.
     max_jobs,
+    /// This is how many jobs may wait.
     max_queued_jobs,
+    /// This is how many jobs may start in an hour.
     max_jobs_per_hour,
+    /// This is how many nodes may be assigned to the tenant.
     max_workers,
+    /// This is how many CPU cores the jobs may use at once.
     max_cpu_cores,
+    /// This is how much memory the jobs may use at once, in GB.
     max_memory_gb,
+    /// This is how many GPUs the jobs may use at once.
     max_gpus,
+    /// This is how much persistent storage the tenant may claim, in GB.
     max_storage_gb,
+    /// This is how much network bandwidth the jobs may use at once, in Mbit/s.
     max_bandwidth_mbps,
+    /// This is how many minutes a job may run.
     job_timeout_minutes,
 );
 
-/// What a tenant uses.
+/// This is what a tenant uses.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "CurrentUsage")]
 pub struct UsageView {
+    /// This is how many jobs are admitted or run.
     active_jobs: i64,
+    /// This is how many jobs wait.
     queued_jobs: i64,
+    /// This is how many jobs have completed.
     completed_jobs: i64,
+    /// This is how many jobs have failed.
     failed_jobs: i64,
+    /// This is how many jobs were canceled.
     canceled_jobs: i64,
+    /// This is how many jobs were rejected.
     rejected_jobs: i64,
+    /// This is how many jobs ran into their time limit.
     timed_out_jobs: i64,
+    /// This is how many nodes are admitted to the tenant.
     active_workers: i64,
+    /// This is the CPU that is in use, in thousandths of a core.
     cpu_millicores: i64,
+    /// This is the memory that is in use, in bytes.
     memory_bytes: i64,
+    /// This is how many GPUs are in use.
     gpus: i64,
+    /// This is the persistent storage that is claimed, in bytes.
     storage_bytes: i64,
+    /// This is the network bandwidth that is in use, in Mbit/s.
     bandwidth_mbps: i64,
+    /// This is how many jobs have started in the current hour.
     jobs_this_hour: i64,
+    /// This is when the current hour ends. It is null before the first job.
     jobs_hour_reset_at: Option<Timestamp>,
 }
 
@@ -132,16 +170,24 @@ impl From<TenantUsage> for UsageView {
     }
 }
 
-/// What is left of the quotas; null is without a limit, and nothing is ever below 0.
+/// These numbers are what the quotas still allow. Null means that there is no limit. No number is below 0.
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Limits {
+    /// This is how many more jobs may run.
     available_jobs: Option<u64>,
+    /// This is how many more nodes may be assigned to the tenant.
     available_workers: Option<u64>,
+    /// This is how much more CPU the jobs may use, in thousandths of a core.
     available_cpu_millicores: Option<u64>,
+    /// This is how much more memory the jobs may use, in bytes.
     available_memory_bytes: Option<u64>,
+    /// This is how many more GPUs the jobs may use.
     available_gpus: Option<u64>,
+    /// This is how much more persistent storage the tenant may claim, in bytes.
     available_storage_bytes: Option<u64>,
+    /// This is how much more network bandwidth the jobs may use, in Mbit/s.
     available_bandwidth_mbps: Option<u64>,
+    /// This is how many more jobs may start in the current hour.
     available_jobs_this_hour: Option<u64>,
 }
 
@@ -165,32 +211,31 @@ impl Limits {
     }
 }
 
-/// The seed's statistics of a tenant.
+/// Statistics say what a tenant uses and what its quotas still allow.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Stats {
-    /// UID of the tenant.
+    /// This is the UID of the tenant.
     tenant_id: String,
-    /// Its name.
+    /// This is the name of the tenant.
     name: String,
-    /// Its plan.
+    /// This is the plan of the tenant.
     plan: String,
-    /// As in the tenant.
-    #[schemars(extend("enum" = ["active", "suspended", "expired", "deleted"]))]
-    status: &'static str,
-    /// Quotas in force.
+    /// This is the state of the tenant.
+    status: TenantStatus,
+    /// These quotas are in force. They are null while the plan is not in the table of plans.
     quotas: Option<AllQuotas>,
-    /// What it uses.
+    /// This is what the tenant uses.
     usage: UsageView,
-    /// What its quotas leave.
+    /// This is what the quotas still allow. It is null while the plan is not in the table of plans.
     limits: Option<Limits>,
 }
 
-fn status(app: &App, tenant: &Tenant) -> &'static str {
+fn status(app: &App, tenant: &Tenant) -> TenantStatus {
     match tenant_state::judge(tenant, app.clock.now()).phase {
-        TenantPhase::Active | TenantPhase::Stalled => "active",
-        TenantPhase::Suspended => "suspended",
-        TenantPhase::Expired => "expired",
-        TenantPhase::Terminating => "deleted",
+        TenantPhase::Active | TenantPhase::Stalled => TenantStatus::Active,
+        TenantPhase::Suspended => TenantStatus::Suspended,
+        TenantPhase::Expired => TenantStatus::Expired,
+        TenantPhase::Terminating => TenantStatus::Deleted,
     }
 }
 

@@ -4,7 +4,7 @@
 //! The fuzzer sends what the document allows and what it does not: values at the bounds, beyond them, of other types,
 //! unknown fields, wrong methods and media types, and, along the document's links, one request after another. It always
 //! makes the same ones, and fewer than a minute's worth. Whatever is out of bounds must be refused with a 4xx; no answer
-//! may be a 5xx, or of a status, media type, header or schema that the document does not have for it.
+//! may be a 5xx, or of a status, media type, header, schema or code that the document does not have for it.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -90,6 +90,7 @@ async fn fuzz(credentials: &str, groups: &[&str]) {
     command.args(groups.iter().flat_map(|group| ["--include-tag", group]));
     // Not as an argument, which every user of the machine can read.
     command.env("CROFTER_CREDENTIALS", credentials).current_dir(world().cluster.dir()).kill_on_drop(true);
+    command.env("SCHEMATHESIS_HOOKS", root.join("tests/e2e/api/fuzzer_hooks.py"));
     let run = tokio::time::timeout(LONGEST, command.output()).await.expect("the fuzzer did not end").unwrap();
     let report = String::from_utf8_lossy(&run.stdout);
     let (begin, end) = (report.chars().take(8000).collect::<String>(), report.lines().rev().take(30));
