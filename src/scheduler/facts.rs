@@ -116,7 +116,7 @@ impl JobPods {
     /// What counts of a job that does not exist: its pod, until that has ended.
     pub(super) fn remains(&self, job: &str) -> Option<JobView> {
         let pods = self.0.get(job)?;
-        let pod = pods.iter().map(|(_, pod)| pod).filter(|pod| !pod.ended).last()?;
+        let pod = pods.iter().map(|(_, pod)| pod).rfind(|pod| !pod.ended)?;
         Some(JobView {
             uid: job.into(),
             namespace: Arc::clone(&pod.namespace),
