@@ -608,11 +608,12 @@ async fn being_paused_keeps_no_job_from_its_end() {
         json!({"phase": "Running", "attempt": 1, "reason": "Running", "node": "n1"}),
     );
     put(&mut late.pods, pod(json!({}), self::running()));
+    late.at(6);
     let (action, calls) = late.step().await;
-    let half_an_hour = Duration::from_secs(5 + 30 * 60);
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(half_an_hour), vec![]));
+    let left = Duration::from_secs(30 * 60 - 1);
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(left), vec![]));
     *late.now.lock().unwrap() = time(5 + 30 * 60).parse().unwrap();
-    assert_eq!(outline(&late.step().await.1), [format!("DELETE {POD}")]);
+    assert_eq!(outline(&late.step().await.1), [format!("PATCH {POD}")]);
 }
 
 #[tokio::test]
