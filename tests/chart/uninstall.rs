@@ -20,7 +20,7 @@ use super::{NAMESPACE, RELEASE, chart, helm, object, operator::PATIENCE, succeed
 /// The command block of docs/install.md that comes first after `heading`.
 fn commands_after(heading: &str) -> String {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
-    let (_, rest) = page.split_once(heading).unwrap_or_else(|| panic!("docs/install.md has no {heading}"));
+    let (_, rest) = page.split_once(heading).unwrap();
     let (_, block) = rest.split_once("```sh\n").unwrap();
     block.split_once("```").unwrap().0.to_owned()
 }
@@ -33,7 +33,8 @@ async fn type_in(cluster: &Cluster, commands: &str) {
     shell.args(["-euo", "pipefail", "-c", commands]).kill_on_drop(true);
     shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
     let output = tokio::time::timeout(3 * PATIENCE, shell.output()).await;
-    let output = output.unwrap_or_else(|_| panic!("stuck in:\n{commands}")).unwrap();
+    assert!(output.is_ok(), "stuck in:\n{commands}");
+    let output = output.unwrap().unwrap();
     assert!(output.status.success(), "{commands}\n{}\n{}", text(&output.stdout), text(&output.stderr));
 }
 
@@ -82,7 +83,7 @@ async fn to_remove_everything_leaves_nothing_and_hangs_nowhere() {
 
     // The operator runs in no pod here, so it is ended where helm would end its pod.
     let commands = commands_after("To remove everything");
-    let (before, after) = commands.split_once("helm uninstall").expect("the page uninstalls the release");
+    let (before, after) = commands.split_once("helm uninstall").unwrap();
     type_in(&cluster, before).await;
     operator.kill().unwrap();
     type_in(&cluster, &format!("helm uninstall{after}")).await;

@@ -9,8 +9,8 @@ import type { Job, JobCreate, Problem } from './client/types.gen';
 
 const { CROFTER_URL, CROFTER_KEY } = process.env;
 assert(CROFTER_URL && CROFTER_KEY);
-// The document has two places for a key; the first will do.
-client.setConfig({ baseUrl: CROFTER_URL, auth: ({ scheme }) => (scheme === 'bearer' ? CROFTER_KEY : undefined) });
+// The client sends the key in both headers that the document has for it.
+client.setConfig({ baseUrl: CROFTER_URL, auth: CROFTER_KEY });
 
 async function refused(body: JobCreate): Promise<[number, string]> {
   const { error, response } = await submitJob({ body });
