@@ -6,7 +6,11 @@ use crofter::{
     api_types::{Job, JobPhase},
     domain::job_state::{storable, successors},
 };
-use kube::{ResourceExt, runtime::watcher};
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::watcher,
+};
 use serde_json::json;
 use strum::IntoEnumIterator;
 
@@ -73,7 +77,10 @@ async fn from_waiting(verbs: &Verbs<'_>) {
     verbs.job("mover-cut", "used-up", endless()).await;
     verbs.kubelet(&verbs.until_phase("mover-cut", "used-up", JobPhase::Running).await, evicted()).await;
     verbs.until_phase("mover-cut", "used-up", JobPhase::Retrying).await;
-    verbs.patch_tenant("mover-cut", json!({"spec": {"quotas": {"jobTimeoutMinutes": 0}}})).await.unwrap();
+    // As if the attempt had run for two minutes, of which the plan then allows one.
+    let used = Patch::Merge(json!({"status": {"runningMillis": 120_000}}));
+    verbs.jobs("mover-cut").patch_status("used-up", &PatchParams::default(), &used).await.unwrap();
+    verbs.patch_tenant("mover-cut", json!({"spec": {"quotas": {"jobTimeoutMinutes": 1}}})).await.unwrap();
 }
 
 /// Name, end and reason of every job; those of which only the move away from Assigned was wanted are canceled.

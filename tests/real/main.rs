@@ -99,6 +99,8 @@ async fn install(cluster: &Cluster) -> Process {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/crofter");
     let values = [
         format!("image.repository={IMAGE}"),
+        // It was imported into the nodes, and no registry has it.
+        "image.pullPolicy=Never".to_owned(),
         format!("nodeSelector.kubernetes\\.io/hostname={SYSTEM_NODE}"),
         "extraEnv[0].name=RUST_LOG,extraEnv[0].value=info\\,crofter=debug".to_owned(),
     ];
