@@ -37,7 +37,7 @@ use crate::{
     names,
 };
 
-/// These are changes of a tenant. A field that is absent or null leaves what the tenant has.
+/// These are changes of a tenant. With PATCH, a field that is absent or null leaves what the tenant has.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TenantChanges")]
