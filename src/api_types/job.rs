@@ -122,9 +122,7 @@ pub struct JobSpec {
         validation = Rule::new("self.all(k, k.matches('^[A-Za-z]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))")
             .message("a parameter's name is at most 63 letters, digits, - _ and ., and begins with a letter"),
         validation = Rule::new(COLLIDING)
-            .message("two parameters differ only in case or in - _ . and would be one environment variable: rename one of them"),
-        validation = Rule::new("self.map(k, k.size() + self[k].size() + 6).sum() <= 131000")
-            .message("the parameters have more than 131000 characters as JSON, the most that Linux passes in one variable: put what is large into a volume")
+            .message("two parameters differ only in case or in - _ . and would be one environment variable: rename one of them")
     )]
     pub parameters: BTreeMap<String, ParameterValue>,
 

@@ -1,7 +1,5 @@
 //! Postgres is killed: REST goes on from the caches, and what happened meanwhile is in the history afterwards.
 
-use std::time::{Duration, Instant};
-
 use crofter_test_cluster::wait;
 use serde_json::{Value, json};
 
@@ -110,12 +108,6 @@ async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows
         assert!(from_the_cache(&list), "{path}: {list:?}");
         assert!(listed(&list, &past).is_none());
     }
-    // The first one found that out, and no other waits for it again.
-    let began = Instant::now();
-    for _ in 0..10 {
-        assert!(from_the_cache(&client.ask("GET", "/v1/jobs").await));
-    }
-    assert!(began.elapsed() < Duration::from_secs(2), "ten lists took {:?}", began.elapsed());
     let ran = client.submit("2", "100m").await;
     let dropped = client.submit("2", "100m").await;
     let runs = client.submit("forever", "100m").await;
@@ -130,12 +122,13 @@ async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows
     {
         assert_eq!(client.ask("GET", &path).await.status, 200, "{path}");
     }
-    let canceled = client.ask("POST", &format!("/v1/jobs/{runs}/cancel")).await;
-    assert_eq!(canceled.status, 202, "{canceled:?}");
-    client.until_job(&runs, "canceled").await;
+    // While the one that runs leaves no room for it.
     for id in [&brief, &dropped] {
         assert_eq!(client.ask("DELETE", &format!("/v1/jobs/{id}")).await.status, 204);
     }
+    let canceled = client.ask("POST", &format!("/v1/jobs/{runs}/cancel")).await;
+    assert_eq!(canceled.status, 202, "{canceled:?}");
+    client.until_job(&runs, "canceled").await;
     keys_go_on(&client).await;
     let list = client.ask("GET", "/v1/jobs").await;
     assert!(from_the_cache(&list) && listed(&list, &ran).is_some(), "{list:?}");

@@ -57,7 +57,10 @@ async fn a_job_completes_and_says_so_everywhere() {
     .unwrap();
     let table = world().cluster.kubectl(["get", "tenants,tjob", "-A"]).await.unwrap();
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
-    let row = table.lines().find(|l| l.contains("/hello")).unwrap_or_else(|| panic!("{table}"));
+    let row = table
+        .lines()
+        .find(|l| l.starts_with("tenant-happy") && l.contains("/hello"))
+        .unwrap_or_else(|| panic!("{table}"));
     assert!(row.contains("Completed") && row.contains("happy-1"), "{table}");
 }
 
@@ -129,7 +132,13 @@ async fn room_on_one_node_is_what_counts() {
     verbs.patch_job("tight", "half-0", json!({"spec": {"canceled": true}})).await.unwrap();
     verbs.until_phase("tight", "waits", JobPhase::Completed).await;
     // A minute after the nodes have come no larger one is expected any more.
-    verbs.until_phase("tight", "too-big", JobPhase::Rejected).await;
+    let jobs = verbs.jobs("tight");
+    wait::until(2 * PATIENCE, "the job that fits no node to be rejected", || async {
+        let job = jobs.get("too-big").await.map_err(|error| error.to_string())?;
+        if phase(&job) == JobPhase::Rejected { Ok(()) } else { Err(format!("{:?}", job.status)) }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -181,8 +181,8 @@ async fn each_quota_that_is_cut_lets_run_what_runs() {
     let mut spec = asks("100m", "1G");
     spec["resources"]["bandwidthMbps"] = json!(100);
     let before = run(&verbs, "shrunk", &["one", "two", "three"], spec.clone()).await;
-    let cut = json!({"maxJobs": 1, "maxMemoryGb": 2, "maxBandwidthMbps": 200, "maxQueuedJobs": 1, "jobTimeoutMinutes": 0});
-    change(&verbs, "shrunk", json!({"quotas": cut}), |q| q.max_jobs == 1 && q.job_timeout_minutes == 0).await;
+    let cut = json!({"maxJobs": 1, "maxMemoryGb": 2, "maxBandwidthMbps": 200, "maxQueuedJobs": 1});
+    change(&verbs, "shrunk", json!({"quotas": cut}), |q| q.max_jobs == 1).await;
     // A job that is judged shows that the operator has had time to do something silly.
     verbs.job("shrunk", "more", spec.clone()).await;
     let waits = verbs.until_reason("shrunk", "more", "WaitingForQuota").await;
@@ -207,6 +207,12 @@ async fn each_quota_that_is_cut_lets_run_what_runs() {
         assert_eq!(said(&waits).2, sentence);
         cancel(&verbs, "shrunk", &name).await;
     }
+    change(&verbs, "shrunk", json!({"quotas": {"jobTimeoutMinutes": 0}}), |q| q.job_timeout_minutes == 0)
+        .await;
+    verbs.job("shrunk", "none", spec.clone()).await;
+    let refused = verbs.until_phase("shrunk", "none", JobPhase::Rejected).await;
+    assert_eq!(reason(&refused), "ExceedsQuota", "no job may run");
+    run_on(&verbs, "shrunk", &before).await;
     change(&verbs, "shrunk", json!({"quotas": {"maxBandwidthMbps": 400, "jobTimeoutMinutes": 5}}), |q| {
         q.max_bandwidth_mbps == 400
     })

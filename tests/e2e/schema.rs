@@ -444,6 +444,7 @@ async fn every_status_that_the_schemas_admit_is_read() {
 
     let job = json!({
         "observedGeneration": 1, "phase": "Running", "reason": "Running", "message": "runs", "attempt": 1, "retries": 0,
+        "disruptions": 0,
         "pod": "p", "node": "n", "workerGroup": "g", "assignedAt": time, "startedAt": time, "finishedAt": time,
         "notBefore": time, "exitCode": 1, "runningMillis": 1,
         "attempts": [{
