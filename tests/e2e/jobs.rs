@@ -113,8 +113,6 @@ async fn room_on_one_node_is_what_counts() {
     let verbs = world().verbs().await;
     tenant(&verbs, "tight", "basic", "2").await;
     verbs.worker("tight-2", "tight", "2").await;
-    verbs.job("tight", "too-big", json!({"resources": {"cpu": "3"}})).await;
-    verbs.until_reason("tight", "too-big", "DoesNotFit").await;
     for n in 0..2 {
         verbs
             .job(
@@ -127,6 +125,9 @@ async fn room_on_one_node_is_what_counts() {
     for n in 0..2 {
         verbs.until_phase("tight", &format!("half-{n}"), JobPhase::Running).await;
     }
+    // Both nodes are open now: what waits while one is not, waits for what that one may have.
+    verbs.job("tight", "too-big", json!({"resources": {"cpu": "3"}})).await;
+    verbs.until_reason("tight", "too-big", "DoesNotFit").await;
     verbs.job("tight", "waits", json!({"resources": {"cpu": "1"}})).await;
     verbs.until_reason("tight", "waits", "WaitingForCapacity").await;
     verbs.patch_job("tight", "half-0", json!({"spec": {"canceled": true}})).await.unwrap();
