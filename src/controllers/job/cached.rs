@@ -1,4 +1,5 @@
-//! What of a Job enters the cache: what somebody reads there, and so no more than its spec and status may have.
+//! What of a Job enters the cache: the fields that a part of the operator reads, and so no more than its spec and status
+//! may have.
 //!
 //! The cache holds every Job, ended ones for as long as they are kept, and nothing bounds metadata but the size of an
 //! object: an annotation of kubectl's alone is the spec once more. Of a job that has ended no pod will be made, so that the

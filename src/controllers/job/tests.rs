@@ -579,7 +579,7 @@ async fn a_paused_job_is_left_alone() {
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
 }
 
-/// Only an administrator pauses a job, and nobody pauses a tenant's end with it.
+/// Only an administrator pauses a job, and a pause keeps no tenant from its deletion.
 #[tokio::test]
 async fn being_paused_keeps_no_job_from_its_end() {
     const PAUSED: &str = "crofter.io/paused";

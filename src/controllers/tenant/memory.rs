@@ -213,7 +213,7 @@ impl Memory {
         });
     }
 
-    /// The step of a deletion last told of, and how long ago.
+    /// The step of a deletion that was reported last, and how long ago.
     pub(super) fn step(&self, tenant: &str) -> Option<(&'static str, Duration)> {
         self.with(tenant, |entry| entry.step).map(|(step, at)| (step, at.elapsed()))
     }

@@ -218,8 +218,8 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     let (unreadable, writer) = unreadable_ext::cache();
     let memory = Arc::new(Memory::default());
     let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
-    let (told, counted) = watch::channel(false);
-    let counting = counts::wait(dependencies.client.clone(), dependencies.namespace.clone(), told);
+    let (sender, counted) = watch::channel(false);
+    let counting = counts::wait(dependencies.client.clone(), dependencies.namespace.clone(), sender);
     watches.tasks.push(counting.boxed());
     let known = Known {
         // All of them: one that is in a tenant's way carries no label of ours.
