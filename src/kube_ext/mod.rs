@@ -6,6 +6,7 @@ pub mod call;
 pub mod events;
 pub mod finalizer;
 pub mod guard;
+pub mod invalid;
 mod list_watch;
 #[cfg(test)]
 pub(crate) mod mock;
@@ -13,7 +14,6 @@ mod outbox;
 pub mod pulse;
 pub mod status;
 pub mod streams;
-pub mod unreadable;
 pub mod watch;
 
 pub use call::{CallError, within};

@@ -9,12 +9,12 @@
 //! two versions that do.
 
 mod build;
-mod memory;
+mod invalid;
 mod reconcile;
+mod reconcile_state;
 mod secret;
 mod status;
 mod triggers;
-mod unreadable;
 mod validate;
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use reconcile::{error_policy, reconcile};
 
-use self::memory::Memory;
+use self::reconcile_state::ReconcileState;
 use crate::{
     api_types::{Tenant, TenantApiKey},
     clock::Clock,
@@ -46,10 +46,10 @@ use crate::{
     kube_ext::{
         CallError,
         events::Events,
+        invalid::{InvalidObjects, Meta, cache, sort},
         pulse,
         status::StatusError,
         streams::received,
-        unreadable::{Meta, Unreadable, cache, sort},
         watch::{Change, Watch, until_whole, whole_before},
     },
     metrics::Metrics,
@@ -95,8 +95,8 @@ pub struct Dependencies {
 pub struct Context {
     dependencies: Dependencies,
     secrets: Store<SecretMeta>,
-    unreadable: Unreadable<TenantApiKey>,
-    memory: Memory,
+    invalid: InvalidObjects<TenantApiKey>,
+    state: ReconcileState,
 }
 
 /// Why a pass did not reach its end.
@@ -151,18 +151,19 @@ pub struct Inputs {
 /// The controller's own watch and cache. Made with the [`Context`] and consumed by [`run`].
 pub struct Watches {
     secrets: Watch<SecretMeta>,
-    unreadable: Writer<Meta<TenantApiKey>>,
+    invalid: Writer<Meta<TenantApiKey>>,
 }
 
 /// Makes the context, and the watch that feeds it.
 #[must_use]
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
-    let (unreadable, writer) = cache();
+    let (invalid, writer) = cache();
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
     let api = Api::all(dependencies.client.clone());
     let secrets = Watch::of_metadata(api, ours).known_as("key_secrets", &dependencies.watches);
-    let context = Context { secrets: secrets.store(), dependencies, unreadable, memory: Memory::default() };
-    (Arc::new(context), Watches { secrets, unreadable: writer })
+    let context =
+        Context { secrets: secrets.store(), dependencies, invalid, state: ReconcileState::default() };
+    (Arc::new(context), Watches { secrets, invalid: writer })
 }
 
 /// Runs the controller until `shutdown`, and then until the passes under way have finished.
@@ -172,13 +173,13 @@ pub async fn run(
     inputs: Inputs,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let Watches { mut secrets, unreadable } = watches;
+    let Watches { mut secrets, invalid } = watches;
     let shutdown = shutdown.boxed().shared();
-    let (readable, objects) = mpsc::channel(CHANNEL);
-    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let (valid_sender, objects) = mpsc::channel(CHANNEL);
+    let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let forgetful = Arc::clone(&context);
     let sorting =
-        sort(inputs.keys, unreadable, readable, not_readable, move |key| forgetful.memory.forget(key));
+        sort(inputs.keys, invalid, valid_sender, invalid_sender, move |key| forgetful.state.forget(key));
     let Dependencies { keys, tenants, peppers, .. } = &context.dependencies;
     let controller = Controller::for_shared_stream(received(objects), keys.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
@@ -188,9 +189,9 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone())
         .run(reconcile, error_policy, Arc::clone(&context))
         .for_each(|_| future::ready(()));
-    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
-        .run(unreadable::reconcile, |_, error, _| reconcile::retry(error), Arc::clone(&context))
+        .run(invalid::reconcile, |_, error, _| reconcile::retry(error), Arc::clone(&context))
         .for_each(|_| future::ready(()));
     let whole = async {
         until_whole(keys).await && until_whole(tenants).await && until_whole(&context.secrets).await

@@ -46,7 +46,7 @@ pub async fn reconcile(key: Arc<TenantApiKey>, context: Arc<Context>) -> Result<
     context.dependencies.metrics.reconciled(CONTROLLER, category, begun.elapsed());
     match result {
         Ok(action) => {
-            context.memory.succeeded(&key.uid().unwrap_or_default());
+            context.state.succeeded(&key.uid().unwrap_or_default());
             Ok(action)
         }
         Err(error) if error.is_conflict() => {
@@ -62,7 +62,7 @@ pub async fn reconcile(key: Arc<TenantApiKey>, context: Arc<Context>) -> Result<
 
 /// Puts a failure into the key's status, unless it may pass by itself within seconds.
 async fn tell_failure(key: &TenantApiKey, context: &Context, error: &Error) {
-    let failures = context.memory.failures(&key.uid().unwrap_or_default()) + 1;
+    let failures = context.state.failures(&key.uid().unwrap_or_default()) + 1;
     if error.is_transient() && failures < TELLING_FAILURE {
         return;
     }
@@ -76,7 +76,7 @@ async fn tell_failure(key: &TenantApiKey, context: &Context, error: &Error) {
 /// Says when to try again after a failure: later each time.
 #[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
 pub fn error_policy(key: Arc<TenantApiKey>, error: &Error, context: Arc<Context>) -> Action {
-    let wait = context.memory.failed(&key.uid().unwrap_or_default());
+    let wait = context.state.failed(&key.uid().unwrap_or_default());
     let (name, namespace) = (key.name_any(), key.namespace());
     tracing::warn!(key = name, namespace, category = error.category(), %error, ?wait, "the pass failed");
     Action::requeue(wait)
@@ -90,12 +90,12 @@ pub(super) fn retry(error: &Error) -> Action {
 async fn pass(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
     let now = context.dependencies.clock.now();
     // What the cache holds of an unreadable key is out of date; `unreadable` looks after it.
-    if context.unreadable.holds(key) || key.metadata.deletion_timestamp.is_some() {
+    if context.invalid.contains(key) || key.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let old = key.status.clone().unwrap_or_default();
     if let Some(end) = lifecycle::end(&key.spec, &old, now) {
-        context.memory.forget(key);
+        context.state.forget(key);
         return state(key, context, &Next { step: end, at: None }, now).await;
     }
     // Nothing keeps a key from its end: it is revoked before its tenant goes.
@@ -114,7 +114,7 @@ async fn pass(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
         Err(refusal) => return write(key, context, old, Outcome::Stalled(refusal), now).await,
     };
     let found = secret::find(context, &valid, &old.versions, &peppers).await?;
-    let at_hand = old.versions.first().and_then(|newest| context.memory.at_hand(&valid.uid, &newest.key_id));
+    let at_hand = old.versions.first().and_then(|newest| context.state.at_hand(&valid.uid, &newest.key_id));
     let view = View {
         spec: &key.spec,
         rotate_every: valid.rotate_every,
@@ -197,7 +197,7 @@ async fn issue(
     let message = status::issuing(cause, &id, &valid.secret_name);
     let reason = if cause == Cause::Restored { Reason::SecretDamaged } else { Reason::KeyIssuing };
     write(key, context, status, Outcome::Working { reason, message }, now).await?;
-    context.memory.hold(&valid.uid, text);
+    context.state.hold(&valid.uid, text);
     metrics.key_issued(cause.into());
     let cause: &str = cause.into();
     tracing::info!(

@@ -6,7 +6,7 @@
 //! that pods don't pile up on the nodes' quotas while the database is away.
 //!
 //! A pod that is being deleted goes as soon as that holds: somebody waits for it. One that nobody deletes is left for
-//! [`LINGER`] after its end. Most pods are deleted with their job before that or long after, so the write that takes the
+//! [`FINALIZER_DELAY`] after its end. Most pods are deleted with their job before that or long after, so the write that takes the
 //! finalizer away is off the way on which jobs come and go, and one write of Tenant status counts many. It is taken away
 //! all the same, so that nothing of ours is in the way when the operator is uninstalled.
 
@@ -29,7 +29,7 @@ use kube::{
 };
 
 use self::waiting::{Charge, Wait};
-pub use self::waiting::{Tenants, Waiting, Windows};
+pub use self::waiting::{RateWindows, Tenants, Waiting};
 use crate::{
     api_types::{Job, Tenant},
     clock::Clock,
@@ -58,10 +58,10 @@ const LATER: Duration = Duration::from_secs(2);
 /// many be on their way at once.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A pod that nobody deletes keeps its finalizer for this long after its end.
-pub const LINGER: SignedDuration = SignedDuration::from_secs(60);
+pub const FINALIZER_DELAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// What the mirror knows of attempts.
-pub trait Accounts: Send + Sync {
+pub trait ChargeStatus: Send + Sync {
     /// Whether the attempt of that job (by UID) is committed.
     fn committed(&self, job_uid: &str, attempt: u32) -> bool;
     /// Whether the mirror is behind, so that waiting for it may take long.
@@ -79,9 +79,9 @@ pub struct Context {
     /// All tenants.
     pub tenants: Tenants,
     /// The mirror; `None` without one.
-    pub accounts: Option<Arc<dyn Accounts>>,
+    pub accounts: Option<Arc<dyn ChargeStatus>>,
     /// Where a charge is asked to be counted.
-    pub windows: Arc<dyn Windows>,
+    pub windows: Arc<dyn RateWindows>,
     /// The pods that wait for their tenant; empty at first.
     pub waiting: Waiting,
     /// The time of day.
@@ -166,7 +166,7 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     if job.as_deref().is_some_and(|job| !recorded(job, number)) {
         return Ok(Action::await_change());
     }
-    if let Some(left) = lingers(pod, &ending, context) {
+    if let Some(left) = delays_finalizer(pod, &ending, context) {
         return Ok(Action::requeue(left));
     }
     let hold = match context.accounts.as_ref().filter(|a| !a.committed(job_uid, number)) {
@@ -213,8 +213,8 @@ async fn end_orphan(pod: &Pod, job_uid: &str, context: &Context) -> Result<(), C
 }
 
 /// How long a pod that nobody deletes is left as it is. The pods of a tenant that goes are not: it waits for them.
-fn lingers(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
-    let left = left_to_linger(ending.finished_at, context.clock.now())
+fn delays_finalizer(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
+    let left = finalizer_delay_left(ending.finished_at, context.clock.now())
         .filter(|_| pod.metadata.deletion_timestamp.is_none())?;
     context.waiting.add(pod, Wait::Time);
     if context.tenants.charged(pod).is_none() {
@@ -225,10 +225,10 @@ fn lingers(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
 }
 
 /// `None` when it is over. A node whose clock is far ahead is not believed.
-fn left_to_linger(finished_at: Timestamp, now: Timestamp) -> Option<Duration> {
+fn finalizer_delay_left(finished_at: Timestamp, now: Timestamp) -> Option<Duration> {
     let since = now.duration_since(finished_at);
-    let lingers = -LINGER <= since && since < LINGER;
-    lingers.then(|| (LINGER - since).unsigned_abs())
+    let delays_finalizer = -FINALIZER_DELAY <= since && since < FINALIZER_DELAY;
+    delays_finalizer.then(|| (FINALIZER_DELAY - since).unsigned_abs())
 }
 
 /// Whether the tenant's status counts the pod's charge, where there is one. Asks for it where it does not.

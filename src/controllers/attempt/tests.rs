@@ -16,8 +16,8 @@ use crate::{
     api_types::tenant::JobWindow,
     domain::rate_window::RateWindow,
     kube_ext::{
+        invalid,
         mock::{self, Call, Fake, outline, put},
-        unreadable,
     },
 };
 
@@ -31,7 +31,7 @@ struct Mirror {
     behind: AtomicBool,
 }
 
-impl Accounts for Mirror {
+impl ChargeStatus for Mirror {
     fn committed(&self, job_uid: &str, attempt: u32) -> bool {
         assert_eq!((job_uid, attempt), ("j1", 1));
         self.committed.load(Ordering::SeqCst)
@@ -46,7 +46,7 @@ impl Accounts for Mirror {
 #[derive(Default)]
 struct Asked(Mutex<Vec<String>>);
 
-impl Windows for Asked {
+impl RateWindows for Asked {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
         let soon = if soon { " soon" } else { "" };
         self.0.lock().unwrap().push(format!("{namespace}/{job_uid}{soon}"));
@@ -73,7 +73,7 @@ struct Bench {
     jobs: Writer<Job>,
     pods: Writer<Pod>,
     tenants: Writer<Tenant>,
-    unreadable: Writer<unreadable::Meta<Tenant>>,
+    invalid: Writer<invalid::Meta<Tenant>>,
     mirror: Arc<Mirror>,
     asked: Arc<Asked>,
     now: Arc<Mutex<Timestamp>>,
@@ -100,24 +100,24 @@ fn counted(settling: &[&str]) -> Value {
 fn bench(with_mirror: bool) -> Bench {
     let fake = Fake::default();
     let ((jobs, job_writer), (pods, pod_writer)) = (mock::cache(), mock::cache());
-    let ((known, tenant_writer), (unreadable, unreadable_writer)) = (mock::cache(), unreadable::cache());
+    let ((known, tenant_writer), (invalid, invalid_writer)) = (mock::cache(), invalid::cache());
     let mirror = Arc::new(Mirror::default());
-    let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn Accounts>);
+    let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn ChargeStatus>);
     let (asked, now) = (Arc::new(Asked::default()), Arc::new(Mutex::new(at("00:10:00"))));
     let tell = Arc::clone(&now);
     let context = Context {
         client: fake.client(),
         jobs,
         pods,
-        tenants: Tenants { known, unreadable },
+        tenants: Tenants { known, invalid },
         accounts,
-        windows: Arc::clone(&asked) as Arc<dyn Windows>,
+        windows: Arc::clone(&asked) as Arc<dyn RateWindows>,
         waiting: Waiting::default(),
         clock: Clock::of(move || *tell.lock().unwrap()),
         metrics: Metrics::default(),
     };
-    let (jobs, pods, tenants, unreadable) = (job_writer, pod_writer, tenant_writer, unreadable_writer);
-    let mut bench = Bench { fake, context, jobs, pods, tenants, unreadable, mirror, asked, now };
+    let (jobs, pods, tenants, invalid) = (job_writer, pod_writer, tenant_writer, invalid_writer);
+    let mut bench = Bench { fake, context, jobs, pods, tenants, invalid, mirror, asked, now };
     bench.pod(json!({}), succeeded("00:00:09"));
     bench.tenant(json!({}), counted(&["j1"]));
     bench

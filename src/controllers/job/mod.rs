@@ -8,13 +8,13 @@ mod ages;
 mod build;
 mod cached;
 mod create;
+mod inflight;
+mod invalid;
 mod outage;
 #[cfg(test)]
 mod tests;
 mod triggers;
-mod under_way;
-mod unreadable;
-mod written;
+mod write_cache;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,9 +37,9 @@ use self::triggers::Limits;
 pub use self::{
     ages::Ages,
     cached::prepare,
+    inflight::InflightReconciles,
     outage::Outages,
-    under_way::UnderWay,
-    written::{Made, Written},
+    write_cache::{MutationCache, PodExpectations},
 };
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Scenarios, Tenant, tenant::SuspendPolicy},
@@ -57,10 +57,11 @@ use crate::{
         apply::delete_exactly,
         call::within_opt,
         events::Events,
-        finalizer, is_paused,
+        finalizer,
+        invalid::{InvalidObjects, Meta, sort},
+        is_paused,
         status::{self, StatusError},
         streams::{held_until, received},
-        unreadable::{Meta, Unreadable, sort},
         watch::{Change, until_whole, whole_before},
     },
     metrics::Metrics,
@@ -90,7 +91,7 @@ pub struct Context {
     /// All jobs.
     pub jobs: Store<Job>,
     /// Which of them can't be read.
-    pub unreadable: Unreadable<Job>,
+    pub invalid: InvalidObjects<Job>,
     /// All pods of ours.
     pub pods: Store<Pod>,
     /// All tenants.
@@ -110,11 +111,11 @@ pub struct Context {
     /// For people.
     pub events: Events,
     /// Steps under way.
-    pub under_way: UnderWay,
+    pub inflight: InflightReconciles,
     /// Jobs as last written.
-    pub written: Written,
+    pub mutations: MutationCache,
     /// Pods made lately.
-    pub made: Made,
+    pub expectations: PodExpectations,
     /// When attempts were first seen.
     pub ages: Ages,
     /// Where no pods can be created at the moment.
@@ -154,7 +155,7 @@ pub struct Changes {
     /// All of it.
     pub all: mpsc::Receiver<Change<Job>>,
     /// Where the ones that can't be read are kept.
-    pub unreadable: Writer<Meta<Job>>,
+    pub invalid: Writer<Meta<Job>>,
 }
 
 /// Runs until `shutdown`; what is under way is finished first.
@@ -171,11 +172,11 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let shutdown = shutdown.boxed().shared();
-    let (readable, objects) = mpsc::channel(CHANNEL);
-    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let (valid_sender, objects) = mpsc::channel(CHANNEL);
+    let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let forgetful = Arc::clone(&context);
     let gone = move |job: &Job| forgetful.ages.forget(job);
-    let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, gone);
+    let sorting = sort(jobs.all, jobs.invalid, valid_sender, invalid_sender, gone);
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let decided = || {
         let board = context.board.clone();
@@ -190,9 +191,9 @@ pub async fn run(
         .graceful_shutdown_on(shutdown.clone())
         .run(reconcile, |_, error, _| retry(error), Arc::clone(&context))
         .for_each(|_| std::future::ready(()));
-    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
-        .run(unreadable::reconcile, |_, error, _| retry(error), Arc::clone(&context))
+        .run(invalid::reconcile, |_, error, _| retry(error), Arc::clone(&context))
         .for_each(|_| std::future::ready(()));
     // A pod that is not in the cache yet would count as gone, and another attempt could start beside it.
     let whole = async {
@@ -216,7 +217,7 @@ fn retry(error: &Error) -> Action {
 
 async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
     let begun = tokio::time::Instant::now();
-    let _counted = context.under_way.begin();
+    let _counted = context.inflight.begin();
     let result = take_step(Arc::clone(&job), &context).await;
     let category = result.as_ref().map_or_else(Error::category, |_| "ok");
     context.metrics.reconciled(CONTROLLER, category, begun.elapsed());
@@ -229,8 +230,8 @@ async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error
 }
 
 async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error> {
-    let job = &*context.written.newest(cached);
-    if context.unreadable.holds(job) {
+    let job = &*context.mutations.newest(cached);
+    if context.invalid.contains(job) {
         // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
@@ -247,7 +248,7 @@ async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error>
         drain: tenant.as_deref().and_then(|t| drains(t, now)),
         start_limit: context.start_limit,
         gpu_resource: &context.settings.gpu_resource,
-        busy: context.under_way.is_busy(),
+        busy: context.inflight.is_saturated(),
         foreign: is_foreign(job, context),
         now,
         steady,
@@ -394,7 +395,7 @@ fn look_again(until: Option<Timestamp>, now: Timestamp) -> Action {
 
 async fn write(job: &Job, status: &JobStatus, context: &Context) -> Result<Action, Error> {
     let written = status::write(&jobs_api(job, context), job, job.status.as_ref(), status).await?;
-    written.into_iter().for_each(|job| context.written.put(job));
+    written.into_iter().for_each(|job| context.mutations.put(job));
     let before = job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
     if status.phase != before && (is_terminal(status.phase) || status.phase == JobPhase::Retrying) {
         context.metrics.ended(status.phase.into());

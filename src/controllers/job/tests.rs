@@ -12,15 +12,15 @@ use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 
 use super::{
+    inflight::{BUSY, BUSY_FOR},
     triggers::of_changed_tenants,
-    under_way::{BUSY, BUSY_FOR},
     *,
 };
 use crate::{
     domain::admission::{Admission, Verdict},
     kube_ext::{
+        invalid as invalid_ext,
         mock::{self, Call, Fake, outline, put},
-        unreadable as unreadable_ext,
     },
 };
 
@@ -53,7 +53,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
     let context = Context {
         client: fake.client(),
         jobs,
-        unreadable: unreadable_ext::cache().0,
+        invalid: invalid_ext::cache().0,
         pods,
         tenants,
         board: Board::showing(verdict.map(|verdict| ("j1", verdict))),
@@ -63,9 +63,9 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         start_limit: SignedDuration::from_mins(5),
         mirrored: None,
         events: mock::events(fake.client()),
-        under_way: UnderWay::default(),
-        written: Written::default(),
-        made: Made::default(),
+        inflight: InflightReconciles::default(),
+        mutations: MutationCache::default(),
+        expectations: PodExpectations::default(),
         ages: Ages::default(),
         outages: Outages::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
@@ -247,13 +247,13 @@ async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy_and_j
     bench.queued();
     put(&mut bench.pods, pod(json!({}), running()));
     bench.at(6);
-    let others: Vec<_> = (0..BUSY).map(|_| bench.context.under_way.begin().unwrap()).collect();
+    let others: Vec<_> = (0..BUSY).map(|_| bench.context.inflight.begin().unwrap()).collect();
     drop(others);
     tokio::time::advance(BUSY_FOR / 2).await;
     let (action, calls) = bench.step().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(7)), vec![]));
     tokio::time::advance(BUSY_FOR).await;
-    let few: Vec<_> = (1..BUSY).map(|_| bench.context.under_way.begin().unwrap()).collect();
+    let few: Vec<_> = (1..BUSY).map(|_| bench.context.inflight.begin().unwrap()).collect();
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
     drop(few);
 }
@@ -512,13 +512,13 @@ async fn nothing_is_done_before_the_pods_are_known() {
     let job = jobs.state().remove(0);
     (bench.context.jobs, bench.context.pods) = (jobs, pods);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (unreadable, writer) = unreadable_ext::cache();
-    bench.context.unreadable = unreadable;
+    let (invalid, writer) = invalid_ext::cache();
+    bench.context.invalid = invalid;
     let (told, all) = tokio::sync::mpsc::channel(1);
     told.send(Change::Applied(job)).await.unwrap();
     let running = tokio::spawn(run(
         Arc::new(bench.context),
-        Changes { all, unreadable: writer },
+        Changes { all, invalid: writer },
         stream::pending(),
         stream::pending(),
         stream::pending(),

@@ -12,8 +12,8 @@
 //! Nobody else may write the label and the taint; the label's prefix is one that kubelets can't set on themselves.
 
 mod facts;
+mod live_reads;
 mod patch;
-mod quorum;
 mod triggers;
 mod writes;
 
@@ -293,14 +293,14 @@ impl Context {
         self.state().told.remove(&seen.node.uid().unwrap_or_default());
         match &seen.step {
             Step::Admit { group, after } => {
-                if after.is_none() || self.is_clear(&seen.node, Some(group)).await? {
+                if after.is_none() || self.is_drained(&seen.node, Some(group)).await? {
                     self.state().writes.begin_admission(&seen.node, group);
                     let note = format!("admitted to {}", described(group));
                     self.write(seen, patch::admit(&seen.node, group), Reason::WorkerAdmitted, note).await?;
                 }
             }
             Step::Release { group, because } => {
-                if !self.is_unreadable(seen, group, because.as_ref()).await? {
+                if !self.is_tenant_invalid(seen, group, because.as_ref()).await? {
                     let pods: usize = seen.live.values().sum();
                     let why =
                         because.as_ref().map_or("its worker label has changed", |b| b.sentence.as_str());
@@ -312,7 +312,7 @@ impl Context {
                 }
             }
             Step::Free { group } => {
-                if self.is_clear(&seen.node, None).await? {
+                if self.is_drained(&seen.node, None).await? {
                     let note = format!("no longer kept for {}: no job pod is left", described(group));
                     self.write(seen, patch::free(&seen.node), Reason::WorkerReleased, note).await?;
                 }

@@ -21,7 +21,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Context, build::Children, error::Error, memory::Versions, validate::Owner};
+use super::{Context, build::Children, error::Error, reconcile_state::Versions, validate::Owner};
 use crate::{
     kube_ext::{CallError, apply, call::within_opt, within},
     names,
@@ -76,7 +76,7 @@ pub(super) enum Found {
     /// The tenant's own.
     Ours(Namespace),
     /// On its way out, whoever's it was.
-    Going(Namespace),
+    Terminating(Namespace),
     /// Somebody else's; with the sentence that says whose.
     Foreign(String),
 }
@@ -89,7 +89,7 @@ pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Fou
         return Ok(Found::Absent);
     };
     if found.metadata.deletion_timestamp.is_some() {
-        return Ok(Found::Going(found));
+        return Ok(Found::Terminating(found));
     }
     let labels = found.labels();
     Ok(match labels.get(names::LABEL_TENANT_UID) {
@@ -117,7 +117,7 @@ pub(super) async fn apply_all(
 ) -> Result<(), Error> {
     let Children { mut namespace, quota, objects, limits, policies, account, bindings } = children;
     let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants, .. } = &context.known;
-    context.memory.applying(&owner.name);
+    context.state.applying(&owner.name);
     let namespaces: Api<Namespace> = Api::all(context.dependencies.client.clone());
     let uid = match found {
         Some(found) => found.uid(),
@@ -153,7 +153,7 @@ where
     K: Child + Serialize + DeserializeOwned,
 {
     let applied = apply::apply(api, child).await?;
-    context.memory.wrote(&owner.name, &K::kind(&()), &child.name_any(), applied.version());
+    context.state.recorded(&owner.name, &K::kind(&()), &child.name_any(), applied.version());
     Ok(())
 }
 

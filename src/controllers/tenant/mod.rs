@@ -13,12 +13,11 @@ mod build;
 mod counts;
 mod deletion;
 mod error;
-mod memory;
-mod network;
+mod invalid;
 mod reconcile;
+mod reconcile_state;
 mod status;
 mod triggers;
-mod unreadable;
 mod usage;
 mod validate;
 
@@ -46,8 +45,8 @@ pub use reconcile::{error_policy, reconcile};
 
 use self::{
     apply::{Child, Known},
-    memory::Memory,
-    unreadable::TenantMeta,
+    invalid::TenantMeta,
+    reconcile_state::ReconcileState,
 };
 use crate::{
     api_types::{
@@ -58,9 +57,9 @@ use crate::{
     config::Settings,
     kube_ext::{
         events::Events,
+        invalid::{self as invalid_ext, InvalidObjects},
         pulse,
         streams::{received, replaced},
-        unreadable::{self as unreadable_ext, Unreadable},
         watch::{Change, Watch, until_whole, whole_before},
     },
     names,
@@ -131,8 +130,8 @@ pub struct Dependencies {
 pub struct Context {
     dependencies: Dependencies,
     known: Known,
-    memory: Arc<Memory>,
-    unreadable: Unreadable<Tenant>,
+    state: Arc<ReconcileState>,
+    invalid: InvalidObjects<Tenant>,
     /// Whether Kubernetes counts Jobs.
     counted: watch::Receiver<bool>,
 }
@@ -140,8 +139,8 @@ pub struct Context {
 impl Context {
     /// The tenants that can't be read.
     #[must_use]
-    pub fn unreadable(&self) -> Unreadable<Tenant> {
-        self.unreadable.clone()
+    pub fn invalid(&self) -> InvalidObjects<Tenant> {
+        self.invalid.clone()
     }
 }
 
@@ -164,7 +163,7 @@ pub struct Inputs {
 pub struct Watches {
     tasks: Vec<BoxTask>,
     triggers: Vec<BoxStream<'static, ObjectRef<Tenant>>>,
-    unreadable: Writer<TenantMeta>,
+    invalid: Writer<TenantMeta>,
 }
 
 type BoxTask = future::BoxFuture<'static, ()>;
@@ -175,7 +174,7 @@ impl Watches {
         &mut self,
         name: &'static str,
         context: &Dependencies,
-        memory: &Arc<Memory>,
+        state: &Arc<ReconcileState>,
         config: watcher::Config,
     ) -> Store<M>
     where
@@ -183,16 +182,16 @@ impl Watches {
     {
         let api = Api::all(context.client.clone());
         let mut watch = Watch::<M>::new(api, config).known_as(name, &context.watches);
-        let trigger = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
+        let trigger = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(state));
         self.triggers.push(trigger.boxed());
         self.start(watch)
     }
 
     /// Watches quotas, which are a child and count storage as well.
-    fn quotas(&mut self, context: &Dependencies, memory: &Arc<Memory>) -> Store<ResourceQuota> {
+    fn quotas(&mut self, context: &Dependencies, state: &Arc<ReconcileState>) -> Store<ResourceQuota> {
         let api = Api::all(context.client.clone());
         let mut watch = Watch::<ResourceQuota>::new(api, ours()).known_as("quotas", &context.watches);
-        let drift = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
+        let drift = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(state));
         let storage = triggers::storage(watch.subscribe(), context.settings.clone());
         self.triggers.extend([drift.boxed(), storage.boxed()]);
         self.start(watch)
@@ -215,22 +214,22 @@ fn ours() -> watcher::Config {
 /// Makes the context, and the watches that feed it.
 #[must_use]
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
-    let (unreadable, writer) = unreadable_ext::cache();
-    let memory = Arc::new(Memory::default());
-    let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
+    let (invalid, writer) = invalid_ext::cache();
+    let state = Arc::new(ReconcileState::default());
+    let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), invalid: writer };
     let (sender, counted) = watch::channel(false);
     let counting = counts::wait(dependencies.client.clone(), dependencies.namespace.clone(), sender);
     watches.tasks.push(counting.boxed());
     let known = Known {
         // All of them: one that is in a tenant's way carries no label of ours.
-        namespaces: watches.child("namespaces", &dependencies, &memory, watcher::Config::default()),
-        quotas: watches.quotas(&dependencies, &memory),
-        limits: watches.child("limits", &dependencies, &memory, ours()),
-        policies: watches.child("network_policies", &dependencies, &memory, ours()),
-        accounts: watches.child("service_accounts", &dependencies, &memory, ours()),
-        bindings: watches.child("role_bindings", &dependencies, &memory, ours()),
+        namespaces: watches.child("namespaces", &dependencies, &state, watcher::Config::default()),
+        quotas: watches.quotas(&dependencies, &state),
+        limits: watches.child("limits", &dependencies, &state, ours()),
+        policies: watches.child("network_policies", &dependencies, &state, ours()),
+        accounts: watches.child("service_accounts", &dependencies, &state, ours()),
+        bindings: watches.child("role_bindings", &dependencies, &state, ours()),
     };
-    (Arc::new(Context { dependencies, known, memory, unreadable, counted }), watches)
+    (Arc::new(Context { dependencies, known, state, invalid, counted }), watches)
 }
 
 /// Runs the controller until `shutdown`, and then until the passes under way have finished.
@@ -240,14 +239,14 @@ pub async fn run(
     inputs: Inputs,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let Watches { tasks, triggers, unreadable } = watches;
+    let Watches { tasks, triggers, invalid } = watches;
     let Inputs { tenants, tenant_changes, pods, nodes, touched } = inputs;
     let shutdown = shutdown.boxed().shared();
-    let (readable, objects) = mpsc::channel(CHANNEL);
-    let (not_readable, metas) = mpsc::channel(CHANNEL);
-    let memory = Arc::clone(&context.memory);
-    let forget = move |tenant: &Tenant| memory.forget(&tenant.name_any());
-    let sorting = unreadable_ext::sort(tenant_changes, unreadable, readable, not_readable, forget);
+    let (valid_sender, objects) = mpsc::channel(CHANNEL);
+    let (invalid_sender, metas) = mpsc::channel(CHANNEL);
+    let state = Arc::clone(&context.state);
+    let forget = move |tenant: &Tenant| state.forget(&tenant.name_any());
+    let sorting = invalid_ext::sort(tenant_changes, invalid, valid_sender, invalid_sender, forget);
 
     let mut controller = Controller::for_shared_stream(received(objects), tenants.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -261,9 +260,9 @@ pub async fn run(
         controller = controller.reconcile_on(trigger);
     }
     let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(logged);
-    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
-        .run(unreadable::reconcile, unreadable::error_policy, Arc::clone(&context))
+        .run(invalid::reconcile, invalid::error_policy, Arc::clone(&context))
         .for_each(logged);
 
     // Deletion takes an empty cache for "all gone": no pass before every cache is whole.

@@ -9,11 +9,11 @@ use super::{
     Context, Ledger,
     apply::{self, Found},
     build,
-    deletion::{self, Leaving, Progress},
+    deletion::{self, DeletionPlan, Progress},
     error::Error,
-    memory::Fingerprint,
+    reconcile_state::Fingerprint,
     status::{self, Outcome, Report},
-    usage::{self, Due},
+    usage::{self, WriteDecision},
     validate::{self, Owner, Refusal, Validated},
 };
 use crate::{
@@ -46,7 +46,7 @@ pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Act
     let name = tenant.name_any();
     match pass(&tenant, &context).await {
         Ok(action) => {
-            context.memory.succeeded(&name);
+            context.state.succeeded(&name);
             Ok(action)
         }
         Err(error) if error.is_conflict() => {
@@ -54,7 +54,7 @@ pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Act
             Ok(Action::requeue(SOON))
         }
         Err(error) => {
-            if !error.is_transient() || context.memory.failures(&name) + 1 >= TELLING_FAILURE {
+            if !error.is_transient() || context.state.failures(&name) + 1 >= TELLING_FAILURE {
                 let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
                 if let Err(unwritten) =
                     write_status(&tenant, &context, standing(&tenant, &context), outcome).await
@@ -71,7 +71,7 @@ pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Act
 #[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
 pub fn error_policy(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -> Action {
     let name = tenant.name_any();
-    let wait = context.memory.failed(&name);
+    let wait = context.state.failed(&name);
     tracing::warn!(tenant = name, category = error.category(), %error, ?wait, "the pass failed");
     Action::requeue(wait)
 }
@@ -82,7 +82,7 @@ fn standing(tenant: &Tenant, context: &Context) -> Standing {
 
 async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
     let standing = standing(tenant, context);
-    if context.unreadable.holds(tenant) {
+    if context.invalid.contains(tenant) {
         // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
@@ -112,22 +112,22 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
     let owner = &valid.owner;
     let provisioned =
         Outcome::Provisioned { namespace: owner.namespace.clone(), quotas: valid.quotas.clone() };
-    let fingerprint = context.memory.fingerprint(&valid, || {
+    let fingerprint = context.state.fingerprint(&valid, || {
         let children = serde_json::to_vec(&build::build(&valid))?;
         Ok::<Fingerprint, serde_json::Error>(Sha256::digest(children).into())
     })?;
     if let Some(kept) = tenant.status.as_ref().and_then(|status| status.applied.as_deref()) {
         context
-            .memory
+            .state
             .resume(&owner.name, &fingerprint, kept, || context.known.versions(&build::build(&valid)));
     }
-    if context.memory.is_applied(&owner.name, &fingerprint) {
+    if context.state.is_applied(&owner.name, &fingerprint) {
         return Ok(provisioned);
     }
     let found = match apply::find_namespace(&context.dependencies.client, owner).await? {
         Found::Absent => None,
         Found::Ours(namespace) => Some(namespace),
-        Found::Going(_) => {
+        Found::Terminating(_) => {
             let message = format!("waiting for the earlier namespace {} to be gone", owner.namespace);
             return Ok(Outcome::Working { reason: Reason::Provisioning, message });
         }
@@ -137,7 +137,7 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
     };
     apply::apply_all(context, owner, found.as_ref(), build::build(&valid)).await?;
     tracing::info!(tenant = owner.name, namespace = owner.namespace, "children applied");
-    context.memory.applied(&owner.name, fingerprint);
+    context.state.applied(&owner.name, fingerprint);
     Ok(provisioned)
 }
 
@@ -153,7 +153,7 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Re
         // Somebody else's finalizer holds it; nothing of ours is left.
         return Ok(Action::await_change());
     }
-    let leaving = Leaving {
+    let leaving = DeletionPlan {
         owner: Owner::of(tenant, &context.dependencies.settings),
         retain: tenant.spec.deletion_policy == DeletionPolicy::Retain,
         wait_for_workers: true,
@@ -168,7 +168,7 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Re
             return Ok(Action::await_change());
         }
     };
-    match context.memory.step(name) {
+    match context.state.step(name) {
         Some((told, ago)) if told == step => {
             if ago < STEP_INTERVAL {
                 return Ok(Action::requeue(STEP_INTERVAL));
@@ -176,7 +176,7 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Re
         }
         _ => tracing::info!(tenant = name, step, "deletion: {message}"),
     }
-    context.memory.told_step(name, step);
+    context.state.recorded_step(name, step);
     write_status(tenant, context, standing, Outcome::Working { reason: Reason::Terminating, message }).await
 }
 
@@ -200,15 +200,15 @@ async fn write_status(
         Outcome::Provisioned { quotas, .. } => Some(quotas),
         _ => old.effective_quotas.as_ref(),
     };
-    let due = match usage::due(&old, &ledger, quotas, context.memory.since_usage(&name)) {
-        Due::InTurn => context.memory.usage_turn(&name),
+    let due = match usage::due(&old, &ledger, quotas, context.state.since_usage(&name)) {
+        WriteDecision::Queue => context.state.usage_slot(&name),
         due => due,
     };
-    if due != Due::Now {
+    if due != WriteDecision::Now {
         let usage = old.usage.clone().unwrap_or(ledger.usage);
         ledger = Ledger { usage, ..Ledger::default() };
     }
-    if let Due::In(wait) = due {
+    if let WriteDecision::In(wait) = due {
         timers.push(wait);
     }
     let deletion_prevented = tenant
@@ -221,13 +221,13 @@ async fn write_status(
     let mut new = status::next(&old, report, now);
     if new != old {
         // Not worth a write of its own.
-        new.applied = context.memory.mark(&name).or(new.applied);
+        new.applied = context.state.applied_hash(&name).or(new.applied);
     }
 
     let api: Api<Tenant> = Api::all(dependencies.client.clone());
     if status_ext::write(&api, tenant, tenant.status.as_ref(), &new).await?.is_some() {
-        if due == Due::Now {
-            context.memory.wrote_usage(&name);
+        if due == WriteDecision::Now {
+            context.state.recorded_usage(&name);
         }
         for news in status::news(&old.conditions, &new.conditions) {
             if news.warning {

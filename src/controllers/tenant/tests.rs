@@ -100,8 +100,8 @@ fn bench() -> Bench {
     let context = Arc::new(Context {
         dependencies,
         known,
-        memory: Arc::default(),
-        unreadable: unreadable_ext::cache().0,
+        state: Arc::default(),
+        invalid: invalid_ext::cache().0,
         counted,
     });
     Bench { fake, count, context, jobs, keys, pods, nodes, children, ledger, now }
@@ -110,10 +110,10 @@ fn bench() -> Bench {
 impl Bench {
     /// Another process takes over.
     fn restart(&mut self) {
-        let Context { dependencies, known, unreadable, counted, .. } = &*self.context;
+        let Context { dependencies, known, invalid, counted, .. } = &*self.context;
         let (dependencies, known) = (dependencies.clone(), known.clone());
-        let (unreadable, counted) = (unreadable.clone(), counted.clone());
-        self.context = Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable, counted });
+        let (invalid, counted) = (invalid.clone(), counted.clone());
+        self.context = Arc::new(Context { dependencies, known, state: Arc::default(), invalid, counted });
     }
 
     /// Stores a tenant that has the finalizer already.

@@ -69,7 +69,7 @@ async fn nothing_is_counted_for_a_tenant_that_goes_or_is_another_or_can_not_be_r
         ("another", |bench, _| bench.tenant(json!({"uid": "t2"}), json!({}))),
         ("unreadable", |bench, _| {
             let meta = json!({"metadata": {"name": "acme", "uid": "t1"}});
-            put(&mut bench.unreadable, meta);
+            put(&mut bench.invalid, meta);
         }),
     ];
     for (what, change) in changes {
@@ -81,7 +81,7 @@ async fn nothing_is_counted_for_a_tenant_that_goes_or_is_another_or_can_not_be_r
         assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")], "{what}");
         assert_eq!(bench.asked(), [""; 0], "{what}");
     }
-    mock::drop_all(&mut bench.unreadable);
+    mock::drop_all(&mut bench.invalid);
     waits(&mut bench);
     assert_eq!(outline(&bench.release().await.1), [""; 0]);
     mock::drop_all(&mut bench.tenants);

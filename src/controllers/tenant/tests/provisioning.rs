@@ -44,7 +44,7 @@ async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status
 
     let (_, calls) = bench.pass().await;
     assert_eq!(outline(&calls), [""; 0], "nothing changed, so nothing is asked or written");
-    bench.context.memory.saw("acme", "LimitRange", "crofter", None);
+    bench.context.state.observed("acme", "LimitRange", "crofter", None);
     let (_, calls) = bench.pass().await;
     assert_eq!(outline(&calls)[1..], APPLY[..7], "drift is repaired without a word in the status");
 }
@@ -237,7 +237,7 @@ async fn a_failure_is_told_of_when_it_lasts_and_once() {
     bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 0);
     bench.pass().await.0.unwrap();
     assert!(!bench.conditions().contains_key("Reconciling"));
-    assert_eq!(bench.context.memory.failures("acme"), 0);
+    assert_eq!(bench.context.state.failures("acme"), 0);
 }
 
 #[tokio::test(start_paused = true)]

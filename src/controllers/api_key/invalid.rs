@@ -18,7 +18,7 @@ use crate::{
         Reason, TenantApiKey,
         conditions::{self, Wanted},
     },
-    kube_ext::unreadable::{self, Meta},
+    kube_ext::invalid::{self, Meta},
 };
 
 /// Says on a key that it can't be read.
@@ -37,7 +37,7 @@ async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Er
     let client = &context.dependencies.client;
     let resource = ApiResource::erase::<TenantApiKey>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let Some(raw) = unreadable::read::<TenantApiKey>(&api, name).await? else { return Ok(()) };
+    let Some(raw) = invalid::read::<TenantApiKey>(&api, name).await? else { return Ok(()) };
     let message = format!(
         "the key, as stored, can't be read, and is refused: {}; put that right, or delete the key",
         raw.error
@@ -49,7 +49,7 @@ async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Er
     ];
     let api: Api<Meta<TenantApiKey>> = Api::namespaced(client.clone(), namespace);
     let now = context.dependencies.clock.now();
-    if unreadable::write_status(&api, &raw, wanted, &[], Map::new(), now).await? {
+    if invalid::write_status(&api, &raw, wanted, &[], Map::new(), now).await? {
         context.dependencies.events.warning(&raw.meta, Reason::InvalidObject, message);
     }
     Ok(())

@@ -19,7 +19,7 @@ use crate::{
         conditions::{self, Wanted},
     },
     domain::job_state::is_terminal,
-    kube_ext::unreadable::{self, Meta},
+    kube_ext::invalid::{self, Meta},
 };
 
 /// Says on a job that it can't be read.
@@ -38,7 +38,7 @@ async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Er
     let client = &context.client;
     let api: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Job>(&()));
-    let Some(raw) = unreadable::read::<Job>(&api, name).await? else { return Ok(()) };
+    let Some(raw) = invalid::read::<Job>(&api, name).await? else { return Ok(()) };
     let message =
         format!("the job, as stored, can't be read: {}; put that right, or delete the job", raw.error);
     let phase = raw.data.pointer("/status/phase").and_then(|phase| phase.as_str()?.parse::<JobPhase>().ok());
@@ -51,7 +51,7 @@ async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Er
     let wanted = vec![Wanted::yes(conditions::STALLED, Reason::InvalidObject, message.clone())];
     let keep = [conditions::FINISHED, conditions::COMPLETE, conditions::FAILED];
     let api: Api<Meta<Job>> = Api::namespaced(client.clone(), namespace);
-    if unreadable::write_status(&api, &raw, wanted, &keep, more, context.clock.now()).await? {
+    if invalid::write_status(&api, &raw, wanted, &keep, more, context.clock.now()).await? {
         context.events.warning(&raw.meta, Reason::InvalidObject, message);
     }
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! They stop nobody else. [`sort`] takes them out of a watch's changes for a controller of their own, which works on
 //! their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of readable objects
-//! still holds of such an object is an earlier state: [`Unreadable::holds`] says so.
+//! still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -32,19 +32,19 @@ pub type Meta<K> = PartialObjectMeta<K>;
 
 /// Which objects of a kind can't be read, as they are stored now.
 #[derive(Clone)]
-pub struct Unreadable<K: Resource<DynamicType = ()> + 'static>(Store<Meta<K>>);
+pub struct InvalidObjects<K: Resource<DynamicType = ()> + 'static>(Store<Meta<K>>);
 
 /// An empty cache, and its writer for [`sort`].
 #[must_use]
-pub fn cache<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Unreadable<K>, Writer<Meta<K>>) {
+pub fn cache<K: Resource<DynamicType = ()> + Clone + 'static>() -> (InvalidObjects<K>, Writer<Meta<K>>) {
     let (store, mut writer) = reflector::store();
     // Ready from the start: it is filled by what the watch of readable objects can't read.
     writer.apply_watcher_event(&watcher::Event::Init);
     writer.apply_watcher_event(&watcher::Event::InitDone);
-    (Unreadable(store), writer)
+    (InvalidObjects(store), writer)
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Unreadable<K> {
+impl<K: Resource<DynamicType = ()> + Clone + 'static> InvalidObjects<K> {
     /// The cache itself, for a controller.
     #[must_use]
     pub fn store(&self) -> Store<Meta<K>> {
@@ -53,7 +53,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Unreadable<K> {
 
     /// Whether the object, as it is stored now, can't be read, so that `object` is an earlier state of it.
     #[must_use]
-    pub fn holds(&self, object: &K) -> bool {
+    pub fn contains(&self, object: &K) -> bool {
         let (name, namespace) = (object.name_any(), object.namespace());
         self.uid(&name, namespace.as_deref()).is_some_and(|uid| Some(uid) == object.uid())
     }
@@ -74,9 +74,9 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Unreadable<K> {
 /// called for each that was deleted. Ends when the watch or a controller does.
 pub async fn sort<K>(
     mut changes: mpsc::Receiver<Change<K>>,
-    mut unreadable: Writer<Meta<K>>,
-    readable: mpsc::Sender<Arc<K>>,
-    not_readable: mpsc::Sender<Arc<Meta<K>>>,
+    mut invalid: Writer<Meta<K>>,
+    valid_sender: mpsc::Sender<Arc<K>>,
+    invalid_sender: mpsc::Sender<Arc<Meta<K>>>,
     gone: impl Fn(&K),
 ) where
     K: Resource<DynamicType = ()> + Clone + 'static,
@@ -85,20 +85,20 @@ pub async fn sort<K>(
     while let Some(change) = changes.recv().await {
         let sent = match change {
             Change::Applied(object) => {
-                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
-                readable.send(object).await.is_ok()
+                invalid.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
+                valid_sender.send(object).await.is_ok()
             }
             Change::Deleted(object) => {
-                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
+                invalid.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
                 gone(&object);
-                readable.send(object).await.is_ok()
+                valid_sender.send(object).await.is_ok()
             }
-            Change::Invalid(invalid) => {
-                let found = meta(&invalid.metadata);
+            Change::Invalid(object) => {
+                let found = meta(&object.metadata);
                 let (kind, name, namespace) = (K::kind(&()), found.name_any(), found.namespace());
-                tracing::warn!(%kind, name, namespace, error = invalid.error, "an object can't be read");
-                unreadable.apply_watcher_event(&watcher::Event::Apply(found.clone()));
-                not_readable.send(Arc::new(found)).await.is_ok()
+                tracing::warn!(%kind, name, namespace, error = object.error, "an object can't be read");
+                invalid.apply_watcher_event(&watcher::Event::Apply(found.clone()));
+                invalid_sender.send(Arc::new(found)).await.is_ok()
             }
             Change::Synced => true,
         };

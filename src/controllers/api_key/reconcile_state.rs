@@ -28,9 +28,9 @@ struct Entry {
 
 /// By UID of key.
 #[derive(Default)]
-pub(super) struct Memory(Mutex<HashMap<String, Entry>>);
+pub(super) struct ReconcileState(Mutex<HashMap<String, Entry>>);
 
-impl Memory {
+impl ReconcileState {
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Each method leaves the map whole, so a poisoned lock holds nothing broken.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,7 +108,7 @@ mod tests {
         });
         let text = Key::new(&seed.unwrap());
         let id = text.id().to_string();
-        let memory = Memory::default();
+        let memory = ReconcileState::default();
         memory.hold("u", text);
         assert!(memory.at_hand("u", "another").is_none() && memory.at_hand("v", &id).is_none());
         assert!(memory.at_hand("u", &id).is_some());
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn backoff_grows_to_a_minute_and_starts_anew_after_success() {
-        let memory = Memory::default();
+        let memory = ReconcileState::default();
         let waits: Vec<Duration> = (0..12).map(|_| memory.failed("a")).collect();
         assert!(waits[0] <= FIRST_BACKOFF && waits[0] > FIRST_BACKOFF * 3 / 4, "{waits:?}");
         assert!(waits[11] <= LONGEST_BACKOFF && waits[11] > LONGEST_BACKOFF * 3 / 4, "{waits:?}");
