@@ -7,9 +7,10 @@
 use std::{fmt::Debug, sync::Arc};
 
 use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
-    Api, Resource, ResourceExt,
-    api::DynamicObject,
+    Api, Client, Resource, ResourceExt,
+    api::{ApiResource, DynamicObject},
     core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
     runtime::{
         reflector::{self, ObjectRef, Store, store::Writer},
@@ -22,10 +23,14 @@ use tokio::sync::mpsc;
 
 use super::{
     call::within_opt,
+    events::Events,
     status::{self, StatusError},
     watch::Change,
 };
-use crate::api_types::conditions::{self, Wanted};
+use crate::api_types::{
+    Reason,
+    conditions::{self, Wanted},
+};
 
 /// The metadata of an object, which can always be read.
 pub type Meta<K> = PartialObjectMeta<K>;
@@ -131,6 +136,50 @@ where
     let Err(error) = serde_json::from_value::<K>(serde_json::to_value(&object)?) else { return Ok(None) };
     let meta = object.metadata.into_request_partial();
     Ok(Some(Raw { meta, data: object.data, error }))
+}
+
+/// What the status of an invalid object is to say.
+pub struct Report {
+    /// Why it is invalid, in a sentence; the note of the Event.
+    pub message: String,
+    /// Its conditions.
+    pub conditions: Vec<Wanted>,
+    /// Types of conditions that stay as they are.
+    pub keep: &'static [&'static str],
+    /// Other fields.
+    pub fields: Map<String, Value>,
+}
+
+/// Writes into the status of an invalid object what `describe` makes of it, with an Event where that is new. Nothing is
+/// written where the object is deleted or valid by now, which the watch delivers.
+///
+/// # Errors
+/// The call's; a conflict (409) means that the object has changed meanwhile.
+pub async fn report<K>(
+    client: &Client,
+    object: &Meta<K>,
+    events: &Events,
+    now: Timestamp,
+    describe: impl FnOnce(&Raw<K>) -> Report,
+) -> Result<(), StatusError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let api = Api::namespaced_with(client.clone(), &namespace, &ApiResource::erase::<K>(&()));
+    let Some(raw) = read::<K>(&api, &name).await? else { return Ok(()) };
+    let Report { message, conditions, keep, fields } = describe(&raw);
+    let api: Api<Meta<K>> = Api::namespaced(client.clone(), &namespace);
+    if write_status(&api, &raw, conditions, keep, fields, now).await? {
+        events.warning(&raw.meta, Reason::InvalidObject, message);
+    }
+    Ok(())
 }
 
 /// Writes `wanted` and the fields `more` into the object's status, where they are not there yet; other conditions go,

@@ -2,7 +2,9 @@
 //! caches that everything else reads from.
 
 pub mod apply;
+pub mod backoff;
 pub mod call;
+pub mod controller;
 pub mod events;
 pub mod finalizer;
 pub mod guard;

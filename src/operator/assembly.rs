@@ -230,6 +230,7 @@ impl Assembly {
             }),
             workers: self.workers(),
             watches: self.watches.clone(),
+            metrics: self.metrics.clone(),
         });
         let inputs = tenant::Inputs {
             tenants: self.caches.tenants.clone(),
@@ -263,7 +264,8 @@ impl Assembly {
         let (client, settings) = (self.client.clone(), self.settings.clone());
         let caches = node::Caches { nodes, tenants, pods };
         let (events, plans) = (self.events.clone(), self.plans.clone());
-        let context = Arc::new(node::Context::new(client, events, caches, plans, settings));
+        let context =
+            Arc::new(node::Context::new(client, events, caches, plans, settings, self.metrics.clone()));
         let (of_nodes, of_tenants) = (self.nodes.subscribe_objects(), self.tenants.subscribe_objects());
         let run = node::run(context, of_nodes, of_tenants, self.pods.subscribe_objects(), self.stop.clone());
         self.parts.controller("node controller", run);
@@ -298,6 +300,7 @@ impl Assembly {
             outages: job::Outages::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            reconciler: job::reconciler(self.metrics.clone()),
         };
         let of_jobs = job::Changes { all: self.jobs.subscribe(), invalid: writer };
         let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
@@ -317,7 +320,7 @@ impl Assembly {
             windows: Arc::new(self.board.clone()),
             waiting: attempt::Waiting::default(),
             clock: self.clock.clone(),
-            metrics: self.metrics.clone(),
+            reconciler: attempt::reconciler(self.metrics.clone()),
         };
         let (of_pods, of_jobs) = (self.pods.subscribe_objects(), self.jobs.subscribe_objects());
         let of_tenants = self.tenants.subscribe_objects();

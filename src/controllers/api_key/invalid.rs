@@ -1,15 +1,11 @@
 //! Keys that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! Nobody knows whether such a key is meant to be refused, so it is (`keys`). Nothing is done to its Secret; it says
-//! `Stalled`/`InvalidObject` with the decoder's words, and goes on where it was once it was mended.
+//! Whether such a key is meant to be refused can't be known, so it is (`keys`). The controller leaves its Secret as it is;
+//! the key says `Stalled`/`InvalidObject` with the decoder's words, and continues where it was once it was mended.
 
 use std::sync::Arc;
 
-use kube::{
-    Api, ResourceExt,
-    api::{ApiResource, DynamicObject},
-    runtime::controller::Action,
-};
+use kube::runtime::controller::Action;
 use serde_json::Map;
 
 use super::{Context, Error};
@@ -18,39 +14,29 @@ use crate::{
         Reason, TenantApiKey,
         conditions::{self, Wanted},
     },
-    kube_ext::invalid::{self, Meta},
+    kube_ext::invalid::{self, Meta, Raw, Report},
 };
 
-/// Says on a key that it can't be read.
+/// Reports on a key that it can't be read.
 pub(super) async fn reconcile(key: Arc<Meta<TenantApiKey>>, context: Arc<Context>) -> Result<Action, Error> {
-    let (name, namespace) = (key.name_any(), key.namespace().unwrap_or_default());
-    let result = report(&name, &namespace, &context).await;
-    if let Err(error) = &result
-        && !error.is_conflict()
-    {
-        tracing::warn!(key = name, namespace, %error, "that a key can't be read was not written and will be again");
-    }
-    result.map(|()| Action::await_change())
+    let dependencies = &context.dependencies;
+    let report = async {
+        let now = dependencies.clock.now();
+        invalid::report(&dependencies.client, &key, &dependencies.events, now, describe).await?;
+        Ok(Action::await_change())
+    };
+    context.reconciler.run(&*key, report).await
 }
 
-async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Error> {
-    let client = &context.dependencies.client;
-    let resource = ApiResource::erase::<TenantApiKey>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let Some(raw) = invalid::read::<TenantApiKey>(&api, name).await? else { return Ok(()) };
+fn describe(raw: &Raw<TenantApiKey>) -> Report {
     let message = format!(
         "the key, as stored, can't be read, and is refused: {}; put that right, or delete the key",
         raw.error
     );
-    let wanted = vec![
+    let conditions = vec![
         Wanted::no(conditions::READY, Reason::InvalidObject, message.clone()),
         Wanted::no(conditions::ACTIVE, Reason::InvalidObject, message.clone()),
         Wanted::yes(conditions::STALLED, Reason::InvalidObject, message.clone()),
     ];
-    let api: Api<Meta<TenantApiKey>> = Api::namespaced(client.clone(), namespace);
-    let now = context.dependencies.clock.now();
-    if invalid::write_status(&api, &raw, wanted, &[], Map::new(), now).await? {
-        context.dependencies.events.warning(&raw.meta, Reason::InvalidObject, message);
-    }
-    Ok(())
+    Report { message, conditions, keep: &[], fields: Map::new() }
 }

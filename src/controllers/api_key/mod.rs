@@ -20,7 +20,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future};
 use k8s_openapi::api::core::v1::Secret;
@@ -45,6 +45,7 @@ use crate::{
     keys::pepper,
     kube_ext::{
         CallError,
+        controller::{ReconcileError, Reconciler, log_errors},
         events::Events,
         invalid::{InvalidObjects, Meta, cache, sort},
         pulse,
@@ -59,6 +60,8 @@ use crate::{
 
 /// Passes at once.
 const CONCURRENCY: u16 = 8;
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// Room between the keys' watch and the two controllers.
 const CHANNEL: usize = 64;
 
@@ -97,6 +100,7 @@ pub struct Context {
     secrets: Store<SecretMeta>,
     invalid: InvalidObjects<TenantApiKey>,
     state: ReconcileState,
+    reconciler: Reconciler,
 }
 
 /// Why a pass did not reach its end.
@@ -116,10 +120,8 @@ pub enum Error {
     Pepper(#[from] pepper::Error),
 }
 
-impl Error {
-    /// A word from a closed list, for metrics.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
         match self {
             Self::Call(error)
             | Self::Status(StatusError::Call(error))
@@ -128,16 +130,10 @@ impl Error {
             Self::Random(_) | Self::Pepper(pepper::Error::Random(_)) => "random",
         }
     }
+}
 
-    /// It may well pass by itself within seconds.
-    fn is_transient(&self) -> bool {
-        matches!(self.category(), "timeout" | "unreachable" | "throttled" | "server_error")
-    }
-
-    /// What was looked at is not the newest: look again, nothing is wrong.
-    fn is_conflict(&self) -> bool {
-        self.category() == "conflict"
-    }
+fn reconciler(metrics: Metrics) -> Reconciler {
+    Reconciler::new("api_key", metrics, LONGEST_DELAY)
 }
 
 /// What the controller listens to.
@@ -161,8 +157,9 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
     let api = Api::all(dependencies.client.clone());
     let secrets = Watch::of_metadata(api, ours).known_as("key_secrets", &dependencies.watches);
-    let context =
-        Context { secrets: secrets.store(), dependencies, invalid, state: ReconcileState::default() };
+    let reconciler = reconciler(dependencies.metrics.clone());
+    let state = ReconcileState::default();
+    let context = Context { secrets: secrets.store(), dependencies, invalid, state, reconciler };
     (Arc::new(context), Watches { secrets, invalid: writer })
 }
 
@@ -188,11 +185,15 @@ pub async fn run(
         .reconcile_all_on(crate::kube_ext::streams::replaced(peppers.clone()))
         .graceful_shutdown_on(shutdown.clone())
         .run(reconcile, error_policy, Arc::clone(&context))
-        .for_each(|_| future::ready(()));
+        .for_each(log_errors);
     let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
-        .run(invalid::reconcile, |_, error, _| reconcile::retry(error), Arc::clone(&context))
-        .for_each(|_| future::ready(()));
+        .run(
+            invalid::reconcile,
+            |key, error, context| context.reconciler.retry(&*key, error),
+            Arc::clone(&context),
+        )
+        .for_each(log_errors);
     let whole = async {
         until_whole(keys).await && until_whole(tenants).await && until_whole(&context.secrets).await
     };

@@ -101,7 +101,8 @@ fn context(
         metrics: Metrics::default(),
         watches: crate::kube_ext::pulse::Watches::default(),
     };
-    Context { dependencies, secrets, invalid: invalid_ext::cache().0, state: ReconcileState::default() }
+    let (state, reconciler) = (ReconcileState::default(), reconciler(Metrics::default()));
+    Context { dependencies, secrets, invalid: invalid_ext::cache().0, state, reconciler }
 }
 
 impl Bench {

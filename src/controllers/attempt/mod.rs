@@ -41,6 +41,7 @@ use crate::{
         CallError,
         apply::delete_exactly,
         call::within_opt,
+        controller::{Reconciler, log_errors},
         finalizer, is_paused,
         watch::{until_whole, whole_before},
     },
@@ -50,15 +51,21 @@ use crate::{
 
 /// Pods that are let go at once.
 const CONCURRENCY: u16 = 8;
-/// Name in metrics.
-const CONTROLLER: &str = "attempt";
-/// When to ask the mirror again.
-const LATER: Duration = Duration::from_secs(2);
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// The time between two questions to the mirror whether it has an attempt.
+const MIRROR_POLL: Duration = Duration::from_secs(2);
 /// When to ask again for a pod to be counted: the tenant's change should have told of it, but the window lets only so
 /// many be on their way at once.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+const CHARGE_POLL: Duration = Duration::from_secs(5);
 /// A pod that nobody deletes keeps its finalizer for this long after its end.
 pub const FINALIZER_DELAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// What runs the reconciles of pods, for [`Context`].
+#[must_use]
+pub fn reconciler(metrics: Metrics) -> Reconciler {
+    Reconciler::new("attempt", metrics, LONGEST_DELAY)
+}
 
 /// What the mirror knows of attempts.
 pub trait ChargeStatus: Send + Sync {
@@ -86,8 +93,8 @@ pub struct Context {
     pub waiting: Waiting,
     /// The time of day.
     pub clock: Clock,
-    /// Counters.
-    pub metrics: Metrics,
+    /// Runs the reconciles: see [`reconciler`].
+    pub reconciler: Reconciler,
 }
 
 /// Runs until `shutdown`; what is under way is finished first.
@@ -116,8 +123,8 @@ pub async fn run(
         .watches_shared_stream(tenants, freed)
         .reconcile_on(committed)
         .graceful_shutdown_on(shutdown)
-        .run(reconcile, |_, _, _| Action::requeue(LATER), context)
-        .for_each(|_| std::future::ready(()))
+        .run(reconcile, error_policy, context)
+        .for_each(log_errors)
         .await;
 }
 
@@ -128,18 +135,15 @@ fn current_pod(job: &Job) -> Option<ObjectRef<Pod>> {
 }
 
 async fn reconcile(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, CallError> {
-    let begun = tokio::time::Instant::now();
-    let result = release(&pod, &context).await;
-    let category = result.as_ref().map_or_else(CallError::category, |_| "ok");
-    context.metrics.reconciled(CONTROLLER, category, begun.elapsed());
-    if let Err(error) = &result
-        && !error.is_conflict()
-    {
-        tracing::warn!(pod = pod.name_any(), namespace = pod.namespace(), %error, "a pod was not let go yet");
-    }
-    result
+    context.reconciler.run(&*pod, release(&pod, &context)).await
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
+fn error_policy(pod: Arc<Pod>, error: &CallError, context: Arc<Context>) -> Action {
+    context.reconciler.retry(&*pod, error)
+}
+
+/// Removes the finalizer of a pod whose attempt is on record.
 async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     let namespace = pod.namespace().unwrap_or_default();
     let (Some(number), Some(job_uid)) = (attempt::number(pod), attempt::job_uid(pod)) else {
@@ -174,17 +178,17 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
             if let (None, Some(owner)) = (&job, &owner)
                 && exists(owner, job_uid, context).await?
             {
-                return Ok(Action::requeue(LATER));
+                return Ok(Action::requeue(MIRROR_POLL));
             }
             None
         }
         Some(accounts) => match job.filter(|job| accounts.behind() && can_be_held(job)) {
-            None => return Ok(Action::requeue(LATER)),
+            None => return Ok(Action::requeue(MIRROR_POLL)),
             held => held,
         },
     };
     if !charge_stored(pod, context) {
-        return Ok(Action::requeue(ASK_AGAIN));
+        return Ok(Action::requeue(CHARGE_POLL));
     }
     if let Some(job) = hold {
         let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);

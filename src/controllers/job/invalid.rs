@@ -1,15 +1,11 @@
 //! Jobs that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! Nothing is done to them or their pods; each says `Stalled`/`InvalidObject` with the decoder's words. A job that was
-//! mended goes on where it was: its status is then stated anew by `domain::job_flow`.
+//! The controller changes neither them nor their pods; each says `Stalled`/`InvalidObject` with the decoder's words. A job
+//! that was mended continues where it was: `domain::job_flow` then writes its whole status.
 
 use std::sync::Arc;
 
-use kube::{
-    Api, ResourceExt,
-    api::{ApiResource, DynamicObject},
-    runtime::controller::Action,
-};
+use kube::runtime::controller::Action;
 use serde_json::{Map, json};
 
 use super::{Context, Error};
@@ -19,40 +15,30 @@ use crate::{
         conditions::{self, Wanted},
     },
     domain::job_state::is_terminal,
-    kube_ext::invalid::{self, Meta},
+    kube_ext::invalid::{self, Meta, Raw, Report},
 };
 
-/// Says on a job that it can't be read.
+/// Reports on a job that it can't be read.
 pub(super) async fn reconcile(job: Arc<Meta<Job>>, context: Arc<Context>) -> Result<Action, Error> {
-    let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
-    let result = report(&name, &namespace, &context).await;
-    if let Err(error) = &result
-        && !error.is_conflict()
-    {
-        tracing::warn!(job = name, namespace, %error, "that a job can't be read was not written and will be again");
-    }
-    result.map(|()| Action::await_change())
+    let Context { client, events, clock, reconciler, .. } = &*context;
+    let report = async {
+        invalid::report(client, &job, events, clock.now(), describe).await?;
+        Ok(Action::await_change())
+    };
+    reconciler.run(&*job, report).await
 }
 
-async fn report(name: &str, namespace: &str, context: &Context) -> Result<(), Error> {
-    let client = &context.client;
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Job>(&()));
-    let Some(raw) = invalid::read::<Job>(&api, name).await? else { return Ok(()) };
+fn describe(raw: &Raw<Job>) -> Report {
     let message =
         format!("the job, as stored, can't be read: {}; put that right, or delete the job", raw.error);
     let phase = raw.data.pointer("/status/phase").and_then(|phase| phase.as_str()?.parse::<JobPhase>().ok());
-    let mut more = Map::new();
+    let mut fields = Map::new();
     // How a job ended stays to be seen.
     if !phase.is_some_and(is_terminal) {
-        more.insert("reason".to_owned(), json!(Reason::InvalidObject.as_str()));
-        more.insert("message".to_owned(), json!(message));
+        fields.insert("reason".to_owned(), json!(Reason::InvalidObject.as_str()));
+        fields.insert("message".to_owned(), json!(message));
     }
-    let wanted = vec![Wanted::yes(conditions::STALLED, Reason::InvalidObject, message.clone())];
-    let keep = [conditions::FINISHED, conditions::COMPLETE, conditions::FAILED];
-    let api: Api<Meta<Job>> = Api::namespaced(client.clone(), namespace);
-    if invalid::write_status(&api, &raw, wanted, &keep, more, context.clock.now()).await? {
-        context.events.warning(&raw.meta, Reason::InvalidObject, message);
-    }
-    Ok(())
+    let conditions = vec![Wanted::yes(conditions::STALLED, Reason::InvalidObject, message.clone())];
+    let keep = &[conditions::FINISHED, conditions::COMPLETE, conditions::FAILED];
+    Report { message, conditions, keep, fields }
 }

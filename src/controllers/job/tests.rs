@@ -19,6 +19,7 @@ use super::{
 use crate::{
     domain::admission::{Admission, Verdict},
     kube_ext::{
+        controller::CONFLICT_REQUEUE,
         invalid as invalid_ext,
         mock::{self, Call, Fake, outline, put},
     },
@@ -70,6 +71,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         outages: Outages::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         metrics: Metrics::default(),
+        reconciler: reconciler(Metrics::default()),
     };
     let in_mirror = Arc::default();
     let mut bench = Bench { fake, context, pods: pod_writer, tenants: tenant_writer, now, in_mirror };
@@ -169,7 +171,8 @@ impl Bench {
     /// One step with the job as the cache has it.
     async fn step_with(&self, job: Job) -> (Result<Action, Error>, Vec<Call>) {
         self.fake.calls();
-        let result = take_step(Arc::new(job), &self.context).await;
+        let job = Arc::new(job);
+        let result = self.context.reconciler.run(&*job, advance(Arc::clone(&job), &self.context)).await;
         self.context.events.flush(Duration::from_secs(1)).await;
         (result, self.fake.calls())
     }
@@ -285,9 +288,7 @@ async fn a_status_computed_from_an_old_job_is_refused_and_computed_again() {
     bench.at_work(json!({"canceled": true}));
     put(&mut bench.pods, pod(json!({}), ended(0)));
     let (result, calls) = bench.step_with(cached).await;
-    let error = result.unwrap_err();
-    assert!(error.is_conflict(), "{error}");
-    assert_eq!(retry(&error), Action::requeue(SOON));
+    assert_eq!(result.unwrap(), Action::requeue(CONFLICT_REQUEUE));
     assert_eq!(outline(&calls), [STATUS], "nothing is told of what was not written");
     assert_eq!(bench.status()["phase"], "Running");
     bench.step().await.0.unwrap();
@@ -373,7 +374,7 @@ async fn a_canceled_jobs_pod_is_stopped_as_it_is_known_and_stays() {
     let asked = json!({"crofter.io/stop-requested": "2030-01-01T00:00:09Z Canceled"});
     let metadata = json!({"uid": "p1", "resourceVersion": version, "annotations": asked});
     assert_eq!(calls[0].body, json!({"metadata": metadata, "spec": {"activeDeadlineSeconds": 1}}));
-    assert_eq!(retry(&bench.step().await.0.unwrap_err()), Action::requeue(SOON), "the cache is behind");
+    assert_eq!(bench.step().await.0.unwrap(), Action::requeue(CONFLICT_REQUEUE), "the cache is behind");
 
     put(&mut bench.pods, bench.fake.get(POD));
     let (action, calls) = bench.step().await;
@@ -406,7 +407,7 @@ async fn a_pod_that_can_not_be_stopped_is_deleted_by_uid_with_its_own_grace() {
         assert_eq!(outline(&calls), [format!("PATCH {POD}"), format!("DELETE {POD}")]);
         // Another pod has taken the name.
         bench.fake.refuse(POD, 409);
-        assert!(bench.step().await.0.unwrap_err().is_conflict());
+        assert_eq!(bench.step().await.0.unwrap(), Action::requeue(CONFLICT_REQUEUE));
         bench.fake.take(POD);
     }
 }
@@ -417,7 +418,7 @@ async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
     bench.at_work(json!({}));
     bench.fake.put(POD, pod(json!({}), running()));
     let (action, calls) = bench.step().await;
-    assert_eq!(action.unwrap(), Action::requeue(SOON));
+    assert_eq!(action.unwrap(), Action::requeue(CACHE_REQUEUE));
     assert_eq!(outline(&calls), [format!("GET {POD}")]);
 
     bench.fake.take(POD);
@@ -467,7 +468,7 @@ async fn a_job_does_not_expire_before_the_mirror_has_it() {
     completed(&bench, json!({}));
     bench.at(61);
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR_POLL), vec![]));
     bench.in_mirror.store(true, Ordering::SeqCst);
     assert_eq!(outline(&bench.step().await.1), [format!("DELETE {JOB}")]);
 }
@@ -480,7 +481,7 @@ async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
     let (action, calls) = bench.step().await;
     assert_eq!(
         (action.unwrap(), outline(&calls)),
-        (Action::requeue(MIRROR), vec![]),
+        (Action::requeue(MIRROR_POLL), vec![]),
         "nobody else asks again"
     );
     bench.at(58);

@@ -38,28 +38,17 @@ pub(super) type TenantMeta = Meta<Tenant>;
 /// Between two looks at a deletion: what it waits for is not mapped to unreadable tenants.
 const DELETION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks after one tenant that did not decode.
+/// Reports on a tenant that it can't be read, and takes its deletion further.
 pub(super) async fn reconcile(tenant: Arc<TenantMeta>, context: Arc<Context>) -> Result<Action, Error> {
-    let name = tenant.name_any();
-    match pass(&name, &context).await {
-        Err(error) if error.is_conflict() => Ok(Action::requeue(DELETION_INTERVAL)),
-        Ok(action) => {
-            context.state.succeeded(&name);
-            Ok(action)
-        }
-        failed => failed,
-    }
+    context.reconciler.run(&*tenant, reconcile_invalid(&tenant.name_any(), &context)).await
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
 pub(super) fn error_policy(tenant: Arc<TenantMeta>, error: &Error, context: Arc<Context>) -> Action {
-    let name = tenant.name_any();
-    let wait = context.state.failed(&name);
-    tracing::warn!(tenant = name, category = error.category(), %error, ?wait, "an unreadable tenant");
-    Action::requeue(wait)
+    context.reconciler.retry(&*tenant, error)
 }
 
-async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
+async fn reconcile_invalid(name: &str, context: &Context) -> Result<Action, Error> {
     let client = &context.dependencies.client;
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<Tenant>(&()));
     let Some(raw) = invalid::read(&api, name).await? else { return Ok(Action::await_change()) };
@@ -75,7 +64,7 @@ async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
             Progress::Done => {
                 let api: Api<TenantMeta> = Api::all(client.clone());
                 finalizer::remove(&api, meta, names::FINALIZER_TENANT).await?;
-                tracing::info!(tenant = name, "deletion: nothing of the unreadable tenant is left");
+                tracing::info!(tenant = name, "deletion: nothing of the invalid tenant is left");
                 return Ok(action);
             }
             Progress::Waiting { message, .. } => {

@@ -24,15 +24,14 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future, stream::BoxStream};
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     runtime::{
         Config, Controller,
-        controller::{self, Action},
         reflector::{ObjectRef, Store, store::Writer},
         watcher,
     },
@@ -56,17 +55,21 @@ use crate::{
     clock::Clock,
     config::Settings,
     kube_ext::{
+        controller::{Reconciler, log_errors},
         events::Events,
         invalid::{self as invalid_ext, InvalidObjects},
         pulse,
         streams::{received, replaced},
         watch::{Change, Watch, until_whole, whole_before},
     },
+    metrics::Metrics,
     names,
 };
 
 /// Passes at once.
 const CONCURRENCY: u16 = 8;
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
 /// Room between the tenants' watch and the two controllers.
 const CHANNEL: usize = 64;
 
@@ -124,6 +127,8 @@ pub struct Dependencies {
     pub workers: WorkersOf,
     /// Where the controller's own watches are known.
     pub watches: pulse::Watches,
+    /// Counters.
+    pub metrics: Metrics,
 }
 
 /// What a pass works with.
@@ -134,6 +139,7 @@ pub struct Context {
     invalid: InvalidObjects<Tenant>,
     /// Whether Kubernetes counts Jobs.
     counted: watch::Receiver<bool>,
+    reconciler: Reconciler,
 }
 
 impl Context {
@@ -211,6 +217,10 @@ fn ours() -> watcher::Config {
     watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER))
 }
 
+fn reconciler(metrics: Metrics) -> Reconciler {
+    Reconciler::new("tenant", metrics, LONGEST_DELAY)
+}
+
 /// Makes the context, and the watches that feed it.
 #[must_use]
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
@@ -229,7 +239,8 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
         accounts: watches.child("service_accounts", &dependencies, &state, ours()),
         bindings: watches.child("role_bindings", &dependencies, &state, ours()),
     };
-    (Arc::new(Context { dependencies, known, state, invalid, counted }), watches)
+    let reconciler = reconciler(dependencies.metrics.clone());
+    (Arc::new(Context { dependencies, known, state, invalid, counted, reconciler }), watches)
 }
 
 /// Runs the controller until `shutdown`, and then until the passes under way have finished.
@@ -259,11 +270,11 @@ pub async fn run(
     for trigger in triggers {
         controller = controller.reconcile_on(trigger);
     }
-    let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(logged);
+    let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(log_errors);
     let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
         .run(invalid::reconcile, invalid::error_policy, Arc::clone(&context))
-        .for_each(logged);
+        .for_each(log_errors);
 
     // Deletion takes an empty cache for "all gone": no pass before every cache is whole.
     let passes = async {
@@ -273,19 +284,6 @@ pub async fn run(
     };
     let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
     future::select(Box::pin(passes), Box::pin(endless)).await;
-}
-
-async fn logged<K: Resource, E: std::error::Error + 'static>(
-    result: Result<(ObjectRef<K>, Action), controller::Error<E, watcher::Error>>,
-) where
-    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
-{
-    use controller::Error::{ObjectNotFound, ReconcilerFailed};
-    match result {
-        // Told by the error policy; and a trigger for a tenant that does not exist (any more) means nothing.
-        Ok(_) | Err(ReconcilerFailed(..) | ObjectNotFound(_)) => (),
-        Err(error) => tracing::warn!(%error, "the tenant controller"),
-    }
 }
 
 /// Waits until every cache has been filled once; false when a watch has ended.

@@ -22,20 +22,18 @@ use crate::{
         tenant::{DeletionPolicy, TenantPhase},
     },
     domain::tenant_state::{self, Standing},
-    kube_ext::{finalizer, is_paused, status as status_ext},
+    kube_ext::{controller::ReconcileError, finalizer, is_paused, status as status_ext},
     names,
 };
 
-/// After a write that met a newer object.
-const SOON: Duration = Duration::from_secs(1);
-/// A look at what should have told of itself by then.
-const SAFETY: Duration = Duration::from_secs(30);
+/// The longest time between two reconciles of a tenant that waits for something: the watch should have delivered it.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// The longest timer: a clock that was set, or a machine that slept, is noticed after this.
 const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 /// The progress within one step of a deletion is written at most this often.
 const STEP_INTERVAL: Duration = Duration::from_secs(5);
-/// A failure that may pass by itself is told of from this one on.
-const TELLING_FAILURE: u32 = 3;
+/// A failure that may pass by itself is written into the status from this one in a row on.
+const REPORTED_FAILURES: u32 = 3;
 
 /// Brings the cluster in line with a tenant.
 ///
@@ -43,44 +41,36 @@ const TELLING_FAILURE: u32 = 3;
 /// [`Error`] when a call failed for another reason than that the tenant has changed meanwhile; the failure is in the
 /// tenant's status unless it may pass by itself within seconds.
 pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Action, Error> {
-    let name = tenant.name_any();
-    match pass(&tenant, &context).await {
-        Ok(action) => {
-            context.state.succeeded(&name);
-            Ok(action)
-        }
-        Err(error) if error.is_conflict() => {
-            tracing::debug!(tenant = name, %error, "the cluster has moved on: looking again");
-            Ok(Action::requeue(SOON))
-        }
-        Err(error) => {
-            if !error.is_transient() || context.state.failures(&name) + 1 >= TELLING_FAILURE {
-                let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
-                if let Err(unwritten) =
-                    write_status(&tenant, &context, standing(&tenant, &context), outcome).await
-                {
-                    tracing::debug!(tenant = name, error = %unwritten, "the failure could not be written either");
-                }
-            }
-            Err(error)
-        }
+    let result = context.reconciler.run(&*tenant, reconcile_tenant(&tenant, &context)).await;
+    if let Err(error) = &result {
+        report_failure(&tenant, &context, error).await;
+    }
+    result
+}
+
+/// Writes a failure into the tenant's status, unless it may pass by itself within seconds.
+async fn report_failure(tenant: &Tenant, context: &Context, error: &Error) {
+    if error.is_transient() && context.reconciler.failures(tenant) + 1 < REPORTED_FAILURES {
+        return;
+    }
+    let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
+    if let Err(error) = write_status(tenant, context, standing(tenant, context), outcome).await {
+        tracing::debug!(tenant = tenant.name_any(), %error, "failed to write the failure into the status");
     }
 }
 
-/// Says when to try again after a failure: later each time.
+/// When to try again after a failure.
 #[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
 pub fn error_policy(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -> Action {
-    let name = tenant.name_any();
-    let wait = context.state.failed(&name);
-    tracing::warn!(tenant = name, category = error.category(), %error, ?wait, "the pass failed");
-    Action::requeue(wait)
+    context.reconciler.retry(&*tenant, error)
 }
 
 fn standing(tenant: &Tenant, context: &Context) -> Standing {
     tenant_state::judge(tenant, context.dependencies.clock.now())
 }
 
-async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
+/// Dereferences, validates, builds, applies, and writes the status.
+async fn reconcile_tenant(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
     let standing = standing(tenant, context);
     if context.invalid.contains(tenant) {
         // What the cache holds is out of date; `unreadable` looks after it.
@@ -117,9 +107,10 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
         Ok::<Fingerprint, serde_json::Error>(Sha256::digest(children).into())
     })?;
     if let Some(kept) = tenant.status.as_ref().and_then(|status| status.applied.as_deref()) {
-        context
-            .state
-            .resume(&owner.name, &fingerprint, kept, || context.known.versions(&build::build(&valid)));
+        context.state.resume(&owner.name, &fingerprint, kept, || {
+            let children = build::build(&valid);
+            Some((context.known.versions(&children)?, apply::hashes(&children).ok()?))
+        });
     }
     if context.state.is_applied(&owner.name, &fingerprint) {
         return Ok(provisioned);
@@ -190,7 +181,7 @@ async fn write_status(
     let dependencies = &context.dependencies;
     let (name, now) = (tenant.name_any(), dependencies.clock.now());
     let old = tenant.status.clone().unwrap_or_default();
-    let mut timers = vec![SAFETY; usize::from(matches!(outcome, Outcome::Working { .. }))];
+    let mut timers = vec![RESYNC_INTERVAL; usize::from(matches!(outcome, Outcome::Working { .. }))];
     timers.extend(standing.next.map(|at| at.duration_since(now).unsigned_abs()));
 
     let workers = (dependencies.workers)(tenant);

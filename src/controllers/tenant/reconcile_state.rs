@@ -26,11 +26,10 @@ use crate::hex::hex;
 /// Hash of the children that were applied.
 pub(super) type Fingerprint = [u8; 32];
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
-
 /// Kind and name of a child.
-type Key = (String, String);
+pub(super) type Key = (String, String);
+/// The hash of each child.
+pub(super) type Hashes = BTreeMap<Key, Fingerprint>;
 /// The version of each child.
 pub(super) type Versions = BTreeMap<Key, String>;
 
@@ -40,11 +39,12 @@ struct Entry {
     built: Option<(Validated, Fingerprint)>,
     /// What was last applied as a whole.
     applied: Option<Fingerprint>,
+    /// The hash of each child of the apply that gave it its version in `written`.
+    hashes: Hashes,
     /// The version of each child as we wrote it.
     written: Versions,
     /// The version of each child that a watch has told of last; `None` when it went.
     seen: BTreeMap<Key, Option<String>>,
-    failures: u32,
     usage_written: Option<Instant>,
     /// When it is this tenant's turn to have its usage written, if that is waited for.
     usage_slot: Option<Instant>,
@@ -117,12 +117,28 @@ impl ReconcileState {
         self.with(tenant, |entry| entry.written.insert((kind.to_owned(), name.to_owned()), version));
     }
 
-    /// A whole apply begins: what it does not write is not wanted.
-    pub(super) fn applying(&self, tenant: &str) {
+    /// An apply of these children begins. Those stay recorded that were applied just so and are, as far as the watches
+    /// have delivered, as they were written; all others are to be applied, or are not wanted any more.
+    pub(super) fn applying(&self, tenant: &str, wanted: &Hashes) {
         self.with(tenant, |entry| {
             entry.applied = None;
-            entry.written.clear();
+            let Entry { written, hashes, seen, .. } = entry;
+            written.retain(|key, version| {
+                let same = wanted.get(key).is_some_and(|hash| hashes.get(key) == Some(hash));
+                same && seen.get(key).is_none_or(|seen| seen.as_ref() == Some(version))
+            });
+            hashes.clone_from(wanted);
         });
+    }
+
+    /// Whether a child needs no write of the apply that has begun.
+    pub(super) fn is_recorded(&self, tenant: &str, kind: &str, name: &str) -> bool {
+        self.with(tenant, |entry| entry.written.contains_key(&(kind.to_owned(), name.to_owned())))
+    }
+
+    /// The namespace does not exist, so no child in it does.
+    pub(super) fn forget_children(&self, tenant: &str) {
+        self.with(tenant, |entry| entry.written.clear());
     }
 
     /// A whole apply has ended well.
@@ -150,43 +166,18 @@ impl ReconcileState {
         tenant: &str,
         children: &Fingerprint,
         kept: &str,
-        versions: impl FnOnce() -> Option<Versions>,
+        children_of: impl FnOnce() -> Option<(Versions, Hashes)>,
     ) {
         self.with(tenant, |entry| {
             if entry.applied.is_none()
                 && entry.written.is_empty()
-                && let Some(versions) = versions()
+                && let Some((versions, hashes)) = children_of()
                 && mark(children, &versions) == kept
             {
                 entry.applied = Some(*children);
-                entry.written = versions;
+                (entry.written, entry.hashes) = (versions, hashes);
             }
         });
-    }
-
-    /// How many passes have failed since the last good one.
-    pub(super) fn failures(&self, tenant: &str) -> u32 {
-        self.with(tenant, |entry| entry.failures)
-    }
-
-    /// A pass failed; says how long to wait: min(1 s x 2^n, 5 min), less up to a quarter of jitter.
-    pub(super) fn failed(&self, tenant: &str) -> Duration {
-        let failures = self.with(tenant, |entry| {
-            entry.failures = entry.failures.saturating_add(1);
-            entry.failures
-        });
-        let full = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_BACKOFF);
-        // A function of name and number: tenants that failed together do not come back together.
-        let jitter = u32::from(Sha256::digest(format!("{tenant}/{failures}"))[0]);
-        full - full * jitter / (4 * 256)
-    }
-
-    /// A pass reached its end.
-    pub(super) fn succeeded(&self, tenant: &str) {
-        // A pass that saw the tenant off leaves nothing behind.
-        if let Some(entry) = self.entries().get_mut(tenant) {
-            entry.failures = 0;
-        }
     }
 
     /// How long ago usage was last written.
@@ -249,8 +240,17 @@ mod tests {
         controllers::tenant::validate::Owner,
     };
 
+    fn key(name: &str) -> Key {
+        ("K".to_owned(), name.to_owned())
+    }
+
+    /// Children of these names, each with a content.
+    fn wanted(children: &[(&str, u8)]) -> Hashes {
+        children.iter().map(|(name, content)| (key(name), [*content; 32])).collect()
+    }
+
     fn apply(state: &ReconcileState, versions: &[(&str, &str)]) {
-        state.applying("a");
+        state.applying("a", &versions.iter().map(|(name, _)| (key(name), [0; 32])).collect());
         for (name, version) in versions {
             state.recorded("a", "K", name, (*version).to_owned());
         }
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_change_told_during_the_apply_is_not_lost() {
         let state = ReconcileState::default();
-        state.applying("a");
+        state.applying("a", &wanted(&[("x", 0)]));
         // Somebody changed what was just written, and the watch is faster than the answer.
         state.observed("a", "K", "x", Some("12".to_owned()));
         state.recorded("a", "K", "x", "11".to_owned());
@@ -290,17 +290,45 @@ mod tests {
     }
 
     #[test]
+    fn an_apply_writes_only_the_children_that_differ() {
+        let state = ReconcileState::default();
+        let due = |children: &[(&str, u8)]| -> Vec<String> {
+            state.applying("a", &wanted(children));
+            let names = children.iter().map(|(name, _)| *name);
+            names.filter(|name| !state.is_recorded("a", "K", name)).map(str::to_owned).collect()
+        };
+        let done = |name: &str, version: &str| state.recorded("a", "K", name, version.to_owned());
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["x", "y"]);
+        done("x", "11");
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "an apply that failed after the first");
+        done("y", "12");
+        state.applied("a", [1; 32]);
+        assert_eq!(due(&[("x", 1), ("y", 0)]), ["x"], "its content has changed");
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["x"], "and was not applied");
+        done("x", "13");
+        state.observed("a", "K", "x", Some("13".to_owned()));
+        state.observed("a", "K", "y", Some("14".to_owned()));
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "changed by somebody");
+        done("y", "15");
+        state.observed("a", "K", "x", None);
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["x", "y"], "deleted, and an earlier version was seen last");
+        state.forget_children("a");
+        assert_eq!(due(&[("x", 0)]), ["x"]);
+        done("x", "16");
+        state.observed("a", "K", "x", Some("16".to_owned()));
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "not wanted meanwhile");
+    }
+
+    #[test]
     fn after_a_restart_only_what_is_as_it_was_left_is_taken_for_applied() {
-        let versions = |all: &[(&str, &str)]| -> Option<Versions> {
-            let one = |(name, version): &(&str, &str)| {
-                (("K".to_owned(), (*name).to_owned()), (*version).to_owned())
-            };
-            Some(all.iter().map(one).collect())
+        let versions = |all: &[(&str, &str)]| -> Option<(Versions, Hashes)> {
+            let one = |(name, version): &(&str, &str)| (key(name), (*version).to_owned());
+            Some((all.iter().map(one).collect(), wanted(&[("x", 0), ("y", 0)])))
         };
         let before = ReconcileState::default();
-        assert_eq!(before.mark("a"), None);
+        assert_eq!(before.applied_hash("a"), None);
         apply(&before, &[("x", "11"), ("y", "12")]);
-        let kept = before.mark("a").unwrap();
+        let kept = before.applied_hash("a").unwrap();
         let resumed = |children: Fingerprint, found: &[(&str, &str)]| {
             let state = ReconcileState::default();
             state.resume("a", &children, &kept, || versions(found));
@@ -319,7 +347,7 @@ mod tests {
         state.observed("a", "K", "z", Some("14".to_owned()));
         state.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
         assert!(!state.is_applied("a", &[1; 32]), "one too many");
-        state.applying("a");
+        state.applying("a", &wanted(&[("x", 0)]));
         state.recorded("a", "K", "x", "15".to_owned());
         state.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
         assert!(!state.is_applied("a", &[1; 32]), "an apply that has failed is not over");
@@ -350,19 +378,5 @@ mod tests {
         assert_eq!(built(&tenant(1), Ok([9; 32])), (false, Ok([1; 32])));
         assert_eq!(built(&tenant(2), Ok([2; 32])), (true, Ok([2; 32])));
         assert_eq!(built(&tenant(1), Ok([3; 32])), (true, Ok([3; 32])), "only the last is remembered");
-    }
-
-    #[test]
-    fn backoff_grows_to_five_minutes_and_starts_anew_after_success() {
-        let state = ReconcileState::default();
-        let waits: Vec<Duration> = (0..12).map(|_| state.failed("a")).collect();
-        assert!(waits[0] <= FIRST_BACKOFF && waits[0] > FIRST_BACKOFF * 3 / 4, "{waits:?}");
-        assert!(waits.is_sorted_by(|a, b| *a < LONGEST_BACKOFF && *b <= LONGEST_BACKOFF), "{waits:?}");
-        assert!(waits[11] > LONGEST_BACKOFF * 3 / 4, "{waits:?}");
-        state.succeeded("a");
-        assert!(state.failed("a") <= FIRST_BACKOFF);
-        state.forget("a");
-        state.succeeded("a");
-        assert!(state.entries().is_empty());
     }
 }

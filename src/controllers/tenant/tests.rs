@@ -96,6 +96,7 @@ fn bench() -> Bench {
         ledger: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
         watches: crate::kube_ext::pulse::Watches::default(),
+        metrics: Metrics::default(),
     };
     let context = Arc::new(Context {
         dependencies,
@@ -103,6 +104,7 @@ fn bench() -> Bench {
         state: Arc::default(),
         invalid: invalid_ext::cache().0,
         counted,
+        reconciler: reconciler(Metrics::default()),
     });
     Bench { fake, count, context, jobs, keys, pods, nodes, children, ledger, now }
 }
@@ -113,7 +115,8 @@ impl Bench {
         let Context { dependencies, known, invalid, counted, .. } = &*self.context;
         let (dependencies, known) = (dependencies.clone(), known.clone());
         let (invalid, counted) = (invalid.clone(), counted.clone());
-        self.context = Arc::new(Context { dependencies, known, state: Arc::default(), invalid, counted });
+        let (state, reconciler) = (Arc::default(), reconciler(Metrics::default()));
+        self.context = Arc::new(Context { dependencies, known, state, invalid, counted, reconciler });
     }
 
     /// Stores a tenant that has the finalizer already.

@@ -8,7 +8,7 @@ async fn a_first_pod_is_held_until_its_tenants_status_counts_it() {
     bench.job_with_record(json!({}));
     bench.tenant(json!({}), json!({}));
     let (action, calls) = bench.release().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(ASK_AGAIN), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(CHARGE_POLL), vec![]));
     assert_eq!(bench.asked(), ["tenant-acme/j1"]);
     assert_eq!(bench.freed(), [""; 0]);
     bench.tenant(json!({}), counted(&["j0"]));
@@ -162,7 +162,7 @@ async fn a_tenants_change_lets_its_pods_go() {
         stream::pending(),
         async { drop(stopped.await) },
     ));
-    tokio::time::sleep(ASK_AGAIN - Duration::from_secs(1)).await;
+    tokio::time::sleep(CHARGE_POLL - Duration::from_secs(1)).await;
     assert_eq!(*bench.asked.0.lock().unwrap(), ["tenant-acme/j1"]);
     let mut status = counted(&["j1"]);
     status["namespace"] = json!("tenant-acme");
