@@ -178,7 +178,9 @@ where
 }
 
 async fn read(what: &str, path: &Path) -> anyhow::Result<String> {
-    tokio::fs::read_to_string(path).await.with_context(|| format!("reading the {what} {}", path.display()))
+    tokio::fs::read_to_string(path)
+        .await
+        .with_context(|| format!("failed to read the {what} {}", path.display()))
 }
 
 #[cfg(test)]
@@ -270,7 +272,7 @@ mod tests {
             "{error}"
         );
         let error = scenarios(Some("/nowhere".into())).await.err().unwrap().to_string();
-        assert_eq!(error, "reading the scenario catalogue /nowhere");
+        assert_eq!(error, "failed to read the scenario catalogue /nowhere");
         let (none, _follow) = scenarios(None).await.unwrap();
         assert_eq!(**none.borrow(), Scenarios::default());
     }

@@ -68,7 +68,7 @@ impl Pool {
     /// [`Cause::Sql`] when `url` is no Postgres URL.
     pub fn new(url: &SecretString, options: Options) -> Result<Self, Error> {
         let connect = PgConnectOptions::from_str(url.expose_secret())
-            .map_err(|source| Error { doing: "reading DATABASE_URL", cause: source.into() })?
+            .map_err(|source| Error { doing: "failed to read DATABASE_URL", cause: source.into() })?
             .application_name("crofter")
             .disable_statement_logging();
         let pool = PgPoolOptions::new()

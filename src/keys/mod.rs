@@ -305,7 +305,7 @@ impl std::fmt::Debug for Keys {
 /// Changes the probe, or makes it; the version that it has then, where the API server's versions can be compared.
 async fn touch(api: &Api<TenantApiKey>, value: &str) -> Result<Option<u64>, CallError> {
     let patch = json!({"metadata": {"annotations": {names::ANNOTATION_PROBE: value}}});
-    let what = format!("writing TenantApiKey {}", names::KEY_PROBE);
+    let what = format!("failed to write TenantApiKey {}", names::KEY_PROBE);
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
     let call = within(what.clone(), api.patch_metadata(names::KEY_PROBE, &params, &patch));
     let version = match call.await {

@@ -62,5 +62,5 @@ where
     }});
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
     let call = api.patch_metadata(&name, &params, &patch);
-    within(format!("setting the finalizers of {} {name}", K::kind(&())), call).await.map(drop)
+    within(format!("failed to set the finalizers of {} {name}", K::kind(&())), call).await.map(drop)
 }

@@ -131,7 +131,7 @@ pub async fn read<K>(api: &Api<DynamicObject>, name: &str) -> Result<Option<Raw<
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
 {
-    let what = format!("reading {} {name}", K::kind(&()));
+    let what = format!("failed to read {} {name}", K::kind(&()));
     let Some(object) = within_opt(what, api.get(name)).await? else { return Ok(None) };
     let Err(error) = serde_json::from_value::<K>(serde_json::to_value(&object)?) else { return Ok(None) };
     let meta = object.metadata.into_request_partial();

@@ -257,7 +257,8 @@ fn can_be_held(job: &Job) -> bool {
 /// Asks the API server whether a job exists that the cache does not have: one that can't be read, or a new one.
 async fn exists(job: &ObjectRef<Job>, uid: &str, context: &Context) -> Result<bool, CallError> {
     let api: Api<Job> = Api::namespaced(context.client.clone(), job.namespace.as_deref().unwrap_or_default());
-    let found = within_opt(format!("looking for job {}", job.name), api.get_metadata(&job.name)).await?;
+    let found =
+        within_opt(format!("failed to look up job {}", job.name), api.get_metadata(&job.name)).await?;
     Ok(found.is_some_and(|found| found.uid().as_deref() == Some(uid)))
 }
 

@@ -346,7 +346,7 @@ async fn stop_pod(
 ) -> Result<Action, Error> {
     let api = pods_api(job, context);
     let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-    match within_opt(format!("stopping pod {pod}"), api.patch(pod, &params, &patch)).await {
+    match within_opt(format!("failed to stop pod {pod}"), api.patch(pod, &params, &patch)).await {
         Err(error) if matches!(error.code(), Some(400 | 403 | 422)) => {
             tracing::warn!(pod, namespace = job.namespace(), %error, "failed to stop a pod, deleting it");
             delete_exactly(&api, pod, uid, None).await?;
@@ -433,7 +433,8 @@ async fn look(view: &View<'_>, number: u32, context: &Context) -> Result<Action,
     let job = view.job;
     let name = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), number);
     let found =
-        within_opt(format!("looking for pod {name}"), pods_api(job, context).get_metadata(&name)).await?;
+        within_opt(format!("failed to look up pod {name}"), pods_api(job, context).get_metadata(&name))
+            .await?;
     match found {
         // The cache will have it soon.
         Some(found) if is_own(&found.metadata, job, context) => Ok(Action::requeue(CACHE_REQUEUE)),

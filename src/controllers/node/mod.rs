@@ -340,7 +340,7 @@ impl Context {
         let name = node.name_any();
         let params = PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() };
         let call = async { self.nodes().patch(&name, &params, &Patch::Merge(&patch)).await };
-        let mut after = match within(format!("writing the admission of node {name}"), call).await {
+        let mut after = match within(format!("failed to write the admission of node {name}"), call).await {
             Ok(after) => after,
             Err(error) if error.is_conflict() || error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),

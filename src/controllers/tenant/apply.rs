@@ -107,7 +107,7 @@ pub(super) enum Found {
 pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Found, CallError> {
     let api: Api<Namespace> = Api::all(client.clone());
     let name = &owner.namespace;
-    let Some(found) = within_opt(format!("reading Namespace {name}"), api.get(name)).await? else {
+    let Some(found) = within_opt(format!("failed to read Namespace {name}"), api.get(name)).await? else {
         return Ok(Found::Absent);
     };
     if found.metadata.deletion_timestamp.is_some() {
@@ -149,7 +149,7 @@ pub(super) async fn apply_all(
     let uid = match found {
         Some(found) => found.uid(),
         None => {
-            let what = format!("creating Namespace {}", owner.namespace);
+            let what = format!("failed to create Namespace {}", owner.namespace);
             within(what, namespaces.create(&PostParams::default(), &namespace)).await?.uid()
         }
     };

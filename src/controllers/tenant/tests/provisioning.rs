@@ -279,7 +279,11 @@ async fn a_failure_is_told_of_when_it_lasts_and_once() {
     }
     assert_eq!(told, [0, 0, 1, 0, 0]);
     assert_eq!(bench.conditions()["Reconciling"], "True/ApiError");
-    assert!(bench.message("Ready").contains("applying LimitRange crofter"), "{}", bench.message("Ready"));
+    assert!(
+        bench.message("Ready").contains("failed to apply LimitRange crofter"),
+        "{}",
+        bench.message("Ready")
+    );
     bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 0);
     bench.pass().await.0.unwrap();
     assert!(!bench.conditions().contains_key("Reconciling"));
