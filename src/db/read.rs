@@ -1,4 +1,4 @@
-//! What the REST API reads: jobs of one tenant, the newest first, also those that are gone from the cluster; and what
+//! What the REST API reads: jobs of one tenant, the newest first, also those that are deleted from the cluster; and what
 //! they used.
 
 use std::future::Future;

@@ -83,7 +83,7 @@ pub async fn take_over(pool: &Pool, cluster_uid: Uuid, held: Option<Writer>) -> 
         if let Some(theirs) = state.cluster_uid.filter(|uid| *uid != cluster_uid) {
             return Err(Cause::OtherCluster { theirs, ours: cluster_uid });
         }
-        // A number below ours: the database was restored from a backup, or made anew.
+        // A number below ours: the database was restored from a backup, or made again.
         if held.is_some_and(|h| h.number < state.writer) {
             return Err(Cause::Superseded);
         }

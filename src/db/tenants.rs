@@ -41,7 +41,7 @@ pub struct TenantRow {
     pub resource_version: i64,
 }
 
-/// Writes rows that are newer than what is there. A living row's namesakes are gone by then, whatever their rows say.
+/// Writes rows that are newer than what is there. A living row's namesakes are deleted by then, whatever their rows say.
 ///
 /// # Errors
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.

@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - what is answered is never older than [`MOST_BEHIND`]: a process that can't prove that its watch is closer refuses
 //!   every key ([`Refusal::Unready`]) instead of letting a revoked one in;
-//! - a revoked, deleted or unreadable key is refused as soon as the watch tells of it; expiry needs nobody's word;
+//! - a revoked, deleted or unreadable key is refused as soon as the watch delivers it; expiry needs nobody's word;
 //! - a text of the wrong form is refused without a look-up, and beyond that nothing tells what was wrong with it
 //!   ([`index`]).
 //!

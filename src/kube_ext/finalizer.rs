@@ -32,7 +32,7 @@ where
     set(api, object, &all).await
 }
 
-/// Takes the finalizer away; nothing is written when it is not there, and an object that is gone is no error.
+/// Takes the finalizer away; nothing is written when it is not there, and an object that is deleted is no error.
 ///
 /// # Errors
 /// [`CallError`]; a conflict (409) means that `object` is not the newest.

@@ -155,7 +155,7 @@ impl ReconcileError for Error {
     }
 }
 
-/// What the watch tells of jobs.
+/// What the watch delivers jobs.
 pub struct Changes {
     /// All of it.
     pub all: mpsc::Receiver<Change<Job>>,
@@ -163,7 +163,7 @@ pub struct Changes {
     pub invalid: Writer<Meta<Job>>,
 }
 
-/// Runs until `shutdown`; what is under way is finished first.
+/// Runs until `shutdown`; reconciles in flight finish first.
 ///
 /// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone. Then
 /// jobs that were admitted come first, and those that have a pod; all others are looked at after the first decision, or
@@ -210,13 +210,13 @@ pub async fn run(
             && until_whole(&context.pods).await
             && until_whole(&context.tenants).await
     };
-    let passes = async {
+    let reconciles = async {
         if whole_before(whole, shutdown).await {
             future::join(controller, second).await;
         }
     };
     let endless = sorting.then(|()| future::pending::<()>());
-    future::select(Box::pin(passes), Box::pin(endless)).await;
+    future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }
 
 async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {

@@ -1,5 +1,5 @@
 //! What is asked of the API server itself, because a cache that lags, or lacks what can't be decoded, would say that
-//! something is gone that is not.
+//! something is deleted that is not.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt, api::ListParams};

@@ -99,7 +99,7 @@ pub(super) enum Found {
     Ours(Namespace),
     /// On its way out, whoever's it was.
     Terminating(Namespace),
-    /// Somebody else's; with the sentence that says whose.
+    /// Foreign; with the sentence that says whose.
     Foreign(String),
 }
 
@@ -203,7 +203,7 @@ where
     for child in desired {
         match apply_one(context, &api, owner, child).await {
             Ok(()) => (),
-            // What can't be changed in place (the role of a RoleBinding) is made anew, by the next pass.
+            // What can't be changed in place (the role of a RoleBinding) is made again, by the next reconcile.
             Err(error) if error.code() == Some(422) => {
                 let reference = ObjectRef::<M>::new(&child.name_any()).within(&owner.namespace);
                 if let Some(uid) = known.get(&reference).and_then(|found| found.uid()) {

@@ -37,7 +37,7 @@ pub(super) struct DeletionPlan {
     /// The namespace stays.
     pub(super) retain: bool,
     /// The node controller knows that the tenant goes, and releases its workers. It can't of a tenant that does not
-    /// decode, whose workers are released once the tenant is gone.
+    /// decode, whose workers are released once the tenant is deleted.
     pub(super) wait_for_workers: bool,
 }
 
@@ -124,7 +124,7 @@ async fn revoke_keys(context: &Context, owner: &Owner) -> Result<(), CallError> 
         match within_opt(format!("failed to revoke TenantApiKey {name}"), api.patch(&name, &params, &patch))
             .await
         {
-            // Another key has taken the name; the next pass sees it.
+            // Another key has taken the name; the next reconcile sees it.
             Err(error) if error.is_conflict() => (),
             other => drop(other?),
         }

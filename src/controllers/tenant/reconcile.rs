@@ -1,4 +1,4 @@
-//! One pass over a tenant: dereference, validate, build, apply, status.
+//! One reconcile of a tenant: dereference, validate, build, apply, status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -141,7 +141,7 @@ fn counts_objects(owner: &Owner, context: &Context) -> bool {
 /// Takes the tenant down as far as it goes now.
 async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Result<Action, Error> {
     if !finalizer::has(tenant, names::FINALIZER_TENANT) {
-        // Somebody else's finalizer holds it; nothing of ours is left.
+        // Foreign finalizer holds it; nothing of ours is left.
         return Ok(Action::await_change());
     }
     let leaving = DeletionPlan {
