@@ -483,7 +483,51 @@ mod tests {
         metrics.answered("/v1/jobs", "GET", 200, Duration::from_millis(1));
         metrics.streams_changed("logs", 1);
         metrics.watch_interrupted("jobs", "timeout");
+        metrics.event("written");
+        metrics.mirror_set_aside("job", "slow");
+        metrics.mirror_lost(1);
+        metrics.mirror_unrecovered();
         metrics
+    }
+
+    /// The sections of docs/metrics.md by heading.
+    fn page() -> BTreeMap<&'static str, &'static str> {
+        let sections = include_str!("../docs/metrics.md").split("\n## ").skip(1);
+        sections.map(|section| section.split_once('\n').unwrap()).collect()
+    }
+
+    /// What a section says of the family in a line such as `- Type: counter`.
+    fn entry<'a>(section: &'a str, label: &str) -> &'a str {
+        let (_, rest) =
+            section.split_once(&format!("\n- {label}: ")).unwrap_or_else(|| panic!("{label}: {section}"));
+        rest.split("\n- ").next().unwrap()
+    }
+
+    #[test]
+    fn the_page_of_metrics_describes_each_family_as_it_is_registered_and_no_other() {
+        let text = counted().text_as(Format::Prometheus).unwrap();
+        let families = read(&text);
+        // An empty family is not encoded: each that is registered is counted once above.
+        let source = include_str!("metrics.rs").split("\n#[cfg(test)]").next().unwrap();
+        assert_eq!(families.len(), source.matches("registry.register").count(), "count the new family, too");
+        let page = page();
+        let described: BTreeSet<&str> = page.keys().copied().collect();
+        assert_eq!(described, families.keys().map(String::as_str).collect());
+        for (name, family) in &families {
+            let section = page[name.as_str()];
+            assert_eq!(Some(entry(section, "Type")), family.kind.as_deref(), "{name}");
+            let samples = family.samples.iter().flat_map(|(_, labels, _)| labels.split(','));
+            let labels: BTreeSet<&str> = samples
+                .filter_map(|label| label.split_once('=').map(|(label, _)| label))
+                .filter(|label| *label != "le")
+                .collect();
+            let named: BTreeSet<&str> = entry(section, "Labels").split('`').skip(1).step_by(2).collect();
+            assert_eq!(named, labels, "{name}");
+            assert_eq!(entry(section, "Unit") == "seconds", name.ends_with("_seconds"), "{name}");
+            for label in ["Meaning", "Alert"] {
+                assert!(entry(section, label).split_whitespace().count() > 3, "{name} has no {label}");
+            }
+        }
     }
 
     #[test]
