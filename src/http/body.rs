@@ -1,8 +1,8 @@
 //! Bodies of requests: JSON, strictly.
 //!
-//! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, compressed, deeper than [`DEEPEST`], with a name
+//! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, compressed, deeper than `DEEPEST`, with a name
 //! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), with
-//! a field that the route does not know, and with a list or a word's object where [`objects`] finds fields or a word.
+//! a field that the route does not know, and with a list or a word's object where `objects` finds fields or a word.
 
 mod objects;
 

@@ -1,9 +1,9 @@
 //! The listener: how long a client may take, how many may be connected, and an end in which no request is lost.
 //!
 //! One connection serves HTTP/1.1. How long it may be idle, and a head may take, is [`connection`](super::connection)'s;
-//! connections over [`MOST_CONNECTED`] wait in the kernel's queue. A client that takes nothing of its answer is let go ([`Patient`]), and so is
-//! one that is no longer there, which the kernel asks when nothing was said for [`QUIET`]. At the stop signal nobody new is
-//! accepted, and what is under way is answered, for at most [`FINISH`]; answers that go on end at that signal
+//! connections over `MOST_CONNECTED` wait in the kernel's queue. A client that takes nothing of its answer is let go ([`Patient`]), and so is
+//! one that is no longer there, which the kernel asks when nothing was said for `QUIET`. At the stop signal nobody new is
+//! accepted, and what is under way is answered, for at most `FINISH`; answers that go on end at that signal
 //! themselves ([`streams`](super::streams)).
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};

@@ -128,7 +128,7 @@ pub async fn list(
 /// Lists jobs of a tenant.
 ///
 /// # Errors
-/// As [`list`].
+/// As `list`.
 pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -> Result<Response, Problem> {
     let asked = Asked::of(wanted, tenant)?;
     let recorded = recorded(app, tenant, &asked).await;

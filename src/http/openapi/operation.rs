@@ -119,7 +119,7 @@ impl Operation {
         self
     }
 
-    /// The answers so far have these headers, of those that [`super::headers`] knows.
+    /// The answers so far have these headers, of those that `super::headers` knows.
     #[must_use]
     pub fn headers(mut self, names: &[&'static str]) -> Self {
         for answer in self.answers.values_mut() {
