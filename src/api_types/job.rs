@@ -114,7 +114,7 @@ pub struct JobSpec {
     #[schemars(length(max = 16))]
     pub env_from: Vec<EnvFrom>,
 
-    /// Parameters of the work: each is given to the container as CROFTER_PARAM_<NAME>, and all of them as JSON in
+    /// Parameters of the work: each is given to the container as `CROFTER_PARAM_<NAME>`, and all of them as JSON in
     /// CROFTER_PARAMETERS, as they are ($(NAME) is not replaced). No two may be the same variable.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
