@@ -213,7 +213,7 @@ fn every_operation_is_described_and_every_description_is_a_sentence() {
     const VERBS: &str = "is are was were has have had may can must can't does do says say means names sets returns \
         lists creates cancels ends deletes makes manages manage describes describe answers releases assigns sends \
         send authenticates needs waits begins counts submit replace replaces allow explains identifies exists \
-        carries lacks speaks continues came took lives goes runs accepts";
+        carries lacks speaks continues came took lives goes runs accepts wait";
     // What no reader can look up, and whom a reader can't know.
     const STRANGE: &str = "seed his him somebody nobody anew told news";
     let verbs: BTreeSet<&str> = VERBS.split_whitespace().collect();
