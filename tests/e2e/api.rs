@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     common::{
         Answer, PATIENCE,
-        rest::{ALL, ABSENT, code, id, job, key, tenant},
+        rest::{ABSENT, ALL, code, id, job, key, tenant},
     },
     keys, world,
 };

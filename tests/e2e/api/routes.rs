@@ -7,7 +7,7 @@ use crofter_test_cluster::wait;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::{ALL, ABSENT, ask, ask_with, code, id, job, key, tenant};
+use super::{ABSENT, ALL, ask, ask_with, code, id, job, key, tenant};
 use crate::{
     common::{Answer, PATIENCE, now},
     keys, world,
