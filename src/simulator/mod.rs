@@ -118,7 +118,7 @@ fn write(trace: &Path, cluster: &ClusterFile, jobs: &[Work]) -> anyhow::Result<(
     let tenants: Vec<&str> = cluster.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
     trace::write(create(trace)?, jobs, &tenants).with_context(|| format!("writing {}", trace.display()))?;
     let beside = trace.with_extension("yaml");
-    let text = serde_yaml_ng::to_string(cluster)?;
+    let text = crate::yaml::write(cluster)?;
     std::fs::write(&beside, text).with_context(|| format!("writing {}", beside.display()))
 }
 

@@ -1,4 +1,4 @@
-//! The text of a key: `crft_<key id, 12 base62>_<secret, 43 base62><checksum, 6 base62>`.
+//! The token of a key: `crft_<key id, 12 base62>_<secret, 43 base62><checksum, 6 base62>`.
 //!
 //! The prefix lets scanners find a leaked key, the id can be shown to anybody, the secret holds 256 random bits, and the
 //! checksum (CRC-32 of all before it) tells a typing error or a forgery by chance without asking anything. The secret
@@ -16,7 +16,7 @@ pub const ID_LEN: usize = 12;
 pub const SECRET_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 /// Characters of a whole key.
-pub const TEXT_LEN: usize = PREFIX.len() + ID_LEN + 1 + SECRET_LEN + CHECKSUM_LEN;
+pub const TOKEN_LEN: usize = PREFIX.len() + ID_LEN + 1 + SECRET_LEN + CHECKSUM_LEN;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -58,7 +58,7 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// A text that is no key: of another form, or with a checksum that does not fit.
+/// A text that is not a token: it has another form, or a wrong checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is no API key, or it was cut or mistyped")]
 pub struct Malformed;
@@ -87,11 +87,11 @@ impl fmt::Debug for Seed {
     }
 }
 
-/// A well-formed key. Neither `Debug` nor anything else but [`text`](Self::text) gives the secret away.
+/// A well-formed key. Only [`token`](Self::token) returns the secret; `Debug` does not.
 #[derive(Clone)]
 pub struct Key {
     id: KeyId,
-    text: SecretString,
+    token: SecretString,
 }
 
 impl Key {
@@ -101,31 +101,32 @@ impl Key {
         let (id, secret) = seed.0.expose_secret().split_at(16);
         let id = KeyId(*digits(id).expose_secret());
         // Of the final length from the start: it is never moved, so no copy stays behind.
-        let mut text = String::with_capacity(TEXT_LEN);
-        text.push_str(PREFIX);
-        text.push_str(id.as_str());
-        text.push('_');
-        push(&mut text, &digits::<SECRET_LEN>(secret));
-        let checksum = crc32fast::hash(text.as_bytes()).to_be_bytes();
-        push(&mut text, &digits::<CHECKSUM_LEN>(&checksum));
-        Self { id, text: SecretString::from(text) }
+        let mut token = String::with_capacity(TOKEN_LEN);
+        token.push_str(PREFIX);
+        token.push_str(id.as_str());
+        token.push('_');
+        push(&mut token, &digits::<SECRET_LEN>(secret));
+        let checksum = crc32fast::hash(token.as_bytes()).to_be_bytes();
+        push(&mut token, &digits::<CHECKSUM_LEN>(&checksum));
+        Self { id, token: SecretString::from(token) }
     }
 
-    /// Takes a text for a key if its form and checksum are right. Says nothing of whether there is such a key.
+    /// Parses a token. Its form and checksum must be right, which does not mean that the key exists.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(text: &str) -> Result<Self, Malformed> {
-        let rest = text.strip_prefix(PREFIX).filter(|_| text.len() == TEXT_LEN).ok_or(Malformed)?.as_bytes();
+    pub fn parse(token: &str) -> Result<Self, Malformed> {
+        let rest =
+            token.strip_prefix(PREFIX).filter(|_| token.len() == TOKEN_LEN).ok_or(Malformed)?.as_bytes();
         let (id, rest) = rest.split_at(ID_LEN);
         let (dash, rest) = rest.split_at(1);
         let well_formed = dash == b"_" && rest.iter().all(u8::is_ascii_alphanumeric);
         let id = KeyId::of(id).filter(|_| well_formed).ok_or(Malformed)?;
-        let (signed, checksum) = text.split_at(TEXT_LEN - CHECKSUM_LEN);
+        let (signed, checksum) = token.split_at(TOKEN_LEN - CHECKSUM_LEN);
         if value(checksum.as_bytes()) != u64::from(crc32fast::hash(signed.as_bytes())) {
             return Err(Malformed);
         }
-        Ok(Self { id, text: SecretString::from(text) })
+        Ok(Self { id, token: SecretString::from(token) })
     }
 
     /// The public part.
@@ -134,17 +135,17 @@ impl Key {
         self.id
     }
 
-    /// The whole text, secret included: for the Secret that its owner reads, and for nothing else.
+    /// The whole token, secret included, which belongs only into the Secret that its owner reads.
     #[must_use]
-    pub fn text(&self) -> &SecretString {
-        &self.text
+    pub fn token(&self) -> &SecretString {
+        &self.token
     }
 
     /// What is authenticated: key id and secret, both of fixed length.
     pub(super) fn parts(&self) -> [&[u8]; 2] {
-        let text = self.text.expose_secret().as_bytes();
-        let id = &text[PREFIX.len()..PREFIX.len() + ID_LEN];
-        let secret = &text[PREFIX.len() + ID_LEN + 1..TEXT_LEN - CHECKSUM_LEN];
+        let token = self.token.expose_secret().as_bytes();
+        let id = &token[PREFIX.len()..PREFIX.len() + ID_LEN];
+        let secret = &token[PREFIX.len() + ID_LEN + 1..TOKEN_LEN - CHECKSUM_LEN];
         [id, secret]
     }
 }
@@ -174,8 +175,8 @@ fn digits<const N: usize>(number: &[u8]) -> SecretBox<[u8; N]> {
     all
 }
 
-fn push<const N: usize>(text: &mut String, digits: &SecretBox<[u8; N]>) {
-    text.extend(digits.expose_secret().iter().map(|digit| char::from(*digit)));
+fn push<const N: usize>(token: &mut String, digits: &SecretBox<[u8; N]>) {
+    token.extend(digits.expose_secret().iter().map(|digit| char::from(*digit)));
 }
 
 /// The number that base 62 digits stand for; none that a checksum has where there are others.
@@ -203,17 +204,20 @@ mod tests {
     #[test]
     fn the_form_is_as_documented() {
         let zero = Key::new(&seed(&[0; Seed::LEN]));
-        let text = zero.text().expose_secret();
-        let checksum = &text[TEXT_LEN - 6..];
-        assert_eq!(*text, format!("crft_{}_{}{checksum}", "0".repeat(12), "0".repeat(43)));
-        assert_eq!(value(checksum.as_bytes()), u64::from(crc32fast::hash(&text.as_bytes()[..TEXT_LEN - 6])));
+        let token = zero.token().expose_secret();
+        let checksum = &token[TOKEN_LEN - 6..];
+        assert_eq!(*token, format!("crft_{}_{}{checksum}", "0".repeat(12), "0".repeat(43)));
+        assert_eq!(
+            value(checksum.as_bytes()),
+            u64::from(crc32fast::hash(&token.as_bytes()[..TOKEN_LEN - 6]))
+        );
         // 2^128 - 1 mod 62^12, 2^256 - 1 in base 62, and zlib's crc32, computed elsewhere.
         let full = Key::new(&seed(&[0xff; Seed::LEN]));
         assert_eq!(
-            full.text().expose_secret(),
+            full.token().expose_secret(),
             "crft_lk9n8mt7Fhc7_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp14TK5Pl"
         );
-        assert_eq!(full.text().expose_secret().len(), 67);
+        assert_eq!(full.token().expose_secret().len(), 67);
     }
 
     #[test]
@@ -225,11 +229,11 @@ mod tests {
     #[test]
     fn what_is_no_key_is_refused() {
         let key = Key::new(&seed(&[7; Seed::LEN]));
-        let text = key.text().expose_secret();
-        let spaced = format!("{text} ");
-        let upper = text.to_uppercase();
-        let wide = text.replace(&text[20..22], "é");
-        for bad in ["", "crft_", "Bearer x", &text[..66], &spaced, &upper, &wide, &"crft_".repeat(14)] {
+        let token = key.token().expose_secret();
+        let spaced = format!("{token} ");
+        let upper = token.to_uppercase();
+        let wide = token.replace(&token[20..22], "é");
+        for bad in ["", "crft_", "Bearer x", &token[..66], &spaced, &upper, &wide, &"crft_".repeat(14)] {
             assert_eq!(Key::parse(bad).unwrap_err(), Malformed, "{bad}");
         }
         assert_eq!("0123456789a".parse::<KeyId>(), Err(Malformed));
@@ -238,9 +242,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_text_itself_prints_the_secret() {
+    fn only_the_token_itself_prints_the_secret() {
         let key = Key::new(&seed(&[9; Seed::LEN]));
-        let secret = &key.text().expose_secret()[18..];
+        let secret = &key.token().expose_secret()[18..];
         let shown = format!("{key:?} {:#?} {} {:?}", key, key.id(), seed(&[9; Seed::LEN]));
         assert!(shown.contains(key.id().as_str()) && !shown.contains(&secret[..8]), "{shown}");
         assert!(!shown.contains("9, 9"), "{shown}");
@@ -250,11 +254,11 @@ mod tests {
         #[test]
         fn a_new_key_is_read_back(bytes in any::<[u8; 48]>()) {
             let key = Key::new(&seed(&bytes));
-            let text = key.text().expose_secret();
-            let read = Key::parse(text).unwrap();
+            let token = key.token().expose_secret();
+            let read = Key::parse(token).unwrap();
             prop_assert_eq!(read.id(), key.id());
             prop_assert_eq!(read.parts(), key.parts());
-            prop_assert_eq!(read.id().to_string(), &text[5..17]);
+            prop_assert_eq!(read.id().to_string(), &token[5..17]);
         }
 
         #[test]
@@ -267,16 +271,16 @@ mod tests {
         }
 
         #[test]
-        fn a_wrong_character_is_found(bytes in any::<[u8; 48]>(), at in 0_usize..TEXT_LEN, with in "[0-9A-Za-z_]") {
-            let mut text = Key::new(&seed(&bytes)).text().expose_secret().to_owned();
-            prop_assume!(text[at..=at] != with);
-            text.replace_range(at..=at, &with);
-            prop_assert!(Key::parse(&text).is_err(), "{}", text);
+        fn a_wrong_character_is_found(bytes in any::<[u8; 48]>(), at in 0_usize..TOKEN_LEN, with in "[0-9A-Za-z_]") {
+            let mut token = Key::new(&seed(&bytes)).token().expose_secret().to_owned();
+            prop_assume!(token[at..=at] != with);
+            token.replace_range(at..=at, &with);
+            prop_assert!(Key::parse(&token).is_err(), "{}", token);
         }
 
         #[test]
-        fn any_text_is_parsed_without_a_panic(text in "\\PC{0,80}|crft_[0-9A-Za-z_é]{50,70}") {
-            drop(Key::parse(&text));
+        fn any_text_is_parsed_without_a_panic(token in "\\PC{0,80}|crft_[0-9A-Za-z_é]{50,70}") {
+            drop(Key::parse(&token));
         }
     }
 

@@ -1,40 +1,36 @@
-//! `PUT`, `PATCH` and `DELETE /tenants/{id}`. A `PATCH` changes the fields that it gives and no other. A `PUT` gives all of
-//! them: those that it leaves out become what they are for a new tenant. What this API does not show of a tenant stays.
+//! `PUT` and `PATCH /tenants/{id}`. A `PATCH` changes the fields that its body has and no others. A `PUT` changes all fields:
+//! one that its body lacks gets its value in a new tenant. Fields of a Tenant that this API does not have stay.
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use jiff::Timestamp;
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{Patch, PatchParams},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Id, administered,
-    create::{DEFAULT_PLAN, given, known_plan},
-    view::{OwnQuotas, view},
+    Id,
+    create::{DEFAULT_PLAN, known_plan, present_fields},
+    versioned_for_write,
+    view::{OwnQuotas, TenantView, with_etag},
+    write_refused,
 };
 use crate::{
     api_types::{Tenant, plan::Quotas},
-    domain::tenant_state::deletion_prevented,
     http::{
         App,
         auth::ByAdministrator,
         body::Body,
-        header::{IfMatch, etag},
+        header::IfMatch,
+        openapi::Operation,
         problem::{Code, Problem},
     },
-    kube_ext::{CallError, within},
-    names,
+    kube_ext::within,
 };
 
 /// These are changes of a tenant. With PATCH, a field that is absent or null leaves what the tenant has.
@@ -52,7 +48,7 @@ pub struct Changes {
     /// These quotas replace those of the plan. A quota that is absent or null does not change.
     quotas: Option<OwnQuotas>,
     /// This is the state that the tenant is to have.
-    status: Option<Wanted>,
+    status: Option<StatusChange>,
     /// This is when the tenant expires.
     #[serde(default, deserialize_with = "crate::api_types::time::timestamp")]
     expires_at: Option<Timestamp>,
@@ -68,27 +64,30 @@ pub struct Changes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "TenantStatusChange")]
-enum Wanted {
+enum StatusChange {
     /// The tenant may submit and run jobs.
     Active,
     /// The tenant is suspended.
     Suspended,
 }
 
-/// A list or map as it is to be: in a merge-patch what is not named stays, so what goes is named null.
+/// A merge-patch that replaces a map: a key that the new map lacks becomes null, as absent keys would stay.
 fn replaced(old: &[&String], new: BTreeMap<String, String>) -> Value {
-    let gone = old.iter().filter(|name| !new.contains_key(**name)).map(|name| ((*name).clone(), Value::Null));
-    let gone: serde_json::Map<String, Value> = gone.collect();
-    Value::Object(gone.into_iter().chain(new.into_iter().map(|(name, value)| (name, value.into()))).collect())
+    let removed =
+        old.iter().filter(|name| !new.contains_key(**name)).map(|name| ((*name).clone(), Value::Null));
+    let removed: serde_json::Map<String, Value> = removed.collect();
+    Value::Object(
+        removed.into_iter().chain(new.into_iter().map(|(name, value)| (name, value.into()))).collect(),
+    )
 }
 
 /// The patch of a tenant's spec.
 fn patch(tenant: &Tenant, changes: Changes) -> Value {
     let old: Vec<&String> = tenant.spec.metadata.keys().collect();
-    let mut spec = given([
+    let mut spec = present_fields([
         ("displayName", changes.display_name.map(Value::from)),
         ("plan", changes.plan.map(Value::from)),
-        ("suspended", changes.status.map(|wanted| (wanted == Wanted::Suspended).into())),
+        ("suspended", changes.status.map(|status| (status == StatusChange::Suspended).into())),
         ("expiresAt", changes.expires_at.map(|at| at.to_string().into())),
         ("metadata", changes.metadata.map(|new| replaced(&old, new))),
         ("sharedPools", changes.shared_pools.map(|pools| json!(pools))),
@@ -107,12 +106,12 @@ fn patch(tenant: &Tenant, changes: Changes) -> Value {
     json!({"metadata": {"uid": tenant.uid()}, "spec": spec})
 }
 
-/// The patch of a tenant's spec by which it becomes what is given, and otherwise like a new one.
+/// The patch that replaces a tenant's spec: a field that the changes lack gets its value in a new tenant.
 fn replacement(tenant: &Tenant, changes: Changes) -> Value {
     let whole = Changes {
         plan: Some(changes.plan.unwrap_or_else(|| DEFAULT_PLAN.to_owned())),
         reset_quotas: true,
-        status: Some(changes.status.unwrap_or(Wanted::Active)),
+        status: Some(changes.status.unwrap_or(StatusChange::Active)),
         metadata: Some(changes.metadata.unwrap_or_default()),
         shared_pools: Some(changes.shared_pools.unwrap_or_default()),
         prevent_deletion: Some(changes.prevent_deletion.unwrap_or_default()),
@@ -127,17 +126,33 @@ fn replacement(tenant: &Tenant, changes: Changes) -> Value {
     patch
 }
 
-fn explained(error: CallError, versioned: bool) -> Problem {
-    match error.code() {
-        Some(404) => Problem::not_found("tenant"),
-        Some(409) if versioned => {
-            Problem::new(Code::PreconditionFailed, "the tenant is of another version than If-Match says")
-        }
-        _ => error.into(),
-    }
+/// The description of a route that changes a tenant.
+fn changes_tenant(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
+    Operation::new(id, summary, description)
+        .json::<TenantView>(200, "This is the changed tenant.")
+        .headers(&["ETag"])
+        .problems([Code::InvalidObject, Code::Conflict])
 }
 
-/// Changes what is given.
+/// The description of `PATCH`.
+pub fn update_operation() -> Operation {
+    changes_tenant(
+        "updateTenant",
+        "Update a tenant",
+        "Changes the fields of a tenant that the body has, and no others.",
+    )
+}
+
+/// The description of `PUT`.
+pub fn replace_operation() -> Operation {
+    changes_tenant(
+        "replaceTenant",
+        "Replace a tenant",
+        "Replaces a tenant. A field that the body lacks has the same value as in a new tenant.",
+    )
+}
+
+/// Changes the fields that the body has.
 ///
 /// # Errors
 /// `invalid_object`, `precondition_failed`.
@@ -145,13 +160,13 @@ pub async fn update(
     State(app): State<App>,
     admin: ByAdministrator,
     id: Id,
-    wanted: IfMatch,
+    if_match: IfMatch,
     Body(changes): Body<Changes>,
 ) -> Result<Response, Problem> {
-    write(&app, &admin, &id, &wanted, changes, patch).await
+    write(&app, &admin, &id, &if_match, changes, patch).await
 }
 
-/// Replaces all that this API shows of a tenant.
+/// Replaces all fields of a tenant that this API has.
 ///
 /// # Errors
 /// As [`update`].
@@ -159,22 +174,21 @@ pub async fn replace(
     State(app): State<App>,
     admin: ByAdministrator,
     id: Id,
-    wanted: IfMatch,
+    if_match: IfMatch,
     Body(changes): Body<Changes>,
 ) -> Result<Response, Problem> {
-    write(&app, &admin, &id, &wanted, changes, replacement).await
+    write(&app, &admin, &id, &if_match, changes, replacement).await
 }
 
 async fn write(
     app: &App,
     admin: &ByAdministrator,
     id: &Id,
-    wanted: &IfMatch,
+    if_match: &IfMatch,
     changes: Changes,
     patch: fn(&Tenant, Changes) -> Value,
 ) -> Result<Response, Problem> {
-    let tenant = administered(app, &admin.0, id, "patch").await?;
-    let version = wanted.version(tenant.metadata.resource_version.as_deref())?;
+    let (tenant, version) = versioned_for_write(app, admin, id, if_match, "patch").await?;
     let mut patch = patch(&tenant, changes);
     if let Some(plan) = patch["spec"]["plan"].as_str() {
         known_plan(app, plan)?;
@@ -184,39 +198,9 @@ async fn write(
     }
     let api: Api<Tenant> = Api::all(app.client.clone());
     let (name, params) = (tenant.name_any(), PatchParams::default());
-    let patched = within("changing a Tenant", api.patch(&name, &params, &Patch::Merge(&patch))).await;
-    let tenant = patched.map_err(|error| explained(error, version.is_some()))?;
-    let mut response = Json(view(app, &tenant)).into_response();
-    let tag = etag(tenant.metadata.resource_version.as_deref().unwrap_or_default());
-    response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
-    Ok(response)
-}
-
-/// Deletes a tenant: in order, as its finalizer does. The history stays.
-///
-/// # Errors
-/// `forbidden` for the tenant `default`, and for one whose deletion is prevented.
-pub async fn delete(
-    State(app): State<App>,
-    admin: ByAdministrator,
-    id: Id,
-    wanted: IfMatch,
-) -> Result<StatusCode, Problem> {
-    let tenant = administered(&app, &admin.0, &id, "delete").await?;
-    let version = wanted.version(tenant.metadata.resource_version.as_deref())?;
-    let name = tenant.name_any();
-    if name == names::DEFAULT_TENANT {
-        return Err(Problem::new(Code::Forbidden, "cannot delete default tenant"));
-    }
-    if deletion_prevented(tenant.spec.prevent_deletion).is_some() {
-        return Err(Problem::new(Code::Forbidden, "the tenant is kept while prevent_deletion is true"));
-    }
-    let versioned = version.is_some();
-    let preconditions = Some(Preconditions { uid: tenant.uid(), resource_version: version });
-    let params = DeleteParams { preconditions, ..DeleteParams::default() };
-    let api: Api<Tenant> = Api::all(app.client.clone());
-    let deleted = within("deleting a Tenant", api.delete(&name, &params)).await;
-    deleted.map(|_| StatusCode::NO_CONTENT).map_err(|error| explained(error, versioned))
+    let patched = within("updating a Tenant", api.patch(&name, &params, &Patch::Merge(&patch))).await;
+    let tenant = patched.map_err(|error| write_refused(error, version.is_some()))?;
+    Ok(with_etag(app, &tenant))
 }
 
 #[cfg(test)]
@@ -225,7 +209,7 @@ mod tests {
     use crate::http::body;
 
     #[test]
-    fn only_what_is_given_changes_and_a_plan_can_take_its_quotas_along() {
+    fn only_the_fields_of_the_body_change_and_reset_quotas_drops_the_tenants_own() {
         let tenant: Tenant = serde_json::from_value(json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "a", "uid": "u"},
             "spec": {"plan": "free", "quotas": {"maxJobs": 9, "maxGpus": 1}, "metadata": {"old": "1", "both": "1"}},
@@ -249,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_replaces_and_what_it_leaves_out_is_as_for_a_new_tenant() {
+    fn a_put_replaces_the_tenant_and_absent_fields_are_as_in_a_new_one() {
         let tenant: Tenant = serde_json::from_value(json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "a", "uid": "u"},
             "spec": {
@@ -268,7 +252,7 @@ mod tests {
         };
         let plain =
             crate::api_types::TenantSpec { elastic: true, ..serde_json::from_value(json!({})).unwrap() };
-        assert_eq!(json!(of(json!({}))), json!(plain), "what is not shown here stays");
+        assert_eq!(json!(of(json!({}))), json!(plain), "a field that the API does not have stays");
         let given = of(
             json!({"plan": "basic", "quotas": {"max_gpus": 1}, "metadata": {"new": "2"}, "status": "suspended"}),
         );
