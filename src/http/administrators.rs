@@ -133,7 +133,8 @@ impl Administrators {
         let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let reviewed = within("creating a TokenReview", api.create(&PostParams::default(), &review)).await;
+        let reviewed =
+            within("failed to create a TokenReview", api.create(&PostParams::default(), &review)).await;
         let status = reviewed.map_err(unavailable)?.status.unwrap_or_default();
         Ok(match (status.authenticated, status.user) {
             (Some(true), Some(user)) => user.username.filter(|name| !name.is_empty()).map(|name| User {
@@ -167,7 +168,8 @@ impl Administrators {
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let reviewed =
-            within("creating a SubjectAccessReview", api.create(&PostParams::default(), &review)).await;
+            within("failed to create a SubjectAccessReview", api.create(&PostParams::default(), &review))
+                .await;
         let status = reviewed.map_err(unavailable)?.status.unwrap_or_default();
         Ok(status.allowed && status.denied != Some(true))
     }

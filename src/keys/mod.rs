@@ -312,7 +312,7 @@ impl std::fmt::Debug for Keys {
 /// Changes or creates the probe. Its new version; `None` where the API server's versions are not numbers.
 async fn write_probe(api: &Api<TenantApiKey>, value: &str) -> Result<Option<u64>, CallError> {
     let patch = json!({"metadata": {"annotations": {names::ANNOTATION_PROBE: value}}});
-    let what = format!("writing TenantApiKey {}", names::KEY_PROBE);
+    let what = format!("failed to write TenantApiKey {}", names::KEY_PROBE);
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
     let call = within(what.clone(), api.patch_metadata(names::KEY_PROBE, &params, &patch));
     let version = match call.await {

@@ -64,7 +64,7 @@ pub async fn cancel(
         patch["metadata"]["resourceVersion"] = json!(version);
     }
     let (name, api, params) = (job.name_any(), api(&app, &context), PatchParams::default());
-    let patched = within("canceling a Job", api.patch(&name, &params, &Patch::Merge(&patch))).await;
+    let patched = within("failed to cancel a Job", api.patch(&name, &params, &Patch::Merge(&patch))).await;
     let job = patched.map_err(|error| write_refused(error, version.is_some()))?;
     Ok((StatusCode::ACCEPTED, Json(JobView::of(&job, tenant))).into_response())
 }

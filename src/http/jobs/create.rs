@@ -230,7 +230,7 @@ async fn create_job(app: &App, context: &Context, new: &NewJob) -> Result<(Job, 
     let (api, object) = (api(app, context), new.object(&context.principal.tenant.namespace));
     // A second attempt succeeds where the conflicting Job was deleted in between.
     for _ in 0..2 {
-        match within("creating a Job", api.create(&PostParams::default(), &object)).await {
+        match within("failed to create a Job", api.create(&PostParams::default(), &object)).await {
             Ok(job) => return Ok((job, false)),
             Err(error) if error.is_conflict() && !is_denied(&error) => (),
             Err(error) if error.code() == Some(403) && error.to_string().contains("exceeded quota") => {
@@ -259,7 +259,7 @@ async fn earlier_job(app: &App, context: &Context, new: &NewJob) -> Result<Optio
 /// # Errors
 /// `idempotency_key_reused` where another request has created it.
 async fn job_of_request(api: &Api<Job>, new: &NewJob) -> Result<Option<Job>, Problem> {
-    let job = within_opt("reading a Job", api.get(&new.name)).await?;
+    let job = within_opt("failed to read a Job", api.get(&new.name)).await?;
     match job.filter(|job| job.metadata.deletion_timestamp.is_none()) {
         Some(job) if job.annotations().get(names::ANNOTATION_REQUEST) != Some(&new.digest) => {
             let detail = "this Idempotency-Key was used for another request";
@@ -331,7 +331,7 @@ fn delete_rejected(app: &App, job: &Job) {
     let preconditions = Preconditions { uid: job.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     tokio::spawn(async move {
-        if let Err(error) = within("deleting a rejected Job", api.delete(&name, &params)).await
+        if let Err(error) = within("failed to delete a rejected Job", api.delete(&name, &params)).await
             && !error.is_not_found()
         {
             tracing::warn!(%error, "failed to delete a rejected Job");

@@ -45,6 +45,6 @@ pub async fn delete(
     let preconditions = Preconditions { uid: job.uid(), resource_version: version };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     let (name, api) = (job.name_any(), api(&app, &context));
-    let deleted = within("deleting a Job", api.delete(&name, &params)).await;
+    let deleted = within("failed to delete a Job", api.delete(&name, &params)).await;
     deleted.map(|_| StatusCode::NO_CONTENT).map_err(|error| write_refused(error, versioned))
 }

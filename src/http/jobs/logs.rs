@@ -169,7 +169,7 @@ impl OpenLog {
 async fn wait_until_ended(api: &Api<Pod>, pod: &str) -> io::Result<()> {
     let (end, mut wait) = (Instant::now() + CONTAINER_END_TIMEOUT, FIRST_POLL_INTERVAL);
     loop {
-        match within_opt("reading a pod", api.get(pod)).await {
+        match within_opt("failed to read a pod", api.get(pod)).await {
             Ok(None) => return Ok(()),
             Ok(Some(pod)) if container_has_ended(&pod) => return Ok(()),
             // Not reported yet, or the API server does not answer.
@@ -196,13 +196,13 @@ fn container_has_ended(pod: &Pod) -> bool {
 async fn open(app: &App, job: &Job, attempt: u32, query: &LogQuery) -> Result<OpenLog, Problem> {
     let pod = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), attempt);
     let api: Api<Pod> = Api::namespaced(app.client.clone(), &job.namespace().unwrap_or_default());
-    let found = within_opt("reading the pod of a log", api.get_metadata(&pod)).await?;
+    let found = within_opt("failed to read the pod of a log", api.get_metadata(&pod)).await?;
     let prefix = &app.settings.namespace_prefix;
     let found = found.as_ref().and_then(|found| JobPod::of(&found.metadata, prefix));
     if !found.is_some_and(|found| found.is_of_job(job)) {
         return Err(log_deleted(attempt));
     }
-    let opened = within("opening a log", api.log_stream(&pod, &query.params())).await;
+    let opened = within("failed to open a log", api.log_stream(&pod, &query.params())).await;
     let reader = opened.map_err(|error| match error.code() {
         Some(404) => log_deleted(attempt).with_cause(error),
         Some(400) => not_started().with_cause(error),

@@ -47,7 +47,7 @@ pub async fn retry(
         return Err(Problem::new(Code::WrongState, detail));
     }
     // The cache does not have the whole spec of a job that has ended.
-    let stored = within("reading a Job", api(&app, &context).get_opt(&job.name_any())).await?;
+    let stored = within("failed to read a Job", api(&app, &context).get_opt(&job.name_any())).await?;
     let stored = stored.filter(|stored| stored.metadata.uid == job.metadata.uid);
     let stored = stored.ok_or_else(|| Problem::not_found("job"))?;
     let spec = JobSpec { canceled: false, ..stored.spec };

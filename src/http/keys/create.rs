@@ -68,7 +68,7 @@ pub async fn create(
     let name = format!("key-{}", random(&app)?);
     let key = TenantApiKey::new(&name, spec);
     let created =
-        within("creating a TenantApiKey", keys.api(&app).create(&PostParams::default(), &key)).await;
+        within("failed to create a TenantApiKey", keys.api(&app).create(&PostParams::default(), &key)).await;
     let key = created.map_err(|error| match error.code() {
         Some(403) if error.to_string().contains("exceeded quota") => {
             let detail = "the tenant has too many keys: delete unused ones";

@@ -46,7 +46,7 @@ pub async fn delete(
     let preconditions = Some(Preconditions { uid: key.uid(), resource_version: None });
     let params = DeleteParams { preconditions, ..DeleteParams::default() };
     let (name, api) = (key.name_any(), keys.api(&app));
-    let deleted = within("deleting a TenantApiKey", api.delete(&name, &params)).await;
+    let deleted = within("failed to delete a TenantApiKey", api.delete(&name, &params)).await;
     deleted.map(|_| StatusCode::NO_CONTENT).map_err(|error| match error.code() {
         Some(404 | 409) if !is_denied(&error) => Problem::not_found("key"),
         _ => error.into(),

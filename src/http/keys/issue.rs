@@ -54,7 +54,7 @@ pub async fn issue(
         |key: &TenantApiKey| (StatusCode::ACCEPTED, Json(view(key, &keys.tenant_uid))).into_response();
     let Ok(Ok(Some(ready))) = waited else { return Ok(later(&key)) };
     let api: Api<Secret> = Api::namespaced(app.client.clone(), &keys.namespace);
-    let secret = within_opt("reading the Secret of a key", api.get(&ready.secret_name())).await?;
+    let secret = within_opt("failed to read the Secret of a key", api.get(&ready.secret_name())).await?;
     // The key may have been deleted or revoked in between.
     let Some(secret) = secret else { return Ok(later(&ready)) };
     let entry = |entry: &str| {

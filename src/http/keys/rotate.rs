@@ -60,9 +60,11 @@ pub async fn rotate(
     let annotations = json!({names::ANNOTATION_ROTATE: request});
     let patch = json!({"metadata": {"uid": key.uid(), "annotations": annotations}});
     let (name, params) = (key.name_any(), PatchParams::default());
-    let patched =
-        within("rotating a TenantApiKey", keys.api(&app).patch(&name, &params, &Patch::Merge(&patch)))
-            .await?;
+    let patched = within(
+        "failed to rotate a TenantApiKey",
+        keys.api(&app).patch(&name, &params, &Patch::Merge(&patch)),
+    )
+    .await?;
     let answered = lifecycle::request(&request);
     issue(&app, &keys, patched, StatusCode::OK, move |key| {
         key.status.as_ref().and_then(|status| status.last_rotate_request.as_ref()) == Some(&answered)

@@ -160,7 +160,7 @@ mod tests {
 
     async fn refused(status: u16, words: &'static str) -> CallError {
         let pods: Api<Pod> = Api::namespaced(client(move |_| refusal(status, words)), "x");
-        within("creating a pod", pods.get("x")).await.unwrap_err()
+        within("failed to create a pod", pods.get("x")).await.unwrap_err()
     }
 
     #[tokio::test]
@@ -211,7 +211,7 @@ mod tests {
         let words = "spec.pool: Invalid value: \"geheim\"";
         for (status, logged) in [(422, false), (400, false), (500, true), (403, true)] {
             let pods: Api<Pod> = Api::namespaced(client(move |_| refusal(status, words)), "x");
-            let problem = Problem::from(within("reading a pod", pods.get("x")).await.unwrap_err());
+            let problem = Problem::from(within("failed to read a pod", pods.get("x")).await.unwrap_err());
             assert_eq!(problem.rest.detail.contains("geheim"), !logged, "{status}");
             let response = problem.into_response();
             assert_eq!(response.extensions().get::<InternalCause>().is_some(), logged, "{status}");

@@ -119,7 +119,7 @@ pub async fn create(
         serde_json::from_value(spec).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))?;
     let api: Api<Tenant> = Api::all(app.client.clone());
     let (params, tenant) = (PostParams::default(), Tenant::new(&new.name, spec));
-    let created = within("creating a Tenant", api.create(&params, &tenant)).await;
+    let created = within("failed to create a Tenant", api.create(&params, &tenant)).await;
     let tenant = created.map_err(|error| match error.code() {
         Some(409) if !is_denied(&error) => Problem::new(Code::Conflict, "a tenant of that name exists"),
         _ => error.into(),

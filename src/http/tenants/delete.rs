@@ -57,6 +57,6 @@ pub async fn delete(
     let preconditions = Some(Preconditions { uid: tenant.uid(), resource_version: version });
     let params = DeleteParams { preconditions, ..DeleteParams::default() };
     let api: Api<Tenant> = Api::all(app.client.clone());
-    let deleted = within("deleting a Tenant", api.delete(&name, &params)).await;
+    let deleted = within("failed to delete a Tenant", api.delete(&name, &params)).await;
     deleted.map(|_| StatusCode::NO_CONTENT).map_err(|error| write_refused(error, versioned))
 }

@@ -198,7 +198,7 @@ async fn write(
     }
     let api: Api<Tenant> = Api::all(app.client.clone());
     let (name, params) = (tenant.name_any(), PatchParams::default());
-    let patched = within("updating a Tenant", api.patch(&name, &params, &Patch::Merge(&patch))).await;
+    let patched = within("failed to update a Tenant", api.patch(&name, &params, &Patch::Merge(&patch))).await;
     let tenant = patched.map_err(|error| write_refused(error, version.is_some()))?;
     Ok(with_etag(app, &tenant))
 }

@@ -53,5 +53,5 @@ async fn what_a_handler_logs_is_in_the_span_of_its_request() {
     let lines = captured.lines();
     let failed = lines.iter().find(|line| line["fields"]["message"] == "request failed").unwrap();
     assert_eq!(failed["span"]["request_id"], "r-1", "{failed}");
-    assert!(failed["fields"]["cause"].as_str().unwrap().starts_with("creating a Job"), "{failed}");
+    assert!(failed["fields"]["cause"].as_str().unwrap().starts_with("failed to create a Job"), "{failed}");
 }

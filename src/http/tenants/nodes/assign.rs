@@ -186,7 +186,7 @@ async fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Proble
     }
     let api: Api<Node> = Api::all(app.client.clone());
     let params = ListParams::default().labels(&format!("{}={name}", names::NODE_TENANT));
-    let labelled = within("listing the Nodes of a tenant", api.list(&params)).await?;
+    let labelled = within("failed to list the Nodes of a tenant", api.list(&params)).await?;
     let labelled: Vec<NodeFacts> =
         labelled.items.into_iter().map(|node| facts::read(&with_label_age(node), gpu)).collect();
     Ok(node_admission::excess(&name, &quotas, &labelled, &own)

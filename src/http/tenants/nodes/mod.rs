@@ -162,7 +162,7 @@ fn changes_too_often() -> Problem {
 
 async fn read(app: &App, name: &str) -> Result<Node, Problem> {
     let api: Api<Node> = Api::all(app.client.clone());
-    let node = within_opt("reading a Node", api.get(name)).await?;
+    let node = within_opt("failed to read a Node", api.get(name)).await?;
     node.map(with_label_age).ok_or_else(|| Problem::not_found("node"))
 }
 
@@ -182,7 +182,7 @@ async fn write_label(app: &App, node: &Node, tenant: Option<&str>) -> Result<Opt
     let api: Api<Node> = Api::all(app.client.clone());
     let params = PatchParams { field_manager: Some(names::API_MANAGER.to_owned()), ..PatchParams::default() };
     let (name, patch) = (node.name_any(), Patch::Merge(&patch));
-    match within("labelling a Node", api.patch(&name, &params, &patch)).await {
+    match within("failed to label a Node", api.patch(&name, &params, &patch)).await {
         Ok(node) => Ok(Some(with_label_age(node))),
         Err(error) if is_denied(&error) => Err(error.into()),
         Err(error) if error.is_conflict() => Ok(None),
