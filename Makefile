@@ -3,12 +3,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster test fmt lint unit tests deny crds openapi sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster test fmt lint doc unit integration tests deny crds openapi sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
 export PATH := $(PATH):/usr/local/go/bin
-# Incremental compilation helps the next build, which CI does not have.
+# Incremental compilation helps the next build only, and CI has none.
 ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
@@ -50,15 +50,15 @@ cluster: deps ## Only a control plane and Postgres, until Ctrl-C
 unit: ## The tests that need no cluster and no database; seconds
 	$(CARGO) test --workspace --lib --bins
 
-crds: ## Write crds/ and the chart's copy anew from src/api_types
+crds: ## Write crds/ and the chart's copy from src/api_types
 	$(CARGO) run --quiet --bin crofter -- crd --dir crds
 	$(CARGO) run --quiet --bin crofter -- crd --dir charts/crofter/files/crds
 
-openapi: ## Write docs/openapi.json anew from src/http
+openapi: ## Write docs/openapi.json from src/http
 	$(CARGO) run --quiet --bin crofter -- openapi > target/openapi.json
 	mv target/openapi.json docs/openapi.json
 
-sqlx: deps ## Write .sqlx/ anew: check the queries of src/db against a real Postgres
+sqlx: deps ## Write .sqlx/: check the queries of src/db against a real Postgres
 	@scripts/sqlx
 
 bench: deps tools ## Measure the release-built operator beside a bare client (S=core|drain|contended|churn|big|rest ARGS="--scale 0.1")
@@ -71,17 +71,23 @@ simulate: ## Try a plan table: a month of 1,000 tenants in virtual time (ARGS="-
 
 ##@ Check it
 
-test: deps fmt lint tools tests deny ## Everything: format, lints, unit, mock API, Postgres and cluster tests (T=name: only tests of that name)
+test: deps fmt lint doc tools tests deny ## Everything: format, lints, unit, mock API, Postgres and cluster tests (T=name: only tests of that name)
 
 fmt: ## Check the format
 	$(CARGO) fmt --all --check
 
-lint: ## Clippy, where every warning is an error
+lint: ## Clippy, shellcheck, markdownlint and actionlint, where every warning is an error
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	@scripts/lint
+
+doc: ## The documentation of the Rust code, where every warning is an error
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 
 tests: ## All tests, or those whose names hold T: make tests T=drift
 	$(CARGO) test --workspace --no-fail-fast -- $(T)
 
-deny: ## Licences and sources of the dependencies, where cargo-deny is installed
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check licenses bans sources; \
-	else echo "cargo-deny is not installed: licences and sources are not checked (cargo install cargo-deny)"; fi
+integration: ## The tests that `make unit` leaves out: mock API, Postgres and clusters
+	$(CARGO) test --workspace --no-fail-fast --test '*' -- $(T)
+
+deny: ## Licences, sources and advisories of the dependencies (ADVISORIES=required: fail without the database)
+	@scripts/deny

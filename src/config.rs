@@ -34,7 +34,7 @@ pub struct Config {
     #[arg(long, env = "CROFTER_API_ADDR", default_value = "0.0.0.0:8080", value_parser = address)]
     pub api_addr: SocketAddr,
     /// Origins of the pages that browsers may let call the REST API, separated by commas, such as
-    /// https://app.example.org; none by default.
+    /// `https://app.example.org`; none by default.
     #[arg(long, env = "CROFTER_CORS_ORIGINS", value_delimiter = ',', value_parser = cors::origin)]
     pub cors_origins: Vec<String>,
     /// A plan table (YAML) that replaces the built-in one; taken again when the file changes.

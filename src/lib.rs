@@ -22,3 +22,4 @@ pub mod random;
 pub mod scheduler;
 pub mod simulator;
 pub mod telemetry;
+pub mod yaml;

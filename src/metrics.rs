@@ -1,7 +1,7 @@
-//! What can be counted about Crofter, as text: OpenMetrics, or the older Prometheus format 0.0.4, which every scraper reads.
+//! The operator's metrics as text: OpenMetrics, or the older Prometheus format 0.0.4, which every scraper reads.
 //!
-//! Labels come from closed lists only (controllers, results, reasons, verdicts): nothing that a user writes becomes a
-//! label.
+//! Labels come from closed lists only (controllers, results, reasons, verdicts): no text of a user becomes a label.
+//! docs/metrics.md describes each family; a test compares the page with what is registered.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +32,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one that an `Accept` header prefers; the Prometheus format where it prefers none (RFC 9110, 12.5.1).
+    /// The format that an `Accept` header prefers; the Prometheus format where it prefers none (RFC 9110, 12.5.1).
     #[must_use]
     pub fn preferred(accept: &str) -> Self {
         let mut best = [0.0_f32; 2];
@@ -170,39 +170,55 @@ impl Default for Metrics {
         let decision_seconds = buckets();
         registry.register_with_unit(
             "decision",
-            "Duration of scheduling decisions",
+            "Duration of scheduling cycles",
             Unit::Seconds,
             decision_seconds.clone(),
         );
         let waiting = Family::default();
-        registry.register("waiting_jobs", "Jobs that wait, by reason", waiting.clone());
+        registry.register("waiting_jobs", "Waiting jobs by reason", waiting.clone());
         let admissions = Counter::default();
         registry.register("admissions", "Pods created for admitted jobs", admissions.clone());
         let refusals = Counter::default();
         registry.register(
             "pods_refused",
-            "Pods that the API server refused for the moment (a quota whose count lags, a missing account)",
+            "Creations of pods that the API server refused for the moment (a webhook, a policy, a quota)",
             refusals.clone(),
         );
         let attempts = Family::default();
-        registry.register("jobs_ended", "Jobs that came to an end state, or to Retrying", attempts.clone());
+        registry.register(
+            "jobs_ended",
+            "Jobs that reached an end phase, or Retrying after an attempt",
+            attempts.clone(),
+        );
         let authentications = Family::default();
-        registry.register("key_authentications", "API keys presented, by result", authentications.clone());
+        registry.register(
+            "key_authentications",
+            "API keys presented, by result of the check",
+            authentications.clone(),
+        );
         let key_versions = Gauge::default();
         registry.register("key_versions", "Versions of API keys in the cache", key_versions.clone());
         let keys_issued = Family::default();
-        registry.register("keys_issued", "Versions of API keys made, by cause", keys_issued.clone());
+        registry.register("keys_issued", "Versions of API keys issued, by cause", keys_issued.clone());
         let requests = Family::default();
-        registry.register("http_requests", "Requests by route and class of status", requests.clone());
+        registry.register(
+            "http_requests",
+            "Requests of the REST API by route, method and class of status",
+            requests.clone(),
+        );
         let request_seconds: Family<ByRoute, Histogram> = Family::new_with_constructor(buckets);
         registry.register_with_unit(
             "http_request",
-            "Time until the head of an answer, by route",
+            "Time from a request to the head of its response, by route",
             Unit::Seconds,
             request_seconds.clone(),
         );
         let streams = Family::default();
-        registry.register("api_streams", "Answers that go on (logs, events), by kind", streams.clone());
+        registry.register(
+            "api_streams",
+            "Streaming responses (logs, events) that are open, by kind",
+            streams.clone(),
+        );
         let watch_interruptions = Family::default();
         registry.register(
             "watch_interruptions",
@@ -210,11 +226,11 @@ impl Default for Metrics {
             watch_interruptions.clone(),
         );
         let events = Family::default();
-        registry.register("events", "Kubernetes Events, by what came of them", events.clone());
+        registry.register("events", "Kubernetes Events by result (written, failed, dropped)", events.clone());
         let mirror_set_aside = Family::default();
         registry.register(
             "mirror_rows_set_aside",
-            "Rows that Postgres refused, or did not take in time, by kind and cause",
+            "Rows that Postgres refused, or did not write in time, by kind and cause",
             mirror_set_aside.clone(),
         );
         let mirror_lost = Counter::default();
@@ -260,12 +276,12 @@ impl Metrics {
         self.reconcile_seconds.get_or_create(&ByController { controller }).observe(took.as_secs_f64());
     }
 
-    /// Counts a scheduling decision.
+    /// Counts a scheduling cycle.
     pub fn decided(&self, took: Duration) {
         self.decision_seconds.observe(took.as_secs_f64());
     }
 
-    /// Shows how many jobs wait for what.
+    /// Sets the number of waiting jobs for each reason.
     pub fn show_waiting(&self, by_reason: &BTreeMap<Reason, u64>) {
         self.waiting.clear();
         for (reason, jobs) in by_reason {
@@ -284,7 +300,7 @@ impl Metrics {
         self.refusals.inc();
     }
 
-    /// Counts a job that came to an end, or whose attempt did.
+    /// Counts a job that reached an end phase, or whose attempt ended.
     pub fn ended(&self, phase: &'static str) {
         self.attempts.get_or_create(&Ended { phase }).inc();
     }
@@ -294,12 +310,12 @@ impl Metrics {
         self.authentications.get_or_create(&Authenticated { result }).inc();
     }
 
-    /// Shows how many versions of keys the cache holds.
+    /// Sets the number of key versions in the cache.
     pub fn show_key_versions(&self, versions: usize) {
         self.key_versions.set(i64::try_from(versions).unwrap_or(i64::MAX));
     }
 
-    /// Counts a version of a key that was made.
+    /// Counts a version of a key that was issued.
     pub fn key_issued(&self, cause: &'static str) {
         self.keys_issued.get_or_create(&Issued { cause }).inc();
     }
@@ -416,10 +432,7 @@ mod tests {
         assert!(text.contains(r#"crofter_reconciles_total{controller="job",result="ok"} 1"#), "{text}");
         assert!(text.contains(r#"crofter_waiting_jobs{reason="NoWorkers"} 1"#), "{text}");
         metrics.show_waiting(&BTreeMap::new());
-        assert!(
-            !metrics.text().unwrap().contains("NoWorkers"),
-            "a reason that nobody waits for is not shown"
-        );
+        assert!(!metrics.text().unwrap().contains("NoWorkers"), "a reason of no waiting job is not shown");
     }
     /// A family of a text in the Prometheus format.
     #[derive(Debug, Default)]
@@ -483,7 +496,51 @@ mod tests {
         metrics.answered("/v1/jobs", "GET", 200, Duration::from_millis(1));
         metrics.streams_changed("logs", 1);
         metrics.watch_interrupted("jobs", "timeout");
+        metrics.event("written");
+        metrics.mirror_set_aside("job", "slow");
+        metrics.mirror_lost(1);
+        metrics.mirror_unrecovered();
         metrics
+    }
+
+    /// The sections of docs/metrics.md by heading.
+    fn page() -> BTreeMap<&'static str, &'static str> {
+        let sections = include_str!("../docs/metrics.md").split("\n## ").skip(1);
+        sections.map(|section| section.split_once('\n').unwrap()).collect()
+    }
+
+    /// What a section says of the family in a line such as `- Type: counter`.
+    fn entry<'a>(section: &'a str, label: &str) -> &'a str {
+        let (_, rest) =
+            section.split_once(&format!("\n- {label}: ")).unwrap_or_else(|| panic!("{label}: {section}"));
+        rest.split("\n- ").next().unwrap()
+    }
+
+    #[test]
+    fn the_page_of_metrics_describes_each_family_as_it_is_registered_and_no_other() {
+        let text = counted().text_as(Format::Prometheus).unwrap();
+        let families = read(&text);
+        // An empty family is not encoded: each that is registered is counted once above.
+        let source = include_str!("metrics.rs").split("\n#[cfg(test)]").next().unwrap();
+        assert_eq!(families.len(), source.matches("registry.register").count(), "count the new family, too");
+        let page = page();
+        let described: BTreeSet<&str> = page.keys().copied().collect();
+        assert_eq!(described, families.keys().map(String::as_str).collect());
+        for (name, family) in &families {
+            let section = page[name.as_str()];
+            assert_eq!(Some(entry(section, "Type")), family.kind.as_deref(), "{name}");
+            let samples = family.samples.iter().flat_map(|(_, labels, _)| labels.split(','));
+            let labels: BTreeSet<&str> = samples
+                .filter_map(|label| label.split_once('=').map(|(label, _)| label))
+                .filter(|label| *label != "le")
+                .collect();
+            let named: BTreeSet<&str> = entry(section, "Labels").split('`').skip(1).step_by(2).collect();
+            assert_eq!(named, labels, "{name}");
+            assert_eq!(entry(section, "Unit") == "seconds", name.ends_with("_seconds"), "{name}");
+            for label in ["Meaning", "Alert"] {
+                assert!(entry(section, label).split_whitespace().count() > 3, "{name} has no {label}");
+            }
+        }
     }
 
     #[test]

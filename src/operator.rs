@@ -76,7 +76,7 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let Start { mut assembly, listener, rest, stop } = start(config).await?;
     let keys = assembly.key_cache(namespace);
     let jobs = assembly.rest(rest, keys);
-    assembly.health(listener, Arc::new(move || jobs.is_whole()));
+    assembly.health(listener, Arc::new(move || jobs.is_synced()));
     let events = assembly.events();
     let mut parts = assembly.watch();
     parts.until(stop).await?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{tenant::unobserved, text};
 use crate::names::{self, KEY_SECRET_PREFIX};
 
-/// A key with which programs use the REST API as the tenant of this namespace.
+/// TenantApiKey is a key with which programs use the REST API as the tenant of this namespace.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "crofter.io",
@@ -23,7 +23,7 @@ use crate::names::{self, KEY_SECRET_PREFIX};
     shortname = "tkey",
     category = "crofter",
     derive = "PartialEq",
-    doc = "A key with which programs use the REST API as the tenant of this namespace.",
+    doc = "TenantApiKey is a key with which programs use the REST API as the tenant of this namespace.",
     printcolumn(name = "Key ID", type_ = "string", json_path = ".status.keyId"),
     printcolumn(
         name = "Ready",
@@ -58,24 +58,23 @@ pub struct TenantApiKeySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub display_name: Option<String>,
-    /// What the key may do.
+    /// Scopes of the key, which say what it may do.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub scopes: Vec<Scope>,
-    /// From this time on the key is refused.
+    /// Time from which the server refuses the key.
     #[serde(default, deserialize_with = "super::time::time", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
-    /// Make a new version after this time, such as `720h`; at least a minute.
+    /// Time after which the key gets a new version, such as `720h`; at least a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]+(h|m|s))+$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m')").message("rotateEvery is at least 1m"))]
     pub rotate_every: Option<String>,
-    /// How long the version before stays valid once a rotation has put the new one into the Secret, in seconds, at most 7
-    /// days.
+    /// How long the previous version stays valid once the Secret has the new one, in seconds, at most 7 days.
     #[serde(default = "default_overlap")]
     #[schemars(range(min = 0, max = 604_800))]
     pub overlap_seconds: i64,
-    /// Refuse the key from now on. Can't be taken back.
+    /// Whether the key is revoked. A revoked key can't be restored.
     #[serde(default)]
     pub revoked: bool,
     /// Name of the Secret that receives the key's text (`data.token`, `data.keyId`); by default `crofter-key-` and the
@@ -119,45 +118,46 @@ pub enum Scope {
     TenantRead,
 }
 
-/// What Crofter says of a key.
+/// TenantApiKeyStatus is the observed state of a TenantApiKey.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantApiKeyStatus {
-    /// The generation of the spec that this status speaks of; -1 before the first look.
+    /// Generation of the spec that this status describes; -1 before the first reconcile.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
-    /// Public id of the version whose text is in the Secret: the part before the last underscore.
+    /// Public id of the version whose token is in the Secret: the part before the last underscore.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
-    /// The versions that are accepted, newest first: what is in the Secret or is about to be, and the one before for as
-    /// long as they overlap.
+    /// Versions that the server accepts, the newest first: the one of the Secret, and the previous one during the
+    /// overlap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyId"]))]
     pub versions: Vec<KeyVersion>,
-    /// The value of the annotation `crofter.io/rotate-requested-at` that the newest version answers (a long one as its
-    /// hash); any other value asks for a rotation.
+    /// Value of the annotation `crofter.io/rotate-requested-at` for which the newest version was made (a long value
+    /// as its hash); any other value requests a rotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_rotate_request: Option<String>,
-    /// Ready; Reconciling and Stalled only while True.
+    /// Conditions: Ready; Reconciling and Stalled only while they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// A version of a key: what is needed to recognise its text, and nothing that helps to make it.
+/// A version of a key: what the server needs to verify its token, and nothing from which the token can be derived.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyVersion {
-    /// Its public id.
+    /// Public id of the version.
     #[schemars(regex(pattern = r"^[0-9A-Za-z]{12}$"))]
     pub key_id: String,
-    /// Its keyed hashes: one under the pepper in force, and one under the pepper before while that is being replaced.
+    /// Keyed hashes of the token: one under the pepper in force, and one under the previous pepper while that is
+    /// being replaced.
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pepper"]))]
     pub macs: Vec<KeyMac>,
-    /// When it was made.
+    /// When the version was made.
     pub created_at: Time,
-    /// From this time on it is refused; a version that was not replaced has none.
+    /// Time from which the server refuses the version; absent for a version that was not replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<Time>,
 }

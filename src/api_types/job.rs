@@ -28,7 +28,7 @@ use super::{
 const COLLIDING: &str = "!self.exists(a, self.exists(b, a != b && \
     a.lowerAscii().replace('-', '_').replace('.', '_') == b.lowerAscii().replace('-', '_').replace('.', '_')))";
 
-/// A piece of batch work: queued fairly, run as one pod on the tenant's workers, retried and metered.
+/// Job is a unit of batch work, which is queued fairly, run as one pod on the tenant's workers, retried and metered.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "crofter.io",
@@ -39,7 +39,7 @@ const COLLIDING: &str = "!self.exists(a, self.exists(b, a != b && \
     shortname = "tjob",
     category = "crofter",
     derive = "PartialEq",
-    doc = "A piece of batch work: queued fairly, run as one pod on the tenant's workers, retried and metered.",
+    doc = "Job is a unit of batch work, which is queued fairly, run as one pod on the tenant's workers, retried and metered.",
     selectable = ".status.phase",
     selectable = ".spec.queue",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -104,7 +104,7 @@ pub struct JobSpec {
     #[schemars(length(min = 1, max = 1024), regex(pattern = text::ABSOLUTE_PATH))]
     pub working_dir: Option<String>,
 
-    /// Environment variables, after the scenario's; of two of one name the last counts.
+    /// Environment variables, which follow the scenario's. Of two variables with one name the last one counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub env: Vec<EnvVar>,
@@ -114,7 +114,7 @@ pub struct JobSpec {
     #[schemars(length(max = 16))]
     pub env_from: Vec<EnvFrom>,
 
-    /// Parameters of the work: each is given to the container as CROFTER_PARAM_<NAME>, and all of them as JSON in
+    /// Parameters of the work: each is given to the container as `CROFTER_PARAM_<NAME>`, and all of them as JSON in
     /// CROFTER_PARAMETERS, as they are ($(NAME) is not replaced). No two may be the same variable.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
@@ -132,7 +132,8 @@ pub struct JobSpec {
     #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub scenario: Option<String>,
 
-    /// What the job needs. Requests and limits are the same. Each by default the scenario's, else 1 core and 512 MiB.
+    /// Resources that the job needs. Requests and limits are the same. The default of each is the scenario's, else 1
+    /// core and 512 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<JobResources>,
 
@@ -154,7 +155,7 @@ pub struct JobSpec {
     #[x_kube(validation = rules::no_key_secret("self.all(name, !", "name", ")"))]
     pub image_pull_secrets: Vec<String>,
 
-    /// Queue: live before default before batch.
+    /// Queue of the job. Jobs in live are admitted before those in default, and those before the ones in batch.
     #[serde(default)]
     pub queue: Queue,
 
@@ -168,31 +169,31 @@ pub struct JobSpec {
     #[schemars(range(min = 1, max = 31_536_000))]
     pub timeout_seconds: Option<i64>,
 
-    /// How often the job is tried again. Attempts that the cluster ended (drained, evicted, preempted, node lost, pod
-    /// deleted) are not counted, up to 16 of them; with 0 it is not run again after these either.
+    /// Number of retries. Attempts that the cluster ended (drained, evicted, preempted, node lost, pod deleted) are
+    /// not counted, up to 16 of them; with 0 the job is not retried after these either.
     #[serde(default = "default_retries")]
     #[schemars(range(min = 0, max = 100))]
     pub max_retries: i32,
 
-    /// What is tried again: Infrastructure (eviction, node loss), or Always (exit codes and timeouts too).
+    /// Failures that are retried: Infrastructure (eviction, node loss), or Always (exit codes and timeouts too).
     #[serde(default)]
     pub retry_policy: RetryPolicy,
 
-    /// Shared pool to run on; by default the tenant's own workers and all its pools.
+    /// Shared pool that the job runs on; by default the tenant's own workers and all its pools.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 58), regex(pattern = text::LABEL))]
     pub pool: Option<String>,
 
-    /// What happens when a quota is reached: Queue waits, Reject ends the job as Rejected.
+    /// What happens when a quota is reached: with Queue the job waits, with Reject it ends as Rejected.
     #[serde(default)]
     pub on_quota: OnQuota,
 
-    /// Delete the job this long after its end, in seconds; absent: never.
+    /// Time in seconds after its end when the job is deleted. Without it the job is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<i64>,
 
-    /// End the job. Can't be taken back.
+    /// Whether the job is canceled. A canceled job can't be resumed.
     #[serde(default)]
     pub canceled: bool,
 }
@@ -284,7 +285,8 @@ pub struct EnvVar {
     /// Name of the variable.
     #[schemars(length(min = 1, max = 253), regex(pattern = text::VARIABLE))]
     pub name: String,
-    /// Its value. As in a pod, $(NAME) is the value of a variable before it, and $$(NAME) is the text $(NAME).
+    /// Value of the variable. As in a pod, $(NAME) is the value of an earlier variable, and $$(NAME) is the text
+    /// $(NAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32768), regex(pattern = text::NO_NUL))]
     pub value: Option<String>,
@@ -360,18 +362,18 @@ pub struct Volume {
     /// Name of the volume within the job.
     #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub name: String,
-    /// Where it is mounted: an absolute path other than the root, without a colon.
+    /// Path at which the volume is mounted: an absolute path other than the root, without a colon.
     #[schemars(length(min = 1, max = 1024), regex(pattern = text::MOUNT_PATH))]
     pub mount_path: String,
     /// Name of a PersistentVolumeClaim of this namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = text::SUBDOMAIN))]
     pub claim: Option<String>,
-    /// Size of scratch space on the node's disk, such as `1Gi`, at least `1Mi`; it goes with the attempt.
+    /// Size of scratch space on the node's disk, such as `1Gi`, at least `1Mi`. It is deleted with the attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = quantity::DISK.rule())]
     pub scratch: Option<Quantity>,
-    /// Mount a claim read-only.
+    /// Whether a claim is mounted read-only.
     #[serde(default)]
     pub read_only: bool,
 }

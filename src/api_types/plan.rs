@@ -9,6 +9,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::quota::QuotaDimension;
+use crate::yaml;
 
 /// The built-in table, in the form in which an administrator replaces it.
 const BUILT_IN: &str = include_str!("plans.yaml");
@@ -21,7 +22,8 @@ pub struct Quotas {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1, max = 1_000_000))]
     pub max_jobs: Option<i64>,
-    /// Jobs waiting in the queue; what is beyond waits outside with the reason QueueFull. Absent: the plan's value; 0: none; -1: unlimited.
+    /// Jobs waiting in the queue; a job beyond them waits outside of it with the reason QueueFull. Absent: the plan's
+    /// value; 0: none; -1: unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1, max = 1_000_000))]
     pub max_queued_jobs: Option<i64>,
@@ -185,7 +187,7 @@ pub struct Plans {
 pub enum PlansError {
     /// Not the YAML that a plan table is.
     #[error("failed to read the plan table: {0}")]
-    Read(#[from] serde_yaml_ng::Error),
+    Read(#[from] yaml::ReadError),
     /// No plan in it.
     #[error("the plan table names no plan: give at least one under `plans:`")]
     Empty,
@@ -209,7 +211,7 @@ impl Plans {
     /// # Errors
     /// [`PlansError`] names the plan and field that is wrong.
     pub fn from_yaml(text: &str) -> Result<Self, PlansError> {
-        let table: Self = serde_yaml_ng::from_str(text)?;
+        let table: Self = yaml::read(text)?;
         if table.plans.is_empty() {
             return Err(PlansError::Empty);
         }

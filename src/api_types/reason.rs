@@ -1,4 +1,9 @@
 //! The closed list of machine reasons: the same word in a condition, an Event, a metric label and an answer.
+//!
+//! docs/reasons.md has a section for each, with cause and cure; a test compares the two lists.
+
+/// The page with a section for each reason.
+const PAGE: &str = include_str!("../../docs/reasons.md");
 
 /// Why something is as it is. The text form is the variant's name.
 #[derive(
@@ -11,6 +16,7 @@
     PartialOrd,
     Ord,
     strum::Display,
+    strum::EnumIter,
     strum::IntoStaticStr,
     strum::EnumString,
 )]
@@ -143,5 +149,41 @@ impl Reason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// The section of the page about this reason.
+    #[must_use]
+    pub fn section(self) -> Option<&'static str> {
+        let heading = format!("\n## {self}\n");
+        let rest = &PAGE[PAGE.find(&heading)? + 1..];
+        Some(rest.find("\n## ").map_or(rest, |end| &rest[..=end]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    /// What follows a label, up to the end of its paragraph.
+    fn paragraph<'a>(section: &'a str, label: &str) -> &'a str {
+        let (_, rest) = section.split_once(label).unwrap_or_else(|| panic!("no {label} in {section}"));
+        rest.split("\n\n").next().unwrap_or_default()
+    }
+
+    #[test]
+    fn each_reason_has_its_cause_and_cure_and_no_section_is_without_a_reason() {
+        for reason in Reason::iter() {
+            let section = reason.section().unwrap_or_else(|| panic!("{reason} has no section"));
+            assert_eq!(section.matches("## ").count(), 1, "{section}");
+            for label in ["\n**Cause:** ", "\n**Cure:** "] {
+                assert!(paragraph(section, label).split_whitespace().count() > 2, "{section}");
+            }
+        }
+        let headings: BTreeSet<&str> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(headings, Reason::iter().map(Reason::as_str).collect());
     }
 }

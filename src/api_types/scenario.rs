@@ -12,6 +12,7 @@ use super::{
     job::{EnvVar, JobResources, JobSpec, MOST_BYTES},
     quantity::{self, Quantity, Range},
 };
+use crate::yaml;
 
 /// A template of jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -72,7 +73,7 @@ pub struct Scenarios {
 pub enum ScenariosError {
     /// Not the YAML that a catalogue is.
     #[error("failed to read the catalogue: {0}")]
-    Read(#[from] serde_yaml_ng::Error),
+    Read(#[from] yaml::ReadError),
     /// A scenario that no job can name.
     #[error("scenario `{0}`: a name is 1 to 63 characters of a-z, 0-9 and -, the first and the last no -")]
     Name(String),
@@ -109,9 +110,7 @@ impl Scenarios {
     /// # Errors
     /// [`ScenariosError`] names the scenario and field that is wrong.
     pub fn from_yaml(text: &str) -> Result<Self, ScenariosError> {
-        // Read once without types: of two entries of one name the typed reading would keep the last.
-        serde_yaml_ng::from_str::<serde_yaml_ng::Value>(text)?;
-        let catalogue: Self = serde_yaml_ng::from_str(text)?;
+        let catalogue: Self = yaml::read(text)?;
         for (name, scenario) in &catalogue.scenarios {
             if !is_name(name) {
                 return Err(ScenariosError::Name(name.clone()));
@@ -411,14 +410,14 @@ mod tests {
             ("resources: {ephemeralStorage: '1e-400'}", "`1e-400` is not allowed: give 1Mi to 1Pi"),
             ("resources: {gpus: -1}", "scenario `train`: resources.gpus is -1: give 0 to 1024"),
             ("resources: {bandwidthMbps: 1000001}", "scenario `train`: resources.bandwidthMbps is 1000001"),
-            ("resources: {cpus: 1}", "scenarios.train.resources: unknown field `cpus`"),
+            ("resources: {cpus: 1}", "scenarios.train.resources.cpus: unknown field `cpus`"),
             ("resources: {cpu: 0.5}", "scenarios.train.resources.cpu: invalid type"),
-            ("comand: [x]", "scenarios.train: unknown field `comand`"),
-            ("args: x", "scenarios.train.args: invalid type"),
-            ("env: [{name: A, value: [x]}]", "scenarios.train.env[0].value: invalid type"),
+            ("comand: [x]", "scenarios.train.comand: unknown field `comand`"),
+            ("args: x", "scenarios.train.args: expected sequence"),
+            ("env: [{name: A, value: [x]}]", "scenarios.train.env[0].value: expected string"),
             (
                 "env: [{name: A, secretKeyRef: {name: s, key: k}}]",
-                "scenarios.train.env[0]: unknown field `secretKeyRef`",
+                "scenarios.train.env[0].secretKeyRef: unknown field `secretKeyRef`",
             ),
             ("env: [{name: 1A, value: x}]", "scenario `train`: env.name is `1A`"),
             ("env: [{name: ..A, value: x}]", "scenario `train`: env.name is `..A`"),
@@ -442,7 +441,7 @@ mod tests {
             ("scenarios: {Train: {image: i}}", "scenario `Train`: a name is"),
             ("scenarios: {-a: {image: i}}", "scenario `-a`: a name is"),
             ("scenarios: {'': {image: i}}", "scenario ``: a name is"),
-            ("scenarios: {a: {image: i}, a: {image: j}}", "duplicate entry with key \"a\""),
+            ("scenarios: {a: {image: i}, a: {image: j}}", "duplicate mapping key `a`"),
             ("scenario: {a: {image: i}}", "unknown field `scenario`"),
             ("", "missing field `scenarios`"),
         ] {

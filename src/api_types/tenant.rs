@@ -12,7 +12,7 @@ use super::{
     text,
 };
 
-/// A customer or team that shares the cluster: it gets a namespace, quotas, access and worker nodes.
+/// Tenant is a customer or team that shares the cluster. It has a namespace, quotas, access and worker nodes.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "crofter.io",
@@ -22,7 +22,7 @@ use super::{
     shortname = "ten",
     category = "crofter",
     derive = "PartialEq",
-    doc = "A customer or team that shares the cluster: it gets a namespace, quotas, access and worker nodes.",
+    doc = "Tenant is a customer or team that shares the cluster. It has a namespace, quotas, access and worker nodes.",
     selectable = ".spec.plan",
     selectable = ".status.phase",
     printcolumn(name = "Plan", type_ = "string", json_path = ".spec.plan"),
@@ -51,7 +51,7 @@ pub struct TenantSpec {
     #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub plan: String,
 
-    /// Accept and admit nothing new; what runs is treated as suspendPolicy says.
+    /// Whether the tenant is suspended: it accepts and admits no jobs, and suspendPolicy decides about running ones.
     #[serde(default)]
     pub suspended: bool,
 
@@ -59,7 +59,7 @@ pub struct TenantSpec {
     #[serde(default)]
     pub suspend_policy: SuspendPolicy,
 
-    /// From this time on the tenant is expired, by itself. A later time, or none, reactivates it.
+    /// Time from which the tenant is expired. A later time, or none, reactivates it.
     #[serde(default, deserialize_with = "super::time::time", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
 
@@ -67,7 +67,7 @@ pub struct TenantSpec {
     #[serde(default)]
     pub quotas: Quotas,
 
-    /// Shared pools on whose nodes the tenant's jobs may run, beside its own workers.
+    /// Shared pools on whose nodes the tenant's jobs may run, besides its own workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -75,7 +75,7 @@ pub struct TenantSpec {
     )]
     pub shared_pools: Vec<String>,
 
-    /// Who may work in the tenant's namespace, and as what.
+    /// Subjects that may work in the tenant's namespace, each with a role.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub access: Vec<AccessGrant>,
@@ -88,7 +88,8 @@ pub struct TenantSpec {
     #[serde(default)]
     pub pod_security: PodSecurity,
 
-    /// Nodes are supplied by an autoscaler: jobs are admitted up to the quota even where no node has room yet.
+    /// Whether an autoscaler supplies nodes: jobs are then admitted up to the quota even where no node has capacity
+    /// yet.
     #[serde(default)]
     pub elastic: bool,
 
@@ -96,7 +97,7 @@ pub struct TenantSpec {
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
-    /// Keep the tenant even when its deletion is asked for, until this is false.
+    /// Whether a request to delete the tenant is refused.
     #[serde(default)]
     pub prevent_deletion: bool,
 
@@ -190,7 +191,7 @@ pub struct AccessGrant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = text::LABEL))]
     pub namespace: Option<String>,
-    /// What the subject may do.
+    /// Role of the subject, which says what it may do.
     pub role: AccessRole,
 }
 
@@ -245,11 +246,11 @@ pub enum AccessRole {
     Viewer,
 }
 
-/// What Crofter says of a tenant.
+/// TenantStatus is the observed state of a Tenant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantStatus {
-    /// The generation of the spec that this status speaks of; -1 before the first look.
+    /// Generation of the spec that this status describes; -1 before the first reconcile.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
     /// Where the tenant is in its life.
@@ -264,18 +265,18 @@ pub struct TenantStatus {
     /// What the tenant uses, written at most every 15 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<TenantUsage>,
-    /// The hourly window, as far as pods that are gone or may go are counted in it.
+    /// State of the hourly window for pods that are deleted or may be deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_window: Option<JobWindow>,
-    /// Usage against quota, ready to read.
+    /// Usage and quotas as texts, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<TenantSummary>,
-    /// Ready, Active and WorkersAdmitted; Reconciling and Stalled only while True.
+    /// Conditions: Ready, Active and WorkersAdmitted; Reconciling and Stalled only while they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// A hash of all that was made for the tenant, and of its versions. An operator that starts leaves alone what is as it
-    /// was left.
+    /// Hash of the objects that were applied for the tenant, and of their versions. An operator that starts applies
+    /// only objects that differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied: Option<String>,
 }
@@ -286,7 +287,7 @@ pub fn unobserved() -> i64 {
     -1
 }
 
-/// Where a tenant is in its life.
+/// Phase of the tenant.
 #[derive(
     Clone,
     Copy,
@@ -317,7 +318,7 @@ pub enum TenantPhase {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantUsage {
-    /// Jobs waiting.
+    /// Jobs that wait.
     #[serde(default)]
     pub queued_jobs: i64,
     /// Jobs assigned or running.
@@ -338,16 +339,16 @@ pub struct TenantUsage {
     /// Bandwidth requested by active jobs, in Mbit/s.
     #[serde(default)]
     pub bandwidth_mbps: i64,
-    /// Nodes admitted.
+    /// Nodes that are admitted to the tenant.
     #[serde(default)]
     pub workers: i64,
     /// Jobs started in the hourly window in force; retries are not counted.
     #[serde(default)]
     pub jobs_this_hour: i64,
-    /// When that window ends; none is in force when absent. The next one begins with the next job that starts.
+    /// When the current window ends; absent without one. The next window begins with the next job that starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jobs_hour_reset_at: Option<Time>,
-    /// Jobs ended, by end state, among those that the API still holds.
+    /// Jobs that ended and are still in the API, by end state.
     #[serde(default)]
     pub ended: EndedJobs,
 }
@@ -360,13 +361,13 @@ pub struct TenantUsage {
 pub struct JobWindow {
     /// End of the window, 60 minutes after the first job charged.
     pub resets_at: Time,
-    /// End of the window before: a pod created earlier belongs to none that still runs.
+    /// End of the previous window: a pod created earlier does not count in the current one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
-    /// Jobs charged whose pods need not be looked at any more.
+    /// Charged jobs whose pods have no finalizer any more.
     #[serde(default)]
     pub settled: i64,
-    /// UIDs of those of them whose pods may still carry the finalizer.
+    /// UIDs of charged jobs whose pods may still have the finalizer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settling: Vec<String>,
 }
@@ -375,19 +376,19 @@ pub struct JobWindow {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EndedJobs {
-    /// Completed.
+    /// Jobs that completed.
     #[serde(default)]
     pub completed: i64,
-    /// Failed.
+    /// Jobs that failed.
     #[serde(default)]
     pub failed: i64,
-    /// Canceled.
+    /// Jobs that were canceled.
     #[serde(default)]
     pub canceled: i64,
-    /// Rejected.
+    /// Jobs that were rejected.
     #[serde(default)]
     pub rejected: i64,
-    /// Timed out for good.
+    /// Jobs that exceeded their timeout.
     #[serde(default)]
     pub timed_out: i64,
 }

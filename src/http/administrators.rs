@@ -1,63 +1,62 @@
-//! Administrators: who shows a Kubernetes token, checked by the cluster itself.
+//! Administrators: callers with a Kubernetes token, which the cluster itself checks.
 //!
-//! A TokenReview says whose token it is, and a SubjectAccessReview whether that user may do to the Crofter resource what
-//! the route does. Answers are kept for some seconds, by the token's hash, in maps of bounded size: a right that was
-//! taken away counts for at most [`REMEMBERED`] more.
+//! A TokenReview says which user a token authenticates, and a SubjectAccessReview whether that user may do to the Crofter
+//! resource what the route does. The server caches the results for [`REVIEW_TTL`], tokens by their hash, at most
+//! [`MAX_REVIEWS`] of each kind: a right that is revoked stays valid for at most that long. Concurrent requests with one
+//! token share one review.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use moka::future::Cache;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use super::problem::{Code, Problem};
-use crate::{kube_ext::within, names};
+use crate::{
+    kube_ext::{CallError, within},
+    names,
+};
 
-/// How long an answer counts.
-pub const REMEMBERED: Duration = Duration::from_secs(10);
-/// Answers kept of each kind.
-const MOST: usize = 1024;
-/// Longest token that is shown to the API server.
-const LONGEST_TOKEN: usize = 16 * 1024;
+/// How long the result of a review is valid.
+pub const REVIEW_TTL: Duration = Duration::from_secs(10);
+/// Most cached results of each kind.
+pub const MAX_REVIEWS: u64 = 1024;
+/// Longest token that the server sends to the API server, in bytes.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A user of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct User {
-    /// Name.
+    /// The name of the user.
     pub name: String,
     uid: Option<String>,
     groups: Vec<String>,
     extra: BTreeMap<String, Vec<String>>,
 }
 
-/// What a route does to a resource.
+/// What a route does to a resource, for a SubjectAccessReview.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Act {
+pub struct AccessReview {
     /// Kubernetes verb.
     pub verb: &'static str,
-    /// Group of the resource.
+    /// API group of the resource.
     pub group: &'static str,
-    /// Version of the group.
+    /// Version of the API group.
     pub version: &'static str,
     /// Plural of the resource.
     pub resource: &'static str,
-    /// Namespace, for namespaced ones.
+    /// Namespace, for namespaced resources.
     pub namespace: Option<String>,
-    /// Name, where it is about one.
+    /// Name, where the route acts on one object.
     pub name: Option<String>,
 }
 
-impl Act {
-    /// Of a resource in Crofter's group.
+impl AccessReview {
+    /// The review of a verb on a resource in Crofter's group.
     #[must_use]
     pub fn ours(
         verb: &'static str,
@@ -68,7 +67,7 @@ impl Act {
         Self { verb, group: names::GROUP, version: names::VERSION, resource, namespace, name }
     }
 
-    /// Of a node, which is the cluster's.
+    /// The review of a verb on a node.
     #[must_use]
     pub fn of_node(verb: &'static str, name: &str) -> Self {
         let name = Some(name.to_owned());
@@ -76,44 +75,68 @@ impl Act {
     }
 }
 
-/// Asks the cluster about administrators.
+/// Authenticates and authorises administrators.
 pub struct Administrators {
     client: Client,
-    users: Remembered<[u8; 32], Option<User>>,
-    rights: Remembered<(User, Act), bool>,
+    /// By a token's hash: its user, or `None` for a token that the cluster does not accept.
+    users: Cache<[u8; 32], Option<User>>,
+    allowed: Cache<(User, AccessReview), bool>,
 }
 
 impl Administrators {
-    /// Remembers nothing yet.
+    /// Administrators of this cluster, with empty caches.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, users: Remembered::default(), rights: Remembered::default() }
+        Self::with_ttl(client, REVIEW_TTL)
     }
 
-    /// What is remembered of a token: whose it is, or that it is nobody's.
-    #[must_use]
-    pub fn remembered(&self, token: &str) -> Option<Option<User>> {
-        self.users.get(&digest(token))
+    fn with_ttl(client: Client, ttl: Duration) -> Self {
+        let users = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
+        let allowed = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
+        Self { client, users, allowed }
     }
 
-    /// Whose token this is; `None` where it is nobody's.
+    /// The cached user of a token; the inner `None` for a token that the cluster does not accept.
+    pub async fn cached_user(&self, token: &str) -> Option<Option<User>> {
+        self.users.get(&digest(token)).await
+    }
+
+    /// The user of a token; `None` where the cluster does not accept it.
     ///
     /// # Errors
     /// `cluster_unavailable`.
     pub async fn user(&self, token: &str) -> Result<Option<User>, Problem> {
-        if token.len() > LONGEST_TOKEN {
+        if token.len() > MAX_TOKEN_BYTES {
             return Ok(None);
         }
-        let key = digest(token);
-        if let Some(known) = self.users.get(&key) {
-            return Ok(known);
+        let user = self.users.try_get_with(digest(token), self.review_token(token)).await;
+        user.map_err(|problem| Problem::clone(&problem))
+    }
+
+    /// Authorises a user.
+    ///
+    /// # Errors
+    /// `forbidden` with the right that is lacking; `cluster_unavailable`.
+    pub async fn authorise(&self, user: &User, review: AccessReview) -> Result<(), Problem> {
+        let key = (user.clone(), review.clone());
+        let allowed = self.allowed.try_get_with(key, self.review_access(user, &review)).await;
+        if allowed.map_err(|problem: Arc<Problem>| Problem::clone(&problem))? {
+            return Ok(());
         }
+        let AccessReview { verb, group, resource, .. } = review;
+        let dot = if group.is_empty() { "" } else { "." };
+        let detail = format!("your rights in the cluster do not allow to {verb} {resource}{dot}{group}");
+        Err(Problem::new(Code::Forbidden, detail))
+    }
+
+    async fn review_token(&self, token: &str) -> Result<Option<User>, Problem> {
         let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let answer = within("failed to review a token", api.create(&PostParams::default(), &review)).await;
-        let status = answer.map_err(unanswered)?.status.unwrap_or_default();
-        let user = match (status.authenticated, status.user) {
+        let reviewed =
+            within("failed to create a TokenReview", api.create(&PostParams::default(), &review)).await;
+        let status = reviewed.map_err(unavailable)?.status.unwrap_or_default();
+        Ok(match (status.authenticated, status.user) {
             (Some(true), Some(user)) => user.username.filter(|name| !name.is_empty()).map(|name| User {
                 name,
                 uid: user.uid,
@@ -121,42 +144,17 @@ impl Administrators {
                 extra: user.extra.unwrap_or_default(),
             }),
             _ => None,
-        };
-        self.users.put(key, user.clone());
-        Ok(user)
+        })
     }
 
-    /// Whether a user may do this.
-    ///
-    /// # Errors
-    /// `forbidden` with the right that is lacking; `cluster_unavailable`.
-    pub async fn may(&self, user: &User, act: Act) -> Result<(), Problem> {
-        let key = (user.clone(), act.clone());
-        let allowed = match self.rights.get(&key) {
-            Some(allowed) => allowed,
-            None => {
-                let allowed = self.review(user, &act).await?;
-                self.rights.put(key, allowed);
-                allowed
-            }
-        };
-        if allowed {
-            return Ok(());
-        }
-        let Act { verb, group, resource, .. } = act;
-        let dot = if group.is_empty() { "" } else { "." };
-        let detail = format!("your rights in the cluster do not allow to {verb} {resource}{dot}{group}");
-        Err(Problem::new(Code::Forbidden, detail))
-    }
-
-    async fn review(&self, user: &User, act: &Act) -> Result<bool, Problem> {
+    async fn review_access(&self, user: &User, review: &AccessReview) -> Result<bool, Problem> {
         let attributes = ResourceAttributes {
-            group: Some(act.group.to_owned()),
-            version: Some(act.version.to_owned()),
-            resource: Some(act.resource.to_owned()),
-            verb: Some(act.verb.to_owned()),
-            namespace: act.namespace.clone(),
-            name: act.name.clone(),
+            group: Some(review.group.to_owned()),
+            version: Some(review.version.to_owned()),
+            resource: Some(review.resource.to_owned()),
+            verb: Some(review.verb.to_owned()),
+            namespace: review.namespace.clone(),
+            name: review.name.clone(),
             ..ResourceAttributes::default()
         };
         let spec = SubjectAccessReviewSpec {
@@ -169,53 +167,28 @@ impl Administrators {
         };
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
-        let answer = within("failed to review a right", api.create(&PostParams::default(), &review)).await;
-        let status = answer.map_err(unanswered)?.status.unwrap_or_default();
+        let reviewed =
+            within("failed to create a SubjectAccessReview", api.create(&PostParams::default(), &review))
+                .await;
+        let status = reviewed.map_err(unavailable)?.status.unwrap_or_default();
         Ok(status.allowed && status.denied != Some(true))
     }
 }
 
-fn unanswered(error: crate::kube_ext::CallError) -> Problem {
+fn unavailable(error: CallError) -> Problem {
     let detail = "the Kubernetes API server does not answer at the moment";
-    Problem::new(Code::ClusterUnavailable, detail).inside(error)
+    Problem::new(Code::ClusterUnavailable, detail).with_cause(error)
 }
 
 fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Answers of the last seconds.
-struct Remembered<K, V>(Mutex<HashMap<K, (Instant, V)>>);
-
-impl<K, V> Default for Remembered<K, V> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<K: Hash + Eq, V: Clone> Remembered<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(key).filter(|(at, _)| at.elapsed() < REMEMBERED).map(|(_, value)| value.clone())
-    }
-
-    fn put(&self, key: K, value: V) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MOST {
-            all.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
-        }
-        if all.len() >= MOST {
-            all.clear();
-        }
-        all.insert(key, (Instant::now(), value));
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Instant,
     };
 
     use serde_json::json;
@@ -223,14 +196,14 @@ mod tests {
     use super::*;
     use crate::kube_ext::mock::{client, refusal};
 
-    fn act(verb: &'static str) -> Act {
-        Act::ours(verb, "tenants", None, None)
+    fn review(verb: &'static str) -> AccessReview {
+        AccessReview::ours(verb, "tenants", None, None)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_cluster_is_asked_once_in_some_seconds() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
+    /// A cluster in which the token `good` is alice's, who may list tenants; and the number of its reviews.
+    fn cluster() -> (Client, Arc<AtomicUsize>) {
+        let reviews = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reviews);
         let client = client(move |call| {
             count.fetch_add(1, Ordering::SeqCst);
             let spec = &call.body["spec"];
@@ -253,18 +226,56 @@ mod tests {
                 }
             }
         });
+        (client, reviews)
+    }
+
+    #[tokio::test]
+    async fn a_review_is_cached_for_ten_seconds_and_a_bounded_number_of_them() {
+        let (client, reviews) = cluster();
         let admins = Administrators::new(client);
         for _ in 0..2 {
             let alice = admins.user("good").await.unwrap().unwrap();
             assert_eq!(admins.user("bad").await.unwrap(), None);
-            admins.may(&alice, act("list")).await.unwrap();
-            assert_eq!(admins.may(&alice, act("delete")).await.unwrap_err().code, Code::Forbidden);
+            admins.authorise(&alice, review("list")).await.unwrap();
+            assert_eq!(admins.authorise(&alice, review("delete")).await.unwrap_err().code, Code::Forbidden);
         }
-        assert_eq!(asked.load(Ordering::SeqCst), 4);
-        tokio::time::advance(REMEMBERED).await;
-        assert!(admins.remembered("good").is_none());
-        admins.user("good").await.unwrap().unwrap();
-        assert_eq!(asked.load(Ordering::SeqCst), 5);
+        assert_eq!(reviews.load(Ordering::SeqCst), 4);
+        let policies = [admins.users.policy(), admins.allowed.policy()];
+        for policy in policies {
+            assert_eq!(
+                (policy.time_to_live(), policy.max_capacity()),
+                (Some(Duration::from_secs(10)), Some(1024))
+            );
+        }
+        for n in 0..3 * MAX_REVIEWS {
+            assert_eq!(admins.user(&format!("bad-{n}")).await.unwrap(), None);
+        }
+        admins.users.run_pending_tasks().await;
+        assert!(admins.users.entry_count() <= MAX_REVIEWS, "{}", admins.users.entry_count());
+    }
+
+    #[tokio::test]
+    async fn a_review_expires_although_it_is_used() {
+        let (client, reviews) = cluster();
+        let ttl = Duration::from_millis(50);
+        let admins = Administrators::with_ttl(client, ttl);
+        let begun = Instant::now();
+        while reviews.load(Ordering::SeqCst) < 4 {
+            let alice = admins.user("good").await.unwrap().unwrap();
+            admins.authorise(&alice, review("list")).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(30), "nothing expires");
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed() >= ttl);
+    }
+
+    #[tokio::test]
+    async fn concurrent_requests_with_one_token_share_a_review() {
+        let (client, reviews) = cluster();
+        let admins = Administrators::new(client);
+        let users = futures::future::join_all((0..10).map(|_| admins.user("good"))).await;
+        assert!(users.into_iter().all(|user| user.unwrap().is_some_and(|user| user.name == "alice")));
+        assert_eq!(reviews.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
@@ -279,15 +290,24 @@ mod tests {
             (201, json!({"metadata": {}, "spec": call.body["spec"], "status": {"allowed": allowed}}))
         }));
         let user = User { name: "u".into(), uid: None, groups: Vec::new(), extra: BTreeMap::new() };
-        for act in [Act::of_node("patch", "n1"), Act::ours("patch", "tenants", None, Some("acme".into()))] {
-            admins.may(&user, act).await.unwrap();
+        for review in [
+            AccessReview::of_node("patch", "n1"),
+            AccessReview::ours("patch", "tenants", None, Some("acme".into())),
+        ] {
+            admins.authorise(&user, review).await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn nobody_is_let_in_while_the_cluster_is_away() {
+    async fn no_token_is_accepted_while_the_cluster_is_unavailable() {
         let admins = Administrators::new(client(|_| refusal(500, "down")));
-        assert_eq!(admins.user("good").await.unwrap_err().code, Code::ClusterUnavailable);
-        assert_eq!(admins.user(&"x".repeat(20_000)).await.unwrap(), None, "and is not asked about nonsense");
+        for _ in 0..2 {
+            assert_eq!(admins.user("good").await.unwrap_err().code, Code::ClusterUnavailable, "not cached");
+        }
+        assert_eq!(
+            admins.user(&"x".repeat(20_000)).await.unwrap(),
+            None,
+            "no review of a token that is too long"
+        );
     }
 }

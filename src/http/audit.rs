@@ -1,11 +1,11 @@
-//! The audit log: one line for every change that was asked for over REST, whatever became of it.
+//! The audit log: one line for every request over REST that changes something, whatever its result.
 //!
-//! A line says who asked for what, of which object, and how it was answered: never a key's text, a token, or anything of a
-//! body. The extractor that recognises the caller fills in who; the rest is the frame's. A request whose client goes away
-//! before the answer has its line, too, as it may have had its effect: it has no status.
+//! A line has the caller, the action, the object and the status of the response: never a token, or anything from a body. The
+//! extractor that authenticates the caller records it; the middleware records the rest. A request whose client disconnects
+//! before the response has a line without a status, as it may have had its effect.
 //!
-//! Of what clients write only that is told which could be a name or a UID: so nobody can forge a line or colour a terminal,
-//! and a key that was put in the wrong place is not told either.
+//! Of what clients send, a line has only what could be a name or a UID. So no client can forge a line or colour a terminal,
+//! and a key in the wrong place does not reach the log.
 
 use std::{
     convert::Infallible,
@@ -23,23 +23,23 @@ use axum::{
 use super::{administrators::User, path::canonical};
 use crate::{keys::Principal, metrics};
 
-/// The target of the lines, by which they are filtered.
+/// The target of the lines, by which a subscriber can filter them.
 pub const TARGET: &str = "crofter::audit";
-/// Longest text of a client's in a line, in bytes.
-const LONGEST: usize = 253;
+/// Longest text from a client in a line, in bytes.
+const MAX_TEXT: usize = 253;
 
-/// What is known of a request as it goes its way. Cheap to clone; all clones are one.
+/// What handlers and extractors record of a request. Cheap to clone; all clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Audit(Arc<Mutex<Known>>);
+pub struct Audit(Arc<Mutex<Recorded>>);
 
 #[derive(Clone, Debug, Default)]
-struct Known {
-    who: Who,
+struct Recorded {
+    caller: AuditedCaller,
     object: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
-enum Who {
+enum AuditedCaller {
     #[default]
     Unknown,
     Key {
@@ -50,23 +50,23 @@ enum Who {
 }
 
 impl Audit {
-    /// A tenant asks, also one that is not active.
+    /// Records a tenant as the caller, also one that is not active.
     pub fn by_key(&self, principal: &Principal) {
         let tenant = principal.tenant.name.clone();
-        self.known().who = Who::Key { tenant, key_id: principal.key_id.to_string() };
+        self.recorded().caller = AuditedCaller::Key { tenant, key_id: principal.key_id.to_string() };
     }
 
-    /// A user of the cluster asks.
+    /// Records a user of the cluster as the caller.
     pub fn by_administrator(&self, user: &User) {
-        self.known().who = Who::Administrator(visible(&user.name));
+        self.recorded().caller = AuditedCaller::Administrator(visible(&user.name));
     }
 
-    /// It is about this object, which does not stand in the path.
+    /// Records the object, where the path does not name it.
     pub fn about(&self, object: &str) {
-        self.known().object = named(object);
+        self.recorded().object = name_or_uid(object);
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,12 +79,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Audit {
     }
 }
 
-/// The UID of what an answer tells was made; travels with the response.
+/// The UID of the object that a handler created, as an extension of its response.
 #[derive(Clone, Debug)]
-pub struct Made(pub String);
+pub struct CreatedUid(pub String);
 
-/// The line of one request, written when this is dropped.
-pub struct Line {
+/// The line of one request. Dropping it writes the line.
+pub struct AuditLine {
     audit: Audit,
     request_id: String,
     from: Option<IpAddr>,
@@ -95,7 +95,7 @@ pub struct Line {
     status: Option<u16>,
 }
 
-impl Line {
+impl AuditLine {
     /// The line of a request that may change something; `None` for any other.
     #[must_use]
     pub fn of(request: &mut Request, request_id: &str) -> Option<Self> {
@@ -105,12 +105,12 @@ impl Line {
         let audit = Audit::default();
         request.extensions_mut().insert(audit.clone());
         let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-        // The same action by both of its paths.
+        // Both paths of a route are the same action.
         let route = template.map_or("unmatched", |path| path.strip_prefix("/v1").unwrap_or(path));
         let ids = template.map(|template| ids(template, request.uri().path())).unwrap_or_default();
         let tenant = match route.starts_with("/tenants/{") {
             true => ids.first().cloned().flatten(),
-            false => asked_for(request),
+            false => queried_tenant(request),
         };
         Some(Self {
             audit,
@@ -124,22 +124,22 @@ impl Line {
         })
     }
 
-    /// This is the answer.
-    pub fn answered(mut self, response: &Response) {
-        let made = response.extensions().get::<Made>().map(|made| visible(&made.0));
+    /// Adds the response.
+    pub fn responded(mut self, response: &Response) {
+        let made = response.extensions().get::<CreatedUid>().map(|made| visible(&made.0));
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         self.made = made.or_else(|| location?.rsplit('/').next().map(visible));
         self.status = Some(response.status().as_u16());
     }
 }
 
-impl Drop for Line {
+impl Drop for AuditLine {
     fn drop(&mut self) {
-        let known = self.audit.known().clone();
-        let (who, tenant, key_id, user) = match known.who {
-            Who::Unknown => ("unknown", self.tenant.take(), None, None),
-            Who::Key { tenant, key_id } => ("key", Some(tenant), Some(key_id), None),
-            Who::Administrator(name) => ("administrator", self.tenant.take(), None, Some(name)),
+        let recorded = self.audit.recorded().clone();
+        let (who, tenant, key_id, user) = match recorded.caller {
+            AuditedCaller::Unknown => ("unknown", self.tenant.take(), None, None),
+            AuditedCaller::Key { tenant, key_id } => ("key", Some(tenant), Some(key_id), None),
+            AuditedCaller::Administrator(name) => ("administrator", self.tenant.take(), None, Some(name)),
         };
         tracing::info!(
             target: TARGET,
@@ -149,39 +149,39 @@ impl Drop for Line {
             tenant = tenant.as_deref(),
             key_id = key_id.as_deref(),
             action = self.action.as_str(),
-            object = known.object.as_deref().or(self.object.as_deref()),
+            object = recorded.object.as_deref().or(self.object.as_deref()),
             made = self.made.as_deref(),
             status = self.status,
             from = self.from.map(tracing::field::display),
-            "change asked for"
+            "change requested"
         );
     }
 }
 
-/// What stands in a path where its template has parameters.
+/// The values of the parameters of a path.
 fn ids(template: &str, path: &str) -> Vec<Option<String>> {
     let pairs = template.split('/').zip(path.split('/'));
-    pairs.filter(|(part, _)| part.starts_with('{')).map(|(_, text)| named(text)).collect()
+    pairs.filter(|(part, _)| part.starts_with('{')).map(|(_, text)| name_or_uid(text)).collect()
 }
 
-/// The tenant that an administrator names after `?`.
-fn asked_for(request: &Request) -> Option<String> {
+/// The tenant that the query of a request names.
+fn queried_tenant(request: &Request) -> Option<String> {
     let Query(all) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
-    all.into_iter().find(|(name, _)| name == "tenant").and_then(|(_, value)| named(&value))
+    all.into_iter().find(|(name, _)| name == "tenant").and_then(|(_, value)| name_or_uid(&value))
 }
 
-/// A text that could be the name of an object, or its UID.
-fn named(text: &str) -> Option<String> {
+/// A text, if it could be the name or the UID of an object.
+fn name_or_uid(text: &str) -> Option<String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
     let text = canonical(text.to_owned());
-    ((1..=LONGEST).contains(&text.len()) && text.chars().all(fits)).then_some(text)
+    ((1..=MAX_TEXT).contains(&text.len()) && text.chars().all(fits)).then_some(text)
 }
 
-/// A text in visible ASCII, anything else as `%XX` of its bytes, and cut where it is too long.
+/// A text in visible ASCII: anything else becomes `%XX` of its bytes, and the text is cut where it is too long.
 fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    let mut shown = String::with_capacity(text.len().min(MAX_TEXT));
     for byte in text.bytes() {
-        if shown.len() >= LONGEST {
+        if shown.len() >= MAX_TEXT {
             shown.push_str("...");
             break;
         }
@@ -200,26 +200,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_writes_stays_on_its_line_and_is_bounded() {
+    fn a_clients_text_stays_on_one_line_and_is_bounded() {
         assert_eq!(visible("system:serviceaccount:ns:boss@x.io"), "system:serviceaccount:ns:boss@x.io");
         assert_eq!(visible("a\n2030 INFO forged\r"), "a%0A2030%20INFO%20forged%0D");
         assert_eq!(visible("\u{1b}[31mred\u{9b}\""), "%1B[31mred%C2%9B%22");
         let long = visible(&"\u{1b}".repeat(10_000));
-        assert!(long.len() <= LONGEST + 6 && long.ends_with("..."), "{long}");
+        assert!(long.len() <= MAX_TEXT + 6 && long.ends_with("..."), "{long}");
     }
 
     #[test]
-    fn ids_are_what_stands_in_the_path() {
+    fn ids_are_the_values_of_the_paths_parameters() {
         let given =
             |ids: Vec<Option<String>>| ids.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>();
         let path = "/v1/tenants/acme/nodes/n%0a1";
         assert_eq!(given(ids("/v1/tenants/{id}/nodes/{node}", path)), ["acme", ""]);
         assert_eq!(given(ids("/jobs", "/jobs")), [""; 0]);
-        for (text, told) in [("n1.example.org", true), ("", false), ("crft_a", false), ("A", false)] {
-            assert_eq!(named(text).is_some(), told, "{text}");
+        for (text, is_allowed) in [("n1.example.org", true), ("", false), ("crft_a", false), ("A", false)] {
+            assert_eq!(name_or_uid(text).is_some(), is_allowed, "{text}");
         }
         let uid = "0b8e9c1a-0000-4000-8000-00000000000f";
-        assert_eq!(named(&uid.to_uppercase()).as_deref(), Some(uid), "as the handler finds it");
-        assert_eq!((named(&"a".repeat(253)).is_some(), named(&"a".repeat(254)).is_some()), (true, false));
+        assert_eq!(name_or_uid(&uid.to_uppercase()).as_deref(), Some(uid), "as the handler finds it");
+        assert_eq!(
+            (name_or_uid(&"a".repeat(253)).is_some(), name_or_uid(&"a".repeat(254)).is_some()),
+            (true, false)
+        );
     }
 }

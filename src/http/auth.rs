@@ -1,8 +1,8 @@
-//! Who asks: taken from the credentials alone, before anything else of a request is looked at.
+//! Authenticates the caller of a request, from its credentials alone and before any other extractor reads the request.
 //!
-//! [`ByKey`] stands for a tenant and lets through only a valid key of an active tenant, with the scope that the route's
-//! signature names. [`ByAdministrator`] stands for a user of the cluster. A handler that takes neither serves everybody,
-//! so the signature says who may call it.
+//! [`ByKey`] is a tenant: it accepts only a valid key of an active tenant, with the scope that the handler's signature
+//! names. [`ByAdministrator`] is a user of the cluster. A handler that takes neither is public, so each signature says who
+//! may call the route.
 
 use std::{
     marker::PhantomData,
@@ -19,13 +19,14 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::{
     App,
-    administrators::{Act, User},
+    administrators::{AccessReview, User},
     audit::Audit,
+    concurrency_limit::{MAX_IN_FLIGHT_PER_TENANT, Permit},
     header::only,
-    openapi::{Describes, Operation, Who},
+    middleware::record_tenant,
+    openapi::{AllowedCallers, Describes, Operation},
     path::canonical,
-    problem::{Code, Problem},
-    shares::{MOST_OF_ONE, Share},
+    problem::{Code, INACTIVE_TENANT, Problem},
 };
 use crate::{
     api_types::{Tenant, api_key::Scope},
@@ -33,63 +34,67 @@ use crate::{
     keys::{Keys, Principal, Refusal, TenantOf},
 };
 
-/// Keys, where they are no bearer.
+/// The header of a key that is not sent as a bearer token.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// The tenant that a client believes to be.
+/// The header with the tenant that a client expects its key to belong to.
 const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 
-/// Recognises keys.
-pub trait Recognise: Send + Sync {
-    /// Who presents this text.
-    fn principal<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>>;
+/// Authenticates API keys.
+pub trait KeyAuthenticator: Send + Sync {
+    /// The principal of this token.
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>>;
 
-    /// Who presented a key that was let in before, as he would be let in now.
-    fn again<'a>(&'a self, before: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>>;
+    /// The current state of a principal that was authenticated before.
+    fn revalidate<'a>(&'a self, before: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>>;
 }
 
-impl Recognise for Keys {
-    fn principal<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>> {
-        Box::pin(Self::principal(self, text))
+impl KeyAuthenticator for Keys {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>> {
+        Box::pin(Self::authenticate(self, token))
     }
 
-    fn again<'a>(&'a self, before: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>> {
-        Box::pin(Self::again(self, before))
+    fn revalidate<'a>(&'a self, before: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>> {
+        Box::pin(Self::revalidate(self, before))
     }
 }
 
-/// What a request shows.
+/// The credentials of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown<'a> {
+enum Credentials<'a> {
     Key(&'a str),
     Token(&'a str),
 }
 
-fn shown(headers: &HeaderMap) -> Result<Shown<'_>, Problem> {
-    let bearer = only(headers, &header::AUTHORIZATION)?;
+fn credentials(headers: &HeaderMap) -> Result<Credentials<'_>, Problem> {
+    let authorization = only(headers, &header::AUTHORIZATION)?;
     let key = only(headers, &API_KEY)?;
-    match (bearer.map(of_bearer), key) {
+    match (authorization.map(bearer), key) {
         // Some clients send one key in both ways.
-        (Some(Ok(Shown::Key(bearer))), Some(key)) if bearer == key => Ok(Shown::Key(key)),
+        (Some(Ok(Credentials::Key(bearer))), Some(key)) if bearer == key => Ok(Credentials::Key(key)),
         (Some(_), Some(_)) => {
-            let detail = "Authorization and X-API-Key hold different credentials: give one of them";
+            let detail = "Authorization and X-API-Key have different credentials: send one of them";
             Err(Problem::new(Code::InvalidHeader, detail))
         }
-        (None, Some(key)) => Ok(Shown::Key(key)),
+        (None, Some(key)) => Ok(Credentials::Key(key)),
         (Some(bearer), None) => bearer,
         (None, None) => Err(Problem::new(
             Code::MissingCredentials,
-            "give an API key: Authorization: Bearer crft_…, or X-API-Key",
+            "send an API key: Authorization: Bearer crft_…, or X-API-Key",
         )),
     }
 }
 
-fn of_bearer(header: &str) -> Result<Shown<'_>, Problem> {
-    let (scheme, text) = header.split_once(' ').unwrap_or((header, ""));
-    let text = text.trim();
-    if !scheme.eq_ignore_ascii_case("bearer") || text.is_empty() {
-        return Err(Problem::new(Code::MissingCredentials, "Authorization is `Bearer` and a key or token"));
+/// The credentials of an `Authorization` header.
+fn bearer(header: &str) -> Result<Credentials<'_>, Problem> {
+    let (scheme, token) = header.split_once(' ').unwrap_or((header, ""));
+    let token = token.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(Problem::new(
+            Code::MissingCredentials,
+            "Authorization must be `Bearer` and a key or token",
+        ));
     }
-    Ok(if text.starts_with("crft_") { Shown::Key(text) } else { Shown::Token(text) })
+    Ok(if token.starts_with("crft_") { Credentials::Key(token) } else { Credentials::Token(token) })
 }
 
 fn address(parts: &Parts) -> IpAddr {
@@ -97,7 +102,7 @@ fn address(parts: &Parts) -> IpAddr {
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip())
 }
 
-/// Who asks.
+/// The caller of a request.
 pub enum Caller {
     /// A tenant, by a key.
     Tenant(Context),
@@ -110,14 +115,14 @@ pub enum Caller {
 pub struct Context {
     /// The key.
     pub principal: Principal,
-    /// The tenant's object.
+    /// The Tenant.
     pub tenant: Arc<Tenant>,
-    /// The request's place among those of its tenant.
-    pub share: Arc<Share>,
+    /// One of the tenant's permits for requests in flight.
+    pub permit: Arc<Permit>,
 }
 
 impl Context {
-    /// Refuses a key without this scope.
+    /// Checks that the key has this scope.
     ///
     /// # Errors
     /// `missing_scope`.
@@ -131,9 +136,9 @@ impl Context {
     }
 }
 
-/// Whether the same key would be let in now, with this scope: for answers that go on.
-pub async fn still_holds(app: &App, principal: &Principal, scope: Scope) -> bool {
-    match app.recognise.again(principal).await {
+/// Whether the server would still accept a key for this scope: for streaming responses.
+pub async fn is_still_authorised(app: &App, principal: &Principal, scope: Scope) -> bool {
+    match app.authenticator.revalidate(principal).await {
         Ok(now) => now.may(scope) && active(app, &principal.tenant).is_some(),
         Err(_) => false,
     }
@@ -145,14 +150,14 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let from = address(parts);
         let audit = parts.extensions.get::<Audit>().cloned().unwrap_or_default();
-        match shown(&parts.headers)? {
-            Shown::Key(text) => {
-                let principal = app.recognise.principal(text).await;
+        match credentials(&parts.headers)? {
+            Credentials::Key(token) => {
+                let principal = app.authenticator.authenticate(token).await;
                 let principal = principal.map_err(|refusal| refused(app, from, refusal))?;
                 audit.by_key(&principal);
                 context(app, &parts.headers, principal).map(Self::Tenant)
             }
-            Shown::Token(token) => {
+            Credentials::Token(token) => {
                 let user = administrator(app, from, token).await?;
                 audit.by_administrator(&user);
                 Ok(Self::Administrator(user))
@@ -163,11 +168,11 @@ impl FromRequestParts<App> for Caller {
 
 impl Describes for Caller {
     fn describe(operation: &mut Operation) {
-        operation.called_by(Who::Both, None);
+        operation.called_by(AllowedCallers::KeyOrAdministrator, None);
     }
 }
 
-/// Counts a failure; from an address that fails too often, no more than that is told.
+/// Records a failure. An address that fails too often learns nothing else.
 fn refused(app: &App, from: IpAddr, refusal: Refusal) -> Problem {
     if refusal == Refusal::Unready {
         return Problem::new(Code::KeysUnavailable, refusal.to_string());
@@ -176,9 +181,9 @@ fn refused(app: &App, from: IpAddr, refusal: Refusal) -> Problem {
 }
 
 fn failed(app: &App, from: IpAddr, problem: impl FnOnce() -> Problem) -> Problem {
-    let barred = app.failures.barred(from);
-    app.failures.count(from);
-    match barred {
+    let retry_after = app.auth_throttle.retry_after(from);
+    app.auth_throttle.record_failure(from);
+    match retry_after {
         Some(wait) => too_many(wait.as_secs() + 1),
         None => problem(),
     }
@@ -190,10 +195,10 @@ fn too_many(seconds: u64) -> Problem {
 }
 
 async fn administrator(app: &App, from: IpAddr, token: &str) -> Result<User, Problem> {
-    if app.administrators.remembered(token).is_none()
-        && let Some(wait) = app.failures.barred(from)
+    if app.administrators.cached_user(token).await.is_none()
+        && let Some(wait) = app.auth_throttle.retry_after(from)
     {
-        // Each unknown token costs a call to the API server.
+        // The review of an unknown token is a call to the API server.
         return Err(too_many(wait.as_secs() + 1));
     }
     let unknown = || Problem::new(Code::InvalidToken, "the cluster does not accept this token");
@@ -202,8 +207,10 @@ async fn administrator(app: &App, from: IpAddr, token: &str) -> Result<User, Pro
 
 fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Context, Problem> {
     let of = &principal.tenant;
-    let most = || Problem::new(Code::Overloaded, "too many requests of this tenant are under way");
-    let share = app.shares.take(of.uid.clone(), MOST_OF_ONE).ok_or_else(most)?;
+    record_tenant(&of.name);
+    let overloaded = || Problem::new(Code::Overloaded, "too many requests of this tenant are in flight");
+    let permit =
+        app.in_flight.try_acquire(of.uid.clone(), MAX_IN_FLIGHT_PER_TENANT).ok_or_else(overloaded)?;
     if let Some(named) = only(headers, &TENANT_ID)?.map(|named| canonical(named.to_owned()))
         && named != of.uid
         && named != of.name
@@ -211,8 +218,8 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
         return Err(Problem::new(Code::TenantMismatch, "X-Tenant-ID names another tenant than the key's"));
     }
     match active(app, of) {
-        Some(tenant) => Ok(Context { principal, tenant, share: Arc::new(share) }),
-        None => Err(Problem::new(Code::TenantInactive, "invalid or inactive tenant")),
+        Some(tenant) => Ok(Context { principal, tenant, permit: Arc::new(permit) }),
+        None => Err(Problem::new(Code::TenantInactive, INACTIVE_TENANT)),
     }
 }
 
@@ -222,7 +229,7 @@ fn active(app: &App, of: &TenantOf) -> Option<Arc<Tenant>> {
     tenant.filter(|tenant| tenant_state::judge(tenant, app.clock.now()).accepts())
 }
 
-/// Names a scope in a type.
+/// A scope as a type, for the signatures of handlers.
 pub trait Needs: Send + Sync + 'static {
     /// The scope.
     const SCOPE: Scope;
@@ -253,7 +260,7 @@ impl<N: Needs> FromRequestParts<App> for ByKey<N> {
             }
             Caller::Administrator(_) => Err(Problem::new(
                 Code::KeyRequired,
-                "this is for API keys: an administrator's token has no tenant",
+                "this route needs an API key: an administrator's token has no tenant",
             )),
         }
     }
@@ -261,21 +268,21 @@ impl<N: Needs> FromRequestParts<App> for ByKey<N> {
 
 impl<N: Needs> Describes for ByKey<N> {
     fn describe(operation: &mut Operation) {
-        operation.called_by(Who::Key, Some(N::SCOPE));
-        operation.may_refuse([Code::KeyRequired]);
+        operation.called_by(AllowedCallers::Key, Some(N::SCOPE));
+        operation.add_problems([Code::KeyRequired]);
     }
 }
 
-/// A user of the cluster, whose rights the handler asks for.
+/// A user of the cluster. The handler must check the user's rights.
 pub struct ByAdministrator(pub User);
 
 impl ByAdministrator {
-    /// Refuses who may not do this.
+    /// Checks that the administrator's rights allow this.
     ///
     /// # Errors
     /// `forbidden`, `cluster_unavailable`.
-    pub async fn may(&self, app: &App, act: Act) -> Result<(), Problem> {
-        app.administrators.may(&self.0, act).await
+    pub async fn authorise(&self, app: &App, review: AccessReview) -> Result<(), Problem> {
+        app.administrators.authorise(&self.0, review).await
     }
 }
 
@@ -285,17 +292,18 @@ impl FromRequestParts<App> for ByAdministrator {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         match Caller::from_request_parts(parts, app).await? {
             Caller::Administrator(user) => Ok(Self(user)),
-            Caller::Tenant(_) => {
-                Err(Problem::new(Code::Forbidden, "this is for administrators: a key stands for a tenant"))
-            }
+            Caller::Tenant(_) => Err(Problem::new(
+                Code::Forbidden,
+                "this route needs an administrator's token: a key authenticates a tenant",
+            )),
         }
     }
 }
 
 impl Describes for ByAdministrator {
     fn describe(operation: &mut Operation) {
-        operation.called_by(Who::Administrator, None);
-        operation.may_refuse([Code::Forbidden]);
+        operation.called_by(AllowedCallers::Administrator, None);
+        operation.add_problems([Code::Forbidden]);
     }
 }
 
@@ -314,13 +322,16 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_shown_once_and_in_one_way() {
+    fn credentials_are_sent_once_and_in_one_way() {
         let bearer = headers(&[("authorization", "Bearer crft_x")]);
-        assert_eq!(shown(&bearer).unwrap(), Shown::Key("crft_x"));
-        assert_eq!(shown(&headers(&[("authorization", "bearer  ey.x")])).unwrap(), Shown::Token("ey.x"));
-        assert_eq!(shown(&headers(&[("x-api-key", "crft_x")])).unwrap(), Shown::Key("crft_x"));
+        assert_eq!(credentials(&bearer).unwrap(), Credentials::Key("crft_x"));
+        assert_eq!(
+            credentials(&headers(&[("authorization", "bearer  ey.x")])).unwrap(),
+            Credentials::Token("ey.x")
+        );
+        assert_eq!(credentials(&headers(&[("x-api-key", "crft_x")])).unwrap(), Credentials::Key("crft_x"));
         let both = headers(&[("authorization", "Bearer crft_x"), ("x-api-key", "crft_x")]);
-        assert_eq!(shown(&both).unwrap(), Shown::Key("crft_x"), "equal is no contradiction");
+        assert_eq!(credentials(&both).unwrap(), Credentials::Key("crft_x"), "equal credentials are accepted");
         for (all, code) in [
             (&[][..], Code::MissingCredentials),
             (&[("authorization", "Basic eDp5")], Code::MissingCredentials),
@@ -331,7 +342,7 @@ mod tests {
             (&[("authorization", "Bearer a"), ("authorization", "Bearer a")], Code::InvalidHeader),
             (&[("x-api-key", "a"), ("x-api-key", "a")], Code::InvalidHeader),
         ] {
-            assert_eq!(shown(&headers(all)).unwrap_err().code, code, "{all:?}");
+            assert_eq!(credentials(&headers(all)).unwrap_err().code, code, "{all:?}");
         }
     }
 }

@@ -1,10 +1,7 @@
 //! Bodies of requests: JSON, strictly.
 //!
-//! Beyond what serde_json refuses, so are bodies over 1 MiB, of another media type, compressed, deeper than [`DEEPEST`], with a name
-//! twice in one object (of two readers each may believe another one), with a NUL (which Postgres can't hold), with
-//! a field that the route does not know, and with a list or a word's object where [`objects`] finds fields or a word.
-
-mod objects;
+//! The server refuses bodies over 1 MiB, of another media type, compressed, with a field that the route does not have, and
+//! what [`strict_json`](super::strict_json) refuses.
 
 use std::{fmt, time::Duration};
 
@@ -14,26 +11,20 @@ use axum::{
     http::header,
 };
 use schemars::JsonSchema;
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
-};
-use serde_json::{Map, Number, Value};
+use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
-use self::objects::Objects;
 use super::{
     header::only,
     openapi::{Describes, Operation},
     problem::{Code, Problem},
+    strict_json::{StrictDeserializer, StrictValue},
 };
 
 /// Longest body, in bytes.
-pub const LONGEST: usize = 1 << 20;
-/// Longest time for the whole of it.
-const SLOWEST: Duration = Duration::from_secs(15);
-/// Levels of objects and lists in a body.
-const DEEPEST: u8 = 32;
+pub const MAX_BYTES: usize = 1 << 20;
+/// Longest time until all of a body is received.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A body of the form `T`, which must refuse unknown fields itself.
 pub struct Body<T>(pub T);
@@ -55,13 +46,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         }
         let declared = only(request.headers(), &header::CONTENT_LENGTH)?.and_then(|n| n.parse::<u64>().ok());
         let too_large =
-            || Problem::new(Code::BodyTooLarge, format!("the body is longer than {LONGEST} bytes"));
-        if declared.is_some_and(|length| length > LONGEST as u64) {
+            || Problem::new(Code::BodyTooLarge, format!("the body is longer than {MAX_BYTES} bytes"));
+        if declared.is_some_and(|length| length > MAX_BYTES as u64) {
             return Err(too_large());
         }
-        let whole = tokio::time::timeout(SLOWEST, to_bytes(request.into_body(), LONGEST)).await;
-        let too_slow =
-            |_| Problem::new(Code::BodyTooSlow, format!("the body took longer than {} s", SLOWEST.as_secs()));
+        let whole = tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_BYTES)).await;
+        let too_slow = |_| {
+            Problem::new(Code::BodyTooSlow, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))
+        };
         let bytes = whole.map_err(too_slow)?.map_err(|error| {
             let error = error.into_inner();
             match error.is::<http_body_util::LengthLimitError>() {
@@ -86,9 +78,9 @@ impl<T: JsonSchema> Describes for Body<T> {
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // RFC 8259, 8.1: who reads may ignore a byte order mark.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let Strict(value) = serde_json::from_slice(bytes)
+    let StrictValue(value) = serde_json::from_slice(bytes)
         .map_err(|error| Problem::new(Code::MalformedBody, error.to_string()))?;
-    serde_path_to_error::deserialize(Objects(value))
+    serde_path_to_error::deserialize(StrictDeserializer(value))
         .map_err(|error| Problem::new(Code::InvalidBody, explained(&error)))
 }
 
@@ -99,7 +91,7 @@ fn explained<E: fmt::Display>(error: &serde_path_to_error::Error<E>) -> String {
         Some(Segment::Seq { .. } | Segment::Map { .. } | Segment::Enum { .. }) => {
             format!("{}: {words}", error.path())
         }
-        // Of the whole.
+        // The whole body is wrong.
         Some(Segment::Unknown) | None => words,
     }
 }
@@ -132,84 +124,11 @@ pub fn in_plain_words(words: &str) -> String {
     }
 }
 
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Level(DEEPEST).deserialize(deserializer).map(Self)
-    }
-}
-
-/// How many levels more are taken.
-#[derive(Clone, Copy)]
-struct Level(u8);
-
-impl Level {
-    fn below<E: de::Error>(self) -> Result<Self, E> {
-        let left = self.0.checked_sub(1);
-        left.map(Self).ok_or_else(|| E::custom(format_args!("nested deeper than {DEEPEST} levels")))
-    }
-}
-
-fn text<E: de::Error>(text: &str) -> Result<String, E> {
-    if text.contains('\0') { Err(E::custom("a text holds a NUL character")) } else { Ok(text.to_owned()) }
-}
-
-impl<'de> DeserializeSeed<'de> for Level {
-    type Value = Value;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Level {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
-        Ok(Value::Bool(v))
-    }
-    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
-        Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
-    }
-    fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
-        text(v).map(Value::String)
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let below = self.below()?;
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(below)? {
-            list.push(item);
-        }
-        Ok(Value::Array(list))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let below = self.below()?;
-        let mut object = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            let name = text::<A::Error>(&name)?;
-            let value = fields.next_value_seed(below)?;
-            if object.insert(name.clone(), value).is_some() {
-                return Err(de::Error::custom(format_args!("the field {name:?} is there twice")));
-            }
-        }
-        Ok(Value::Object(object))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+    use serde_json::Value;
+
     use super::*;
 
     #[derive(Debug, Deserialize)]
@@ -246,7 +165,7 @@ mod tests {
             assert_eq!(sent(&[("content-type", media.as_bytes())], good()).await, Ok(1.into()), "{media}");
         }
         let cut = [Ok(Chunk::from(r#"{"a": "#)), Err(std::io::Error::other("gone"))];
-        let longest = r#"{"a": 1}"#.to_owned() + &" ".repeat(LONGEST - 8);
+        let longest = r#"{"a": 1}"#.to_owned() + &" ".repeat(MAX_BYTES - 8);
         let chunk = || Ok::<_, std::io::Error>(" ".repeat(1024));
         let chunks = |n| Bytes::from_stream(futures::stream::iter(std::iter::repeat_with(chunk).take(n)));
         for (headers, body, code) in [
@@ -259,7 +178,7 @@ mod tests {
             (&[JSON, length(b"99999999999")], good(), Code::BodyTooLarge),
             (&[JSON, length(b"8"), length(b"9")], good(), Code::InvalidHeader),
             (&[JSON], Bytes::from(longest.clone() + " "), Code::BodyTooLarge),
-            // Nobody says how long it will be.
+            // Without Content-Length.
             (&[JSON], chunks(1025), Code::BodyTooLarge),
             (&[JSON], chunks(1024), Code::MalformedBody),
             (&[JSON], Bytes::from_stream(futures::stream::iter(cut)), Code::MalformedBody),
@@ -286,8 +205,8 @@ mod tests {
             ("", "EOF"),
             ("{\"a\": 1", "EOF"),
             ("{\"a\": 1} x", "trailing"),
-            ("{\"a\": 1, \"a\": 2}", "there twice"),
-            ("{\"a\": {\"b\": 1, \"b\": 2}}", "there twice"),
+            ("{\"a\": 1, \"a\": 2}", "given twice"),
+            ("{\"a\": {\"b\": 1, \"b\": 2}}", "given twice"),
             ("{\"a\": \"x\\u0000y\"}", "NUL"),
             ("{\"a\\u0000\": 1}", "NUL"),
             ("{\"a\": 1e999}", "out of range"),

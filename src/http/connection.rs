@@ -2,11 +2,13 @@
 //! hyper refuses by itself.
 //!
 //! hyper has one time limit for an idle connection and for a head that comes slowly. Proxies keep idle connections for a
-//! minute, and a request that meets the end of one is lost, so an idle connection is kept for [`IDLE_LIMIT`] (where there
-//! is room for it) and a head has [`HEAD_LIMIT`] from its first byte. The first head has that from the beginning: who connects asks for something.
+//! minute, and a request that is sent as the server closes one is lost, so an idle connection stays open for [`IDLE_LIMIT`]
+//! (unless the server has too many) and a head has [`HEAD_LIMIT`] from its first byte. The first head has that from the
+//! beginning: a client connects in order to send a request.
 //!
-//! A head that is malformed or too large never becomes a request, and hyper answers it with a status alone. Where nothing
-//! of an earlier answer is left to be written, that answer is replaced by a [`Problem`] of the same status.
+//! A head that is malformed or too large never becomes a request, and hyper's response to it is a status alone. Where
+//! nothing of an earlier response remains to be written, the connection replaces hyper's response by a [`Problem`] of the
+//! same status, with an `X-Request-ID`.
 
 use std::{
     io::{self, IoSlice},
@@ -26,18 +28,21 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::problem::{Code, Problem};
+use super::{
+    problem::{Code, Problem},
+    request_id::{REQUEST_ID, RequestIds},
+};
 
 /// How long a connection may be idle: longer than the 60 s for which proxies keep theirs.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(75);
 /// Within which the head of a request must have come.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// After a refused head, what its sender still sends is read for so long and so many bytes: a connection that is closed
-/// on unread bytes is reset, and its sender may never see the answer.
-const FINALIZER_DELAY: Duration = Duration::from_secs(1);
+/// How long, and how many bytes, the connection reads after a refused head: a connection that is closed with unread bytes
+/// is reset, and the client may never receive the response.
+const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
-/// Where a connection is between its requests and answers. Cheap to clone; all clones are one.
+/// The state of a connection between its requests and responses. Cheap to clone; all clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange(Arc<Progress>);
 
@@ -48,18 +53,18 @@ struct Progress {
     requests: AtomicU64,
 }
 
-/// The head of a request is awaited, and all of the answers before it was written.
+/// The connection waits for the head of a request, and all earlier responses are written.
 const AWAITED: u8 = 0;
-/// A request is being answered.
-const ANSWERED: u8 = 1;
-/// The body of the answer has ended; its last bytes may not be written yet.
+/// A handler is working on a request, or its response is being sent.
+const RESPONDING: u8 = 1;
+/// The body of the response has ended; its last bytes may not be written yet.
 const ENDED: u8 = 2;
 
 impl Exchange {
-    /// The head of a request has come.
+    /// The head of a request is complete.
     pub fn begin(&self) {
         self.0.requests.fetch_add(1, Ordering::SeqCst);
-        self.0.state.store(ANSWERED, Ordering::SeqCst);
+        self.0.state.store(RESPONDING, Ordering::SeqCst);
     }
 
     fn end(&self) {
@@ -79,22 +84,22 @@ impl Exchange {
     }
 }
 
-/// The body of an answer, with whose end the exchange ends.
+/// The body of a response. The exchange ends when it is dropped.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ResponseBody {
     body: Body,
     exchange: Exchange,
 }
 
-impl Answer {
-    /// The body of the answer to the request with which the exchange began.
+impl ResponseBody {
+    /// The body of the response to the request with which the exchange began.
     #[must_use]
     pub fn new(body: Body, exchange: Exchange) -> Self {
         Self { body, exchange }
     }
 }
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -114,7 +119,7 @@ impl hyper::body::Body for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.exchange.end();
     }
@@ -125,34 +130,35 @@ impl Drop for Answer {
 pub struct Connection<S> {
     stream: S,
     exchange: Exchange,
-    /// How long it may be idle.
+    /// Longest time without a request.
     idle: Duration,
-    /// Until when a head is awaited.
+    /// When the time for a head ends.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The head has begun.
     begun: bool,
-    /// Requests when that was noted.
+    /// Requests when `deadline` and `begun` were reset.
     requests: u64,
-    /// What is written in place of hyper's refusal, and how much of it was.
+    /// The response that replaces hyper's refusal, and how many of its bytes are written.
     refusal: Option<(Vec<u8>, usize)>,
-    /// Until when, and how much of, the rest is read after a refusal.
+    /// When reading after a refusal ends, and how many more bytes it takes.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
+    ids: RequestIds,
 }
 
 impl<S> Connection<S> {
-    /// A new connection, which may be idle for so long.
-    pub fn new(stream: S, exchange: Exchange, idle: Duration) -> Self {
+    /// A new connection, which may be idle for `idle`. `ids` gives the ids of refusals.
+    pub fn new(stream: S, exchange: Exchange, idle: Duration, ids: RequestIds) -> Self {
         let deadline = Some(Box::pin(sleep(HEAD_LIMIT)));
-        Self { stream, exchange, idle, deadline, begun: true, requests: 0, refusal: None, linger: None }
+        Self { stream, exchange, idle, deadline, begun: true, requests: 0, refusal: None, linger: None, ids }
     }
 
-    /// Notes whether there is something to wait for; whether the wait is over.
+    /// Updates the deadline; whether it has passed.
     fn is_late(&mut self, cx: &mut Context<'_>, has_read: bool) -> bool {
         let requests = self.exchange.requests();
         if self.requests != requests {
             (self.requests, self.deadline, self.begun) = (requests, None, false);
         }
-        if self.exchange.is(ANSWERED) {
+        if self.exchange.is(RESPONDING) {
             return false;
         }
         let begins = has_read && !self.begun;
@@ -165,26 +171,28 @@ impl<S> Connection<S> {
         deadline.as_mut().poll(cx).is_ready()
     }
 
-    /// What is to be written in place of these bytes, if they are hyper's own refusal of a head.
+    /// Prepares the response that replaces these bytes, if they are hyper's own refusal of a head.
     fn refuse(&mut self, bytes: &[u8]) {
         if self.refusal.is_none() && self.exchange.is(AWAITED) {
-            self.refusal = refusal(bytes).map(|text| (text, 0));
+            self.refusal = refusal(bytes, &self.ids).map(|text| (text, 0));
         }
     }
 }
 
-/// The problem in place of hyper's refusal.
-fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
+/// The problem that replaces hyper's refusal.
+fn refusal(bytes: &[u8], ids: &RequestIds) -> Option<Vec<u8>> {
     let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
     let problem = match status {
-        b"400" => Problem::new(Code::MalformedRequest, "the head is no HTTP/1.1 request"),
+        b"400" => Problem::new(Code::MalformedRequest, "the head is not one of an HTTP/1.1 request"),
         b"431" => Problem::new(Code::HeadTooLarge, "the head has more than 32 KiB, or more than 100 fields"),
         _ => return None,
     };
-    let (status, body) = (problem.code.status(), problem.text());
+    let (status, body, id) = (problem.code.status(), problem.text(), ids.random());
+    let id = id.to_str().unwrap_or_default();
+    tracing::debug!(id, status = status.as_u16(), "refused a malformed head");
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
-         cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
+         {REQUEST_ID}: {id}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
         body.len()
     );
     Some((head + &body).into_bytes())
@@ -208,13 +216,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         Poll::Ready(match was_idle {
             // As if the client had closed it.
             true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request comes too slowly")),
+            false => Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long")),
         })
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Writes the refusal; it counts as what hyper wrote.
+    /// Writes the refusal; hyper counts its own bytes as written.
     fn poll_refusal(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
         while let Some((text, written)) = &mut self.refusal
             && *written < text.len()
@@ -228,9 +236,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Ready(Ok(length))
     }
 
-    /// Reads what is still sent after a refusal, for a moment.
+    /// Reads what the client still sends after a refusal, for at most [`LINGER`].
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (end, left) = self.linger.get_or_insert_with(|| (Box::pin(sleep(FINALIZER_DELAY)), LINGER_BYTES));
+        let (end, left) = self.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
         let mut scratch = [0; 4096];
         while *left > 0 && end.as_mut().poll(cx).is_pending() {
             let mut to = ReadBuf::new(&mut scratch);
@@ -287,14 +295,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
+
+    fn ids() -> RequestIds {
+        RequestIds::new(Random::of(|bytes| {
+            bytes.fill(1);
+            Ok(())
+        }))
+    }
 
     #[test]
     fn only_a_refusal_of_a_head_is_replaced() {
-        let text = |bytes: &[u8]| refusal(bytes).map(|text| String::from_utf8(text).unwrap());
+        let text = |bytes: &[u8]| refusal(bytes, &ids()).map(|text| String::from_utf8(text).unwrap());
         let malformed = text(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
         assert!(malformed.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{malformed}");
         let (head, body) = malformed.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        assert!(head.contains("\r\nx-request-id: 01010101010101010101010101010101\r\n"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!((&body["code"], &body["status"]), (&"malformed_request".into(), &400.into()));
         let large = text(b"HTTP/1.1 431 Request Header Fields Too Large\r\n\r\n").unwrap();
@@ -305,9 +322,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_exchange_is_over_when_the_end_of_its_answer_was_flushed() {
+    async fn an_exchange_is_over_when_the_end_of_its_response_is_flushed() {
         let exchange = Exchange::default();
-        let mut connection = Connection::new((), exchange.clone(), IDLE_LIMIT);
+        let mut connection = Connection::new((), exchange.clone(), IDLE_LIMIT, ids());
         let refuses = |connection: &mut Connection<()>| {
             connection.refuse(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             connection.refusal.take().is_some()
@@ -315,9 +332,9 @@ mod tests {
         assert!(refuses(&mut connection));
         exchange.begin();
         exchange.flushed();
-        assert!(!refuses(&mut connection), "it may be what a job has printed");
-        drop(Answer::new(Body::empty(), exchange.clone()));
-        assert!(!refuses(&mut connection), "the end of that may still be in hyper's buffer");
+        assert!(!refuses(&mut connection), "the bytes may be a job's output");
+        drop(ResponseBody::new(Body::empty(), exchange.clone()));
+        assert!(!refuses(&mut connection), "hyper's buffer may have the end of the response");
         exchange.flushed();
         assert!(refuses(&mut connection));
     }

@@ -1,6 +1,7 @@
-//! Which pages a browser may let call the API (the WHATWG Fetch standard, 3.2): those of listed origins, by default none.
+//! The pages that a browser allows to call the API (the WHATWG Fetch standard, 3.2): those of listed origins, by default
+//! none.
 //!
-//! Credentials are sent in headers that a page sets itself, so nothing is allowed that a browser adds by itself: no cookie
+//! A page sets the headers with the credentials itself, so the API allows nothing that a browser adds by itself: no cookie
 //! and no certificate.
 
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use axum::{
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
 /// Headers that a page may send.
-const SENT: HeaderValue = HeaderValue::from_static(
+const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, X-API-Key, X-Request-ID, X-Tenant-ID",
 );
 /// Headers that a page may read.
-const SHOWN: HeaderValue = HeaderValue::from_static(
+const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
     "ETag, Idempotency-Replayed, Location, RateLimit, RateLimit-Policy, Retry-After, X-Crofter-Source, X-Request-ID",
 );
-/// Seconds for which a browser remembers the answer to its preflight.
+/// Seconds for which a browser caches the response to its preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// Origins that are allowed. Cheap to clone.
@@ -33,22 +34,23 @@ impl Origins {
         Self(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect())
     }
 
-    /// The answer to a browser that asks what a page of an allowed origin may do; `None` for any other request.
+    /// The response to a preflight from an allowed origin; `None` for any other request.
     #[must_use]
     pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response> {
-        let asks = *method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if !asks || self.of(headers).is_none() {
+        let is_preflight =
+            *method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if !is_preflight || self.of(headers).is_none() {
             return None;
         }
         let allowed = [
             (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, SENT),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
             (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
         ];
         Some((StatusCode::NO_CONTENT, allowed).into_response())
     }
 
-    /// The allowed origin of a request, if it is from one.
+    /// The origin of a request, where it is an allowed one.
     #[must_use]
     pub fn of(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let mut given = headers.get_all(header::ORIGIN).iter();
@@ -56,7 +58,7 @@ impl Origins {
         given.next().is_none().then(|| origin.clone())
     }
 
-    /// Headers of every answer to a request from this origin.
+    /// Adds the headers of a response to a request from this origin.
     pub fn allow(&self, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
         if self.0.is_empty() {
             return;
@@ -64,7 +66,7 @@ impl Origins {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, SHOWN);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
         }
     }
 }
@@ -72,7 +74,7 @@ impl Origins {
 /// An origin as browsers send it: `https://host`, with a port where it is not the scheme's own.
 ///
 /// # Errors
-/// What is wrong with it.
+/// A sentence that says what is wrong.
 pub fn origin(text: &str) -> Result<String, String> {
     let wrong = || {
         format!(

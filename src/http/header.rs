@@ -1,4 +1,4 @@
-//! Headers: each once, and of readable text.
+//! Headers: each at most once, and of visible characters.
 
 use axum::{
     extract::FromRequestParts,
@@ -11,10 +11,10 @@ use super::{
     problem::{Code, Problem},
 };
 
-/// A header that may be there once.
+/// The value of a header that a request has at most once.
 ///
 /// # Errors
-/// `invalid_header` when it is there twice, or not of visible ASCII characters.
+/// `invalid_header` where the request has it twice, or not in visible ASCII characters.
 pub fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let mut all = headers.get_all(name).iter();
     let Some(value) = all.next() else { return Ok(None) };
@@ -22,23 +22,25 @@ pub fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a 
         return Err(Problem::new(Code::InvalidHeader, format!("{name} is given twice")));
     }
     let text = value.to_str();
-    text.map(Some).map_err(|_| Problem::new(Code::InvalidHeader, format!("{name} is no readable text")))
+    text.map(Some).map_err(|_| {
+        Problem::new(Code::InvalidHeader, format!("{name} has characters other than visible ASCII"))
+    })
 }
 
-/// The `ETag` of an object: its resource version.
+/// The `ETag` of an object, which is its resource version.
 #[must_use]
 pub fn etag(version: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("\"{version}\"")).ok()
 }
 
-/// The versions that `If-Match` asks for, `None` where any will do: a list of entity tags (RFC 9110, 13.1.1), of which
+/// The versions that `If-Match` names, `None` where any version matches: a list of entity tags (RFC 9110, 13.1.1), of which
 /// weak ones match nothing.
 ///
 /// # Errors
-/// `invalid_header` for what is no list of entity tags.
+/// `invalid_header` where the value is not a list of entity tags.
 fn if_match(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
     let malformed = || {
-        let detail = "If-Match is *, or the ETags of answers, in quotes and separated by commas";
+        let detail = "If-Match must be *, or ETags of responses, in quotes and separated by commas";
         Problem::new(Code::InvalidHeader, detail)
     };
     let lines: Vec<&str> = headers
@@ -50,7 +52,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
         return Ok(None);
     }
     let mut strong = Vec::new();
-    // Neither versions nor what a client may make up of a tag hold a comma that is not one between tags.
+    // A version has no comma, so each comma separates two tags.
     for tag in lines.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|tag| !tag.is_empty()) {
         let opaque = tag.strip_prefix("W/").unwrap_or(tag);
         let text = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
@@ -63,22 +65,22 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
     Ok(Some(strong))
 }
 
-/// The versions of an object that a change may be made to; `None` where any will do.
+/// The versions of an object that a request may change; `None` where it may change any.
 pub struct IfMatch(Option<Vec<String>>);
 
 impl IfMatch {
-    /// The version that the change is to be made to, where the header asks for one: it is the one that is present.
+    /// The current version, where the header names versions and this is one of them.
     ///
     /// # Errors
-    /// `precondition_failed` where the present one is none of those asked for.
-    pub fn version(&self, present: Option<&str>) -> Result<Option<String>, Problem> {
-        match (&self.0, present) {
+    /// `precondition_failed` where the header does not name the current version.
+    pub fn version(&self, current: Option<&str>) -> Result<Option<String>, Problem> {
+        match (&self.0, current) {
             (None, _) => Ok(None),
-            (Some(wanted), Some(present)) if wanted.iter().any(|one| one == present) => {
-                Ok(Some(present.to_owned()))
+            (Some(named), Some(current)) if named.iter().any(|one| one == current) => {
+                Ok(Some(current.to_owned()))
             }
             (Some(_), _) => {
-                let detail = "the object is of another version than If-Match says";
+                let detail = "the object's version is not one that If-Match names";
                 Err(Problem::new(Code::PreconditionFailed, detail))
             }
         }
@@ -99,10 +101,10 @@ impl Describes for IfMatch {
         let schema = json!({"type": "string", "minLength": 1, "pattern": TAGS});
         operation.takes_header(
             "If-Match",
-            "This is the `ETag` of the version that is to be changed, or a list of several, or `*`.",
+            "This is the `ETag` of the version that the request may change, or a list of several, or `*`.",
             &schema,
         );
-        operation.may_refuse([Code::PreconditionFailed]);
+        operation.add_problems([Code::PreconditionFailed]);
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_asked_for_in_quotes_one_or_several() {
+    fn if_match_names_one_or_several_versions_in_quotes() {
         let of = |values: &[&str]| IfMatch(if_match(&headers(values)).unwrap());
         assert_eq!(of(&[]).version(Some("17")).unwrap(), None);
         assert_eq!(of(&["*"]).version(Some("17")).unwrap(), None);
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_versions_is_refused() {
+    fn a_value_that_is_not_a_list_of_versions_is_refused() {
         for bad in [&["17"][..], &["w/\"17\""], &["\"17"], &["\"1\" \"2\""], &["*, \"1\""], &["\"\u{e9}\""]] {
             assert_eq!(if_match(&headers(bad)).unwrap_err().code, Code::InvalidHeader, "{bad:?}");
         }

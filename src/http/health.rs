@@ -1,5 +1,5 @@
-//! What is asked without credentials: whether the process lives and is ready, what a problem's code means, and what the
-//! API is. When a process does not live is decided in `kube_ext::pulse`.
+//! Routes without credentials: liveness, readiness, the meaning of problem codes, and the OpenAPI document. The rules of
+//! liveness are in `kube_ext::pulse`.
 
 use axum::{
     extract::{Path, State, rejection::PathRejection},
@@ -29,7 +29,7 @@ pub fn routes(pages: &Pages) -> Routes {
             "/healthz",
             alive,
             Operation::new(
-                "alive",
+                "getLiveness",
                 "Check that the process lives",
                 "Answers whether the process is healthy. It is unhealthy where a restart would help, which an API server \
                  that is unavailable does not need.",
@@ -41,7 +41,7 @@ pub fn routes(pages: &Pages) -> Routes {
             "/readyz",
             self::ready,
             Operation::new(
-                "ready",
+                "getReadiness",
                 "Check that the server is ready",
                 "Answers whether the caches are complete. An unavailable database does not make the server unready.",
             )
@@ -53,27 +53,27 @@ pub fn routes(pages: &Pages) -> Routes {
         .get(
             "/problems",
             problems,
-            Operation::new("problems", "Describe all problem codes", "Describes each code that a problem can have.")
+            Operation::new("listProblems", "Describe all problem codes", "Describes each code that a problem can have.")
                 .text(200, "These are all codes.", "text/markdown"),
         )
         .get(
             "/problems/{code}",
             problem,
             code(
-                Operation::new("problem", "Describe a problem code", "Describes one code that a problem can have.")
+                Operation::new("getProblem", "Describe a problem code", "Describes one code that a problem can have.")
                     .text(200, "This is the description of the code.", "text/markdown"),
             ),
         )
         .get(
             "/openapi.json",
             async move || json.json(),
-            Operation::new("openapi", "Read this document", "Returns this document.")
+            Operation::new("getOpenapi", "Read this document", "Returns this document.")
                 .json::<serde_json::Map<String, serde_json::Value>>(200, "This is the document, in OpenAPI 3.1."),
         )
         .get(
             "/docs",
             async move || html.html(),
-            Operation::new("docs", "Read this document as a page", "Returns this document as a page for people.")
+            Operation::new("getDocs", "Read this document as a page", "Returns this document as a page for people.")
                 .text(200, "This is the page.", "text/html"),
         )
 }
@@ -89,7 +89,7 @@ pub async fn alive(State(app): State<App>) -> Response {
     liveness(&app.watches).into_response()
 }
 
-/// Whether the process lives; else what a restart would mend, a line each.
+/// Whether the process is healthy; else the reasons, a line each.
 #[must_use]
 pub fn liveness(watches: &Watches) -> (StatusCode, String) {
     let ailments = watches.ailments();
@@ -137,7 +137,7 @@ pub struct WatchView {
 }
 
 impl WatchView {
-    /// All watches that run, at the time `now`.
+    /// All watches, at the time `now`.
     #[must_use]
     pub fn all(watches: &Watches, now: Timestamp) -> Vec<Self> {
         let view = |state: WatchState| {
@@ -153,9 +153,9 @@ impl WatchView {
     }
 }
 
-/// `GET /readyz`: whether the caches are whole. A database that is away makes nobody unready.
+/// `GET /readyz`: whether the caches are complete. An unavailable database does not make the server unready.
 pub async fn ready(State(app): State<App>, Params(params): Params<Ready>) -> Response {
-    let jobs = app.jobs.is_whole();
+    let jobs = app.jobs.is_synced();
     let scheduler = app.board.as_ref().is_none_or(|board| board.is_ready());
     let is_ready = jobs && scheduler;
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -164,19 +164,19 @@ pub async fn ready(State(app): State<App>, Params(params): Params<Ready>) -> Res
         let body = Readiness { ready: is_ready, jobs, scheduler, watches };
         return (status, axum::Json(body)).into_response();
     }
-    (status, if is_ready { "ok\n" } else { "the caches are not whole yet\n" }).into_response()
+    (status, if is_ready { "ok\n" } else { "the caches are not complete yet\n" }).into_response()
 }
 
 fn markdown(text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], text).into_response()
 }
 
-/// `GET /problems`: the page.
+/// `GET /problems`: the sections of all codes.
 pub async fn problems() -> Response {
     markdown(PAGE)
 }
 
-/// `GET /problems/{code}`: its section.
+/// `GET /problems/{code}`: the section of a code.
 pub async fn problem(code: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let text = code.ok().and_then(|Path(code)| section(&code));
     text.map(markdown).ok_or_else(|| Problem::not_found("code"))

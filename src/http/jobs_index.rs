@@ -1,7 +1,7 @@
-//! Jobs by UID and by age, as the watch tells of them, and who waits for news of one.
+//! The cache of jobs by UID and by age, which a watch of Jobs fills, and watches of single jobs.
 //!
-//! Lists of the cache read it, and a submit waits here for the verdict on its job. No request reads more of it than is
-//! bounded, nor holds the lock, by which the watch waits, for more than some hundred jobs at a time.
+//! Lists read it, and a submit waits here for the verdict on its job. The number of jobs that a request reads is bounded, and
+//! no request holds the lock, for which the watch waits, for more than [`SCANNED_AT_ONCE`] jobs at a time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,99 +20,101 @@ use crate::{
     kube_ext::watch::Change,
 };
 
-/// Jobs that are looked at under one lock.
+/// Jobs that a scan reads under one lock.
 const SCANNED_AT_ONCE: usize = 500;
-/// Places of a queue that are counted at most.
-pub const COUNTED: usize = 10_000;
+/// The last position in a queue that is counted.
+pub const MAX_POSITION: usize = 10_000;
 
-/// A job's place in lists: the newest are first.
-pub type Place = (Timestamp, Uuid);
+/// A job's position in lists, which have the newest first.
+pub type ListPosition = (Timestamp, Uuid);
 
-/// The index. Cheap to clone; all clones are one.
+/// The index. Cheap to clone; all clones share it.
 #[derive(Clone, Default)]
 pub struct JobsIndex(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    all: RwLock<All>,
+    cache: RwLock<JobsCache>,
     /// By namespace and name.
-    awaited: RwLock<HashMap<(String, String), Latest>>,
+    watched: RwLock<HashMap<(String, String), LatestEvent>>,
 }
 
-/// The latest news of a job, if there was any since somebody waits for it.
-type Latest = watch::Sender<Option<News>>;
+/// The latest event of a job since the first watch of it began.
+type LatestEvent = watch::Sender<Option<JobEvent>>;
 
-/// The last that is known of a job that somebody waits for.
+/// The latest event of a job.
 #[derive(Clone, Debug)]
-pub enum News {
-    /// It is so.
-    Is(Arc<Job>),
-    /// It is gone; as last seen, where it was seen.
-    Gone(Option<Arc<Job>>),
+pub enum JobEvent {
+    /// The job was created or updated.
+    Updated(Arc<Job>),
+    /// The job was deleted; with its last state, where that is known.
+    Deleted(Option<Arc<Job>>),
 }
 
 #[derive(Default)]
-struct All {
-    places: HashMap<Uuid, (String, Timestamp)>,
+struct JobsCache {
+    positions: HashMap<Uuid, (String, Timestamp)>,
     /// By namespace.
-    jobs: HashMap<String, BTreeMap<Place, Arc<Job>>>,
+    jobs: HashMap<String, BTreeMap<ListPosition, Arc<Job>>>,
     /// Jobs that wait, in the order of their queue, by namespace.
     waiting: HashMap<String, BTreeSet<Rank>>,
-    whole: bool,
+    synced: bool,
 }
 
-/// Waits for news of one job; gone with its drop.
-pub struct Awaited {
+/// Watches one job, until it is dropped.
+pub struct JobWatch {
     index: JobsIndex,
     key: (String, String),
-    news: watch::Receiver<Option<News>>,
+    events: watch::Receiver<Option<JobEvent>>,
 }
 
-impl Awaited {
-    /// The next state of the job of this UID for which `holds`; waits for ever when none comes.
-    pub async fn until(&mut self, uid: &str, holds: impl Fn(&Job) -> bool) -> Option<Arc<Job>> {
-        let of = |news: &Option<News>| match news {
-            Some(News::Is(job)) => job.metadata.uid.as_deref() == Some(uid) && holds(job),
+impl JobWatch {
+    /// The next state of the job with this UID that `matches`; waits for ever where none does.
+    pub async fn wait_for(&mut self, uid: &str, matches: impl Fn(&Job) -> bool) -> Option<Arc<Job>> {
+        let is_match = |event: &Option<JobEvent>| match event {
+            Some(JobEvent::Updated(job)) => job.metadata.uid.as_deref() == Some(uid) && matches(job),
             _ => false,
         };
-        match &*self.news.wait_for(of).await.ok()? {
-            Some(News::Is(job)) => Some(Arc::clone(job)),
+        match &*self.events.wait_for(is_match).await.ok()? {
+            Some(JobEvent::Updated(job)) => Some(Arc::clone(job)),
             _ => None,
         }
     }
 
-    /// What is new of the job of this UID since the last call, or since it is waited for: the latest only, however much
-    /// happened. Cancel safe.
-    pub async fn next(&mut self, uid: &str) -> News {
+    /// The latest event of the job with this UID since the last call, or since the watch began; events before it are
+    /// skipped. Cancel safe.
+    pub async fn next(&mut self, uid: &str) -> JobEvent {
         let is_it = |job: &Arc<Job>| job.metadata.uid.as_deref() == Some(uid);
         loop {
-            if self.news.changed().await.is_err() {
-                return News::Gone(None);
+            if self.events.changed().await.is_err() {
+                return JobEvent::Deleted(None);
             }
-            match &*self.news.borrow_and_update() {
-                Some(News::Is(job)) if is_it(job) => return News::Is(Arc::clone(job)),
-                Some(News::Gone(Some(job))) if is_it(job) => return News::Gone(Some(Arc::clone(job))),
-                // Another one of its name.
-                Some(News::Is(_)) => return News::Gone(None),
-                Some(News::Gone(_)) | None => (),
+            match &*self.events.borrow_and_update() {
+                Some(JobEvent::Updated(job)) if is_it(job) => return JobEvent::Updated(Arc::clone(job)),
+                Some(JobEvent::Deleted(Some(job))) if is_it(job) => {
+                    return JobEvent::Deleted(Some(Arc::clone(job)));
+                }
+                // A new job of the same name.
+                Some(JobEvent::Updated(_)) => return JobEvent::Deleted(None),
+                Some(JobEvent::Deleted(_)) | None => (),
             }
         }
     }
 }
 
-impl Drop for Awaited {
+impl Drop for JobWatch {
     fn drop(&mut self) {
-        let mut awaited = self.index.0.awaited.write().unwrap_or_else(PoisonError::into_inner);
-        // Not counted: this receiver itself.
-        if awaited.get(&self.key).is_some_and(|sender| sender.receiver_count() <= 1) {
-            awaited.remove(&self.key);
+        let mut watched = self.index.0.watched.write().unwrap_or_else(PoisonError::into_inner);
+        // The count includes this receiver.
+        if watched.get(&self.key).is_some_and(|sender| sender.receiver_count() <= 1) {
+            watched.remove(&self.key);
         }
     }
 }
 
-/// A job's place in lists.
+/// A job's position in lists.
 #[must_use]
-pub fn place(job: &Job) -> Option<Place> {
+pub fn list_position(job: &Job) -> Option<ListPosition> {
     let created = job.metadata.creation_timestamp.as_ref()?.0;
     Some((created, Uuid::parse_str(job.metadata.uid.as_deref()?).ok()?))
 }
@@ -123,20 +125,20 @@ fn rank(job: &Job) -> Rank {
     Rank::new(job.spec.queue, job.spec.priority, created, job.uid().unwrap_or_default().into())
 }
 
-/// The same of a job that waits.
+/// The rank of a job that waits; `None` for any other.
 fn waiting_rank(job: &Job) -> Option<Rank> {
     let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
     let waits = matches!(phase, JobPhase::Queued | JobPhase::Retrying) && !job.spec.canceled;
     waits.then(|| rank(job))
 }
 
-impl All {
-    /// Puts a job in the place of what was known of it.
-    fn put(&mut self, namespace: &str, place: Place, job: Option<&Arc<Job>>) {
+impl JobsCache {
+    /// Replaces a job; `None` removes it.
+    fn replace(&mut self, namespace: &str, position: ListPosition, job: Option<&Arc<Job>>) {
         let jobs = self.jobs.entry(namespace.to_owned()).or_default();
         let before = match job {
-            Some(job) => jobs.insert(place, Arc::clone(job)),
-            None => jobs.remove(&place),
+            Some(job) => jobs.insert(position, Arc::clone(job)),
+            None => jobs.remove(&position),
         };
         if jobs.is_empty() {
             self.jobs.remove(namespace);
@@ -157,97 +159,97 @@ impl All {
     }
 }
 
-/// What was found of a list.
+/// The result of a scan.
 #[derive(Debug)]
 pub struct Scan {
-    /// The newest first.
+    /// The jobs that match, the newest first.
     pub jobs: Vec<Arc<Job>>,
-    /// Where it was given up, after as many jobs as may be looked at: what is older was not looked at.
-    pub stopped_at: Option<Place>,
+    /// Where the scan stopped at its budget or limit: it did not read older jobs.
+    pub stopped_at: Option<ListPosition>,
 }
 
 impl JobsIndex {
-    /// Takes in what the watch tells, until it ends.
+    /// Applies the changes that the watch delivers, until it ends.
     pub async fn feed(self, mut changes: mpsc::Receiver<Change<Job>>) {
         while let Some(change) = changes.recv().await {
             match change {
                 Change::Applied(job) => self.apply(&job),
                 Change::Deleted(job) => self.delete(&job),
-                // As last known.
+                // The last valid state stays.
                 Change::Invalid(_) => (),
-                Change::Synced => self.write().whole = true,
+                Change::Synced => self.write().synced = true,
             }
         }
     }
 
-    /// A job is as given.
+    /// Adds or updates a job.
     pub fn apply(&self, job: &Arc<Job>) {
-        let (Some((created, uid)), Some(namespace)) = (place(job), job.namespace()) else { return };
-        let mut all = self.write();
-        all.places.insert(uid, (namespace.clone(), created));
-        all.put(&namespace, (created, uid), Some(job));
-        drop(all);
-        self.tell(namespace, job.name_any(), News::Is(Arc::clone(job)));
+        let (Some((created, uid)), Some(namespace)) = (list_position(job), job.namespace()) else { return };
+        let mut cache = self.write();
+        cache.positions.insert(uid, (namespace.clone(), created));
+        cache.replace(&namespace, (created, uid), Some(job));
+        drop(cache);
+        self.notify(namespace, job.name_any(), JobEvent::Updated(Arc::clone(job)));
     }
 
-    fn tell(&self, namespace: String, name: String, news: News) {
-        let awaited = self.0.awaited.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = awaited.get(&(namespace, name)) {
-            sender.send_replace(Some(news));
+    fn notify(&self, namespace: String, name: String, event: JobEvent) {
+        let watched = self.0.watched.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = watched.get(&(namespace, name)) {
+            sender.send_replace(Some(event));
         }
     }
 
-    /// A job is gone; as last seen.
+    /// Removes a job; with its last state.
     pub fn delete(&self, job: &Arc<Job>) {
-        let (Some(place), Some(namespace)) = (place(job), job.namespace()) else { return };
-        let mut all = self.write();
-        all.places.remove(&place.1);
-        all.put(&namespace, place, None);
-        drop(all);
-        self.tell(namespace, job.name_any(), News::Gone(Some(Arc::clone(job))));
+        let (Some(position), Some(namespace)) = (list_position(job), job.namespace()) else { return };
+        let mut cache = self.write();
+        cache.positions.remove(&position.1);
+        cache.replace(&namespace, position, None);
+        drop(cache);
+        self.notify(namespace, job.name_any(), JobEvent::Deleted(Some(Arc::clone(job))));
     }
 
-    /// Waits for news of a job from now on, whether it exists yet or not.
+    /// Watches a job from now on, whether it exists or not.
     #[must_use]
-    pub fn awaiting(&self, namespace: &str, name: &str) -> Awaited {
+    pub fn watch(&self, namespace: &str, name: &str) -> JobWatch {
         let key = (namespace.to_owned(), name.to_owned());
-        let mut awaited = self.0.awaited.write().unwrap_or_else(PoisonError::into_inner);
-        let news = awaited.entry(key.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe();
-        Awaited { index: self.clone(), key, news }
+        let mut watched = self.0.watched.write().unwrap_or_else(PoisonError::into_inner);
+        let events = watched.entry(key.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe();
+        JobWatch { index: self.clone(), key, events }
     }
 
-    /// A job of this namespace.
+    /// A job of this namespace, by its UID.
     #[must_use]
     pub fn get(&self, namespace: &str, uid: Uuid) -> Option<Arc<Job>> {
-        let all = self.read();
-        let (home, created) = all.places.get(&uid)?;
-        if home != namespace {
+        let cache = self.read();
+        let (own, created) = cache.positions.get(&uid)?;
+        if own != namespace {
             return None;
         }
-        all.jobs.get(home)?.get(&(*created, uid)).cloned()
+        cache.jobs.get(own)?.get(&(*created, uid)).cloned()
     }
 
-    /// The newest jobs of a namespace that `holds` picks, at most `most`, older than `before`; after `budget` jobs were
-    /// looked at, what was found among them. A change while it is read may show or not.
+    /// The newest jobs of a namespace that are older than `before` and that `matches` selects, at most `limit`. The scan
+    /// reads at most `budget` jobs. A change during the scan may be in the result or not.
     #[must_use]
     pub fn newest(
         &self,
         namespace: &str,
-        before: Option<Place>,
-        most: usize,
+        before: Option<ListPosition>,
+        limit: usize,
         budget: usize,
-        holds: impl Fn(&Job) -> bool,
+        matches: impl Fn(&Job) -> bool,
     ) -> Scan {
         let (mut jobs, mut before, mut left) = (Vec::new(), before, budget);
-        while left > 0 && jobs.len() < most {
+        while left > 0 && jobs.len() < limit {
             let at_once = left.min(SCANNED_AT_ONCE);
             let chunk = self.chunk(namespace, before, at_once);
             left -= chunk.len();
-            let last = chunk.last().map(|(place, _)| *place);
-            for (place, job) in chunk.iter().filter(|(_, job)| holds(job)) {
+            let last = chunk.last().map(|(position, _)| *position);
+            for (position, job) in chunk.iter().filter(|(_, job)| matches(job)) {
                 jobs.push(Arc::clone(job));
-                if jobs.len() == most {
-                    return Scan { jobs, stopped_at: Some(*place) };
+                if jobs.len() == limit {
+                    return Scan { jobs, stopped_at: Some(*position) };
                 }
             }
             if chunk.len() < at_once {
@@ -259,42 +261,47 @@ impl JobsIndex {
     }
 
     /// The next jobs of a namespace, older than `before`.
-    fn chunk(&self, namespace: &str, before: Option<Place>, most: usize) -> Vec<(Place, Arc<Job>)> {
-        let all = self.read();
-        let Some(jobs) = all.jobs.get(namespace) else { return Vec::new() };
+    fn chunk(
+        &self,
+        namespace: &str,
+        before: Option<ListPosition>,
+        limit: usize,
+    ) -> Vec<(ListPosition, Arc<Job>)> {
+        let cache = self.read();
+        let Some(jobs) = cache.jobs.get(namespace) else { return Vec::new() };
         let end = before.map_or(Bound::Unbounded, Bound::Excluded);
-        let older = jobs.range((Bound::Unbounded, end)).rev().take(most);
-        older.map(|(place, job)| (*place, Arc::clone(job))).collect()
+        let older = jobs.range((Bound::Unbounded, end)).rev().take(limit);
+        older.map(|(position, job)| (*position, Arc::clone(job))).collect()
     }
 
-    /// A job's place among the waiting ones of its namespace, from 1; `None` beyond [`COUNTED`].
+    /// A job's position among the waiting jobs of its namespace, from 1; `None` beyond [`MAX_POSITION`].
     #[must_use]
     pub fn position(&self, namespace: &str, job: &Job) -> Option<usize> {
         let own = rank(job);
-        let all = self.read();
+        let cache = self.read();
         let ahead =
-            all.waiting.get(namespace).map_or(0, |waiting| waiting.range(..own).take(COUNTED).count());
-        (ahead < COUNTED).then_some(ahead + 1)
+            cache.waiting.get(namespace).map_or(0, |waiting| waiting.range(..own).take(MAX_POSITION).count());
+        (ahead < MAX_POSITION).then_some(ahead + 1)
     }
 
-    /// All jobs that exist were told.
+    /// Marks the first list as complete.
     #[cfg(test)]
-    pub(crate) fn whole(&self) {
-        self.write().whole = true;
+    pub(crate) fn mark_synced(&self) {
+        self.write().synced = true;
     }
 
-    /// Whether all jobs that exist were told.
+    /// Whether the first list of jobs is complete.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.read().whole
+    pub fn is_synced(&self) -> bool {
+        self.read().synced
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, All> {
-        self.0.all.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, JobsCache> {
+        self.0.cache.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, All> {
-        self.0.all.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, JobsCache> {
+        self.0.cache.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -342,25 +349,25 @@ mod tests {
             one.metadata.uid = Some(Uuid::from_u128(n.into()).to_string());
             index.apply(&Arc::new(one));
         }
-        // Every thousandth, of which the second is the 1,001st that is looked at.
+        // Every thousandth job matches, so the second match is the 1,001st that the scan reads.
         let rare = |job: &Job| job.metadata.creation_timestamp.as_ref().unwrap().0.as_second() % 1000 == 999;
-        let looked = std::cell::Cell::new(0);
+        let scanned = std::cell::Cell::new(0);
         let scan = |before, most, budget| {
-            looked.set(0);
+            scanned.set(0);
             let scan = index.newest("a", before, most, budget, |job| {
-                looked.set(looked.get() + 1);
+                scanned.set(scanned.get() + 1);
                 rare(job)
             });
             (scan.jobs.len(), scan.stopped_at)
         };
         let (found, stopped) = scan(None, 9, 800);
-        assert_eq!((found, looked.get()), (1, 800));
+        assert_eq!((found, scanned.get()), (1, 800));
         assert_eq!(stopped.unwrap().0.as_second(), 1200, "the 800th of 2,000");
         let (found, stopped) = scan(stopped, 9, 800);
-        assert_eq!((found, stopped.unwrap().0.as_second(), looked.get()), (1, 400, 800));
-        assert_eq!((scan(stopped, 9, 800), looked.get()), ((0, None), 400), "the end");
+        assert_eq!((found, stopped.unwrap().0.as_second(), scanned.get()), (1, 400, 800));
+        assert_eq!((scan(stopped, 9, 800), scanned.get()), ((0, None), 400), "the end");
         assert_eq!(scan(None, 2, 9999).0, 2);
-        assert!(looked.get() <= 1500, "it stops soon after the last one that is wanted: {}", looked.get());
+        assert!(scanned.get() <= 1500, "it stops soon after the last match: {}", scanned.get());
         assert_eq!(scan(None, 9, 2000), (2, Some((Timestamp::from_second(0).unwrap(), Uuid::from_u128(0)))));
         assert_eq!(index.newest("b", None, 9, 800, rare).stopped_at, None);
     }
@@ -384,7 +391,7 @@ mod tests {
         assert_eq!([at(2), at(3)], [Some(1), Some(2)]);
         index.apply(&with(1, "Retrying", "medium"));
         index.apply(&with(4, "Queued", "high"));
-        assert_eq!(at(3), Some(4), "a retry keeps its place, and a higher priority goes before");
+        assert_eq!(at(3), Some(4), "a retry keeps its position, and a higher priority is ahead");
         index.delete(&with(1, "Retrying", "medium"));
         index.delete(&with(4, "Queued", "high"));
         assert_eq!([at(2), at(3)], [Some(1), Some(2)]);
@@ -394,41 +401,41 @@ mod tests {
     }
 
     #[test]
-    fn no_more_places_are_counted_than_are_bounded() {
+    fn positions_are_counted_up_to_a_bound() {
         let index = JobsIndex::default();
         let mut last = job("a", 1, 0);
-        for n in 0..=COUNTED {
+        for n in 0..=MAX_POSITION {
             let mut one = Job::clone(&last);
             one.metadata.uid = Some(Uuid::from_u128(n as u128).to_string());
             last = Arc::new(one);
             index.apply(&last);
-            if n + 1 == COUNTED {
-                assert_eq!(index.position("a", &last), Some(COUNTED));
+            if n + 1 == MAX_POSITION {
+                assert_eq!(index.position("a", &last), Some(MAX_POSITION));
             }
         }
         assert_eq!(index.position("a", &last), None);
     }
 
     #[tokio::test]
-    async fn who_waits_is_told_also_of_what_came_before_he_asked() {
+    async fn a_watch_receives_changes_since_its_beginning_and_only_the_latest() {
         let index = JobsIndex::default();
-        let mut awaited = index.awaiting("a", "j1");
+        let mut watch = index.watch("a", "j1");
         index.apply(&job("a", 1, 1));
         let uid = Uuid::from_bytes([1; 16]).to_string();
-        assert_eq!(awaited.until(&uid, |_| true).await.unwrap().name_any(), "j1");
+        assert_eq!(watch.wait_for(&uid, |_| true).await.unwrap().name_any(), "j1");
         let first = job("a", 1, 1);
         index.apply(&first);
         index.apply(&job("a", 1, 1));
         index.delete(&first);
         assert!(
-            matches!(awaited.next(&uid).await, News::Gone(Some(job)) if Arc::ptr_eq(&job, &first)),
+            matches!(watch.next(&uid).await, JobEvent::Deleted(Some(job)) if Arc::ptr_eq(&job, &first)),
             "the latest"
         );
         let mut another = Job::clone(&first);
         another.metadata.uid = Some(Uuid::from_bytes([9; 16]).to_string());
         index.apply(&Arc::new(another));
-        assert!(matches!(awaited.next(&uid).await, News::Gone(None)), "one of its name has taken its place");
-        drop(awaited);
-        assert!(index.0.awaited.read().unwrap().is_empty());
+        assert!(matches!(watch.next(&uid).await, JobEvent::Deleted(None)), "the name belongs to a new job");
+        drop(watch);
+        assert!(index.0.watched.read().unwrap().is_empty());
     }
 }

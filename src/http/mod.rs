@@ -1,35 +1,39 @@
 //! The REST API: what `docs/rest-api.md` describes, from the caches, the API server and, for history, Postgres.
 //!
-//! A request passes the frame ([`frame`]), an extractor that says who asks ([`auth`]), and a handler of a few lines, one
-//! file for each endpoint or small family. Nothing here decides about jobs: a submit makes a Job and waits for what the
-//! scheduler says of it. Every refusal is a [`problem::Problem`].
+//! A request passes the [`middleware`], an extractor that authenticates its caller ([`auth`]), and a handler: one file for
+//! each verb of a resource, with its description. Nothing here decides about jobs: a submit creates a Job and waits for the
+//! scheduler's verdict. Every refusal is a [`problem::Problem`].
 //!
-//! The server writes with the operator's rights and in the name of who asks: a key is confined to its tenant's
-//! namespace by the extractor's [`Context`](auth::Context), an administrator by his own rights in the cluster.
+//! The server writes with the operator's rights on behalf of the caller: the extractor's [`Context`](auth::Context)
+//! confines a key to its tenant's namespace, and an access review confines an administrator to their own rights in the
+//! cluster.
 
 pub mod administrators;
 pub mod audit;
 pub mod auth;
+pub mod auth_throttle;
 pub mod body;
+pub mod concurrency_limit;
 pub mod connection;
 pub mod cors;
-pub mod failures;
-pub mod frame;
 pub mod header;
 pub mod health;
 pub mod jobs;
 pub mod jobs_index;
 pub mod keys;
+pub mod middleware;
 pub mod openapi;
 pub mod path;
-pub mod patience;
 pub mod problem;
 pub mod query;
+pub mod request_id;
 pub mod routes;
 pub mod server;
-pub mod shares;
 pub mod streams;
+pub mod strict_json;
 pub mod tenants;
+pub mod write_timeout;
+
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +43,7 @@ use axum::{
     Router,
     extract::Request,
     http::{Uri, uri::PathAndQuery},
-    middleware,
+    middleware::from_fn_with_state,
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::{Client, runtime::reflector::Store};
@@ -49,14 +53,14 @@ use tower::ServiceExt as _;
 
 use self::{
     administrators::Administrators,
-    auth::Recognise,
+    auth::KeyAuthenticator,
+    auth_throttle::AuthThrottle,
+    concurrency_limit::KeyedLimiter,
     cors::Origins,
-    failures::Failures,
-    frame::{Frame, no_method, no_route, surround},
     jobs_index::JobsIndex,
+    middleware::{RequestMiddleware, handle, no_method, no_route},
     openapi::Pages,
     routes::Routes,
-    shares::Shares,
     streams::Streams,
 };
 use crate::{
@@ -70,7 +74,7 @@ use crate::{
     scheduler::Board,
 };
 
-/// What handlers work with. Cheap to clone.
+/// What handlers use. Cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Parts>);
 
@@ -78,7 +82,7 @@ pub struct App(Arc<Parts>);
 pub struct Parts {
     /// The API server, with the operator's rights.
     pub client: Client,
-    /// An administrator's choices.
+    /// The settings of the installation.
     pub settings: Settings,
     /// Plans in force.
     pub plans: watch::Receiver<Arc<Plans>>,
@@ -86,22 +90,22 @@ pub struct Parts {
     pub scenarios: watch::Receiver<Arc<Scenarios>>,
     /// The time.
     pub clock: Clock,
-    /// Names of jobs that were given none.
+    /// Random names of jobs and ids of requests.
     pub random: Random,
-    /// What the scheduler knows, where this process schedules.
+    /// The scheduler, where this process schedules.
     pub board: Option<Board>,
-    /// Recognises keys.
-    pub recognise: Arc<dyn Recognise>,
-    /// Recognises administrators.
+    /// Authenticates API keys.
+    pub authenticator: Arc<dyn KeyAuthenticator>,
+    /// Authenticates and authorises administrators.
     pub administrators: Administrators,
-    /// Refused keys and tokens.
-    pub failures: Failures,
-    /// Requests under way, by tenant.
-    pub shares: Shares,
-    /// Answers that go on.
+    /// Limits refused keys and tokens.
+    pub auth_throttle: AuthThrottle,
+    /// Requests in flight, by tenant.
+    pub in_flight: KeyedLimiter,
+    /// Streaming responses.
     pub streams: Streams,
-    /// Held while a node is given to a tenant.
-    pub giving: tokio::sync::Mutex<()>,
+    /// Held while a handler assigns a node to a tenant.
+    pub assigning: tokio::sync::Mutex<()>,
     /// All tenants.
     pub tenants: Store<Tenant>,
     /// All jobs.
@@ -110,16 +114,16 @@ pub struct Parts {
     pub keys: Store<TenantApiKey>,
     /// All nodes.
     pub nodes: Store<Node>,
-    /// The watches, by which health is judged.
+    /// The watches, which decide about health.
     pub watches: Watches,
-    /// The history, if there is one.
+    /// The history, if a database is configured.
     pub database: Option<Readers>,
-    /// Origins of the pages that browsers may let call it.
+    /// Origins of the pages that browsers allow to call the API.
     pub origins: Origins,
 }
 
 impl App {
-    /// Puts an app together.
+    /// An app with these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
@@ -133,26 +137,26 @@ impl Deref for App {
     }
 }
 
-/// All routes: under `/v1`, and without it as the seed has them.
+/// All routes: under `/v1`, and for backwards compatibility without it.
 fn table(pages: &Pages) -> Routes {
     let versioned = jobs::routes().merge(keys::routes()).merge(tenants::routes());
     health::routes(pages).nest("/v1", versioned)
 }
 
-/// What the routes are, as an OpenAPI document.
+/// The routes as an OpenAPI document.
 #[must_use]
 pub fn document() -> Value {
     openapi::document(table(&Pages::default()).described())
 }
 
-/// The server. A path with a slash at its end is the one without it.
+/// The router. A path with a slash at its end is the same as without it.
 pub fn routes(app: App, metrics: Metrics) -> Router {
-    let frame = Frame::new(metrics, app.random.clone(), app.origins.clone());
+    let middleware = RequestMiddleware::new(metrics, app.random.clone(), app.origins.clone());
     let routes = table(&Pages::of(&document()))
         .into_router()
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state(frame, surround))
+        .layer(from_fn_with_state(middleware, handle))
         .with_state(app);
     Router::new().fallback_service(routes.map_request(|mut request: Request| {
         if let Some(uri) = without_slash(request.uri()) {
@@ -162,7 +166,7 @@ pub fn routes(app: App, metrics: Metrics) -> Router {
     }))
 }
 
-/// The same without the slash at the end of its path, if it has one.
+/// The URI without the slash at the end of its path, if it has one.
 fn without_slash(uri: &Uri) -> Option<Uri> {
     let path = uri.path().strip_suffix('/').filter(|path| !path.is_empty() && !path.ends_with('/'))?;
     let text = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));

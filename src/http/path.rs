@@ -1,14 +1,14 @@
-//! What clients write to name an object: its UID or its name, in a path, a parameter or a header.
+//! Names and UIDs of objects, as clients send them in a path, a parameter or a header.
 
 use uuid::Uuid;
 
-/// A UID as it is given out, with hyphens; RFC 9562 has it read in capitals too.
+/// A UID in the form of responses, with hyphens; as RFC 9562 requires, capitals are accepted too.
 #[must_use]
 pub fn uid(text: &str) -> Option<Uuid> {
     Uuid::parse_str(text).ok().filter(|uid| uid.to_string().eq_ignore_ascii_case(text))
 }
 
-/// A name or UID as Kubernetes has it: a UID in small letters, and anything else as it is.
+/// A name or UID in the form of Kubernetes: a UID in small letters, and anything else unchanged.
 #[must_use]
 pub fn canonical(text: String) -> String {
     uid(&text).map_or(text, |uid| uid.to_string())
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uid_is_read_in_capitals_and_in_no_other_form() {
+    fn a_uid_is_accepted_in_capitals_and_in_no_other_form() {
         let small = "0b8e9c1a-0000-4000-8000-00000000000f";
         assert_eq!(canonical(small.to_uppercase()), small);
         assert_eq!(uid(small).unwrap().to_string(), small);

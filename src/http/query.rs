@@ -1,4 +1,4 @@
-//! What stands after `?`, strictly: unknown and doubled parameters are refused.
+//! The query of a request, strictly: unknown and doubled parameters are refused.
 
 use std::error::Error as _;
 
@@ -24,10 +24,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(params)) => Ok(Self(params)),
-            // Its source names the parameter; its own words tell of the program.
+            // Its source names the parameter; its own message has names of the program.
             Err(rejection) => {
-                let words = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
-                Err(Problem::new(Code::InvalidQuery, in_plain_words(&words)))
+                let message = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
+                Err(Problem::new(Code::InvalidQuery, in_plain_words(&message)))
             }
         }
     }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_named_and_nothing_of_the_program_is() {
+    async fn an_error_names_the_parameter_and_nothing_of_the_program() {
         assert_eq!(read("limit=7").await, Ok(Some(7)));
         for (query, said) in [
             ("limit=x", "limit: give a whole number that is not out of range"),

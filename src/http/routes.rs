@@ -1,7 +1,7 @@
-//! A router whose every route says what it takes and answers.
+//! A router whose every route is described.
 //!
-//! A handler can only be added with an [`Operation`], to which the handler's own arguments add what they take and refuse
-//! (the scope, parameters, the body). So the document in `docs/openapi.json` has every route, and no other.
+//! A handler is added with an [`Operation`], to which the handler's own arguments add their parameters, body, scope and
+//! problems. So the document in `docs/openapi.json` has every route, and no other.
 
 use axum::{
     Router,
@@ -11,28 +11,15 @@ use axum::{
 
 use super::{
     App,
-    openapi::{Inputs, Operation},
+    openapi::{DescribedRoute, Inputs, Operation},
 };
 
-/// Routes, and what is said of them.
+/// Routes and their descriptions.
 pub struct Routes {
-    /// What the document groups them under.
+    /// The group of the routes in the document.
     tag: &'static str,
     router: Router<App>,
-    described: Vec<Described>,
-}
-
-/// One route of the document.
-#[derive(Clone)]
-pub struct Described {
-    /// Method, in small letters.
-    pub method: &'static str,
-    /// Path, as the router has it.
-    pub path: String,
-    /// Group.
-    pub tag: &'static str,
-    /// The rest.
-    pub operation: Operation,
+    described: Vec<DescribedRoute>,
 }
 
 macro_rules! methods {
@@ -50,7 +37,7 @@ macro_rules! methods {
 }
 
 impl Routes {
-    /// None, of this group.
+    /// No routes, in this group.
     #[must_use]
     pub fn new(tag: &'static str) -> Self {
         Self { tag, router: Router::new(), described: Vec::new() }
@@ -72,11 +59,11 @@ impl Routes {
     {
         T::describe(&mut operation);
         self.router = self.router.route(path, on(filter, handler));
-        self.described.push(Described { method, path: path.to_owned(), tag: self.tag, operation });
+        self.described.push(DescribedRoute { method, path: path.to_owned(), tag: self.tag, operation });
         self
     }
 
-    /// With others, which keep their group.
+    /// Adds other routes, which keep their group.
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         self.router = self.router.merge(other.router);
@@ -84,20 +71,21 @@ impl Routes {
         self
     }
 
-    /// With others, all of them under a prefix and, for clients of old, without it. The document has each once: the others
-    /// under the prefix, and those that are here already without it.
+    /// Adds other routes, and serves all routes both under a prefix and, for backwards compatibility, without it. The document
+    /// has each route once: the others under the prefix, and the present ones without it.
     #[must_use]
     pub fn nest(mut self, prefix: &str, other: Self) -> Self {
         let all = self.router.merge(other.router);
         self.router = all.clone().nest(prefix, all);
         let prefixed = other.described.into_iter();
-        self.described.extend(prefixed.map(|one| Described { path: format!("{prefix}{}", one.path), ..one }));
+        self.described
+            .extend(prefixed.map(|one| DescribedRoute { path: format!("{prefix}{}", one.path), ..one }));
         self
     }
 
-    /// What is said of them.
+    /// The descriptions.
     #[must_use]
-    pub fn described(&self) -> &[Described] {
+    pub fn described(&self) -> &[DescribedRoute] {
         &self.described
     }
 

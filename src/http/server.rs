@@ -1,10 +1,11 @@
-//! The listener: how long a client may take, how many may be connected, and an end in which no request is lost.
+//! The listener: its timeouts, the limit on connections, and a graceful shutdown.
 //!
-//! One connection serves HTTP/1.1. How long it may be idle, and a head may take, is [`connection`](super::connection)'s;
-//! connections over [`MOST_CONNECTED`] wait in the kernel's queue. A client that takes nothing of its answer is let go ([`Patient`]), and so is
-//! one that is no longer there, which the kernel asks when nothing was said for [`QUIET`]. At the stop signal nobody new is
-//! accepted, and what is under way is answered, for at most [`FINISH`]; answers that go on end at that signal
-//! themselves ([`streams`](super::streams)).
+//! Each connection serves HTTP/1.1. [`connection`](super::connection) limits how long it may be idle and how long a head
+//! may take. Connections over `MAX_CONNECTIONS` wait in the kernel's queue. The server disconnects a client that does not
+//! read ([`write_timeout`](super::write_timeout)), and one that does not answer TCP keepalive probes, which the kernel
+//! sends after `KEEPALIVE_TIME` without traffic. At the stop signal the server accepts no more connections and completes
+//! the requests in flight, for at most `SHUTDOWN_TIMEOUT`; streaming responses end at the same signal
+//! ([`streams`](super::streams)).
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,33 +33,42 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use super::{
-    connection::{Answer, Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT},
-    patience::Patient,
+    connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, ResponseBody},
+    request_id::RequestIds,
+    write_timeout::{WriteTimeout, write_timeout},
 };
+use crate::random::Random;
 
-/// Connections at once.
-const MOST_CONNECTED: usize = 16_384;
-/// Time for what is under way at the end.
-const FINISH: Duration = Duration::from_secs(10);
-/// Quiet time after which the kernel asks whether the other side is still there, and between its questions.
-const QUIET: Duration = Duration::from_secs(60);
-const ASK_AGAIN: Duration = Duration::from_secs(15);
+/// Most connections at once.
+const MAX_CONNECTIONS: usize = 16_384;
+/// Longest time for requests in flight at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time without traffic after which the kernel sends a TCP keepalive probe, and the time between probes.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Longest head, in bytes.
-const LONGEST_HEAD: usize = 32 * 1024;
-/// After a failure to accept (no more file descriptors), before the next try.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Time between a failed accept (such as without free file descriptors) and the next one.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves `routes` until `stop`, and then until what is under way has ended.
-pub async fn serve(listener: TcpListener, routes: Router, stop: impl Future<Output = ()> + Send) {
+/// Serves `routes` until `stop`, and then until the requests in flight have ended. `random` makes the ids of requests that
+/// never reach the router.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    random: Random,
+    stop: impl Future<Output = ()> + Send,
+) {
     let mut stop = std::pin::pin!(stop);
-    let places = Arc::new(Semaphore::new(MOST_CONNECTED));
+    let ids = RequestIds::new(random);
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (listener.accept().await, permit)
         };
-        let (accepted, place) = tokio::select! {
+        let (accepted, permit) = tokio::select! {
             biased;
             () = &mut stop => break,
             accepted = accepted => accepted,
@@ -66,60 +76,64 @@ pub async fn serve(listener: TcpListener, routes: Router, stop: impl Future<Outp
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
-        let alive = TcpKeepalive::new().with_time(QUIET).with_interval(ASK_AGAIN);
+        let alive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
         if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&alive) {
-            tracing::debug!(%error, "a connection is not watched by the kernel");
+            tracing::debug!(%error, "failed to enable TCP keepalive");
         }
-        // Who keeps many connections idle takes no other client's place.
-        let is_crowded = places.available_permits() < MOST_CONNECTED / 4;
+        // A client with many idle connections does not keep other clients out.
+        let is_crowded = permits.available_permits() < MAX_CONNECTIONS / 4;
         let idle = if is_crowded { HEAD_LIMIT } else { IDLE_LIMIT };
-        let connection = serve_one(stream, address, routes.clone(), idle);
+        let connection = serve_one(stream, address, routes.clone(), idle, ids.clone());
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
-            // A client that goes away in the middle is no failure of ours.
+            // A client that disconnects early is not a failure of the server.
             drop(watched.await);
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
-    if tokio::time::timeout(FINISH, graceful.shutdown()).await.is_err() {
-        tracing::warn!(seconds = FINISH.as_secs(), "some requests did not end in time");
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        tracing::warn!(
+            seconds = SHUTDOWN_TIMEOUT.as_secs(),
+            "some requests did not complete before the shutdown timeout"
+        );
     }
 }
 
-/// An answer on its way.
-type Answered = BoxFuture<'static, Result<Response<Answer>, Infallible>>;
+/// A response that a handler is working on.
+type Responding = BoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
 
-/// A connection that is served.
-type Served<S, A> = http1::Connection<TokioIo<Connection<Patient<S>>>, A>;
+/// A connection with its service.
+type Served<S, A> = http1::Connection<TokioIo<Connection<WriteTimeout<S>>>, A>;
 
-/// Serves one connection, which may be idle for so long.
+/// Serves one connection, which may be idle for `idle`.
 pub(super) fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     address: SocketAddr,
     routes: Router,
     idle: Duration,
+    ids: RequestIds,
 ) -> Served<
     S,
-    impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future = Answered>,
+    impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future = Responding>,
 > {
     let exchange = Exchange::default();
-    let stream = TokioIo::new(Connection::new(Patient::new(stream), exchange.clone(), idle));
-    let service = service_fn(move |request: Request<Incoming>| -> Answered {
+    let stream = TokioIo::new(Connection::new(write_timeout(stream), exchange.clone(), idle, ids));
+    let service = service_fn(move |request: Request<Incoming>| -> Responding {
         exchange.begin();
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(ConnectInfo::<SocketAddr>(address));
-        let (answer, exchange) = (routes.clone().oneshot(request), exchange.clone());
-        Box::pin(async move { Ok(answer.await?.map(|body| Answer::new(body, exchange))) })
+        let (response, exchange) = (routes.clone().oneshot(request), exchange.clone());
+        Box::pin(async move { Ok(response.await?.map(|body| ResponseBody::new(body, exchange))) })
     });
     let mut http = http1::Builder::new();
-    // Of what the connection does not see: a head whose beginning came with the request before it.
+    // For a head that the connection does not see begin: its first bytes came with the request before it.
     let limit = idle + HEAD_LIMIT;
-    http.timer(TokioTimer::new()).header_read_timeout(limit).max_buf_size(LONGEST_HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(limit).max_buf_size(MAX_HEAD_BYTES);
     http.serve_connection(stream, service)
 }

@@ -1,9 +1,9 @@
-//! Answers that go on (logs, events): how many there may be, and when they must end.
+//! Streaming responses (logs, events): their limits, and when they must end.
 //!
-//! The bound on requests under way ends with the head of an answer, so these are counted apart, by tenant: one tenant's
-//! followers take room from nobody else. A stream ends when the server stops, and, by [`end`], within some seconds after its
-//! key would not be let in any more. Nothing is held for a slow reader: a stream is asked for more only when there is room
-//! in the connection.
+//! The limit on requests in flight ends with the head of a response, so streaming responses have limits of their own, by
+//! tenant: one tenant's streams leave capacity for the others. A stream ends when the server stops, and, by [`end`], within
+//! some seconds after the server would no longer accept its key. The server buffers nothing for a slow client: it polls a
+//! stream only when the connection accepts more bytes.
 
 use std::time::Duration;
 
@@ -14,37 +14,37 @@ use futures::{
 
 use super::{
     App,
-    auth::{Context, still_holds},
+    auth::{Context, is_still_authorised},
+    concurrency_limit::{KeyedLimiter, Permit},
     problem::{Code, Problem},
-    shares::{Share, Shares},
 };
 use crate::{api_types::api_key::Scope, metrics::Metrics};
 
-/// How often it is asked whether a stream's key would still be let in.
-pub const CHECK: Duration = Duration::from_secs(2);
+/// Time between two checks of a stream's key.
+pub const REVALIDATION_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What goes on.
+/// A kind of streaming response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Logs: each has a connection to the API server of its own.
+    /// Logs: each has a connection of its own to the API server.
     Logs,
     /// Events: from memory.
     Events,
 }
 
 impl Kind {
-    /// How many a tenant may have.
+    /// Most streams of a tenant.
     #[must_use]
-    pub fn of_tenant(self) -> usize {
+    pub fn limit_per_tenant(self) -> usize {
         match self {
             Self::Logs => 20,
             Self::Events => 200,
         }
     }
 
-    /// How many there may be.
+    /// Most streams of the server.
     #[must_use]
-    pub fn of_all(self) -> usize {
+    pub fn limit(self) -> usize {
         match self {
             Self::Logs => 500,
             Self::Events => 4000,
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// The word in metrics.
+    /// The label in metrics.
     fn label(self) -> &'static str {
         match self {
             Self::Logs => "logs",
@@ -67,73 +67,73 @@ impl Kind {
     }
 }
 
-/// The streams of one server. Cheap to clone; all clones are one.
+/// The streams of one server. Cheap to clone; all clones share the limits.
 #[derive(Clone)]
 pub struct Streams {
     /// By the tenant's UID.
-    of_tenants: Shares<(Kind, String)>,
-    of_all: Shares<Kind>,
+    by_tenant: KeyedLimiter<(Kind, String)>,
+    by_kind: KeyedLimiter<Kind>,
     metrics: Metrics,
     stop: Shared<BoxFuture<'static, ()>>,
 }
 
 impl Streams {
-    /// None yet; all end at `stop`.
+    /// No streams. All streams end at `stop`.
     #[must_use]
     pub fn new(metrics: Metrics, stop: impl Future<Output = ()> + Send + 'static) -> Self {
         for kind in [Kind::Logs, Kind::Events] {
-            // Shown from the start, as none.
+            // Credentials from the start, as none.
             metrics.streams_changed(kind.label(), 0);
         }
         let stop = stop.boxed().shared();
-        Self { of_tenants: Shares::default(), of_all: Shares::default(), metrics, stop }
+        Self { by_tenant: KeyedLimiter::default(), by_kind: KeyedLimiter::default(), metrics, stop }
     }
 
-    /// A place for one more of a tenant.
+    /// A permit for a stream of a tenant.
     ///
     /// # Errors
     /// `too_many_streams`, `overloaded`.
-    pub fn enter(&self, kind: Kind, tenant_uid: &str) -> Result<Place, Problem> {
-        let most = kind.of_tenant();
-        let own = self.of_tenants.take((kind, tenant_uid.to_owned()), most).ok_or_else(|| {
-            let detail = format!("the tenant follows {most} {} already, which is the most here", kind.word());
+    pub fn try_acquire(&self, kind: Kind, tenant_uid: &str) -> Result<StreamPermit, Problem> {
+        let limit = kind.limit_per_tenant();
+        let own = self.by_tenant.try_acquire((kind, tenant_uid.to_owned()), limit).ok_or_else(|| {
+            let detail = format!("the tenant already has {limit} open {}, which is the limit", kind.word());
             Problem::new(Code::TooManyStreams, detail).retry_after(5)
         })?;
-        let all = self.of_all.take(kind, kind.of_all()).ok_or_else(|| {
-            Problem::new(Code::Overloaded, format!("too many {} are followed", kind.word()))
+        let all = self.by_kind.try_acquire(kind, kind.limit()).ok_or_else(|| {
+            Problem::new(Code::Overloaded, format!("the server has too many open {}", kind.word()))
         })?;
         self.metrics.streams_changed(kind.label(), 1);
-        Ok(Place { kind, metrics: self.metrics.clone(), _shares: (own, all) })
+        Ok(StreamPermit { kind, metrics: self.metrics.clone(), _permits: (own, all) })
     }
 }
 
-/// The place of one stream, free again with its drop.
-pub struct Place {
+/// The permit of one stream. Dropping it returns it.
+pub struct StreamPermit {
     kind: Kind,
     metrics: Metrics,
-    _shares: (Share<(Kind, String)>, Share<Kind>),
+    _permits: (Permit<(Kind, String)>, Permit<Kind>),
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.metrics.streams_changed(self.kind.label(), -1);
     }
 }
 
-/// Why a stream ends though there may be more.
+/// Why a stream ends before its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum End {
     /// The server stops.
-    #[error("the server stops")]
+    #[error("the server is stopping")]
     Stopping,
-    /// The key was revoked, has expired or lost its scope, or its tenant is not active any more; or nobody can say.
-    #[error("the key is not accepted any more")]
+    /// The key is revoked or expired, has lost its scope, or belongs to an inactive tenant; or the server can't check it.
+    #[error("the server no longer accepts the key")]
     Closed,
 }
 
-/// Ready when a stream of this key must end.
+/// Completes when a stream of this key must end.
 pub fn end(app: &App, context: &Context, scope: Scope) -> BoxFuture<'static, End> {
-    // Without the request's place among its tenant's.
+    // Without the permit of the request, which ends with the head of the response.
     let (app, principal) = (app.clone(), context.principal.clone());
     async move {
         let mut stop = app.streams.stop.clone();
@@ -141,9 +141,9 @@ pub fn end(app: &App, context: &Context, scope: Scope) -> BoxFuture<'static, End
             tokio::select! {
                 biased;
                 () = &mut stop => return End::Stopping,
-                () = tokio::time::sleep(CHECK) => (),
+                () = tokio::time::sleep(REVALIDATION_INTERVAL) => (),
             }
-            if !still_holds(&app, &principal, scope).await {
+            if !is_still_authorised(&app, &principal, scope).await {
                 return End::Closed;
             }
         }
@@ -160,35 +160,36 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_has_so_many_places_and_takes_none_from_others() {
+    fn a_tenant_has_its_limit_and_takes_no_permits_from_others() {
         let streams = streams();
-        let mut held: Vec<Place> =
-            (0..Kind::Logs.of_tenant()).map(|_| streams.enter(Kind::Logs, "a").unwrap()).collect();
-        let refused = streams.enter(Kind::Logs, "a").err().unwrap();
+        let mut held: Vec<StreamPermit> = (0..Kind::Logs.limit_per_tenant())
+            .map(|_| streams.try_acquire(Kind::Logs, "a").unwrap())
+            .collect();
+        let refused = streams.try_acquire(Kind::Logs, "a").err().unwrap();
         assert_eq!(refused.code, Code::TooManyStreams);
-        held.push(streams.enter(Kind::Events, "a").unwrap());
-        held.push(streams.enter(Kind::Logs, "b").unwrap());
+        held.push(streams.try_acquire(Kind::Events, "a").unwrap());
+        held.push(streams.try_acquire(Kind::Logs, "b").unwrap());
         held.remove(0);
-        held.push(streams.enter(Kind::Logs, "a").unwrap());
-        assert!(streams.enter(Kind::Logs, "a").is_err());
+        held.push(streams.try_acquire(Kind::Logs, "a").unwrap());
+        assert!(streams.try_acquire(Kind::Logs, "a").is_err());
     }
 
     #[test]
-    fn all_tenants_together_have_so_many() {
+    fn all_tenants_together_have_a_limit() {
         let streams = streams();
-        let held: Vec<Place> = (0..Kind::Logs.of_all())
-            .map(|n| streams.enter(Kind::Logs, &format!("t{}", n / 10)).unwrap())
+        let held: Vec<StreamPermit> = (0..Kind::Logs.limit())
+            .map(|n| streams.try_acquire(Kind::Logs, &format!("t{}", n / 10)).unwrap())
             .collect();
-        for _ in 0..=Kind::Logs.of_tenant() {
-            let refused = streams.enter(Kind::Logs, "new").err().unwrap();
-            assert_eq!(refused.code, Code::Overloaded, "what is refused takes no place of the tenant's");
+        for _ in 0..=Kind::Logs.limit_per_tenant() {
+            let refused = streams.try_acquire(Kind::Logs, "new").err().unwrap();
+            assert_eq!(refused.code, Code::Overloaded, "a refused stream takes no permit of the tenant");
         }
         drop(held);
-        assert!(streams.enter(Kind::Logs, "new").is_ok());
+        assert!(streams.try_acquire(Kind::Logs, "new").is_ok());
     }
 
     #[test]
-    fn those_that_are_open_are_shown_by_kind() {
+    fn open_streams_are_counted_by_kind() {
         let streams = streams();
         let shown = |logs: i64, events: i64| {
             let text = streams.metrics.text().unwrap();
@@ -198,10 +199,11 @@ mod tests {
             }
         };
         shown(0, 0);
-        let logs: Vec<Place> =
-            (0..Kind::Logs.of_tenant()).map(|_| streams.enter(Kind::Logs, "a").unwrap()).collect();
-        let events = streams.enter(Kind::Events, "b").unwrap();
-        assert!(streams.enter(Kind::Logs, "a").is_err(), "and is not counted");
+        let logs: Vec<StreamPermit> = (0..Kind::Logs.limit_per_tenant())
+            .map(|_| streams.try_acquire(Kind::Logs, "a").unwrap())
+            .collect();
+        let events = streams.try_acquire(Kind::Events, "b").unwrap();
+        assert!(streams.try_acquire(Kind::Logs, "a").is_err(), "a refused stream is not counted");
         shown(20, 1);
         drop(logs);
         shown(0, 1);

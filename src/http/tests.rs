@@ -2,6 +2,7 @@
 
 mod audit;
 mod browsers;
+mod captured;
 mod ended;
 mod events;
 mod health;
@@ -13,6 +14,7 @@ mod paths;
 mod refusals;
 mod retry;
 mod server;
+mod spans;
 mod submit;
 
 use std::{
@@ -48,20 +50,20 @@ pub(super) const KEY: &str = "Bearer crft_good";
 pub(super) const ORIGIN: &str = "https://app.example.org";
 pub(super) const ADMIN: &str = "Bearer boss";
 
-/// An app, and what its surroundings do.
+/// An app with an API server in memory.
 pub(super) struct Lab {
     pub(super) fake: Fake,
     pub(super) app: App,
     pub(super) key: Arc<OneKey>,
     pub(super) stop: watch::Sender<bool>,
-    /// What a log gives, piece by piece, or the refusal to open it.
+    /// The pieces of each log, or the status with which the API server refuses it.
     pub(super) logs: Logs,
-    /// A node controller is there, and admits what is labelled.
+    /// Whether a node controller runs, which admits labelled nodes.
     pub(super) admits: Arc<AtomicBool>,
     pub(super) tenants: Writer<Tenant>,
 }
 
-/// Knows one key.
+/// Authenticates one key.
 pub(super) struct OneKey {
     id: KeyId,
     pub(super) revoked: AtomicBool,
@@ -80,19 +82,19 @@ impl OneKey {
     }
 }
 
-impl Recognise for OneKey {
-    fn principal<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>> {
-        let answer = if text == "crft_good" { self.principal() } else { Err(Refusal::Unknown) };
+impl KeyAuthenticator for OneKey {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Principal, Refusal>> {
+        let answer = if token == "crft_good" { self.principal() } else { Err(Refusal::Unknown) };
         Box::pin(async move { answer })
     }
 
-    fn again<'a>(&'a self, _: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>> {
+    fn revalidate<'a>(&'a self, _: &'a Principal) -> BoxFuture<'a, Result<Principal, Refusal>> {
         let answer = self.principal();
         Box::pin(async move { answer })
     }
 }
 
-/// Boss may do everything; clerk may patch tenants, and no nodes.
+/// Reviews in which boss has all rights, and clerk may patch tenants but no nodes.
 fn review(call: &Call) -> Option<(u16, Value)> {
     let spec = &call.body["spec"];
     let answer = |status: Value| Some((201, json!({"metadata": {}, "spec": spec, "status": status})));
@@ -116,7 +118,7 @@ impl Lab {
         Self::with(None)
     }
 
-    /// One whose process schedules.
+    /// An app whose process schedules.
     pub(super) fn with(board: Option<Board>) -> Self {
         let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
         let admits = Arc::<AtomicBool>::default();
@@ -148,12 +150,12 @@ impl Lab {
                 Ok(())
             }),
             board,
-            recognise: Arc::clone(&key) as Arc<dyn Recognise>,
+            authenticator: Arc::clone(&key) as Arc<dyn KeyAuthenticator>,
             administrators: Administrators::new(client),
-            failures: Failures::default(),
+            auth_throttle: AuthThrottle::default(),
             streams: Streams::new(Metrics::default(), stopped),
-            shares: crate::http::shares::Shares::default(),
-            giving: tokio::sync::Mutex::default(),
+            in_flight: KeyedLimiter::default(),
+            assigning: tokio::sync::Mutex::default(),
             tenants,
             jobs: JobsIndex::default(),
             keys: cache().0,
@@ -165,13 +167,13 @@ impl Lab {
         Self { fake, app, key, stop, logs, admits, tenants: tenants_writer }
     }
 
-    /// Lets pages of these origins call, and of no other.
+    /// Allows these origins and no others.
     pub(super) fn origins(&mut self, origins: &[String]) {
         let parts = Arc::get_mut(&mut self.app.0).unwrap();
         parts.origins = Origins::new(origins);
     }
 
-    /// Lets the job be so, with the pod of its attempt.
+    /// Puts a job with this status, and the pod of its attempt.
     pub(super) fn job(&self, version: u64, status: Value) -> Arc<Job> {
         if let Some(attempt) = status["attempt"].as_u64() {
             self.pod(attempt, json!({}));
@@ -181,7 +183,7 @@ impl Lab {
         job
     }
 
-    /// Stores the pod of an attempt, which has ended.
+    /// Stores the ended pod of an attempt.
     pub(super) fn pod(&self, attempt: u64, changes: Value) {
         let name = format!("j-200000000000-{attempt}");
         let mut metadata = json!({
@@ -201,7 +203,7 @@ impl Lab {
         self.fake.put(&format!("/api/v1/namespaces/tenant-acme/pods/{name}"), pod);
     }
 
-    /// The answer, whose body may go on.
+    /// The response, whose body may be a stream.
     pub(super) async fn open(
         &self,
         method: &str,
@@ -220,7 +222,7 @@ impl Lab {
         routes(self.app.clone(), Metrics::default()).oneshot(request).await.unwrap()
     }
 
-    /// Status and body of an answer.
+    /// Status and body of a response.
     pub(super) async fn ask(&self, method: &str, path: &str, who: &str, body: &str) -> (u16, Value) {
         let response = self.open(method, path, &[("authorization", who)], body).await;
         let status = response.status().as_u16();
@@ -231,7 +233,7 @@ impl Lab {
 
 type Logs = Arc<Mutex<VecDeque<Result<mpsc::Receiver<String>, u16>>>>;
 
-/// The fake API server; a log's answer goes on.
+/// The fake API server, which streams logs.
 fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>) -> Client {
     let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let (fake, logs, admits) = (fake.clone(), Arc::clone(&logs), admits.load(Ordering::SeqCst));
@@ -252,7 +254,7 @@ fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>) -> Client {
                         });
                         return Ok::<_, Infallible>(Response::new(Body::from_stream(pieces)));
                     }
-                    Err(code) => mock::refusal(code, "told to"),
+                    Err(code) => mock::refusal(code, "refused by the test"),
                 }
             } else if let Some(answer) = review(&call) {
                 answer
@@ -302,7 +304,7 @@ pub(super) fn job(version: u64, status: Value) -> Job {
     .unwrap()
 }
 
-/// The next piece of a body: `None` at its end, `Err` where it is broken off.
+/// The next piece of a body: `None` at its end, `Err` where it is aborted.
 pub(super) async fn piece(
     body: &mut (impl futures::Stream<Item = Result<axum::body::Bytes, axum::Error>> + Unpin),
 ) -> Result<Option<String>, String> {

@@ -1,62 +1,63 @@
-//! How far the watch of keys is behind, by what it has told of our own writes. Pure.
+//! How stale the watch of keys may be, measured by the process's own writes. Pure.
 //!
-//! Of itself a watch says nothing while nothing changes, and one that hangs looks the same. A list says which version is
-//! the newest of the whole store, which no watch of one kind ever reaches; a bookmark comes once a minute. So the process
-//! writes to an object of the same kind, the *probe*, and waits for its own write: the API server tells the changes of
-//! a kind in the order of their versions, so once a write is told everything before it was. What is known then is the
-//! state of when that write was begun, by this process's monotonic clock; no other clock enters.
+//! A watch delivers nothing while nothing changes, and a watch that hangs delivers nothing either. The version of a list is
+//! the newest of the whole store, which the watch of one kind never reaches; a bookmark comes once a minute. So the process
+//! writes to an object of the same kind, the *probe*, and waits for the watch to deliver that write: the API server
+//! delivers the changes of a kind in the order of their versions, so the watch has then delivered everything before it. The
+//! cache is then at most as stale as the time since that write began, by this process's monotonic clock; no other clock
+//! takes part.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// Writes that are waited for at most: at one a second, what is older than that would be no news.
-const WAITED_FOR: usize = 16;
+/// Most writes that the watch has not delivered: at one a second, older ones would prove nothing.
+const MAX_PENDING: usize = 16;
 
-/// What is known of the watch's delay.
+/// The staleness of the watch.
 #[derive(Debug, Default)]
 pub struct Freshness {
-    /// Everything up to here was told.
+    /// The watch has delivered every change before this time.
     confirmed: Option<Instant>,
     /// The newest version of the probe that the watch has delivered.
-    told: u64,
-    /// Writes that the watch has not told of yet: version, and when it was begun; oldest first.
-    written: VecDeque<(u64, Instant)>,
+    delivered: u64,
+    /// Writes that the watch has not delivered: version and beginning of each, oldest first.
+    pending: VecDeque<(u64, Instant)>,
 }
 
 impl Freshness {
-    /// A write of the probe that was begun at `begun` has become this version.
-    pub fn wrote(&mut self, version: u64, begun: Instant) {
-        if self.written.len() == WAITED_FOR {
-            self.written.pop_front();
+    /// Records a write of the probe that began at `begun` and has this version.
+    pub fn record_write(&mut self, version: u64, begun: Instant) {
+        if self.pending.len() == MAX_PENDING {
+            self.pending.pop_front();
         }
-        self.written.push_back((version, begun));
-        self.settle();
+        self.pending.push_back((version, begun));
+        self.confirm();
     }
 
-    /// The watch has delivered of this version of the probe; true when that confirmed something.
-    pub fn told(&mut self, version: u64) -> bool {
-        self.told = self.told.max(version);
-        self.settle()
+    /// Records that the watch has delivered this version of the probe. True where that confirmed a write.
+    pub fn record_delivery(&mut self, version: u64) -> bool {
+        self.delivered = self.delivered.max(version);
+        self.confirm()
     }
 
-    fn settle(&mut self) -> bool {
+    fn confirm(&mut self) -> bool {
         let before = self.confirmed;
-        while let Some((_, begun)) = self.written.pop_front_if(|(version, _)| *version <= self.told) {
+        while let Some((_, begun)) = self.pending.pop_front_if(|(version, _)| *version <= self.delivered) {
             self.confirmed = self.confirmed.max(Some(begun));
         }
         self.confirmed != before
     }
 
-    /// How long the oldest write that the watch has not delivered has been waited for.
+    /// The age of the oldest write that the watch has not delivered.
     #[must_use]
-    pub fn waits(&self, now: Instant) -> Duration {
-        self.written.front().map(|(_, begun)| now.duration_since(*begun)).unwrap_or_default()
+    pub fn oldest_pending(&self, now: Instant) -> Duration {
+        self.pending.front().map(|(_, begun)| now.duration_since(*begun)).unwrap_or_default()
     }
 
-    /// How old what the watch has delivered may be; `None` while nothing is known.
+    /// How stale the watch may be; `None` before the first confirmed write.
     #[must_use]
-    pub fn behind(&self, now: Instant) -> Option<Duration> {
+    pub fn staleness(&self, now: Instant) -> Option<Duration> {
         self.confirmed.map(|at| now.duration_since(at))
     }
 }
@@ -66,36 +67,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_write_that_was_told_counts_and_from_its_beginning() {
+    fn only_a_delivered_write_counts_and_from_its_beginning() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut freshness = Freshness::default();
-        assert_eq!(freshness.behind(at(0)), None);
-        freshness.wrote(10, at(0));
-        assert_eq!(freshness.behind(at(1)), None, "written, and not told");
-        assert!(!freshness.told(9), "an earlier one, of another process");
-        assert!(freshness.told(12), "a later one, of another process, comes after ours");
-        assert_eq!(freshness.behind(at(3)), Some(Duration::from_secs(3)));
-        // The watch was faster than the answer.
-        assert!(!freshness.told(20));
-        freshness.wrote(20, at(4));
-        assert_eq!(freshness.behind(at(5)), Some(Duration::from_secs(1)));
+        assert_eq!(freshness.staleness(at(0)), None);
+        freshness.record_write(10, at(0));
+        assert_eq!(freshness.staleness(at(1)), None, "written, and not delivered");
+        assert!(!freshness.record_delivery(9), "an earlier write, of another process");
+        assert!(freshness.record_delivery(12), "a later write, of another process, comes after ours");
+        assert_eq!(freshness.staleness(at(3)), Some(Duration::from_secs(3)));
+        // The watch was faster than the response.
+        assert!(!freshness.record_delivery(20));
+        freshness.record_write(20, at(4));
+        assert_eq!(freshness.staleness(at(5)), Some(Duration::from_secs(1)));
     }
 
     #[test]
-    fn a_watch_that_is_always_three_writes_late_is_three_seconds_behind() {
+    fn a_watch_that_is_always_three_writes_late_is_three_seconds_staleness() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut freshness = Freshness::default();
         for n in 0..40 {
-            freshness.wrote(n + 1, at(n));
-            freshness.told((n + 1).saturating_sub(3));
+            freshness.record_write(n + 1, at(n));
+            freshness.record_delivery((n + 1).saturating_sub(3));
         }
-        assert_eq!(freshness.behind(at(39)), Some(Duration::from_secs(3)));
+        assert_eq!(freshness.staleness(at(39)), Some(Duration::from_secs(3)));
         for n in 40..80 {
-            freshness.wrote(n + 1, at(n));
+            freshness.record_write(n + 1, at(n));
         }
-        assert_eq!(freshness.behind(at(79)), Some(Duration::from_secs(43)));
-        assert!(freshness.told(1000) && freshness.written.is_empty());
+        assert_eq!(freshness.staleness(at(79)), Some(Duration::from_secs(43)));
+        assert!(freshness.record_delivery(1000) && freshness.pending.is_empty());
     }
 }

@@ -1,8 +1,8 @@
-//! Which text opens what: every version of every key, by key id. Pure, and rebuilt from the watches alone.
+//! The index of all versions of all keys, by key id, which authenticates tokens. Pure, and rebuilt from the watches alone.
 //!
-//! Whatever the outcome, a well-formed text costs one look-up, one MAC and one comparison in constant time, so neither the
-//! answer nor its time tells an unknown id from a wrong secret; that a key is revoked or expired is told only to who
-//! holds its text.
+//! Whatever the result, a well-formed token costs one lookup, one MAC and one comparison in constant time, so neither the
+//! result nor its time distinguishes an unknown id from a wrong secret. Only a caller with the token of a revoked or expired
+//! key learns that it is one.
 
 use std::{
     collections::{HashMap, hash_map::Entry as Slot},
@@ -23,56 +23,56 @@ use crate::{
     },
 };
 
-/// Who presented a key.
+/// An authenticated key and its tenant.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// The tenant that the key stands for.
+    /// The tenant of the key.
     pub tenant: Arc<TenantOf>,
-    /// The key's object.
+    /// The TenantApiKey.
     pub key: Arc<TenantApiKey>,
-    /// The version that was presented.
+    /// The id of the version whose token was sent.
     pub key_id: KeyId,
 }
 
 impl Principal {
-    /// Whether the key may do this.
+    /// Whether the key has this scope.
     #[must_use]
     pub fn may(&self, scope: Scope) -> bool {
         self.key.spec.scopes.contains(&scope)
     }
 }
 
-/// A tenant, as far as a key needs to know it.
+/// The parts of a Tenant that a key needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantOf {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its UID.
+    /// UID.
     pub uid: String,
-    /// Its namespace.
+    /// Namespace.
     pub namespace: String,
 }
 
-/// Why a text is refused.
+/// Why the server refuses a token.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error, strum::IntoStaticStr, strum::EnumIter,
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum Refusal {
-    /// It is no key by its form or checksum; nothing was looked up.
-    #[error("this is no API key, or it was cut or mistyped")]
+    /// The token does not have the form or the checksum of one; there was no lookup.
+    #[error("this is not an API key, or it was cut or mistyped")]
     Malformed,
-    /// There is no such key, or the secret is another one: the same answer.
-    #[error("there is no such API key")]
+    /// The key does not exist, or has another secret: the result is the same.
+    #[error("this API key does not exist")]
     Unknown,
-    /// It was revoked.
-    #[error("the API key was revoked")]
+    /// The key is revoked.
+    #[error("the API key is revoked")]
     Revoked,
-    /// It has expired, or was rotated and its overlap is over.
+    /// The key has expired, or this version ended with the overlap of a rotation.
     #[error("the API key has expired")]
     Expired,
-    /// This process does not know what is true now: ask again, or another one.
-    #[error("API keys can't be checked at the moment")]
+    /// This process can't prove that its cache is up to date; a retry or another replica may succeed.
+    #[error("this server can't check API keys at the moment")]
     Unready,
 }
 
@@ -80,66 +80,66 @@ pub enum Refusal {
 #[derive(Debug)]
 struct Entry {
     key: Arc<TenantApiKey>,
-    /// Its place in the key's status.
-    at: usize,
+    /// The position of the version in the key's status.
+    position: usize,
 }
 
 impl Entry {
     fn version(&self) -> Option<&KeyVersion> {
-        self.key.status.as_ref()?.versions.get(self.at)
+        self.key.status.as_ref()?.versions.get(self.position)
     }
 }
 
-/// Namespace and name.
-type Name = (String, String);
+/// Namespace and name of a key.
+type ObjectKey = (String, String);
 
-/// All keys.
+/// All keys, and the tenants of their namespaces.
 #[derive(Debug, Default)]
 pub struct Index {
     versions: HashMap<KeyId, Entry>,
-    /// The ids that each object brought in.
-    ids: HashMap<Name, Vec<KeyId>>,
+    /// The ids of each key.
+    ids: HashMap<ObjectKey, Vec<KeyId>>,
     /// By namespace.
     tenants: HashMap<String, Arc<TenantOf>>,
 }
 
-fn name(key: &TenantApiKey) -> Name {
+fn object_key(key: &TenantApiKey) -> ObjectKey {
     (key.namespace().unwrap_or_default(), key.name_any())
 }
 
 impl Index {
-    /// A key exists, as given.
+    /// Adds or updates a key.
     pub fn apply(&mut self, key: &Arc<TenantApiKey>) {
-        let name = name(key);
-        self.forget(&name);
+        let name = object_key(key);
+        self.remove(&name);
         let versions = key.status.iter().flat_map(|status| &status.versions);
-        for (at, version) in versions.enumerate() {
+        for (position, version) in versions.enumerate() {
             let Ok(id) = version.key_id.parse::<KeyId>() else { continue };
             match self.versions.entry(id) {
                 Slot::Vacant(slot) => {
-                    slot.insert(Entry { key: Arc::clone(key), at });
+                    slot.insert(Entry { key: Arc::clone(key), position });
                     self.ids.entry(name.clone()).or_default().push(id);
                 }
-                // 71 random bits: somebody has copied a status.
+                // Ids have 71 random bits, so this status is a copy.
                 Slot::Occupied(_) => {
-                    tracing::error!(key = ?name, %id, "another key has this id already, and keeps it");
+                    tracing::error!(key = ?name, %id, "another key has this id already and keeps it");
                 }
             }
         }
     }
 
-    /// A key is deleted, or can't be read any more, so that it is not known whether it was revoked.
+    /// Removes a key that was deleted, or that can't be read any more and may be revoked.
     pub fn delete(&mut self, namespace: &str, name: &str) {
-        self.forget(&(namespace.to_owned(), name.to_owned()));
+        self.remove(&(namespace.to_owned(), name.to_owned()));
     }
 
-    fn forget(&mut self, name: &Name) {
+    fn remove(&mut self, name: &ObjectKey) {
         for id in self.ids.remove(name).unwrap_or_default() {
             self.versions.remove(&id);
         }
     }
 
-    /// A tenant exists, as given.
+    /// Adds or updates a tenant.
     pub fn apply_tenant(&mut self, tenant: &Tenant) {
         let (name, uid) = (tenant.name_any(), tenant.uid().unwrap_or_default());
         self.tenants.retain(|_, known| known.name != name);
@@ -150,62 +150,57 @@ impl Index {
         }
     }
 
-    /// A tenant is deleted, or can't be read any more.
+    /// Removes a tenant that was deleted, or that can't be read any more.
     pub fn delete_tenant(&mut self, name: &str) {
         self.tenants.retain(|_, known| known.name != name);
     }
 
-    /// How many versions there are.
+    /// The number of versions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.versions.len()
     }
 
-    /// Whether there is none.
+    /// Whether the index has no versions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.versions.is_empty()
     }
 
-    /// Who presents this key, by what the index knows.
+    /// Authenticates a token.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn authenticate(
-        &self,
-        presented: &Key,
-        peppers: &Peppers,
-        now: Timestamp,
-    ) -> Result<Principal, Refusal> {
-        let entry = self.versions.get(&presented.id());
+    pub fn authenticate(&self, token: &Key, peppers: &Peppers, now: Timestamp) -> Result<Principal, Refusal> {
+        let entry = self.versions.get(&token.id());
         let version = entry.and_then(Entry::version);
         let under = |pepper| Some((pepper, lifecycle::mac_of(version?, pepper)?));
-        // One MAC in any case; an unknown id is compared with what is the MAC of nothing.
+        // Always one MAC; the MAC of an unknown id is compared with one that no token has.
         let stored = peppers.versions().find_map(under);
         let (pepper, expected) = stored.unwrap_or((peppers.newest(), Mac::NOTHING));
-        let is_same = peppers.mac(pepper, presented).is_some_and(|mac| mac.is(&expected));
+        let is_same = peppers.mac(pepper, token).is_some_and(|mac| mac.is(&expected));
         let (Some(entry), Some(version), true) = (entry, version, is_same && stored.is_some()) else {
             return Err(Refusal::Unknown);
         };
-        self.opened(entry, version, presented.id(), now)
+        self.principal(entry, version, token.id(), now)
     }
 
-    /// Who presented a key, known from before, as it is now.
+    /// The current state of a principal that was authenticated before.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn again(&self, before: &Principal, now: Timestamp) -> Result<Principal, Refusal> {
+    pub fn revalidate(&self, before: &Principal, now: Timestamp) -> Result<Principal, Refusal> {
         let entry = self.versions.get(&before.key_id);
         let entry = entry.filter(|entry| entry.key.metadata.uid == before.key.metadata.uid);
         let (Some(entry), Some(version)) = (entry, entry.and_then(Entry::version)) else {
             return Err(Refusal::Unknown);
         };
-        let principal = self.opened(entry, version, before.key_id, now)?;
+        let principal = self.principal(entry, version, before.key_id, now)?;
         if principal.tenant.uid == before.tenant.uid { Ok(principal) } else { Err(Refusal::Unknown) }
     }
 
-    /// What a version opens, whose text is known to be its own.
-    fn opened(
+    /// The principal of a version whose token was verified.
+    fn principal(
         &self,
         entry: &Entry,
         version: &KeyVersion,
@@ -239,7 +234,7 @@ mod tests {
         Peppers::new(numbers.iter().map(one)).unwrap()
     }
 
-    fn text(byte: u8) -> Key {
+    fn token(byte: u8) -> Key {
         Key::new(
             &Seed::of(|bytes| {
                 bytes.fill(byte);
@@ -277,77 +272,78 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_its_tenant_with_its_scopes() {
+    fn a_key_authenticates_its_tenant_with_its_scopes() {
         let mut index = index();
-        index.apply(&object("ci", json!({"scopes": ["jobs:read"]}), &[version(&text(1), &peppers(&[1]))]));
-        let principal = index.authenticate(&text(1), &peppers(&[1]), at(9)).unwrap();
+        index.apply(&object("ci", json!({"scopes": ["jobs:read"]}), &[version(&token(1), &peppers(&[1]))]));
+        let principal = index.authenticate(&token(1), &peppers(&[1]), at(9)).unwrap();
         assert_eq!((principal.tenant.name.as_str(), principal.tenant.uid.as_str()), ("acme", "u1"));
         assert!(principal.may(Scope::JobsRead) && !principal.may(Scope::JobsWrite));
-        assert_eq!(principal.key_id, text(1).id());
-        assert!(!format!("{principal:?}").contains(&text(1).text().expose_secret()[18..]));
+        assert_eq!(principal.key_id, token(1).id());
+        assert!(!format!("{principal:?}").contains(&token(1).token().expose_secret()[18..]));
     }
 
     #[test]
-    fn an_unknown_id_a_wrong_secret_and_a_lost_pepper_have_one_answer() {
+    fn an_unknown_id_a_wrong_secret_and_a_lost_pepper_have_one_result() {
         let mut index = index();
-        let mut forged = version(&text(1), &peppers(&[1]));
-        forged.key_id = text(2).id().to_string();
-        index.apply(&object("ci", json!({"revoked": true}), &[version(&text(1), &peppers(&[1])), forged]));
+        let mut forged = version(&token(1), &peppers(&[1]));
+        forged.key_id = token(2).id().to_string();
+        index.apply(&object("ci", json!({"revoked": true}), &[version(&token(1), &peppers(&[1])), forged]));
         let refusal = |key, pepper| index.authenticate(&key, &peppers(&[pepper]), at(9)).unwrap_err();
-        assert_eq!(refusal(text(3), 1), Refusal::Unknown);
+        assert_eq!(refusal(token(3), 1), Refusal::Unknown);
         assert_eq!(
-            refusal(text(2), 1),
+            refusal(token(2), 1),
             Refusal::Unknown,
-            "the MAC of another text; nor is it told as revoked"
+            "the MAC of another token, and the key is not reported as revoked"
         );
-        assert_eq!(refusal(text(1), 2), Refusal::Unknown);
-        assert_eq!(refusal(text(1), 1), Refusal::Revoked);
+        assert_eq!(refusal(token(1), 2), Refusal::Unknown);
+        assert_eq!(refusal(token(1), 1), Refusal::Revoked);
     }
 
     #[test]
     fn every_version_ends_when_it_should() {
         let mut index = index();
-        let mut old = version(&text(1), &peppers(&[1]));
+        let mut old = version(&token(1), &peppers(&[1]));
         old.valid_until = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(50)));
         let spec = json!({"expiresAt": "1970-01-01T00:01:40Z"});
-        index.apply(&object("ci", spec, &[version(&text(2), &peppers(&[1])), old]));
+        index.apply(&object("ci", spec, &[version(&token(2), &peppers(&[1])), old]));
         let open = |key, now| index.authenticate(&key, &peppers(&[1]), at(now)).map(drop);
-        assert_eq!((open(text(1), 49), open(text(1), 50)), (Ok(()), Err(Refusal::Expired)));
-        assert_eq!((open(text(2), 99), open(text(2), 100)), (Ok(()), Err(Refusal::Expired)));
+        assert_eq!((open(token(1), 49), open(token(1), 50)), (Ok(()), Err(Refusal::Expired)));
+        assert_eq!((open(token(2), 99), open(token(2), 100)), (Ok(()), Err(Refusal::Expired)));
     }
 
     #[test]
-    fn while_a_pepper_is_replaced_old_and_new_hashes_are_recognised() {
+    fn while_a_pepper_is_replaced_old_and_new_hashes_are_accepted() {
         let mut index = index();
-        let old = version(&text(1), &peppers(&[1]));
+        let old = version(&token(1), &peppers(&[1]));
         index.apply(&object("ci", json!({}), std::slice::from_ref(&old)));
-        let open = |index: &Index, with: &[u8]| index.authenticate(&text(1), &peppers(with), at(9)).is_ok();
+        let open = |index: &Index, with: &[u8]| index.authenticate(&token(1), &peppers(with), at(9)).is_ok();
         assert!(open(&index, &[1]) && open(&index, &[1, 2]) && !open(&index, &[2]));
-        index.apply(&object("ci", json!({}), &[lifecycle::rehashed(&old, &text(1), &peppers(&[1, 2]))]));
+        index.apply(&object("ci", json!({}), &[lifecycle::rehashed(&old, &token(1), &peppers(&[1, 2]))]));
         assert!(open(&index, &[1]) && open(&index, &[1, 2]) && open(&index, &[2]));
     }
 
     #[test]
-    fn what_is_gone_opens_nothing() {
+    fn a_deleted_key_authenticates_nothing() {
         let mut index = index();
-        let (one, two) = (version(&text(1), &peppers(&[1])), version(&text(2), &peppers(&[1])));
+        let (one, two) = (version(&token(1), &peppers(&[1])), version(&token(2), &peppers(&[1])));
         let opens = |index: &Index, key| index.authenticate(&key, &peppers(&[1]), at(9)).is_ok();
         index.apply(&object("ci", json!({}), &[one.clone(), two.clone()]));
         index.apply(&object("thief", json!({}), std::slice::from_ref(&one)));
         index.delete("tenant-acme", "thief");
-        assert!(opens(&index, text(1)) && opens(&index, text(2)), "a copy takes nothing away");
+        assert!(opens(&index, token(1)) && opens(&index, token(2)), "a copy takes nothing away");
         index.apply(&object("ci", json!({}), &[two]));
-        assert!(!opens(&index, text(1)) && opens(&index, text(2)));
+        assert!(!opens(&index, token(1)) && opens(&index, token(2)));
         index.delete("tenant-acme", "ci");
-        assert!(!opens(&index, text(2)) && index.is_empty() && index.ids.is_empty());
+        assert!(!opens(&index, token(2)) && index.is_empty() && index.ids.is_empty());
     }
 
     #[test]
-    fn a_key_of_no_tenant_opens_nothing() {
+    fn a_key_without_a_tenant_authenticates_nothing() {
         let mut index = index();
-        index.apply(&object("ci", json!({}), &[version(&text(1), &peppers(&[1]))]));
-        let opens =
-            |index: &Index| index.authenticate(&text(1), &peppers(&[1]), at(9)).map(|p| p.tenant.uid.clone());
+        index.apply(&object("ci", json!({}), &[version(&token(1), &peppers(&[1]))]));
+        let opens = |index: &Index| {
+            index.authenticate(&token(1), &peppers(&[1]), at(9)).map(|p| p.tenant.uid.clone())
+        };
         index.delete_tenant("other");
         assert_eq!(opens(&index), Ok("u1".to_owned()));
         index.apply_tenant(&tenant("acme", "u2", json!(null)));

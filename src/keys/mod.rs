@@ -1,13 +1,14 @@
-//! The cache of API keys: who presents a key, answered in microseconds from memory, on every replica.
+//! The cache of API keys: authenticates tokens in microseconds from memory, on every replica.
 //!
 //! Guarantees:
-//! - what is answered is never older than [`MOST_BEHIND`]: a process that can't prove that its watch is closer refuses
-//!   every key ([`Refusal::Unready`]) instead of letting a revoked one in;
-//! - a revoked, deleted or unreadable key is refused as soon as the watch delivers it; expiry needs nobody's word;
-//! - a text of the wrong form is refused without a look-up, and beyond that nothing tells what was wrong with it
+//! - the state of a key is never older than [`MAX_STALENESS`]: a process that can't prove that its watch is up to date
+//!   refuses every key ([`Refusal::Unready`]) instead of accepting a revoked one;
+//! - a revoked, deleted or unreadable key is refused as soon as the watch delivers the change; expiry needs no event;
+//! - a token of the wrong form is refused without a lookup, and beyond that no result says what was wrong with it
 //!   ([`index`]).
 //!
-//! The proof is a small write a second ([`freshness`]), made only while somebody asks: without use of keys there is none.
+//! The proof is a small write a second ([`freshness`]), made only while requests authenticate: without use of keys the
+//! process writes nothing.
 
 pub mod freshness;
 pub mod index;
@@ -43,30 +44,30 @@ use crate::{
 };
 
 /// A cache that may be older than this refuses every key.
-pub const MOST_BEHIND: Duration = Duration::from_secs(5);
-/// Between two writes of the probe: several of them may be lost before the cache counts as behind.
+pub const MAX_STALENESS: Duration = Duration::from_secs(5);
+/// Time between two writes of the probe: several of them may be lost before the cache is stale.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// A watch that has not delivered a write for so long is opened again.
+/// A watch that has not delivered a write for this long is renewed.
 const RENEW_AFTER: Duration = Duration::from_secs(10);
 /// Longest time for one write of the probe.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
-/// The probe is written as long as somebody has asked within this time.
-const IN_USE: Duration = Duration::from_secs(60);
-/// How long [`Keys::principal`] waits for a cache that nobody has asked for a while.
-const WAKE_LIMIT: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The process writes the probe until this long after the last authentication.
+const PROBE_IDLE_AFTER: Duration = Duration::from_secs(60);
+/// How long [`Keys::authenticate`] waits for a cache that was idle.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answers who presents a key. Cheap to clone; all clones are one cache.
+/// Authenticates API keys. Cheap to clone; all clones share one cache.
 #[derive(Clone)]
 pub struct Keys(Arc<Shared>);
 
 struct Shared {
     index: RwLock<Index>,
     state: Mutex<State>,
-    /// Something was confirmed.
+    /// Changes when the cache may have become up to date.
     confirmed: watch::Sender<()>,
-    /// Somebody asks after a time of rest.
-    wanted: Notify,
-    peppers: watch::Receiver<pepper::Known>,
+    /// Wakes the probe after idle time.
+    wake: Notify,
+    peppers: watch::Receiver<pepper::State>,
     clock: Clock,
     metrics: Metrics,
 }
@@ -74,12 +75,12 @@ struct Shared {
 #[derive(Default)]
 struct State {
     freshness: Freshness,
-    /// The first full list of keys, and of tenants, was told.
-    whole: [bool; 2],
-    asked: Option<Instant>,
+    /// Whether the first lists of keys and of tenants are complete.
+    synced: [bool; 2],
+    last_used: Option<Instant>,
 }
 
-/// What the cache is fed with.
+/// The changes that the cache follows.
 pub struct Inputs {
     /// Changes of keys.
     pub keys: mpsc::Receiver<Change<TenantApiKey>>,
@@ -90,130 +91,132 @@ pub struct Inputs {
 impl Keys {
     /// An empty cache; it refuses every key before [`feed`](Self::feed) and [`probe`](Self::probe) run.
     #[must_use]
-    pub fn new(peppers: watch::Receiver<pepper::Known>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(peppers: watch::Receiver<pepper::State>, clock: Clock, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             index: RwLock::default(),
             state: Mutex::default(),
             confirmed: watch::Sender::new(()),
-            wanted: Notify::new(),
+            wake: Notify::new(),
             peppers,
             clock,
             metrics,
         }))
     }
 
-    /// Who presents this text, which is what stands behind `Bearer `. After a time of rest it waits up to 2 s until the
-    /// cache is known to be up to date.
+    /// Authenticates a token, as it follows `Bearer `. After idle time it waits up to 2 s until the cache is up to date.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn principal(&self, text: &str) -> Result<Principal, Refusal> {
-        let answer = match self.authenticate(text) {
-            Err(Refusal::Unready) if self.caught_up(WAKE_LIMIT).await => self.authenticate(text),
-            answer => answer,
+    pub async fn authenticate(&self, token: &str) -> Result<Principal, Refusal> {
+        let result = match self.authenticate_now(token) {
+            Err(Refusal::Unready) if self.wait_until_current(WAKE_TIMEOUT).await => {
+                self.authenticate_now(token)
+            }
+            result => result,
         };
-        self.0.metrics.authenticated(answer.as_ref().map_or_else(|refusal| (*refusal).into(), |_| "ok"));
-        answer
+        self.0.metrics.authenticated(result.as_ref().map_or_else(|refusal| (*refusal).into(), |_| "ok"));
+        result
     }
 
-    /// Who presents this text, by what is known now.
+    /// Authenticates a token by the current state of the cache, without waiting.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn authenticate(&self, text: &str) -> Result<Principal, Refusal> {
-        let key = Key::parse(text).map_err(|_| Refusal::Malformed)?;
-        if !self.is_up_to_date() {
+    pub fn authenticate_now(&self, token: &str) -> Result<Principal, Refusal> {
+        let key = Key::parse(token).map_err(|_| Refusal::Malformed)?;
+        if !self.is_current() {
             return Err(Refusal::Unready);
         }
         let peppers = match &*self.0.peppers.borrow() {
-            pepper::Known::InForce(peppers) => Arc::clone(peppers),
-            // Where there is no pepper there is no key; and where it can't be read nobody knows.
-            pepper::Known::Absent => return Err(Refusal::Unknown),
-            pepper::Known::Nothing | pepper::Known::Unusable(_) => return Err(Refusal::Unready),
+            pepper::State::InForce(peppers) => Arc::clone(peppers),
+            // Without a pepper no key exists; with an unreadable one no key can be checked.
+            pepper::State::Absent => return Err(Refusal::Unknown),
+            pepper::State::Pending | pepper::State::Unusable(_) => return Err(Refusal::Unready),
         };
         let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
         index.authenticate(&key, &peppers, self.0.clock.now())
     }
 
-    /// Who presented a key that was let in before, by what is known now: for what goes on for longer than a request. Waits as
-    /// [`principal`](Self::principal) does.
+    /// The current state of a principal that was authenticated before: for responses that outlast their request. Waits as
+    /// [`authenticate`](Self::authenticate) does.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn again(&self, before: &Principal) -> Result<Principal, Refusal> {
-        if !self.is_up_to_date() && !self.caught_up(WAKE_LIMIT).await {
+    pub async fn revalidate(&self, before: &Principal) -> Result<Principal, Refusal> {
+        if !self.is_current() && !self.wait_until_current(WAKE_TIMEOUT).await {
             return Err(Refusal::Unready);
         }
         let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.again(before, self.0.clock.now())
+        index.revalidate(before, self.0.clock.now())
     }
 
-    /// Waits until the cache is known to be up to date; false when it is not after `limit`.
-    pub async fn caught_up(&self, limit: Duration) -> bool {
+    /// Waits until the cache is up to date; false where it is not within `limit`.
+    pub async fn wait_until_current(&self, limit: Duration) -> bool {
         let mut confirmed = self.0.confirmed.subscribe();
-        let caught_up = async {
-            while !self.is_up_to_date() {
+        let current = async {
+            while !self.is_current() {
                 if confirmed.changed().await.is_err() {
                     return false;
                 }
             }
             true
         };
-        tokio::time::timeout(limit, caught_up).await.unwrap_or(false)
+        tokio::time::timeout(limit, current).await.unwrap_or(false)
     }
 
-    /// How old what the cache holds may be; `None` while nothing is known, or nobody has asked for long.
+    /// How stale the cache may be; `None` before the first proof.
     #[must_use]
-    pub fn behind(&self) -> Option<Duration> {
-        self.state().freshness.behind(Instant::now())
+    pub fn staleness(&self) -> Option<Duration> {
+        self.state().freshness.staleness(Instant::now())
     }
 
-    fn is_up_to_date(&self) -> bool {
+    fn is_current(&self) -> bool {
         let mut state = self.state();
         let now = Instant::now();
-        let rested = state.asked.replace(now).is_none_or(|asked| now.duration_since(asked) >= IN_USE);
-        let fresh = state.freshness.behind(now).is_some_and(|behind| behind <= MOST_BEHIND);
-        let is_up_to_date = fresh && state.whole == [true; 2];
+        let was_idle =
+            state.last_used.replace(now).is_none_or(|used| now.duration_since(used) >= PROBE_IDLE_AFTER);
+        let fresh = state.freshness.staleness(now).is_some_and(|staleness| staleness <= MAX_STALENESS);
+        let is_current = fresh && state.synced == [true; 2];
         drop(state);
-        if rested || !fresh {
-            self.0.wanted.notify_one();
+        if was_idle || !fresh {
+            self.0.wake.notify_one();
         }
-        is_up_to_date
+        is_current
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what the watches tell, until one of them ends. `namespace` is the one of the probe.
+    /// Applies the changes that the watches deliver, until one of them ends. `namespace` is that of the probe.
     pub async fn feed(self, namespace: String, inputs: Inputs) {
         let Inputs { mut keys, mut tenants } = inputs;
         loop {
-            let told = tokio::select! {
-                change = keys.recv() => change.map(|change| self.take_key(&namespace, &change)),
-                change = tenants.recv() => change.map(|change| self.take_tenant(&change)),
+            let applied = tokio::select! {
+                change = keys.recv() => change.map(|change| self.apply_key(&namespace, &change)),
+                change = tenants.recv() => change.map(|change| self.apply_tenant(&change)),
             };
-            if told.is_none() {
+            if applied.is_none() {
                 return;
             }
         }
     }
 
-    fn take_key(&self, probe: &str, change: &Change<TenantApiKey>) {
-        let place = |key: &TenantApiKey| (key.namespace().unwrap_or_default(), key.name_any());
+    fn apply_key(&self, probe: &str, change: &Change<TenantApiKey>) {
+        let object_key = |key: &TenantApiKey| (key.namespace().unwrap_or_default(), key.name_any());
         let mut index = self.0.index.write().unwrap_or_else(PoisonError::into_inner);
         match change {
             Change::Applied(key) => {
-                let (namespace, name) = place(key);
+                let (namespace, name) = object_key(key);
                 index.apply(key);
                 if namespace == probe && name == names::KEY_PROBE {
                     drop(index);
-                    self.told(key.resource_version().as_deref());
+                    self.record_delivery(key.resource_version().as_deref());
                     return;
                 }
             }
             Change::Deleted(key) => {
-                let (namespace, name) = place(key);
+                let (namespace, name) = object_key(key);
                 index.delete(&namespace, &name);
             }
             Change::Invalid(invalid) => {
@@ -221,73 +224,77 @@ impl Keys {
                 let namespace = metadata.namespace.as_deref().unwrap_or_default();
                 index.delete(namespace, metadata.name.as_deref().unwrap_or_default());
             }
-            Change::Synced => self.whole(0),
+            Change::Synced => self.mark_synced(0),
         }
         self.0.metrics.show_key_versions(index.len());
     }
 
-    fn take_tenant(&self, change: &Change<Tenant>) {
+    fn apply_tenant(&self, change: &Change<Tenant>) {
         let mut index = self.0.index.write().unwrap_or_else(PoisonError::into_inner);
         match change {
             Change::Applied(tenant) => index.apply_tenant(tenant),
             Change::Deleted(tenant) => index.delete_tenant(&tenant.name_any()),
-            // As last known: where its namespace is does not change.
+            // The last valid state stays: the namespace of a tenant does not change.
             Change::Invalid(_) => (),
-            Change::Synced => self.whole(1),
+            Change::Synced => self.mark_synced(1),
         }
     }
 
-    fn whole(&self, which: usize) {
-        self.state().whole[which] = true;
+    fn mark_synced(&self, which: usize) {
+        self.state().synced[which] = true;
         self.0.confirmed.send_replace(());
     }
 
-    fn told(&self, version: Option<&str>) {
+    fn record_delivery(&self, version: Option<&str>) {
         if let Some(version) = version.and_then(|version| version.parse().ok())
-            && self.state().freshness.told(version)
+            && self.state().freshness.record_delivery(version)
         {
             self.0.confirmed.send_replace(());
         }
     }
 
-    /// Writes the probe while somebody asks, for ever. A `watch` that does not deliver the writes is opened again: what is
-    /// connected to an API server that answers has them within seconds. Cancel safe.
+    /// Writes the probe while keys are in use, for ever. Renews a `watch` that does not deliver the writes: one that is
+    /// connected to a working API server delivers them within seconds. Cancel safe.
     pub async fn probe(self, client: Client, namespace: String, watch: Pulse) {
         let api: Api<TenantApiKey> = Api::namespaced(client, &namespace);
-        // Each write must change something, also beside those of other processes: else its version is an old one.
+        // Each write must change the probe, whatever other processes write: else the write has an old version.
         let (run, mut count, mut failures) = (self.0.clock.now().as_nanosecond(), 0_u64, 0_u64);
         let mut renewed = Instant::now();
         loop {
-            let in_use = self.state().asked.is_some_and(|asked| asked.elapsed() < IN_USE);
+            let in_use = self.state().last_used.is_some_and(|used| used.elapsed() < PROBE_IDLE_AFTER);
             if !in_use {
-                self.0.wanted.notified().await;
+                self.0.wake.notified().await;
             }
             let begun = Instant::now();
             count += 1;
-            match tokio::time::timeout(PROBE_LIMIT, touch(&api, &format!("{run}-{count}"))).await {
+            match tokio::time::timeout(PROBE_TIMEOUT, write_probe(&api, &format!("{run}-{count}"))).await {
                 Ok(Ok(Some(version))) => {
                     failures = 0;
-                    let waits = {
+                    let pending = {
                         let mut state = self.state();
-                        state.freshness.wrote(version, begun);
-                        state.freshness.waits(Instant::now())
+                        state.freshness.record_write(version, begun);
+                        state.freshness.oldest_pending(Instant::now())
                     };
                     self.0.confirmed.send_replace(());
-                    if waits >= RENEW_AFTER && renewed.elapsed() >= RENEW_AFTER {
+                    if pending >= RENEW_AFTER && renewed.elapsed() >= RENEW_AFTER {
                         renewed = Instant::now();
                         watch.renew();
                     }
                 }
                 failed => {
                     failures += 1;
-                    // The first, and then one a minute.
+                    // Logs the first failure, and then one a minute.
                     if failures % 60 == 1 {
                         let why = match failed {
                             Ok(Err(error)) => error.to_string(),
-                            Ok(Ok(_)) => "the API server's versions can't be compared".to_owned(),
-                            Err(_) => format!("no answer within {} s", PROBE_LIMIT.as_secs()),
+                            Ok(Ok(_)) => "the API server's resource versions are not numbers".to_owned(),
+                            Err(_) => format!("no answer within {} s", PROBE_TIMEOUT.as_secs()),
                         };
-                        tracing::warn!(why, failures, "how far the cache of keys is behind is not known");
+                        tracing::warn!(
+                            why,
+                            failures,
+                            "failed to write the probe of API keys: the cache may be stale"
+                        );
                     }
                 }
             }
@@ -298,12 +305,12 @@ impl Keys {
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keys").field("behind", &self.behind()).finish_non_exhaustive()
+        f.debug_struct("Keys").field("staleness", &self.staleness()).finish_non_exhaustive()
     }
 }
 
-/// Changes the probe, or makes it; the version that it has then, where the API server's versions can be compared.
-async fn touch(api: &Api<TenantApiKey>, value: &str) -> Result<Option<u64>, CallError> {
+/// Changes or creates the probe. Its new version; `None` where the API server's versions are not numbers.
+async fn write_probe(api: &Api<TenantApiKey>, value: &str) -> Result<Option<u64>, CallError> {
     let patch = json!({"metadata": {"annotations": {names::ANNOTATION_PROBE: value}}});
     let what = format!("failed to write TenantApiKey {}", names::KEY_PROBE);
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
@@ -312,7 +319,7 @@ async fn touch(api: &Api<TenantApiKey>, value: &str) -> Result<Option<u64>, Call
         Err(error) if error.is_not_found() => {
             let spec = TenantApiKeySpec { revoked: true, ..TenantApiKeySpec::default() };
             let mut probe = TenantApiKey::new(names::KEY_PROBE, spec);
-            // It is nobody's key: the controller leaves it alone.
+            // The key belongs to no tenant, and its controller must not reconcile it.
             let paused = [(names::ANNOTATION_PAUSED.to_owned(), "true".to_owned())];
             probe.metadata.annotations = Some(paused.into());
             within(what, api.create(&PostParams::default(), &probe)).await?.resource_version()

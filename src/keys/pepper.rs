@@ -1,9 +1,9 @@
-//! The peppers: kept in one Secret of the operator's namespace, apart from the keys that are hashed with them.
+//! The peppers: stored in one Secret of the operator's namespace, apart from the keys that are hashed with them.
 //!
-//! Its entries are `v1`, `v2` and so on; the two newest are in force. It is made by whoever needs it first, from the
-//! operating system's randomness. Without the peppers every key would be void, so what was once read stays in force when
-//! the Secret becomes unreadable, and a Secret that was deleted is put back by each process that still knows it. To
-//! retire a pepper, an administrator adds a newer one and later takes the old one away.
+//! Its entries are `v1`, `v2` and so on; the two newest are in force. The first process that needs the Secret creates it,
+//! from the operating system's randomness. Without the peppers every key would be void, so the last valid peppers stay in
+//! force when the Secret becomes unreadable, and each process that has them recreates a deleted Secret. To retire a
+//! pepper, an administrator adds a newer one and later removes the old one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,27 +26,27 @@ use crate::{
     random::{Random, Unavailable},
 };
 
-/// When to try again to put a deleted Secret back.
-const RETRY: Duration = Duration::from_secs(5);
+/// Time between attempts to recreate a deleted Secret.
+const RECREATE_RETRY: Duration = Duration::from_secs(5);
 
-/// What is known of the peppers.
+/// The state of the peppers.
 #[derive(Clone, Debug)]
-pub enum Known {
-    /// Nothing yet.
-    Nothing,
-    /// There is no Secret.
+pub enum State {
+    /// The first list is not complete.
+    Pending,
+    /// The Secret does not exist.
     Absent,
-    /// The Secret holds no pepper; with the reason.
+    /// The Secret has no valid pepper, for this reason.
     Unusable(NoPepper),
     /// These are in force.
     InForce(Arc<Peppers>),
 }
 
-/// Why there is no pepper.
+/// Why a process can't create a pepper.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No randomness.
-    #[error("making a pepper: {0}")]
+    /// The operating system gives no randomness.
+    #[error("failed to make a pepper: {0}")]
     Random(#[from] Unavailable),
     /// The API server refused.
     #[error(transparent)]
@@ -60,19 +60,19 @@ pub fn watch(client: &Client, namespace: &str) -> Watch<Secret> {
     Watch::new(Api::namespaced(client.clone(), namespace), one)
 }
 
-/// Makes the Secret with a first pepper; one that is there stays.
+/// Creates the Secret with a first pepper; an existing Secret stays.
 ///
 /// # Errors
 /// [`Error`].
 pub async fn create(client: &Client, namespace: &str, random: &Random) -> Result<(), Error> {
     let mut pepper = SecretSlice::from(vec![0; PEPPER_LEN]);
     random.fill(pepper.expose_secret_mut())?;
-    put(client, namespace, [(PepperVersion(1), &pepper)]).await?;
-    tracing::info!(namespace, name = names::PEPPER_SECRET, "a pepper for API keys was made");
+    create_secret(client, namespace, [(PepperVersion(1), &pepper)]).await?;
+    tracing::info!(namespace, name = names::PEPPER_SECRET, "created a pepper for API keys");
     Ok(())
 }
 
-async fn put<'a>(
+async fn create_secret<'a>(
     client: &Client,
     namespace: &str,
     peppers: impl IntoIterator<Item = (PepperVersion, &'a SecretSlice<u8>)>,
@@ -99,10 +99,10 @@ async fn put<'a>(
     }
 }
 
-/// The peppers in a Secret. An entry that is none is passed over, so that a slip shuts nobody out.
+/// The peppers in a Secret. An invalid entry is ignored, so that a mistake in one does not void all keys.
 ///
 /// # Errors
-/// [`NoPepper`] when there is no good one.
+/// [`NoPepper`] where no entry is valid.
 pub fn read(secret: &Secret) -> Result<Peppers, NoPepper> {
     let entries: BTreeMap<_, _> = secret.data.iter().flatten().collect();
     let mut first = NoPepper::Absent;
@@ -111,7 +111,7 @@ pub fn read(secret: &Secret) -> Result<Peppers, NoPepper> {
             if value.0.len() < PEPPER_LEN { Err(NoPepper::Short) } else { Ok(version) }
         });
         if let Err(why) = version {
-            tracing::warn!(entry = name, %why, "an entry of the Secret of peppers is passed over");
+            tracing::warn!(entry = name, %why, "ignored an invalid entry of the Secret of peppers");
             first = why;
         }
         Some((version.ok()?, SecretSlice::from(value.0.clone())))
@@ -120,68 +120,68 @@ pub fn read(secret: &Secret) -> Result<Peppers, NoPepper> {
     if good.is_empty() { Err(first) } else { Peppers::new(good) }
 }
 
-/// Keeps `known` up to date, and puts a deleted Secret back. Ends when the watch does.
+/// Keeps `state` up to date, and recreates a deleted Secret. Ends when the watch does.
 pub async fn follow(
     client: Client,
     namespace: String,
     mut changes: mpsc::Receiver<Change<Secret>>,
-    known: watch::Sender<Known>,
+    state: watch::Sender<State>,
 ) {
     let mut missing = false;
     loop {
-        let change = match tokio::time::timeout(RETRY, changes.recv()).await {
+        let change = match tokio::time::timeout(RECREATE_RETRY, changes.recv()).await {
             Ok(Some(change)) => Some(change),
             Ok(None) => return,
             Err(_) => None,
         };
         if let Some(change) = change {
-            missing = take(&change, &known, missing);
+            missing = apply(&change, &state, missing);
         }
-        let in_force = match &*known.borrow() {
-            Known::InForce(peppers) if missing => Some(Arc::clone(peppers)),
+        let in_force = match &*state.borrow() {
+            State::InForce(peppers) if missing => Some(Arc::clone(peppers)),
             _ => None,
         };
         if let Some(peppers) = in_force {
-            match put(&client, &namespace, peppers.iter()).await {
+            match create_secret(&client, &namespace, peppers.iter()).await {
                 Ok(()) => missing = false,
-                Err(error) => tracing::error!(%error, "the Secret of peppers is gone and can't be put back"),
+                Err(error) => tracing::error!(%error, "failed to recreate the Secret of peppers"),
             }
         }
     }
 }
 
-/// Takes in what the watch tells; whether the Secret is missing then.
-fn take(change: &Change<Secret>, known: &watch::Sender<Known>, missing: bool) -> bool {
+/// Applies a change that the watch delivers; whether the Secret is missing then.
+fn apply(change: &Change<Secret>, state: &watch::Sender<State>, missing: bool) -> bool {
     match change {
         Change::Applied(secret) => {
             let read = read(secret);
-            let keeps = matches!(&*known.borrow(), Known::InForce(_));
+            let keeps = matches!(&*state.borrow(), State::InForce(_));
             match read {
                 Ok(peppers) => {
                     tracing::info!(versions = ?peppers, "peppers in force");
-                    known.send_replace(Known::InForce(Arc::new(peppers)));
+                    state.send_replace(State::InForce(Arc::new(peppers)));
                 }
                 Err(why) if keeps => {
-                    tracing::error!(%why, "the Secret of peppers can't be used; those read before stay in force");
+                    tracing::error!(%why, "the Secret of peppers is invalid; the last valid peppers stay in force");
                 }
-                Err(why) => drop(known.send_replace(Known::Unusable(why))),
+                Err(why) => drop(state.send_replace(State::Unusable(why))),
             }
             false
         }
         Change::Deleted(_) => {
-            tracing::error!("the Secret of peppers was deleted; it is put back while they are known");
-            if !matches!(&*known.borrow(), Known::InForce(_)) {
-                known.send_replace(Known::Absent);
+            tracing::error!("the Secret of peppers was deleted; recreating it from the peppers in force");
+            if !matches!(&*state.borrow(), State::InForce(_)) {
+                state.send_replace(State::Absent);
             }
             true
         }
         Change::Synced => {
-            known.send_if_modified(|known| {
-                let first = matches!(known, Known::Nothing);
-                if first {
-                    *known = Known::Absent;
+            state.send_if_modified(|state| {
+                let is_first = matches!(state, State::Pending);
+                if is_first {
+                    *state = State::Absent;
                 }
-                first
+                is_first
             });
             missing
         }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_no_pepper_are_passed_over() {
+    fn invalid_entries_are_ignored() {
         let peppers = read(&secret(json!({"v1": good("A"), "v2": good("E"), "V3": good("I"), "v4": "AAAA"})));
         let versions: Vec<u32> = peppers.unwrap().versions().map(|v| v.0).collect();
         assert_eq!(versions, [2, 1]);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_first_pepper_is_random_and_one_that_is_there_stays() {
+    async fn a_first_pepper_is_random_and_an_existing_one_stays() {
         let fake = Fake::default();
         let random = |byte: u8| {
             Random::of(move |bytes| {
@@ -238,25 +238,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_read_stays_in_force_and_is_put_back() {
+    async fn valid_peppers_stay_in_force_and_are_recreated() {
         let fake = Fake::default();
         let (sender, changes) = mpsc::channel(8);
-        let (known, mut receiver) = watch::channel(Known::Nothing);
-        let run = tokio::spawn(follow(fake.client(), "crofter-system".into(), changes, known));
+        let (state, mut receiver) = watch::channel(State::Pending);
+        let run = tokio::spawn(follow(fake.client(), "crofter-system".into(), changes, state));
         sender.send(Change::Synced).await.unwrap();
-        receiver.wait_for(|known| matches!(known, Known::Absent)).await.unwrap();
+        receiver.wait_for(|known| matches!(known, State::Absent)).await.unwrap();
         let both = secret(json!({"v1": good("A"), "v2": good("E")}));
         sender.send(Change::Applied(Arc::clone(&both))).await.unwrap();
-        receiver.wait_for(|known| matches!(known, Known::InForce(_))).await.unwrap();
+        receiver.wait_for(|known| matches!(known, State::InForce(_))).await.unwrap();
         sender.send(Change::Applied(secret(json!({})))).await.unwrap();
-        // Refused at first, as in a namespace that is not there.
+        // Refused at first, as in a namespace that does not exist.
         fake.refuse("/api/v1/namespaces/crofter-system/secrets", 404);
         sender.send(Change::Deleted(Arc::clone(&both))).await.unwrap();
-        tokio::time::sleep(RETRY / 2).await;
+        tokio::time::sleep(RECREATE_RETRY / 2).await;
         fake.refuse("/api/v1/namespaces/crofter-system/secrets", 0);
-        tokio::time::sleep(RETRY * 2).await;
+        tokio::time::sleep(RECREATE_RETRY * 2).await;
         assert_eq!(fake.get(AT)["data"], json!({"v1": good("A"), "v2": good("E")}));
-        assert!(matches!(&*receiver.borrow(), Known::InForce(peppers) if peppers.newest().0 == 2));
+        assert!(matches!(&*receiver.borrow(), State::InForce(peppers) if peppers.newest().0 == 2));
         run.abort();
     }
 }

@@ -49,7 +49,8 @@ pub enum Cause {
     Expired,
     /// It ended as soon as it was opened.
     Ended,
-    /// What came can't be read.
+    /// What came can't be read. The metric's label keeps its value.
+    #[strum(serialize = "unreadable")]
     InvalidObjects,
 }
 

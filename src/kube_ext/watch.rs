@@ -7,7 +7,7 @@
 //!   comparing the cache before and after a relist), and when another of the same name has taken its place;
 //! - after each full list comes [`Change::Synced`]: from the first one on the cache is whole;
 //! - the cache holds what a change tells before the change is told;
-//! - a subscriber that takes nothing keeps nothing from the others ([`outbox`](super::outbox)).
+//! - a subscriber that takes nothing keeps nothing from the others (`kube_ext::outbox`).
 //!
 //! An object that does not decode stops nothing: it is told as [`Change::Invalid`], and what was last known of it, if
 //! anything, stays in the cache. Managed fields are dropped: nobody reads them and they are half of the memory, but

@@ -20,8 +20,8 @@ use crate::{
     controllers::{api_key, attempt, job, node, tenant},
     domain::{admission::Dispatcher, job_pod::JobPod, worker},
     http::{
-        self, administrators::Administrators, failures::Failures, jobs_index::JobsIndex, shares::Shares,
-        streams::Streams,
+        self, administrators::Administrators, auth_throttle::AuthThrottle, concurrency_limit::KeyedLimiter,
+        jobs_index::JobsIndex, streams::Streams,
     },
     keys::{self, Keys, pepper},
     kube_ext::{
@@ -348,25 +348,25 @@ impl Assembly {
         let inputs = api_key::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
         self.parts
             .controller("API key controller", api_key::run(context, watches, inputs, self.stop.clone()));
-        self.recognise(peppers, namespace)
+        self.key_authenticator(peppers, namespace)
     }
 
     /// The cache alone.
     pub(super) fn key_cache(&mut self, namespace: String) -> Keys {
         let peppers = self.peppers(&namespace);
-        self.recognise(peppers, namespace)
+        self.key_authenticator(peppers, namespace)
     }
 
-    fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::Known> {
+    fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::State> {
         let mut secret = pepper::watch(&self.client, namespace).known_as("peppers", &self.watches);
-        let (known, peppers) = watch::channel(pepper::Known::Nothing);
+        let (known, peppers) = watch::channel(pepper::State::Pending);
         let following = pepper::follow(self.client.clone(), namespace.to_owned(), secret.subscribe(), known);
         self.parts.essential("watch of peppers", secret.run());
         self.parts.essential("peppers", following);
         peppers
     }
 
-    fn recognise(&mut self, peppers: watch::Receiver<pepper::Known>, namespace: String) -> Keys {
+    fn key_authenticator(&mut self, peppers: watch::Receiver<pepper::State>, namespace: String) -> Keys {
         let keys = Keys::new(peppers, self.clock.clone(), self.metrics.clone());
         let inputs = keys::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
         self.parts.essential("cache of API keys", keys.clone().feed(namespace.clone(), inputs));
@@ -388,12 +388,12 @@ impl Assembly {
             clock: self.clock.clone(),
             random: Random::system(),
             board: self.schedules.then(|| self.board.clone()),
-            recognise: Arc::new(keys),
+            authenticator: Arc::new(keys),
             administrators: Administrators::new(self.client.clone()),
-            failures: Failures::default(),
-            shares: Shares::default(),
+            auth_throttle: AuthThrottle::default(),
+            in_flight: KeyedLimiter::default(),
             streams: Streams::new(self.metrics.clone(), self.stop.clone()),
-            giving: tokio::sync::Mutex::default(),
+            assigning: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),
             jobs: jobs.clone(),
             keys: self.keys.store(),
@@ -403,8 +403,9 @@ impl Assembly {
             origins,
         });
         let routes = http::routes(app, self.metrics.clone());
-        // Ends by itself at the stop signal, when all that was asked is answered.
-        self.parts.controller("REST API", http::server::serve(listener, routes, self.stop.clone()));
+        // Ends by itself at the stop signal, once the requests in flight are complete.
+        let served = http::server::serve(listener, routes, Random::system(), self.stop.clone());
+        self.parts.controller("REST API", served);
         jobs
     }
 

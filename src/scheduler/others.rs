@@ -59,7 +59,7 @@ pub(super) fn place(pod: &Pod, gpu_resource: &str) -> Option<(String, Resources)
     (!attempt::is_over(pod)).then(|| (node.to_owned(), of_pod(pod, gpu_resource)))
 }
 
-/// Leaves of a pod what [`place`] and [`is_daemon`] read; there may be very many pods of others.
+/// Leaves of a pod what `place` and `is_daemon` read; there may be very many pods of others.
 pub fn prepare(pod: &mut Pod) {
     pod.metadata.annotations = None;
     pod.metadata.labels = None;

@@ -19,7 +19,7 @@ use crate::{
         node_admission::{Fleet, LivePods, NodeFacts, Step, TenantFacts, WorkerQuotas},
         resources::Resources,
     },
-    names,
+    names, yaml,
 };
 
 /// More nodes than this in a file are a slip of the finger.
@@ -108,7 +108,7 @@ fn is_zero(number: &u64) -> bool {
 pub enum ClusterError {
     /// Not the YAML that a cluster is.
     #[error("failed to read the cluster file: {0}")]
-    Read(#[from] serde_yaml_ng::Error),
+    Read(#[from] yaml::ReadError),
     /// A value that can't be used.
     #[error("the cluster file, {place}: {field} is `{value}`: {rule}")]
     Value {
@@ -144,7 +144,7 @@ impl ClusterFile {
     /// # Errors
     /// [`ClusterError::Read`] says where it is not what a cluster file is.
     pub fn from_yaml(text: &str) -> Result<Self, ClusterError> {
-        Ok(serde_yaml_ng::from_str(text)?)
+        Ok(yaml::read(text)?)
     }
 
     /// With the numbers of a plan table.
@@ -369,7 +369,7 @@ workers:
     #[test]
     fn what_is_written_reads_the_same() {
         let file = ClusterFile::from_yaml(GOOD).unwrap();
-        let again = serde_yaml_ng::to_string(&file).unwrap();
+        let again = yaml::write(&file).unwrap();
         assert_eq!(ClusterFile::from_yaml(&again).unwrap(), file);
     }
 }

@@ -121,7 +121,7 @@ fn write(trace: &Path, cluster: &ClusterFile, jobs: &[Work]) -> anyhow::Result<(
     trace::write(create(trace)?, jobs, &tenants)
         .with_context(|| format!("failed to write {}", trace.display()))?;
     let beside = trace.with_extension("yaml");
-    let text = serde_yaml_ng::to_string(cluster)?;
+    let text = crate::yaml::write(cluster)?;
     std::fs::write(&beside, text).with_context(|| format!("failed to write {}", beside.display()))
 }
 

@@ -216,7 +216,7 @@ fn the_same_again_is_the_same_to_the_last_digit_also_by_way_of_the_files() {
     let mut written = Vec::new();
     trace::write(&mut written, &jobs, &names).unwrap();
     let again = trace::read(written.as_slice(), names.iter().copied()).unwrap();
-    let cluster = ClusterFile::from_yaml(&serde_yaml_ng::to_string(&file).unwrap()).unwrap();
+    let cluster = ClusterFile::from_yaml(&crate::yaml::write(&file).unwrap()).unwrap();
     assert_eq!(report(&file, &jobs), report(&cluster, &again));
 }
 

@@ -2,7 +2,10 @@
 
 use std::{fs, process::Command};
 
-use crofter::api_types::{Plans, Scenarios, crd};
+use crofter::{
+    api_types::{Plans, Scenarios, crd},
+    yaml,
+};
 use crofter_test_cluster::tools::Tools;
 use serde_json::Value;
 
@@ -17,10 +20,8 @@ fn helm(args: &[&str]) -> std::process::Output {
 /// The objects that the chart renders with these arguments.
 fn rendered(args: &[&str]) -> Vec<Value> {
     let command = [&["template", "crofter", "--namespace", "crofter-system"], args].concat();
-    serde_yaml_ng::Deserializer::from_str(&succeeded(&helm(&command)))
-        .map(|document| serde::Deserialize::deserialize(document).unwrap())
-        .filter(|object: &Value| !object.is_null())
-        .collect()
+    let documents: Vec<Value> = yaml::read_all(&succeeded(&helm(&command))).unwrap();
+    documents.into_iter().filter(|object| !object.is_null()).collect()
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {

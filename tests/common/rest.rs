@@ -17,7 +17,7 @@ use super::{PATIENCE, Verbs, World, keys};
 /// Every scope.
 pub const ALL: [&str; 5] = ["jobs:read", "jobs:write", "keys:read", "keys:write", "tenant:read"];
 /// The id of nothing.
-pub const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
+pub const ABSENT: &str = "00000000-0000-4000-8000-000000000000";
 
 /// An answer of the REST API.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     common::{
         Answer, PATIENCE,
-        rest::{ALL, NOBODY, code, id, job, key, tenant},
+        rest::{ABSENT, ALL, code, id, job, key, tenant},
     },
     keys, world,
 };
@@ -148,7 +148,7 @@ async fn api_a_quota_answers_429_with_its_numbers_and_what_can_never_run_422() {
     assert_eq!((invalid.status, code(&invalid).as_str()), (422, "invalid_object"), "{invalid:?}");
     assert!(invalid.body["detail"].as_str().unwrap().contains("give an image"), "{invalid:?}");
     let kept: Api<Job> = verbs.jobs("api-quota");
-    wait::until(PATIENCE, "refused jobs to be gone", || async {
+    wait::until(PATIENCE, "rejected jobs to be deleted", || async {
         let jobs = kept.list(&ListParams::default()).await.map_err(|e| e.to_string())?;
         if jobs.items.len() == 2 { Ok(()) } else { Err(format!("{} jobs", jobs.items.len())) }
     })
@@ -370,7 +370,7 @@ async fn api_hostile_requests_get_their_4xx_and_disturb_nobody() {
         (get(&format!("/jobs?cursor={}", "0".repeat(64)), ""), 400, "invalid_cursor"),
         (get("/jobs?cursor=%00", ""), 400, "invalid_cursor"),
         (get("/keys?tenant=default", ""), 403, "tenant_mismatch"),
-        (get(&format!("/jobs/{NOBODY}"), "if-match: 1\r\n").replace("GET", "DELETE"), 400, "invalid_header"),
+        (get(&format!("/jobs/{ABSENT}"), "if-match: 1\r\n").replace("GET", "DELETE"), 400, "invalid_header"),
         (get("/jobs?limit=0", ""), 400, "invalid_query"),
         (get("/jobs?limit=1&limit=2", ""), 400, "invalid_query"),
         (get("/jobs?status=%27%20OR%201=1", ""), 400, "invalid_query"),

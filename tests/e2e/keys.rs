@@ -48,7 +48,7 @@ impl Replica {
             Watch::<TenantApiKey>::new(Api::all(verbs.client.clone()), watcher::Config::default());
         let mut tenants = Watch::<Tenant>::new(Api::all(verbs.client.clone()), watcher::Config::default());
         let mut secret = pepper::watch(&verbs.client, &home);
-        let (known, peppers) = tokio::sync::watch::channel(pepper::Known::Nothing);
+        let (known, peppers) = tokio::sync::watch::channel(pepper::State::Pending);
         let keys = Keys::new(peppers, Clock::system(), Metrics::default());
         let inputs = Inputs { keys: objects.subscribe(), tenants: tenants.subscribe() };
         let mut parts = JoinSet::new();
@@ -58,12 +58,12 @@ impl Replica {
         parts.spawn(objects.run());
         parts.spawn(tenants.run());
         parts.spawn(secret.run());
-        assert!(keys.caught_up(PATIENCE).await, "the cache of keys does not catch up");
+        assert!(keys.wait_until_current(PATIENCE).await, "the cache of keys does not catch up");
         Self { keys, _parts: parts }
     }
 
     async fn answer(&self, text: &str) -> Result<Principal, Refusal> {
-        self.keys.principal(text).await
+        self.keys.authenticate(text).await
     }
 
     /// Waits until a text has this answer.
@@ -146,7 +146,7 @@ async fn a_key_is_issued_and_its_text_is_in_its_secret_and_nowhere_else() {
         })
         .unwrap(),
     );
-    assert_eq!(replica.answer(forged.text().expose_secret()).await.unwrap_err(), Refusal::Unknown);
+    assert_eq!(replica.answer(forged.token().expose_secret()).await.unwrap_err(), Refusal::Unknown);
     assert_eq!(replica.answer(&token[..66]).await.unwrap_err(), Refusal::Malformed);
 
     let pepper: Secret = verbs.within(names::DEFAULT_NAMESPACE).get(names::PEPPER_SECRET).await.unwrap();
@@ -328,7 +328,7 @@ async fn a_hash_without_its_text_gives_way_to_a_new_version() {
     patch(&verbs, "killed", "ci", pause(Value::Null)).await.unwrap();
     let second = until_other_text(&verbs, "killed", "ci", &first).await;
     replica.until(&second, Ok(())).await;
-    assert_eq!(replica.answer(lost.text().expose_secret()).await.unwrap_err(), Refusal::Unknown);
+    assert_eq!(replica.answer(lost.token().expose_secret()).await.unwrap_err(), Refusal::Unknown);
     assert_eq!(replica.answer(&first).await.map(drop), Ok(()), "for the overlap");
 }
 

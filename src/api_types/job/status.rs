@@ -58,23 +58,23 @@ pub enum JobPhase {
     Rejected,
 }
 
-/// What Crofter says of a job.
+/// JobStatus is the observed state of a Job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobStatus {
-    /// The generation of the spec that this status speaks of; -1 before the first look.
+    /// Generation of the spec that this status describes; -1 before the first reconcile.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
-    /// Where the job is.
+    /// Phase of the job.
     #[serde(default)]
     #[x_kube(validation = Rule::new(MOVES)
         .message(Message::Expression("\"a job can't go from \" + oldSelf + \" to \" + self".into()))
         .reason(Reason::FieldValueForbidden))]
     pub phase: JobPhase,
-    /// Why it is there, in one word.
+    /// Why the job is in its phase, in one word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why it is there, in a sentence with numbers.
+    /// Why the job is in its phase, in a sentence with numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Number of the current or last attempt, from 1; 0 before the first.
@@ -105,7 +105,7 @@ pub struct JobStatus {
     /// When the job ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
-    /// No attempt before this time (back-off).
+    /// Time before which no attempt starts (back-off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
     /// Exit code of the last attempt.
@@ -114,44 +114,44 @@ pub struct JobStatus {
     /// Running time of the attempts that ended, in milliseconds; the timeout counts it.
     #[serde(default)]
     pub running_millis: i64,
-    /// The attempts that ended, oldest first; when a job has very many, the last 16.
+    /// Attempts that ended, the oldest first; of more than 16 attempts the last 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub attempts: Vec<AttemptRecord>,
-    /// Finished at every end, with Complete or Failed; Reconciling and Stalled only while True.
+    /// Conditions: Finished at the end, with Complete or Failed; Reconciling and Stalled only while they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// How one attempt ended, and what it is charged for. The unit of metering.
+/// An attempt that ended, with what it is charged for. It is the unit of metering.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptRecord {
-    /// Number, from 1.
+    /// Number of the attempt, from 1.
     pub attempt: i32,
-    /// Its pod.
+    /// Pod of the attempt.
     pub pod: String,
-    /// Its node, if it got one.
+    /// Node of the attempt, if it was scheduled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// When the container started; absent if it never did.
+    /// When the container started; absent if it did not start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
-    /// When it ended.
+    /// When the attempt ended.
     pub finished_at: Time,
-    /// How it ended, in one word.
+    /// Reason of the end, in one word.
     pub reason: String,
-    /// Exit code, if there was one.
+    /// Exit code of the container, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// CPU requested, in thousandths of a core.
+    /// CPU that the attempt requested, in thousandths of a core.
     pub cpu_millicores: i64,
-    /// Memory requested, in bytes.
+    /// Memory that the attempt requested, in bytes.
     pub memory_bytes: i64,
-    /// GPUs requested.
+    /// GPUs that the attempt requested.
     pub gpus: i64,
-    /// Bandwidth requested, in Mbit/s.
+    /// Bandwidth that the attempt requested, in Mbit/s.
     pub bandwidth_mbps: i64,
 }
 

@@ -22,7 +22,7 @@ pub(super) fn secret(valid: &Validated, text: &Key) -> Secret {
         (names::LABEL_TENANT_UID, tenant_uid),
     ];
     let id = text.id();
-    let data = [(names::SECRET_TOKEN, text.text().expose_secret()), (names::SECRET_KEY_ID, id.as_str())];
+    let data = [(names::SECRET_TOKEN, text.token().expose_secret()), (names::SECRET_KEY_ID, id.as_str())];
     let bytes = |(name, value): (&str, &str)| (name.to_owned(), ByteString(value.as_bytes().to_vec()));
     Secret {
         metadata: ObjectMeta {

@@ -77,7 +77,7 @@ pub struct Dependencies {
     /// All tenants.
     pub tenants: Store<Tenant>,
     /// The peppers in force.
-    pub peppers: watch::Receiver<pepper::Known>,
+    pub peppers: watch::Receiver<pepper::State>,
     /// What the administrator set.
     pub settings: Settings,
     /// The operator's own namespace.

@@ -136,14 +136,14 @@ async fn peppers(
     let Dependencies { client, namespace, random, peppers, .. } = &context.dependencies;
     let known = peppers.borrow().clone();
     Ok(match known {
-        pepper::Known::InForce(peppers) => Some(Ok(peppers)),
-        pepper::Known::Nothing => None,
-        pepper::Known::Absent => {
+        pepper::State::InForce(peppers) => Some(Ok(peppers)),
+        pepper::State::Pending => None,
+        pepper::State::Absent => {
             tracing::info!(key = key.name_any(), "the first key: a pepper is made");
             pepper::create(client, namespace, random).await?;
             None
         }
-        pepper::Known::Unusable(why) => {
+        pepper::State::Unusable(why) => {
             let message = format!("Secret {} in {namespace}: {why}", crate::names::PEPPER_SECRET);
             Some(Err(Refusal { reason: Reason::PepperUnusable, message }))
         }

@@ -40,13 +40,13 @@ struct Bench {
     context: Arc<Context>,
     secrets: Writer<SecretMeta>,
     tenants: Writer<Tenant>,
-    peppers: watch::Sender<pepper::Known>,
+    peppers: watch::Sender<pepper::State>,
     now: Arc<Mutex<Timestamp>>,
 }
 
-fn peppers(numbers: &[u8]) -> pepper::Known {
+fn peppers(numbers: &[u8]) -> pepper::State {
     let one = |n: &u8| (PepperVersion((*n).into()), SecretSlice::from(vec![*n; 32]));
-    pepper::Known::InForce(Arc::new(Peppers::new(numbers.iter().map(one)).unwrap()))
+    pepper::State::InForce(Arc::new(Peppers::new(numbers.iter().map(one)).unwrap()))
 }
 
 /// Bytes that are others at each call.
@@ -84,7 +84,7 @@ fn bench() -> Bench {
 fn context(
     fake: &Fake,
     now: &Arc<Mutex<Timestamp>>,
-    peppers: watch::Receiver<pepper::Known>,
+    peppers: watch::Receiver<pepper::State>,
     (keys, tenants, secrets): (Store<TenantApiKey>, Store<Tenant>, Store<SecretMeta>),
 ) -> Context {
     let tell_time = Arc::clone(now);
@@ -188,7 +188,7 @@ impl Bench {
     /// Whether the text in the Secret is the one of the newest version.
     fn opens(&self) -> bool {
         let key: TenantApiKey = serde_json::from_value(self.fake.get(KEY)).unwrap();
-        let pepper::Known::InForce(peppers) = &*self.peppers.borrow() else { panic!("no pepper") };
+        let pepper::State::InForce(peppers) = &*self.peppers.borrow() else { panic!("no pepper") };
         let newest = &key.status.unwrap().versions[0];
         lifecycle::recognises(newest, &self.text(), peppers)
     }
@@ -391,7 +391,7 @@ async fn nothing_but_the_secret_holds_the_text() {
         }
     }
     let text = bench.text();
-    let text = text.text().expose_secret();
+    let text = text.token().expose_secret();
     let secrets: Vec<&Call> = calls.iter().filter(|call| call.path.starts_with(SECRETS)).collect();
     assert!(secrets.iter().any(|call| call.body["data"]["token"].is_string()));
     let written: Vec<_> = calls.iter().filter(|call| !call.path.starts_with(SECRETS)).collect();

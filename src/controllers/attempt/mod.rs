@@ -2,7 +2,7 @@
 //!
 //! A pod carries a finalizer from its creation. It is taken away when the attempt has ended and is on record: in the
 //! Job's status, in Postgres where there is one, and, where it is the first attempt, in the hourly window of Tenant
-//! status ([`waiting`]). When Postgres is behind, the Job itself is held instead (one more write, in an outage only), so
+//! status (`waiting`). When Postgres is behind, the Job itself is held instead (one more write, in an outage only), so
 //! that pods don't pile up on the nodes' quotas while the database is away.
 //!
 //! A pod that is being deleted goes as soon as that holds: a client waits for it. One that no client deletes is left for

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::text::Key;
+use super::token::Key;
 
 /// Peppers in force at most.
 pub const MOST_PEPPERS: usize = 2;
@@ -112,7 +112,7 @@ impl fmt::Debug for Peppers {
 pub struct Mac([u8; 32]);
 
 impl Mac {
-    /// What no text has (but for one in 2^256).
+    /// A MAC that no token has (but for one in 2^256).
     pub const NOTHING: Self = Self([0; 32]);
 
     /// A stored one; `None` of any other length.
@@ -145,7 +145,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::domain::api_key::text::Seed;
+    use crate::domain::api_key::token::Seed;
 
     fn pepper(number: u32, byte: u8) -> (PepperVersion, SecretSlice<u8>) {
         (PepperVersion(number), vec![byte; 32].into())
@@ -165,9 +165,9 @@ mod tests {
     fn a_mac_is_the_hmac_of_id_and_secret() {
         let peppers = Peppers::new([pepper(1, 3)]).unwrap();
         let key = key(5);
-        let text = key.text().expose_secret();
+        let token = key.token().expose_secret();
         let mut expected = Hmac::<Sha256>::new_from_slice(&[3; 32]).unwrap();
-        expected.update(format!("{}{}", &text[5..17], &text[18..61]).as_bytes());
+        expected.update(format!("{}{}", &token[5..17], &token[18..61]).as_bytes());
         let expected: [u8; 32] = expected.finalize().into_bytes().into();
         assert_eq!(peppers.mac(PepperVersion(1), &key).unwrap().as_bytes(), expected);
         // RFC 4231, test case 2: the algorithm is what its name says.

@@ -1,9 +1,9 @@
-//! API keys, as rules over plain data: what a key looks like ([`text`]), what is kept of it ([`mac`]), and what becomes of it
+//! API keys, as rules over plain data: what a key looks like ([`token`]), what is kept of it ([`mac`]), and what becomes of it
 //! in time ([`lifecycle`]).
 
 pub mod lifecycle;
 pub mod mac;
-pub mod text;
+pub mod token;
 
 pub use mac::{Mac, PepperVersion, Peppers};
-pub use text::{Key, KeyId, Malformed, Seed};
+pub use token::{Key, KeyId, Malformed, Seed};

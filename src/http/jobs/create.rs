@@ -1,28 +1,26 @@
-//! Making a Job and waiting for what becomes of it: shared by submit and retry.
+//! Creating a Job and waiting for the scheduler's verdict: shared by submit and retry.
 //!
-//! The Job's name is made of the `Idempotency-Key`, so the API server itself sees to it that one key makes one Job, however
-//! often and wherever it is sent.
+//! The Job's name is a hash of the `Idempotency-Key`, so the API server itself ensures that one key creates one Job, however
+//! often and through whichever replica a client sends it.
 //!
-//! A job that the scheduler of this process would refuse at once is not created at all: the refusal costs the API server
-//! nothing. That assessment is advisory. What was created meanwhile may still be refused by the verdict on the Job
-//! itself; such a Job is deleted again, and its key may be used again.
+//! A job that the scheduler of this process would reject at once is not created at all: the refusal costs the API server
+//! nothing. That assessment is advisory. The scheduler may still reject a Job after its creation; the handler then deletes
+//! the Job, and the key can be used again.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::FromRequestParts,
-    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
 };
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{ended::with_payload, rate, view::JobView};
+use super::{api, ended::with_payload, idempotency_key::IdempotencyKey, rate, view::JobView};
 use crate::{
     api_types::{Job, JobPhase, JobSpec, Reason},
     domain::{
@@ -34,66 +32,58 @@ use crate::{
     http::{
         App,
         auth::Context,
-        header::{etag, only},
-        jobs_index::Awaited,
-        openapi::{Describes, Operation, READABLE},
-        problem::{Code, Problem},
+        header::etag,
+        jobs_index::JobWatch,
+        openapi::Operation,
+        problem::{Code, Problem, is_denied},
     },
     kube_ext::{call::within_opt, within},
     names,
 };
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Says that the request was carried out before.
+/// The header of a response to a repeated request.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// How long a verdict is waited for.
-const VERDICT: Duration = Duration::from_secs(2);
-/// What is said of a job that was admitted and whose status does not say so yet.
+/// How long a request waits for a verdict.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The message of a job that was admitted and whose status does not say so yet.
 pub const BEING_CREATED: &str = "its pod is being created";
 
-/// The `Idempotency-Key`, where there is one.
-pub struct IdempotencyKey(Option<String>);
-
-/// Most characters of an `Idempotency-Key`.
-const LONGEST_KEY: usize = 255;
-
-impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let key = only(&parts.headers, &IDEMPOTENCY_KEY)?;
-        if key.is_some_and(|key| !(1..=LONGEST_KEY).contains(&key.len())) {
-            let detail = format!("Idempotency-Key has 1 to {LONGEST_KEY} characters");
-            return Err(Problem::new(Code::InvalidHeader, detail));
-        }
-        Ok(Self(key.map(str::to_owned)))
-    }
+/// The description of a route that creates a job.
+pub fn creates_job(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
+    const NEXT: [&str; 5] = ["getJob", "explainJob", "cancelJob", "retryJob", "deleteJob"];
+    Operation::new(id, summary, description)
+        .json::<JobView>(201, "This is the job, which was admitted or waits.")
+        .json::<JobView>(202, "This is the job. The scheduler has not decided within 2 s.")
+        .headers(&["Location", "ETag", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed"])
+        .links(201, "id", &NEXT)
+        .problems([
+            Code::TenantInactive,
+            Code::Conflict,
+            Code::IdempotencyKeyReused,
+            Code::InvalidObject,
+            Code::JobRejected,
+            Code::QuotaExceeded,
+            Code::RateLimited,
+        ])
 }
 
-impl Describes for IdempotencyKey {
-    fn describe(operation: &mut Operation) {
-        let schema = json!({"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": READABLE});
-        let description = "This key identifies the request: however often it is sent, it creates one job.";
-        operation.takes_header("Idempotency-Key", description, &schema);
-    }
-}
-
-/// What is to be made.
-pub struct New {
+/// A job to create.
+pub struct NewJob {
     name: String,
-    /// Its name is of an `Idempotency-Key`, so there may be a Job of it already.
+    /// Whether the name comes from an `Idempotency-Key`, so that the Job may exist already.
     keyed: bool,
+    /// The hash of the request, which differs for another request with the same key.
     digest: String,
     spec: JobSpec,
-    /// UID of the job that is run again.
+    /// UID of the job that is submitted again.
     retry_of: Option<String>,
 }
 
-impl New {
-    /// A job of this spec; its name is of the `Idempotency-Key`, else of random bytes.
+impl NewJob {
+    /// A job with this spec. Its name is a hash of the `Idempotency-Key`, else random.
     ///
     /// # Errors
-    /// `invalid_object`, where no process can be given what it asks for; `internal`, where there are no random bytes.
+    /// `invalid_object` where no process can have the command and environment of the spec; `internal` without randomness.
     pub fn of(
         app: &App,
         context: &Context,
@@ -103,23 +93,24 @@ impl New {
     ) -> Result<Self, Problem> {
         executable(app, &spec)?;
         let tenant = &context.principal.tenant.uid;
-        let asked = serde_json::to_vec(&(&spec, &retry_of)).unwrap_or_default();
-        let digest = hash(&[tenant.as_bytes(), &asked]);
+        let request = serde_json::to_vec(&(&spec, &retry_of)).unwrap_or_default();
+        let digest = hash(&[tenant.as_bytes(), &request]);
         let keyed = key.0.is_some();
         let name = match key.0 {
             Some(key) => format!("idem-{}", &hash(&[tenant.as_bytes(), key.as_bytes()])[..40]),
             None => {
                 let mut bytes = [0; 12];
                 let filled = app.random.fill(&mut bytes);
-                filled
-                    .map_err(|error| Problem::new(Code::Internal, "no name could be made").inside(error))?;
+                filled.map_err(|error| {
+                    Problem::new(Code::Internal, "failed to make a random name").with_cause(error)
+                })?;
                 format!("job-{}", hex(&bytes))
             }
         };
         Ok(Self { name, keyed, digest, spec, retry_of })
     }
 
-    /// Why the scheduler of this process would refuse it at once, if so.
+    /// Why the scheduler of this process would reject the job at once; `None` where it would not.
     fn assess(&self, app: &App, namespace: &str) -> Option<(Reason, String)> {
         let job = ProspectiveJob {
             namespace,
@@ -131,8 +122,7 @@ impl New {
     }
 
     fn object(&self, namespace: &str) -> Job {
-        let mut annotations =
-            std::collections::BTreeMap::from([(names::ANNOTATION_REQUEST.to_owned(), self.digest.clone())]);
+        let mut annotations = BTreeMap::from([(names::ANNOTATION_REQUEST.to_owned(), self.digest.clone())]);
         if let Some(uid) = &self.retry_of {
             annotations.insert(names::ANNOTATION_RETRY_OF.to_owned(), uid.clone());
         }
@@ -146,7 +136,7 @@ impl New {
     }
 }
 
-/// Checks a spec, with what its scenario supplies where there is such a scenario.
+/// Checks a spec, completed from its scenario where that exists.
 fn executable(app: &App, spec: &JobSpec) -> Result<(), Problem> {
     let scenarios = Arc::clone(&app.scenarios.borrow());
     let complete = scenarios.complete(spec);
@@ -163,120 +153,119 @@ fn hash(parts: &[&[u8]]) -> String {
     hex(&hasher.finalize())
 }
 
-/// Makes the job, or finds it made, and answers with what becomes of it.
+/// Creates the job, or finds the one of an earlier request, and responds with the scheduler's verdict.
 ///
 /// # Errors
 /// As documented for `POST /jobs`.
-pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, Problem> {
+pub async fn create(app: &App, context: &Context, new: NewJob) -> Result<Response, Problem> {
     let namespace = &context.principal.tenant.namespace;
-    let mut awaited = app.jobs.awaiting(namespace, &new.name);
+    let mut watch = app.jobs.watch(namespace, &new.name);
     let (job, replayed) = match new.assess(app, namespace) {
-        None => make(app, namespace, &new).await?,
-        Some((reason, message)) => match earlier(app, namespace, &new).await? {
+        None => create_job(app, context, &new).await?,
+        Some((reason, message)) => match earlier_job(app, context, &new).await? {
             Some(job) => (job, true),
-            None => return Err(refusal(app, context, Some(reason), message)),
+            None => return Err(rejected(app, context, Some(reason), message)),
         },
     };
-    let job = match decided(&job) {
+    let job = match is_decided(&job) {
         true => Arc::new(job),
-        false => match verdict(app, &mut awaited, &job).await {
-            // One that has ended by now is cached without what was submitted.
-            Some(Told::Written(job)) if !job.spec.has_payload() => {
+        false => match wait_for_verdict(app, &mut watch, &job).await {
+            // The cache has a job that has ended already without its payload.
+            Some(Outcome::Written(job)) if !job.spec.has_payload() => {
                 Arc::new(with_payload(&job, new.spec.clone()))
             }
-            Some(Told::Written(job)) => job,
-            Some(Told::Foretold(reason, message)) => {
-                return Ok(foretold(app, context, (job, replayed), reason, message));
+            Some(Outcome::Written(job)) => job,
+            Some(Outcome::Expected(reason, message)) => {
+                let job = with_reason(job, reason, message);
+                return Ok(created(app, context, &job, StatusCode::CREATED, replayed));
             }
-            None => return Ok(answer(app, context, &job, StatusCode::ACCEPTED, replayed)),
+            None => return Ok(created(app, context, &job, StatusCode::ACCEPTED, replayed)),
         },
     };
     if phase(&job) == JobPhase::Rejected {
-        remove(app, &job);
+        delete_rejected(app, &job);
         let status = job.status.clone().unwrap_or_default();
         let reason = status.reason.as_deref().and_then(|reason| reason.parse().ok());
-        return Err(refusal(app, context, reason, status.message.unwrap_or_default()));
+        return Err(rejected(app, context, reason, status.message.unwrap_or_default()));
     }
-    Ok(answer(app, context, &job, StatusCode::CREATED, replayed))
+    Ok(created(app, context, &job, StatusCode::CREATED, replayed))
 }
 
-/// How it became known what becomes of a job.
-enum Told {
-    /// Its status says so.
+/// The scheduler's decision about a job, and where it was found.
+enum Outcome {
+    /// The job's status has it.
     Written(Arc<Job>),
-    /// It waits or is let go for this reason, in these words, as the scheduler of this process has decided: its status
-    /// will say so, where there is anything to say.
-    Foretold(Reason, String),
+    /// The scheduler of this process has decided that the job waits or is admitted, for this reason and with this message.
+    /// The status will say so, unless the decision changes first.
+    Expected(Reason, String),
 }
 
-/// What becomes of a job; `None` where that is not known in time.
-async fn verdict(app: &App, awaited: &mut Awaited, job: &Job) -> Option<Told> {
+/// The outcome of a job; `None` where there is none in time.
+async fn wait_for_verdict(app: &App, watch: &mut JobWatch, job: &Job) -> Option<Outcome> {
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
-    let written = async { awaited.until(uid, decided).await.map(Told::Written) };
-    let foretold = async {
+    let written = async { watch.wait_for(uid, is_decided).await.map(Outcome::Written) };
+    let expected = async {
         let verdict = match &app.board {
             Some(board) => board.foretold(uid).await,
             None => pending().await,
         };
         match verdict {
-            Verdict::Wait(reason, message) => Some(Told::Foretold(reason, message)),
-            Verdict::Admit(_) => Some(Told::Foretold(Reason::Admitted, BEING_CREATED.to_owned())),
-            // Refused is what its status says, with all that the answer is made of.
+            Verdict::Wait(reason, message) => Some(Outcome::Expected(reason, message)),
+            Verdict::Admit(_) => Some(Outcome::Expected(Reason::Admitted, BEING_CREATED.to_owned())),
+            // The response to a rejected job needs its status.
             Verdict::Reject(..) => pending().await,
         }
     };
-    let told = async {
+    let outcome = async {
         tokio::select! {
-            told = written => told,
-            told = foretold => told,
+            outcome = written => outcome,
+            outcome = expected => outcome,
         }
     };
-    tokio::time::timeout(VERDICT, told).await.ok().flatten()
+    tokio::time::timeout(VERDICT_TIMEOUT, outcome).await.ok().flatten()
 }
 
-async fn make(app: &App, namespace: &str, new: &New) -> Result<(Job, bool), Problem> {
-    let api: Api<Job> = Api::namespaced(app.client.clone(), namespace);
-    // Once more where the one that was in the way is gone by then.
+/// Creates the Job; true with one that an earlier request has created.
+async fn create_job(app: &App, context: &Context, new: &NewJob) -> Result<(Job, bool), Problem> {
+    let (api, object) = (api(app, context), new.object(&context.principal.tenant.namespace));
+    // A second attempt succeeds where the conflicting Job was deleted in between.
     for _ in 0..2 {
-        let made =
-            within("failed to create a Job", api.create(&PostParams::default(), &new.object(namespace)))
-                .await;
-        match made {
+        match within("failed to create a Job", api.create(&PostParams::default(), &object)).await {
             Ok(job) => return Ok((job, false)),
-            Err(error) if error.is_conflict() => (),
+            Err(error) if error.is_conflict() && !is_denied(&error) => (),
             Err(error) if error.code() == Some(403) && error.to_string().contains("exceeded quota") => {
                 let detail = "the tenant has too many Jobs: delete some that have ended";
-                return Err(Problem::new(Code::QuotaExceeded, detail).retry_after(60).inside(error));
+                return Err(Problem::new(Code::QuotaExceeded, detail).retry_after(60).with_cause(error));
             }
-            Err(error) if matches!(error.code(), Some(403 | 404)) => {
-                return Err(Problem::new(Code::TenantInactive, "invalid or inactive tenant").inside(error));
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(Problem::of_create(error)),
         }
-        if let Some(job) = found(&api, new).await? {
+        if let Some(job) = job_of_request(&api, new).await? {
             return Ok((job, true));
         }
     }
-    Err(Problem::new(Code::Conflict, "the job of this Idempotency-Key is just being deleted"))
+    Err(Problem::new(Code::Conflict, "the job of this Idempotency-Key is being deleted: try again"))
 }
 
-/// The Job that an earlier request of the same `Idempotency-Key` has created.
-async fn earlier(app: &App, namespace: &str, new: &New) -> Result<Option<Job>, Problem> {
+/// The Job that an earlier request with the same `Idempotency-Key` has created.
+async fn earlier_job(app: &App, context: &Context, new: &NewJob) -> Result<Option<Job>, Problem> {
     if !new.keyed {
         return Ok(None);
     }
-    found(&Api::namespaced(app.client.clone(), namespace), new).await
+    job_of_request(&api(app, context), new).await
 }
 
-/// The Job of that name, if it was created by the same request.
-async fn found(api: &Api<Job>, new: &New) -> Result<Option<Job>, Problem> {
-    let found = within_opt("failed to read a Job", api.get(&new.name)).await?;
-    match found.filter(|job| job.metadata.deletion_timestamp.is_none()) {
+/// The Job of that name.
+///
+/// # Errors
+/// `idempotency_key_reused` where another request has created it.
+async fn job_of_request(api: &Api<Job>, new: &NewJob) -> Result<Option<Job>, Problem> {
+    let job = within_opt("failed to read a Job", api.get(&new.name)).await?;
+    match job.filter(|job| job.metadata.deletion_timestamp.is_none()) {
         Some(job) if job.annotations().get(names::ANNOTATION_REQUEST) != Some(&new.digest) => {
             let detail = "this Idempotency-Key was used for another request";
             Err(Problem::new(Code::IdempotencyKeyReused, detail))
         }
-        found => Ok(found),
+        job => Ok(job),
     }
 }
 
@@ -284,25 +273,21 @@ fn phase(job: &Job) -> JobPhase {
     job.status.as_ref().map(|status| status.phase).unwrap_or_default()
 }
 
-/// Whether it is known what becomes of a job.
-fn decided(job: &Job) -> bool {
-    let told = job.status.as_ref().and_then(|status| status.reason.as_deref());
-    phase(job) != JobPhase::Queued || told.is_some_and(|reason| reason != Reason::Queued.as_str())
+/// Whether the status of a job has a decision of the scheduler.
+fn is_decided(job: &Job) -> bool {
+    let reason = job.status.as_ref().and_then(|status| status.reason.as_deref());
+    phase(job) != JobPhase::Queued || reason.is_some_and(|reason| reason != Reason::Queued.as_str())
 }
 
-fn foretold(
-    app: &App,
-    context: &Context,
-    (mut job, replayed): (Job, bool),
-    reason: Reason,
-    message: String,
-) -> Response {
+/// The job with the reason and message that its status will have.
+fn with_reason(mut job: Job, reason: Reason, message: String) -> Job {
     let status = job.status.get_or_insert_default();
     (status.reason, status.message) = (Some(reason.as_str().to_owned()), Some(message));
-    answer(app, context, &job, StatusCode::CREATED, replayed)
+    job
 }
 
-fn answer(app: &App, context: &Context, job: &Job, status: StatusCode, replayed: bool) -> Response {
+/// The response with a job that was created.
+fn created(app: &App, context: &Context, job: &Job, status: StatusCode, replayed: bool) -> Response {
     let view = JobView::of(job, &context.principal.tenant.uid);
     let location = HeaderValue::from_str(&format!("/v1/jobs/{}", view.id)).ok();
     let mut response = (status, Json(view)).into_response();
@@ -317,39 +302,39 @@ fn answer(app: &App, context: &Context, job: &Job, status: StatusCode, replayed:
     response
 }
 
-/// The answer for a job that was, or would be, Rejected.
-fn refusal(app: &App, context: &Context, reason: Option<Reason>, message: String) -> Problem {
+/// The problem of a job that was rejected, or would be.
+fn rejected(app: &App, context: &Context, reason: Option<Reason>, message: String) -> Problem {
     let problem = match reason {
         Some(Reason::RateLimited) => {
             let wait = rate::resets_in(app, context).unwrap_or(60);
             Problem::new(Code::RateLimited, &message).retry_after(wait)
         }
-        // Only by the number of jobs is a job refused that could wait.
+        // Of the jobs that could wait, the scheduler rejects only those over the number of jobs.
         Some(Reason::WaitingForQuota) => {
-            let most = rate::most_jobs(app, context);
-            let detail = most.map(|most| format!("max concurrent jobs limit reached ({most}/{most})"));
+            let max = rate::max_jobs(app, context);
+            let detail = max.map(|max| format!("max concurrent jobs limit reached ({max}/{max})"));
             Problem::new(Code::QuotaExceeded, detail.unwrap_or_else(|| message.clone())).retry_after(5)
         }
         Some(Reason::QueueFull) => Problem::new(Code::QuotaExceeded, &message).retry_after(5),
         _ => Problem::new(Code::JobRejected, &message),
     };
-    let problem = problem.because(reason.map(|reason| reason.as_str().to_owned()), Some(message));
+    let problem = problem.with_reason(reason.map(|reason| reason.as_str().to_owned()), Some(message));
     rate::headers(app, context)
         .into_iter()
         .fold(problem, |problem, (name, value)| problem.with_header(name, value.to_str().unwrap_or_default()))
 }
 
-/// Deletes a job that was refused. When that fails it stays, Rejected, until somebody deletes it.
-fn remove(app: &App, job: &Job) {
+/// Deletes a rejected job in the background. Where that fails, the job stays with the phase Rejected.
+fn delete_rejected(app: &App, job: &Job) {
     let (Some(namespace), name) = (job.namespace(), job.name_any()) else { return };
     let api: Api<Job> = Api::namespaced(app.client.clone(), &namespace);
     let preconditions = Preconditions { uid: job.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     tokio::spawn(async move {
-        if let Err(error) = within("failed to delete a refused Job", api.delete(&name, &params)).await
+        if let Err(error) = within("failed to delete a rejected Job", api.delete(&name, &params)).await
             && !error.is_not_found()
         {
-            tracing::warn!(%error, "a refused job stays");
+            tracing::warn!(%error, "failed to delete a rejected Job");
         }
     });
 }

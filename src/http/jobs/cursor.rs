@@ -1,7 +1,7 @@
-//! Cursors of lists: where a page ended, with a check that it was given out for this tenant and these filters.
+//! Cursors of lists: where a page ended, with a checksum over the tenant and the filters of the list.
 //!
-//! A cursor opens nothing: a list shows the tenant's own jobs wherever it begins. The check keeps a cursor of one list
-//! out of another, where it would leave gaps.
+//! A cursor grants nothing: a list has the tenant's own jobs wherever it begins. The checksum prevents the use of a cursor
+//! in another list, which would then have gaps.
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -10,54 +10,55 @@ use uuid::Uuid;
 use crate::{
     hex::hex,
     http::{
-        jobs_index::Place,
+        jobs_index::ListPosition,
         problem::{Code, Problem},
     },
 };
 
-/// Bytes of the check.
-const CHECK: usize = 8;
+/// Bytes of the checksum.
+const CHECKSUM_BYTES: usize = 8;
 
-fn check(list: &str, position: &[u8]) -> Vec<u8> {
+fn checksum(list: &str, position: &[u8]) -> Vec<u8> {
     let mut hasher = Sha256::new();
     hasher.update(list.as_bytes());
     hasher.update([0]);
     hasher.update(position);
-    hasher.finalize()[..CHECK].to_vec()
+    hasher.finalize()[..CHECKSUM_BYTES].to_vec()
 }
 
-/// The cursor of a place in a list. `list` names tenant and filters.
+/// The cursor of a position in a list. `list` names the tenant and the filters.
 #[must_use]
-pub fn write(list: &str, (created, uid): Place) -> String {
+pub fn write(list: &str, (created, uid): ListPosition) -> String {
     let mut bytes = created.as_microsecond().to_be_bytes().to_vec();
     bytes.extend(uid.as_bytes());
-    let check = check(list, &bytes);
-    bytes.extend(check);
+    let checksum = checksum(list, &bytes);
+    bytes.extend(checksum);
     hex(&bytes)
 }
 
-/// The place of a cursor.
+/// The position of a cursor.
 ///
 /// # Errors
 /// `invalid_cursor`.
-pub fn read(list: &str, cursor: &str) -> Result<Place, Problem> {
-    place(list, cursor)
-        .ok_or_else(|| Problem::new(Code::InvalidCursor, "this cursor was not given out for this list"))
+pub fn read(list: &str, cursor: &str) -> Result<ListPosition, Problem> {
+    position(list, cursor)
+        .ok_or_else(|| Problem::new(Code::InvalidCursor, "this cursor does not belong to this list"))
 }
 
-fn place(list: &str, cursor: &str) -> Option<Place> {
+fn position(list: &str, cursor: &str) -> Option<ListPosition> {
     let digits = cursor.as_bytes();
-    if digits.len() != 2 * (8 + 16 + CHECK) || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f'))
+    if digits.len() != 2 * (8 + 16 + CHECKSUM_BYTES)
+        || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f'))
     {
         return None;
     }
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes: Vec<u8> = digits.chunks(2).map(byte).collect::<Option<_>>()?;
-    let (position, given) = bytes.split_at(8 + 16);
-    if check(list, position) != given {
+    let (encoded, given) = bytes.split_at(8 + 16);
+    if checksum(list, encoded) != given {
         return None;
     }
-    let (micros, uid) = position.split_at(8);
+    let (micros, uid) = encoded.split_at(8);
     let created = Timestamp::from_microsecond(i64::from_be_bytes(micros.try_into().ok()?)).ok()?;
     Some((created, Uuid::from_slice(uid).ok()?))
 }
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_holds_its_place_and_no_other_is_taken() {
+    fn a_cursor_has_its_position_and_no_other_text_is_accepted() {
         let at = (Timestamp::from_second(1_900_000_000).unwrap(), Uuid::from_bytes([7; 16]));
         let cursor = write("t|queued|", at);
         assert_eq!(read("t|queued|", &cursor).unwrap(), at);

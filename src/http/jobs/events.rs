@@ -1,10 +1,10 @@
 //! `GET /jobs/{id}/events`: the job's state as server-sent events (the WHATWG HTML standard, 9.2), from memory.
 //!
-//! The first event is the state now, then comes each one that is new, and the end of the job ends the stream. What is told is
-//! the latest state: a reader that is slower than the job misses states in between, never the last one, and holds up
-//! nobody. An event's `id` is the object's version, so a client that comes back with `Last-Event-ID` is told what it has
-//! not seen: nothing until the next change, or the state now. A replica that is behind the one it was at does not take it
-//! back in time.
+//! The first event has the current state, each later event has a new one, and the stream ends with the job. An event has the
+//! latest state: a client that is slower than the job misses states in between, never the last one, and delays no other
+//! client. An event's `id` is the object's version, so a client that reconnects with `Last-Event-ID` receives what it has
+//! not seen: nothing until the next change, or the current state. A replica with an older cache than the previous one sends
+//! no older state.
 
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
@@ -22,27 +22,29 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Id, ended::whole, get::past, has_ended, living, logs::UNBUFFERED, view::JobView};
+use super::{
+    Id, cached_job, ended::with_stored_payload, get::recorded_job, has_ended, logs::UNBUFFERED, view::JobView,
+};
 use crate::{
     api_types::{Job, api_key::Scope},
     http::{
         App,
         auth::{ByKey, JobsRead},
         header::only,
-        jobs_index::{Awaited, News},
+        jobs_index::{JobEvent, JobWatch},
         openapi::{Describes, Operation},
-        problem::Problem,
-        streams::{self, End, Kind, Place},
+        problem::{Code, Problem},
+        streams::{self, End, Kind, StreamPermit},
     },
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Time without an event after which a comment is sent, so that nobody in between gives the connection up.
+/// Time without an event after which the server sends a comment, so that no proxy closes the connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Name, and `id`, of the event that the job is gone.
+/// Name, and `id`, of the event that says that the job is deleted.
 const DELETED: &str = "deleted";
 
-/// The `Last-Event-ID` of a client that comes back.
+/// The `Last-Event-ID` of a client that reconnects.
 pub struct LastEventId(Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
@@ -69,7 +71,25 @@ pub struct Deleted {
     id: String,
 }
 
-/// Follows a job's state.
+/// The description of the route.
+pub fn operation() -> Operation {
+    Operation::new(
+        "watchJob",
+        "Watch a job",
+        "Sends the state of a job now and after each change, as server-sent events, until the job has ended.",
+    )
+    .text(
+        200,
+        "The data of each event `status` is a `Job`. The data of the last event is a `DeletedJob` where its name is `deleted`.",
+        "text/event-stream",
+    )
+    .event::<JobView>(200, "status")
+    .event::<Deleted>(200, "deleted")
+    .empty(204, "The client has received the last event.")
+    .problems([Code::TooManyStreams, Code::HistoryUnavailable])
+}
+
+/// Streams a job's state.
 ///
 /// # Errors
 /// `not_found`, `too_many_streams`.
@@ -77,135 +97,137 @@ pub async fn events(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsRead>,
     id: Id,
-    LastEventId(seen): LastEventId,
+    LastEventId(last_event): LastEventId,
 ) -> Result<Response, Problem> {
-    let place = app.streams.enter(Kind::Events, &context.principal.tenant.uid)?;
+    let permit = app.streams.try_acquire(Kind::Events, &context.principal.tenant.uid)?;
     let tenant_uid = context.principal.tenant.uid.clone();
-    let mut told = Told::new(tenant_uid, seen.clone());
-    let Ok(job) = living(&app, &context, &id) else {
-        let past = past(&app, &context, &id).await?;
-        if seen.as_deref() == Some(DELETED) {
-            return Ok(nothing_more());
+    let mut events = EventQueue::new(tenant_uid, last_event.clone());
+    let Ok(job) = cached_job(&app, &context, &id) else {
+        let recorded = recorded_job(&app, &context, &id).await?;
+        if last_event.as_deref() == Some(DELETED) {
+            return Ok(no_more_events());
         }
-        told.event(None, &past);
-        told.deleted(&id.0.to_string());
-        let all = stream::iter(told.queue.into_iter().map(Ok::<_, Infallible>));
+        events.push(None, &recorded);
+        events.push_deleted(&id.0.to_string());
+        let all = stream::iter(events.queue.into_iter().map(Ok::<_, Infallible>));
         return Ok(([UNBUFFERED], Sse::new(all)).into_response());
     };
     let namespace = &context.principal.tenant.namespace;
-    let awaited = app.jobs.awaiting(namespace, &job.name_any());
-    // What came before it was listened to.
-    let job = living(&app, &context, &id).unwrap_or(job);
-    told.state(&*whole(&app, &context.principal.tenant.uid, job).await);
-    if told.over && told.queue.is_empty() {
-        return Ok(nothing_more());
+    let watch = app.jobs.watch(namespace, &job.name_any());
+    // The job may have changed before the watch began.
+    let job = cached_job(&app, &context, &id).unwrap_or(job);
+    events.push_state(&*with_stored_payload(&app, &context.principal.tenant.uid, job).await);
+    if events.is_complete && events.queue.is_empty() {
+        return Ok(no_more_events());
     }
     let end = streams::end(&app, &context, Scope::JobsRead);
-    let feed = Feed { app, awaited, uid: id.0.to_string(), told, end, _place: place };
-    let events = Sse::new(stream::unfold(feed, Feed::next));
-    Ok(([UNBUFFERED], events.keep_alive(KeepAlive::new().interval(HEARTBEAT))).into_response())
+    let source = EventStream { app, watch, uid: id.0.to_string(), events, end, _permit: permit };
+    let stream = Sse::new(stream::unfold(source, EventStream::next));
+    Ok(([UNBUFFERED], stream.keep_alive(KeepAlive::new().interval(HEARTBEAT))).into_response())
 }
 
-/// By which a browser that has seen the end stops coming back.
-fn nothing_more() -> Response {
+/// The response to a client that has received the last event. With it a browser stops reconnecting.
+fn no_more_events() -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// A job's events on their way.
-struct Feed {
+/// The stream of a job's events.
+struct EventStream {
     app: App,
-    awaited: Awaited,
+    watch: JobWatch,
     uid: String,
-    told: Told,
+    events: EventQueue,
     end: BoxFuture<'static, End>,
-    _place: Place,
+    _permit: StreamPermit,
 }
 
-impl Feed {
+impl EventStream {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         loop {
-            if let Some(event) = self.told.queue.pop_front() {
+            if let Some(event) = self.events.queue.pop_front() {
                 return Some((Ok(event), self));
             }
-            if self.told.over {
+            if self.events.is_complete {
                 return None;
             }
-            let news = tokio::select! {
+            let change = tokio::select! {
                 biased;
                 _ = &mut self.end => return None,
-                news = self.awaited.next(&self.uid) => news,
+                change = self.watch.next(&self.uid) => change,
             };
-            match news {
-                News::Is(job) => {
-                    let job = whole(&self.app, &self.told.tenant_uid, job).await;
-                    self.told.state(&job);
+            match change {
+                JobEvent::Updated(job) => {
+                    let job = with_stored_payload(&self.app, &self.events.tenant_uid, job).await;
+                    self.events.push_state(&job);
                 }
-                News::Gone(last) => {
+                JobEvent::Deleted(last) => {
                     if let Some(last) = last {
-                        self.told.state(&*whole(&self.app, &self.told.tenant_uid, last).await);
+                        let last = with_stored_payload(&self.app, &self.events.tenant_uid, last).await;
+                        self.events.push_state(&last);
                     }
-                    self.told.deleted(&self.uid);
+                    self.events.push_deleted(&self.uid);
                 }
             }
         }
     }
 }
 
-/// What a client has been told, and what it is to be told next.
-struct Told {
+/// The events that a client has not received, and what it has received.
+struct EventQueue {
     tenant_uid: String,
-    /// Version of the newest state that it has seen.
-    seen: Option<String>,
-    /// That state, where it was told here.
-    last: Option<String>,
-    /// At most a state and the end.
+    /// Version of the newest state that the client has received.
+    last_version: Option<String>,
+    /// Data of the last state that this stream has sent.
+    last_data: Option<String>,
+    /// At most a state and the event `deleted`.
     queue: VecDeque<Event>,
-    over: bool,
+    /// Whether no further event follows those of the queue.
+    is_complete: bool,
 }
 
-impl Told {
-    fn new(tenant_uid: String, seen: Option<String>) -> Self {
-        Self { tenant_uid, seen, last: None, queue: VecDeque::new(), over: false }
+impl EventQueue {
+    fn new(tenant_uid: String, last_version: Option<String>) -> Self {
+        Self { tenant_uid, last_version, last_data: None, queue: VecDeque::new(), is_complete: false }
     }
 
-    /// The job is in this state.
-    fn state(&mut self, job: &Job) {
+    /// Adds an event with the state of the job, where that is new.
+    fn push_state(&mut self, job: &Job) {
         let version = job.resource_version().unwrap_or_default();
         let ended = has_ended(job);
-        if self.is_news(&version, ended) {
+        if self.is_newer(&version, ended) {
             let view = JobView::of(job, &self.tenant_uid);
-            self.event(Some(version), &view);
+            self.push(Some(version), &view);
         }
-        self.over |= ended;
+        self.is_complete |= ended;
     }
 
-    /// Whether this version is newer than what was seen. The end is told though versions should say otherwise.
-    fn is_news(&self, version: &str, ended: bool) -> bool {
-        let Some(seen) = &self.seen else { return true };
-        let is_older = match (version.parse::<u64>(), seen.parse::<u64>()) {
-            (Ok(version), Ok(seen)) => version < seen,
+    /// Whether this version is newer than the last one. The end of a job counts as newer whatever the versions say.
+    fn is_newer(&self, version: &str, ended: bool) -> bool {
+        let Some(last) = &self.last_version else { return true };
+        let is_older = match (version.parse::<u64>(), last.parse::<u64>()) {
+            (Ok(version), Ok(last)) => version < last,
             _ => false,
         };
-        seen != version && (ended || !is_older)
+        last != version && (ended || !is_older)
     }
 
-    fn event(&mut self, version: Option<String>, view: &JobView) {
-        let text = json!(view).to_string();
-        if self.last.as_ref() != Some(&text) {
-            let event = Event::default().event("status").data(&text);
+    fn push(&mut self, version: Option<String>, view: &JobView) {
+        let data = json!(view).to_string();
+        if self.last_data.as_ref() != Some(&data) {
+            let event = Event::default().event("status").data(&data);
             self.queue.push_back(match &version {
-                // Versions are digits: no line breaks, which an id can't have.
+                // Versions are digits, and have none of the line breaks that an id can't have.
                 Some(version) if version.bytes().all(|b| b.is_ascii_graphic()) => event.id(version),
                 _ => event,
             });
         }
-        (self.seen, self.last) = (version, Some(text));
+        (self.last_version, self.last_data) = (version, Some(data));
     }
 
-    fn deleted(&mut self, uid: &str) {
+    fn push_deleted(&mut self, uid: &str) {
         let data = json!(Deleted { id: uid.to_owned() }).to_string();
         self.queue.push_back(Event::default().event(DELETED).id(DELETED).data(data));
-        self.over = true;
+        self.is_complete = true;
     }
 }
 
@@ -225,37 +247,45 @@ mod tests {
         .unwrap()
     }
 
-    /// How many events each state gives, and whether that was the end.
-    fn told(seen: Option<&str>, states: &[Job]) -> (Vec<usize>, bool) {
-        let mut told = Told::new("t".to_owned(), seen.map(str::to_owned));
+    /// The number of events for each state, and whether the stream is complete after them.
+    fn sent(last_version: Option<&str>, states: &[Job]) -> (Vec<usize>, bool) {
+        let mut events = EventQueue::new("t".to_owned(), last_version.map(str::to_owned));
         let counts = states.iter().map(|job| {
-            told.state(job);
-            std::mem::take(&mut told.queue).len()
+            events.push_state(job);
+            std::mem::take(&mut events.queue).len()
         });
-        (counts.collect(), told.over)
+        (counts.collect(), events.is_complete)
     }
 
     #[test]
-    fn the_state_now_comes_first_then_what_is_new_and_the_end_is_the_last() {
+    fn the_first_event_is_the_current_state_and_the_last_is_the_end() {
         let states = [job("5", "Queued", false), job("6", "Queued", false), job("7", "Running", false)];
         assert_eq!(
-            told(None, &states),
+            sent(None, &states),
             (vec![1, 0, 1], false),
-            "a write that changes nothing shown is no news"
+            "a write that changes nothing in the view has no event"
         );
-        assert_eq!(told(None, &[job("9", "Completed", true)]), (vec![1], true));
+        assert_eq!(sent(None, &[job("9", "Completed", true)]), (vec![1], true));
     }
 
     #[test]
-    fn who_comes_back_is_told_what_he_has_not_seen_and_never_goes_back_in_time() {
+    fn a_client_that_reconnects_receives_what_it_has_not_seen_and_nothing_older() {
         let states = [job("7", "Running", false), job("9", "Completed", true)];
-        assert_eq!(told(Some("7"), &states), (vec![0, 1], true), "nothing until the next change");
-        assert_eq!(told(Some("5"), &states), (vec![1, 1], true), "the state now, where something was missed");
-        assert_eq!(told(Some("8"), &states), (vec![0, 1], true), "from a replica that is ahead of this one");
-        assert_eq!(told(Some("9"), &states[1..]), (vec![0], true), "the end was seen");
+        assert_eq!(sent(Some("7"), &states), (vec![0, 1], true), "nothing until the next change");
+        assert_eq!(
+            sent(Some("5"), &states),
+            (vec![1, 1], true),
+            "the current state, where the client missed something"
+        );
+        assert_eq!(
+            sent(Some("8"), &states),
+            (vec![0, 1], true),
+            "the previous replica was ahead of this one"
+        );
+        assert_eq!(sent(Some("9"), &states[1..]), (vec![0], true), "the client has received the end");
         let huge = u64::MAX.to_string();
         for odd in ["x", "", huge.as_str()] {
-            assert_eq!(told(Some(odd), &states[1..]), (vec![1], true), "`{odd}`: the end is never missed");
+            assert_eq!(sent(Some(odd), &states[1..]), (vec![1], true), "`{odd}`: the end is never missed");
         }
     }
 }

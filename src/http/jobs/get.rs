@@ -9,55 +9,68 @@ use axum::{
 use kube::ResourceExt;
 use uuid::Uuid;
 
-use super::{Id, ended::whole, living, view::JobView};
+use super::{Id, cached_job, ended::with_stored_payload, view::JobView};
 use crate::{
     db,
     http::{
         App,
         auth::{ByKey, Context, JobsRead},
         header::etag,
+        openapi::Operation,
         problem::{Code, Problem},
     },
 };
 
-/// Where an answer comes from, when not from where it should.
+/// The header of a response that does not have the history.
 pub const SOURCE: HeaderName = HeaderName::from_static("x-crofter-source");
-/// The value of [`SOURCE`] while the history is away.
+/// The value of [`SOURCE`] while the history is unavailable.
 pub const CACHE: HeaderValue = HeaderValue::from_static("cache");
 
-/// A job, from the cluster, else from the history.
+/// The description of the route.
+pub fn operation() -> Operation {
+    Operation::new(
+        "getJob",
+        "Read a job",
+        "Returns a job from the cluster or, once it is deleted there, from the history.",
+    )
+    .json::<JobView>(200, "This is the job. It has an `ETag` while it is in the cluster.")
+    .headers(&["ETag"])
+    .problems([Code::HistoryUnavailable])
+}
+
+/// Returns a job from the cluster, else from the history.
 ///
 /// # Errors
-/// `not_found`; `history_unavailable` where the cluster does not have it and the history does not answer.
+/// `not_found`; `history_unavailable` where the cluster does not have the job and the database does not answer.
 pub async fn get(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsRead>,
     id: Id,
 ) -> Result<Response, Problem> {
     let tenant = &context.principal.tenant.uid;
-    if let Ok(job) = living(&app, &context, &id) {
-        let job = whole(&app, tenant, job).await;
+    if let Ok(job) = cached_job(&app, &context, &id) {
+        let job = with_stored_payload(&app, tenant, job).await;
         let mut response = Json(JobView::of(&job, tenant)).into_response();
         let tag = etag(&job.resource_version().unwrap_or_default());
         response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
         return Ok(response);
     }
-    Ok(Json(past(&app, &context, &id).await?).into_response())
+    Ok(Json(recorded_job(&app, &context, &id).await?).into_response())
 }
 
 /// A job of the history.
 ///
 /// # Errors
 /// As [`get`].
-pub async fn past(app: &App, context: &Context, id: &Id) -> Result<JobView, Problem> {
+pub async fn recorded_job(app: &App, context: &Context, id: &Id) -> Result<JobView, Problem> {
     let tenant = &context.principal.tenant.uid;
     let absent = || Problem::not_found("job");
     let (Some(readers), Ok(tenant_uid)) = (&app.database, Uuid::parse_str(tenant)) else {
         return Err(absent());
     };
     let record = db::job_of(readers, tenant_uid, id.0).await.map_err(|error| {
-        let detail = "the job is not in the cluster, and the history does not answer";
-        Problem::new(Code::HistoryUnavailable, detail).inside(error)
+        let detail = "the job is not in the cluster, and the database does not answer";
+        Problem::new(Code::HistoryUnavailable, detail).with_cause(error)
     })?;
     let record = record.ok_or_else(absent)?;
     Ok(JobView::recorded(record, tenant))

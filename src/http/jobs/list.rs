@@ -1,10 +1,12 @@
 //! `GET /jobs`: the newest first, page by page, history included.
 //!
-//! A page is made of the history and of the cache: the history has what is gone from the cluster, the cache what the
-//! mirror has not written yet and the state of this moment. While the history is away the cache alone answers, and says so.
+//! A page merges the history and the cache: the history has jobs that are deleted from the cluster, the cache has jobs that
+//! the mirror has not written yet and the current state. While the history is unavailable a page has the cache alone, and a
+//! header says so.
 //!
-//! A page is bounded by its jobs, its bytes and the jobs of the cache that are looked at for it, whichever is reached
-//! first; `next_cursor` is where the next page begins, so with a filter that picks few a page may be empty and not the last.
+//! A page is limited by its jobs, its bytes and the cached jobs that the server scans for it, whichever limit is reached
+//! first; `next_cursor` is where the next page begins. So with a filter that few jobs match, a page may be empty and not the
+//! last one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +25,7 @@ use uuid::Uuid;
 
 use super::{
     cursor,
-    ended::{recorded_spec, whole, with_payload},
+    ended::{recorded_spec, with_payload, with_stored_payload},
     get::{CACHE, SOURCE},
     view::{JobView, StatusWord, word},
 };
@@ -33,26 +35,27 @@ use crate::{
     http::{
         App,
         auth::{ByKey, JobsRead},
-        jobs_index::{Place, Scan, place},
+        jobs_index::{ListPosition, Scan, list_position},
+        openapi::Operation,
         problem::{Code, Problem},
         query::Params,
     },
 };
 
 /// Jobs of a page, by default and at most.
-const PAGE: usize = 50;
-const LARGEST_PAGE: usize = 500;
-/// Bytes of the jobs of a page, but for the first, which is always on it.
-const PAGE_BYTES: usize = 1 << 20;
-/// Jobs that are read from the history at once: of the longest, a few megabytes.
-const READ_AT_ONCE: usize = 64;
-/// Jobs of the cache that are looked at for a page.
-const SCANNED: usize = 5_000;
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 500;
+/// Most bytes of the jobs of a page. The first job is on it whatever its size.
+const MAX_PAGE_BYTES: usize = 1 << 20;
+/// Jobs that one query reads from the history: at most a few megabytes.
+const QUERY_LIMIT: usize = 64;
+/// Most cached jobs that the server scans for a page.
+const MAX_SCANNED: usize = 5_000;
 
 /// Parameters of a list.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Wanted {
+pub struct ListParams {
     /// Only jobs in this state are listed.
     #[serde(default)]
     #[schemars(with = "Option<StatusWord>")]
@@ -60,7 +63,7 @@ pub struct Wanted {
     /// Only jobs of this queue are listed.
     queue: Option<Queue>,
     /// A page has at most this many jobs, by default 50.
-    #[schemars(range(min = 1, max = LARGEST_PAGE))]
+    #[schemars(range(min = 1, max = MAX_LIMIT))]
     limit: Option<usize>,
     /// This is `next_cursor` of the previous page, of a list with the same filters.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
@@ -77,29 +80,29 @@ pub struct Page {
     next_cursor: Option<String>,
 }
 
-/// A list, as it is asked for.
-struct Asked {
+/// The query of a list.
+struct ListQuery {
     phase: Option<JobPhase>,
     queue: Option<Queue>,
-    before: Option<Place>,
+    before: Option<ListPosition>,
     limit: usize,
-    /// What its cursors are good for.
+    /// The tenant and the filters, to which the cursors belong.
     list: String,
 }
 
-impl Asked {
-    fn of(wanted: Wanted, tenant: &str) -> Result<Self, Problem> {
-        let Wanted { status, queue, limit, cursor } = wanted;
+impl ListQuery {
+    fn of(params: ListParams, tenant: &str) -> Result<Self, Problem> {
+        let ListParams { status, queue, limit, cursor } = params;
         let invalid = |detail: String| Problem::new(Code::InvalidQuery, detail);
-        let limit = limit.unwrap_or(PAGE);
-        if !(1..=LARGEST_PAGE).contains(&limit) {
-            return Err(invalid(format!("limit is 1 to {LARGEST_PAGE}")));
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(invalid(format!("limit is {limit}: give 1 to {MAX_LIMIT}")));
         }
         let phase = |name: String| {
             let known = JobPhase::iter().find(|phase| word(*phase) == name);
             known.ok_or_else(|| {
                 let all: Vec<_> = JobPhase::iter().map(word).collect();
-                invalid(format!("status is one of {}", all.join(", ")))
+                invalid(format!("status is `{name}`: give one of {}", all.join(", ")))
             })
         };
         let phase = status.map(phase).transpose()?;
@@ -109,106 +112,128 @@ impl Asked {
         Ok(Self { phase, queue, before, limit, list })
     }
 
-    fn holds(&self, job: &Job) -> bool {
+    fn matches(&self, job: &Job) -> bool {
         let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
         self.phase.is_none_or(|wanted| wanted == phase)
             && self.queue.is_none_or(|wanted| wanted == job.spec.queue)
     }
 }
 
-/// Lists jobs.
+/// The description of a route that lists jobs.
+pub fn lists_jobs(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
+    Operation::new(id, summary, description)
+        .json::<Page>(200, "This is a page of jobs.")
+        .headers(&["X-Crofter-Source"])
+        .problems([Code::InvalidCursor])
+}
+
+/// The description of the route.
+pub fn operation() -> Operation {
+    lists_jobs(
+        "listJobs",
+        "List all jobs",
+        "Lists the tenant's jobs, the newest first, those of the history included.",
+    )
+}
+
+/// Lists jobs of the caller's tenant.
 ///
 /// # Errors
 /// `invalid_query`, `invalid_cursor`.
 pub async fn list(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsRead>,
-    Params(wanted): Params<Wanted>,
+    Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
-    let of = &context.principal.tenant;
-    list_of(&app, &of.uid, &of.namespace, wanted).await
+    let tenant = &context.principal.tenant;
+    list_of(&app, &tenant.uid, &tenant.namespace, params).await
 }
 
 /// Lists jobs of a tenant.
 ///
 /// # Errors
-/// As [`list`].
-pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -> Result<Response, Problem> {
-    let asked = Asked::of(wanted, tenant)?;
-    let recorded = recorded(app, tenant, &asked).await;
-    let away = recorded.is_none();
-    let page = page(app, (tenant, namespace), &asked, recorded).await;
+/// As `list`.
+pub async fn list_of(
+    app: &App,
+    tenant: &str,
+    namespace: &str,
+    params: ListParams,
+) -> Result<Response, Problem> {
+    let query = ListQuery::of(params, tenant)?;
+    let recorded = recorded(app, tenant, &query).await;
+    let is_unavailable = recorded.is_none();
+    let page = page(app, (tenant, namespace), &query, recorded).await;
     let mut response = Json(page).into_response();
-    if away {
+    if is_unavailable {
         response.headers_mut().insert(SOURCE, CACHE);
     }
     Ok(response)
 }
 
-/// What the history has of a page, read a few jobs at a time until that is all, or as many bytes.
+/// The records of the history for a page, read a few at a time until the page, its bytes or the history end.
 struct Recorded {
-    /// Jobs of a page and one more, to see whether there is another.
-    most: usize,
-    /// Bytes that may still be read.
-    bytes: usize,
+    /// Most records: one more than the page, to know whether another page follows.
+    limit: usize,
+    /// Bytes that the page may still have.
+    bytes_left: usize,
     records: Vec<db::JobRecord>,
-    /// The last place that was read, or where the page begins.
-    last: Option<Place>,
-    /// There are no others.
+    /// The position of the last record, or where the page begins.
+    last: Option<ListPosition>,
+    /// Whether the history has no further records.
     is_end: bool,
 }
 
 impl Recorded {
-    /// Nothing yet of this page.
-    fn new(asked: &Asked) -> Self {
-        let (most, last) = (asked.limit + 1, asked.before);
-        Self { most, bytes: PAGE_BYTES, records: Vec::new(), last, is_end: false }
+    /// No records yet of this page.
+    fn new(query: &ListQuery) -> Self {
+        let (limit, last) = (query.limit + 1, query.before);
+        Self { limit, bytes_left: MAX_PAGE_BYTES, records: Vec::new(), last, is_end: false }
     }
 
-    /// How many jobs after the last are to be read next; none when it is done.
+    /// How many records the next query reads; 0 at the end.
     fn next(&self) -> usize {
-        let is_done = self.is_end || self.bytes == 0;
-        if is_done { 0 } else { self.most.saturating_sub(self.records.len()).min(READ_AT_ONCE) }
+        let is_done = self.is_end || self.bytes_left == 0;
+        if is_done { 0 } else { self.limit.saturating_sub(self.records.len()).min(QUERY_LIMIT) }
     }
 
-    /// Takes what was read of so many. Where the database stopped its search, this page ends as well.
-    fn take(&mut self, page: JobsPage, asked: usize) {
+    /// Adds the records of a query for `requested` of them. Where the database stopped its search, this page ends too.
+    fn add(&mut self, page: JobsPage, requested: usize) {
         let JobsPage { jobs, searched_to } = page;
-        self.is_end = jobs.len() < asked && searched_to.is_none();
+        self.is_end = jobs.len() < requested && searched_to.is_none();
         for record in &jobs {
             let size = record.spec.as_ref().map_or(0, |spec| spec.to_string().len());
-            self.bytes = self.bytes.saturating_sub(size);
+            self.bytes_left = self.bytes_left.saturating_sub(size);
             self.last = Some((record.created_at, record.uid));
         }
         if searched_to.is_some() {
-            (self.last, self.bytes) = (searched_to, 0);
+            (self.last, self.bytes_left) = (searched_to, 0);
         }
         self.records.extend(jobs);
     }
 
-    /// Beyond this place there may be others that were not read.
-    fn known_to(&self) -> Option<Place> {
+    /// The position after which the history may have records that were not read.
+    fn complete_to(&self) -> Option<ListPosition> {
         self.last.filter(|_| !self.is_end)
     }
 }
 
-/// What the history has of the page; `None` where it does not answer.
-async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Recorded> {
+/// The records of the history for a page; `None` where the database does not answer.
+async fn recorded(app: &App, tenant: &str, query: &ListQuery) -> Option<Recorded> {
     let readers = app.database.as_ref()?;
     let tenant = Uuid::parse_str(tenant).ok()?;
-    let mut recorded = Recorded::new(asked);
+    let mut recorded = Recorded::new(query);
     while let most @ 1.. = recorded.next() {
         let wanted = JobsWanted {
-            phase: asked.phase.map(Into::into),
-            queue: asked.queue.map(Into::into),
+            phase: query.phase.map(Into::into),
+            queue: query.queue.map(Into::into),
             before: recorded.last,
             most: i64::try_from(most).unwrap_or(i64::MAX),
         };
         match db::jobs_of(readers, tenant, wanted).await {
-            Ok(some) => recorded.take(some, most),
+            Ok(page) => recorded.add(page, most),
             Err(error) => {
-                // What is wrong is logged once, where the database is asked.
-                tracing::debug!(%error, "a list comes from the cache");
+                // The database module logs the error once.
+                tracing::debug!(%error, "listed jobs from the cache alone");
                 return None;
             }
         }
@@ -216,25 +241,24 @@ async fn recorded(app: &App, tenant: &str, asked: &Asked) -> Option<Recorded> {
     Some(recorded)
 }
 
-/// A job of a page, before it is shown.
-enum Found {
-    Living(Arc<Job>),
+/// A job of a page.
+enum ListedJob {
+    Cached(Arc<Job>),
     Recorded(Box<db::JobRecord>),
 }
 
-/// What the cache lacks of the jobs of a page, which have ended.
+/// Adds the payload to cached jobs of a page that have ended.
 struct Payloads<'a> {
     app: &'a App,
     tenant: &'a str,
-    /// What the history had of jobs that the cache has, by UID.
+    /// Records of the history about cached jobs, by UID.
     recorded: HashMap<Uuid, db::JobRecord>,
-    /// Jobs that may still be read one by one: those whose row the history has in another state, or not yet. None while
-    /// it is away.
-    reads: usize,
+    /// Jobs that may still be read one by one, as the page has no record of theirs; 0 while the history is unavailable.
+    reads_left: usize,
 }
 
 impl Payloads<'_> {
-    async fn whole(&mut self, job: Arc<Job>) -> Arc<Job> {
+    async fn add(&mut self, job: Arc<Job>) -> Arc<Job> {
         if job.spec.has_payload() {
             return job;
         }
@@ -242,67 +266,67 @@ impl Payloads<'_> {
         let recorded = uid.and_then(|uid| recorded_spec(self.recorded.get(&uid)?));
         match recorded {
             Some(spec) => Arc::new(with_payload(&job, spec)),
-            None if self.reads == 0 => job,
+            None if self.reads_left == 0 => job,
             None => {
-                self.reads -= 1;
-                whole(self.app, self.tenant, job).await
+                self.reads_left -= 1;
+                with_stored_payload(self.app, self.tenant, job).await
             }
         }
     }
 }
 
-async fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: Option<Recorded>) -> Page {
+async fn page(app: &App, of: (&str, &str), query: &ListQuery, recorded: Option<Recorded>) -> Page {
     let (tenant, namespace) = of;
-    let Scan { jobs: living, stopped_at } =
-        app.jobs.newest(namespace, asked.before, asked.limit + 1, SCANNED, |job| asked.holds(job));
-    let known_to = recorded.as_ref().and_then(Recorded::known_to).max(stopped_at);
-    let reads = if recorded.is_some() { READ_AT_ONCE } else { 0 };
-    // The cache knows better: what it has is on this page from there, or in another state and on no page of this list.
-    let outdated = |record: &db::JobRecord| app.jobs.get(namespace, record.uid).is_some();
+    let Scan { jobs: cached, stopped_at } =
+        app.jobs.newest(namespace, query.before, query.limit + 1, MAX_SCANNED, |job| query.matches(job));
+    let complete_to = recorded.as_ref().and_then(Recorded::complete_to).max(stopped_at);
+    let reads_left = if recorded.is_some() { QUERY_LIMIT } else { 0 };
+    // The cache is newer: a job that it has is on this page from the cache, or does not match the filters any more.
+    let is_cached = |record: &db::JobRecord| app.jobs.get(namespace, record.uid).is_some();
     let records = recorded.map(|recorded| recorded.records).unwrap_or_default();
-    let (outdated, records): (Vec<_>, Vec<_>) = records.into_iter().partition(outdated);
-    let mut found: BTreeMap<Place, Found> = records
+    let (outdated, records): (Vec<_>, Vec<_>) = records.into_iter().partition(is_cached);
+    let mut found: BTreeMap<ListPosition, ListedJob> = records
         .into_iter()
-        .map(|record| ((record.created_at, record.uid), Found::Recorded(Box::new(record))))
+        .map(|record| ((record.created_at, record.uid), ListedJob::Recorded(Box::new(record))))
         .collect();
-    found.extend(living.into_iter().filter_map(|job| Some((place(&job)?, Found::Living(job)))));
-    if let Some(known_to) = known_to {
-        found = found.split_off(&known_to);
+    found.extend(cached.into_iter().filter_map(|job| Some((list_position(&job)?, ListedJob::Cached(job)))));
+    if let Some(complete_to) = complete_to {
+        found = found.split_off(&complete_to);
     }
     let recorded = outdated.into_iter().map(|record| (record.uid, record)).collect();
-    let mut payloads = Payloads { app, tenant, recorded, reads };
+    let mut payloads = Payloads { app, tenant, recorded, reads_left };
     let mut page = Views::default();
-    let mut more = found.len() > asked.limit;
-    for (place, found) in found.into_iter().rev().take(asked.limit) {
-        let view = match found {
-            Found::Living(job) => JobView::of(&*payloads.whole(job).await, tenant),
-            Found::Recorded(record) => JobView::recorded(*record, tenant),
+    let mut has_more = found.len() > query.limit;
+    for (position, job) in found.into_iter().rev().take(query.limit) {
+        let view = match job {
+            ListedJob::Cached(job) => JobView::of(&*payloads.add(job).await, tenant),
+            ListedJob::Recorded(record) => JobView::recorded(*record, tenant),
         };
-        if !page.push(view) {
-            more = true;
+        if !page.try_push(view) {
+            has_more = true;
             break;
         }
-        page.last = Some(place);
+        page.last = Some(position);
     }
-    let last = if more { page.last } else { known_to };
-    let next_cursor = last.map(|place| cursor::write(&asked.list, place));
+    let last = if has_more { page.last } else { complete_to };
+    let next_cursor = last.map(|position| cursor::write(&query.list, position));
     Page { jobs: page.views, next_cursor }
 }
 
-/// The jobs of a page: as many as have [`PAGE_BYTES`] together, and at least one.
+/// The jobs of a page: at most [`MAX_PAGE_BYTES`] together, and at least one.
 #[derive(Default)]
 struct Views {
     views: Vec<JobView>,
     bytes: usize,
-    /// Where the last one is.
-    last: Option<Place>,
+    /// The position of the last one.
+    last: Option<ListPosition>,
 }
 
 impl Views {
-    /// Takes one more; not where it would be too much.
-    fn push(&mut self, view: JobView) -> bool {
+    /// Adds a job, unless the page would be too large.
+    fn try_push(&mut self, view: JobView) -> bool {
         self.bytes += serde_json::to_vec(&view).map_or(0, |text| text.len());
-        let fits = self.bytes <= PAGE_BYTES || self.views.is_empty();
+        let fits = self.bytes <= MAX_PAGE_BYTES || self.views.is_empty();
         if fits {
             self.views.push(view);
         }
@@ -339,23 +363,23 @@ mod tests {
         }
     }
 
-    /// How many are read of a history of `all` such jobs, in how many steps, and to where all are known.
+    /// How many records are read of a history of `all` such jobs, in how many queries, and to where the page is complete.
     fn read(limit: usize, all: u128, bytes: usize) -> (usize, usize, Option<u128>) {
-        let wanted = Wanted { limit: Some(limit), ..Wanted::default() };
-        let (mut recorded, mut steps) = (Recorded::new(&Asked::of(wanted, "t").unwrap()), 0);
+        let params = ListParams { limit: Some(limit), ..ListParams::default() };
+        let (mut recorded, mut steps) = (Recorded::new(&ListQuery::of(params, "t").unwrap()), 0);
         while let most @ 1.. = recorded.next() {
             steps += 1;
             let newest = recorded.last.map_or(all, |(_, uid)| uid.as_u128());
             let jobs = (0..newest).rev().take(most).map(|n| record(n, bytes)).collect();
-            recorded.take(JobsPage { jobs, searched_to: None }, most);
+            recorded.add(JobsPage { jobs, searched_to: None }, most);
         }
-        (recorded.records.len(), steps, recorded.known_to().map(|(_, uid)| uid.as_u128()))
+        (recorded.records.len(), steps, recorded.complete_to().map(|(_, uid)| uid.as_u128()))
     }
 
     #[test]
-    fn of_the_history_no_more_is_read_than_a_page_may_have_and_a_few() {
+    fn a_page_reads_few_more_records_than_it_may_have() {
         assert_eq!(read(50, 1000, 9), (51, 1, Some(949)), "one more than the page");
-        assert_eq!(read(50, 20, 9), (20, 1, None), "all there is");
+        assert_eq!(read(50, 20, 9), (20, 1, None), "the whole history");
         assert_eq!(read(500, 1000, 9), (501, 8, Some(499)));
         assert_eq!(read(500, 128, 9), (128, 3, None), "it ends where a step does");
         assert_eq!(read(500, 1000, 64 << 10), (64, 1, Some(936)), "1 MiB after one step");
@@ -363,20 +387,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_submitted_of_an_ended_job_comes_from_the_history() {
+    async fn the_submitted_fields_of_an_ended_job_come_from_the_history() {
         let lab = Lab::new();
         let job = lab.job(1, json!({"phase": "Completed", "finishedAt": "2030-01-01T00:01:00Z"}));
         let mut ended = (*job).clone();
         ended.spec.drop_payload();
         lab.app.jobs.apply(&Arc::new(ended));
-        let asked = Asked::of(Wanted::default(), "t").unwrap();
+        let query = ListQuery::of(ListParams::default(), "t").unwrap();
         for (spec, image) in [(json!({"image": "of the row"}), json!("of the row")), (json!({}), Value::Null)]
         {
-            let (created_at, uid) = place(&job).unwrap();
+            let (created_at, uid) = list_position(&job).unwrap();
             let row = db::JobRecord { uid, created_at, spec: Some(spec), ..record(0, 0) };
-            let mut recorded = Recorded::new(&asked);
-            recorded.take(JobsPage { jobs: vec![row], searched_to: None }, 9);
-            let page = json!(page(&lab.app, ("t", "tenant-acme"), &asked, Some(recorded)).await);
+            let mut recorded = Recorded::new(&query);
+            recorded.add(JobsPage { jobs: vec![row], searched_to: None }, 9);
+            let page = json!(page(&lab.app, ("t", "tenant-acme"), &query, Some(recorded)).await);
             assert_eq!(
                 (page["jobs"].as_array().unwrap().len(), &page["jobs"][0]["status"]),
                 (1, &json!("completed"))
@@ -386,28 +410,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_of_the_history_that_holds_nothing_yet_leads_to_the_next_one() {
+    async fn an_empty_page_of_the_history_leads_to_the_next_one() {
         let lab = Lab::new();
         let made = lab.job(1, json!({"phase": "Queued"}));
         let made_at = made.metadata.creation_timestamp.as_ref().unwrap().0;
-        let wanted = Wanted { status: Some("queued".into()), ..Wanted::default() };
-        let asked = Asked::of(wanted, "t").unwrap();
+        let params = ListParams { status: Some("queued".into()), ..ListParams::default() };
+        let query = ListQuery::of(params, "t").unwrap();
         let searched = |to: &str| JobsPage {
             jobs: Vec::new(),
             searched_to: Some((to.parse().unwrap(), Uuid::from_u128(1))),
         };
         let of = |read: JobsPage| {
-            let mut recorded = Recorded::new(&asked);
-            recorded.take(read, asked.limit + 1);
+            let mut recorded = Recorded::new(&query);
+            recorded.add(read, query.limit + 1);
             assert_eq!(recorded.next(), 0, "the page ends there");
-            page(&lab.app, ("t", "tenant-acme"), &asked, Some(recorded)).now_or_never().unwrap()
+            page(&lab.app, ("t", "tenant-acme"), &query, Some(recorded)).now_or_never().unwrap()
         };
 
-        // What is older than what was looked at comes with the page that looks there.
+        // Older jobs are on the page whose search reaches them.
         let to = "9999-01-01T00:00:00Z";
         let empty = of(searched(to));
         assert!(empty.jobs.is_empty());
-        let next = cursor::read(&asked.list, &empty.next_cursor.unwrap()).unwrap();
+        let next = cursor::read(&query.list, &empty.next_cursor.unwrap()).unwrap();
         assert_eq!(next, (to.parse().unwrap(), Uuid::from_u128(1)));
         assert!(made_at < next.0);
 

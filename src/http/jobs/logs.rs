@@ -1,10 +1,10 @@
-//! `GET /jobs/{id}/logs`: what a job printed, from the kubelet through the API server, as it comes.
+//! `GET /jobs/{id}/logs`: the output of a job, streamed from the kubelet through the API server.
 //!
-//! With `follow` the answer begins at once and ends with the attempt. An answer that ends properly is whole; one that had to
-//! be cut (the server stops, the key was revoked, the kubelet went away) is broken off, so that a client can tell. The
-//! API server ends a log properly also where the kubelet has broken it off, so the end of a followed one counts only
-//! once its container has ended ([`until_ended`]).
-//! Each piece is passed on when the client has taken the one before: the kubelet waits for a slow reader.
+//! With `follow` the response begins at once and ends with the attempt. A response that ends properly is complete; one that
+//! is cut (the server stops, the key is revoked, the kubelet fails) is aborted, so that a client can distinguish them. The
+//! API server ends a log properly also where the kubelet has aborted it, so the end of a followed log counts only once its
+//! container has ended ([`wait_until_ended`]).
+//! The server sends each piece when the client has received the previous one: the kubelet waits for a slow client.
 
 use std::{io, pin::Pin, time::Duration};
 
@@ -21,43 +21,44 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use tokio::time::Instant;
 
-use super::{Id, has_ended, living};
+use super::{Id, cached_job, has_ended};
 use crate::{
     api_types::{Job, JobPhase, api_key::Scope},
     domain::job_pod::JobPod,
     http::{
         App,
         auth::{ByKey, Context, JobsRead},
-        jobs_index::{Awaited, News},
+        jobs_index::{JobEvent, JobWatch},
+        openapi::Operation,
         problem::{Code, Problem},
         query::Params,
-        streams::{self, End, Kind, Place},
+        streams::{self, End, Kind, StreamPermit},
     },
     kube_ext::{call::within_opt, within},
     names,
 };
 
-/// Has a proxy in between pass pieces on as they come.
+/// The header with which a proxy forwards each piece at once.
 pub const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
-/// How long after the end of a followed log the API server may take to know that its container has ended, and between
-/// two questions, at first and at most.
-const END_KNOWN: Duration = Duration::from_secs(15);
-const ASK_FIRST: Duration = Duration::from_millis(250);
-const ASK_LAST: Duration = Duration::from_secs(4);
+/// How long after the end of a followed log the API server may take to report that its container has ended.
+const CONTAINER_END_TIMEOUT: Duration = Duration::from_secs(15);
+/// First and longest time between two reads of the pod.
+const FIRST_POLL_INTERVAL: Duration = Duration::from_millis(250);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Parameters.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Wanted {
+pub struct LogQuery {
     /// Whether the response continues until the attempt ends. It waits for an attempt that has not started.
     #[serde(default, deserialize_with = "flag")]
     follow: bool,
     /// Only this many lines from the end are returned.
     #[schemars(range(max = i32::MAX))]
     tail_lines: Option<u32>,
-    /// Only what was printed in the last so many seconds is returned.
+    /// Only what was printed in the last given number of seconds is returned.
     #[schemars(range(min = 1, max = i32::MAX))]
     since_seconds: Option<u32>,
     /// Whether each line begins with its time.
@@ -73,17 +74,17 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     match String::deserialize(deserializer)?.as_str() {
         "" | "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(de::Error::custom("a switch is `true` or `false`")),
+        _ => Err(de::Error::custom("give `true` or `false`")),
     }
 }
 
-impl Wanted {
-    /// Refuses what the API server would refuse in words of its own.
+impl LogQuery {
+    /// Checks what the API server would refuse with other names.
     fn check(&self) -> Result<(), Problem> {
-        const MOST: u32 = i32::MAX.unsigned_abs();
+        const MAX: u32 = i32::MAX.unsigned_abs();
         let within = |name: &str, value: Option<u32>, least: u32| match value {
-            Some(value) if !(least..=MOST).contains(&value) => {
-                Err(Problem::new(Code::InvalidQuery, format!("{name}: give {least} to {MOST}")))
+            Some(value) if !(least..=MAX).contains(&value) => {
+                Err(Problem::new(Code::InvalidQuery, format!("{name} is {value}: give {least} to {MAX}")))
             }
             _ => Ok(()),
         };
@@ -103,52 +104,52 @@ impl Wanted {
     }
 }
 
-/// Which log there is to read.
+/// The log that a request selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
-    /// That of this attempt.
+enum Selected {
+    /// The log of this attempt.
     Attempt(u32),
-    /// None yet: the attempt has not started.
+    /// The attempt has not started, so it has no log yet.
     Later,
-    /// None, and there will be none: it ended before it started.
+    /// The job ended before it started, so it will have no log.
     Never,
-    /// There is no such attempt.
+    /// The job has no attempt of this number.
     Unknown,
 }
 
-fn which(job: &Job, wanted: &Wanted) -> Which {
+fn select(job: &Job, query: &LogQuery) -> Selected {
     let status = job.status.clone().unwrap_or_default();
     let current = u32::try_from(status.attempt).unwrap_or_default();
-    match wanted.attempt {
-        Some(attempt) if attempt == 0 || attempt > current.max(1) => return Which::Unknown,
-        Some(attempt) if attempt < current => return Which::Attempt(attempt),
+    match query.attempt {
+        Some(attempt) if attempt == 0 || attempt > current.max(1) => return Selected::Unknown,
+        Some(attempt) if attempt < current => return Selected::Attempt(attempt),
         _ => (),
     }
     match status.phase {
-        JobPhase::Running => Which::Attempt(current),
-        _ if current == 0 && has_ended(job) => Which::Never,
-        _ if current == 0 => Which::Later,
-        _ if has_ended(job) => Which::Attempt(current),
-        JobPhase::Assigned if wanted.follow => Which::Later,
-        // Its container may have started: the kubelet knows.
-        JobPhase::Assigned => Which::Attempt(current),
-        // Between two attempts: the last one's, unless what comes is waited for.
-        _ if wanted.attempt.is_some() || !wanted.follow => Which::Attempt(current),
-        _ => Which::Later,
+        JobPhase::Running => Selected::Attempt(current),
+        _ if current == 0 && has_ended(job) => Selected::Never,
+        _ if current == 0 => Selected::Later,
+        _ if has_ended(job) => Selected::Attempt(current),
+        JobPhase::Assigned if query.follow => Selected::Later,
+        // The container may have started, which only the kubelet knows.
+        JobPhase::Assigned => Selected::Attempt(current),
+        // Between two attempts: the log of the last one, unless the client waits for the next one.
+        _ if query.attempt.is_some() || !query.follow => Selected::Attempt(current),
+        _ => Selected::Later,
     }
 }
 
-/// A log as it comes.
+/// A log that the kubelet is sending.
 type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 
 /// The log of one attempt.
-struct Opened {
+struct OpenLog {
     reader: Reader,
-    /// The pod, where the log is followed to the end of its container.
+    /// The pod, where the response follows the log to the end of its container.
     followed: Option<(Api<Pod>, String)>,
 }
 
-impl Opened {
+impl OpenLog {
     /// The next piece; `None` at the end.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let piece = Bytes::copy_from_slice(self.reader.fill_buf().await?);
@@ -157,32 +158,33 @@ impl Opened {
             return Ok(Some(piece));
         }
         if let Some((api, pod)) = &self.followed {
-            until_ended(api, pod).await?;
+            wait_until_ended(api, pod).await?;
         }
         Ok(None)
     }
 }
 
-/// Waits until the container of a job's pod has ended, or the pod is gone; fails where it still runs after [`END_KNOWN`].
-async fn until_ended(api: &Api<Pod>, pod: &str) -> io::Result<()> {
-    let (end, mut wait) = (Instant::now() + END_KNOWN, ASK_FIRST);
+/// Waits until the container of a job's pod has ended, or the pod is deleted; fails where it runs after
+/// [`CONTAINER_END_TIMEOUT`].
+async fn wait_until_ended(api: &Api<Pod>, pod: &str) -> io::Result<()> {
+    let (end, mut wait) = (Instant::now() + CONTAINER_END_TIMEOUT, FIRST_POLL_INTERVAL);
     loop {
         match within_opt("failed to read a pod", api.get(pod)).await {
             Ok(None) => return Ok(()),
-            Ok(Some(pod)) if is_over(&pod) => return Ok(()),
-            // Not known yet, or not to be had at the moment.
+            Ok(Some(pod)) if container_has_ended(&pod) => return Ok(()),
+            // Not reported yet, or the API server does not answer.
             Ok(Some(_)) | Err(_) => (),
         }
         if Instant::now() + wait > end {
-            return Err(io::Error::other("the log has ended before its container"));
+            return Err(io::Error::other("the log ended before its container"));
         }
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(ASK_LAST);
+        wait = (wait * 2).min(MAX_POLL_INTERVAL);
     }
 }
 
-/// Whether nothing more is printed: the job's container has ended.
-fn is_over(pod: &Pod) -> bool {
+/// Whether the job's container has ended, so that the log is complete.
+fn container_has_ended(pod: &Pod) -> bool {
     let Some(status) = &pod.status else { return false };
     let containers = status.container_statuses.iter().flatten();
     let mut job = containers.filter(|container| container.name == names::JOB_CONTAINER);
@@ -191,39 +193,51 @@ fn is_over(pod: &Pod) -> bool {
 }
 
 /// Opens the log of one attempt.
-async fn open(app: &App, job: &Job, attempt: u32, wanted: &Wanted) -> Result<Opened, Problem> {
+async fn open(app: &App, job: &Job, attempt: u32, query: &LogQuery) -> Result<OpenLog, Problem> {
     let pod = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), attempt);
     let api: Api<Pod> = Api::namespaced(app.client.clone(), &job.namespace().unwrap_or_default());
     let found = within_opt("failed to read the pod of a log", api.get_metadata(&pod)).await?;
     let prefix = &app.settings.namespace_prefix;
     let found = found.as_ref().and_then(|found| JobPod::of(&found.metadata, prefix));
     if !found.is_some_and(|found| found.is_of_job(job)) {
-        return Err(gone(attempt));
+        return Err(log_deleted(attempt));
     }
-    let opened = within("failed to open a log", api.log_stream(&pod, &wanted.params())).await;
+    let opened = within("failed to open a log", api.log_stream(&pod, &query.params())).await;
     let reader = opened.map_err(|error| match error.code() {
-        Some(404) => gone(attempt).inside(error),
-        Some(400) => not_started().inside(error),
+        Some(404) => log_deleted(attempt).with_cause(error),
+        Some(400) => not_started().with_cause(error),
         None | Some(429 | 500..) => {
-            let detail = "the log can't be had from the node at the moment";
-            Problem::new(Code::ClusterUnavailable, detail).inside(error)
+            let detail = "the node does not return the log at the moment";
+            Problem::new(Code::ClusterUnavailable, detail).with_cause(error)
         }
         Some(422) => {
-            Problem::new(Code::InvalidQuery, "the log can't be read with these parameters").inside(error)
+            Problem::new(Code::InvalidQuery, "the kubelet refuses these parameters").with_cause(error)
         }
         Some(_) => error.into(),
     })?;
-    Ok(Opened { reader: Box::pin(reader), followed: wanted.follow.then_some((api, pod)) })
+    Ok(OpenLog { reader: Box::pin(reader), followed: query.follow.then_some((api, pod)) })
 }
 
-fn gone(attempt: u32) -> Problem {
-    let detail = format!("the log of attempt {attempt} is gone: it stays no longer than its pod");
+fn log_deleted(attempt: u32) -> Problem {
+    let detail = format!("the log of attempt {attempt} was deleted with its pod");
     Problem::new(Code::LogGone, detail)
 }
 
 fn not_started() -> Problem {
-    let detail = "the job has not started, so it has no log yet; `follow` waits for it";
+    let detail = "the job has not started, so it has no log yet: `follow` waits for it";
     Problem::new(Code::NotStarted, detail)
+}
+
+/// The description of the route.
+pub fn operation() -> Operation {
+    Operation::new(
+        "getJobLogs",
+        "Read the log of a job",
+        "Returns what an attempt of the job printed. With `follow` the response continues until the attempt ends. A response \
+         that had to be cut is aborted.",
+    )
+    .text(200, "This is the log.", "text/plain; charset=utf-8")
+    .problems([Code::NotStarted, Code::LogGone, Code::TooManyStreams])
 }
 
 /// Reads or follows a log.
@@ -234,45 +248,48 @@ pub async fn logs(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsRead>,
     id: Id,
-    Params(wanted): Params<Wanted>,
+    Params(query): Params<LogQuery>,
 ) -> Result<Response, Problem> {
-    wanted.check()?;
-    let job = living(&app, &context, &id)?;
-    let place = app.streams.enter(Kind::Logs, &context.principal.tenant.uid)?;
+    query.check()?;
+    let job = cached_job(&app, &context, &id)?;
+    let permit = app.streams.try_acquire(Kind::Logs, &context.principal.tenant.uid)?;
     let end = streams::end(&app, &context, Scope::JobsRead);
-    let source = match which(&job, &wanted) {
-        Which::Attempt(attempt) => Source::Open(Box::new(open(&app, &job, attempt, &wanted).await?)),
-        Which::Later if wanted.follow => Source::Awaited(Box::new(Waiting::of(app, &context, &job, wanted))),
-        Which::Later => return Err(not_started()),
-        Which::Never => {
+    let source = match select(&job, &query) {
+        Selected::Attempt(attempt) => Source::Open(Box::new(open(&app, &job, attempt, &query).await?)),
+        Selected::Later if query.follow => {
+            Source::Waiting(Box::new(AttemptWait::of(app, &context, &job, query)))
+        }
+        Selected::Later => return Err(not_started()),
+        Selected::Never => {
             return Err(Problem::new(Code::LogGone, "the job ended before it started, so it has no log"));
         }
-        Which::Unknown => return Err(Problem::not_found("attempt")),
+        Selected::Unknown => return Err(Problem::not_found("attempt")),
     };
-    let body = Body::from_stream(stream::try_unfold(Log { source, end, _place: place }, Log::next));
+    let body =
+        Body::from_stream(stream::try_unfold(LogStream { source, end, _permit: permit }, LogStream::next));
     let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(([kind, UNBUFFERED], body).into_response())
 }
 
-/// A log on its way.
-struct Log {
+/// The stream of a log.
+struct LogStream {
     source: Source,
     end: BoxFuture<'static, End>,
-    _place: Place,
+    _permit: StreamPermit,
 }
 
 enum Source {
-    Awaited(Box<Waiting>),
-    Open(Box<Opened>),
+    Waiting(Box<AttemptWait>),
+    Open(Box<OpenLog>),
 }
 
-impl Log {
-    /// The next piece. What ends early ends with an error, by which the connection is broken off.
+impl LogStream {
+    /// The next piece. A stream that ends early ends with an error, which aborts the connection.
     async fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
         let source = &mut self.source;
         let piece = async {
-            if let Source::Awaited(waiting) = source {
-                match waiting.started().await? {
+            if let Source::Waiting(wait) = source {
+                match wait.opened().await? {
                     Some(opened) => *source = Source::Open(Box::new(opened)),
                     None => return Ok(None),
                 }
@@ -289,42 +306,43 @@ impl Log {
     }
 }
 
-/// A job whose next attempt is waited for.
-struct Waiting {
+/// A request that waits for the next attempt of its job.
+struct AttemptWait {
     app: App,
-    awaited: Awaited,
+    watch: JobWatch,
     uid: String,
     namespace: String,
-    wanted: Wanted,
+    query: LogQuery,
 }
 
-impl Waiting {
-    fn of(app: App, context: &Context, job: &Job, wanted: Wanted) -> Self {
+impl AttemptWait {
+    fn of(app: App, context: &Context, job: &Job, query: LogQuery) -> Self {
         let namespace = context.principal.tenant.namespace.clone();
-        let awaited = app.jobs.awaiting(&namespace, &job.name_any());
-        Self { awaited, uid: job.uid().unwrap_or_default(), namespace, wanted, app }
+        let watch = app.jobs.watch(&namespace, &job.name_any());
+        Self { watch, uid: job.uid().unwrap_or_default(), namespace, query, app }
     }
 
-    /// The log, as soon as there is one; `None` where there will be none.
-    async fn started(&mut self) -> io::Result<Option<Opened>> {
+    /// The log of the attempt, once it has started; `None` where none will start.
+    async fn opened(&mut self) -> io::Result<Option<OpenLog>> {
         let uid = self.uid.parse().map_err(io::Error::other)?;
-        // It may have started before it was listened to.
-        let mut news = self.app.jobs.get(&self.namespace, uid).map_or(News::Gone(None), News::Is);
+        // The attempt may have started before the watch began.
+        let mut change =
+            self.app.jobs.get(&self.namespace, uid).map_or(JobEvent::Deleted(None), JobEvent::Updated);
         loop {
-            let News::Is(job) = news else { return Ok(None) };
-            match which(&job, &self.wanted) {
-                Which::Attempt(attempt) => {
-                    let opened = open(&self.app, &job, attempt, &self.wanted).await;
+            let JobEvent::Updated(job) = change else { return Ok(None) };
+            match select(&job, &self.query) {
+                Selected::Attempt(attempt) => {
+                    let opened = open(&self.app, &job, attempt, &self.query).await;
                     return opened.map(Some).map_err(|problem| {
                         tracing::info!(
                             code = problem.code.as_str(),
-                            "a log that was waited for can't be read"
+                            "failed to open the log of a new attempt"
                         );
                         io::Error::other(problem.code.as_str())
                     });
                 }
-                Which::Never | Which::Unknown => return Ok(None),
-                Which::Later => news = self.awaited.next(&self.uid).await,
+                Selected::Never | Selected::Unknown => return Ok(None),
+                Selected::Later => change = self.watch.next(&self.uid).await,
             }
         }
     }
@@ -349,31 +367,32 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_that_of_the_attempt_that_has_one() {
-        let of = |job: &Job, follow, attempt| which(job, &Wanted { follow, attempt, ..Wanted::default() });
+    fn the_selected_log_is_that_of_an_attempt_that_has_one() {
+        let of =
+            |job: &Job, follow, attempt| select(job, &LogQuery { follow, attempt, ..LogQuery::default() });
         let cases = [
-            (job("Queued", 0, false), [Which::Later, Which::Later]),
-            (job("Assigned", 1, false), [Which::Attempt(1), Which::Later]),
-            (job("Running", 1, false), [Which::Attempt(1), Which::Attempt(1)]),
-            (job("Completed", 1, true), [Which::Attempt(1), Which::Attempt(1)]),
-            (job("Retrying", 1, false), [Which::Attempt(1), Which::Later]),
-            (job("Queued", 1, false), [Which::Attempt(1), Which::Later]),
-            (job("Canceled", 0, true), [Which::Never, Which::Never]),
+            (job("Queued", 0, false), [Selected::Later, Selected::Later]),
+            (job("Assigned", 1, false), [Selected::Attempt(1), Selected::Later]),
+            (job("Running", 1, false), [Selected::Attempt(1), Selected::Attempt(1)]),
+            (job("Completed", 1, true), [Selected::Attempt(1), Selected::Attempt(1)]),
+            (job("Retrying", 1, false), [Selected::Attempt(1), Selected::Later]),
+            (job("Queued", 1, false), [Selected::Attempt(1), Selected::Later]),
+            (job("Canceled", 0, true), [Selected::Never, Selected::Never]),
         ];
         for (job, expected) in cases {
             assert_eq!([false, true].map(|follow| of(&job, follow, None)), expected, "{job:?}");
         }
         let third = job("Running", 3, false);
-        assert_eq!(of(&third, true, Some(2)), Which::Attempt(2));
-        assert_eq!(of(&third, false, Some(4)), Which::Unknown);
-        assert_eq!(of(&third, false, Some(0)), Which::Unknown);
-        assert_eq!(of(&job("Retrying", 1, false), true, Some(1)), Which::Attempt(1));
-        assert_eq!(of(&job("Assigned", 1, false), true, Some(1)), Which::Later);
+        assert_eq!(of(&third, true, Some(2)), Selected::Attempt(2));
+        assert_eq!(of(&third, false, Some(4)), Selected::Unknown);
+        assert_eq!(of(&third, false, Some(0)), Selected::Unknown);
+        assert_eq!(of(&job("Retrying", 1, false), true, Some(1)), Selected::Attempt(1));
+        assert_eq!(of(&job("Assigned", 1, false), true, Some(1)), Selected::Later);
     }
 
     #[test]
     fn switches_are_given_by_their_name_alone_too() {
-        let of = |query: &str| serde_json::from_str::<Wanted>(query).map(|wanted| wanted.follow);
+        let of = |text: &str| serde_json::from_str::<LogQuery>(text).map(|query| query.follow);
         assert!(of(r#"{"follow": ""}"#).unwrap() && of(r#"{"follow": "true"}"#).unwrap());
         assert!(!of(r#"{"follow": "false"}"#).unwrap() && !of("{}").unwrap());
         assert!(of(r#"{"follow": "yes"}"#).is_err());

@@ -1,4 +1,4 @@
-//! What the hourly window and the number of jobs leave to a tenant, for headers.
+//! The state of a tenant's hourly window and job quota, for headers and problems.
 
 use axum::http::{HeaderName, HeaderValue};
 
@@ -7,9 +7,9 @@ use crate::{
     http::{App, auth::Context},
 };
 
-/// One policy, and what is left of it (draft-ietf-httpapi-ratelimit-headers).
+/// The headers of draft-ietf-httpapi-ratelimit-headers.
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// The quotas in force.
 #[must_use]
@@ -18,7 +18,7 @@ pub fn quotas(app: &App, context: &Context) -> Option<EffectiveQuotas> {
     app.plans.borrow().get(&spec.plan).map(|plan| plan.effective(&spec.quotas))
 }
 
-/// What the tenant uses: by the scheduler where it is here, else as last written.
+/// What the tenant uses: from the scheduler where this process schedules, else from the status.
 #[must_use]
 pub fn usage(app: &App, context: &Context) -> TenantUsage {
     let live = app.board.as_ref().and_then(|board| board.usage(&context.principal.tenant.namespace));
@@ -26,30 +26,30 @@ pub fn usage(app: &App, context: &Context) -> TenantUsage {
     live.or_else(written).unwrap_or_default()
 }
 
-/// Jobs at once, where that is limited.
+/// Most jobs at once, where that is limited.
 #[must_use]
-pub fn most_jobs(app: &App, context: &Context) -> Option<i64> {
-    quotas(app, context).map(|quotas| quotas.max_jobs).filter(|most| *most >= 0)
+pub fn max_jobs(app: &App, context: &Context) -> Option<i64> {
+    quotas(app, context).map(|quotas| quotas.max_jobs).filter(|max| *max >= 0)
 }
 
-/// Seconds until the window in force ends.
+/// Seconds until the current window ends.
 #[must_use]
 pub fn resets_in(app: &App, context: &Context) -> Option<u64> {
     let at = usage(app, context).jobs_hour_reset_at?.0;
     u64::try_from(at.duration_since(app.clock.now()).as_secs()).ok()
 }
 
-/// The headers; none where the tenant has no hourly limit.
+/// The headers of a response; none where the tenant has no hourly limit.
 #[must_use]
 pub fn headers(app: &App, context: &Context) -> Vec<(HeaderName, HeaderValue)> {
-    let Some(most) = quotas(app, context).map(|q| q.max_jobs_per_hour).filter(|most| *most >= 0) else {
+    let Some(max) = quotas(app, context).map(|q| q.max_jobs_per_hour).filter(|max| *max >= 0) else {
         return Vec::new();
     };
-    let left = most.saturating_sub(usage(app, context).jobs_this_hour).max(0);
+    let left = max.saturating_sub(usage(app, context).jobs_this_hour).max(0);
     let reset = resets_in(app, context).unwrap_or(3600);
     let texts = [
-        (POLICY, format!("\"jobs-per-hour\";q={most};w=3600")),
-        (LEFT, format!("\"jobs-per-hour\";r={left};t={reset}")),
+        (POLICY, format!("\"jobs-per-hour\";q={max};w=3600")),
+        (LIMIT, format!("\"jobs-per-hour\";r={left};t={reset}")),
     ];
     texts
         .into_iter()

@@ -1,6 +1,6 @@
-//! The body of a submit, in the seed's snake_case, and the Job that it asks for.
+//! The body of a submit, in snake_case, and its conversion into the spec of a Job.
 //!
-//! What is allowed in a field is left to the CRD's rules, which know it better and are asked by everybody alike.
+//! The bounds of the fields are in the CRD, whose rules apply to every client alike.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ pub struct Submit {
     ttl_seconds_after_finished: Option<i64>,
 }
 
-/// What the CRD has.
+/// The default of the CRD.
 fn three() -> i32 {
     3
 }
@@ -284,7 +284,7 @@ mod tests {
     use crate::http::body;
 
     #[test]
-    fn the_seeds_body_is_a_job_that_is_refused_at_a_quota() {
+    fn a_short_body_is_a_job_that_is_rejected_at_a_quota() {
         let body = json!({"scenario": "render", "parameters": {"frames": "10"}, "queue": "live", "priority": "high"});
         let spec: JobSpec = body::read::<Submit>(body.to_string().as_bytes()).unwrap().into();
         let expected = json!({
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_job_does_not_have_is_refused() {
+    fn a_field_or_word_that_a_job_does_not_have_is_refused() {
         for body in [r#"{"namespace": "kube-system"}"#, r#"{"canceled": true}"#, r#"{"queue": "Live"}"#] {
             assert!(body::read::<Submit>(body.as_bytes()).is_err(), "{body}");
         }

@@ -1,4 +1,4 @@
-//! A job as the API shows it. Values of environment variables are never shown: people put passwords there.
+//! A job in responses. Values of environment variables are never in a response: they may be passwords.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -9,8 +9,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use strum::IntoEnumIterator;
 
-use super::ended::recorded_spec;
-use super::request::{OnQuota, Resources, RetryPolicy};
+use super::{
+    ended::recorded_spec,
+    request::{OnQuota, Resources, RetryPolicy},
+};
 use crate::{
     api_types::{
         Job, JobPhase, JobSpec,
@@ -54,13 +56,13 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// This is when the job was found to be deleted from the cluster.
     pub deleted_at: Option<Timestamp>,
-    /// These fields are what was submitted. They are absent where the history has only the job's name, and from an ended job while
-    /// the history is away.
+    /// These fields are what was submitted. They are absent where the history has only the job's name, and in
+    /// an ended job while the history is unavailable.
     #[serde(flatten)]
     pub submitted: Option<Submitted>,
 }
 
-/// What was submitted.
+/// These fields are what was submitted.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Submitted {
     /// This is the scenario of the catalogue that the job runs.
@@ -95,7 +97,7 @@ pub struct Submitted {
     pub canceled: bool,
 }
 
-/// The word of a phase.
+/// The status of a phase.
 #[must_use]
 pub fn word(phase: JobPhase) -> &'static str {
     match phase {
@@ -111,7 +113,7 @@ pub fn word(phase: JobPhase) -> &'static str {
     }
 }
 
-/// The word of a phase, as the document has it.
+/// The status of a phase, as the document has it.
 pub struct StatusWord;
 
 impl JsonSchema for StatusWord {
@@ -145,7 +147,7 @@ fn submitted(spec: JobSpec) -> Submitted {
 }
 
 impl JobView {
-    /// A job of the cluster. What was submitted is absent where the job lacks its payload.
+    /// The view of a job of the cluster. The submitted fields are absent where the job lacks its payload.
     #[must_use]
     pub fn of(job: &Job, tenant_uid: &str) -> Self {
         let status = job.status.clone().unwrap_or_default();
@@ -170,7 +172,7 @@ impl JobView {
         }
     }
 
-    /// A job of the history.
+    /// The view of a job of the history.
     #[must_use]
     pub fn recorded(record: JobRecord, tenant_uid: &str) -> Self {
         let spec = recorded_spec(&record);
@@ -202,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_is_shown_in_snake_case_and_without_values_of_variables() {
+    fn a_view_is_in_snake_case_and_without_values_of_variables() {
         let job: Job = serde_json::from_value(json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Job",
             "metadata": {"name": "j", "uid": "u", "creationTimestamp": "2030-01-01T00:00:00Z"},

@@ -1,7 +1,7 @@
-//! `GET /jobs/{id}/why`: what stands between a job and its start, as an ordered checklist with numbers.
+//! `GET /jobs/{id}/why`: the conditions of a job's start, as an ordered checklist with numbers.
 //!
-//! Where this process schedules, the numbers are the scheduler's of this moment; elsewhere they are those last written, and
-//! the answer says so.
+//! Where this process schedules, the numbers are the scheduler's current ones; elsewhere they are those of the last status,
+//! and the response says so.
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Id,
+    Id, cached_job,
     create::BEING_CREATED,
-    living, rate,
+    rate,
     view::{StatusWord, word},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     http::{
         App,
         auth::{ByKey, Context, JobsRead},
+        openapi::Operation,
         problem::Problem,
     },
     scheduler::Board,
@@ -65,7 +66,7 @@ pub struct Check {
     /// This is how much is in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     used: Option<u64>,
-    /// This is how much the job asks for.
+    /// This is how much the job requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<u64>,
     /// This is the limit.
@@ -81,7 +82,7 @@ impl Check {
         Self { name, ok, detail: detail.into(), used: None, asked: None, limit: None, at: None }
     }
 
-    /// One amount of a quota.
+    /// The check of one amount against its quota.
     fn amount(name: &'static str, unit: &str, used: u64, asked: u64, limit: Limit) -> Self {
         let ok = asked == 0 || limit.allows(used.saturating_add(asked));
         let most = limit.at_most().map_or("no limit".to_owned(), |most| most.to_string());
@@ -91,7 +92,17 @@ impl Check {
     }
 }
 
-/// Answers why.
+/// The description of the route.
+pub fn operation() -> Operation {
+    Operation::new(
+        "explainJob",
+        "Explain why a job waits",
+        "Returns the position of a waiting job and the conditions of its start, in their order and with numbers.",
+    )
+    .json::<Why>(200, "These are the conditions.")
+}
+
+/// Explains why a job waits.
 ///
 /// # Errors
 /// `not_found`.
@@ -100,7 +111,7 @@ pub async fn why(
     ByKey(context, _): ByKey<JobsRead>,
     id: Id,
 ) -> Result<Json<Why>, Problem> {
-    let job = living(&app, &context, &id)?;
+    let job = cached_job(&app, &context, &id)?;
     Ok(Json(explain(&app, &context, &job)))
 }
 
@@ -137,12 +148,12 @@ fn checks(
     let usage = rate::usage(app, context);
     let asked = Resources::of_job(&job.spec, &app.scenarios.borrow()).ok();
     if let Some(quotas) = rate::quotas(app, context) {
-        // A retry is not counted again.
+        // The hourly window counts a job once, not each attempt.
         let fresh = job.status.as_ref().is_none_or(|status| status.attempt == 0);
-        checks.extend(by_quota(&quotas, &usage, asked.as_ref(), fresh));
+        checks.extend(quota_checks(&quotas, &usage, asked.as_ref(), fresh));
     }
     let within_quota = checks.iter().all(|check| check.ok == Some(true));
-    checks.extend(by_place(reason.and_then(|reason| reason.parse().ok()), message, within_quota));
+    checks.extend(placement_checks(reason.and_then(|reason| reason.parse().ok()), message, within_quota));
     if let Some(at) = job.status.as_ref().and_then(|status| status.not_before.as_ref()) {
         let over = at.0 <= app.clock.now();
         let back_off = Check::plain("back_off", Some(over), "no attempt before this time");
@@ -151,14 +162,14 @@ fn checks(
     checks
 }
 
-/// What the tenant's quotas say.
-fn by_quota(
+/// The checks of the tenant's quotas.
+fn quota_checks(
     quotas: &EffectiveQuotas,
     usage: &TenantUsage,
     asked: Option<&Resources>,
     fresh: bool,
 ) -> Vec<Check> {
-    /// 10^6: memory is shown in megabytes.
+    /// 10^6: the amount of memory is in megabytes.
     const MB: u64 = 1_000_000;
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
     let limit = Limit::from_quota;
@@ -195,34 +206,34 @@ fn by_quota(
     ]
 }
 
-/// What the nodes and the other tenants say: the scheduler's own word, for it looks at nodes only within the quotas.
-fn by_place(reason: Option<Reason>, message: Option<&str>, within_quota: bool) -> [Check; 3] {
-    let said = || message.unwrap_or("the scheduler has not said").to_owned();
-    let no_pod_yet = || Check::plain("pod", None, "not created before its turn");
+/// The checks of nodes and of other tenants, from the scheduler's reason: it checks nodes only within the quotas.
+fn placement_checks(reason: Option<Reason>, message: Option<&str>, within_quota: bool) -> [Check; 3] {
+    let said = || message.unwrap_or("the scheduler has not decided yet").to_owned();
+    let no_pod_yet = || Check::plain("pod", None, "not created before the job is admitted");
     match reason {
         Some(Reason::NoWorkers | Reason::WaitingForCapacity | Reason::DoesNotFit) => [
             Check::plain("node_fit", Some(false), said()),
-            Check::plain("turn", None, "not looked at before a node has room"),
+            Check::plain("turn", None, "not checked before a node has capacity"),
             no_pod_yet(),
         ],
         Some(Reason::WaitingForTurn) => [
-            Check::plain("node_fit", Some(true), "a node has room"),
+            Check::plain("node_fit", Some(true), "a node has capacity"),
             Check::plain("turn", Some(false), said()),
             no_pod_yet(),
         ],
         Some(Reason::Admitted) => [
             Check::plain("node_fit", Some(true), said()),
-            Check::plain("turn", Some(true), "it is its turn"),
+            Check::plain("turn", Some(true), "the job is first in fair-share order"),
             Check::plain("pod", None, "being created"),
         ],
         Some(Reason::PodRefused) => [
-            Check::plain("node_fit", None, "a node had room when it was last its turn"),
-            Check::plain("turn", None, "looked at again when the pod is tried again"),
+            Check::plain("node_fit", None, "a node had capacity when the job was last admitted"),
+            Check::plain("turn", None, "checked again when the pod is created again"),
             Check::plain("pod", Some(false), said()),
         ],
         _ => {
             let why =
-                if within_quota { "not judged yet" } else { "not looked at before the quotas have room" };
+                if within_quota { "not checked yet" } else { "not checked before the quotas allow the job" };
             [Check::plain("node_fit", None, why), Check::plain("turn", None, why), no_pod_yet()]
         }
     }
@@ -234,9 +245,9 @@ mod tests {
     use crate::api_types::Plans;
 
     #[test]
-    fn a_pod_that_is_refused_is_what_the_job_waits_for() {
+    fn a_refused_pod_is_the_condition_that_is_not_met() {
         let words = "the API server refuses the pod for the moment: failed calling webhook";
-        let [node, turn, pod] = by_place(Some(Reason::PodRefused), Some(words), true);
+        let [node, turn, pod] = placement_checks(Some(Reason::PodRefused), Some(words), true);
         assert_eq!((node.ok, turn.ok, pod.ok), (None, None, Some(false)));
         assert_eq!((pod.name, pod.detail.as_str()), ("pod", words));
     }
@@ -247,8 +258,8 @@ mod tests {
         let usage =
             TenantUsage { active_jobs: 5, cpu_millicores: 3500, jobs_this_hour: 9, ..TenantUsage::default() };
         let asked = Resources { cpu_milli: 1000, memory_bytes: 1, ..Resources::default() };
-        let lines = by_quota(&plans.get("free").unwrap().quotas, &usage, Some(&asked), true);
-        let told: Vec<_> = lines.iter().map(|line| (line.name, line.ok)).collect();
+        let lines = quota_checks(&plans.get("free").unwrap().quotas, &usage, Some(&asked), true);
+        let results: Vec<_> = lines.iter().map(|line| (line.name, line.ok)).collect();
         let expected = [
             ("rate_window", true),
             ("job_quota", false),
@@ -257,15 +268,15 @@ mod tests {
             ("gpus", true),
             ("bandwidth", true),
         ];
-        assert_eq!(told, expected.map(|(name, ok)| (name, Some(ok))));
+        assert_eq!(results, expected.map(|(name, ok)| (name, Some(ok))));
         assert_eq!((lines[2].used, lines[2].asked, lines[2].limit), (Some(3500), Some(1000), Some(4000)));
     }
 
     #[test]
-    fn what_was_not_looked_at_is_not_said_to_be_well() {
-        let told = |reason| by_place(reason, Some("why"), false).map(|check| check.ok);
-        assert_eq!(told(Some(Reason::WaitingForCapacity)), [Some(false), None, None]);
-        assert_eq!(told(Some(Reason::WaitingForTurn)), [Some(true), Some(false), None]);
-        assert_eq!(told(Some(Reason::WaitingForQuota)), [None, None, None]);
+    fn a_condition_that_was_not_checked_has_no_result() {
+        let results = |reason| placement_checks(reason, Some("why"), false).map(|check| check.ok);
+        assert_eq!(results(Some(Reason::WaitingForCapacity)), [Some(false), None, None]);
+        assert_eq!(results(Some(Reason::WaitingForTurn)), [Some(true), Some(false), None]);
+        assert_eq!(results(Some(Reason::WaitingForQuota)), [None, None, None]);
     }
 }

@@ -1,4 +1,4 @@
-//! Keys as the API takes and shows them.
+//! Keys in requests and responses.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -43,7 +43,7 @@ pub struct KeyView {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "IssuedKey")]
 pub struct Issued {
-    /// The key.
+    /// This is the key.
     #[serde(flatten)]
     pub key: KeyView,
     /// This is the token, which authenticates the tenant.
@@ -60,7 +60,7 @@ pub struct KeysView {
     pub next_cursor: Option<String>,
 }
 
-/// A key as it is shown.
+/// The view of a key.
 #[must_use]
 pub fn view(key: &TenantApiKey, tenant_uid: &str) -> KeyView {
     let status = key.status.clone().unwrap_or_default();
@@ -86,7 +86,7 @@ pub fn view(key: &TenantApiKey, tenant_uid: &str) -> KeyView {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "KeyCreate")]
-pub struct New {
+pub struct NewKey {
     /// This is the name that is shown to people.
     pub display_name: Option<String>,
     /// These scopes say what the key may do.
@@ -110,7 +110,7 @@ pub struct New {
         "administrator": "#/components/schemas/AdministratorCaller",
     },
 }))]
-pub enum Who {
+pub enum CallerView {
     /// A tenant, by a key.
     Key(KeyCaller),
     /// A user of the cluster.

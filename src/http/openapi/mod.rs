@@ -1,8 +1,8 @@
-//! What the REST API is, for programs: an OpenAPI 3.1 document of the routes themselves.
+//! The REST API as an OpenAPI 3.1 document, generated from the routes themselves.
 //!
-//! It is put together from the table of routes ([`Routes`](super::routes::Routes)), the arguments of their handlers and the
-//! types that serde reads and writes, with the bounds of the CRDs, so that it can't say anything else than the server
-//! does. `docs/openapi.json` is checked in; `/openapi.json` is the same and `/docs` is it for people.
+//! Its sources are the table of routes ([`Routes`](super::routes::Routes)), the arguments of their handlers and the types
+//! that serde reads and writes, with the bounds of the CRDs, so that the document can't differ from the server.
+//! `docs/openapi.json` is checked in; `/openapi.json` serves the same document, and `/docs` serves it as a page.
 
 mod operation;
 mod page;
@@ -18,17 +18,14 @@ use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 use strum::IntoEnumIterator;
 
-pub use self::operation::{Describes, Inputs, Operation, READABLE, Who};
+pub use self::operation::{AllowedCallers, DescribedRoute, Describes, HEADER_TEXT, Inputs, Operation};
 use self::schemas::Schemas;
-use super::{
-    problem::{Code, meaning},
-    routes::Described,
-};
+use super::problem::{Code, meaning};
 use crate::api_types::{Job, Tenant, TenantApiKey};
 
 const ABOUT: &str = "This API manages the jobs, API keys and tenants of Crofter. The server also answers every path below `/v1` without that prefix, for backwards compatibility.\n\
-    Every refusal is a problem (RFC 9457) with a stable `code`. The server takes `X-Request-ID` from a request where it has up to 64 letters, digits, `-`, `_` and `.`, and otherwise makes one; the log has it.\n\
-    A body is JSON of at most 1 MiB and 32 levels, and has no name twice and no NUL character.";
+    Every refusal is a problem (RFC 9457) with a stable `code`. Every response has an `X-Request-ID`, which the log has too. It is the one of the request where that has up to 64 letters, digits, `-`, `_` and `.`, and otherwise a random one.\n\
+    A body is JSON of at most 1 MiB and 32 levels. It has no name twice in one object, and no NUL character.";
 
 /// The groups of operations.
 const TAGS: [(&str, &str); 4] = [
@@ -40,10 +37,10 @@ const TAGS: [(&str, &str); 4] = [
 
 /// The document.
 #[must_use]
-pub fn document(routes: &[Described]) -> Value {
+pub fn document(routes: &[DescribedRoute]) -> Value {
     let mut schemas = Schemas::new();
     let mut paths: Map<String, Value> = Map::new();
-    for Described { method, path, tag, operation } in routes {
+    for DescribedRoute { method, path, tag, operation } in routes {
         let at = paths.entry(path.clone()).or_insert_with(|| json!({}));
         at[*method] = operation.object(tag, &mut schemas);
     }
@@ -72,10 +69,10 @@ pub fn document(routes: &[Described]) -> Value {
     })
 }
 
-/// The document as the file that is checked in.
+/// The document as the text of the checked-in file.
 ///
 /// # Errors
-/// Never; the serialiser's own.
+/// The serialiser's own, which do not occur for this document.
 pub fn to_text(document: &Value) -> serde_json::Result<String> {
     serde_json::to_string_pretty(document).map(|text| text + "\n")
 }
@@ -98,7 +95,7 @@ fn problem() -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
     json!({
         "type": "object",
-        "description": "A problem (RFC 9457) is the body of every response that is no success.",
+        "description": "A problem (RFC 9457) is the body of every response that is not a success.",
         "properties": {
             "type": text("This is the path on this server that describes the code."),
             "title": text("This is the name of the HTTP status."),
@@ -116,7 +113,7 @@ fn problem() -> Value {
     })
 }
 
-/// Headers of answers. Those that are required are on every answer that names them.
+/// Headers of responses. A required header is on every response that refers to it.
 fn headers() -> Value {
     let header = |description: &str, required: bool, schema: Value| json!({"description": description, "required": required, "schema": schema});
     let text = |pattern: &str| json!({"type": "string", "pattern": pattern});
@@ -130,7 +127,7 @@ fn headers() -> Value {
         ),
         "Location": header("This is the path of the new object.", false, text("^/v1/")),
         "RateLimit": header(
-            "This says how many jobs the hourly limit still allows, and in how many seconds it ends (draft-ietf-httpapi-ratelimit-headers).",
+            "This is the number of jobs that the hourly limit still allows, and the number of seconds until it is reset (draft-ietf-httpapi-ratelimit-headers).",
             false,
             text("^\"jobs-per-hour\";r=[0-9]+;t=[0-9]+$"),
         ),
@@ -144,9 +141,9 @@ fn headers() -> Value {
             false,
             json!({"type": "integer", "format": "int64", "minimum": 1}),
         ),
-        "WWW-Authenticate": header("This names the credentials that the server accepts.", true, text("^Bearer ")),
+        "WWW-Authenticate": header("This header names the credentials that the server accepts.", true, text("^Bearer ")),
         "X-Crofter-Source": header(
-            "This is `cache` while the history is unavailable: the response then holds only what is in the cluster.",
+            "This is `cache` while the history is unavailable. The response then has only what is in the cluster.",
             false,
             only("cache"),
         ),
@@ -171,7 +168,7 @@ fn credentials() -> Value {
     })
 }
 
-/// The document and its page, as they are served.
+/// The document and its page, as the server sends them.
 #[derive(Clone, Debug, Default)]
 pub struct Pages(Arc<Texts>);
 
@@ -183,7 +180,7 @@ struct Texts {
 }
 
 impl Pages {
-    /// Those of a document.
+    /// The texts of a document.
     #[must_use]
     pub fn of(document: &Value) -> Self {
         let json = to_text(document).unwrap_or_default();
@@ -196,7 +193,7 @@ impl Pages {
         ([(header::CONTENT_TYPE, "application/json")], self.0.json.clone()).into_response()
     }
 
-    /// `GET /docs`: needs nothing else, from here or elsewhere, and the policy has the browser see to that.
+    /// `GET /docs`: a page that loads nothing else, which its policy has the browser enforce.
     #[must_use]
     pub fn html(&self) -> Response {
         const REFERRER_POLICY: HeaderName = header::REFERRER_POLICY;

@@ -1,4 +1,4 @@
-//! What is said of one route: by whoever adds it, and by the arguments of its handler.
+//! The description of one route: from the module that adds it, and from the arguments of its handler.
 
 use std::collections::BTreeMap;
 
@@ -16,138 +16,157 @@ use crate::{
     http::{audit::Audit, problem::Code},
 };
 
-/// Names a schema, so that its type is in the document.
-type Named = fn(&mut Schemas) -> Value;
+/// Refers to a schema, so that the document has its type.
+type SchemaRef = fn(&mut Schemas) -> Value;
 
-/// Who may call a route.
+/// The callers that a route accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Who {
-    /// Everybody, without credentials.
+pub enum AllowedCallers {
+    /// All callers, without credentials.
     #[default]
-    Anybody,
-    /// Keys of tenants.
+    Public,
+    /// Tenants, by their API keys.
     Key,
     /// Administrators.
     Administrator,
-    /// Both.
-    Both,
+    /// Tenants and administrators.
+    KeyOrAdministrator,
 }
 
-/// What is said of a route.
+/// One route of the document.
+#[derive(Clone)]
+pub struct DescribedRoute {
+    /// Method, in small letters.
+    pub method: &'static str,
+    /// Path, as the router has it.
+    pub path: String,
+    /// Group.
+    pub tag: &'static str,
+    /// Description.
+    pub operation: Operation,
+}
+
+/// The description of a route.
 #[derive(Clone)]
 pub struct Operation {
     id: &'static str,
     summary: &'static str,
     description: &'static str,
-    who: Who,
+    callers: AllowedCallers,
     scope: Option<Scope>,
     parameters: Vec<Value>,
     query: Option<fn(&mut Schemas) -> Vec<Value>>,
-    body: Option<Named>,
-    answers: BTreeMap<u16, Answer>,
-    refuses: Vec<Code>,
+    body: Option<SchemaRef>,
+    responses: BTreeMap<u16, SuccessResponse>,
+    problems: Vec<Code>,
 }
 
-/// An answer that is no refusal.
+/// A response that is not a problem.
 #[derive(Clone, Default)]
-struct Answer {
+struct SuccessResponse {
     description: &'static str,
-    content: Vec<(&'static str, Named)>,
+    content: Vec<(&'static str, SchemaRef)>,
     /// The data of events, by their names.
-    events: Vec<(&'static str, Named)>,
+    events: Vec<(&'static str, SchemaRef)>,
     headers: Vec<&'static str>,
     links: Vec<(&'static str, &'static str)>,
 }
 
 impl Operation {
-    /// One of this id, with a few words and with whole sentences, in Markdown.
+    /// An operation with its id, a summary of a few words, and a description of whole sentences in Markdown.
     #[must_use]
     pub fn new(id: &'static str, summary: &'static str, description: &'static str) -> Self {
         Self {
             id,
             summary,
             description,
-            who: Who::Anybody,
+            callers: AllowedCallers::Public,
             scope: None,
             parameters: Vec::new(),
             query: None,
             body: None,
-            answers: BTreeMap::new(),
-            // The frame's, which every route has.
-            refuses: vec![Code::Overloaded, Code::TimedOut, Code::Internal],
+            responses: BTreeMap::new(),
+            // Every route has the problems of the middleware.
+            problems: vec![Code::Overloaded, Code::TimedOut, Code::Internal],
         }
     }
 
-    /// The scope that a key needs, where the handler's arguments do not say it.
+    /// Names the scope that a key needs, where the handler's arguments do not.
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
-        self.refuses([Code::MissingScope])
+        self.problems([Code::MissingScope])
     }
 
-    /// Answers so, with a body of JSON.
+    /// Adds a response with a JSON body.
     #[must_use]
     pub fn json<T: JsonSchema>(self, status: u16, description: &'static str) -> Self {
-        self.content(status, description, "application/json", Schemas::given::<T>)
+        self.content(status, description, "application/json", Schemas::response::<T>)
     }
 
-    /// Answers so, with a text of this media type.
+    /// Adds a response with a text of this media type.
     #[must_use]
     pub fn text(self, status: u16, description: &'static str, media: &'static str) -> Self {
         self.content(status, description, media, |_| json!({"type": "string"}))
     }
 
-    /// One of the server-sent events of an answer, and its data. OpenAPI 3.1 has no word for the data of events, so
+    /// Adds one of the server-sent events of a response, and its data. OpenAPI 3.1 does not describe the data of events, so
     /// `x-event-data` refers to its schema by the event's name, and the description says the same in words.
     #[must_use]
     pub fn event<T: JsonSchema>(mut self, status: u16, name: &'static str) -> Self {
-        self.answers.entry(status).or_default().events.push((name, Schemas::given::<T>));
+        self.responses.entry(status).or_default().events.push((name, Schemas::response::<T>));
         self
     }
 
-    /// Answers so, without a body.
+    /// Adds a response without a body.
     #[must_use]
-    pub fn nothing(mut self, status: u16, description: &'static str) -> Self {
-        self.answers.entry(status).or_default().description = description;
+    pub fn empty(mut self, status: u16, description: &'static str) -> Self {
+        self.responses.entry(status).or_default().description = description;
         self
     }
 
-    fn content(mut self, status: u16, description: &'static str, media: &'static str, schema: Named) -> Self {
-        let answer = self.answers.entry(status).or_default();
-        answer.description = description;
-        answer.content.push((media, schema));
+    fn content(
+        mut self,
+        status: u16,
+        description: &'static str,
+        media: &'static str,
+        schema: SchemaRef,
+    ) -> Self {
+        let success = self.responses.entry(status).or_default();
+        success.description = description;
+        success.content.push((media, schema));
         self
     }
 
-    /// The answers so far have these headers, of those that [`super::headers`] knows.
+    /// Adds headers to the responses so far, of those that `super::headers` describes.
     #[must_use]
     pub fn headers(mut self, names: &[&'static str]) -> Self {
-        for answer in self.answers.values_mut() {
-            answer.headers.extend(names);
+        for success in self.responses.values_mut() {
+            success.headers.extend(names);
         }
         self
     }
 
-    /// What may be done next with the `id` in an answer: operations that take it in this parameter.
+    /// Links the `id` in a response to the operations that take it in this parameter.
     #[must_use]
     pub fn links(mut self, status: u16, parameter: &'static str, operations: &[&'static str]) -> Self {
-        let links = &mut self.answers.entry(status).or_default().links;
+        let links = &mut self.responses.entry(status).or_default().links;
         links.extend(operations.iter().map(|id| (*id, parameter)));
         self
     }
 
-    /// Refuses with these codes, beside those that the handler's arguments have.
+    /// Adds problems, besides those of the handler's arguments.
     #[must_use]
-    pub fn refuses(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
-        self.may_refuse(codes);
+    pub fn problems(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
+        self.add_problems(codes);
         self
     }
 
-    /// Says who may call it, with the refusals that go with it.
-    pub fn called_by(&mut self, who: Who, scope: Option<Scope>) {
-        self.who = who;
+    /// Sets the callers, with the problems of their authentication.
+    pub fn called_by(&mut self, callers: AllowedCallers, scope: Option<Scope>) {
+        self.callers = callers;
         self.scope = scope.or(self.scope);
-        self.may_refuse([
+        self.add_problems([
             Code::InvalidHeader,
             Code::MissingCredentials,
             Code::InvalidKey,
@@ -158,39 +177,38 @@ impl Operation {
             Code::KeysUnavailable,
             Code::ClusterUnavailable,
         ]);
-        self.may_refuse(scope.map(|_| Code::MissingScope));
-        if who != Who::Administrator {
-            let description =
-                "The name or UID of the key's tenant, which a client may send to have it checked.";
-            self.takes_header("X-Tenant-ID", description, &json!({"type": "string", "pattern": READABLE}));
+        self.add_problems(scope.map(|_| Code::MissingScope));
+        if callers != AllowedCallers::Administrator {
+            let description = "This is the name or the UID of the key's tenant. The server refuses a key of another tenant.";
+            self.takes_header("X-Tenant-ID", description, &json!({"type": "string", "pattern": HEADER_TEXT}));
         }
     }
 
-    /// Takes an id in its path.
+    /// Adds a parameter of the path.
     pub fn takes_path(&mut self, name: &str, description: &str, schema: &Value) {
         self.parameters.push(json!({
             "name": name, "in": "path", "required": true, "description": description, "schema": schema,
         }));
-        self.may_refuse([Code::NotFound]);
+        self.add_problems([Code::NotFound]);
     }
 
-    /// Takes a header, which need not be there.
+    /// Adds an optional header.
     pub fn takes_header(&mut self, name: &str, description: &str, schema: &Value) {
         self.parameters
             .push(json!({"name": name, "in": "header", "description": description, "schema": schema}));
-        self.may_refuse([Code::InvalidHeader]);
+        self.add_problems([Code::InvalidHeader]);
     }
 
-    /// Takes the fields of `T` after `?`.
+    /// Adds the fields of `T` as parameters of the query.
     pub fn takes_query<T: JsonSchema>(&mut self) {
         self.query = Some(Schemas::parameters::<T>);
-        self.may_refuse([Code::InvalidQuery]);
+        self.add_problems([Code::InvalidQuery]);
     }
 
-    /// Takes a body.
+    /// Adds a body.
     pub fn takes_body<T: JsonSchema>(&mut self) {
-        self.body = Some(Schemas::taken::<T>);
-        self.may_refuse([
+        self.body = Some(Schemas::request::<T>);
+        self.add_problems([
             Code::MalformedBody,
             Code::InvalidBody,
             Code::BodyTooLarge,
@@ -200,16 +218,16 @@ impl Operation {
         ]);
     }
 
-    /// May refuse with these codes.
-    pub fn may_refuse(&mut self, codes: impl IntoIterator<Item = Code>) {
+    /// Adds problems.
+    pub fn add_problems(&mut self, codes: impl IntoIterator<Item = Code>) {
         for code in codes {
-            if !self.refuses.contains(&code) {
-                self.refuses.push(code);
+            if !self.problems.contains(&code) {
+                self.problems.push(code);
             }
         }
     }
 
-    /// The operation as it stands in the document.
+    /// The operation as the document has it.
     pub(super) fn object(&self, tag: &str, schemas: &mut Schemas) -> Value {
         let mut parameters = self.parameters.clone();
         parameters.extend(self.query.map(|query| query(schemas)).unwrap_or_default());
@@ -235,27 +253,27 @@ impl Operation {
         let roles: Vec<Scope> = self.scope.into_iter().collect();
         let key = [json!({"apiKey": roles}), json!({"apiKeyHeader": roles})];
         let token = [json!({"kubernetesToken": []})];
-        match self.who {
-            Who::Anybody => json!([]),
-            Who::Key => key.into(),
-            Who::Administrator => token.into(),
-            Who::Both => key.into_iter().chain(token).collect(),
+        match self.callers {
+            AllowedCallers::Public => json!([]),
+            AllowedCallers::Key => key.into(),
+            AllowedCallers::Administrator => token.into(),
+            AllowedCallers::KeyOrAdministrator => key.into_iter().chain(token).collect(),
         }
     }
 
     fn responses(&self, schemas: &mut Schemas) -> Value {
         let mut responses: Map<String, Value> = Map::new();
-        for (status, answer) in &self.answers {
-            let content = answer
+        for (status, success) in &self.responses {
+            let content = success
                 .content
                 .iter()
                 .map(|(media, schema)| ((*media).to_owned(), json!({"schema": schema(schemas)})));
             let mut content: Map<String, Value> = content.collect();
-            for (event, data) in &answer.events {
+            for (event, data) in &success.events {
                 content["text/event-stream"]["x-event-data"][*event] = data(schemas);
             }
-            let mut response = response(answer.description, &answer.headers, content);
-            let links: Map<String, Value> = answer
+            let mut response = response(success.description, &success.headers, content);
+            let links: Map<String, Value> = success
                 .links
                 .iter()
                 .map(|(operation, parameter)| {
@@ -268,29 +286,29 @@ impl Operation {
             }
             responses.insert(status.to_string(), response);
         }
-        for (status, refusal) in self.refusals() {
+        for (status, problem) in self.problem_responses() {
             match responses.get_mut(&status) {
                 Some(response) => {
-                    let more = refusal["content"].as_object().cloned().unwrap_or_default();
+                    let more = problem["content"].as_object().cloned().unwrap_or_default();
                     if let Some(content) = response["content"].as_object_mut() {
                         content.extend(more);
                     }
-                    response["x-codes"] = refusal["x-codes"].clone();
+                    response["x-codes"] = problem["x-codes"].clone();
                 }
-                None => drop(responses.insert(status, refusal)),
+                None => drop(responses.insert(status, problem)),
             }
         }
         responses.into()
     }
 
-    /// The refusals by status, each with its codes.
-    fn refusals(&self) -> BTreeMap<String, Value> {
+    /// The problems by status, each with its codes.
+    fn problem_responses(&self) -> BTreeMap<String, Value> {
         let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
         // In the order of the list of codes.
-        for code in Code::iter().filter(|code| self.refuses.contains(code)) {
+        for code in Code::iter().filter(|code| self.problems.contains(code)) {
             by_status.entry(code.status().as_u16()).or_default().push(code);
         }
-        let refusal = |(status, codes): (u16, Vec<Code>)| {
+        let problem = |(status, codes): (u16, Vec<Code>)| {
             let words: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
             let headers: &[&str] = match status {
                 401 => &["WWW-Authenticate"],
@@ -300,20 +318,21 @@ impl Operation {
                 429 | 503 => &["Retry-After"],
                 _ => &[],
             };
-            let description = format!("The request is refused; `code` is `{}`.", words.join("`, `"));
-            // One schema for all of them, which is one type to a client. The codes of this status are said apart.
+            let description =
+                format!("The server refuses the request. The `code` is `{}`.", words.join("`, `"));
+            // One schema for all problems, so that a client has one type. `x-codes` lists the codes of this status.
             let schema = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
             let content = Map::from_iter([("application/problem+json".to_owned(), schema)]);
             let mut response = response(&description, headers, content);
             response["x-codes"] = words.into();
             (status.to_string(), response)
         };
-        by_status.into_iter().map(refusal).collect()
+        by_status.into_iter().map(problem).collect()
     }
 }
 
-/// A header's text.
-pub const READABLE: &str = "^[!-~]([ -~]*[!-~])?$";
+/// The pattern of a header's text.
+pub const HEADER_TEXT: &str = "^[!-~]([ -~]*[!-~])?$";
 
 fn response(description: &str, headers: &[&str], content: Map<String, Value>) -> Value {
     let named = |name: &&str| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")}));
@@ -325,20 +344,20 @@ fn response(description: &str, headers: &[&str], content: Map<String, Value>) ->
     response
 }
 
-/// An argument of a handler, which says what it takes of a request and what it refuses.
+/// An argument of a handler, which describes what it reads of a request and the problems it has.
 pub trait Describes {
-    /// Adds that to what is said of the route.
+    /// Adds this to the description of the route.
     fn describe(operation: &mut Operation);
 }
 
-macro_rules! silent {
+macro_rules! undescribed {
     ($($argument:ty),*) => { $(
         impl Describes for $argument {
             fn describe(_: &mut Operation) {}
         }
     )* };
 }
-silent!(HeaderMap, Result<Path<String>, PathRejection>, Audit);
+undescribed!(HeaderMap, Result<Path<String>, PathRejection>, Audit);
 
 impl<S> Describes for State<S> {
     fn describe(_: &mut Operation) {}
@@ -346,7 +365,7 @@ impl<S> Describes for State<S> {
 
 /// All arguments of a handler, in axum's own form: `((),)` or `(marker, first, …)`.
 pub trait Inputs {
-    /// Lets each add what it has to say.
+    /// Lets each argument add its description.
     fn describe(operation: &mut Operation);
 }
 

@@ -1,12 +1,12 @@
-//! Schemas of bodies, answers and parameters, from the types that serde reads and writes.
+//! Schemas of bodies, responses and parameters, from the types that serde reads and writes.
 //!
-//! Bounds are not written twice: what a field of a body may hold is decided by the CRDs, so a body takes its bounds over
-//! from there, field by field. Every object is closed.
+//! Bounds are defined once, in the CRDs: the schema of a body copies its bounds from there, field by field. Every object is
+//! closed.
 //!
 //! The document uses no more of JSON Schema than the generators of clients read: an enumeration is one `enum`, a constant
 //! is an `enum` of one, a quantity is a string, integers are signed, an object has `properties` and no condition on them,
-//! and `null` is a second type or a second choice. [`tidy`] brings what serde and schemars say into this form; what it
-//! takes away, the server checks all the same.
+//! and `null` is a second type or a second choice. [`tidy`] converts the schemas of serde and schemars into this form; the
+//! server still checks the conditions that it removes.
 
 use schemars::{
     JsonSchema, SchemaGenerator,
@@ -16,14 +16,14 @@ use serde_json::{Map, Value, json};
 
 use crate::api_types::quantity::FORM;
 
-/// Keywords that are taken over from a CRD.
+/// Keywords that are copied from a CRD.
 const BOUNDS: [&str; 8] =
     ["minLength", "maxLength", "pattern", "minimum", "maximum", "minItems", "maxItems", "maxProperties"];
 
-/// The schemas that the document names.
+/// The schemas that the document refers to.
 pub struct Schemas {
-    taken: SchemaGenerator,
-    given: SchemaGenerator,
+    requests: SchemaGenerator,
+    responses: SchemaGenerator,
 }
 
 fn generator(contract: Contract) -> SchemaGenerator {
@@ -36,25 +36,25 @@ fn generator(contract: Contract) -> SchemaGenerator {
 }
 
 impl Schemas {
-    /// None yet.
+    /// No schemas.
     #[must_use]
     pub fn new() -> Self {
-        Self { taken: generator(Contract::Deserialize), given: generator(Contract::Serialize) }
+        Self { requests: generator(Contract::Deserialize), responses: generator(Contract::Serialize) }
     }
 
     /// The schema of a body.
-    pub fn taken<T: JsonSchema>(&mut self) -> Value {
-        self.taken.subschema_for::<T>().to_value()
+    pub fn request<T: JsonSchema>(&mut self) -> Value {
+        self.requests.subschema_for::<T>().to_value()
     }
 
-    /// The schema of an answer.
-    pub fn given<T: JsonSchema>(&mut self) -> Value {
-        self.given.subschema_for::<T>().to_value()
+    /// The schema of a response.
+    pub fn response<T: JsonSchema>(&mut self) -> Value {
+        self.responses.subschema_for::<T>().to_value()
     }
 
-    /// The fields of `T` as parameters after `?`. Types with a name are referred to, as in bodies.
+    /// The fields of `T` as parameters of the query, which refer to named types as bodies do.
     pub fn parameters<T: JsonSchema>(&mut self) -> Vec<Value> {
-        let mut schema = T::json_schema(&mut self.taken).to_value();
+        let mut schema = T::json_schema(&mut self.requests).to_value();
         tidy(&mut schema);
         let required = schema["required"].clone();
         let is_required =
@@ -74,11 +74,11 @@ impl Schemas {
             .collect()
     }
 
-    /// All that were named, with the bounds of the CRDs: `bounded` has schemas of a CRD by the names of ours.
+    /// All schemas, with the bounds of the CRDs: `bounded` has schemas of CRDs by the names of ours.
     #[must_use]
     pub fn finish(mut self, bounded: &[(&str, Value)]) -> Map<String, Value> {
-        let mut all = self.given.take_definitions(true);
-        all.extend(self.taken.take_definitions(true));
+        let mut all = self.responses.take_definitions(true);
+        all.extend(self.requests.take_definitions(true));
         for (name, crd) in bounded {
             bound_named(&mut all, name, crd);
         }
@@ -87,7 +87,7 @@ impl Schemas {
     }
 }
 
-/// Parameters are there or not, and never null.
+/// Removes null from the schema of a parameter, which is present or absent.
 fn not_null(schema: &mut Value) {
     if let Some(types) = schema["type"].as_array() {
         let rest: Vec<Value> = types.iter().filter(|one| **one != "null").cloned().collect();
@@ -108,13 +108,13 @@ fn not_null(schema: &mut Value) {
 }
 
 fn bound_named(all: &mut Map<String, Value>, name: &str, crd: &Value) {
-    // Taken out while those that it refers to are bounded.
+    // Removed while the schemas that it refers to get their bounds.
     let Some(mut schema) = all.remove(name) else { return };
     bound(all, &mut schema, crd);
     all.insert(name.to_owned(), schema);
 }
 
-/// Gives `schema` the bounds of `crd`, and so on with what is within it.
+/// Gives `schema`, and the schemas within it, the bounds of `crd`.
 fn bound(all: &mut Map<String, Value>, schema: &mut Value, crd: &Value) {
     let Some(ours) = schema.as_object_mut() else { return };
     let named = ours.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
@@ -145,7 +145,7 @@ fn bound(all: &mut Map<String, Value>, schema: &mut Value, crd: &Value) {
     }
 }
 
-/// CRDs have their bounds as floating point numbers.
+/// A bound as a whole number; CRDs have floating point numbers.
 fn whole(value: &Value) -> Value {
     let number = value.as_f64().filter(|number| number.fract() == 0.0);
     let whole = number.and_then(|number| format!("{number:.0}").parse::<i64>().ok());
@@ -161,21 +161,21 @@ fn camel(snake: &str) -> String {
     })
 }
 
-/// Closes objects, and says the rest in the words that the module names.
+/// Closes objects, and converts the rest into the form that the module describes.
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Array(all) => all.iter_mut().for_each(tidy),
         Value::Object(keywords) => {
             if keywords.remove("x-kubernetes-int-or-string").is_some() {
-                // A whole number is read as well. A schema that said so would be a type of its own to each generator.
+                // The server reads a whole number too. A schema that said so would be a separate type to each generator.
                 keywords.insert("type".to_owned(), json!(["string", "null"]));
                 keywords.insert("format".to_owned(), "quantity".into());
                 keywords.insert("maxLength".to_owned(), 32.into());
                 keywords.insert("pattern".to_owned(), FORM.into());
             }
             keywords.retain(|name, value| {
-                let says_nothing = value.is_null() || *value == json!([]) || *value == json!({});
-                !(name.starts_with("x-kubernetes-") || name == "default" && says_nothing)
+                let is_empty = value.is_null() || *value == json!([]) || *value == json!({});
+                !(name.starts_with("x-kubernetes-") || name == "default" && is_empty)
             });
             if keywords.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint"))
             {
@@ -197,7 +197,7 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// Of the choices that a discriminator tells apart exactly one holds, and each is a named schema alone.
+/// Makes the choices of a discriminator exclusive, and each a reference alone.
 fn discriminate(keywords: &mut Map<String, Value>) {
     if !keywords.contains_key("discriminator") {
         return;
@@ -210,7 +210,7 @@ fn discriminate(keywords: &mut Map<String, Value>) {
     }
 }
 
-/// Makes one `enum` of what schemars has as a choice of described constants. The descriptions become a list.
+/// Makes one `enum` of what schemars generates as a choice of described constants. The descriptions become a list.
 fn enumerate(keywords: &mut Map<String, Value>) {
     let Some(choices) = keywords.get("oneOf").and_then(Value::as_array) else { return };
     let words: Option<Vec<&str>> = choices.iter().map(|choice| choice["const"].as_str()).collect();

@@ -3,20 +3,19 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json,
     extract::State,
     http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use jiff::Timestamp;
-use kube::{Api, api::PostParams};
+use kube::{Api, ResourceExt, api::PostParams};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    act,
-    view::{OwnQuotas, view},
+    access_review,
+    view::{OwnQuotas, TenantView, with_etag},
 };
 use crate::{
     api_types::{Tenant, plan::Quotas},
@@ -24,20 +23,20 @@ use crate::{
         App,
         auth::ByAdministrator,
         body::Body,
-        header::etag,
-        problem::{Code, Problem},
+        openapi::Operation,
+        problem::{Code, Problem, is_denied},
     },
     kube_ext::within,
 };
 
-/// The plan of a tenant for which none is given.
+/// The plan of a tenant whose request names none.
 pub const DEFAULT_PLAN: &str = "free";
 
 /// This describes the tenant that is to be created.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TenantCreate")]
-pub struct New {
+pub struct NewTenant {
     /// This is the name of the tenant. Its namespace is named after it.
     #[schemars(length(min = 1, max = 40), regex(pattern = super::NAME))]
     name: String,
@@ -58,10 +57,10 @@ pub struct New {
     prevent_deletion: Option<bool>,
 }
 
-/// Refuses a plan that is not in the table.
+/// Checks that a plan is in the table of plans.
 ///
 /// # Errors
-/// `invalid_object` with the plans that are.
+/// `invalid_object` with the names of the plans.
 pub fn known_plan(app: &App, plan: &str) -> Result<(), Problem> {
     let plans = app.plans.borrow();
     if plans.get(plan).is_some() {
@@ -70,29 +69,44 @@ pub fn known_plan(app: &App, plan: &str) -> Result<(), Problem> {
     let all: Vec<&str> = plans.names().collect();
     Err(Problem::new(
         Code::InvalidObject,
-        format!("there is no plan `{plan}`: give one of {}", all.join(", ")),
+        format!("the plan `{plan}` does not exist: give one of {}", all.join(", ")),
     ))
 }
 
-/// The fields that are given, as they stand in a Tenant's spec.
-pub fn given(fields: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
-    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    Value::Object(given.collect())
+/// An object of the fields that have a value.
+pub fn present_fields(fields: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
+    let present = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(present.collect())
 }
 
-/// Makes a tenant. Its namespace and the rest follow.
+/// The description of the route.
+pub fn operation() -> Operation {
+    const NEXT: [&str; 5] =
+        ["getTenant", "getTenantStats", "listTenantJobs", "listTenantNodes", "getTenantUsage"];
+    Operation::new(
+        "createTenant",
+        "Create a tenant",
+        "Creates a tenant. Its controller then creates the namespace and what belongs into it.",
+    )
+    .json::<TenantView>(201, "This is the new tenant.")
+    .headers(&["Location", "ETag"])
+    .links(201, "id", &NEXT)
+    .problems([Code::Conflict, Code::InvalidObject])
+}
+
+/// Creates a tenant. Its controller then creates the namespace and the other objects.
 ///
 /// # Errors
-/// `conflict` where there is one of that name.
+/// `conflict` where a tenant of that name exists.
 pub async fn create(
     State(app): State<App>,
     admin: ByAdministrator,
-    Body(new): Body<New>,
+    Body(new): Body<NewTenant>,
 ) -> Result<Response, Problem> {
-    admin.may(&app, act("create", None)).await?;
+    admin.authorise(&app, access_review("create", None)).await?;
     let plan = new.plan.unwrap_or_else(|| DEFAULT_PLAN.to_owned());
     known_plan(&app, &plan)?;
-    let spec = given([
+    let spec = present_fields([
         ("displayName", new.display_name.map(Value::from)),
         ("plan", Some(plan.into())),
         ("quotas", new.quotas.map(|quotas| json!(Quotas::from(quotas)))),
@@ -105,16 +119,14 @@ pub async fn create(
         serde_json::from_value(spec).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))?;
     let api: Api<Tenant> = Api::all(app.client.clone());
     let (params, tenant) = (PostParams::default(), Tenant::new(&new.name, spec));
-    let made = within("failed to create a Tenant", api.create(&params, &tenant)).await;
-    let tenant = made.map_err(|error| match error.code() {
-        Some(409) => Problem::new(Code::Conflict, "there is a tenant of that name"),
+    let created = within("failed to create a Tenant", api.create(&params, &tenant)).await;
+    let tenant = created.map_err(|error| match error.code() {
+        Some(409) if !is_denied(&error) => Problem::new(Code::Conflict, "a tenant of that name exists"),
         _ => error.into(),
     })?;
-    let shown = view(&app, &tenant);
-    let location = HeaderValue::from_str(&format!("/v1/tenants/{}", shown.id)).ok();
-    let mut response = (StatusCode::CREATED, Json(shown)).into_response();
+    let location = HeaderValue::from_str(&format!("/v1/tenants/{}", tenant.uid().unwrap_or_default())).ok();
+    let mut response = with_etag(&app, &tenant);
+    *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().extend(location.map(|value| (header::LOCATION, value)));
-    let tag = etag(tenant.metadata.resource_version.as_deref().unwrap_or_default());
-    response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
     Ok(response)
 }

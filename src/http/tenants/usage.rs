@@ -1,4 +1,4 @@
-//! `GET /tenants/{id}/usage`: what a tenant's attempts came to, from the history.
+//! `GET /tenants/{id}/usage`: what the attempts of a tenant's jobs used, from the history.
 
 use axum::{Json, extract::State};
 use jiff::{SignedDuration, Timestamp};
@@ -7,13 +7,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Id, readable};
+use super::{Id, readable, reads_tenant};
 use crate::{
     api_types::api_key::Scope,
     db,
     http::{
         App,
         auth::Caller,
+        openapi::Operation,
         problem::{Code, Problem},
         query::Params,
     },
@@ -22,7 +23,7 @@ use crate::{
 /// Parameters.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Wanted {
+pub struct UsageQuery {
     /// This is the first moment that counts. By default it is 24 hours before `to`.
     from: Option<Timestamp>,
     /// This is the first moment that does not count any more, by default now. It is at most 31 days after `from` by hour,
@@ -43,8 +44,8 @@ enum Step {
 }
 
 impl Step {
-    /// The longest time for which it is given.
-    fn longest(self) -> SignedDuration {
+    /// The longest time span for this step.
+    fn max_span(self) -> SignedDuration {
         match self {
             Self::Hour => SignedDuration::from_hours(31 * 24),
             Self::Day => SignedDuration::from_hours(366 * 24),
@@ -80,23 +81,34 @@ pub struct Usage {
     next_cursor: Option<String>,
 }
 
-/// From when to when.
-fn span(wanted: &Wanted, now: Timestamp) -> Result<(Timestamp, Timestamp), Problem> {
+/// The begin and the end of the time span of a query.
+fn span(query: &UsageQuery, now: Timestamp) -> Result<(Timestamp, Timestamp), Problem> {
     let invalid = |detail: &str| Problem::new(Code::InvalidQuery, detail);
-    let to = wanted.to.unwrap_or(now);
+    let to = query.to.unwrap_or(now);
     let day = SignedDuration::from_hours(24);
-    let from = wanted.from.or_else(|| to.checked_sub(day).ok());
+    let from = query.from.or_else(|| to.checked_sub(day).ok());
     let from = from.ok_or_else(|| invalid("`to` is out of range"))?;
     match to.duration_since(from) {
-        span if span <= SignedDuration::ZERO => Err(invalid("`from` is before `to`")),
-        span if span > wanted.step.longest() => {
-            Err(invalid("31 days at most by hour, and 366 days with step=day"))
-        }
+        span if span <= SignedDuration::ZERO => Err(invalid("`from` must be before `to`")),
+        span if span > query.step.max_span() => Err(invalid(
+            "the time from `from` to `to` is too long: give at most 31 days by hour, or 366 days with step=day",
+        )),
         _ => Ok((from, to)),
     }
 }
 
-/// Its usage, of the full hours that began in that time.
+/// The description of the route.
+pub fn operation() -> Operation {
+    reads_tenant(
+        "getTenantUsage",
+        "Read the usage of a tenant",
+        "Returns what the attempts of a tenant's jobs used, by hour or by day.",
+    )
+    .json::<Usage>(200, "This is the usage of the full hours that began in that time.")
+    .problems([Code::HistoryUnavailable])
+}
+
+/// Returns the usage of the full hours that began in a time span.
 ///
 /// # Errors
 /// `invalid_query`; `history_unavailable`.
@@ -104,16 +116,17 @@ pub async fn usage(
     State(app): State<App>,
     caller: Caller,
     id: Id,
-    Params(wanted): Params<Wanted>,
+    Params(query): Params<UsageQuery>,
 ) -> Result<Json<Usage>, Problem> {
     let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
-    let (from, to) = span(&wanted, app.clock.now())?;
-    let away = || Problem::new(Code::HistoryUnavailable, "usage is in the database, which does not answer");
-    let readers = app.database.as_ref().ok_or_else(away)?;
+    let (from, to) = span(&query, app.clock.now())?;
+    let unavailable =
+        || Problem::new(Code::HistoryUnavailable, "the database, which has the usage, does not answer");
+    let readers = app.database.as_ref().ok_or_else(unavailable)?;
     let uid = Uuid::parse_str(&tenant.uid().unwrap_or_default());
-    let uid = uid.map_err(|error| Problem::not_found("tenant").inside(error))?;
-    let records = db::usage_of(readers, uid, from, to, wanted.step == Step::Day).await;
-    let records = records.map_err(|error| away().inside(error))?;
+    let uid = uid.map_err(|error| Problem::not_found("tenant").with_cause(error))?;
+    let records = db::usage_of(readers, uid, from, to, query.step == Step::Day).await;
+    let records = records.map_err(|error| unavailable().with_cause(error))?;
     let lines = records.into_iter().map(|record| Line {
         start: record.start,
         running_millis: record.running_millis,
@@ -130,10 +143,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_bounded_and_runs_forwards() {
+    fn a_time_span_is_bounded_and_not_empty() {
         let at = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
         let of =
-            |from, to, step| span(&Wanted { from, to, step }, at(10_000)).map_err(|problem| problem.code);
+            |from, to, step| span(&UsageQuery { from, to, step }, at(10_000)).map_err(|problem| problem.code);
         assert_eq!(of(None, None, Step::Hour), Ok((at(9976), at(10_000))));
         assert_eq!(of(Some(at(0)), Some(at(24 * 31)), Step::Hour), Ok((at(0), at(744))));
         assert_eq!(of(Some(at(0)), Some(at(745)), Step::Hour), Err(Code::InvalidQuery));

@@ -1,7 +1,12 @@
-//! A tenant as the API shows it, in the seed's words.
+//! A tenant in responses.
 
 use std::collections::BTreeMap;
 
+use axum::{
+    Json,
+    http::header,
+    response::{IntoResponse, Response},
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -15,7 +20,7 @@ use crate::{
         tenant::{TenantPhase, TenantUsage},
     },
     domain::tenant_state,
-    http::App,
+    http::{App, header::etag},
 };
 
 /// A tenant is a customer of the cluster, with a namespace and quotas of its own.
@@ -62,8 +67,7 @@ enum TenantStatus {
     Expired,
     /// The tenant is being deleted.
     Deleted,
-    /// The spec of the tenant cannot be carried out: its plan is not in the table of plans, or its namespace is another's.
-    /// Each of its jobs waits.
+    /// The tenant's plan is not in the table of plans, or its namespace has another owner, so its jobs wait.
     Stalled,
 }
 
@@ -198,8 +202,8 @@ impl Limits {
     fn of(quotas: &EffectiveQuotas, usage: &TenantUsage) -> Self {
         const GIGA: u64 = 1_000_000_000;
         let left = |quota: i64, unit: u64, used: i64| {
-            let most = Limit::from_quota(quota).times(unit).at_most()?;
-            Some(most.saturating_sub(u64::try_from(used).unwrap_or(0)))
+            let max = Limit::from_quota(quota).times(unit).at_most()?;
+            Some(max.saturating_sub(u64::try_from(used).unwrap_or(0)))
         };
         Self {
             available_jobs: left(quotas.max_jobs, 1, usage.active_jobs),
@@ -249,18 +253,29 @@ fn quotas(app: &App, tenant: &Tenant) -> Option<EffectiveQuotas> {
     app.plans.borrow().get(&tenant.spec.plan).map(|plan| plan.effective(&tenant.spec.quotas))
 }
 
-/// What the jobs use at this moment, where this process schedules; the rest as last written.
+/// The usage of a tenant: of its jobs as the scheduler has it, where this process schedules; the rest from the status.
 fn usage(app: &App, tenant: &Tenant) -> TenantUsage {
     let status = tenant.status.clone().unwrap_or_default();
-    let written = status.usage.unwrap_or_default();
+    let recorded = status.usage.unwrap_or_default();
     let live = status.namespace.and_then(|namespace| app.board.as_ref()?.usage(&namespace));
     match live {
-        Some(live) => TenantUsage { storage_bytes: written.storage_bytes, workers: written.workers, ..live },
-        None => written,
+        Some(live) => {
+            TenantUsage { storage_bytes: recorded.storage_bytes, workers: recorded.workers, ..live }
+        }
+        None => recorded,
     }
 }
 
-/// A tenant as it is shown.
+/// A response with the tenant and its `ETag`.
+#[must_use]
+pub fn with_etag(app: &App, tenant: &Tenant) -> Response {
+    let mut response = Json(view(app, tenant)).into_response();
+    let tag = etag(tenant.metadata.resource_version.as_deref().unwrap_or_default());
+    response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
+    response
+}
+
+/// The view of a tenant.
 #[must_use]
 pub fn view(app: &App, tenant: &Tenant) -> TenantView {
     let spec = &tenant.spec;
@@ -282,7 +297,7 @@ pub fn view(app: &App, tenant: &Tenant) -> TenantView {
     }
 }
 
-/// A tenant's statistics.
+/// The statistics of a tenant.
 #[must_use]
 pub fn stats(app: &App, tenant: &Tenant) -> Stats {
     let (quotas, usage) = (quotas(app, tenant), usage(app, tenant));
@@ -303,7 +318,7 @@ mod tests {
     use crate::api_types::Plans;
 
     #[test]
-    fn what_is_left_is_never_below_nothing() {
+    fn what_quotas_still_allow_is_never_negative() {
         let plans = Plans::built_in().unwrap();
         let own = Quotas { max_gpus: Some(-1), ..Quotas::default() };
         let quotas = plans.get("free").unwrap().effective(&own);
@@ -311,6 +326,6 @@ mod tests {
         let limits = Limits::of(&quotas, &usage);
         assert_eq!(limits.available_jobs, Some(0));
         assert_eq!(limits.available_cpu_millicores, Some(2500));
-        assert_eq!(limits.available_gpus, None, "without a limit");
+        assert_eq!(limits.available_gpus, None, "the quota has no limit");
     }
 }

@@ -1,54 +1,8 @@
-use std::io::Write;
-
-use tracing_subscriber::fmt::MakeWriter;
-
-use super::*;
+use super::{captured::capture, *};
 use crate::http::audit::TARGET;
 
-/// What is logged meanwhile.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Captured {
-    type Writer = Self;
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Captured {
-    fn all(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// The fields of each line of the audit log.
-    fn audit(&self) -> Vec<Value> {
-        let text = self.all();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["target"] == TARGET).map(|line| line["fields"].clone()).collect()
-    }
-}
-
-fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
-    let captured = Captured::default();
-    let lines =
-        tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(captured.clone());
-    let guard = tracing::subscriber::set_default(lines.finish());
-    (captured, guard)
-}
-
 #[tokio::test]
-async fn each_change_has_one_line_and_no_line_holds_a_secret() {
+async fn each_change_has_one_line_and_no_line_has_a_secret() {
     let (captured, _guard) = capture();
     let lab = Lab::new();
     let headers = [("authorization", KEY), ("x-request-id", "r-1")];
@@ -88,7 +42,7 @@ async fn each_change_has_one_line_and_no_line_holds_a_secret() {
 }
 
 #[tokio::test]
-async fn nobody_forges_a_line() {
+async fn no_client_forges_a_line() {
     let (captured, _guard) = capture();
     let lab = Lab::new();
     let path = "/v1/tenants/acme%0a%1b[31m/nodes";
@@ -114,16 +68,16 @@ async fn nobody_forges_a_line() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_leaves_its_line() {
+async fn the_request_of_a_client_that_disconnects_has_a_line() {
     let (captured, _guard) = capture();
     let lab = Lab::new();
-    let mut asked = Box::pin(lab.ask("POST", "/v1/jobs", KEY, r#"{"image": "i"}"#));
-    // The job is made, and its verdict is waited for.
+    let mut request = Box::pin(lab.ask("POST", "/v1/jobs", KEY, r#"{"image": "i"}"#));
+    // The handler has created the job and waits for the verdict.
     while lab.fake.calls().is_empty() {
-        assert!(futures::poll!(&mut asked).is_pending());
+        assert!(futures::poll!(&mut request).is_pending());
         tokio::task::yield_now().await;
     }
-    drop(asked);
+    drop(request);
     let lines = captured.audit();
     assert_eq!(
         (lines.len(), &lines[0]["action"], &lines[0]["status"]),

@@ -48,7 +48,7 @@ async fn a_page_of_a_listed_origin_may_call_and_read() {
 }
 
 #[tokio::test]
-async fn no_other_page_is_allowed_anything() {
+async fn a_page_of_another_origin_may_do_nothing() {
     let lab = Lab::new();
     for origin in
         ["https://evil.example.org", "https://app.example.org.evil.org", "http://app.example.org", "null"]
@@ -70,7 +70,7 @@ async fn no_other_page_is_allowed_anything() {
 }
 
 #[tokio::test]
-async fn without_a_list_no_page_is() {
+async fn without_a_list_no_page_may_call() {
     let mut lab = Lab::new();
     lab.origins(&[]);
     assert_eq!(preflight(&lab, ORIGIN, "/v1/jobs").await.status(), 405);

@@ -37,7 +37,7 @@ fn event(name: &str, id: &str, status: &str) -> Option<(String, String, String)>
 }
 
 #[tokio::test]
-async fn a_job_is_followed_from_where_it_is_to_its_end() {
+async fn a_watch_streams_a_job_from_its_current_state_to_its_end() {
     let lab = Lab::new();
     lab.job(5, json!({"phase": "Queued"}));
     let mut events = body(&lab, None).await;
@@ -45,7 +45,7 @@ async fn a_job_is_followed_from_where_it_is_to_its_end() {
     assert!(futures::poll!(events.next()).is_pending());
     lab.job(6, json!({"phase": "Running", "attempt": 1}));
     assert_eq!(next(&mut events).await, event("status", "6", "running"));
-    // A reader that was slow is told the last of them.
+    // A slow client receives the last of them.
     lab.job(7, json!({"phase": "Retrying", "attempt": 1}));
     lab.job(8, json!({"phase": "Queued", "attempt": 1}));
     lab.job(9, json!({"phase": "Completed", "attempt": 2, "finishedAt": END}));
@@ -54,7 +54,7 @@ async fn a_job_is_followed_from_where_it_is_to_its_end() {
 }
 
 #[tokio::test]
-async fn who_comes_back_goes_on_where_he_was() {
+async fn a_client_that_reconnects_continues_after_its_last_event() {
     let lab = Lab::new();
     lab.job(5, json!({"phase": "Running", "attempt": 1}));
     let mut seen = body(&lab, Some("5")).await;
@@ -71,11 +71,11 @@ async fn who_comes_back_goes_on_where_he_was() {
         event("status", "6", "failed"),
         "the end is not missed"
     );
-    assert_eq!(follow(&lab, Some("6")).await.status(), 204, "and told once");
+    assert_eq!(follow(&lab, Some("6")).await.status(), 204, "the job has one event");
 }
 
 #[tokio::test]
-async fn a_job_that_is_deleted_or_replaced_is_told_as_gone() {
+async fn a_job_that_is_deleted_or_replaced_has_the_event_deleted() {
     let lab = Lab::new();
     lab.job(5, json!({"phase": "Running"}));
     let (mut deleted, mut replaced) = (body(&lab, Some("5")).await, body(&lab, Some("5")).await);
@@ -106,7 +106,7 @@ async fn a_quiet_stream_has_heartbeats_and_ends_with_its_key_or_the_server() {
     lab.key.revoked.store(true, std::sync::atomic::Ordering::SeqCst);
     let revoked = tokio::time::Instant::now();
     assert_eq!(next(&mut events).await, None);
-    assert!(revoked.elapsed() <= streams::CHECK, "{:?}", revoked.elapsed());
+    assert!(revoked.elapsed() <= streams::REVALIDATION_INTERVAL, "{:?}", revoked.elapsed());
     lab.key.revoked.store(false, std::sync::atomic::Ordering::SeqCst);
 
     let mut lab = lab;
@@ -120,7 +120,7 @@ async fn a_quiet_stream_has_heartbeats_and_ends_with_its_key_or_the_server() {
 }
 
 #[tokio::test]
-async fn one_tenant_follows_so_many_and_no_more() {
+async fn a_tenant_has_a_limited_number_of_streams() {
     let lab = Lab::new();
     lab.job(5, json!({"phase": "Running"}));
     let mut open = Vec::new();

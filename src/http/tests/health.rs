@@ -6,9 +6,9 @@ use super::*;
 use crate::kube_ext::pulse::Pulse;
 
 #[tokio::test(start_paused = true)]
-async fn health_fails_where_a_restart_mends_and_says_what_is_behind_where_it_does_not() {
+async fn liveness_fails_where_a_restart_helps_and_readiness_names_stale_watches() {
     let lab = Lab::new();
-    lab.app.jobs.whole();
+    lab.app.jobs.mark_synced();
     let (jobs, pods) = (Pulse::running(), Pulse::running());
     lab.app.watches.add("jobs", jobs.clone());
     lab.app.watches.add("pods", pods.clone());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_key_that_could_never_be_used_is_refused_and_not_made() {
+async fn a_key_that_could_never_be_used_is_refused_and_not_created() {
     let lab = Lab::new();
     for (field, value, words) in [
         ("expires_at", "2029-12-31T23:59:59Z", "2029-12-31T23:59:59Z has passed"),

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 
-/// A job of this number, the higher the newer, with a spec of at least so many bytes.
+/// A job of this number, the higher the newer, with a spec of at least this many bytes.
 fn numbered(n: u32, bytes: usize) -> Arc<Job> {
     let mut job = job(1, json!({"phase": if n.is_multiple_of(1000) { "Failed" } else { "Completed" }}));
     let created = jiff::Timestamp::from_second(1_900_000_000 + i64::from(n)).unwrap();
@@ -35,7 +35,7 @@ async fn pages(lab: &Lab, query: &str) -> (Vec<usize>, usize) {
 }
 
 #[tokio::test]
-async fn a_page_of_jobs_ends_before_its_bytes_are_over() {
+async fn a_page_of_jobs_ends_before_its_limit_of_bytes() {
     let lab = Lab::new();
     for n in 1..=40 {
         lab.app.jobs.apply(&numbered(n, 64 << 10));
@@ -50,13 +50,13 @@ async fn a_page_of_jobs_ends_before_its_bytes_are_over() {
 }
 
 #[tokio::test]
-async fn a_filtered_list_looks_at_so_many_jobs_a_page_and_misses_none() {
+async fn a_filtered_list_scans_a_bounded_number_of_jobs_a_page_and_misses_none() {
     let lab = Lab::new();
     for n in 1..=6_000 {
         lab.app.jobs.apply(&numbered(n, 0));
     }
     let (counts, _) = pages(&lab, "status=failed").await;
-    assert_eq!(counts, [5, 1], "5,000 looked at for each");
+    assert_eq!(counts, [5, 1], "5,000 jobs are scanned for each");
     let (counts, _) = pages(&lab, "status=queued").await;
     assert_eq!(counts, [0, 0], "empty, and not the last");
 }

@@ -24,7 +24,7 @@ async fn code(lab: &Lab, query: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn a_log_comes_piece_by_piece_and_ends_with_its_attempt() {
+async fn a_log_is_streamed_in_pieces_and_ends_with_its_attempt() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 2}));
     let pieces = log(&lab);
@@ -43,7 +43,7 @@ async fn a_log_comes_piece_by_piece_and_ends_with_its_attempt() {
 }
 
 #[tokio::test]
-async fn what_the_reader_does_not_take_is_not_asked_for() {
+async fn what_a_client_does_not_read_is_not_read_from_the_kubelet() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     let pieces = log(&lab);
@@ -53,7 +53,7 @@ async fn what_the_reader_does_not_take_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_job_that_has_not_started_is_waited_for_with_follow_and_refused_without() {
+async fn follow_waits_for_a_job_that_has_not_started_and_without_it_is_refused() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Queued"}));
     assert_eq!(code(&lab, "").await, (409, json!("not_started")));
@@ -77,7 +77,7 @@ async fn a_job_that_has_not_started_is_waited_for_with_follow_and_refused_withou
 }
 
 #[tokio::test]
-async fn refusals_say_what_is_the_matter() {
+async fn refusals_of_logs_have_their_codes() {
     let lab = Lab::new();
     assert_eq!(code(&lab, "").await, (404, json!("not_found")));
     lab.job(1, json!({"phase": "Completed", "attempt": 1, "finishedAt": "2030-01-01T00:00:00Z"}));
@@ -98,7 +98,7 @@ async fn refusals_say_what_is_the_matter() {
 }
 
 #[tokio::test]
-async fn the_log_of_a_pod_that_is_not_the_jobs_is_not_shown() {
+async fn the_log_of_a_pod_of_another_owner_is_not_returned() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     let other = "20000000-0000-4000-8000-000000000009";
@@ -114,7 +114,7 @@ async fn the_log_of_a_pod_that_is_not_the_jobs_is_not_shown() {
 }
 
 #[tokio::test]
-async fn places_are_counted_and_free_when_the_client_is_gone() {
+async fn permits_are_counted_and_returned_when_the_client_disconnects() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Queued"}));
     let mut open = Vec::new();
@@ -128,7 +128,7 @@ async fn places_are_counted_and_free_when_the_client_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_is_broken_off_when_its_key_is_revoked_or_the_server_stops() {
+async fn a_log_is_aborted_when_its_key_is_revoked_or_the_server_stops() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     let (_one, _other) = (log(&lab), log(&lab));
@@ -139,7 +139,7 @@ async fn a_log_is_broken_off_when_its_key_is_revoked_or_the_server_stops() {
     let begun = tokio::time::Instant::now();
     assert!(
         tokio::time::timeout(Duration::from_secs(60), body.next()).await.is_err(),
-        "it goes on while all is well"
+        "the stream continues while the key is valid"
     );
     lab.key.revoked.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(piece(&mut body).await.is_err());
@@ -175,7 +175,7 @@ async fn end(lab: &Lab, then: impl FnOnce(&Lab)) -> Result<Option<String>, Strin
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_followed_log_that_ends_before_its_container_is_broken_off() {
+async fn a_followed_log_that_ends_before_its_container_is_aborted() {
     let lab = Lab::new();
     let begun = tokio::time::Instant::now();
     assert!(end(&lab, |lab| set(lab, "Running", json!({"running": {}}))).await.is_err());
@@ -189,7 +189,7 @@ async fn a_followed_log_that_ends_before_its_container_is_broken_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_container_is_known_a_little_after_that_of_its_log() {
+async fn the_end_of_a_container_may_be_reported_after_that_of_its_log() {
     let lab = Lab::new();
     let ends = async {
         tokio::time::sleep(Duration::from_secs(6)).await;

@@ -34,9 +34,9 @@ fn labels(lab: &Lab) -> Value {
 }
 
 #[tokio::test]
-async fn a_node_is_labelled_shown_when_admitted_and_given_back_once() {
+async fn a_node_is_labelled_returned_once_admitted_and_released_once() {
     let lab = Lab::new();
-    // Admitted already, as its label was taken off a moment ago: the verdict is there at once.
+    // The node is admitted already, as its label was only just removed.
     lab.fake.put(N1, node("n1", json!({}), Some("acme")));
     let (status, shown) = add(&lab, ADMIN).await;
     assert_eq!(status, 201, "{shown}");
@@ -50,7 +50,7 @@ async fn a_node_is_labelled_shown_when_admitted_and_given_back_once() {
     assert_eq!(writes.len(), 1);
     assert!(writes[0].query.contains("fieldManager=crofter-api"), "{writes:?}");
     assert_eq!(writes[0].body["metadata"]["uid"], "uid-n1");
-    assert_eq!(add(&lab, ADMIN).await.0, 200, "again it is the same");
+    assert_eq!(add(&lab, ADMIN).await.0, 200, "repeating the request changes nothing");
 
     let one = format!("{NODES}/n1");
     assert_eq!(lab.ask("DELETE", &one, ADMIN, "").await.0, 204);
@@ -60,7 +60,7 @@ async fn a_node_is_labelled_shown_when_admitted_and_given_back_once() {
 }
 
 #[tokio::test]
-async fn a_verdict_is_waited_for() {
+async fn an_assignment_waits_for_the_admission() {
     let lab = Lab::new();
     lab.fake.put(N1, node("n1", json!({}), None));
     lab.admits.store(true, Ordering::SeqCst);
@@ -69,7 +69,7 @@ async fn a_verdict_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_verdict_the_answer_is_202() {
+async fn without_an_admission_the_response_is_202() {
     let lab = Lab::new();
     lab.fake.put(N1, node("n1", json!({}), None));
     let (status, shown) = add(&lab, ADMIN).await;
@@ -78,7 +78,7 @@ async fn without_a_verdict_the_answer_is_202() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused_in_the_seeds_words_and_not_labelled() {
+async fn a_node_over_quota_is_refused_with_numbers_and_not_labelled() {
     let cases = [
         (json!({"plan": "free"}), "max workers limit reached (1/1)"),
         (json!({"plan": "free", "quotas": {"maxWorkers": 2}}), "max CPU cores limit reached (4+4 > 4)"),
@@ -98,7 +98,7 @@ async fn what_does_not_fit_is_refused_in_the_seeds_words_and_not_labelled() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_too_much_by_itself_is_refused_for_good() {
+async fn a_node_that_alone_exceeds_the_quota_is_refused_for_good() {
     for (quotas, words) in [
         (json!({"maxWorkers": 0}), "the tenant's quotas allow 0 workers"),
         (
@@ -118,7 +118,7 @@ async fn a_node_that_is_too_much_by_itself_is_refused_for_good() {
 }
 
 #[tokio::test]
-async fn what_is_somebody_elses_or_absent_stays_so() {
+async fn a_node_of_another_tenant_or_an_absent_one_is_not_changed() {
     let lab = Lab::new();
     for (labels_now, name) in [(of("umbra"), "umbra"), (json!({(names::NODE_POOL): "gpu"}), "gpu")] {
         lab.fake.put(N1, node("n1", labels_now.clone(), None));
@@ -129,7 +129,7 @@ async fn what_is_somebody_elses_or_absent_stays_so() {
         assert_eq!(labels(&lab), labels_now);
     }
     lab.fake.take(N1);
-    assert_eq!(add(&lab, ADMIN).await.1["detail"], "there is no such node");
+    assert_eq!(add(&lab, ADMIN).await.1["detail"], "this node does not exist");
     for path in [format!("{NODES}/n1%2fstatus"), format!("{NODES}/.."), format!("{NODES}/%ff")] {
         assert_eq!(lab.ask("DELETE", &path, ADMIN, "").await.0, 404, "{path}");
     }
@@ -148,11 +148,11 @@ async fn rights_on_both_tenant_and_node_are_needed() {
     }
     let (_, problem) = add(&lab, "Bearer clerk").await;
     assert_eq!(problem["detail"], "your rights in the cluster do not allow to patch nodes");
-    assert_eq!(lab.fake.calls().len(), 0, "the node is not even looked at");
+    assert_eq!(lab.fake.calls().len(), 0, "the node is not read");
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_was_labelled_before_and_does_not_fit_keeps_its_label() {
+async fn a_node_that_was_labelled_before_and_exceeds_the_quota_keeps_its_label() {
     let lab = Lab::new();
     lab.fake.put("/api/v1/nodes/n0", node("n0", of("acme"), Some("acme")));
     lab.fake.put(N1, node("n1", of("acme"), None));
@@ -162,7 +162,7 @@ async fn one_that_was_labelled_before_and_does_not_fit_keeps_its_label() {
 }
 
 #[tokio::test]
-async fn a_node_that_changes_meanwhile_is_looked_at_again() {
+async fn a_node_that_changes_in_between_is_read_again() {
     let lab = Lab::new();
     lab.fake.put(N1, node("n1", json!({}), Some("acme")));
     lab.fake.refuse(N1, 409);

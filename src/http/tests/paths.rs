@@ -5,7 +5,7 @@ use http::Version;
 use super::*;
 
 #[tokio::test]
-async fn every_path_is_there_under_v1_too() {
+async fn every_path_exists_under_v1_too() {
     let lab = Lab::new();
     for path in ["/healthz", "/problems", "/problems/internal", "/openapi.json", "/docs"] {
         for prefix in ["", "/v1"] {
@@ -19,7 +19,7 @@ async fn every_path_is_there_under_v1_too() {
 }
 
 #[tokio::test]
-async fn a_slash_at_the_end_makes_no_other_path() {
+async fn a_slash_at_the_end_changes_nothing() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     for (method, path, status) in [

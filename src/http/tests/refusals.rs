@@ -123,6 +123,39 @@ async fn an_idempotency_key_finds_its_job_where_another_job_would_be_refused() {
 }
 
 #[tokio::test]
+async fn a_webhook_of_another_vendor_is_not_an_inactive_tenant() {
+    const KEYS: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/tenantapikeys";
+    let words = "admission webhook \"rules.example.org\" denied the request: no work on Sunday";
+    let terminating = "jobs.crofter.io \"job-1\" is forbidden: unable to create new content in namespace tenant-acme because \
+        it is being terminated";
+    for (route, path, body) in [
+        ("/v1/jobs", JOBS, r#"{"image": "i"}"#),
+        ("/v1/keys?tenant=acme", KEYS, r#"{"scopes": ["jobs:read"]}"#),
+    ] {
+        let who = if path == JOBS { KEY } else { ADMIN };
+        let lab = Lab::new();
+        lab.fake.refuse_with(path, 403, words);
+        let (status, problem) = lab.ask("POST", route, who, body).await;
+        assert_eq!(
+            (status, &problem["code"], &problem["detail"]),
+            (422, &json!("invalid_object"), &json!(words))
+        );
+        lab.fake.refuse_with(path, 403, terminating);
+        let (status, problem) = lab.ask("POST", route, who, body).await;
+        assert_eq!((status, &problem["code"]), (403, &json!("tenant_inactive")), "{problem}");
+        lab.fake.refuse_with(path, 404, "namespaces \"tenant-acme\" not found");
+        assert_eq!(lab.ask("POST", route, who, body).await.1["code"], "tenant_inactive");
+        lab.fake.refuse_with(
+            path,
+            403,
+            "jobs.crofter.io is forbidden: User \"x\" cannot create resource \"jobs\"",
+        );
+        let (status, problem) = lab.ask("POST", route, who, body).await;
+        assert_eq!((status, &problem["code"]), (500, &json!("internal")), "{problem}");
+    }
+}
+
+#[tokio::test]
 async fn a_submit_beyond_the_number_of_kept_jobs_is_429() {
     let lab = Lab::new();
     let words = "jobs.crofter.io \"job-1\" is forbidden: exceeded quota: crofter-objects, requested: count/jobs.crofter.io=1";

@@ -5,7 +5,7 @@ use super::*;
 const JOBS: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs";
 
 #[tokio::test(start_paused = true)]
-async fn a_job_is_run_again_from_what_is_stored_and_not_from_what_is_cached_of_it() {
+async fn a_retry_uses_the_stored_spec_and_not_the_cached_one() {
     let lab = Lab::new();
     let ended = json!({"phase": "Failed", "finishedAt": "2030-01-01T00:00:10Z"});
     let mut stored = serde_json::to_value(job(1, ended.clone())).unwrap();

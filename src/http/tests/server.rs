@@ -8,11 +8,12 @@ use tokio::{
 use super::*;
 use crate::http::{
     connection::IDLE_LIMIT,
+    request_id::RequestIds,
     server::{serve, serve_one},
 };
 
-/// What comes of this while time stands still, so that nothing in it can wait for a deadline. Tokio moves a paused clock
-/// on only where nothing blocks; where all wait for time, it does so in half a minute.
+/// Runs this while time is paused, so that nothing in it can wait for a deadline. Tokio advances a paused clock only where
+/// no thread blocks; this one blocks for at most half a minute.
 async fn at_once<T>(work: impl Future<Output = T>) -> T {
     let (_held, dropped) = std::sync::mpsc::channel::<()>();
     tokio::task::spawn_blocking(move || dropped.recv_timeout(Duration::from_secs(30)));
@@ -20,6 +21,13 @@ async fn at_once<T>(work: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(Duration::from_millis(1), work).await.expect("this waits for a deadline");
     tokio::time::resume();
     done
+}
+
+fn random() -> Random {
+    Random::of(|bytes| {
+        bytes.fill(1);
+        Ok(())
+    })
 }
 
 async fn open(address: std::net::SocketAddr, path: &str) -> TcpStream {
@@ -33,7 +41,7 @@ async fn open(address: std::net::SocketAddr, path: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_does_not_wait_for_what_goes_on() {
+async fn a_server_that_stops_does_not_wait_for_streams() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     let (pieces, receiver) = mpsc::channel(1);
@@ -44,43 +52,44 @@ async fn a_server_that_stops_does_not_wait_for_what_goes_on() {
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let served = tokio::spawn(serve(listener, routes(lab.app.clone(), Metrics::default()), stopped));
+    let served =
+        tokio::spawn(serve(listener, routes(lab.app.clone(), Metrics::default()), random(), stopped));
     let job = format!("/jobs/{JOB_UID}");
     let mut events = open(address, &format!("{job}/events")).await;
     let mut log = open(address, &format!("{job}/logs?follow")).await;
     pieces.send("one\n".to_owned()).await.unwrap();
     lab.stop.send_replace(true);
-    let (mut told, mut printed) = (String::new(), String::new());
+    let (mut sent, mut printed) = (String::new(), String::new());
     at_once(async {
-        events.read_to_string(&mut told).await.unwrap();
+        events.read_to_string(&mut sent).await.unwrap();
         let _ = log.read_to_string(&mut printed).await;
         served.await.unwrap();
     })
     .await;
-    assert!(told.ends_with("0\r\n\r\n"), "events end properly, the client comes back: {told}");
+    assert!(sent.ends_with("0\r\n\r\n"), "events end properly, so that the client reconnects: {sent}");
     assert!(!printed.ends_with("0\r\n\r\n"), "a log that was cut shows it: {printed}");
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_gives_its_place_back() {
+async fn a_client_that_disconnects_returns_its_permit() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let routes = routes(lab.app.clone(), Metrics::default());
-    let served = tokio::spawn(serve(listener, routes, std::future::pending()));
+    let served = tokio::spawn(serve(listener, routes, random(), std::future::pending()));
     let path = format!("/jobs/{JOB_UID}/logs?follow");
     let mut open_now = Vec::new();
-    for _ in 0..streams::Kind::Logs.of_tenant() {
+    for _ in 0..streams::Kind::Logs.limit_per_tenant() {
         let (pieces, receiver) = mpsc::channel::<String>(1);
         lab.logs.lock().unwrap().push_back(Ok(receiver));
         open_now.push((open(address, &path).await, pieces));
     }
-    let full = || lab.app.streams.enter(streams::Kind::Logs, TENANT_UID).is_err();
+    let full = || lab.app.streams.try_acquire(streams::Kind::Logs, TENANT_UID).is_err();
     assert!(full());
     let (client, pieces) = open_now.pop().unwrap();
     drop(client);
-    // The server lets go of a log and of its place in one step.
+    // The server drops a log and its permit together.
     at_once(pieces.closed()).await;
     assert!(!full());
     served.abort();
@@ -91,17 +100,19 @@ fn connected(lab: &Lab) -> tokio::io::DuplexStream {
     let (client, server) = tokio::io::duplex(1 << 16);
     let routes = routes(lab.app.clone(), Metrics::default());
     let address = "127.0.0.1:1".parse().unwrap();
-    tokio::spawn(async move { drop(serve_one(server, address, routes, IDLE_LIMIT).await) });
+    tokio::spawn(async move {
+        drop(serve_one(server, address, routes, IDLE_LIMIT, RequestIds::new(random())).await)
+    });
     client
 }
 
-/// Sends a request and reads its answer, which has a length.
-async fn asked(client: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> (String, Value) {
+/// Sends a request and reads its response, which has a length.
+async fn exchange(client: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> (String, Value) {
     client.write_all(head.as_bytes()).await.unwrap();
-    answer(client).await
+    response(client).await
 }
 
-async fn answer(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
+async fn response(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         head.push(char::from(client.read_u8().await.unwrap()));
@@ -114,7 +125,7 @@ async fn answer(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
 
 const GOOD: &str = "GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// Seconds until the server closes the connection, and what came until then.
+/// Seconds until the server closes the connection, and what it sends before.
 async fn closed(client: &mut tokio::io::DuplexStream) -> (u64, String) {
     let begun = tokio::time::Instant::now();
     let mut rest = String::new();
@@ -125,16 +136,16 @@ async fn closed(client: &mut tokio::io::DuplexStream) -> (u64, String) {
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_lives_75_s_and_a_head_10() {
     let lab = Lab::new();
-    assert_eq!(closed(&mut connected(&lab)).await, (10, String::new()), "nothing was ever asked");
+    assert_eq!(closed(&mut connected(&lab)).await, (10, String::new()), "the client sends nothing");
     let mut client = connected(&lab);
     for idle in [0, 9, 60, 74] {
         tokio::time::sleep(Duration::from_secs(idle)).await;
-        assert!(asked(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "), "after {idle} s");
+        assert!(exchange(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "), "after {idle} s");
     }
     assert_eq!(closed(&mut client).await, (75, String::new()));
-    // A head that drips, on a connection that has been used, and one that is sent late and slowly.
+    // A head that drips on a used connection, and one that is sent late and slowly.
     let mut client = connected(&lab);
-    asked(&mut client, GOOD).await;
+    exchange(&mut client, GOOD).await;
     tokio::time::sleep(Duration::from_secs(70)).await;
     let begun = tokio::time::Instant::now();
     for byte in GOOD.bytes().cycle() {
@@ -145,11 +156,11 @@ async fn an_idle_connection_lives_75_s_and_a_head_10() {
     }
     assert!((10..12).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     let mut client = connected(&lab);
-    asked(&mut client, GOOD).await;
+    exchange(&mut client, GOOD).await;
     tokio::time::sleep(Duration::from_secs(74)).await;
     client.write_all(&GOOD.as_bytes()[..10]).await.unwrap();
     tokio::time::sleep(Duration::from_secs(9)).await;
-    assert!(asked(&mut client, &GOOD[10..]).await.0.starts_with("HTTP/1.1 404 "));
+    assert!(exchange(&mut client, &GOOD[10..]).await.0.starts_with("HTTP/1.1 404 "));
 }
 
 /// Also of a server that accepts connections: it has one limit while there is room and another one once it is crowded.
@@ -158,11 +169,11 @@ async fn a_server_with_room_keeps_an_idle_connection_for_longer_than_a_proxy_doe
     let lab = Lab::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let served =
-        tokio::spawn(serve(listener, routes(lab.app.clone(), Metrics::default()), std::future::pending()));
+    let routes = routes(lab.app.clone(), Metrics::default());
+    let served = tokio::spawn(serve(listener, routes, random(), std::future::pending()));
     let mut client = TcpStream::connect(address).await.unwrap();
     for _ in 0..3 {
-        assert!(asked(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "));
+        assert!(exchange(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "));
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(60)).await;
         tokio::time::resume();
@@ -171,12 +182,12 @@ async fn a_server_with_room_keeps_an_idle_connection_for_longer_than_a_proxy_doe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_streaming_answer_is_no_idle_connection() {
+async fn a_connection_with_a_streaming_response_is_not_idle() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     let mut client = connected(&lab);
     let head = format!("GET /jobs/{JOB_UID}/events HTTP/1.1\r\nhost: x\r\nauthorization: {KEY}\r\n\r\n");
-    assert!(asked(&mut client, &head).await.0.starts_with("HTTP/1.1 200 "));
+    assert!(exchange(&mut client, &head).await.0.starts_with("HTTP/1.1 200 "));
     let mut bytes = [0; 4096];
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(300) {
@@ -185,7 +196,7 @@ async fn a_streaming_answer_is_no_idle_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_request_is_answered_with_a_problem() {
+async fn the_response_to_a_malformed_head_is_a_problem_with_a_request_id() {
     let lab = Lab::new();
     let large = format!("GET / HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(101));
@@ -200,14 +211,15 @@ async fn what_is_no_request_is_answered_with_a_problem() {
         for after in [0, 2] {
             let mut client = connected(&lab);
             for _ in 0..after {
-                asked(&mut client, GOOD).await;
+                exchange(&mut client, GOOD).await;
             }
-            // The server may have answered before all was sent.
+            // The server may respond before it has received everything.
             let _ = client.write_all(bytes.as_bytes()).await;
-            let (head, problem) = answer(&mut client).await;
+            let (head, problem) = response(&mut client).await;
             let shown = bytes.chars().take(30).collect::<String>();
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?}: {head}");
             assert!(head.contains("content-type: application/problem+json\r\n"), "{shown:?}: {head}");
+            assert!(head.contains(&format!("x-request-id: {}\r\n", "01".repeat(16))), "{shown:?}: {head}");
             assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{shown:?}");
             assert_eq!(problem["type"], format!("/problems/{code}"));
         }

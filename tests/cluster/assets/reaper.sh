@@ -15,6 +15,8 @@ exec </dev/null >>"$dir/logs/reaper.log" 2>&1
 # "pid start-time": does exactly this process live? A zombie is dead: its owner waits for it, or is gone.
 alive() {
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    # The fields are words, to be split.
+    # shellcheck disable=SC2086
     set -- "$2" ${stat##*) }
     [ "$2" != Z ] && [ "${21}" = "$1" ]
 }
@@ -56,6 +58,8 @@ if [ $keep = yes ]; then
     mkdir -p "$kept"
     cp -r "$dir/logs" "$kept/$id"
     # The newest twenty are enough.
+    # The names are the reaper's own, and ls alone sorts by time.
+    # shellcheck disable=SC2012
     ls -t "$kept" | tail -n +21 | while read -r old; do rm -rf "${kept:?}/$old"; done
 fi
 rm -rf "$dir"

@@ -1,7 +1,7 @@
 //! Where one cluster keeps its files.
 //!
 //! Every cluster has one directory under the system's temporary directory, named after a random id. Everything the
-//! cluster writes is below it, so that removing it (which the [reaper](crate::reaper) does) leaves nothing behind,
+//! cluster writes is below it, so that removing it (which the reaper does) leaves nothing behind,
 //! and any number of clusters can live side by side. The id is short and lower-case, so that it can also name network
 //! devices and control groups.
 

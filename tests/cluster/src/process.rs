@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a [`Process`] writes to a log file of its own; it is in a process group of its own, so that a Ctrl-C at
 //! the terminal reaches the owner only, who then stops things in order; it is killed and waited for when it is
-//! dropped; and it is known to the [reaper](crate::reaper) from the moment it exists, by a record of its pid and start
+//! dropped; and it is known to the reaper from the moment it exists, by a record of its pid and start
 //! time (which together name one process for ever) and by an environment variable that its own children inherit.
 
 use std::{

@@ -42,15 +42,13 @@ pub(crate) fn project() -> PathBuf {
 mod tests {
     use std::collections::BTreeSet;
 
-    use crofter::api_types::Scenarios;
-    use serde::Deserialize;
+    use crofter::{api_types::Scenarios, yaml};
 
     use super::*;
 
     fn read() -> Vec<Job> {
         let files = JOBS.map(|path| std::fs::read_to_string(project().join(path)).unwrap());
-        let documents = files.iter().flat_map(|text| serde_yaml_ng::Deserializer::from_str(text));
-        documents.map(|document| Job::deserialize(document).unwrap()).collect()
+        files.iter().flat_map(|text| yaml::read_all(text).unwrap()).collect()
     }
 
     #[test]

@@ -42,7 +42,7 @@ async fn api_the_document_has_the_routes_that_are_there_and_no_other() {
         operations.iter().map(|(path, method, _)| (path.as_str(), method.as_str())).collect();
     let allowed = |answer: &Answer| -> BTreeSet<String> {
         let allow = answer.header("allow").unwrap_or_default().split(',').map(|word| word.trim().to_owned());
-        // Whoever has GET answers HEAD.
+        // A route with GET has HEAD too.
         allow.filter(|method| method != "HEAD").collect()
     };
     for (path, method, operation) in &operations {
@@ -125,7 +125,7 @@ async fn api_a_fuzzer_with_a_token_finds_no_answer_that_is_not_described() {
     kubectl(&["create", "serviceaccount", "api-fuzzer"]).await;
     let account = "--serviceaccount=default:api-fuzzer";
     let resource = "--resource=tenants.crofter.io";
-    // It makes tenants, and what it makes it may not change: nothing but the one that is there for it.
+    // It creates tenants, and may change only the one that exists for it.
     for (role, rights) in [
         ("api-fuzzer", &["--verb=get,list,create"][..]),
         ("api-fuzzer-changes", &["--verb=patch", "--resource-name=api-changed"]),

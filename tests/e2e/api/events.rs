@@ -21,7 +21,7 @@ async fn follow(key: &str, job: &str, last: Option<&str>) -> Open {
 }
 
 /// The `id` and the status of each event.
-fn told(text: &str) -> Vec<(String, String)> {
+fn parsed(text: &str) -> Vec<(String, String)> {
     let field = |event: &str, name: &str| {
         event.lines().find_map(|line| line.strip_prefix(&format!("{name}: "))).unwrap_or_default().to_owned()
     };
@@ -34,8 +34,8 @@ fn told(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn words(told: &[(String, String)]) -> Vec<&str> {
-    told.iter().map(|(_, status)| status.as_str()).collect()
+fn words(events: &[(String, String)]) -> Vec<&str> {
+    events.iter().map(|(_, status)| status.as_str()).collect()
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn api_a_job_is_followed_to_its_end_and_taken_up_again() {
     verbs.worker("api-events-1", "api-events", "4").await;
     let (text, whole) = events.ended().await;
     assert!(whole && text.contains("content-type: text/event-stream"), "{text}");
-    let all = told(&text);
+    let all = parsed(&text);
     let statuses = words(&all);
     assert_eq!((statuses[0], *statuses.last().unwrap()), ("queued", "completed"), "{text}");
     let order = ["queued", "assigned", "running", "completed"];
@@ -56,7 +56,7 @@ async fn api_a_job_is_followed_to_its_end_and_taken_up_again() {
     assert!(places.is_sorted(), "{statuses:?}");
 
     let missed = follow(&key, &id(&submitted), Some(&all[0].0)).await.ended().await.0;
-    assert_eq!(words(&told(&missed)), ["completed"], "{missed}");
+    assert_eq!(words(&parsed(&missed)), ["completed"], "{missed}");
     let bearer = format!("Bearer {key}");
     let headers = [("authorization", bearer.as_str()), ("last-event-id", all.last().unwrap().0.as_str())];
     let path = format!("/jobs/{}/events", id(&submitted));
@@ -83,13 +83,13 @@ async fn api_a_stream_of_events_ends_with_its_job_or_its_key() {
     let revoked = Instant::now();
     let (text, _) = spied.ended().await;
     assert!(revoked.elapsed() < Duration::from_secs(10), "{:?}", revoked.elapsed());
-    assert_eq!(words(&told(&text)).last(), Some(&"running"), "{text}");
+    assert_eq!(words(&parsed(&text)).last(), Some(&"running"), "{text}");
 
     verbs.jobs("api-watch").delete(name, &DeleteParams::default()).await.unwrap();
     let (text, whole) = kept.ended().await;
-    let all = told(&text);
+    let all = parsed(&text);
     assert!(whole && ["canceled", "deleted"].contains(&words(&all).last().copied().unwrap()), "{text}");
-    let strange = follow(&own, super::NOBODY, None).await.ended().await.0;
+    let strange = follow(&own, super::ABSENT, None).await.ended().await.0;
     assert!(strange.contains(" 404 ") && strange.contains("\"not_found\""), "{strange}");
 }
 

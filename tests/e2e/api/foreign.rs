@@ -1,9 +1,9 @@
-//! Two tenants: whatever one of them asks, of the other it sees what it would see of nobody.
+//! Two tenants: every response to one of them is the same for objects of the other and for objects that do not exist.
 
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::{NOBODY, ask, ask_with, code, id, job, tenant};
+use super::{ABSENT, ask, ask_with, code, id, job, tenant};
 use crate::{
     common::{Answer, rest::request},
     world,
@@ -95,10 +95,10 @@ async fn api_of_another_tenant_nothing_is_seen_by_any_way() {
     for prefix in ["", "/v1"] {
         for (method, path) in ROUTES {
             let absent =
-                ask(method, &format!("{prefix}{}", filled(path, NOBODY, NOBODY, NOBODY)), &own.key, None)
+                ask(method, &format!("{prefix}{}", filled(path, ABSENT, ABSENT, ABSENT)), &own.key, None)
                     .await;
             assert_eq!((absent.status, code(&absent).as_str()), (404, "not_found"), "{method} {path}");
-            // Also with ids of another kind, and of what is gone.
+            // Also with ids of another kind, and of deleted objects.
             let theirs = [
                 (&other.job, &other.api_key, &other.tenant),
                 (&other.past, &other.job, &other.name),
@@ -109,7 +109,7 @@ async fn api_of_another_tenant_nothing_is_seen_by_any_way() {
                 let at = format!("{prefix}{}", filled(path, job, key, tenant));
                 let answer = ask(method, &at, &own.key, None).await;
                 assert_eq!(bytes(&answer), bytes(&absent), "{method} {at}");
-                // One that names itself as the other is told nothing else, either.
+                // A tenant that sends the name of the other in X-Tenant-ID learns no more.
                 let bearer = format!("Bearer {}", own.key);
                 let headers = [("authorization", bearer.as_str()), ("if-match", "\"1\"")];
                 let versioned = ask_with(method, &at, &headers, None).await;
@@ -126,10 +126,10 @@ async fn api_of_another_tenant_nothing_is_seen_by_any_way() {
     }
 }
 
-/// What may be named beside the path: another tenant's is as nobody's.
+/// Names in headers and queries: the name of another tenant is like one that does not exist.
 async fn same_words(own: &Party, other: &Party) {
     let bearer = format!("Bearer {}", own.key);
-    for (theirs, nobodys) in [(&other.tenant, NOBODY), (&other.name, "api-nobody")] {
+    for (theirs, absent) in [(&other.tenant, ABSENT), (&other.name, "api-nobody")] {
         for (method, path) in [("GET", "/v1/jobs"), ("GET", "/v1/keys"), ("GET", "/v1/whoami")] {
             let named = async |who: &str| {
                 let headers = [("authorization", bearer.as_str()), ("x-tenant-id", who)];
@@ -137,12 +137,12 @@ async fn same_words(own: &Party, other: &Party) {
             };
             let answer = named(theirs).await;
             assert_eq!((answer.status, code(&answer).as_str()), (403, "tenant_mismatch"));
-            assert_eq!(bytes(&answer), bytes(&named(nobodys).await), "{path}");
+            assert_eq!(bytes(&answer), bytes(&named(absent).await), "{path}");
         }
         let asked = async |who: &str| ask("GET", &format!("/v1/keys?tenant={who}"), &own.key, None).await;
         let answer = asked(theirs).await;
         assert_eq!((answer.status, code(&answer).as_str()), (403, "tenant_mismatch"));
-        assert_eq!(bytes(&answer), bytes(&asked(nobodys).await));
+        assert_eq!(bytes(&answer), bytes(&asked(absent).await));
     }
     let with = async |cursor: &str| ask("GET", &format!("/v1/jobs?cursor={cursor}"), &own.key, None).await;
     let theirs = with(&other.cursor).await;
@@ -172,7 +172,7 @@ async fn lists(own: &Party, other: &Party) {
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         let text = format!("{}\n{}", answer.head, answer.body);
         for mark in other.marks() {
-            assert!(!text.contains(mark), "{path} tells of {mark}: {text}");
+            assert!(!text.contains(mark), "{path} has {mark}: {text}");
         }
     }
     let list = ask("GET", "/v1/jobs", &own.key, None).await;

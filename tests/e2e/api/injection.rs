@@ -169,7 +169,7 @@ async fn api_headers_are_taken_as_what_they_are_or_not_at_all() {
     }
     assert!(!ask("GET", "/v1/jobs", &key, None).await.body["jobs"].as_array().unwrap().is_empty());
 
-    // A tenant's namespace is where his jobs are, whatever they are called.
+    // A tenant's jobs are in its namespace, whatever their names are.
     let own = verbs.jobs("api-headers").list(&kube::api::ListParams::default()).await.unwrap();
     assert!(own.items.iter().all(|job| job.metadata.namespace == Some(namespace("api-headers"))));
 }

@@ -27,7 +27,7 @@ async fn api_a_log_that_is_not_there_has_its_reason() {
     let none = ask("GET", &format!("{path}?attempt=2"), &key, None).await;
     assert_eq!(none.status, 404, "{none:?}");
 
-    // Its node has no kubelet: the API server's failure to reach it is no 500 and keeps nobody waiting.
+    // Its node has no kubelet: the API server's failure to reach it is not a 500 and delays no other request.
     verbs.worker("api-logs-1", "api-logs", "4").await;
     let name = submitted.body["name"].as_str().unwrap();
     verbs.until_phase("api-logs", name, JobPhase::Running).await;

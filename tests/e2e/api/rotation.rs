@@ -18,7 +18,7 @@ const CLIENTS: usize = 6;
 const ROTATIONS: usize = 40;
 const TENANT: &str = "api-turning";
 
-/// Asks without pause with the newest text, until the sender of texts is gone; says how often.
+/// Sends requests with the newest token, until the sender of tokens is dropped; returns their number.
 async fn client(newest: watch::Receiver<(usize, String)>, uses: &AtomicUsize) -> usize {
     let (mut wire, mut asked) = (world().wire().await, 0);
     while newest.has_changed().is_ok() {
@@ -64,7 +64,7 @@ async fn api_no_request_fails_while_its_key_is_rotated_by_hand() {
     );
 }
 
-/// Reads the Secret anew before each request, as a program does that mounts it; says how often.
+/// Reads the Secret before each request, as a program does that mounts it; returns the number of requests.
 async fn reader(verbs: &Verbs<'_>, over: &AtomicBool) -> usize {
     let (mut wire, mut asked) = (world().wire().await, 0);
     while !over.load(Ordering::SeqCst) {

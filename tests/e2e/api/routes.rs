@@ -7,7 +7,7 @@ use crofter_test_cluster::wait;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::{ALL, NOBODY, ask, ask_with, code, id, job, key, tenant};
+use super::{ABSENT, ALL, ask, ask_with, code, id, job, key, tenant};
 use crate::{
     common::{Answer, PATIENCE, now},
     keys, world,
@@ -97,7 +97,7 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
         })
         .unwrap(),
     );
-    let forged = forged.text().expose_secret().to_owned();
+    let forged = forged.token().expose_secret().to_owned();
     let victim = key(&verbs, "api-right", "victim", json!({"scopes": []})).await;
     let victim = ask("GET", "/whoami", &victim, None).await;
     let submitted = ask("POST", "/jobs", &right, Some(&job())).await;
@@ -109,12 +109,12 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
         for route in routes() {
             let Route { method, path, body, needs, well } = &route;
             let at = |job: &str, key: &str| {
-                let tenant = if job == NOBODY { "nobody" } else { "api-right" };
+                let tenant = if job == ABSENT { "nobody" } else { "api-right" };
                 let path = format!("{prefix}{path}").replace("{tenant}", tenant);
-                let ended = if job == NOBODY { NOBODY } else { &ended_id };
+                let ended = if job == ABSENT { ABSENT } else { &ended_id };
                 path.replace("{job}", job).replace("{key}", key).replace("{ended}", ended)
             };
-            let (there, nowhere) = (at(&job_id, &key_id), at(NOBODY, NOBODY));
+            let (there, nowhere) = (at(&job_id, &key_id), at(ABSENT, ABSENT));
             let none = ask_with(method, &there, &[], body.as_ref()).await;
             assert_eq!((none.status, code(&none).as_str()), (401, "missing_credentials"), "{there}");
             assert!(none.header("www-authenticate").is_some());

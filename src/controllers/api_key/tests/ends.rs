@@ -50,15 +50,15 @@ async fn a_key_outside_of_a_tenants_namespace_gets_nothing() {
 #[tokio::test]
 async fn the_first_key_has_the_pepper_made_and_an_unusable_one_is_told() {
     let bench = bench();
-    bench.peppers.send_replace(pepper::Known::Absent);
+    bench.peppers.send_replace(pepper::State::Absent);
     bench.key(json!({}), json!({}));
     assert_eq!(bench.reconcile_once().await, ["POST /api/v1/namespaces/crofter-system/secrets"]);
-    bench.peppers.send_replace(pepper::Known::Nothing);
+    bench.peppers.send_replace(pepper::State::Pending);
     assert_eq!(bench.reconcile_once().await, [""; 0], "until the watch tells of it");
-    bench.peppers.send_replace(pepper::Known::Unusable(crate::domain::api_key::mac::NoPepper::Short));
+    bench.peppers.send_replace(pepper::State::Unusable(crate::domain::api_key::mac::NoPepper::Short));
     assert_eq!(bench.reconcile_once().await, [STATUS, "Event PepperUnusable"]);
     assert_eq!(bench.conditions()["Stalled"], "True/PepperUnusable");
-    bench.peppers.send_replace(pepper::Known::Absent);
+    bench.peppers.send_replace(pepper::State::Absent);
     bench.key(json!({}), json!({"revoked": true}));
     assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyRevoked"], "needs none");
 }

@@ -145,7 +145,7 @@ pub enum Error {
 pub struct ControlPlane<'a> {
     /// Where the cluster keeps its files.
     pub layout: &'a Layout,
-    /// The programs, from [`tools`].
+    /// The programs, from the module [`tools`](mod@tools).
     pub tools: &'a Tools,
     /// The authority that the API server trusts.
     pub pki: &'a Pki,

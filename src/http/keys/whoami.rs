@@ -1,0 +1,34 @@
+//! `GET /whoami`.
+
+use axum::Json;
+use kube::ResourceExt;
+
+use super::view::{AdministratorCaller, CallerView, KeyCaller};
+use crate::http::{auth::Caller, openapi::Operation};
+
+/// The description of the route.
+pub fn operation() -> Operation {
+    Operation::new("whoami", "Show the caller", "Returns whom the credentials of the request authenticate.")
+        .json::<CallerView>(200, "This is the caller.")
+}
+
+/// Returns the caller.
+pub async fn whoami(caller: Caller) -> Json<CallerView> {
+    Json(match caller {
+        Caller::Tenant(context) => {
+            let (tenant, key) = (&context.principal.tenant, &context.principal.key);
+            CallerView::Key(KeyCaller {
+                kind: "key",
+                tenant_id: tenant.uid.clone(),
+                tenant: tenant.name.clone(),
+                id: key.uid(),
+                name: key.name_any(),
+                key_id: context.principal.key_id.to_string(),
+                scopes: key.spec.scopes.clone(),
+            })
+        }
+        Caller::Administrator(user) => {
+            CallerView::Administrator(AdministratorCaller { kind: "administrator", name: user.name })
+        }
+    })
+}
