@@ -17,6 +17,7 @@ use crate::{
         JobPhase, Reason,
         tenant::{EndedJobs, JobWindow, TenantUsage},
     },
+    clock::ClockReading,
     domain::{
         admission::{Account, Admission, Dispatcher, ProspectiveJob, Verdict},
         pod_create::Meaning,
@@ -72,7 +73,7 @@ impl Board {
     /// Why a job would be refused at once if it were created now; `None` where it would not, and until the caches are
     /// whole. It reserves nothing: the verdict on the Job itself decides.
     #[must_use]
-    pub fn assess(&self, job: &ProspectiveJob<'_>, now: Timestamp) -> Option<(Reason, String)> {
+    pub fn assess(&self, job: &ProspectiveJob<'_>, now: ClockReading) -> Option<(Reason, String)> {
         let state = self.lock();
         state.ready.then(|| state.dispatcher.assess(job, now)).flatten()
     }

@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant},
-    clock::Clock,
+    clock::{Clock, ClockReading},
     domain::{
         admission::{Decision, Dispatcher, WorkerView},
         attempt,
@@ -210,9 +210,10 @@ impl Scheduler {
 impl Scheduler {
     fn take(&mut self, batch: Vec<Told>) {
         let board = self.parts.board.clone();
-        let now = self.parts.clock.now();
+        let reading = self.parts.clock.read();
+        let now = reading.wall;
         board.with(|dispatcher| {
-            dispatcher.tick(now);
+            dispatcher.tick(reading);
             for told in batch {
                 match told {
                     Told::Tenant(Change::Applied(tenant)) => self.put_tenant(dispatcher, &tenant, now),
@@ -397,16 +398,16 @@ impl Scheduler {
 
     /// How long until something changes by itself.
     fn next_look(&self) -> Option<Duration> {
-        let (wake, tells) = self.parts.board.with(|d| (d.next_wake(), d.has_reasons()));
-        let turn = self.turns.first().map(|(at, _)| *at);
-        let now = self.parts.clock.now();
-        let at = [wake, turn].into_iter().flatten().min();
-        let wait = at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
-        [wait, tells.then_some(TELLING)].into_iter().flatten().min()
+        let now = self.parts.clock.read();
+        let (wake, tells) = self.parts.board.with(|d| (d.next_wake(now), d.has_reasons()));
+        let turn = self.turns.first().map(|(at, _)| at.duration_since(now.wall));
+        let waits = [wake, turn].into_iter().flatten();
+        let waits = waits.map(|wait| Duration::try_from(wait).unwrap_or_default());
+        waits.chain(tells.then_some(TELLING)).min()
     }
 
     fn decide(&mut self) {
-        let now = self.parts.clock.now();
+        let ClockReading { wall: now, steady } = self.parts.clock.read();
         let mut turned = Vec::new();
         while let Some((_, tenant)) = self.turns.first().filter(|(at, _)| *at <= now).cloned() {
             self.turns.pop_first();
@@ -418,7 +419,7 @@ impl Scheduler {
         let board = self.parts.board.clone();
         let (Decision { decided, usage }, reasons) = board.decide(|dispatcher| {
             let decision = dispatcher.decide();
-            let may_tell = self.allowance.at(now, decision.decided.len());
+            let may_tell = self.allowance.at(steady, decision.decided.len());
             let reasons = dispatcher.reasons(may_tell);
             self.allowance.told(reasons.len());
             (decision, reasons)

@@ -1,6 +1,6 @@
 //! The actor, with events as watches deliver them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     api_types::Reason,
-    domain::admission::Verdict,
+    domain::{admission::Verdict, pod_create::Meaning},
     kube_ext::{
         mock,
         streams::{DistinctReceiver, distinct},
@@ -173,6 +173,31 @@ fn a_deleted_job_counts_against_the_quotas_until_its_pod_has_ended() {
     assert_eq!((world.active(), world.reason("b")), ((1, 900), Some(Reason::Admitted)));
     world.take(vec![Told::Pod(Change::Deleted(pod("a", "Failed")))]);
     assert_eq!(world.active(), (1, 900));
+}
+
+/// The time of day is set back by an hour while a job pauses because the API server refused its pod.
+#[test]
+fn a_clock_that_is_set_back_delays_no_job_whose_pod_was_refused() {
+    let (wall, steady) = (Arc::new(AtomicI64::new(10_000)), Arc::new(AtomicI64::new(10_000)));
+    let read = |seconds: &Arc<AtomicI64>| {
+        let seconds = Arc::clone(seconds);
+        move || Timestamp::from_second(seconds.load(Ordering::Relaxed)).unwrap()
+    };
+    let mut world = World::new(Clock::of(read(&steady)).set_to(read(&wall)));
+    world.take(vec![Told::Tenant(Change::Applied(tenant(json!({"plan": "pro"})))), node(110)]);
+    world.scheduler.begin();
+    world.put_job("a", json!({}));
+    world.board.claim("a", 1).unwrap();
+    assert_eq!(world.board.refused("a", 1, Meaning::GiveBack, "webhook".to_owned()), None);
+    world.take(vec![]);
+    assert_eq!(world.reason("a"), Some(Reason::PodRefused));
+    wall.store(6_400, Ordering::Relaxed);
+    let wait = world.scheduler.next_look().unwrap();
+    assert!(wait <= Duration::from_secs(5), "{wait:?}");
+    wall.store(6_405, Ordering::Relaxed);
+    steady.store(10_005, Ordering::Relaxed);
+    world.take(vec![]);
+    assert_eq!(world.reason("a"), Some(Reason::Admitted));
 }
 
 #[test]

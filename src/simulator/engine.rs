@@ -25,6 +25,7 @@ use crate::{
         Reason,
         plan::{EffectiveQuotas, Limit},
     },
+    clock::ClockReading,
     domain::{
         admission::{Admission, Dispatcher, JobStanding, JobView, TenantView, Usage, Verdict},
         job_flow,
@@ -144,7 +145,7 @@ fn at(millis: i64) -> Timestamp {
 impl<'a> Engine<'a> {
     fn new(cluster: &'a Cluster, plans: &[&str], jobs: &'a [Work], interval: i64) -> Self {
         let mut dispatcher = Dispatcher::new(cluster.elastic.iter().map(String::as_str));
-        dispatcher.tick(at(0));
+        dispatcher.tick(ClockReading::virtual_time(at(0)));
         for (name, view) in &cluster.workers {
             dispatcher.set_worker(name, Some(view.clone()));
         }
@@ -173,16 +174,19 @@ impl<'a> Engine<'a> {
         let arrival = self.jobs.get(self.next).map(|job| job.submitted);
         let event = self.events.peek().map(|Reverse((at, ..))| *at);
         // While nobody waits, nobody is to be looked at again.
-        let wake = self.dispatcher.next_wake().filter(|_| !self.live.is_empty());
+        let now = ClockReading::virtual_time(at(self.now));
+        let wake = self.dispatcher.next_wake(now).filter(|_| !self.live.is_empty());
         // The next millisecond, where it comes between two.
-        let wake =
-            wake.map(|wake| wake.as_millisecond() + i64::from(wake.subsec_nanosecond() % 1_000_000 > 0));
+        let wake = wake.map(|wait| {
+            let millis = wait.as_nanos().div_euclid(1_000_000) + i128::from(wait.as_nanos() % 1_000_000 != 0);
+            self.now.saturating_add(i64::try_from(millis).unwrap_or(i64::MAX))
+        });
         [arrival, event, wake].into_iter().flatten().min().map(|next| next.max(self.now))
     }
 
     /// Tells what has happened by now, and starts what may start.
     fn step(&mut self) {
-        self.dispatcher.tick(at(self.now));
+        self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
         while let Some(Reverse((_, event, number))) =
             self.events.peek().copied().filter(|Reverse((at, ..))| *at <= self.now)
         {
@@ -308,7 +312,7 @@ impl<'a> Engine<'a> {
 
     fn look(&mut self) {
         let now = self.ledger.next_look();
-        self.dispatcher.tick(at(now));
+        self.dispatcher.tick(ClockReading::virtual_time(at(now)));
         let tenants: Vec<Waiting> = self
             .cluster
             .tenants

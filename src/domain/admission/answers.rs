@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::Timestamp;
-
 use super::{
     Account, Dispatcher,
     entry::{Assessment, Entry, Stand},
@@ -14,6 +12,7 @@ use super::{
 };
 use crate::{
     api_types::{Reason, job::OnQuota},
+    clock::ClockReading,
     domain::{pod_create::Meaning, resources::AskError, retry},
 };
 
@@ -44,7 +43,7 @@ impl Dispatcher {
     /// be admitted or wait, and where nothing is known of its tenant. The same checks as those of a new job, in the
     /// same order, so a refusal here is one there unless something changes in between.
     #[must_use]
-    pub fn assess(&self, job: &ProspectiveJob<'_>, now: Timestamp) -> Option<(Reason, String)> {
+    pub fn assess(&self, job: &ProspectiveJob<'_>, now: ClockReading) -> Option<(Reason, String)> {
         let seat = &self.seats[*self.namespaces.get(job.namespace)?];
         let view = seat.view.as_ref().filter(|view| view.closed.is_none())?;
         let asked = match &job.asked {
@@ -54,13 +53,13 @@ impl Dispatcher {
             Err(error @ AskError::Scenario(_)) => return Some((error.reason(), error.to_string())),
         };
         let shape = Shape { asked, group: job.group.clone(), on_quota: job.on_quota, fresh: true };
-        let now = now.max(self.now);
+        let now = ClockReading { wall: now.wall.max(self.now.wall), steady: now.steady.max(self.now.steady) };
         let never = seat.never(view, &shape, &self.rooms);
         let is_final = |never: &Never| match never {
             Never::Quota(_) => true,
             Never::Pool | Never::Nodes => {
-                let outlook = seat.outlook(&shape, *never, &self.rooms, now);
-                Assessment::Ahead.next(outlook, now) == Assessment::Refused
+                let outlook = seat.outlook(&shape, *never, &self.rooms, now.steady);
+                Assessment::Ahead.next(outlook, now.steady) == Assessment::Refused
             }
         };
         if let Some(never) = never.filter(is_final) {
@@ -71,14 +70,14 @@ impl Dispatcher {
         }
         // All that wait were submitted before it.
         let before = seat.places() + seat.outside.len() as u64;
-        if let Some(refusal) = seat.no_turn_after(view, before, shape.fresh, now) {
+        if let Some(refusal) = seat.no_turn_after(view, before, shape.fresh, now.wall) {
             return Some(refusal);
         }
         if !seat.outside.is_empty() || !seat.has_places(seat.places() + 1) {
             return Some((Reason::QueueFull, quota::queue_full(view, seat.usage.queued)));
         }
         // One that waits for a larger node is not judged by the quotas yet.
-        let excess = seat.quota(view, &shape, false, now).filter(|_| never.is_none())?;
+        let excess = seat.quota(view, &shape, false, now.wall).filter(|_| never.is_none())?;
         let reason = excess.reason();
         (reason != Reason::WaitingForTurn).then(|| (reason, excess.sentence(view)))
     }
@@ -122,7 +121,8 @@ impl Dispatcher {
         if refusals <= QUICK_RETRIES {
             return Some(QUICK_RETRY.saturating_mul(2_u32.saturating_pow(refusals - 1)));
         }
-        let until = self.now.checked_add(retry::backoff(uid, refusals - QUICK_RETRIES)).unwrap_or(self.now);
+        let now = self.now.steady;
+        let until = now.checked_add(retry::backoff(uid, refusals - QUICK_RETRIES)).unwrap_or(now);
         self.withdraw(number);
         self.jobs[number].stand = Stand::Parked { until, sentence };
         let seat_now = &mut self.seats[seat];
@@ -130,7 +130,7 @@ impl Dispatcher {
         seat_now.parked.insert((until, number));
         seat_now.usage.queued += 1;
         seat_now.backing += 1;
-        self.wakes.insert((until, seat));
+        self.timers.insert((until, seat));
         self.lane.add(seat, number);
         self.stir(seat);
         None
@@ -143,9 +143,9 @@ impl Dispatcher {
         Some(Account {
             usage: seat.usage.clone(),
             ended: seat.ended.clone(),
-            started: seat.started(self.now),
-            resets_at: seat.window.resets_at(self.now),
-            window: seat.window.stored(self.now),
+            started: seat.started(self.now.wall),
+            resets_at: seat.window.resets_at(self.now.wall),
+            window: seat.window.stored(self.now.wall),
             awaited: !seat.awaited.is_empty(),
         })
     }
@@ -205,7 +205,7 @@ impl Dispatcher {
                 let sentence = match hold {
                     Hold::Quota(excess) => {
                         let view = seat.view.as_ref()?;
-                        let now = seat.quota(view, &line.shape, seat.is_ahead(&entry.rank), self.now);
+                        let now = seat.quota(view, &line.shape, seat.is_ahead(&entry.rank), self.now.wall);
                         let same = now.filter(|now| now.reason() == excess.reason());
                         same.unwrap_or(excess).sentence(view)
                     }

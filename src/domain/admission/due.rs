@@ -61,7 +61,7 @@ impl Dispatcher {
         let (Some(due), Some(view)) = (seat.due.clone(), &seat.view) else { return };
         let Stand::Line(line) = self.jobs[due.job].stand else { return };
         let shape = seat.lines[line].shape.clone();
-        let by_quota = seat.quota(view, &shape, true, self.now).is_some();
+        let by_quota = seat.quota(view, &shape, true, self.now.wall).is_some();
         let spot = if by_quota { None } else { self.spot(seat, &shape, &due.rank) };
         if let Some(spot) = spot {
             return self.admit(number, line, due.job, spot);

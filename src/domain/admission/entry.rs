@@ -203,7 +203,7 @@ impl Dispatcher {
             stand: Stand::Aside,
             told: view.told,
             refusals: 0,
-            since: self.now,
+            since: self.now.steady,
         };
         let number = self.jobs.insert(entry);
         self.uids.insert(view.uid, number);
@@ -267,7 +267,12 @@ impl Dispatcher {
         entry.asked = Ok(after);
         let seat = &mut self.seats[of];
         seat.usage.held = seat.usage.held - before + after;
-        seat.change_share(group.as_deref(), |held| *held = *held - before + after, &mut self.rooms, self.now);
+        seat.change_share(
+            group.as_deref(),
+            |held| *held = *held - before + after,
+            &mut self.rooms,
+            self.now.steady,
+        );
         if let Some(node) = node {
             self.rooms.take_number(node, after);
             self.rooms.give_back(node, before);
@@ -303,8 +308,8 @@ impl Dispatcher {
                 Stand::BackingOff
             }
             JobStanding::Active { group, .. } => {
-                (entry.since, entry.refusals) = (self.now, 0);
-                seat.hold(asked, group.as_deref(), &mut self.rooms, self.now);
+                (entry.since, entry.refusals) = (self.now.steady, 0);
+                seat.hold(asked, group.as_deref(), &mut self.rooms, self.now.steady);
                 Stand::Active { group: group.clone(), reserved: None }
             }
             JobStanding::Ended(phase) => {
@@ -345,14 +350,14 @@ impl Dispatcher {
                 seat.parked.remove(&(until, number));
             }
             Stand::Admitted { group, node, .. } => {
-                seat.let_go(asked, Some(&group), &mut self.rooms, self.now);
+                seat.let_go(asked, Some(&group), &mut self.rooms, self.now.steady);
                 seat.starting -= u64::from(first);
                 reserved = node;
             }
             Stand::Active { group, reserved: node } => {
-                seat.let_go(asked, group.as_deref(), &mut self.rooms, self.now);
+                seat.let_go(asked, group.as_deref(), &mut self.rooms, self.now.steady);
                 if let Some(group) = &group {
-                    self.rooms.ended(group, self.now.duration_since(entry.since).as_secs_f64());
+                    self.rooms.ended(group, self.now.steady.duration_since(entry.since).as_secs_f64());
                 }
                 reserved = node;
             }
@@ -369,7 +374,7 @@ impl Dispatcher {
     /// Lets jobs whose time has come wait in the queue again.
     pub(super) fn unpark(&mut self, seat: usize) {
         let first = |seat: &Seat| seat.parked.first().copied();
-        while let Some((_, job)) = first(&self.seats[seat]).filter(|(until, _)| *until <= self.now) {
+        while let Some((_, job)) = first(&self.seats[seat]).filter(|(until, _)| *until <= self.now.steady) {
             self.withdraw(job);
             self.put(job);
         }

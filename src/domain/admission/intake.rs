@@ -47,13 +47,13 @@ impl Dispatcher {
                 entry.assessment = match never {
                     Some(Never::Quota(_)) => Assessment::Refused,
                     Some(never) => {
-                        let outlook = seat.outlook(&shape, never, &self.rooms, self.now);
-                        entry.assessment.next(outlook, self.now)
+                        let outlook = seat.outlook(&shape, never, &self.rooms, self.now.steady);
+                        entry.assessment.next(outlook, self.now.steady)
                     }
                     None => Assessment::Passed,
                 };
                 let refused = never.filter(|_| entry.assessment == Assessment::Refused);
-                let waits_not = || seat.no_turn_soon(view, &age, shape.fresh, self.now);
+                let waits_not = || seat.no_turn_soon(view, &age, shape.fresh, self.now.wall);
                 refused
                     .map(|never| seat.why_never(view, &shape, never, &self.rooms))
                     .or_else(|| (shape.on_quota == OnQuota::Reject).then(waits_not).flatten())

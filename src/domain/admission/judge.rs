@@ -83,17 +83,17 @@ impl Dispatcher {
     /// Jobs that no node could hold wait on for one that can, but for those of which this is the first assessment.
     fn judge_too_large(&mut self, number: usize, line: usize, never: Never) -> Judgement {
         let seat = &self.seats[number];
-        let outlook = seat.outlook(&seat.lines[line].shape, never, &self.rooms, self.now);
+        let outlook = seat.outlook(&seat.lines[line].shape, never, &self.rooms, self.now.steady);
         let (mut refused, mut later) = (Vec::new(), Vec::new());
         for job in std::mem::take(&mut self.seats[number].lines[line].pending) {
             let Some(entry) = self.jobs.get_mut(job).filter(|entry| entry.is_in(number, line)) else {
                 continue;
             };
-            entry.assessment = entry.assessment.next(outlook, self.now);
+            entry.assessment = entry.assessment.next(outlook, self.now.steady);
             match entry.assessment {
                 Assessment::Refused => refused.push(job),
                 Assessment::Until(at) => {
-                    self.wakes.insert((at, number));
+                    self.timers.insert((at, number));
                     later.push(job);
                 }
                 Assessment::Ahead | Assessment::Passed => (),
@@ -113,7 +113,7 @@ impl Dispatcher {
 
     fn judge_first(&self, seat: &Seat, view: &TenantView, line: &Line, rank: &Rank) -> Judgement {
         let shape = &line.shape;
-        if let Some(excess) = seat.quota(view, shape, seat.is_ahead(rank), self.now) {
+        if let Some(excess) = seat.quota(view, shape, seat.is_ahead(rank), self.now.wall) {
             let reason = excess.reason();
             return match shape.on_quota {
                 OnQuota::Reject if reason != Reason::WaitingForTurn => {
@@ -163,8 +163,8 @@ impl Dispatcher {
                 None => seat.unblock(line, &mut self.rooms),
             }
         }
-        if let Some(at) = seat.window.resets_at(self.now).filter(|_| waits_for_hour) {
-            self.wakes.insert((at, number));
+        if let Some(at) = seat.window.resets_at(self.now.wall).filter(|_| waits_for_hour) {
+            self.window_resets.insert((at, number));
         }
     }
 
@@ -179,7 +179,7 @@ impl Dispatcher {
             let same = hold == Hold::Room(Reason::DoesNotFit) && !matches!(never, Never::Quota(_));
             return (same && line.pending.is_empty()).then_some(hold);
         }
-        match (hold, seat.quota(view, shape, seat.is_ahead(rank), self.now)) {
+        match (hold, seat.quota(view, shape, seat.is_ahead(rank), self.now.wall)) {
             (Hold::Quota(old), Some(new)) => (old.reason() == new.reason()).then_some(Hold::Quota(new)),
             // Room that is free now is found by `see_chances`; what is kept for the due job is not in sight there.
             (Hold::Room(reason), None) => {
@@ -225,10 +225,10 @@ impl Dispatcher {
         seat.starting += u64::from(entry.is_first_attempt());
         let number_of_group = seat.shares[spot.share].group;
         let group: Arc<str> = self.rooms.group_name(number_of_group).into();
-        seat.hold(asked, Some(&group), &mut self.rooms, self.now);
+        seat.hold(asked, Some(&group), &mut self.rooms, self.now.steady);
         self.rooms.contest_mut(number_of_group).admitted(&asked);
         let node = spot.node.map(|node| self.rooms.take_number(node, asked));
-        (entry.stand, entry.since) = (Stand::Admitted { group, node, claimed: false }, self.now);
+        (entry.stand, entry.since) = (Stand::Admitted { group, node, claimed: false }, self.now.steady);
         self.decided.push(Arc::clone(&entry.uid));
         self.tell_usage(number);
         self.balance(number);
@@ -238,8 +238,8 @@ impl Dispatcher {
     fn block(&mut self, number: usize, line: usize, hold: Hold) {
         let seat = &mut self.seats[number];
         let reason = hold.reason();
-        if let (Reason::RateLimited, Some(at)) = (reason, seat.window.resets_at(self.now)) {
-            self.wakes.insert((at, number));
+        if let (Reason::RateLimited, Some(at)) = (reason, seat.window.resets_at(self.now.wall)) {
+            self.window_resets.insert((at, number));
         }
         seat.block(line, hold, &mut self.rooms);
         let line_now = &mut seat.lines[line];

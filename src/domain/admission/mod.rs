@@ -46,7 +46,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use slab::Slab;
 
 pub use self::views::{
@@ -59,12 +59,15 @@ use self::{
     seat::Seat,
 };
 use super::{rate_window::RateWindow, resources::Resources};
-use crate::api_types::{JobPhase, tenant::JobWindow};
+use crate::{
+    api_types::{JobPhase, tenant::JobWindow},
+    clock::ClockReading,
+};
 
 /// All that admission knows.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
-    now: Timestamp,
+    now: ClockReading,
     seats: Slab<Seat>,
     /// Seats by namespace.
     namespaces: HashMap<Arc<str>, usize>,
@@ -75,8 +78,10 @@ pub struct Dispatcher {
     rooms: Rooms,
     /// Seats for which something has changed since the last decision.
     listed: Vec<usize>,
-    /// Seats to look at again at a time.
-    wakes: BTreeSet<(Timestamp, usize)>,
+    /// Seats to assess again when their hourly window resets, by the time of day.
+    window_resets: BTreeSet<(Timestamp, usize)>,
+    /// Seats to assess again when a pause is over, by the steady clock.
+    timers: BTreeSet<(Timestamp, usize)>,
     /// Seats with a job that is due and waits for a node to be kept for it, by since when, counted.
     unserved: BTreeMap<u64, usize>,
     /// How many there were so far.
@@ -125,12 +130,15 @@ impl Dispatcher {
         new
     }
 
-    /// Sets the time. What waited for a time that has come is looked at in the next decision.
-    pub fn tick(&mut self, now: Timestamp) {
+    /// Sets the time. The next decision assesses again what waited for a time that has come. Hourly windows go by the
+    /// time of day, as the API server's timestamps do; every other pause goes by the steady clock, so that none gets longer
+    /// when the time of day is set back.
+    pub fn tick(&mut self, now: ClockReading) {
         self.now = now;
-        while let Some((_, seat)) = self.wakes.first().copied().filter(|(at, _)| *at <= now) {
-            self.wakes.pop_first();
-            // It may be another by now, for which this is a look too many.
+        let mut due = due_by(&mut self.window_resets, now.wall);
+        due.append(&mut due_by(&mut self.timers, now.steady));
+        for (_, seat) in due {
+            // The number may belong to a newer tenant by now: then this is one assessment too many.
             if self.seats.contains(seat) {
                 self.unpark(seat);
                 self.stir(seat);
@@ -138,10 +146,12 @@ impl Dispatcher {
         }
     }
 
-    /// The time at which something changes by itself.
+    /// How long after `now` something changes by itself; not positive where that is due.
     #[must_use]
-    pub fn next_wake(&self) -> Option<Timestamp> {
-        self.wakes.first().map(|(at, _)| *at)
+    pub fn next_wake(&self, now: ClockReading) -> Option<SignedDuration> {
+        let until = |at: Option<&(Timestamp, usize)>, now| at.map(|(at, _)| at.duration_since(now));
+        let (reset, timer) = (self.window_resets.first(), self.timers.first());
+        [until(reset, now.wall), until(timer, now.steady)].into_iter().flatten().min()
     }
 
     /// Sets what the tenant of a namespace is, or that it is none's.
@@ -166,7 +176,7 @@ impl Dispatcher {
         for job in stay {
             let entry = &self.jobs[job];
             let asked = entry.size();
-            seat.change_share(entry.stand.group(), |held| *held += asked, &mut self.rooms, self.now);
+            seat.change_share(entry.stand.group(), |held| *held += asked, &mut self.rooms, self.now.steady);
         }
         again.iter().for_each(|job| self.put(*job));
         self.stir(number);
@@ -303,4 +313,11 @@ impl Dispatcher {
             self.news.push(number);
         }
     }
+}
+
+/// Takes out what is due by a time.
+fn due_by(timers: &mut BTreeSet<(Timestamp, usize)>, now: Timestamp) -> BTreeSet<(Timestamp, usize)> {
+    let later = now.checked_add(SignedDuration::from_nanos(1)).unwrap_or(Timestamp::MAX);
+    let rest = timers.split_off(&(later, 0));
+    std::mem::replace(timers, rest)
 }

@@ -41,7 +41,7 @@ impl Dispatcher {
     /// Admits all that may start by what was told so far.
     pub fn decide(&mut self) -> Decision {
         loop {
-            self.rooms.arrange_all(self.now);
+            self.rooms.arrange_all(self.now.steady);
             let mut table = Table { seats: std::mem::take(&mut self.listed), ..Table::default() };
             table.seats.iter().for_each(|seat| self.look_at(*seat));
             self.gather(&mut table);
@@ -78,7 +78,7 @@ impl Dispatcher {
 
     /// Adds what may go where there is more room than before, or where the nodes are others, and jobs that may be due.
     fn gather(&mut self, table: &mut Table) {
-        let Stirred { renewed, roomier, kept_for } = self.rooms.take_stirred(self.now);
+        let Stirred { renewed, roomier, kept_for } = self.rooms.take_stirred(self.now.steady);
         if renewed.is_empty() && roomier.is_empty() && kept_for.is_empty() {
             return;
         }
@@ -97,7 +97,7 @@ impl Dispatcher {
             }
         }
         let bids = roomier.into_iter().flat_map(|group| {
-            self.rooms.bids(group, self.now).map(move |bid| Reverse(Offer { bid, group, share: None }))
+            self.rooms.bids(group, self.now.steady).map(move |bid| Reverse(Offer { bid, group, share: None }))
         });
         table.offers.append(&mut bids.collect());
     }
@@ -144,7 +144,7 @@ impl Dispatcher {
         let seat = &self.seats[number];
         let Line { shape, jobs, .. } = &seat.lines[line];
         let Some((rank, _)) = jobs.first_key_value() else { return };
-        let turn = seat.turn(share, &shape.asked, &self.rooms, self.now);
+        let turn = seat.turn(share, &shape.asked, &self.rooms, self.now.steady);
         let bid = Bid { turn, place: seat.place_of(rank), seat: number, line };
         offers.push(Reverse(Offer { bid, group: seat.shares[share].group, share: Some(share) }));
     }
@@ -185,7 +185,7 @@ impl Dispatcher {
     fn thin_out(&self, group: usize, table: &mut Table) {
         table.misses += 1;
         if table.misses.is_power_of_two() {
-            let none_fits = self.rooms.bids(group, self.now).next().is_none();
+            let none_fits = self.rooms.bids(group, self.now.steady).next().is_none();
             table.offers.retain(|Reverse(offer)| {
                 let waits = offer.share.is_none() && offer.group == group;
                 !waits || (!none_fits && self.may_still_fit(&offer.bid, group))

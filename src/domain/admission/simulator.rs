@@ -17,6 +17,7 @@ use crate::{
         job::{OnQuota, Priority, Queue},
         plan::EffectiveQuotas,
     },
+    clock::ClockReading,
     domain::resources::Resources,
 };
 
@@ -99,10 +100,11 @@ impl World {
             if until(self) {
                 return;
             }
+            let reading = ClockReading::virtual_time(at(self.now));
             let next = [
                 self.arrivals.first().map(|(at, _)| *at),
                 self.ends.first().map(|(at, _)| *at),
-                self.dispatcher.next_wake().map(Timestamp::as_second),
+                self.dispatcher.next_wake(reading).map(|wait| self.now + wait.as_secs()),
             ];
             let Some(next) = next.into_iter().flatten().min() else { break };
             self.now = next.max(self.now);
@@ -113,7 +115,7 @@ impl World {
     /// Begins anew with a dispatcher that knows nothing, and is told what is there.
     pub(super) fn restart(&mut self) {
         self.dispatcher = Dispatcher::default();
-        self.dispatcher.tick(at(self.now));
+        self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
         for job in self.jobs.iter().filter(|job| job.view.created <= at(self.now) && !job.refused) {
             let place = job.node.as_deref().filter(|_| job.runs(self.now));
             self.dispatcher.set_pod(&job.view.uid, place.map(|node| (node, job.asked())));
@@ -151,7 +153,7 @@ impl World {
     /// Tells all that is new, decides, and starts what was admitted.
     fn decide(&mut self) {
         let now = self.now;
-        self.dispatcher.tick(at(now));
+        self.dispatcher.tick(ClockReading::virtual_time(at(now)));
         for (name, view) in &self.tenants {
             self.dispatcher.set_tenant(name, Some(view.clone()));
         }

@@ -94,6 +94,11 @@ fn is_admitted(dispatcher: &Dispatcher, uid: &str) -> bool {
     matches!(verdict(dispatcher, uid), Verdict::Admit(_))
 }
 
+/// When something changes by itself.
+fn next_wake(dispatcher: &Dispatcher) -> Option<Timestamp> {
+    Some(dispatcher.now.steady + dispatcher.next_wake(dispatcher.now)?)
+}
+
 /// The same job, submitted at another second.
 fn at(second: i64, job: JobView) -> JobView {
     JobView { created: Timestamp::from_second(second).unwrap(), ..job }
@@ -120,7 +125,7 @@ fn quotas_are_counted_with_numbers() {
 
 /// So long after nodes have come they count as all there are.
 fn settled(dispatcher: &mut Dispatcher) {
-    dispatcher.tick(Timestamp::from_second(60).unwrap());
+    dispatcher.tick(ClockReading::virtual_time(Timestamp::from_second(60).unwrap()));
     dispatcher.decide();
 }
 
@@ -449,11 +454,11 @@ fn a_pod_that_is_refused_is_tried_quickly_and_then_its_room_is_given_to_others()
     assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, "no".to_owned()));
     assert_eq!(dispatcher.reasons(9), ["a".into()], "its owner is told");
     assert_eq!(dispatcher.account("acme").unwrap().usage.queued, 1);
-    let again = dispatcher.next_wake().unwrap();
+    let again = next_wake(&dispatcher).unwrap();
     assert!(again <= Timestamp::from_second(5).unwrap(), "{again}");
     dispatcher.remove_job("b");
     dispatcher.decide();
-    dispatcher.tick(again);
+    dispatcher.tick(ClockReading::virtual_time(again));
     assert_eq!(dispatcher.decide().decided, ["a".into()]);
 }
 
@@ -469,12 +474,35 @@ fn a_pod_that_a_dead_webhook_refuses_gives_its_room_back_at_once_and_waits_longe
         assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, "webhook".to_owned()));
         dispatcher.remove_job("b");
         dispatcher.decide();
-        let again = dispatcher.next_wake().unwrap();
+        let again = next_wake(&dispatcher).unwrap();
         let pause = again.duration_since(now).as_secs_f64();
         assert!(pause <= f64::from(longest) && pause > 0.7 * f64::from(longest), "{pause} of {longest}");
         now = again;
-        dispatcher.tick(now);
+        dispatcher.tick(ClockReading::virtual_time(now));
         assert_eq!(dispatcher.decide().decided, ["a".into()]);
+    }
+}
+
+/// A pod that the API server refuses is tried again after a pause, whatever is done to the time of day meanwhile.
+#[test]
+fn the_pause_after_a_refused_pod_goes_by_the_steady_clock() {
+    for set_by in [-3600, 3600] {
+        let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 2))], vec![]);
+        let at = |wall: i64, steady: i64| ClockReading {
+            wall: Timestamp::from_second(wall).unwrap(),
+            steady: Timestamp::from_second(steady).unwrap(),
+        };
+        dispatcher.tick(at(10_000, 10_000));
+        one_admitted(&mut dispatcher, "a");
+        assert_eq!(dispatcher.refused("a", 1, Meaning::GiveBack, "webhook".into()), None);
+        dispatcher.decide();
+        let set = at(10_000 + set_by, 10_000);
+        let pause = dispatcher.next_wake(set).unwrap();
+        assert!((0..=5).contains(&pause.as_secs()), "{pause:?} with a clock set by {set_by} s");
+        dispatcher.tick(set);
+        assert_eq!(dispatcher.decide().decided.len(), 0, "no time has passed");
+        dispatcher.tick(at(10_005 + set_by, 10_005));
+        assert_eq!(dispatcher.decide().decided, ["a".into()], "a clock set by {set_by} s");
     }
 }
 
@@ -500,9 +528,9 @@ fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
         matches!(&verdict, Verdict::Reject(Reason::RateLimited, s) if s.contains("(9/10")),
         "{verdict:?}"
     );
-    let end = dispatcher.next_wake().unwrap();
+    let end = next_wake(&dispatcher).unwrap();
     assert!((3600..3610).contains(&end.as_second()), "{end}");
-    dispatcher.tick(end);
+    dispatcher.tick(ClockReading::virtual_time(end));
     assert_eq!(dispatcher.decide().decided, ["eleventh".into()]);
 }
 

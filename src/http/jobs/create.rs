@@ -127,7 +127,7 @@ impl New {
             group: self.spec.pool.as_deref().map(|pool| names::pool_group(pool).into()),
             on_quota: self.spec.on_quota,
         };
-        app.board.as_ref()?.assess(&job, app.clock.now())
+        app.board.as_ref()?.assess(&job, app.clock.read())
     }
 
     fn object(&self, namespace: &str) -> Job {

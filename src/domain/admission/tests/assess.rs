@@ -16,7 +16,7 @@ type Refusal = Option<(Reason, String)>;
 
 /// The assessment of a job before it is created, and the verdict on it afterwards.
 fn both(dispatcher: &mut Dispatcher, job: JobView) -> (Refusal, Refusal) {
-    let said = dispatcher.assess(&prospective(&job), Timestamp::UNIX_EPOCH);
+    let said = dispatcher.assess(&prospective(&job), ClockReading::default());
     let uid = Arc::clone(&job.uid);
     dispatcher.set_job(job);
     dispatcher.decide();
@@ -69,17 +69,17 @@ proptest! {
 fn of_an_unknown_or_closed_tenant_and_of_what_cannot_be_read_nothing_is_said() {
     let huge = || JobView { on_quota: OnQuota::Reject, ..job("new", "acme", cpu(1_000_000)) };
     let mut dispatcher = Dispatcher::default();
-    assert_eq!(dispatcher.assess(&prospective(&huge()), Timestamp::UNIX_EPOCH), None);
+    assert_eq!(dispatcher.assess(&prospective(&huge()), ClockReading::default()), None);
     dispatcher.set_tenant("acme", Some(tenant("acme", "free")));
     dispatcher.decide();
-    let said = dispatcher.assess(&prospective(&huge()), Timestamp::UNIX_EPOCH);
+    let said = dispatcher.assess(&prospective(&huge()), ClockReading::default());
     assert_eq!(said.unwrap().0, Reason::ExceedsQuota);
     let unreadable = crate::api_types::Quantity("x".to_owned()).milli().unwrap_err();
     let unreadable = crate::domain::resources::AskError::Field { field: "cpu", source: unreadable };
     let unreadable = JobView { asked: Err(unreadable), ..huge() };
-    let said = dispatcher.assess(&prospective(&unreadable), Timestamp::UNIX_EPOCH);
+    let said = dispatcher.assess(&prospective(&unreadable), ClockReading::default());
     assert_eq!(said, None, "the API server refuses it in its own words");
     let closed = Some((Reason::TenantSuspended, "suspended".to_owned()));
     dispatcher.set_tenant("acme", Some(TenantView { closed, ..tenant("acme", "free") }));
-    assert_eq!(dispatcher.assess(&prospective(&huge()), Timestamp::UNIX_EPOCH), None);
+    assert_eq!(dispatcher.assess(&prospective(&huge()), ClockReading::default()), None);
 }

@@ -16,7 +16,7 @@ fn is_refused(dispatcher: &Dispatcher, uid: &str) -> bool {
 
 /// Submits a job and decides at a time.
 fn submit(dispatcher: &mut Dispatcher, now: Timestamp, job: JobView) {
-    dispatcher.tick(now);
+    dispatcher.tick(ClockReading::virtual_time(now));
     dispatcher.set_job(JobView { created: now, ..job });
     dispatcher.decide();
 }
@@ -36,7 +36,7 @@ fn five_wait_for_the_large_node() -> Dispatcher {
 #[test]
 fn what_waits_for_a_node_that_is_deleted_waits_on_with_the_sentence() {
     let mut dispatcher = five_wait_for_the_large_node();
-    dispatcher.tick(hour(2));
+    dispatcher.tick(ClockReading::virtual_time(hour(2)));
     dispatcher.set_worker("large", None);
     assert_eq!(dispatcher.decide().decided.len(), 0);
     let sentence = "asks for 8 CPU, 0.001 GB: none of the 1 workers could hold it, were it empty; the largest, small, \
@@ -47,7 +47,7 @@ fn what_waits_for_a_node_that_is_deleted_waits_on_with_the_sentence() {
     assert_eq!(dispatcher.waiting()[&Reason::DoesNotFit], 5);
     // However long it takes, and whatever else the nodes do meanwhile.
     for day in 1..4 {
-        dispatcher.tick(hour(24 * day));
+        dispatcher.tick(ClockReading::virtual_time(hour(24 * day)));
         dispatcher.set_worker("small", Some(worker("acme", 4 - day.unsigned_abs() % 2)));
         assert_eq!(dispatcher.decide().decided.len(), 0);
     }
@@ -78,15 +78,15 @@ fn nothing_is_refused_while_nodes_come_one_after_another() {
     submit(&mut dispatcher, second(5), job("eight", "acme", cpu(8)));
     submit(&mut dispatcher, second(5), job("sixty", "acme", cpu(60)));
     assert_eq!(waits(&dispatcher, "sixty").0, Reason::DoesNotFit);
-    dispatcher.tick(second(30));
+    dispatcher.tick(ClockReading::virtual_time(second(30)));
     dispatcher.set_worker("n2", Some(worker("acme", 4)));
     assert_eq!(dispatcher.decide().decided.len(), 0);
-    dispatcher.tick(second(50));
+    dispatcher.tick(ClockReading::virtual_time(second(50)));
     dispatcher.set_worker("n3", Some(worker("acme", 8)));
     assert_eq!(dispatcher.decide().decided, ["eight".into()]);
     // Its first assessment is concluded once, whatever came meanwhile.
-    assert_eq!(dispatcher.next_wake(), Some(second(60)));
-    dispatcher.tick(second(60));
+    assert_eq!(next_wake(&dispatcher), Some(second(60)));
+    dispatcher.tick(ClockReading::virtual_time(second(60)));
     assert_eq!(dispatcher.decide().decided, ["sixty".into()]);
     assert!(is_refused(&dispatcher, "sixty"));
 }
@@ -98,7 +98,7 @@ fn a_gpu_that_is_registered_after_its_node_is_ready_is_waited_for() {
         WorkerView { capacity: Resources { gpus, ..plain.capacity }, ..plain }
     };
     let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 8))], vec![]);
-    dispatcher.tick(hour(1));
+    dispatcher.tick(ClockReading::virtual_time(hour(1)));
     dispatcher.set_worker("n2", Some(gpus(0)));
     dispatcher.decide();
     submit(&mut dispatcher, hour(1), job("a", "acme", Resources { gpus: 1, ..cpu(1) }));
@@ -106,7 +106,7 @@ fn a_gpu_that_is_registered_after_its_node_is_ready_is_waited_for() {
     dispatcher.set_worker("n2", Some(gpus(4)));
     assert_eq!(dispatcher.decide().decided, ["a".into()]);
     // The kubelet is restarted and shows none for a while: what is submitted now waits for it.
-    dispatcher.tick(hour(3));
+    dispatcher.tick(ClockReading::virtual_time(hour(3)));
     dispatcher.set_worker("n2", Some(gpus(0)));
     dispatcher.decide();
     submit(&mut dispatcher, hour(4), job("b", "acme", Resources { gpus: 4, ..cpu(1) }));

@@ -20,6 +20,7 @@ use crofter::{
         job::{OnQuota, Priority, Queue},
         plan::EffectiveQuotas,
     },
+    clock::ClockReading,
     domain::{
         admission::{Dispatcher, JobStanding, JobView, TenantView, Verdict, WorkerView},
         resources::Resources,
@@ -249,7 +250,7 @@ impl World {
 
     fn decide(&mut self) -> Duration {
         let begun = Instant::now();
-        self.dispatcher.tick(at(self.now));
+        self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
         self.admitted.extend(self.dispatcher.decide().decided);
         begun.elapsed()
     }
