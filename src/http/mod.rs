@@ -67,7 +67,7 @@ use crate::{
     kube_ext::pulse::Watches,
     metrics::Metrics,
     random::Random,
-    scheduler::Board,
+    scheduler::SchedulerHandle,
 };
 
 /// What handlers work with. Cheap to clone.
@@ -89,7 +89,7 @@ pub struct Parts {
     /// Names of jobs that were given none.
     pub random: Random,
     /// What the scheduler knows, where this process schedules.
-    pub board: Option<Board>,
+    pub board: Option<SchedulerHandle>,
     /// Recognises keys.
     pub recognise: Arc<dyn Recognise>,
     /// Recognises administrators.

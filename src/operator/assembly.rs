@@ -36,7 +36,7 @@ use crate::{
     mirror::{self, MirrorHandle},
     names,
     random::Random,
-    scheduler::{self, Board, Caches, Changes, Concerned, Scheduler},
+    scheduler::{self, Caches, Changes, RequeueSenders, Scheduler, SchedulerHandle},
     telemetry::{self, Health, IsReady},
 };
 
@@ -62,7 +62,7 @@ pub(super) struct Assembly {
     metrics: Metrics,
     watches: Watches,
     events: Events,
-    board: Board,
+    board: SchedulerHandle,
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
     keys: Watch<TenantApiKey>,
@@ -99,12 +99,12 @@ impl Assembly {
         let prefix = settings.namespace_prefix.clone();
         let is_own = move |pod: &Pod| JobPod::of(&pod.metadata, &prefix).is_some();
         let pods = Watch::new(Api::all(client.clone()), ours)
-            .with_foreign(is_own, scheduler::prepare_other_pods)
+            .with_foreign(is_own, scheduler::prepare_foreign_pods)
             .known_as("pods", &watches);
         let theirs =
             watcher::Config::default().labels(&format!("{}!={}", names::LABEL_MANAGED_BY, names::MANAGER));
         let others = Watch::new(Api::all(client.clone()), theirs)
-            .with_prepare(scheduler::prepare_other_pods)
+            .with_prepare(scheduler::prepare_foreign_pods)
             .known_as("other_pods", &watches);
         let caches =
             Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
@@ -120,7 +120,7 @@ impl Assembly {
             clock: Clock::system(),
             metrics,
             watches,
-            board: Board::new(Dispatcher::new(elastic.iter().map(String::as_str))),
+            board: SchedulerHandle::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
             keys,
@@ -180,10 +180,10 @@ impl Assembly {
         self.schedules = true;
         let (concerned_jobs, jobs) = distinct();
         let (concerned_tenants, tenants) = distinct();
-        let scheduler = Scheduler::new(scheduler::Parts {
+        let scheduler = Scheduler::new(scheduler::Context {
             caches: self.caches.clone(),
-            board: self.board.clone(),
-            concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
+            handle: self.board.clone(),
+            requeue: RequeueSenders { jobs: concerned_jobs, tenants: concerned_tenants },
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
             gpu_resource: self.settings.gpu_resource.clone(),
@@ -221,7 +221,7 @@ impl Assembly {
             pods: self.caches.pods.clone(),
             nodes: self.caches.nodes.clone(),
             ledger: Arc::new(move |namespace| {
-                board.ledger(namespace).map(|(usage, window, awaited)| tenant::Ledger {
+                board.usage_snapshot(namespace).map(|(usage, window, awaited)| tenant::Ledger {
                     usage,
                     window,
                     awaited,
@@ -448,9 +448,9 @@ impl attempt::Accounts for MirrorHandle {
     }
 }
 
-impl attempt::Windows for Board {
+impl attempt::Windows for SchedulerHandle {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
-        Self::settle(self, namespace, job_uid, soon);
+        Self::request_charge(self, namespace, job_uid, soon);
     }
 
     fn may_let_go(
@@ -461,7 +461,7 @@ impl attempt::Windows for Board {
         created: Timestamp,
         now: Timestamp,
     ) -> bool {
-        Self::may_let_go(self, namespace, stored, job_uid, created, now)
+        Self::may_remove_finalizer(self, namespace, stored, job_uid, created, now)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     },
     clock::ClockReading,
     domain::{
-        admission::{Admission, Dispatcher, JobStanding, JobView, TenantView, Usage, Verdict},
+        admission::{Admission, Dispatcher, JobInput, JobState, TenantInput, Usage, Verdict},
         job_flow,
         resources::Resources,
         retry,
@@ -175,7 +175,7 @@ impl<'a> Engine<'a> {
         let event = self.events.peek().map(|Reverse((at, ..))| *at);
         // While nobody waits, nobody is to be looked at again.
         let now = ClockReading::virtual_time(at(self.now));
-        let wake = self.dispatcher.next_wake(now).filter(|_| !self.live.is_empty());
+        let wake = self.dispatcher.next_wakeup(now).filter(|_| !self.live.is_empty());
         // The next millisecond, where it comes between two.
         let wake = wake.map(|wait| {
             let millis = wait.as_nanos().div_euclid(1_000_000) + i128::from(wait.as_nanos() % 1_000_000 != 0);
@@ -208,7 +208,7 @@ impl<'a> Engine<'a> {
                 self.decided(number);
             }
         }
-        self.dispatcher.reasons(TOLD);
+        self.dispatcher.take_reason_updates(TOLD);
     }
 
     fn decided(&mut self, number: usize) {
@@ -237,7 +237,7 @@ impl<'a> Engine<'a> {
         if live.attempt == 1 {
             self.dispatcher.charge(namespace, &uid, at(now));
         }
-        self.tell(number, JobStanding::Active { group: Some(place.group.as_str().into()), bound: true });
+        self.tell(number, JobState::Active { group: Some(place.group.as_str().into()), bound: true });
     }
 
     fn attempt_ended(&mut self, number: usize) {
@@ -248,7 +248,7 @@ impl<'a> Engine<'a> {
         self.ledger.change(job.tenant, live.pool, |held| held - job.asked, now);
         self.dispatcher.set_pod(&live.uid, None);
         if live.attempt == 1 {
-            self.dispatcher.released(&self.namespaces[job.tenant], &live.uid);
+            self.dispatcher.finalizer_removed(&self.namespaces[job.tenant], &live.uid);
         }
         if !in_time {
             self.end(number, End::TimedOut);
@@ -257,7 +257,7 @@ impl<'a> Engine<'a> {
             live.attempt += 1;
             let back = now.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
             self.events.push(Reverse((back, Event::Back, number)));
-            self.tell(number, JobStanding::BackingOff);
+            self.tell(number, JobState::BackingOff);
         } else {
             self.end(number, if job.fails { End::Failed } else { End::Completed });
         }
@@ -266,7 +266,7 @@ impl<'a> Engine<'a> {
     fn wait(&mut self, number: usize) {
         self.count_waiting(number, true);
         let attempt = self.live.get(&number).map_or(1, |live| live.attempt);
-        self.tell(number, JobStanding::Waiting(attempt));
+        self.tell(number, JobState::Waiting(attempt));
     }
 
     fn end(&mut self, number: usize, end: End) {
@@ -277,9 +277,9 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn tell(&mut self, number: usize, state: JobStanding) {
+    fn tell(&mut self, number: usize, state: JobState) {
         let (Some(live), job) = (self.live.get(&number), &self.jobs[number]) else { return };
-        self.dispatcher.set_job(JobView {
+        self.dispatcher.set_job(JobInput {
             uid: Arc::clone(&live.uid),
             namespace: Arc::clone(&self.namespaces[job.tenant]),
             created: at(job.submitted),
@@ -289,7 +289,7 @@ impl<'a> Engine<'a> {
             group: job.group.clone(),
             on_quota: job.on_quota,
             state,
-            told: None,
+            reported: None,
         });
     }
 
@@ -319,9 +319,10 @@ impl<'a> Engine<'a> {
             .iter()
             .zip(&self.waiting)
             .map(|(tenant, waiting)| {
-                let account = (!waiting.is_empty()).then(|| self.dispatcher.account(&tenant.name)).flatten();
-                account.map_or_else(Waiting::default, |account| {
-                    self.waits_for(tenant, waiting, &account.usage, account.started)
+                let snapshot =
+                    (!waiting.is_empty()).then(|| self.dispatcher.usage_snapshot(&tenant.name)).flatten();
+                snapshot.map_or_else(Waiting::default, |snapshot| {
+                    self.waits_for(tenant, waiting, &snapshot.usage, snapshot.started)
                 })
             })
             .collect();
@@ -330,7 +331,7 @@ impl<'a> Engine<'a> {
 
     fn waits_for(
         &self,
-        tenant: &TenantView,
+        tenant: &TenantInput,
         waiting: &HashMap<Shape, u64>,
         usage: &Usage,
         started: u64,

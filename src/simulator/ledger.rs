@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api_types::Reason,
-    domain::{fair_share::dominant_share, resources::Resources},
+    domain::{admission::fair_share::dominant_share, resources::Resources},
 };
 
 /// Looks in an interval.

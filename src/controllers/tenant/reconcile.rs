@@ -21,7 +21,7 @@ use crate::{
         Quantity, Reason, Tenant, TenantStatus,
         tenant::{DeletionPolicy, TenantPhase},
     },
-    domain::tenant_state::{self, Standing},
+    domain::tenant_state::{self, PhaseDecision},
     kube_ext::{finalizer, is_paused, status as status_ext},
     names,
 };
@@ -76,8 +76,8 @@ pub fn error_policy(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -
     Action::requeue(wait)
 }
 
-fn standing(tenant: &Tenant, context: &Context) -> Standing {
-    tenant_state::judge(tenant, context.dependencies.clock.now())
+fn standing(tenant: &Tenant, context: &Context) -> PhaseDecision {
+    tenant_state::decide(tenant, context.dependencies.clock.now())
 }
 
 async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
@@ -148,7 +148,7 @@ fn counts_objects(owner: &Owner, context: &Context) -> bool {
 }
 
 /// Takes the tenant down as far as it goes now.
-async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Result<Action, Error> {
+async fn terminate(tenant: &Tenant, context: &Context, standing: PhaseDecision) -> Result<Action, Error> {
     if !finalizer::has(tenant, names::FINALIZER_TENANT) {
         // Somebody else's finalizer holds it; nothing of ours is left.
         return Ok(Action::await_change());
@@ -184,14 +184,14 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Re
 async fn write_status(
     tenant: &Tenant,
     context: &Context,
-    standing: Standing,
+    standing: PhaseDecision,
     outcome: Outcome,
 ) -> Result<Action, Error> {
     let dependencies = &context.dependencies;
     let (name, now) = (tenant.name_any(), dependencies.clock.now());
     let old = tenant.status.clone().unwrap_or_default();
     let mut timers = vec![SAFETY; usize::from(matches!(outcome, Outcome::Working { .. }))];
-    timers.extend(standing.next.map(|at| at.duration_since(now).unsigned_abs()));
+    timers.extend(standing.changes_at.map(|at| at.duration_since(now).unsigned_abs()));
 
     let workers = (dependencies.workers)(tenant);
     let mut ledger = current_usage(tenant, context, &old);

@@ -211,7 +211,7 @@ async fn verdict(app: &App, awaited: &mut Awaited, job: &Job) -> Option<Told> {
     let written = async { awaited.until(uid, decided).await.map(Told::Written) };
     let foretold = async {
         let verdict = match &app.board {
-            Some(board) => board.foretold(uid).await,
+            Some(board) => board.wait_for_verdict(uid).await,
             None => pending().await,
         };
         match verdict {

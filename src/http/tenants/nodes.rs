@@ -233,7 +233,7 @@ async fn claim(app: &App, tenant: &Tenant, name: &str) -> Result<(Node, bool), P
             }
             (None, None) => (),
         }
-        if !tenant_state::judge(tenant, app.clock.now()).accepts() {
+        if !tenant_state::decide(tenant, app.clock.now()).accepts() {
             return Err(over("tenant is not active"));
         }
         if let Some(problem) = excess(app, tenant, &node).await? {

@@ -231,7 +231,7 @@ pub struct Stats {
 }
 
 fn status(app: &App, tenant: &Tenant) -> TenantStatus {
-    match tenant_state::judge(tenant, app.clock.now()).phase {
+    match tenant_state::decide(tenant, app.clock.now()).phase {
         TenantPhase::Active | TenantPhase::Stalled => TenantStatus::Active,
         TenantPhase::Suspended => TenantStatus::Suspended,
         TenantPhase::Expired => TenantStatus::Expired,

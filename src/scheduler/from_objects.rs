@@ -1,4 +1,4 @@
-//! From objects of the API to what the dispatcher is told.
+//! The dispatcher's inputs, made from API objects.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
         plan::EffectiveQuotas,
     },
     domain::{
-        admission::{JobStanding, JobView, TenantView},
+        admission::{JobInput, JobState, TenantInput},
         attempt,
         job_state::is_terminal,
         pod_requests::of_pod,
@@ -24,15 +24,15 @@ use crate::{
     names,
 };
 
-/// What a tenant is at a time, and when that changes by itself.
-pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantView, Option<Timestamp>) {
-    let standing = tenant_state::judge(tenant, now);
+/// The input of a tenant at a time, and when it changes by itself.
+pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantInput, Option<Timestamp>) {
+    let standing = tenant_state::decide(tenant, now);
     let closed = (!standing.accepts()).then_some((standing.reason, standing.message));
     let plan = plans.get(&tenant.spec.plan);
     let unknown =
         || (Reason::UnknownPlan, format!("the tenant's plan `{}` does not exist", tenant.spec.plan));
     let pools = tenant.spec.shared_pools.iter().map(|pool| names::pool_group(pool));
-    let view = TenantView {
+    let view = TenantInput {
         name: tenant.name_any(),
         plan: tenant.spec.plan.clone(),
         closed: closed.or_else(|| plan.is_none().then(unknown)),
@@ -41,12 +41,12 @@ pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantV
         groups: std::iter::once(tenant.name_any()).chain(pools).collect(),
         elastic: tenant.spec.elastic,
     };
-    (view, standing.next)
+    (view, standing.changes_at)
 }
 
-/// What a pod of a job says.
+/// What scheduling needs to know of a pod of a job.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct PodFacts {
+pub(super) struct PodState {
     pub(super) namespace: Arc<str>,
     pub(super) attempt: u32,
     /// It can't run any more.
@@ -56,14 +56,14 @@ pub(super) struct PodFacts {
     pub(super) group: Option<Arc<str>>,
     pub(super) asked: Resources,
     pub(super) created: Timestamp,
-    /// It carries the finalizer until it is counted.
+    /// It has the finalizer that holds it until its job is charged.
     pub(super) held: bool,
 }
 
-impl PodFacts {
-    /// Of a pod that is an attempt of a job: the job's UID, and what the pod says.
+impl PodState {
+    /// Reads a pod that is an attempt of a job; returns the job's UID, too.
     pub(super) fn of(pod: &Pod, gpu_resource: &str) -> Option<(Arc<str>, Self)> {
-        let facts = Self {
+        let state = Self {
             namespace: pod.namespace()?.into(),
             attempt: attempt::number(pod)?,
             ended: attempt::is_over(pod),
@@ -73,32 +73,32 @@ impl PodFacts {
             created: attempt::created(pod),
             held: finalizer::has(pod, names::FINALIZER_ACCOUNTED),
         };
-        Some((attempt::job_uid(pod)?.into(), facts))
+        Some((attempt::job_uid(pod)?.into(), state))
     }
 
     /// Where it runs and what it uses there, while it does.
-    pub(super) fn place(&self) -> Option<(&str, Resources)> {
+    pub(super) fn usage_on_node(&self) -> Option<(&str, Resources)> {
         Some((self.node.as_deref().filter(|_| !self.ended)?, self.asked))
     }
 }
 
 /// The pods of jobs, by UID of the job and of the pod.
 #[derive(Default)]
-pub(super) struct JobPods(HashMap<Arc<str>, Vec<(Arc<str>, PodFacts)>>);
+pub(super) struct JobPods(HashMap<Arc<str>, Vec<(Arc<str>, PodState)>>);
 
 impl JobPods {
-    /// Takes in what a pod says; false where that is nothing new.
-    pub(super) fn put(&mut self, job: &Arc<str>, pod: &Arc<str>, facts: PodFacts) -> bool {
+    /// Sets the state of a pod; false where that has not changed.
+    pub(super) fn put(&mut self, job: &Arc<str>, pod: &Arc<str>, state: PodState) -> bool {
         let pods = self.0.entry(Arc::clone(job)).or_default();
         match pods.iter_mut().find(|(uid, _)| uid == pod) {
-            Some((_, known)) if *known == facts => return false,
-            Some((_, known)) => *known = facts,
-            None => pods.push((Arc::clone(pod), facts)),
+            Some((_, registered)) if *registered == state => return false,
+            Some((_, registered)) => *registered = state,
+            None => pods.push((Arc::clone(pod), state)),
         }
         true
     }
 
-    /// A pod is gone.
+    /// Removes a deleted pod.
     pub(super) fn remove(&mut self, job: &str, pod: &str) {
         if let Some(pods) = self.0.get_mut(job) {
             pods.retain(|(uid, _)| **uid != *pod);
@@ -113,11 +113,11 @@ impl JobPods {
         self.0.keys().map(|job| &**job)
     }
 
-    /// What counts of a job that does not exist: its pod, until that has ended.
-    pub(super) fn remains(&self, job: &str) -> Option<JobView> {
+    /// The input of a job without an object: its pod counts, until that has ended.
+    pub(super) fn orphan(&self, job: &str) -> Option<JobInput> {
         let pods = self.0.get(job)?;
         let pod = pods.iter().map(|(_, pod)| pod).rfind(|pod| !pod.ended)?;
-        Some(JobView {
+        Some(JobInput {
             uid: job.into(),
             namespace: Arc::clone(&pod.namespace),
             created: pod.created,
@@ -127,11 +127,11 @@ impl JobPods {
             group: None,
             on_quota: OnQuota::default(),
             state: active(pod),
-            told: None,
+            reported: None,
         })
     }
 
-    /// Those of the job of that UID in that namespace: a label in another one says nothing.
+    /// The pods of a job by UID, in its own namespace only: pods elsewhere may have forged labels.
     fn of(&self, namespace: &str, job: &str) -> Summary<'_> {
         let mut summary = Summary::default();
         let pods = self.0.get(job).into_iter().flatten();
@@ -150,22 +150,22 @@ impl JobPods {
 #[derive(Default)]
 struct Summary<'a> {
     /// The one that may still run.
-    live: Option<&'a PodFacts>,
+    live: Option<&'a PodState>,
     /// The newest attempt that was seen to end.
     ended: Option<u32>,
 }
 
-/// What a job is, by its object and its pods.
+/// The input of a job, from its object and its pods.
 pub(super) fn job(
     job: &Job,
     pods: &JobPods,
     asked: impl FnOnce(&Job) -> Result<Resources, AskError>,
-) -> Option<JobView> {
+) -> Option<JobInput> {
     let (uid, namespace) = (job.uid()?, job.namespace()?);
     let summary = pods.of(&namespace, &uid);
-    let told = job.status.as_ref().and_then(|status| status.reason.as_deref()?.parse().ok());
-    Some(JobView {
-        state: standing(job, &summary),
+    let reported = job.status.as_ref().and_then(|status| status.reason.as_deref()?.parse().ok());
+    Some(JobInput {
+        state: job_state(job, &summary),
         asked: summary.live.map_or_else(|| asked(job), |pod| Ok(pod.asked)),
         uid: uid.into(),
         namespace: namespace.into(),
@@ -174,15 +174,15 @@ pub(super) fn job(
         priority: job.spec.priority,
         group: job.spec.pool.as_deref().map(|pool| names::pool_group(pool).into()),
         on_quota: job.spec.on_quota,
-        told,
+        reported,
     })
 }
 
-fn active(pod: &PodFacts) -> JobStanding {
-    JobStanding::Active { group: pod.group.clone(), bound: pod.node.is_some() }
+fn active(pod: &PodState) -> JobState {
+    JobState::Active { group: pod.group.clone(), bound: pod.node.is_some() }
 }
 
-fn standing(job: &Job, pods: &Summary<'_>) -> JobStanding {
+fn job_state(job: &Job, pods: &Summary<'_>) -> JobState {
     let status = job.status.as_ref();
     let current = status.map_or(0, |s| u32::try_from(s.attempt).unwrap_or(0));
     let phase = status.map_or(JobPhase::Queued, |s| s.phase);
@@ -190,21 +190,18 @@ fn standing(job: &Job, pods: &Summary<'_>) -> JobStanding {
         return active(pod);
     }
     match phase {
-        JobPhase::Queued if pods.ended == Some(current + 1) => JobStanding::Aside,
+        JobPhase::Queued if pods.ended == Some(current + 1) => JobState::Inactive,
         JobPhase::Queued => {
             let wanted = !job.spec.canceled && job.metadata.deletion_timestamp.is_none() && !is_paused(job);
-            if wanted { JobStanding::Waiting(current + 1) } else { JobStanding::Aside }
+            if wanted { JobState::Waiting(current + 1) } else { JobState::Inactive }
         }
-        JobPhase::Retrying => JobStanding::BackingOff,
-        phase if is_terminal(phase) => JobStanding::Ended(phase),
-        _ if pods.ended == Some(current) => JobStanding::Aside,
+        JobPhase::Retrying => JobState::BackingOff,
+        phase if is_terminal(phase) => JobState::Ended(phase),
+        _ if pods.ended == Some(current) => JobState::Inactive,
         // A pod that is not in the cache may still run.
         _ => {
             let group = status.and_then(|s| s.worker_group.as_deref());
-            JobStanding::Active {
-                group: group.map(Into::into),
-                bound: status.is_some_and(|s| s.node.is_some()),
-            }
+            JobState::Active { group: group.map(Into::into), bound: status.is_some_and(|s| s.node.is_some()) }
         }
     }
 }
@@ -215,8 +212,8 @@ mod tests {
 
     use super::*;
 
-    fn pod(attempt: u32, ended: bool, node: Option<&str>) -> PodFacts {
-        PodFacts {
+    fn pod(attempt: u32, ended: bool, node: Option<&str>) -> PodState {
+        PodState {
             namespace: "n".into(),
             attempt,
             ended,
@@ -228,7 +225,7 @@ mod tests {
         }
     }
 
-    fn seen(metadata: Value, spec: Value, status: Value, pods: &[PodFacts]) -> JobView {
+    fn seen(metadata: Value, spec: Value, status: Value, pods: &[PodState]) -> JobInput {
         let mut whole = json!({"metadata": {"uid": "j", "namespace": "n"}, "spec": {"image": "i"}});
         crate::kube_ext::mock::merge(
             &mut whole,
@@ -241,30 +238,30 @@ mod tests {
         job(&serde_json::from_value(whole).unwrap(), &all, |_| Ok(Resources::default())).unwrap()
     }
 
-    fn active(group: Option<&str>, bound: bool) -> JobStanding {
-        JobStanding::Active { group: group.map(Into::into), bound }
+    fn active(group: Option<&str>, bound: bool) -> JobState {
+        JobState::Active { group: group.map(Into::into), bound }
     }
 
     #[test]
     fn a_queued_job_waits_unless_it_is_unwanted_or_has_its_pod() {
-        let queued = |metadata, spec, pods: &[PodFacts]| {
+        let queued = |metadata, spec, pods: &[PodState]| {
             seen(metadata, spec, json!({"phase": "Queued", "reason": "NoWorkers"}), pods)
         };
         let plain = queued(json!({}), json!({}), &[]);
-        assert_eq!((plain.state, plain.told), (JobStanding::Waiting(1), Some(Reason::NoWorkers)));
-        assert_eq!(queued(json!({}), json!({"canceled": true}), &[]).state, JobStanding::Aside);
+        assert_eq!((plain.state, plain.reported), (JobState::Waiting(1), Some(Reason::NoWorkers)));
+        assert_eq!(queued(json!({}), json!({"canceled": true}), &[]).state, JobState::Inactive);
         let paused = json!({"annotations": {(names::ANNOTATION_PAUSED): "true"}});
-        assert_eq!(queued(paused, json!({}), &[]).state, JobStanding::Aside, "it would not use its place");
+        assert_eq!(queued(paused, json!({}), &[]).state, JobState::Inactive, "it would not use its place");
         let live = queued(json!({}), json!({}), &[pod(1, false, None)]);
         assert_eq!(live.state, active(Some("p"), false));
         assert_eq!(live.asked.unwrap().cpu_milli, 7, "what its pod asks for");
         assert_eq!(queued(json!({}), json!({}), &[pod(1, false, Some("n"))]).state, active(Some("p"), true));
-        assert_eq!(queued(json!({}), json!({}), &[pod(1, true, Some("n"))]).state, JobStanding::Aside);
+        assert_eq!(queued(json!({}), json!({}), &[pod(1, true, Some("n"))]).state, JobState::Inactive);
     }
 
     #[test]
     fn a_job_at_work_counts_until_its_pod_has_ended() {
-        let at_work = |phase: &str, pods: &[PodFacts]| {
+        let at_work = |phase: &str, pods: &[PodState]| {
             let status = json!({"phase": phase, "attempt": 1, "workerGroup": "g", "node": "n"});
             seen(json!({}), json!({}), status, pods).state
         };
@@ -275,30 +272,30 @@ mod tests {
             active(Some("g"), true),
             "a pod that is not in the cache may still run"
         );
-        assert_eq!(at_work("Running", std::slice::from_ref(&ended)), JobStanding::Aside);
+        assert_eq!(at_work("Running", std::slice::from_ref(&ended)), JobState::Inactive);
         assert_eq!(at_work("Retrying", std::slice::from_ref(&live)), active(Some("p"), true));
-        assert_eq!(at_work("Retrying", &[ended]), JobStanding::BackingOff);
-        assert_eq!(at_work("Completed", &[]), JobStanding::Ended(JobPhase::Completed));
+        assert_eq!(at_work("Retrying", &[ended]), JobState::BackingOff);
+        assert_eq!(at_work("Completed", &[]), JobState::Ended(JobPhase::Completed));
         assert_eq!(at_work("Canceled", &[live]), active(Some("p"), true), "whatever the status says");
     }
 
     #[test]
-    fn what_a_deleted_job_has_left_counts_until_its_pod_has_ended() {
+    fn an_orphan_counts_until_its_pod_has_ended() {
         let mut pods = JobPods::default();
         assert!(pods.put(&"j".into(), &"p".into(), pod(1, false, Some("n"))));
-        let left = pods.remains("j").unwrap();
+        let left = pods.orphan("j").unwrap();
         assert_eq!((&*left.namespace, left.asked.unwrap().cpu_milli), ("n", 7));
         assert_eq!(left.state, active(Some("p"), true));
         assert!(pods.put(&"j".into(), &"p".into(), pod(1, true, Some("n"))));
-        assert_eq!(pods.remains("j"), None);
+        assert_eq!(pods.orphan("j"), None);
     }
 
     #[test]
     fn a_pod_of_another_namespace_holds_no_job_active() {
         let status = json!({"phase": "Completed", "attempt": 1});
-        let forged = PodFacts { namespace: "tenant-b".into(), ..pod(1, false, Some("n")) };
+        let forged = PodState { namespace: "tenant-b".into(), ..pod(1, false, Some("n")) };
         let seen = seen(json!({}), json!({}), status, &[forged]);
-        assert_eq!(seen.state, JobStanding::Ended(JobPhase::Completed));
+        assert_eq!(seen.state, JobState::Ended(JobPhase::Completed));
     }
 
     #[test]
@@ -316,7 +313,7 @@ mod tests {
             let spec = json!({"nodeName": "n1", "containers": []});
             serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
         };
-        let place = |phase: &str| PodFacts::of(&pod(phase), "gpu").unwrap().1.place().is_some();
+        let place = |phase: &str| PodState::of(&pod(phase), "gpu").unwrap().1.usage_on_node().is_some();
         assert!(place("Running") && !place("Succeeded"));
     }
 

@@ -1,6 +1,6 @@
-//! What other pods than those of jobs take of a worker: daemons, and whatever else somebody runs there.
+//! What foreign pods use of a worker: those of DaemonSets, and all others that are not pods of jobs.
 //!
-//! What a DaemonSet runs on a node is there for good: it makes the node smaller. Other pods use its room while they run.
+//! A pod of a DaemonSet makes its node smaller for good. Other pods use room while they run.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,20 +9,20 @@ use kube::ResourceExt;
 
 use crate::domain::{attempt, pod_requests::of_pod, resources::Resources};
 
-/// What daemons take of nodes, by node.
+/// What pods of DaemonSets use, by node.
 #[derive(Default)]
-pub(super) struct Daemons {
+pub(super) struct DaemonUsage {
     by_node: HashMap<String, Resources>,
     pods: HashMap<Arc<str>, (String, Resources)>,
 }
 
-impl Daemons {
-    /// What they take of a node.
+impl DaemonUsage {
+    /// What they use of a node.
     pub(super) fn on(&self, node: &str) -> Resources {
         self.by_node.get(node).copied().unwrap_or_default()
     }
 
-    /// Sets what a daemon takes, or that it is gone; returns the nodes for which that is new.
+    /// Sets what such a pod uses of which node, `None` for a deleted one; returns the nodes for which that has changed.
     pub(super) fn set(&mut self, uid: &Arc<str>, place: Option<(String, Resources)>) -> Vec<String> {
         let old = match place.clone() {
             Some(place) => self.pods.insert(Arc::clone(uid), place),
@@ -46,20 +46,20 @@ impl Daemons {
     }
 }
 
-/// Whether a DaemonSet has made this pod.
+/// Whether a DaemonSet controls this pod.
 pub(super) fn is_daemon(pod: &Pod) -> bool {
     pod.owner_references().iter().any(|owner| owner.kind == "DaemonSet" && owner.controller == Some(true))
 }
 
-/// Where a pod runs and what the node keeps for it, while it does. kube-scheduler keeps room also for a pod that is to
-/// have it as soon as those that it preempts have left.
-pub(super) fn place(pod: &Pod, gpu_resource: &str) -> Option<(String, Resources)> {
+/// Where a pod runs and what it uses there, until it has ended. As in kube-scheduler, a pod that has preempted others uses
+/// room of its nominated node before it runs there.
+pub(super) fn usage_on_node(pod: &Pod, gpu_resource: &str) -> Option<(String, Resources)> {
     let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
     let node = attempt::node(pod).or(nominated.filter(|node| !node.is_empty()))?;
     (!attempt::is_over(pod)).then(|| (node.to_owned(), of_pod(pod, gpu_resource)))
 }
 
-/// Leaves of a pod what [`place`] and [`is_daemon`] read; there may be very many pods of others.
+/// Drops from a pod what [`usage_on_node`] and [`is_daemon`] do not read; there may be very many foreign pods.
 pub fn prepare(pod: &mut Pod) {
     pod.metadata.annotations = None;
     pod.metadata.labels = None;
@@ -111,30 +111,34 @@ mod tests {
             "initContainers": [sidecar, container("150m", "9Ki")], "overhead": {"cpu": "10m"},
         });
         let mut running = pod(spec.clone(), "Running");
-        let before = place(&running, "gpu");
+        let before = usage_on_node(&running, "gpu");
         let expected = Resources { cpu_milli: 410, memory_bytes: 10 << 10, pods: 1, ..Resources::default() };
         assert_eq!(before, Some(("n".to_owned(), expected)));
         prepare(&mut running);
-        assert_eq!((place(&running, "gpu"), is_daemon(&running)), (before, true), "all that is read is left");
+        assert_eq!(
+            (usage_on_node(&running, "gpu"), is_daemon(&running)),
+            (before, true),
+            "all that is read is left"
+        );
         assert!(running.metadata.labels.is_none() && running.spec.unwrap().containers[0].image.is_none());
-        assert_eq!(place(&pod(spec, "Succeeded"), "gpu"), None);
-        assert_eq!(place(&pod(json!({"containers": []}), "Pending"), "gpu"), None);
+        assert_eq!(usage_on_node(&pod(spec, "Succeeded"), "gpu"), None);
+        assert_eq!(usage_on_node(&pod(json!({"containers": []}), "Pending"), "gpu"), None);
     }
 
     #[test]
     fn a_pod_without_requests_is_one_pod_and_a_nominated_one_has_its_room() {
         let one = Resources { pods: 1, ..Resources::default() };
         let plain = pod(json!({"nodeName": "n", "containers": [{"name": "c"}]}), "Running");
-        assert_eq!(place(&plain, "gpu"), Some(("n".to_owned(), one)));
+        assert_eq!(usage_on_node(&plain, "gpu"), Some(("n".to_owned(), one)));
         let mut nominated = pod(json!({"containers": [container("1", "1Ki")]}), "Pending");
         nominated.status.as_mut().unwrap().nominated_node_name = Some("m".to_owned());
         let takes = Resources { cpu_milli: 1000, memory_bytes: 1024, ..one };
-        assert_eq!(place(&nominated, "gpu"), Some(("m".to_owned(), takes)));
+        assert_eq!(usage_on_node(&nominated, "gpu"), Some(("m".to_owned(), takes)));
     }
 
     #[test]
-    fn daemons_come_move_and_go() {
-        let mut daemons = Daemons::default();
+    fn daemon_usage_follows_created_moved_and_deleted_pods() {
+        let mut daemons = DaemonUsage::default();
         let takes = |cpu_milli| Resources { cpu_milli, ..Resources::default() };
         let (one, two) = ("1".into(), "2".into());
         assert_eq!(daemons.set(&one, Some(("n".to_owned(), takes(100)))), ["n"]);

@@ -1,7 +1,7 @@
-//! A cluster in virtual time: jobs that last, tenants and nodes, judged at every arrival and every end.
+//! A cluster in virtual time: tenants, nodes, and jobs that run for a while, with a decision at every arrival and end.
 //!
-//! After each decision it is checked that no node and no quota is over, and that nothing waits that had room: by counting
-//! anew, not by what the dispatcher says.
+//! After each decision it checks that no node and no quota is exceeded, and that no job waits that has room: by counts of its
+//! own, not by those of the dispatcher.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Dispatcher, JobStanding, JobView, TenantView, Verdict, WorkerView};
+use super::{Dispatcher, JobInput, JobState, TenantInput, Verdict, WorkerInput};
 use crate::{
     api_types::{
         JobPhase, Reason,
@@ -25,8 +25,8 @@ pub(super) const POOL: &str = "pool.shared";
 
 #[derive(Default)]
 pub(super) struct World {
-    pub(super) tenants: BTreeMap<String, TenantView>,
-    workers: BTreeMap<String, WorkerView>,
+    pub(super) tenants: BTreeMap<String, TenantInput>,
+    workers: BTreeMap<String, WorkerInput>,
     pub(super) jobs: Vec<Job>,
     pub(super) dispatcher: Dispatcher,
     pub(super) now: i64,
@@ -39,7 +39,7 @@ pub(super) struct World {
 }
 
 pub(super) struct Job {
-    pub(super) view: JobView,
+    pub(super) view: JobInput,
     seconds: i64,
     pub(super) node: Option<String>,
     pub(super) started: Option<i64>,
@@ -56,8 +56,8 @@ fn at(second: i64) -> Timestamp {
 
 impl World {
     /// A tenant that shares the pool, without quotas.
-    pub(super) fn tenant(&mut self, name: &str, weight: u32) -> &mut TenantView {
-        self.tenants.entry(name.to_owned()).or_insert(TenantView {
+    pub(super) fn tenant(&mut self, name: &str, weight: u32) -> &mut TenantInput {
+        self.tenants.entry(name.to_owned()).or_insert(TenantInput {
             name: name.to_owned(),
             plan: "pro".to_owned(),
             closed: None,
@@ -70,13 +70,13 @@ impl World {
 
     pub(super) fn workers(&mut self, group: &str, count: usize, cores: u64) {
         for n in 0..count {
-            let view = WorkerView { group: group.to_owned(), capacity: cpu(cores), open: true };
+            let view = WorkerInput { group: group.to_owned(), capacity: cpu(cores), open: true };
             self.workers.insert(format!("{group}-{n}"), view);
         }
     }
 
-    pub(super) fn submit(&mut self, at: i64, tenant: &str, cores: u64, seconds: i64) -> &mut JobView {
-        let view = JobView {
+    pub(super) fn submit(&mut self, at: i64, tenant: &str, cores: u64, seconds: i64) -> &mut JobInput {
+        let view = JobInput {
             uid: format!("{:06}", self.jobs.len()).into(),
             namespace: tenant.into(),
             created: self::at(at),
@@ -85,8 +85,8 @@ impl World {
             asked: Ok(cpu(cores)),
             group: None,
             on_quota: OnQuota::Queue,
-            state: JobStanding::Waiting(1),
-            told: None,
+            state: JobState::Waiting(1),
+            reported: None,
         };
         self.arrivals.insert((at, self.jobs.len()));
         self.jobs.push(Job { view, seconds, node: None, started: None, refused: false });
@@ -104,7 +104,7 @@ impl World {
             let next = [
                 self.arrivals.first().map(|(at, _)| *at),
                 self.ends.first().map(|(at, _)| *at),
-                self.dispatcher.next_wake(reading).map(|wait| self.now + wait.as_secs()),
+                self.dispatcher.next_wakeup(reading).map(|wait| self.now + wait.as_secs()),
             ];
             let Some(next) = next.into_iter().flatten().min() else { break };
             self.now = next.max(self.now);
@@ -112,7 +112,7 @@ impl World {
         self.now = end;
     }
 
-    /// Begins anew with a dispatcher that knows nothing, and is told what is there.
+    /// Replaces the dispatcher by a new one, which gets the present objects as inputs.
     pub(super) fn restart(&mut self) {
         self.dispatcher = Dispatcher::default();
         self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
@@ -144,13 +144,14 @@ impl World {
 
     /// Jain's index of the service by weight: 1 where everybody gets the same.
     pub(super) fn jain(&self, from: i64, to: i64) -> f64 {
-        let by_weight = |tenant: &TenantView| self.service(&tenant.name, from, to) / f64::from(tenant.weight);
+        let by_weight =
+            |tenant: &TenantInput| self.service(&tenant.name, from, to) / f64::from(tenant.weight);
         let all: Vec<f64> = self.tenants.values().map(by_weight).collect();
         let (sum, squares) = (all.iter().sum::<f64>(), all.iter().map(|x| x * x).sum::<f64>());
         sum * sum / (all.len() as f64 * squares)
     }
 
-    /// Tells all that is new, decides, and starts what was admitted.
+    /// Gives all changes to the dispatcher, decides, and starts what was admitted.
     fn decide(&mut self) {
         let now = self.now;
         self.dispatcher.tick(ClockReading::virtual_time(at(now)));
@@ -164,7 +165,7 @@ impl World {
             self.ends.pop_first();
             let job = &mut self.jobs[number];
             self.dispatcher.set_pod(&job.view.uid, None);
-            job.view.state = JobStanding::Ended(JobPhase::Completed);
+            job.view.state = JobState::Ended(JobPhase::Completed);
             self.dispatcher.set_job(job.view.clone());
         }
         while let Some((_, number)) = self.arrivals.first().copied().filter(|(at, _)| *at <= now) {
@@ -177,7 +178,7 @@ impl World {
             match self.dispatcher.verdict(&uid).unwrap() {
                 Verdict::Admit(place) => self.start(number, &place),
                 Verdict::Reject(..) => self.jobs[number].refused = true,
-                Verdict::Wait(..) => panic!("{uid} is told to wait"),
+                Verdict::Wait(..) => panic!("{uid} was decided to wait"),
             }
         }
         self.check();
@@ -193,7 +194,7 @@ impl World {
         let node = place.node.as_deref().map(|node| (node, job.view.asked.clone().unwrap()));
         self.dispatcher.set_pod(&job.view.uid, node);
         self.dispatcher.charge(&job.view.namespace, &job.view.uid, at(now));
-        job.view.state = JobStanding::Active { group: Some(place.group.as_str().into()), bound: true };
+        job.view.state = JobState::Active { group: Some(place.group.as_str().into()), bound: true };
         self.dispatcher.set_job(job.view.clone());
         self.ends.insert((now + job.seconds, number));
     }
@@ -220,14 +221,18 @@ impl World {
             let within = |used: u64, quota: i64| !started || quota < 0 || used <= quota as u64;
             assert!(within(jobs, tenant.quotas.max_jobs), "{name}: {jobs}");
             assert!(within(held.cpu_milli.div_ceil(1000), tenant.quotas.max_cpu_cores), "{name}: {held:?}");
-            let account = self.dispatcher.account(name).unwrap();
-            assert_eq!((account.usage.active, account.usage.held), (jobs, held), "{name}: ledger and truth");
+            let usage_snapshot = self.dispatcher.usage_snapshot(name).unwrap();
+            assert_eq!(
+                (usage_snapshot.usage.active, usage_snapshot.usage.held),
+                (jobs, held),
+                "{name}: ledger and truth"
+            );
         }
         self.check_waiting(&free);
     }
 
     fn check_waiting(&self, free: &HashMap<&str, Resources>) {
-        let kept = self.dispatcher.kept();
+        let reserved = self.dispatcher.reserved_nodes();
         let mut seen = BTreeSet::new();
         let come = |job: &&Job| job.view.created <= at(self.now) && job.started.is_none() && !job.refused;
         for job in self.jobs.iter().filter(come) {
@@ -235,7 +240,7 @@ impl World {
             if !seen.insert((name, job.asked().cpu_milli)) {
                 continue;
             }
-            let verdict = self.dispatcher.standing(&job.view.uid);
+            let verdict = self.dispatcher.current_verdict(&job.view.uid);
             let Some(Verdict::Wait(reason, _)) = &verdict else { panic!("{verdict:?} of {}", job.view.uid) };
             if *reason != Reason::WaitingForCapacity {
                 continue;
@@ -243,7 +248,7 @@ impl World {
             let mut workers = self.workers.iter().filter(|(_, view)| view.open);
             let idle = workers.find(|(worker, view)| {
                 self.tenants[&**name].groups.contains(&view.group)
-                    && !kept.contains(&worker.as_str())
+                    && !reserved.contains(&worker.as_str())
                     && job.asked().fits(&free[worker.as_str()])
             });
             assert!(idle.is_none(), "{} of {name} waits beside {idle:?}", job.view.uid);

@@ -1,4 +1,4 @@
-//! What the scheduler knows and has decided, for others to read and to act upon.
+//! Access to the scheduler's state and decisions, for controllers and the REST API.
 
 use std::{
     collections::BTreeMap,
@@ -19,17 +19,17 @@ use crate::{
     },
     clock::ClockReading,
     domain::{
-        admission::{Account, Admission, Dispatcher, ProspectiveJob, Verdict},
+        admission::{Admission, Dispatcher, ProspectiveJob, UsageSnapshot, Verdict},
         pod_create::Meaning,
     },
 };
 
 /// The scheduler's state. Cheap to clone; all clones show the same.
 #[derive(Clone, Default)]
-pub struct Board {
+pub struct SchedulerHandle {
     state: Arc<Mutex<State>>,
-    /// Something was settled: there is news that no watch tells of.
-    settled: Arc<Notify>,
+    /// A charge is to be stored: a change that no watch delivers.
+    charge_requested: Arc<Notify>,
     /// A decision was made.
     decided: Arc<Notify>,
 }
@@ -39,46 +39,46 @@ struct State {
     dispatcher: Dispatcher,
     /// Whether a first decision was made.
     ready: bool,
-    /// What tests want to be shown, by job UID.
+    /// Verdicts set by tests, by job UID.
     #[cfg(test)]
     shown: std::collections::HashMap<String, Verdict>,
 }
 
-impl Board {
+impl SchedulerHandle {
     /// One with an empty dispatcher.
     #[must_use]
     pub fn new(dispatcher: Dispatcher) -> Self {
         Self::of(State { dispatcher, ..State::default() })
     }
 
-    /// A board that shows these verdicts, by job UID.
+    /// A handle that returns these verdicts, by job UID.
     #[cfg(test)]
     pub(crate) fn showing(verdicts: impl IntoIterator<Item = (&'static str, Verdict)>) -> Self {
         let shown = verdicts.into_iter().map(|(uid, verdict)| (uid.to_owned(), verdict)).collect();
         Self::of(State { shown, ready: true, ..State::default() })
     }
 
-    /// Shows another verdict on a job from now on.
+    /// Returns this verdict on a job from now on.
     #[cfg(test)]
     pub(crate) fn show(&self, job_uid: &str, verdict: Verdict) {
         self.lock().shown.insert(job_uid.to_owned(), verdict);
     }
 
-    /// A board whose caches are whole, for tests.
+    /// A handle that has decided before, for tests.
     #[cfg(test)]
     pub(crate) fn ready(dispatcher: Dispatcher) -> Self {
         Self::of(State { dispatcher, ready: true, ..State::default() })
     }
 
-    /// Why a job would be refused at once if it were created now; `None` where it would not, and until the caches are
-    /// whole. It reserves nothing: the verdict on the Job itself decides.
+    /// Why a job would be rejected at once if it were created now; `None` where it would not, and until the caches are
+    /// synced. It reserves nothing: the verdict on the Job itself decides.
     #[must_use]
     pub fn assess(&self, job: &ProspectiveJob<'_>, now: ClockReading) -> Option<(Reason, String)> {
         let state = self.lock();
         state.ready.then(|| state.dispatcher.assess(job, now)).flatten()
     }
 
-    /// What was decided of a job, by UID; `None` while there is nothing that its owner is to know.
+    /// What was decided of a job, by UID, for its status; `None` while that has it, or nothing is decided.
     #[must_use]
     pub fn verdict(&self, job_uid: &str) -> Option<Verdict> {
         let state = self.lock();
@@ -102,14 +102,14 @@ impl Board {
     }
 
     /// The API server refused the pod of an admission for the moment: when to try again, or `None` where the admission is
-    /// given back and the job waits with `sentence`; see [`Dispatcher::refused`].
+    /// given back and the job waits with `message`; see [`Dispatcher::pod_create_failed`].
     #[must_use]
-    pub fn refused(
+    pub fn pod_create_failed(
         &self,
         job_uid: &str,
         attempt: u32,
         meaning: Meaning,
-        sentence: String,
+        message: String,
     ) -> Option<Duration> {
         let mut state = self.lock();
         #[cfg(test)]
@@ -117,23 +117,23 @@ impl Board {
             if meaning == Meaning::TryAgain {
                 return Some(Duration::from_millis(100));
             }
-            state.shown.insert(job_uid.to_owned(), Verdict::Wait(Reason::PodRefused, sentence));
+            state.shown.insert(job_uid.to_owned(), Verdict::Wait(Reason::PodRefused, message));
             return None;
         }
-        state.dispatcher.refused(job_uid, attempt, meaning, sentence)
+        state.dispatcher.pod_create_failed(job_uid, attempt, meaning, message)
     }
 
-    /// The first pod of a job is to be let go, by the namespace and the job's UID: its charge is to be stored first, soon
-    /// where somebody waits for it.
-    pub fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
-        self.lock().dispatcher.settle(namespace, job_uid, soon);
-        self.settled.notify_one();
+    /// Requests that the charge of a job, by namespace and UID, is stored, so that its first pod may lose its finalizer;
+    /// `soon` where a caller waits for that.
+    pub fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
+        self.lock().dispatcher.request_charge(namespace, job_uid, soon);
+        self.charge_requested.notify_one();
     }
 
-    /// Whether what is stored of a namespace's hourly window allows the first pod of a job, by UID and creation, to go;
-    /// not until the caches are whole.
+    /// Whether what is stored of a namespace's hourly window allows to remove the finalizer of the first pod of a job, by UID
+    /// and creation; not until the caches are synced.
     #[must_use]
-    pub fn may_let_go(
+    pub fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
@@ -142,21 +142,28 @@ impl Board {
         now: Timestamp,
     ) -> bool {
         let state = self.lock();
-        state.ready && state.dispatcher.may_let_go(namespace, stored, job_uid, created, now)
+        state.ready && state.dispatcher.may_remove_finalizer(namespace, stored, job_uid, created, now)
     }
 
-    /// What the jobs of a namespace come to, as its tenant's status shows it; `None` until the caches are whole.
+    /// What the jobs of a namespace use, as its tenant's status has it; `None` until the caches are synced.
     #[must_use]
     pub fn usage(&self, namespace: &str) -> Option<TenantUsage> {
-        self.ledger(namespace).map(|(usage, ..)| usage)
+        self.usage_snapshot(namespace).map(|(usage, ..)| usage)
     }
 
-    /// The same with the hourly window as it is to be stored, and whether somebody waits for that.
+    /// The same with the hourly window as it is to be stored, and whether that is urgent.
     #[must_use]
-    pub fn ledger(&self, namespace: &str) -> Option<(TenantUsage, Option<JobWindow>, bool)> {
+    pub fn usage_snapshot(&self, namespace: &str) -> Option<(TenantUsage, Option<JobWindow>, bool)> {
         let state = self.lock();
-        let account = state.ready.then(|| state.dispatcher.account(namespace)).flatten()?;
-        Some((shown(&account), account.window, account.awaited))
+        let snapshot = state.ready.then(|| state.dispatcher.usage_snapshot(namespace)).flatten()?;
+        Some((shown(&snapshot), snapshot.window, snapshot.urgent))
+    }
+
+    /// What the scheduler decides of a job at this moment, by UID, whether that is reported or not; `None` before the
+    /// first decision, and for a job that does not wait.
+    #[must_use]
+    pub fn current_verdict(&self, job_uid: &str) -> Option<Verdict> {
+        self.is_ready().then(|| self.with(|dispatcher| dispatcher.current_verdict(job_uid))).flatten()
     }
 
     /// How many jobs wait, by reason.
@@ -165,7 +172,7 @@ impl Board {
         self.lock().dispatcher.waiting()
     }
 
-    /// Whether a first decision was made, from whole caches.
+    /// Whether a first decision was made, from synced caches.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.lock().ready
@@ -174,7 +181,7 @@ impl Board {
     /// Waits for a first decision; for ever where this process does not schedule.
     pub async fn until_ready(&self) {
         loop {
-            // Listening before looking: no decision is missed.
+            // Registered before the check, so that no decision is missed.
             let mut next = pin!(self.decided.notified());
             next.as_mut().enable();
             if self.is_ready() {
@@ -184,12 +191,12 @@ impl Board {
         }
     }
 
-    /// Works on the dispatcher.
+    /// Gives access to the dispatcher.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Dispatcher) -> T) -> T {
         work(&mut self.lock().dispatcher)
     }
 
-    /// Decides upon all that was taken in.
+    /// Makes a decision, and wakes those that wait for one.
     pub(super) fn decide<T>(&self, decision: impl FnOnce(&mut Dispatcher) -> T) -> T {
         let decision = {
             let mut state = self.lock();
@@ -200,23 +207,23 @@ impl Board {
         decision
     }
 
-    /// Waits until a job was decided upon, by UID, and tells what will be written about it; for ever where this process
-    /// does not schedule, and for a job that does not wait.
-    pub async fn foretold(&self, job_uid: &str) -> Verdict {
+    /// Waits for the verdict on a job, by UID, which its status will get; for ever where this process does not schedule, and
+    /// for a job that does not wait.
+    pub async fn wait_for_verdict(&self, job_uid: &str) -> Verdict {
         loop {
-            // Listening before looking: no decision is missed.
+            // Registered before the check, so that no decision is missed.
             let mut next = pin!(self.decided.notified());
             next.as_mut().enable();
-            match self.standing(job_uid) {
+            match self.current_verdict(job_uid) {
                 Some(verdict) => return verdict,
                 None => next.await,
             }
         }
     }
 
-    /// Waits until something was settled.
-    pub(super) async fn settled(&self) {
-        self.settled.notified().await;
+    /// Waits until a charge is to be stored.
+    pub(super) async fn charge_requested(&self) {
+        self.charge_requested.notified().await;
     }
 
     fn of(state: State) -> Self {
@@ -228,10 +235,10 @@ impl Board {
     }
 }
 
-fn shown(account: &Account) -> TenantUsage {
+fn shown(snapshot: &UsageSnapshot) -> TenantUsage {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let ended = |phase| account.ended.get(&phase).copied().map_or(0, signed);
-    let Account { usage, started, resets_at, .. } = account;
+    let ended = |phase| snapshot.ended.get(&phase).copied().map_or(0, signed);
+    let UsageSnapshot { usage, started, resets_at, .. } = snapshot;
     TenantUsage {
         queued_jobs: signed(usage.queued),
         active_jobs: signed(usage.active),
@@ -260,49 +267,49 @@ mod tests {
     use crate::{
         api_types::job::{OnQuota, Priority, Queue},
         domain::{
-            admission::{JobStanding, JobView},
+            admission::{JobInput, JobState},
             resources::Resources,
         },
     };
 
-    fn job(uid: &str) -> JobView {
-        JobView {
+    fn job(uid: &str) -> JobInput {
+        JobInput {
             uid: uid.into(),
-            namespace: "nobody".into(),
+            namespace: "no-tenant".into(),
             created: jiff::Timestamp::UNIX_EPOCH,
             queue: Queue::Default,
             priority: Priority::Medium,
             asked: Ok(Resources::default()),
             group: None,
             on_quota: OnQuota::Queue,
-            state: JobStanding::Waiting(1),
-            told: None,
+            state: JobState::Waiting(1),
+            reported: None,
         }
     }
 
     #[tokio::test]
     async fn it_is_ready_with_the_first_decision() {
-        let board = Board::default();
-        let mut ready = pin!(board.until_ready());
+        let handle = SchedulerHandle::default();
+        let mut ready = pin!(handle.until_ready());
         assert!(ready.as_mut().now_or_never().is_none());
-        board.decide(|dispatcher| drop(dispatcher.decide()));
+        handle.decide(|dispatcher| drop(dispatcher.decide()));
         assert!(ready.as_mut().now_or_never().is_some());
-        assert!(board.until_ready().now_or_never().is_some(), "and stays so");
+        assert!(handle.until_ready().now_or_never().is_some(), "and stays so");
     }
 
     #[tokio::test]
-    async fn nothing_is_foretold_between_news_and_the_decision_on_it() {
-        let board = Board::default();
-        let mut first = pin!(board.foretold("a"));
-        board.with(|dispatcher| dispatcher.set_job(job("a")));
+    async fn no_verdict_is_returned_between_an_event_and_the_decision_on_it() {
+        let handle = SchedulerHandle::default();
+        let mut first = pin!(handle.wait_for_verdict("a"));
+        handle.with(|dispatcher| dispatcher.set_job(job("a")));
         assert!(first.as_mut().now_or_never().is_none(), "no decision yet");
-        board.decide(|dispatcher| drop(dispatcher.decide()));
+        handle.decide(|dispatcher| drop(dispatcher.decide()));
         let verdict = first.as_mut().now_or_never();
         assert!(matches!(verdict, Some(Verdict::Wait(Reason::NotATenantNamespace, _))), "{verdict:?}");
-        board.with(|dispatcher| dispatcher.set_job(job("b")));
-        let mut second = pin!(board.foretold("b"));
+        handle.with(|dispatcher| dispatcher.set_job(job("b")));
+        let mut second = pin!(handle.wait_for_verdict("b"));
         assert!(second.as_mut().now_or_never().is_none(), "the decision before it says nothing of it");
-        board.decide(|dispatcher| drop(dispatcher.decide()));
+        handle.decide(|dispatcher| drop(dispatcher.decide()));
         assert!(second.as_mut().now_or_never().is_some());
     }
 }

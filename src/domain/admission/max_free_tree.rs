@@ -1,15 +1,21 @@
-//! Where there is room among many nodes.
+//! The first of many nodes that has room, in logarithmic time.
 
 use crate::domain::resources::Resources;
 
-/// The largest free amounts, of each resource by itself, below every branch; leaves are nodes. `None`: nothing goes there.
+/// The largest free amounts, of each resource by itself, below every branch; leaves are nodes. `None`: no job may go there.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(super) struct MaxFreeTree {
     largest: Vec<Option<Resources>>,
     leaves: usize,
 }
 
-impl Tree {
+impl Default for MaxFreeTree {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl MaxFreeTree {
     pub(super) fn new(leaves: usize) -> Self {
         let leaves = leaves.next_power_of_two();
         Self { largest: vec![None; 2 * leaves], leaves }
@@ -29,8 +35,8 @@ impl Tree {
         }
     }
 
-    /// What no node has more of; `None` where nothing goes anywhere.
-    pub(super) fn most(&self) -> Option<Resources> {
+    /// What no node has more of; `None` where no job may go to any.
+    pub(super) fn max(&self) -> Option<Resources> {
         self.largest[1]
     }
 

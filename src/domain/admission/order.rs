@@ -1,15 +1,14 @@
 //! The order of one tenant's waiting jobs.
 //!
 //! A job's score is its queue (live 10, default 5, batch 1) times ten plus its priority (high 3, medium 2, low 1); the
-//! higher score is first, and within a score who was submitted first. Waiting raises a job's priority: every five
+//! higher score is first, and within a score the job that was submitted first. Waiting raises a job's priority: every five
 //! minutes are worth one point of the score, without a bound, so that nothing starves. A batch/low job (11) is as high
 //! as one of batch/high (13) submitted ten minutes after it, of default/low (51) after 3 h 20 min, and of live/high
-//! (103), the highest there is, after 7 h 40 min; from then on nothing that is submitted can pass it.
+//! (103), the highest score, after 7 h 40 min; from then on no new job comes before it.
 //!
 //! Both jobs of a comparison age at the same pace, so the difference between them never changes: the order follows
-//! from when the jobs were submitted and what they are, not from when one looks. It is total, no two jobs ever change
-//! places, and it needs no clock. Waiting counts from the submission of the job, also for a retry, which so keeps its
-//! place.
+//! from when the jobs were submitted and from their scores, not from the time of the decision. It is total, no two jobs
+//! ever change their order, and it needs no clock. Waiting counts from the submission of the job, also for a retry.
 
 use std::sync::Arc;
 
@@ -36,36 +35,39 @@ pub fn score(queue: Queue, priority: Priority) -> u8 {
     queue * 10 + priority
 }
 
-/// A job's place among those of its tenant; the lowest is next.
+/// Where a job comes in the order of its tenant; the lowest is next.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     /// Submission, put forward by what the score is worth, in milliseconds.
-    standing: i64,
-    age: Age,
+    effective_since: i64,
+    submission: Submission,
 }
 
-/// When a job was submitted, the oldest first; the UID tells apart what came in the same second.
+/// When a job was submitted, the oldest first; the UID decides between jobs of the same second.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Age(Timestamp, Arc<str>);
+pub struct Submission(Timestamp, Arc<str>);
 
 impl Rank {
-    /// The place of a job submitted at `created`.
+    /// The rank of a job submitted at `created`.
     #[must_use]
     pub fn new(queue: Queue, priority: Priority, created: Timestamp, uid: Arc<str>) -> Self {
         let ahead = i64::from(score(queue, priority)) * AGING_MILLIS;
-        Self { standing: created.as_millisecond().saturating_sub(ahead), age: Age(created, uid) }
+        Self {
+            effective_since: created.as_millisecond().saturating_sub(ahead),
+            submission: Submission(created, uid),
+        }
     }
 
-    /// Submission, put forward by what queue and priority are worth, in milliseconds: the least stands longest.
+    /// Submission, put forward by what queue and priority are worth, in milliseconds: the least is first.
     #[must_use]
-    pub fn standing(&self) -> i64 {
-        self.standing
+    pub fn effective_since(&self) -> i64 {
+        self.effective_since
     }
 
-    /// The job's place by submission alone.
+    /// The order by submission alone.
     #[must_use]
-    pub fn age(&self) -> &Age {
-        &self.age
+    pub fn submission(&self) -> &Submission {
+        &self.submission
     }
 }
 
@@ -89,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn within_a_score_who_was_first_and_then_by_uid() {
+    fn within_a_score_by_submission_and_then_by_uid() {
         let of = |minute, uid| rank(Queue::Default, Priority::Medium, minute, uid);
         assert!(of(0, "b") < of(1, "a"));
         assert!(of(0, "a") < of(0, "b"));
     }
 
     #[test]
-    fn a_batch_job_passes_everything_at_the_times_in_the_text() {
+    fn a_batch_job_comes_before_all_others_after_the_times_in_the_text() {
         let old = rank(Queue::Batch, Priority::Low, 0, "old");
         for (queue, priority, minutes) in [
             (Queue::Batch, Priority::High, 10),
@@ -119,7 +121,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two jobs are never equal; who waits longer never stands worse; 460 minutes are enough to pass anything.
+        /// Two jobs are infeasible equal; who waits longer infeasible stands worse; 460 minutes are enough to pass anything.
         #[test]
         fn total_monotone_and_without_starvation(a in job(), b in job(), longer in 1_i64..1000) {
             prop_assert_eq!(of(&a) == of(&b), a.3 == b.3 && a.2 == b.2 && score(a.0, a.1) == score(b.0, b.1));

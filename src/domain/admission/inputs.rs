@@ -1,9 +1,10 @@
-//! What admission is told, and what it says.
+//! The inputs of admission, and its verdicts.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::order::Rank;
 use crate::{
     api_types::{
         JobPhase, Reason,
@@ -13,12 +14,12 @@ use crate::{
     domain::resources::{AskError, Resources},
 };
 
-/// A tenant, as admission sees it.
+/// A tenant.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TenantView {
+pub struct TenantInput {
     /// Name.
     pub name: String,
-    /// Name of its plan, for sentences.
+    /// Name of its plan, for messages.
     pub plan: String,
     /// Why it accepts nothing at the moment, if so.
     pub closed: Option<(Reason, String)>,
@@ -28,13 +29,29 @@ pub struct TenantView {
     pub weight: u32,
     /// Worker groups that its jobs may use: its own first, then the shared pools in the order of preference.
     pub groups: Vec<String>,
-    /// Nodes of its own group are supplied by an autoscaler: there, room is not asked for.
+    /// An autoscaler supplies the nodes of its own group: a job there need not find room.
     pub elastic: bool,
 }
 
-/// A worker node, as admission sees it.
+/// A namespace that is not a tenant's: nothing is admitted there.
+impl Default for TenantInput {
+    fn default() -> Self {
+        let message = "this namespace is not that of a tenant".to_owned();
+        Self {
+            name: String::new(),
+            plan: String::new(),
+            closed: Some((Reason::NotATenantNamespace, message)),
+            quotas: EffectiveQuotas::default(),
+            weight: 1,
+            groups: Vec::new(),
+            elastic: false,
+        }
+    }
+}
+
+/// A worker node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WorkerView {
+pub struct WorkerInput {
     /// Worker group that it is admitted to.
     pub group: String,
     /// What job pods may use in all.
@@ -43,9 +60,9 @@ pub struct WorkerView {
     pub open: bool,
 }
 
-/// A job, as admission sees it.
+/// A job.
 #[derive(Clone, Debug, PartialEq)]
-pub struct JobView {
+pub struct JobInput {
     /// UID.
     pub uid: Arc<str>,
     /// Its namespace, which is its tenant's.
@@ -60,26 +77,31 @@ pub struct JobView {
     pub asked: Result<Resources, AskError>,
     /// The only worker group that it may use, if it named one.
     pub group: Option<Arc<str>>,
-    /// What it wants when a quota is reached.
+    /// What happens to it when a quota is reached.
     pub on_quota: OnQuota,
-    /// Where it is.
-    pub state: JobStanding,
+    /// Its state.
+    pub state: JobState,
     /// The reason that its status gives.
-    pub told: Option<Reason>,
+    pub reported: Option<Reason>,
 }
 
-impl JobView {
+impl JobInput {
+    /// Its place in the order of its tenant's jobs.
+    pub(super) fn rank(&self) -> Rank {
+        Rank::new(self.queue, self.priority, self.created, Arc::clone(&self.uid))
+    }
+
     /// Whether it runs, or has before.
     pub(super) fn has_run(&self) -> bool {
         match self.state {
-            JobStanding::Active { .. } | JobStanding::BackingOff => true,
-            JobStanding::Waiting(attempt) => attempt > 1,
-            JobStanding::Aside | JobStanding::Ended(_) => false,
+            JobState::Active { .. } | JobState::BackingOff => true,
+            JobState::Waiting(attempt) => attempt > 1,
+            JobState::Inactive | JobState::Ended(_) => false,
         }
     }
 }
 
-/// A job that is not created yet, as far as it is known whether it would be refused.
+/// A job that is not created yet, to assess whether it would be rejected.
 #[derive(Clone, Debug)]
 pub struct ProspectiveJob<'a> {
     /// Its namespace, which is its tenant's.
@@ -88,18 +110,18 @@ pub struct ProspectiveJob<'a> {
     pub asked: Result<Resources, AskError>,
     /// The only worker group that it may use, if it names one.
     pub group: Option<Arc<str>>,
-    /// What it wants when a quota is reached.
+    /// What happens to it when a quota is reached.
     pub on_quota: OnQuota,
 }
 
-/// Where a job is, as its object and its pods say.
+/// The state of a job by its object and its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JobStanding {
-    /// Nothing is to be decided and nothing is held: it is canceled or paused, or its pod has just ended.
-    Aside,
-    /// Waits for admission; the attempt that it would be.
+pub enum JobState {
+    /// It waits for nothing and uses nothing: it is canceled or paused, or its pod has just ended.
+    Inactive,
+    /// It waits for admission to this attempt.
     Waiting(u32),
-    /// Waits for its back-off to pass: it keeps its place in the queue and is not judged.
+    /// It waits for its back-off: it counts as queued and is not assessed.
     BackingOff,
     /// A pod of it may run: it counts against every quota.
     Active {
@@ -112,25 +134,25 @@ pub enum JobStanding {
     Ended(JobPhase),
 }
 
-/// What admission says of a waiting job.
+/// What is decided of a waiting job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It may start.
     Admit(Admission),
-    /// It waits.
+    /// It waits, for this reason.
     Wait(Reason, String),
-    /// It will never run.
+    /// It will never run, for this reason.
     Reject(Reason, String),
 }
 
-/// A place to run.
+/// Where an attempt runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Number of the attempt.
     pub attempt: u32,
     /// Worker group that its pod is bound to.
     pub group: String,
-    /// Node whose room is reserved; kube-scheduler may place it elsewhere in the group. `None` where an autoscaler is to
+    /// The node whose room is counted; kube-scheduler may place it elsewhere in the group. `None` where an autoscaler is to
     /// supply it.
     pub node: Option<String>,
 }
@@ -138,7 +160,7 @@ pub struct Admission {
 /// What a tenant's jobs use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Jobs waiting or backing off.
+    /// Jobs that wait or back off.
     pub queued: u64,
     /// Jobs that count against the quotas.
     pub active: u64,
