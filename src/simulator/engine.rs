@@ -1,6 +1,6 @@
 //! The scheduler's own core under virtual time: a trace goes in, and what becomes of each job comes out.
 //!
-//! The engine is to the [`Dispatcher`] what the scheduler and the job controller are on a cluster: it tells it of
+//! The engine is to the [`Dispatcher`] what the scheduler and the job controller are on a cluster: it gives it
 //! arrivals, starts and ends, and starts what it admits. It decides nothing itself. Time jumps from one event to the
 //! next; all that happens at the same millisecond is decided upon together. What a cluster adds is left out: a pod
 //! starts in the instant in which it is admitted, and a node never fails but as the trace says.
@@ -16,8 +16,8 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    accounting::{Accounting, Cause, Series, Waiting},
     cluster::Cluster,
-    ledger::{Cause, Ledger, Series, Waiting},
     trace::Work,
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// So many reasons to wait are told after each decision, as by the scheduler.
+/// Reasons taken after each decision, as by the scheduler.
 const TOLD: usize = 250;
 
 /// What became of all.
@@ -42,7 +42,7 @@ const TOLD: usize = 250;
 pub struct Run {
     /// By job, in the order of the trace.
     pub outcomes: Vec<Outcome>,
-    /// What was held and waited for over time.
+    /// Usage and waiting over time.
     pub series: Series,
     /// When the last thing happened, in milliseconds from the start.
     pub end: i64,
@@ -84,7 +84,7 @@ struct Live {
     /// How long the attempts before took.
     ran: i64,
     /// Since when this one runs, and in which pool (`None`: on its tenant's own workers).
-    begun: i64,
+    started: i64,
     pool: Option<usize>,
 }
 
@@ -116,7 +116,7 @@ struct Engine<'a> {
     live: HashMap<usize, Live>,
     /// By tenant.
     waiting: Vec<HashMap<Shape, u64>>,
-    ledger: Ledger,
+    accounting: Accounting,
     run: Run,
 }
 
@@ -126,14 +126,14 @@ struct Engine<'a> {
 pub fn run(cluster: &Cluster, plans: &[&str], jobs: &[Work], interval: i64) -> Run {
     let mut engine = Engine::new(cluster, plans, jobs, interval);
     while let Some(next) = engine.next_time() {
-        while engine.ledger.next_look() <= next {
-            engine.look();
+        while engine.accounting.next_sample() <= next {
+            engine.sample();
         }
         engine.now = next;
         engine.step();
     }
-    let Engine { ledger, mut run, now, .. } = engine;
-    run.series = ledger.finish(now);
+    let Engine { accounting, mut run, now, .. } = engine;
+    run.series = accounting.finish(now);
     run.end = now;
     run
 }
@@ -162,7 +162,7 @@ impl<'a> Engine<'a> {
             events: BinaryHeap::new(),
             live: HashMap::new(),
             waiting: vec![HashMap::new(); cluster.tenants.len()],
-            ledger: Ledger::new(cluster, plans, interval),
+            accounting: Accounting::new(cluster, plans, interval),
             run: Run {
                 outcomes: vec![Outcome { started: None, ended: None, end: End::Waits }; jobs.len()],
                 ..Run::default()
@@ -173,7 +173,7 @@ impl<'a> Engine<'a> {
     fn next_time(&self) -> Option<i64> {
         let arrival = self.jobs.get(self.next).map(|job| job.submitted);
         let event = self.events.peek().map(|Reverse((at, ..))| *at);
-        // While nobody waits, nobody is to be looked at again.
+        // While no job waits, none is to be assessed again.
         let now = ClockReading::virtual_time(at(self.now));
         let wake = self.dispatcher.next_wakeup(now).filter(|_| !self.live.is_empty());
         // The next millisecond, where it comes between two.
@@ -184,7 +184,7 @@ impl<'a> Engine<'a> {
         [arrival, event, wake].into_iter().flatten().min().map(|next| next.max(self.now))
     }
 
-    /// Tells what has happened by now, and starts what may start.
+    /// Gives all events up to now to the dispatcher, and starts what it admits.
     fn step(&mut self) {
         self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
         while let Some(Reverse((_, event, number))) =
@@ -198,7 +198,7 @@ impl<'a> Engine<'a> {
         }
         while self.jobs.get(self.next).is_some_and(|job| job.submitted <= self.now) {
             let uid = format!("{:09}", self.next).into();
-            self.live.insert(self.next, Live { uid, attempt: 1, ran: 0, begun: 0, pool: None });
+            self.live.insert(self.next, Live { uid, attempt: 1, ran: 0, started: 0, pool: None });
             self.wait(self.next);
             self.next += 1;
         }
@@ -225,9 +225,9 @@ impl<'a> Engine<'a> {
         self.count_waiting(number, false);
         let (job, now) = (&self.jobs[number], self.now);
         let Some(live) = self.live.get_mut(&number) else { return };
-        live.begun = now;
+        live.started = now;
         live.pool = self.cluster.pools.iter().position(|pool| **pool == *place.group);
-        self.ledger.change(job.tenant, live.pool, |held| held + job.asked, now);
+        self.accounting.change(job.tenant, live.pool, |held| held + job.asked, now);
         self.run.outcomes[number].started.get_or_insert(now);
         let ends = now.saturating_add(runs(job, &self.cluster.tenants[job.tenant].quotas, live.ran).0);
         self.events.push(Reverse((ends, Event::End, number)));
@@ -237,15 +237,15 @@ impl<'a> Engine<'a> {
         if live.attempt == 1 {
             self.dispatcher.charge(namespace, &uid, at(now));
         }
-        self.tell(number, JobState::Active { group: Some(place.group.as_str().into()), bound: true });
+        self.update(number, JobState::Active { group: Some(place.group.as_str().into()), bound: true });
     }
 
     fn attempt_ended(&mut self, number: usize) {
         let (job, now) = (&self.jobs[number], self.now);
         let Some(live) = self.live.get_mut(&number) else { return };
         let (_, in_time) = runs(job, &self.cluster.tenants[job.tenant].quotas, live.ran);
-        live.ran += now - live.begun;
-        self.ledger.change(job.tenant, live.pool, |held| held - job.asked, now);
+        live.ran += now - live.started;
+        self.accounting.change(job.tenant, live.pool, |held| held - job.asked, now);
         self.dispatcher.set_pod(&live.uid, None);
         if live.attempt == 1 {
             self.dispatcher.finalizer_removed(&self.namespaces[job.tenant], &live.uid);
@@ -257,7 +257,7 @@ impl<'a> Engine<'a> {
             live.attempt += 1;
             let back = now.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
             self.events.push(Reverse((back, Event::Back, number)));
-            self.tell(number, JobState::BackingOff);
+            self.update(number, JobState::BackingOff);
         } else {
             self.end(number, if job.fails { End::Failed } else { End::Completed });
         }
@@ -266,7 +266,7 @@ impl<'a> Engine<'a> {
     fn wait(&mut self, number: usize) {
         self.count_waiting(number, true);
         let attempt = self.live.get(&number).map_or(1, |live| live.attempt);
-        self.tell(number, JobState::Waiting(attempt));
+        self.update(number, JobState::Waiting(attempt));
     }
 
     fn end(&mut self, number: usize, end: End) {
@@ -277,7 +277,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn tell(&mut self, number: usize, state: JobState) {
+    fn update(&mut self, number: usize, state: JobState) {
         let (Some(live), job) = (self.live.get(&number), &self.jobs[number]) else { return };
         self.dispatcher.set_job(JobInput {
             uid: Arc::clone(&live.uid),
@@ -293,7 +293,7 @@ impl<'a> Engine<'a> {
         });
     }
 
-    // --- who waits for what
+    // --- what jobs wait for
 
     fn count_waiting(&mut self, number: usize, waits: bool) {
         let job = &self.jobs[number];
@@ -310,8 +310,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn look(&mut self) {
-        let now = self.ledger.next_look();
+    fn sample(&mut self) {
+        let now = self.accounting.next_sample();
         self.dispatcher.tick(ClockReading::virtual_time(at(now)));
         let tenants: Vec<Waiting> = self
             .cluster
@@ -326,7 +326,7 @@ impl<'a> Engine<'a> {
                 })
             })
             .collect();
-        self.ledger.look(now, &tenants, &self.dispatcher.waiting());
+        self.accounting.sample(now, &tenants, &self.dispatcher.waiting());
     }
 
     fn waits_for(
@@ -366,7 +366,7 @@ fn runs(job: &Work, quotas: &EffectiveQuotas, ran: i64) -> (i64, bool) {
     }
 }
 
-/// Whether a job keeps within its tenant's quotas beside what is in use.
+/// Whether a job keeps within its tenant's quotas on top of what is in use.
 fn within(quotas: &EffectiveQuotas, usage: &Usage, asked: &Resources) -> bool {
     /// 10^9 bytes.
     const GB: u64 = 1_000_000_000;

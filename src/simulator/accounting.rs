@@ -1,7 +1,7 @@
-//! What is held over time: by whom, of which workers, against what it is entitled to.
+//! Usage over time: by tenant, of which workers, compared with what each is entitled to.
 //!
-//! Use is summed up exactly, from change to change. Who waits for what, and the entitlement that follows from it, is
-//! looked at four times in each interval.
+//! Usage is summed up exactly, from change to change. What tenants wait for, and the entitlement that follows from it, is
+//! sampled four times in each interval.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::{
     domain::{admission::fair_share::dominant_share, resources::Resources},
 };
 
-/// Looks in an interval.
-pub const LOOKS: i64 = 4;
+/// Samples in an interval.
+pub const SAMPLES_PER_INTERVAL: i64 = 4;
 
 /// What keeps a tenant's jobs waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Cause {
     Quota,
 }
 
-/// A tenant at a look, if it waits.
+/// A tenant in a sample, if it waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// What it waits for.
@@ -37,17 +37,17 @@ pub struct Waiting {
     pub pools: Vec<usize>,
 }
 
-/// Everything that was noted.
+/// All series.
 #[derive(Debug, Default)]
 pub struct Series {
     /// From the first to the last.
     pub intervals: Vec<Interval>,
-    /// By pool: while somebody waited for its room.
+    /// By pool: while a tenant waited for its room.
     pub contended: Vec<Contended>,
-    /// By tenant: at how many looks it waited, for room, its hour, or another quota.
+    /// By tenant: in how many samples it waited, for room, its hour, or another quota.
     pub causes: Vec<[u32; 3]>,
     /// Looks in all.
-    pub looks: u32,
+    pub samples: u32,
 }
 
 /// A stretch of time.
@@ -65,7 +65,7 @@ pub struct Interval {
     pub waiting: BTreeMap<Reason, f64>,
 }
 
-/// An amount held, times milliseconds.
+/// An amount used, times milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
     /// Thousandths of a core.
@@ -87,12 +87,12 @@ pub struct PoolShares {
     pub jain: Option<f64>,
 }
 
-/// Shares of a pool while somebody waited for its room, by plan.
+/// Shares of a pool while a tenant waited for its room, by plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contended {
-    /// Looks at which somebody did.
-    pub looks: u32,
-    /// Sum of what was held.
+    /// Samples in which one did.
+    pub samples: u32,
+    /// Sum of the usage.
     pub used: Vec<f64>,
     /// Sum of what would have been fair.
     pub entitled: Vec<f64>,
@@ -110,7 +110,7 @@ struct Part {
     waited: i64,
 }
 
-/// What is held of a pool, or of all tenants' own workers.
+/// Usage of a pool, or of all tenants' own workers.
 #[derive(Clone, Debug, Default)]
 struct Total {
     held: Resources,
@@ -120,7 +120,7 @@ struct Total {
 
 /// Keeps account.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct Accounting {
     plan_count: usize,
     /// Plan and weight, by tenant.
     tenants: Vec<(usize, f64)>,
@@ -130,13 +130,13 @@ pub struct Ledger {
     totals: Vec<Total>,
     interval: i64,
     begun: i64,
-    looks: i64,
+    samples: i64,
     shares: Vec<PoolShares>,
     waiting: BTreeMap<Reason, f64>,
     series: Series,
 }
 
-impl Ledger {
+impl Accounting {
     /// An empty one, with intervals of so many milliseconds. `plans` are the plans' names in order.
     #[must_use]
     pub fn new(cluster: &Cluster, plans: &[&str], interval: i64) -> Self {
@@ -146,7 +146,7 @@ impl Ledger {
             (plan, f64::from(tenant.weight.max(1)))
         });
         let contended =
-            Contended { looks: 0, used: vec![0.0; plans.len()], entitled: vec![0.0; plans.len()] };
+            Contended { samples: 0, used: vec![0.0; plans.len()], entitled: vec![0.0; plans.len()] };
         Self {
             plan_count: plans.len(),
             tenants: tenants.collect(),
@@ -155,7 +155,7 @@ impl Ledger {
             totals: vec![Total::default(); pools + 1],
             interval,
             begun: 0,
-            looks: 0,
+            samples: 0,
             shares: vec![PoolShares::new(plans.len()); pools],
             waiting: BTreeMap::new(),
             series: Series {
@@ -166,10 +166,10 @@ impl Ledger {
         }
     }
 
-    /// When to look next.
+    /// The time of the next sample.
     #[must_use]
-    pub fn next_look(&self) -> i64 {
-        self.begun + (self.looks + 1) * (self.interval / LOOKS).max(1)
+    pub fn next_sample(&self) -> i64 {
+        self.begun + (self.samples + 1) * (self.interval / SAMPLES_PER_INTERVAL).max(1)
     }
 
     /// A job begins or ends to hold something of a pool, or of its tenant's own workers (`None`).
@@ -196,9 +196,9 @@ impl Ledger {
     }
 
     /// Notes who waits for what, by tenant, and how many jobs wait, by reason.
-    pub fn look(&mut self, now: i64, tenants: &[Waiting], reasons: &BTreeMap<Reason, u64>) {
-        self.looks += 1;
-        self.series.looks += 1;
+    pub fn sample(&mut self, now: i64, tenants: &[Waiting], reasons: &BTreeMap<Reason, u64>) {
+        self.samples += 1;
+        self.series.samples += 1;
         for (reason, jobs) in reasons {
             *self.waiting.entry(*reason).or_default() += *jobs as f64;
         }
@@ -208,7 +208,7 @@ impl Ledger {
             }
         }
         (0..self.parts.len()).for_each(|pool| self.look_at_pool(pool, tenants));
-        if self.looks >= LOOKS {
+        if self.samples >= SAMPLES_PER_INTERVAL {
             self.close(now);
         }
     }
@@ -230,7 +230,7 @@ impl Ledger {
         let contended = concerned.iter().any(|(_, waits, _)| *waits);
         let fair = entitlements(&demands, whole);
         let all = &mut self.series.contended[pool];
-        all.looks += u32::from(contended);
+        all.samples += u32::from(contended);
         for ((number, _, share), entitled) in concerned.iter().zip(fair) {
             let plan = self.tenants[*number].0;
             self.shares[pool].used[plan] += share;
@@ -245,15 +245,15 @@ impl Ledger {
     /// Ends the interval.
     fn close(&mut self, now: i64) {
         let millis = now - self.begun;
-        let looks = self.looks.max(1) as f64;
+        let samples = self.samples.max(1) as f64;
         let mut shares = vec![PoolShares::new(self.plan_count); self.parts.len()];
         std::mem::swap(&mut shares, &mut self.shares);
         for (shares, parts) in shares.iter_mut().zip(&mut self.parts) {
-            shares.used.iter_mut().chain(&mut shares.entitled).for_each(|share| *share /= looks);
+            shares.used.iter_mut().chain(&mut shares.entitled).for_each(|share| *share /= samples);
             let mut got = Vec::new();
             for (part, (_, weight)) in parts.iter_mut().zip(&self.tenants) {
                 part.count(now);
-                if self.looks > 0 && part.waited == self.looks {
+                if self.samples > 0 && part.waited == self.samples {
                     got.push(part.got / weight);
                 }
                 (part.got, part.waited) = (0.0, 0);
@@ -266,12 +266,12 @@ impl Ledger {
             used.push(std::mem::take(&mut total.amount));
         }
         let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.values_mut().for_each(|jobs| *jobs /= looks);
+        waiting.values_mut().for_each(|jobs| *jobs /= samples);
         self.series.intervals.push(Interval { end: now, millis, used, pools: shares, waiting });
-        (self.begun, self.looks) = (now, 0);
+        (self.begun, self.samples) = (now, 0);
     }
 
-    /// Everything that was noted up to now.
+    /// All series up to now.
     #[must_use]
     pub fn finish(mut self, now: i64) -> Series {
         if now > self.begun {

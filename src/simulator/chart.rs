@@ -21,9 +21,9 @@ use super::report::{IntervalReport, Report, ShareReport, TenantReport};
 const SIZE: (u32, u32) = (1100, 360);
 /// Pools that are drawn.
 const POOLS: usize = 4;
-/// Points of a curve; more can't be told apart.
+/// Points of a curve; more can't be distinguished.
 const POINTS: usize = 240;
-/// Colours that people who see few of them can tell apart.
+/// Colours that people who see few of them can distinguish.
 const COLORS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
