@@ -2,7 +2,7 @@
 //!
 //! A job is charged when its first pod is created; retries are not. The window lasts 60 minutes from the first job
 //! charged; the first one charged at or after its end opens the next. All of this is a function of the times at which
-//! first pods were created, so it does not matter in which order, or how often, they are told.
+//! first pods were created, so the order and number of the events about them does not matter.
 //!
 //! It can be rebuilt at any moment from the API server, whatever was deleted and created again meanwhile. A first pod is
 //! held by a finalizer until Tenant status (`status.jobWindow`) says that it is counted, so every job charged is to be
@@ -11,8 +11,8 @@
 //! (`notBefore`): what is older belongs to no window that still runs, and without that the rest of an old window would
 //! pass for the beginning of a new one.
 //!
-//! What is told in time is counted exactly, and told in time is all that comes within an hour of the pod's creation:
-//! even when the first job of a window is told last, it moves the window's start. (Later than that, jobs that it would
+//! An event within an hour of the pod's creation is counted exactly: even when the first job of a window comes last, it
+//! moves the window's start. (Later than that, jobs that it would
 //! have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
 //! compared with our own clock, a window lasts [`LEEWAY`] longer, so that a pod created at its end by our clock is not
 //! stamped into it by a clock that is behind, and then counted nowhere.
@@ -44,7 +44,7 @@ pub struct RateWindow {
     open: HashMap<Box<str>, Timestamp>,
     /// The newest window that the two above make, once it was asked for.
     newest: OnceLock<Option<Window>>,
-    /// Where the window of `recorded` begins, once it was asked for: an older job of it may have been told since.
+    /// Where the window of `recorded` begins, once it was asked for: an older job of it may have been charged since.
     stored_start: OnceLock<Timestamp>,
 }
 
@@ -66,7 +66,7 @@ struct Window {
 }
 
 impl RateWindow {
-    /// Takes what Tenant status says: to be called once after a start, before anything is settled. Pods may have been
+    /// Takes over what Tenant status has: once after a start, before anything is settled. Pods may have been
     /// charged already. Any further call changes nothing: from then on status follows this.
     pub fn restore(&mut self, stored: &JobWindow) {
         if self.recorded.is_some() {
@@ -84,7 +84,7 @@ impl RateWindow {
     }
 
     /// Drops from the settling jobs those whose pods are not held any more. To be called once after a start, when all
-    /// pods are known: what was released before the start is never told again.
+    /// pods are known: no event will come of a finalizer that was removed before the start.
     pub fn retain_settling(&mut self, mut held: impl FnMut(&str) -> bool) {
         if let Some(recorded) = &mut self.recorded {
             recorded.settling.retain(|uid| held(uid));
@@ -123,8 +123,8 @@ impl RateWindow {
         self.in_force(now).map(|window| over_at(window.start))
     }
 
-    /// The job's pod wants to go: has [`RateWindow::stored`] say what allows it. Whether that has changed. It has not
-    /// when it says so already, when the job is unknown, and while too many others are settling: ask again then.
+    /// Makes [`RateWindow::stored`] allow to remove the finalizer of the job's pod; true where that has changed. It has not
+    /// where it was allowed already, where the job is unknown, and while too many others are settling: call it again then.
     pub fn settle(&mut self, job_uid: &str) -> bool {
         let settling = self.recorded.as_ref().map_or(0, |recorded| recorded.settling.len());
         let Some((created, window)) = self.open.get(job_uid).copied().zip(self.newest()) else {
@@ -138,8 +138,8 @@ impl RateWindow {
         true
     }
 
-    /// The job's pod was seen without its finalizer, or is gone. One that was not settled, because somebody took the
-    /// finalizer away by hand, stays counted.
+    /// The job's pod was seen without its finalizer, or was deleted. One that was not settled, because the finalizer was
+    /// removed by hand, stays counted.
     pub fn finalizer_removed(&mut self, job_uid: &str) {
         let settling = self.recorded.as_mut().is_some_and(|recorded| recorded.settling.remove(job_uid));
         if !settling {
@@ -161,7 +161,7 @@ impl RateWindow {
         })
     }
 
-    /// Whether Tenant status, as it is stored, allows a job's first pod, created at `created`, to go: it is counted
+    /// Whether Tenant status, as it is stored, allows to remove the finalizer of a job's first pod, created at `created`: it is counted
     /// there, or belongs to a window that is over there, and not only there: an end that has moved may not be stored yet,
     /// and the pod belong to the window after it.
     #[must_use]

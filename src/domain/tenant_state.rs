@@ -1,6 +1,6 @@
-//! Where a tenant stands in its life: one pure function, so that controller, scheduler and API never disagree.
+//! The phase of a tenant: one pure function, so that controller, scheduler and API never disagree.
 //!
-//! Expiry needs no event: [`PhaseDecision::changes_at`] says when to look again, and a later `expiresAt` reactivates.
+//! Expiry needs no event: [`PhaseDecision::changes_at`] says when it changes, and a later `expiresAt` reactivates.
 
 use jiff::Timestamp;
 
@@ -9,16 +9,16 @@ use crate::api_types::{
     tenant::{SuspendPolicy, TenantPhase},
 };
 
-/// Where a tenant stands, and why.
+/// The phase of a tenant, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PhaseDecision {
     /// Its phase.
     pub phase: TenantPhase,
     /// The machine reason.
     pub reason: Reason,
-    /// The sentence.
+    /// The message.
     pub message: String,
-    /// When the answer changes by itself.
+    /// When the phase changes by itself.
     pub changes_at: Option<Timestamp>,
 }
 
@@ -30,7 +30,8 @@ impl PhaseDecision {
     }
 }
 
-/// Judges a tenant by its spec, its deletion and the time. Suspension comes before expiry: it is what somebody did.
+/// Decides the phase of a tenant by its spec, its deletion and the time. Suspension comes before expiry: it was set by
+/// hand.
 #[must_use]
 pub fn decide(tenant: &Tenant, now: Timestamp) -> PhaseDecision {
     let spec = &tenant.spec;
@@ -71,7 +72,7 @@ pub fn phase(decision: &PhaseDecision, stalled: bool) -> TenantPhase {
     if stalled && decision.phase == TenantPhase::Active { TenantPhase::Stalled } else { decision.phase }
 }
 
-/// Whether the tenant is going. A deletion that is [prevented](deletion_prevented) changes nothing.
+/// Whether the tenant is being deleted. A deletion that is [prevented](deletion_prevented) changes nothing.
 #[must_use]
 pub fn terminating(tenant: &Tenant) -> bool {
     tenant.metadata.deletion_timestamp.is_some() && deletion_prevented(tenant.spec.prevent_deletion).is_none()

@@ -142,7 +142,7 @@ fn what_is_stored_moves_also_when_the_next_window_runs_already() {
     window.charge("a", minute(0));
     window.charge("c", minute(60));
     let stored = window.stored(minute(60)).unwrap();
-    assert_eq!(stored.resets_at.0, minute(60), "not 63: d of minute 60, not told yet, would go uncounted");
+    assert_eq!(stored.resets_at.0, minute(60), "not 63: d of minute 60, not seen yet, would go uncounted");
     assert!(!window.may_remove_finalizer(Some(&stored), "d", minute(60), minute(64)));
     let after = restarted(Some(&stored), &[("a", 0), ("c", 60), ("d", 60)]);
     assert_eq!((after.used(minute(61)), after.resets_at(minute(61))), (2, Some(minute(120) + LEEWAY)));
@@ -212,7 +212,7 @@ enum Event {
     Pass(i64),
     /// The scheduler hears of a pod.
     Tell(usize),
-    /// The attempt controller asks for one to be let go.
+    /// The pod-finalizer controller requests a charge for one.
     Settle(usize),
     /// Status is written.
     Write,
@@ -220,7 +220,7 @@ enum Event {
     LetGo(usize),
     /// The scheduler hears of that.
     TellGone(usize),
-    /// The operator starts anew; the cache tells of pods in some order, before or after it tells of the tenant.
+    /// The operator restarts; the cache delivers pods in some order, before or after the tenant.
     Restart { reverse: bool, status_first: bool },
 }
 
@@ -244,7 +244,7 @@ struct HeldPod {
     uid: String,
     created: Timestamp,
     held: bool,
-    told: bool,
+    seen: bool,
 }
 
 #[derive(Default)]
@@ -257,9 +257,9 @@ struct World {
 }
 
 impl World {
-    fn tell(&mut self, which: impl Fn(&HeldPod) -> bool) {
-        for pod in self.pods.iter_mut().filter(|pod| pod.held && !pod.told && which(pod)) {
-            pod.told = true;
+    fn deliver(&mut self, which: impl Fn(&HeldPod) -> bool) {
+        for pod in self.pods.iter_mut().filter(|pod| pod.held && !pod.seen && which(pod)) {
+            pod.seen = true;
             self.window.charge(&pod.uid, pod.created);
         }
     }
@@ -270,16 +270,16 @@ impl World {
         match event {
             Event::Create => {
                 let uid = format!("job-{}", self.pods.len());
-                self.pods.push(HeldPod { uid, created: now, held: true, told: false });
+                self.pods.push(HeldPod { uid, created: now, held: true, seen: false });
             }
             Event::Pass(minutes) => {
                 let next = self.minute + minutes;
-                self.tell(|pod| end_of(pod.created) <= minute(next));
+                self.deliver(|pod| end_of(pod.created) <= minute(next));
                 self.minute = next;
             }
             Event::Tell(n) => {
                 if let Some(picked) = picked(n) {
-                    self.tell(|pod| pod.uid == picked.uid);
+                    self.deliver(|pod| pod.uid == picked.uid);
                 }
             }
             Event::Settle(n) => drop(picked(n).map(|pod| self.window.settle(&pod.uid))),
@@ -301,14 +301,14 @@ impl World {
 
     fn restart(&mut self, reverse: bool, status_first: bool) {
         self.window = RateWindow::default();
-        self.pods.iter_mut().for_each(|pod| pod.told = !pod.held);
+        self.pods.iter_mut().for_each(|pod| pod.seen = !pod.held);
         if let (true, Some(status)) = (status_first, &self.status) {
             self.window.restore(status);
         }
         if reverse {
             self.pods.reverse();
         }
-        self.tell(|_| true);
+        self.deliver(|_| true);
         if reverse {
             self.pods.reverse();
         }
@@ -323,7 +323,7 @@ impl World {
     /// The rule, from everything that ever happened, as far as the scheduler has heard of it.
     fn expected(&self) -> (u64, Option<Timestamp>) {
         let (mut used, mut start) = (0, None);
-        for pod in self.pods.iter().filter(|pod| pod.told || !pod.held) {
+        for pod in self.pods.iter().filter(|pod| pod.seen || !pod.held) {
             match start {
                 Some(start) if pod.created < start + LENGTH => used += 1,
                 _ => (used, start) = (1, Some(pod.created)),
@@ -341,7 +341,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Whatever happens in whatever order, what is counted is what was started; and whatever is held can be let go.
+    /// Whatever happens in whatever order, what is counted is what was started; and every finalizer can be removed.
     #[test]
     fn counts_what_was_started(events in vec(event(), 0..120)) {
         let mut world = World::default();
@@ -353,7 +353,7 @@ proptest! {
                 prop_assert!(world.found().0 >= before, "lowered by {:?}", event);
             }
         }
-        world.tell(|_| true);
+        world.deliver(|_| true);
         for n in 0..world.pods.len() {
             for event in [Event::Settle(n), Event::Write, Event::LetGo(n)] {
                 world.happens(&event);
@@ -365,7 +365,7 @@ proptest! {
         prop_assert_eq!(world.found(), world.expected(), "from status alone");
     }
 
-    /// The order in which jobs are told is of no matter.
+    /// The order of the events does not matter.
     #[test]
     fn any_order(created in vec(0_i64..200, 1..12).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle()))) {
         let windows = [created.0, created.1].map(|order| {
