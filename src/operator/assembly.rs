@@ -46,8 +46,8 @@ pub(super) struct Tables {
     pub(super) scenarios: watch::Receiver<Arc<Scenarios>>,
 }
 
-/// Names of those who are to look again after a decision.
-pub(super) struct Names {
+/// The names of the objects that the scheduler requeues, for their controllers.
+pub(super) struct RequeueReceivers {
     pub(super) jobs: DistinctReceiver<ObjectRef<Job>>,
     pub(super) tenants: DistinctReceiver<ObjectRef<Tenant>>,
 }
@@ -176,14 +176,14 @@ impl Assembly {
         handle
     }
 
-    pub(super) fn scheduler(&mut self) -> Names {
+    pub(super) fn scheduler(&mut self) -> RequeueReceivers {
         self.schedules = true;
-        let (concerned_jobs, jobs) = distinct();
-        let (concerned_tenants, tenants) = distinct();
+        let (requeued_jobs, jobs) = distinct();
+        let (requeued_tenants, tenants) = distinct();
         let scheduler = Scheduler::new(scheduler::Context {
             caches: self.caches.clone(),
             handle: self.board.clone(),
-            requeue: RequeueSenders { jobs: concerned_jobs, tenants: concerned_tenants },
+            requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
             gpu_resource: self.settings.gpu_resource.clone(),
@@ -199,7 +199,7 @@ impl Assembly {
             foreign: self.pods.subscribe_foreign(),
         };
         self.parts.essential("scheduler", scheduler.run(changes));
-        Names { jobs, tenants }
+        RequeueReceivers { jobs, tenants }
     }
 
     /// Returns which tenants can't be read.
@@ -271,7 +271,7 @@ impl Assembly {
     /// Returns which jobs can't be read.
     pub(super) fn jobs(
         &mut self,
-        concerned: DistinctReceiver<ObjectRef<Job>>,
+        requeued: DistinctReceiver<ObjectRef<Job>>,
         mirror: Option<&MirrorHandle>,
         start_limit_seconds: u32,
     ) {
@@ -300,8 +300,8 @@ impl Assembly {
         };
         let of_jobs = job::Changes { all: self.jobs.subscribe(), unreadable: writer };
         let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
-        let (context, concerned) = (Arc::new(context), concerned.into_stream());
-        let run = job::run(context, of_jobs, of_pods, of_tenants, concerned, self.stop.clone());
+        let (context, requeued) = (Arc::new(context), requeued.into_stream());
+        let run = job::run(context, of_jobs, of_pods, of_tenants, requeued, self.stop.clone());
         self.parts.controller("job controller", run);
     }
 

@@ -20,7 +20,7 @@ struct World {
     handle: SchedulerHandle,
     jobs: Writer<Job>,
     /// Never read, as by a controller that waits for a cache that can't be listed.
-    _concerned: (DistinctReceiver<ObjectRef<Job>>, DistinctReceiver<ObjectRef<Tenant>>),
+    _receivers: (DistinctReceiver<ObjectRef<Job>>, DistinctReceiver<ObjectRef<Tenant>>),
     _tables: (watch::Sender<Arc<Plans>>, watch::Sender<Arc<Scenarios>>),
 }
 
@@ -39,12 +39,12 @@ impl World {
         };
         let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
         let (scenarios_sender, scenarios) = watch::channel(Arc::new(Scenarios::default()));
-        let ((concerned_jobs, of_jobs), (concerned_tenants, of_tenants)) = (distinct(), distinct());
+        let ((requeued_jobs, of_jobs), (requeued_tenants, of_tenants)) = (distinct(), distinct());
         let handle = SchedulerHandle::default();
         let scheduler = Scheduler::new(Context {
             caches,
             handle: handle.clone(),
-            requeue: RequeueSenders { jobs: concerned_jobs, tenants: concerned_tenants },
+            requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans,
             scenarios,
             gpu_resource: "example.com/gpu".to_owned(),
@@ -52,7 +52,7 @@ impl World {
             metrics: Metrics::default(),
         });
         let tables = (plans_sender, scenarios_sender);
-        Self { scheduler, handle, jobs, _concerned: (of_jobs, of_tenants), _tables: tables }
+        Self { scheduler, handle, jobs, _receivers: (of_jobs, of_tenants), _tables: tables }
     }
 
     /// One whose caches are whole, with a tenant and a node that takes so many pods.
