@@ -98,15 +98,12 @@ impl Agenda {
         self.decided.push(Arc::clone(uid));
     }
 
-    pub(super) fn take_decided(&mut self) -> Vec<Arc<str>> {
-        std::mem::take(&mut self.decided)
-    }
-
     pub(super) fn report_usage(&mut self, tenant: TenantId) {
         self.usage_changed.push(tenant);
     }
 
-    pub(super) fn take_usage_changed(&mut self) -> Vec<TenantId> {
-        std::mem::take(&mut self.usage_changed)
+    /// The jobs decided, and the tenants whose usage has changed, since the last call.
+    pub(super) fn take_report(&mut self) -> (Vec<Arc<str>>, Vec<TenantId>) {
+        (std::mem::take(&mut self.decided), std::mem::take(&mut self.usage_changed))
     }
 }

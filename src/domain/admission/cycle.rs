@@ -231,9 +231,9 @@ impl Dispatcher {
 
     /// What was decided, and whose usage has changed, since the last report.
     fn report(&mut self) -> Decision {
-        let decided = self.shared.agenda.take_decided();
-        let mut usage = Vec::new();
-        for tenant in self.shared.agenda.take_usage_changed() {
+        let (decided, changed) = self.shared.agenda.take_report();
+        let mut usage = Vec::with_capacity(changed.len());
+        for tenant in changed {
             usage.push(self.tenants[tenant].usage_reported());
             self.drop_if_empty(tenant);
         }

@@ -16,8 +16,6 @@
 //! Recent usage only ever counts against a tenant. One that was idle has a load of nothing, not less, and what it is owed
 //! is its guarantee: idle time is not saved up.
 
-use std::cmp::Ordering;
-
 use jiff::Timestamp;
 
 use crate::domain::resources::Resources;
@@ -46,12 +44,12 @@ pub fn dominant_share(held: &Resources, capacity: &Resources) -> f64 {
 }
 
 /// Where a tenant's job comes in the order of one pool; the lowest is next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FairShareOrder {
     /// With the job, the tenant uses more than its guarantee.
     surplus: bool,
-    /// Recent share by weight.
-    load: f64,
+    /// Recent share by weight, as the bits of a number that is not negative: they have its order.
+    load: u64,
 }
 
 impl FairShareOrder {
@@ -61,7 +59,8 @@ impl FairShareOrder {
         let surplus = share.with_job > guarantee + TOLERANCE;
         let soon = share.held + (share.recent - share.held) * share.decay;
         let next = soon + (share.with_job - share.held) * (1.0 - share.decay);
-        Self { surplus, load: logarithmic_mean(soon, next) / f64::from(weight.max(1)) }
+        let load = logarithmic_mean(soon, next) / f64::from(weight.max(1));
+        Self { surplus, load: load.max(0.0).to_bits() }
     }
 }
 
@@ -118,26 +117,6 @@ impl MeanRuntime {
         (-self.seconds / self.half_life()).exp2()
     }
 }
-
-impl Ord for FairShareOrder {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.surplus.cmp(&other.surplus).then(self.load.total_cmp(&other.load))
-    }
-}
-
-impl PartialOrd for FairShareOrder {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for FairShareOrder {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for FairShareOrder {}
 
 /// The mean share of a pool that a tenant used, as a part of 1; older times count less. Nothing after a restart, and right
 /// again after a few half-lives.

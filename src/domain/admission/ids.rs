@@ -103,6 +103,7 @@ impl<H: Handle, T> Arena<H, T> {
         self.items.iter_mut().map(|(_, item)| item)
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

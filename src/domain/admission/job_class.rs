@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Bound::{Excluded, Unbounded},
+    ops::{
+        Bound::{Excluded, Unbounded},
+        Range,
+    },
     sync::Arc,
 };
 
@@ -68,12 +71,11 @@ pub struct BackfillCount {
     pub job: JobIdx,
     /// It waits for a quota: only jobs of its own tenant overtake it.
     pub by_quota: bool,
-    pub pools: Vec<PoolId>,
+    /// Which memberships of the tenant it may use.
+    pub allowed: Range<usize>,
     pub asked: Resources,
     /// Admissions that are counted already.
     pub counted: u64,
-    /// Where the tenant is enqueued once enough may have overtaken the job: pools, and the admissions there.
-    pub watches: Vec<(PoolId, u64)>,
 }
 
 impl JobClass {

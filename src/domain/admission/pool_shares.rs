@@ -169,20 +169,10 @@ impl PoolShares {
         self.admitted.smaller(&SizeBucket::of(asked))
     }
 
-    /// Has a tenant enqueued when so many smaller jobs were admitted.
+    /// Has a tenant enqueued when so many smaller jobs were admitted. That is never taken back: a tenant whose job waits no
+    /// longer by then is enqueued once too often.
     pub fn watch(&mut self, asked: &Resources, admitted: u64, tenant: TenantId) {
         self.watches.entry(SizeBucket::of(asked)).or_default().insert((admitted, tenant));
-    }
-
-    /// Takes [`Self::watch`] back.
-    pub fn unwatch(&mut self, asked: &Resources, admitted: u64, tenant: TenantId) {
-        let size = SizeBucket::of(asked);
-        if let Some(tenants) = self.watches.get_mut(&size) {
-            tenants.remove(&(admitted, tenant));
-            if tenants.is_empty() {
-                self.watches.remove(&size);
-            }
-        }
     }
 
     /// At most so many of the tenants whose job may starve by now; each watch is returned once.

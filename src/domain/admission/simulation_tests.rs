@@ -289,19 +289,19 @@ proptest! {
         }
         for (n, (tenant, change, number)) in changes.into_iter().enumerate() {
             world.run(50 * n as i64, |_| false);
-            let view = world.tenant(["a", "b", "c"][tenant], 1);
+            let input = world.tenant(["a", "b", "c"][tenant], 1);
             match change {
-                0 => view.closed = Some((Reason::TenantSuspended, "suspended".to_owned())),
-                1 => view.closed = None,
-                2 => view.quotas.max_jobs = number + 1,
-                3 => view.quotas.max_queued_jobs = number,
+                0 => input.closed = Some((Reason::TenantSuspended, "suspended".to_owned())),
+                1 => input.closed = None,
+                2 => input.quotas.max_jobs = number + 1,
+                3 => input.quotas.max_queued_jobs = number,
                 4 => world.open(["pool.shared-0", "pool.shared-1", "a-0"][tenant], number > 2),
                 _ => world.restart(),
             }
         }
         for name in ["a", "b", "c"] {
-            let view = world.tenant(name, 1);
-            (view.closed, view.quotas.max_jobs, view.quotas.max_queued_jobs) = (None, -1, -1);
+            let input = world.tenant(name, 1);
+            (input.closed, input.quotas.max_jobs, input.quotas.max_queued_jobs) = (None, -1, -1);
         }
         ["pool.shared-0", "pool.shared-1", "a-0"].iter().for_each(|worker| world.open(worker, true));
         world.run(100_000, |_| false);

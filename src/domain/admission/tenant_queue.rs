@@ -216,7 +216,8 @@ impl TenantQueue {
         self.join_pools(input, &mut shared.inventory);
         for job in keep {
             let entry = &shared.jobs[job];
-            let (asked, group) = (entry.size(), entry.queue_state.group().map(Arc::from));
+            let (asked, group) =
+                (entry.size(), entry.queue_state.placement().and_then(|(group, _)| group.cloned()));
             self.change_pool_usage(group.as_deref(), |usage| *usage += asked, shared);
         }
         again.iter().for_each(|job| self.attach(*job, shared));
@@ -391,7 +392,7 @@ impl TenantQueue {
         self.change_class(id, &mut shared.inventory, |class| class.remove(&rank));
         self.overtaken.forget(job);
         if self.backfill_count.as_ref().is_some_and(|count| count.job == job) {
-            self.set_backfill_count(None, &mut shared.inventory);
+            self.backfill_count = None;
         }
         self.drop_reservation(job, &mut shared.inventory);
         if self.classes[id].first().is_none() {

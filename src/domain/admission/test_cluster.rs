@@ -39,7 +39,7 @@ pub(super) struct World {
 }
 
 pub(super) struct Job {
-    pub(super) view: JobInput,
+    pub(super) input: JobInput,
     seconds: i64,
     pub(super) node: Option<String>,
     pub(super) started: Option<i64>,
@@ -70,13 +70,13 @@ impl World {
 
     pub(super) fn workers(&mut self, group: &str, count: usize, cores: u64) {
         for n in 0..count {
-            let view = WorkerInput { group: group.to_owned(), capacity: cpu(cores), open: true };
-            self.workers.insert(format!("{group}-{n}"), view);
+            let input = WorkerInput { group: group.to_owned(), capacity: cpu(cores), open: true };
+            self.workers.insert(format!("{group}-{n}"), input);
         }
     }
 
     pub(super) fn submit(&mut self, at: i64, tenant: &str, cores: u64, seconds: i64) -> &mut JobInput {
-        let view = JobInput {
+        let input = JobInput {
             uid: format!("{:06}", self.jobs.len()).into(),
             namespace: tenant.into(),
             created: self::at(at),
@@ -89,8 +89,8 @@ impl World {
             reported: None,
         };
         self.arrivals.insert((at, self.jobs.len()));
-        self.jobs.push(Job { view, seconds, node: None, started: None, refused: false });
-        &mut self.jobs.last_mut().unwrap().view
+        self.jobs.push(Job { input, seconds, node: None, started: None, refused: false });
+        &mut self.jobs.last_mut().unwrap().input
     }
 
     /// Lets time pass, and returns at `end` or when `until` says so after a decision.
@@ -116,10 +116,10 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.dispatcher = Dispatcher::default();
         self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
-        for job in self.jobs.iter().filter(|job| job.view.created <= at(self.now) && !job.refused) {
+        for job in self.jobs.iter().filter(|job| job.input.created <= at(self.now) && !job.refused) {
             let place = job.node.as_deref().filter(|_| job.runs(self.now));
-            self.dispatcher.set_pod(&job.view.uid, place.map(|node| (node, job.asked())));
-            self.dispatcher.set_job(job.view.clone());
+            self.dispatcher.set_pod(&job.input.uid, place.map(|node| (node, job.asked())));
+            self.dispatcher.set_job(job.input.clone());
         }
     }
 
@@ -155,22 +155,22 @@ impl World {
     fn decide(&mut self) {
         let now = self.now;
         self.dispatcher.tick(ClockReading::virtual_time(at(now)));
-        for (name, view) in &self.tenants {
-            self.dispatcher.set_tenant(name, Some(view.clone()));
+        for (name, input) in &self.tenants {
+            self.dispatcher.set_tenant(name, Some(input.clone()));
         }
-        for (name, view) in &self.workers {
-            self.dispatcher.set_worker(name, Some(view.clone()));
+        for (name, input) in &self.workers {
+            self.dispatcher.set_worker(name, Some(input.clone()));
         }
         while let Some((_, number)) = self.ends.first().copied().filter(|(at, _)| *at <= now) {
             self.ends.pop_first();
             let job = &mut self.jobs[number];
-            self.dispatcher.set_pod(&job.view.uid, None);
-            job.view.state = JobState::Ended(JobPhase::Completed);
-            self.dispatcher.set_job(job.view.clone());
+            self.dispatcher.set_pod(&job.input.uid, None);
+            job.input.state = JobState::Ended(JobPhase::Completed);
+            self.dispatcher.set_job(job.input.clone());
         }
         while let Some((_, number)) = self.arrivals.first().copied().filter(|(at, _)| *at <= now) {
             self.arrivals.pop_first();
-            self.dispatcher.set_job(self.jobs[number].view.clone());
+            self.dispatcher.set_job(self.jobs[number].input.clone());
         }
         self.starting.clear();
         for uid in self.dispatcher.decide().decided {
@@ -186,22 +186,22 @@ impl World {
 
     fn start(&mut self, number: usize, place: &super::Admission) {
         let (now, job) = (self.now, &mut self.jobs[number]);
-        assert!(self.dispatcher.claim(&job.view.uid, 1).is_some());
+        assert!(self.dispatcher.claim(&job.input.uid, 1).is_some());
         job.started = Some(now);
-        self.starting.insert(Arc::clone(&job.view.namespace));
+        self.starting.insert(Arc::clone(&job.input.namespace));
         job.node.clone_from(&place.node);
         // The pod is bound at once.
-        let node = place.node.as_deref().map(|node| (node, job.view.asked.clone().unwrap()));
-        self.dispatcher.set_pod(&job.view.uid, node);
-        self.dispatcher.charge(&job.view.namespace, &job.view.uid, at(now));
-        job.view.state = JobState::Active { group: Some(place.group.as_str().into()), bound: true };
-        self.dispatcher.set_job(job.view.clone());
+        let node = place.node.as_deref().map(|node| (node, job.input.asked.clone().unwrap()));
+        self.dispatcher.set_pod(&job.input.uid, node);
+        self.dispatcher.charge(&job.input.namespace, &job.input.uid, at(now));
+        job.input.state = JobState::Active { group: Some(place.group.as_str().into()), bound: true };
+        self.dispatcher.set_job(job.input.clone());
         self.ends.insert((now + job.seconds, number));
     }
 
     fn check(&self) {
         let mut free: HashMap<&str, Resources> =
-            self.workers.iter().map(|(name, view)| (name.as_str(), view.capacity)).collect();
+            self.workers.iter().map(|(name, input)| (name.as_str(), input.capacity)).collect();
         let mut active: BTreeMap<&str, (u64, Resources)> = BTreeMap::new();
         for (_, number) in &self.ends {
             let job = &self.jobs[*number];
@@ -210,7 +210,7 @@ impl World {
                 assert!(job.asked().fits(room), "{node} is over");
                 *room = *room - job.asked();
             }
-            let sum = active.entry(&job.view.namespace).or_default();
+            let sum = active.entry(&job.input.namespace).or_default();
             *sum = (sum.0 + 1, sum.1 + job.asked());
         }
         for (name, tenant) in &self.tenants {
@@ -234,35 +234,35 @@ impl World {
     fn check_waiting(&self, free: &HashMap<&str, Resources>) {
         let reserved = self.dispatcher.reserved_nodes();
         let mut seen = BTreeSet::new();
-        let come = |job: &&Job| job.view.created <= at(self.now) && job.started.is_none() && !job.refused;
+        let come = |job: &&Job| job.input.created <= at(self.now) && job.started.is_none() && !job.refused;
         for job in self.jobs.iter().filter(come) {
-            let name: &Arc<str> = &job.view.namespace;
+            let name: &Arc<str> = &job.input.namespace;
             if !seen.insert((name, job.asked().cpu_milli)) {
                 continue;
             }
-            let verdict = self.dispatcher.current_verdict(&job.view.uid);
-            let Some(Verdict::Wait(reason, _)) = &verdict else { panic!("{verdict:?} of {}", job.view.uid) };
+            let verdict = self.dispatcher.current_verdict(&job.input.uid);
+            let Some(Verdict::Wait(reason, _)) = &verdict else { panic!("{verdict:?} of {}", job.input.uid) };
             if *reason != Reason::WaitingForCapacity {
                 continue;
             }
-            let mut workers = self.workers.iter().filter(|(_, view)| view.open);
-            let idle = workers.find(|(worker, view)| {
-                self.tenants[&**name].groups.contains(&view.group)
+            let mut workers = self.workers.iter().filter(|(_, input)| input.open);
+            let idle = workers.find(|(worker, input)| {
+                self.tenants[&**name].groups.contains(&input.group)
                     && !reserved.contains(&worker.as_str())
                     && job.asked().fits(&free[worker.as_str()])
             });
-            assert!(idle.is_none(), "{} of {name} waits beside {idle:?}", job.view.uid);
+            assert!(idle.is_none(), "{} of {name} waits beside {idle:?}", job.input.uid);
         }
     }
 }
 
 impl Job {
     pub(super) fn is_of(&self, tenant: &str) -> bool {
-        *self.view.namespace == *tenant
+        *self.input.namespace == *tenant
     }
 
     pub(super) fn asked(&self) -> Resources {
-        self.view.asked.clone().unwrap()
+        self.input.asked.clone().unwrap()
     }
 
     fn runs(&self, now: i64) -> bool {

@@ -1,6 +1,6 @@
 //! The first job of a tenant that is blocked, and how many jobs overtake it: see [`backfill`](crate::domain::admission::backfill).
 
-use super::TenantQueue;
+use super::{Membership, TenantQueue};
 use crate::{
     api_types::Reason,
     domain::admission::{backfill::BACKFILL_LIMIT, inventory::Inventory, job_class::BackfillCount},
@@ -22,7 +22,8 @@ impl TenantQueue {
         match count.by_quota {
             true => self.admitted,
             false => {
-                count.pools.iter().map(|pool| inventory.shares(*pool).smaller_admitted(&count.asked)).sum()
+                let pools = self.memberships[count.allowed.clone()].iter().map(|membership| membership.pool);
+                pools.map(|pool| inventory.shares(pool).smaller_admitted(&count.asked)).sum()
             }
         }
     }
@@ -40,40 +41,26 @@ impl TenantQueue {
             Some((rank, job, by_quota, &class.shape))
         });
         let first = blocked.min_by(|a, b| a.0.cmp(b.0)).map(|(_, job, by_quota, shape)| {
-            let (pools, asked) = (self.pools(shape).collect(), shape.asked);
-            BackfillCount { job, by_quota, pools, asked, counted: 0, watches: Vec::new() }
-        });
-        let first = first.map(|new| {
-            let same =
-                self.backfill_count.as_ref().filter(|old| (old.job, old.by_quota) == (new.job, new.by_quota));
+            let allowed = self.allowed_range(shape.group.as_deref());
+            let new = BackfillCount { job, by_quota, allowed, asked: shape.asked, counted: 0 };
+            let same = self.backfill_count.as_ref().filter(|old| (old.job, old.by_quota) == (job, by_quota));
             let counted = same.map_or_else(|| self.admissions_before(&new, inventory), |old| old.counted);
             BackfillCount { counted, ..new }
         });
-        self.set_backfill_count(first, inventory);
+        self.backfill_count = first;
         self.watch_pools(inventory);
-    }
-
-    pub(super) fn set_backfill_count(&mut self, count: Option<BackfillCount>, inventory: &mut Inventory) {
-        if let Some(old) = std::mem::replace(&mut self.backfill_count, count) {
-            for (pool, at) in old.watches {
-                inventory.shares_mut(pool).unwatch(&old.asked, at, self.id);
-            }
-        }
     }
 
     /// Has the tenant enqueued when enough jobs may have overtaken its own. If those that are missing are admitted, one of
     /// its pools has admitted at least that number divided by the number of pools.
-    fn watch_pools(&mut self, inventory: &mut Inventory) {
-        let Some(count) = self.backfill_count.as_mut().filter(|count| !count.by_quota) else { return };
+    fn watch_pools(&self, inventory: &mut Inventory) {
+        let Some(count) = self.backfill_count.as_ref().filter(|count| !count.by_quota) else { return };
         let missing = BACKFILL_LIMIT.saturating_sub(self.overtaken.times(count.job));
-        if missing == 0 || count.pools.is_empty() {
-            return;
-        }
-        let each = missing.div_ceil(count.pools.len() as u64);
-        for pool in &count.pools {
-            let at = inventory.shares(*pool).smaller_admitted(&count.asked) + each;
-            inventory.shares_mut(*pool).watch(&count.asked, at, self.id);
-            count.watches.push((*pool, at));
+        let memberships = &self.memberships[count.allowed.clone()];
+        for Membership { pool, .. } in memberships.iter().filter(|_| missing > 0) {
+            let shares = inventory.shares_mut(*pool);
+            let at = shares.smaller_admitted(&count.asked) + missing.div_ceil(memberships.len() as u64);
+            shares.watch(&count.asked, at, self.id);
         }
     }
 }

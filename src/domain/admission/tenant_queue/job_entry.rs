@@ -65,17 +65,19 @@ impl SizeCheck {
             DoesNotFit, NoWorkers, PodRefused, QueueFull, RateLimited, WaitingForCapacity, WaitingForQuota,
             WaitingForTurn,
         };
-        let waited = [
-            DoesNotFit,
-            NoWorkers,
-            PodRefused,
-            QueueFull,
-            RateLimited,
-            WaitingForCapacity,
-            WaitingForQuota,
-            WaitingForTurn,
-        ];
-        let has_waited = input.reported.is_some_and(|reason| waited.contains(&reason));
+        let has_waited = matches!(
+            input.reported,
+            Some(
+                DoesNotFit
+                    | NoWorkers
+                    | PodRefused
+                    | QueueFull
+                    | RateLimited
+                    | WaitingForCapacity
+                    | WaitingForQuota
+                    | WaitingForTurn
+            )
+        );
         if has_waited || input.has_run() { Self::Passed } else { Self::Pending }
     }
 }
@@ -114,11 +116,11 @@ pub enum QueueState {
 }
 
 impl QueueState {
-    /// The worker group in which it uses something.
-    pub fn group(&self) -> Option<&str> {
+    /// The worker group in which it uses something, and the node whose room is counted for it.
+    pub fn placement(&self) -> Option<(Option<&Arc<str>>, Option<NodeId>)> {
         match self {
-            Self::Admitted { group, .. } => Some(group),
-            Self::Active { group, .. } => group.as_deref(),
+            Self::Admitted { group, node, .. } => Some((Some(group), *node)),
+            Self::Active { group, reserved } => Some((group.as_ref(), *reserved)),
             _ => None,
         }
     }

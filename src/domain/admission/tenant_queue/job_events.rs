@@ -1,6 +1,6 @@
 //! What the watches of Jobs and Pods, and the creation of pods, change of a job's state in the queue.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
     TenantQueue,
@@ -43,38 +43,26 @@ impl TenantQueue {
     /// Takes an input that leaves the job where it is or moves it from its admission on; false for any other one.
     fn advance(&mut self, job: JobIdx, input: &JobInput, shared: &mut Shared) -> bool {
         let entry = &mut shared.jobs[job];
-        let same = entry.asks_as(input);
-        match (&entry.queue_state, &input.state) {
+        let same = entry.asks_as(input) && entry.input.state == input.state;
+        let is_claimed = matches!(entry.queue_state, QueueState::Admitted { claimed: true, .. });
+        match (entry.queue_state.placement(), &input.state) {
             // Its pod may have been created, whatever the spec asks for by now.
-            (QueueState::Admitted { claimed, .. }, state) if *state == entry.input.state => *claimed || same,
-            (QueueState::Admitted { claimed: true, .. }, JobState::Inactive) => true,
-            (QueueState::Admitted { group, node, .. }, JobState::Active { group: now, bound })
-                if now.as_ref().is_none_or(|now| now == group) =>
+            (_, state) if is_claimed && (*state == entry.input.state || *state == JobState::Inactive) => true,
+            (Some((group, node)), JobState::Active { group: now, bound })
+                if now.is_none() || now.as_ref() == group =>
             {
-                let (group, node, asked) = (Arc::clone(group), *node, entry.size());
-                self.starting -= u64::from(entry.is_first_attempt());
-                entry.input.state = input.state.clone();
-                entry.create_failures = 0;
-                let reserved = node.filter(|_| !bound);
-                entry.queue_state = QueueState::Active { group: Some(group), reserved };
-                if let Some(node) = node.filter(|_| *bound) {
-                    shared.inventory.give_back(node, asked);
+                let (group, asked) = (group.cloned(), entry.size());
+                if matches!(entry.queue_state, QueueState::Admitted { .. }) {
+                    self.starting -= u64::from(entry.is_first_attempt());
+                    entry.create_failures = 0;
+                    self.enqueue(&mut shared.agenda);
                 }
-                self.enqueue(&mut shared.agenda);
+                entry.input.state = input.state.clone();
+                entry.queue_state = QueueState::Active { group, reserved: node.filter(|_| !bound) };
+                node.filter(|_| *bound).into_iter().for_each(|node| shared.inventory.give_back(node, asked));
                 true
             }
-            (QueueState::Active { group, reserved }, JobState::Active { group: now, bound })
-                if now.is_none() || now == group =>
-            {
-                let (group, reserved, asked) = (group.clone(), *reserved, entry.size());
-                entry.input.state = input.state.clone();
-                if let (true, Some(node)) = (*bound, reserved) {
-                    entry.queue_state = QueueState::Active { group, reserved: None };
-                    shared.inventory.give_back(node, asked);
-                }
-                true
-            }
-            (_, state) => same && *state == entry.input.state,
+            _ => same,
         }
     }
 
@@ -83,11 +71,8 @@ impl TenantQueue {
         let entry = &mut shared.jobs[job];
         let (JobState::Active { .. }, Ok(after)) = (&input.state, &input.asked) else { return };
         let (before, after) = (entry.size(), *after);
-        let (group, node) = match &entry.queue_state {
-            QueueState::Admitted { group, node, .. } => (Some(Arc::clone(group)), *node),
-            QueueState::Active { group, reserved } => (group.clone(), *reserved),
-            _ => return,
-        };
+        let Some((group, node)) = entry.queue_state.placement() else { return };
+        let group = group.cloned();
         if before == after {
             return;
         }

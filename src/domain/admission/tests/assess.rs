@@ -39,13 +39,13 @@ proptest! {
         pool in any::<bool>(),
     ) {
         let on_quota = |rejects| if rejects { OnQuota::Reject } else { OnQuota::Queue };
-        let mut view = tenant("acme", "pro");
+        let mut input = tenant("acme", "pro");
         let (jobs, queued, hourly, cores) = limits;
-        (view.quotas.max_jobs, view.quotas.max_queued_jobs) = (jobs, queued);
-        (view.quotas.max_jobs_per_hour, view.quotas.max_cpu_cores) = (hourly, cores);
+        (input.quotas.max_jobs, input.quotas.max_queued_jobs) = (jobs, queued);
+        (input.quotas.max_jobs_per_hour, input.quotas.max_cpu_cores) = (hourly, cores);
         let names: Vec<String> = (0..nodes.len()).map(|n| format!("n{n}")).collect();
         let workers = names.iter().zip(&nodes).map(|(name, cores)| (name.as_str(), worker("acme", *cores)));
-        let mut dispatcher = decide(&[view], workers.collect(), vec![]);
+        let mut dispatcher = decide(&[input], workers.collect(), vec![]);
         for (n, (cores, runs, rejects)) in others.into_iter().enumerate() {
             let other = JobInput { on_quota: on_quota(rejects), ..job(&format!("o{n}"), "acme", cpu(cores)) };
             match names.first().filter(|_| runs) {

@@ -95,3 +95,14 @@ fn a_change_assesses_few_of_many_classes() {
 fn unlimited() -> crate::api_types::plan::EffectiveQuotas {
     crate::api_types::plan::EffectiveQuotas::unlimited()
 }
+
+/// At its admission to a shared pool only the room for a job is checked again.
+#[test]
+fn a_job_of_a_shared_pool_is_assessed_once() {
+    let mut tenants = [tenant("acme", "pro"), tenant("umbra", "pro")];
+    tenants.iter_mut().for_each(|tenant| tenant.groups.push("pool.p".to_owned()));
+    let jobs = ["acme", "umbra"].map(|name| job(name, name, cpu(1)));
+    let dispatcher = decide(&tenants, vec![("p1", worker("pool.p", 2))], jobs.to_vec());
+    assert!(["acme", "umbra"].into_iter().all(|uid| is_admitted(&dispatcher, uid)));
+    assert_eq!(dispatcher.shared.assessed, 2);
+}
