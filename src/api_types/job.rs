@@ -198,6 +198,47 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// Whether the fields that a container is made of are present: the CRD's rule demands an image or a scenario. They
+    /// are absent from an ended job in the cache, and from a row that was made of one.
+    #[must_use]
+    pub fn has_payload(&self) -> bool {
+        self.image.is_some() || self.scenario.is_some()
+    }
+
+    /// Drops the fields that a container is made of: all texts of any length.
+    pub fn drop_payload(&mut self) {
+        let Self { resources, queue, priority, timeout_seconds, max_retries, retry_policy, pool, .. } = self;
+        *self = Self {
+            image: None,
+            command: Vec::new(),
+            args: Vec::new(),
+            working_dir: None,
+            env: Vec::new(),
+            env_from: Vec::new(),
+            parameters: BTreeMap::new(),
+            scenario: None,
+            run_as_user: None,
+            volumes: Vec::new(),
+            image_pull_secrets: Vec::new(),
+            resources: resources.take(),
+            queue: *queue,
+            priority: *priority,
+            timeout_seconds: *timeout_seconds,
+            max_retries: *max_retries,
+            retry_policy: *retry_policy,
+            pool: pool.take(),
+            on_quota: self.on_quota,
+            ttl_seconds_after_finished: self.ttl_seconds_after_finished,
+            canceled: self.canceled,
+        };
+    }
+
+    /// This spec with the payload of `submitted`, which is the same job's: what may change after the submit is this one's.
+    #[must_use]
+    pub fn with_payload_of(&self, submitted: Self) -> Self {
+        Self { queue: self.queue, priority: self.priority, canceled: self.canceled, ..submitted }
+    }
+
     /// The first Secret that the job refers to by a name that is kept for API keys. The CRD refuses such a job: this is
     /// for what was stored without its rules.
     #[must_use]

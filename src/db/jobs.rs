@@ -1,5 +1,7 @@
 //! Rows of jobs.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -40,7 +42,8 @@ pub struct JobRow {
     pub node: Option<String>,
     /// Exit code of the last attempt.
     pub exit_code: Option<i32>,
-    /// What was submitted.
+    /// What was submitted. Fields that are absent stay as the row has them: the cache lacks the payload of ended jobs, and
+    /// once submitted no field of it changes.
     pub spec: Value,
     /// When it was made.
     pub created_at: Timestamp,
@@ -95,7 +98,7 @@ pub async fn write_jobs(pool: &Pool, writer: Writer, rows: &[JobRow]) -> Result<
                  namespace = excluded.namespace, name = excluded.name, queue = excluded.queue,
                  priority = excluded.priority, phase = excluded.phase, reason = excluded.reason,
                  message = excluded.message, attempt = excluded.attempt, retries = excluded.retries,
-                 node = excluded.node, exit_code = excluded.exit_code, spec = excluded.spec,
+                 node = excluded.node, exit_code = excluded.exit_code, spec = coalesce(old.spec, '{}') || excluded.spec,
                  created_at = excluded.created_at, assigned_at = excluded.assigned_at,
                  started_at = excluded.started_at, finished_at = excluded.finished_at,
                  deleted_at = excluded.deleted_at, deleted_phase = NULL, epoch = excluded.epoch,
@@ -171,6 +174,29 @@ pub(super) async fn end_deleted(connection: &mut PgConnection, uids: &[Uuid]) ->
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Those of `uids` whose rows have the payload of their spec ([`crate::api_types::JobSpec::has_payload`]).
+///
+/// # Errors
+/// When the database is away.
+pub async fn jobs_with_payload(pool: &Pool, uids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
+    let mut found = HashSet::new();
+    for uids in uids.chunks(PAGE) {
+        let work = async {
+            let mut session = pool.session().await?;
+            let rows = sqlx::query_scalar!(
+                "SELECT uid FROM jobs WHERE uid = ANY($1) AND jsonb_exists_any(spec, ARRAY['image', 'scenario'])",
+                uids
+            )
+            .fetch_all(session.connection()?)
+            .await?;
+            session.release();
+            Ok(rows)
+        };
+        found.extend(pool.within("reading which jobs have a spec", work).await?);
+    }
+    Ok(found)
 }
 
 /// Rows of one answer, or UIDs of one question, at most.

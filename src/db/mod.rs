@@ -20,7 +20,7 @@ mod transaction;
 mod turns;
 mod usage;
 
-pub use jobs::{JobRow, bury_jobs, job_versions, write_jobs};
+pub use jobs::{JobRow, bury_jobs, job_versions, jobs_with_payload, write_jobs};
 pub use nodes::{NodeRow, bury_nodes, node_versions, write_nodes};
 pub use pool::{Options, Pool};
 pub use read::{

@@ -2,6 +2,7 @@
 
 mod audit;
 mod browsers;
+mod ended;
 mod events;
 mod health;
 mod keys;

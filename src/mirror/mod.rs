@@ -19,7 +19,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::runtime::reflector::Store;
+use kube::{Client, runtime::reflector::Store};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -36,6 +36,7 @@ mod chunks;
 mod dirty;
 mod handle;
 mod listen;
+mod payload;
 mod recent;
 mod rows;
 mod sweep;
@@ -114,13 +115,15 @@ pub struct Changes {
     pub pods: mpsc::Receiver<Change<Pod>>,
 }
 
-/// The mirror: a handle to ask, and a future that does the work. Nothing happens before that is polled.
+/// The mirror: a handle to ask, and a future that does the work. Nothing happens before that is polled. What the caches
+/// lack of a Job is read by `client`.
 ///
 /// The future may be dropped at any point; the next start finishes what was under way. It ends well when all watches
 /// have ended, and with an error ([`db::Cause::Superseded`]) when another process has taken over: this one should
 /// end then. A database that is away, read-only or another cluster's does not end it: it goes on trying.
 pub fn start(
     config: Config,
+    client: Client,
     stores: Stores,
     changes: Changes,
     clock: Clock,
@@ -129,7 +132,7 @@ pub fn start(
     let handle = MirrorHandle { shared: Arc::clone(&shared) };
     let gpu_resource = config.gpu_resource.clone();
     let future = async move {
-        let writer = write::Scribe::new(config, stores, clock, Arc::clone(&shared));
+        let writer = write::Scribe::new(config, client, stores, clock, Arc::clone(&shared));
         tokio::select! {
             () = listen::listen(changes, &shared, &gpu_resource) => Ok(()),
             error = writer.run() => Err(error),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::handle::AttemptKey;
 use crate::{
-    api_types::{Job, Quantity, Tenant},
+    api_types::{Job, JobSpec, Quantity, Tenant},
     db::{AttemptRow, JobRow, JobSeen, NodeRow, TenantRow},
     domain::{
         attempt::{self, Bounds},
@@ -103,8 +103,14 @@ pub(super) fn node(
     })
 }
 
-/// The row of a job.
-pub(super) fn job(job: &Job, tenant_uid: Uuid, deleted_at: Option<Timestamp>) -> Option<JobRow> {
+/// The row of a job. Where the job lacks its payload, `stored` is its spec as the API server has it, or its row keeps the
+/// payload that it has.
+pub(super) fn job(
+    job: &Job,
+    stored: Option<&JobSpec>,
+    tenant_uid: Uuid,
+    deleted_at: Option<Timestamp>,
+) -> Option<JobRow> {
     let status = job.status.clone().unwrap_or_default();
     Some(JobRow {
         uid: uid(job)?,
@@ -120,7 +126,9 @@ pub(super) fn job(job: &Job, tenant_uid: Uuid, deleted_at: Option<Timestamp>) ->
         retries: status.retries,
         node: status.node,
         exit_code: status.exit_code,
-        spec: spec(job),
+        spec: spec(
+            stored.map_or_else(|| job.spec.clone(), |stored| job.spec.with_payload_of(stored.clone())),
+        ),
         created_at: created(job)?,
         assigned_at: time(status.assigned_at.as_ref()),
         started_at: time(status.started_at.as_ref()),
@@ -132,8 +140,7 @@ pub(super) fn job(job: &Job, tenant_uid: Uuid, deleted_at: Option<Timestamp>) ->
 
 /// What was submitted, without the values of its variables: people put passwords there, and nothing reads them from
 /// Postgres.
-fn spec(job: &Job) -> Value {
-    let mut spec = job.spec.clone();
+fn spec(mut spec: JobSpec) -> Value {
     for variable in &mut spec.env {
         variable.value = None;
     }

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
+use kube::{Client, Resource, ResourceExt, runtime::reflector::ObjectRef};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -20,6 +20,7 @@ use super::{
     chunks::{Outcome, Portions, Rows},
     dirty::{Batch, Mark},
     handle::{AttemptKey, Shared, Sweeps},
+    payload,
     recent::Recent,
     rows::{self, FromPod},
     sweep,
@@ -38,6 +39,7 @@ const ALL: Sweeps = Sweeps { tenants: true, nodes: true, jobs: true };
 /// The one who writes.
 pub(super) struct Scribe {
     config: Config,
+    client: Client,
     stores: Stores,
     clock: Clock,
     shared: Arc<Shared>,
@@ -57,13 +59,20 @@ pub(super) struct Scribe {
 }
 
 impl Scribe {
-    pub(super) fn new(config: Config, stores: Stores, clock: Clock, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        client: Client,
+        stores: Stores,
+        clock: Clock,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             portions: Portions::new(config.pool.clone(), config.metrics.clone()),
             aside: Aside::default(),
             recent: Recent::default(),
             lost: Vec::new(),
             config,
+            client,
             stores,
             clock,
             shared,
@@ -386,9 +395,8 @@ impl Scribe {
                 Mark::Living(_) | Mark::Gone(_) => drop(self.waiting.remove(uid)),
             }
         }
-        let rows = to_rows(&batch.jobs, now, |job, deleted_at| rows::job(job, tenancy.of(job)?, deleted_at));
         let mut outcome = Outcome::default();
-        let result = self.portions.write(writer, rows, &mut outcome).await;
+        let result = self.write_jobs(writer, batch, &mut outcome, now).await;
         let of = |keys: &HashSet<AttemptKey>| keys.iter().map(|(job, _)| *job).collect::<HashSet<Uuid>>();
         let (refused, late) = (of(&attempts.refused), of(&attempts.failed));
         let mut state = self.shared.lock();
@@ -407,6 +415,41 @@ impl Scribe {
             batch.jobs.retain(|uid, mark| matches!(mark, Mark::Gone(_)) || !outcome.written.contains(uid));
         }
         result
+    }
+
+    /// Writes jobs: those first whose payload is read for their row.
+    async fn write_jobs(
+        &mut self,
+        writer: Writer,
+        batch: &Batch,
+        outcome: &mut Outcome<Uuid>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let tenancy = &self.tenancy;
+        let mut missing = payload::missing(&self.config.pool, &batch.jobs).await?;
+        missing.retain(|_, job| tenancy.of(job).is_some());
+        let all: Vec<Arc<Job>> = missing.values().map(Arc::clone).collect();
+        for jobs in all.chunks(payload::AT_ONCE) {
+            let specs = payload::read(&self.client, jobs.to_vec()).await;
+            let mut rows = Vec::new();
+            for job in jobs {
+                let Some(uid) = rows::uid(job.as_ref()) else { continue };
+                match specs.get(&uid) {
+                    Some(spec) => {
+                        rows.extend(tenancy.of(job).and_then(|of| rows::job(job, spec.as_ref(), of, None)));
+                    }
+                    None => drop(outcome.failed.insert(uid)),
+                }
+            }
+            self.portions.write(writer, rows.into_iter(), outcome).await?;
+        }
+        let rows = to_rows(&batch.jobs, now, |job, deleted_at| {
+            if rows::uid(job).is_some_and(|uid| missing.contains_key(&uid)) {
+                return None;
+            }
+            rows::job(job, None, tenancy.of(job)?, deleted_at)
+        });
+        self.portions.write(writer, rows, outcome).await
     }
 
     /// Takes up the pods whose jobs have changed or gone, and puts off those whose jobs are still to record them.

@@ -167,7 +167,8 @@ impl Assembly {
             pods: self.pods.subscribe(),
         };
         let config = mirror::Config { metrics: self.metrics.clone(), ..config };
-        let (handle, writing) = mirror::start(config, stores, changes, self.clock.clone());
+        let (handle, writing) =
+            mirror::start(config, self.client.clone(), stores, changes, self.clock.clone());
         self.parts.essential("mirror", async move {
             if let Err(error) = writing.await {
                 tracing::error!(%error, "the mirror has ended");

@@ -7,6 +7,7 @@ mod deleted;
 mod failover;
 mod faults;
 mod objects;
+mod payload;
 mod proxy;
 mod reading;
 mod rows;

@@ -1,10 +1,12 @@
 //! A database, a mirror, and watches that the test plays.
 
 use std::{
+    collections::HashMap,
+    convert::Infallible,
     fmt::Debug,
     future::Future,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -22,7 +24,8 @@ use crofter_test_cluster::{DatabaseServer, wait};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
-    Resource,
+    Client, Resource, ResourceExt,
+    client::Body,
     core::error_boundary::InvalidObject,
     runtime::{
         reflector::{self, Store, store::Writer},
@@ -30,6 +33,7 @@ use kube::{
     },
 };
 use secrecy::SecretString;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
@@ -116,10 +120,64 @@ pub(crate) struct World {
     /// How often an idle mirror asks whether all is there.
     pub(crate) verify_interval: Duration,
     pub(crate) metrics: Metrics,
+    pub(crate) api: JobsApi,
     pub(crate) tenants: Feed<Tenant>,
     pub(crate) nodes: Feed<Node>,
     pub(crate) jobs: Feed<Job>,
     pub(crate) pods: Feed<Pod>,
+}
+
+/// An API server that has Jobs, and of which nothing but one of them is asked.
+#[derive(Clone, Default)]
+pub(crate) struct JobsApi(Arc<Mutex<Jobs>>);
+
+#[derive(Default)]
+struct Jobs {
+    /// By path.
+    all: HashMap<String, Value>,
+    away: bool,
+    reads: usize,
+}
+
+impl JobsApi {
+    pub(crate) fn put(&self, job: &Job) {
+        let path = format!(
+            "/apis/crofter.io/v1alpha1/namespaces/{}/jobs/{}",
+            job.namespace().unwrap(),
+            job.name_any()
+        );
+        self.0.lock().unwrap().all.insert(path, json!(job));
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.0.lock().unwrap().away = away;
+    }
+
+    pub(crate) fn reads(&self) -> usize {
+        self.0.lock().unwrap().reads
+    }
+
+    fn read(&self, path: &str) -> (u16, Value) {
+        let mut jobs = self.0.lock().unwrap();
+        jobs.reads += 1;
+        let refusal =
+            |code: u16| (code, json!({"kind": "Status", "code": code, "message": "x", "reason": "x"}));
+        if jobs.away {
+            return refusal(503);
+        }
+        jobs.all.get(path).map_or_else(|| refusal(404), |job| (200, job.clone()))
+    }
+
+    fn client(&self) -> Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let (code, answer) = api.read(request.uri().path());
+            let body = Body::from(serde_json::to_vec(&answer).unwrap());
+            let response = http::Response::builder().status(code).body(body).unwrap();
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        Client::new(service, "default")
+    }
 }
 
 /// A mirror that runs until dropped.
@@ -150,6 +208,7 @@ impl World {
             call: SOON,
             verify_interval: SOON,
             metrics: Metrics::default(),
+            api: JobsApi::default(),
             tenants: Feed::new(),
             nodes: Feed::new(),
             jobs: Feed::new(),
@@ -207,7 +266,8 @@ impl World {
             pods: self.pods.subscribe().await,
         };
         let now: Timestamp = NOW.parse().unwrap();
-        let (handle, future) = mirror::start(config, stores, changes, Clock::of(move || now));
+        let (handle, future) =
+            mirror::start(config, self.api.client(), stores, changes, Clock::of(move || now));
         Running { handle, task: tokio::spawn(future) }
     }
 

@@ -2,9 +2,9 @@
 //! may have.
 //!
 //! The cache holds every Job, ended ones for as long as they are kept, and nothing bounds metadata but the size of an
-//! object: an annotation of kubectl's alone is the spec once more. Of a job that has ended no pod will be made, so that the
-//! values of its environment variables, which no answer shows and no row has, are not kept. What needs all of a job that
-//! has ended (running it again) reads it from the API server.
+//! object: an annotation of kubectl's alone is the spec once more. No pod will be made of a job that has ended, so that the
+//! fields of its spec of which one is made, up to 64 KiB, are not kept. The REST API reads them in the history or from the
+//! API server, the mirror has them from the time when the job ran, else it reads them from the API server.
 
 use crate::{
     api_types::Job,
@@ -23,7 +23,7 @@ pub fn prepare(job: &mut Job) {
         labels.retain(|name, _| name.starts_with(PREFIX) || name == LABEL_MANAGED_BY);
     }
     if job.status.as_ref().is_some_and(|status| is_terminal(status.phase)) {
-        job.spec.env.iter_mut().for_each(|variable| variable.value = None);
+        job.spec.drop_payload();
     }
 }
 
@@ -34,7 +34,15 @@ mod tests {
     use super::*;
 
     fn job(phase: &str) -> Job {
-        let (spec, large) = (json!({"image": "i", "args": ["x"]}), "x".repeat(30_000));
+        let large = "x".repeat(30_000);
+        let spec = json!({
+            "image": "i", "scenario": "s", "command": ["c"], "args": [large], "workingDir": "/", "runAsUser": 5,
+            "parameters": {"p": "q"}, "envFrom": [{"secret": "s"}], "imagePullSecrets": ["s"],
+            "volumes": [{"name": "v", "mountPath": "/v", "scratch": "1Gi"}],
+            "queue": "live", "priority": "low", "maxRetries": 7, "retryPolicy": "Always", "onQuota": "Reject",
+            "timeoutSeconds": 60, "ttlSecondsAfterFinished": 5, "pool": "p", "canceled": true,
+            "resources": {"cpu": "2"},
+        });
         let applied = json!({"spec": spec, "large": large}).to_string();
         let metadata = json!({
             "name": "render", "namespace": "tenant-acme", "uid": "j1", "finalizers": ["crofter.io/accounted"],
@@ -64,20 +72,33 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_has_ended_is_cached_without_the_values_of_its_variables() {
+    fn a_job_that_has_ended_is_cached_without_its_payload() {
         for phase in ["Completed", "Failed", "TimedOut", "Canceled", "Rejected"] {
-            let (job, size) = cached(phase);
-            let env = json!([{"name": "A"}, {"name": "B", "secretKeyRef": {"name": "s", "key": "k"}}]);
-            assert_eq!((&job["spec"]["env"], &job["spec"]["args"]), (&env, &json!(["x"])));
-            assert_eq!(job["metadata"]["annotations"], json!({"crofter.io/paused": "true"}));
-            assert_eq!(job["metadata"]["labels"], json!({"app.kubernetes.io/managed-by": "crofter"}));
-            assert_eq!(job["metadata"]["finalizers"], json!(["crofter.io/accounted"]));
-            assert!(
-                size < 1000,
-                "{size} bytes of {}",
-                serde_json::to_string(&super::tests::job(phase)).unwrap().len()
-            );
+            let (cached, size) = cached(phase);
+            assert_eq!(cached["metadata"]["annotations"], json!({"crofter.io/paused": "true"}));
+            assert_eq!(cached["metadata"]["labels"], json!({"app.kubernetes.io/managed-by": "crofter"}));
+            assert_eq!(cached["metadata"]["finalizers"], json!(["crofter.io/accounted"]));
+            assert_eq!(cached["status"], json!(job(phase))["status"]);
+            let spec = json!({
+                "queue": "live", "priority": "low", "maxRetries": 7, "retryPolicy": "Always", "onQuota": "Reject",
+                "timeoutSeconds": 60, "ttlSecondsAfterFinished": 5, "pool": "p", "canceled": true,
+                "resources": {"cpu": "2"},
+            });
+            assert_eq!(cached["spec"], spec, "all that is read of an ended job");
+            let whole = json!(job(phase)).to_string().len();
+            assert!(size < 1000 && whole > 100_000, "{size} bytes of {whole}");
         }
+    }
+
+    #[test]
+    fn the_payload_of_a_job_comes_back_with_what_was_changed_since() {
+        let (whole, mut ended) = (job("Queued").spec, job("Completed"));
+        prepare(&mut ended);
+        assert!(whole.has_payload() && !ended.spec.has_payload());
+        ended.spec.queue = crate::api_types::job::Queue::Batch;
+        let mut expected = whole.clone();
+        expected.queue = ended.spec.queue;
+        assert_eq!(ended.spec.with_payload_of(whole), expected);
     }
 
     #[test]

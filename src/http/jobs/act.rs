@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Id, living, view::JobView};
+use super::{Id, ended::whole, living, view::JobView};
 use crate::{
     api_types::Job,
     domain::job_state::is_terminal,
@@ -60,6 +60,7 @@ pub async fn cancel(
     }
     let tenant = &context.principal.tenant.uid;
     if job.spec.canceled {
+        let job = whole(&app, tenant, job).await;
         return Ok((StatusCode::ACCEPTED, Json(JobView::of(&job, tenant))).into_response());
     }
     // The UID keeps a job of the same name that has taken its place out of it.

@@ -22,7 +22,7 @@ use kube::{
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{rate, view::JobView};
+use super::{ended::with_payload, rate, view::JobView};
 use crate::{
     api_types::{Job, JobPhase, JobSpec, Reason},
     domain::{
@@ -180,6 +180,10 @@ pub async fn create(app: &App, context: &Context, new: New) -> Result<Response, 
     let job = match decided(&job) {
         true => Arc::new(job),
         false => match verdict(app, &mut awaited, &job).await {
+            // One that has ended by now is cached without what was submitted.
+            Some(Told::Written(job)) if !job.spec.has_payload() => {
+                Arc::new(with_payload(&job, new.spec.clone()))
+            }
             Some(Told::Written(job)) => job,
             Some(Told::Foretold(reason, message)) => {
                 return Ok(foretold(app, context, (job, replayed), reason, message));

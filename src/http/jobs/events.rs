@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Id, get::past, has_ended, living, logs::UNBUFFERED, view::JobView};
+use super::{Id, ended::whole, get::past, has_ended, living, logs::UNBUFFERED, view::JobView};
 use crate::{
     api_types::{Job, api_key::Scope},
     http::{
@@ -96,12 +96,12 @@ pub async fn events(
     let awaited = app.jobs.awaiting(namespace, &job.name_any());
     // What came before it was listened to.
     let job = living(&app, &context, &id).unwrap_or(job);
-    told.state(&job);
+    told.state(&*whole(&app, &context.principal.tenant.uid, job).await);
     if told.over && told.queue.is_empty() {
         return Ok(nothing_more());
     }
     let end = streams::end(&app, &context, Scope::JobsRead);
-    let feed = Feed { awaited, uid: id.0.to_string(), told, end, _place: place };
+    let feed = Feed { app, awaited, uid: id.0.to_string(), told, end, _place: place };
     let events = Sse::new(stream::unfold(feed, Feed::next));
     Ok(([UNBUFFERED], events.keep_alive(KeepAlive::new().interval(HEARTBEAT))).into_response())
 }
@@ -113,6 +113,7 @@ fn nothing_more() -> Response {
 
 /// A job's events on their way.
 struct Feed {
+    app: App,
     awaited: Awaited,
     uid: String,
     told: Told,
@@ -135,10 +136,13 @@ impl Feed {
                 news = self.awaited.next(&self.uid) => news,
             };
             match news {
-                News::Is(job) => self.told.state(&job),
+                News::Is(job) => {
+                    let job = whole(&self.app, &self.told.tenant_uid, job).await;
+                    self.told.state(&job);
+                }
                 News::Gone(last) => {
                     if let Some(last) = last {
-                        self.told.state(&last);
+                        self.told.state(&*whole(&self.app, &self.told.tenant_uid, last).await);
                     }
                     self.told.deleted(&self.uid);
                 }

@@ -9,7 +9,7 @@ use axum::{
 use kube::ResourceExt;
 use uuid::Uuid;
 
-use super::{Id, living, view::JobView};
+use super::{Id, ended::whole, living, view::JobView};
 use crate::{
     db,
     http::{
@@ -36,6 +36,7 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let tenant = &context.principal.tenant.uid;
     if let Ok(job) = living(&app, &context, &id) {
+        let job = whole(&app, tenant, job).await;
         let mut response = Json(JobView::of(&job, tenant)).into_response();
         let tag = etag(&job.resource_version().unwrap_or_default());
         response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));

@@ -6,7 +6,10 @@
 //! A page is bounded by its jobs, its bytes and the jobs of the cache that are looked at for it, whichever is reached
 //! first; `next_cursor` is where the next page begins, so with a filter that picks few a page may be empty and not the last.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -20,6 +23,7 @@ use uuid::Uuid;
 
 use super::{
     cursor,
+    ended::{recorded_spec, whole, with_payload},
     get::{CACHE, SOURCE},
     view::{JobView, StatusWord, word},
 };
@@ -133,7 +137,7 @@ pub async fn list_of(app: &App, tenant: &str, namespace: &str, wanted: Wanted) -
     let asked = Asked::of(wanted, tenant)?;
     let recorded = recorded(app, tenant, &asked).await;
     let away = recorded.is_none();
-    let page = page(app, (tenant, namespace), &asked, recorded);
+    let page = page(app, (tenant, namespace), &asked, recorded).await;
     let mut response = Json(page).into_response();
     if away {
         response.headers_mut().insert(SOURCE, CACHE);
@@ -218,58 +222,99 @@ enum Found {
     Recorded(Box<db::JobRecord>),
 }
 
-impl Found {
-    fn view(self, tenant: &str) -> JobView {
-        match self {
-            Self::Living(job) => JobView::of(&job, tenant),
-            Self::Recorded(record) => JobView::recorded(*record, tenant),
+/// What the cache lacks of the jobs of a page, which have ended.
+struct Payloads<'a> {
+    app: &'a App,
+    tenant: &'a str,
+    /// What the history had of jobs that the cache has, by UID.
+    recorded: HashMap<Uuid, db::JobRecord>,
+    /// Jobs that may still be read one by one: those whose row the history has in another state, or not yet. None while
+    /// it is away.
+    reads: usize,
+}
+
+impl Payloads<'_> {
+    async fn whole(&mut self, job: Arc<Job>) -> Arc<Job> {
+        if job.spec.has_payload() {
+            return job;
+        }
+        let uid = job.metadata.uid.as_deref().and_then(|uid| Uuid::parse_str(uid).ok());
+        let recorded = uid.and_then(|uid| recorded_spec(self.recorded.get(&uid)?));
+        match recorded {
+            Some(spec) => Arc::new(with_payload(&job, spec)),
+            None if self.reads == 0 => job,
+            None => {
+                self.reads -= 1;
+                whole(self.app, self.tenant, job).await
+            }
         }
     }
 }
 
-fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: Option<Recorded>) -> Page {
+async fn page(app: &App, of: (&str, &str), asked: &Asked, recorded: Option<Recorded>) -> Page {
     let (tenant, namespace) = of;
     let Scan { jobs: living, stopped_at } =
         app.jobs.newest(namespace, asked.before, asked.limit + 1, SCANNED, |job| asked.holds(job));
     let known_to = recorded.as_ref().and_then(Recorded::known_to).max(stopped_at);
+    let reads = if recorded.is_some() { READ_AT_ONCE } else { 0 };
     // The cache knows better: what it has is on this page from there, or in another state and on no page of this list.
     let outdated = |record: &db::JobRecord| app.jobs.get(namespace, record.uid).is_some();
     let records = recorded.map(|recorded| recorded.records).unwrap_or_default();
+    let (outdated, records): (Vec<_>, Vec<_>) = records.into_iter().partition(outdated);
     let mut found: BTreeMap<Place, Found> = records
         .into_iter()
-        .filter(|record| !outdated(record))
         .map(|record| ((record.created_at, record.uid), Found::Recorded(Box::new(record))))
         .collect();
     found.extend(living.into_iter().filter_map(|job| Some((place(&job)?, Found::Living(job)))));
     if let Some(known_to) = known_to {
         found = found.split_off(&known_to);
     }
-    let more = found.len() > asked.limit;
-    let page = found.into_iter().rev().take(asked.limit).map(|(place, found)| (place, found.view(tenant)));
-    let (jobs, is_cut) = within_bytes(page, PAGE_BYTES);
-    let last = if more || is_cut { jobs.last().map(|(place, _)| *place) } else { known_to };
+    let recorded = outdated.into_iter().map(|record| (record.uid, record)).collect();
+    let mut payloads = Payloads { app, tenant, recorded, reads };
+    let mut page = Views::default();
+    let mut more = found.len() > asked.limit;
+    for (place, found) in found.into_iter().rev().take(asked.limit) {
+        let view = match found {
+            Found::Living(job) => JobView::of(&*payloads.whole(job).await, tenant),
+            Found::Recorded(record) => JobView::recorded(*record, tenant),
+        };
+        if !page.push(view) {
+            more = true;
+            break;
+        }
+        page.last = Some(place);
+    }
+    let last = if more { page.last } else { known_to };
     let next_cursor = last.map(|place| cursor::write(&asked.list, place));
-    Page { jobs: jobs.into_iter().map(|(_, view)| view).collect(), next_cursor }
+    Page { jobs: page.views, next_cursor }
 }
 
-/// As many jobs as have these bytes together, and at least one; whether that was not all.
-fn within_bytes(all: impl Iterator<Item = (Place, JobView)>, most: usize) -> (Vec<(Place, JobView)>, bool) {
-    let (mut jobs, mut left) = (Vec::new(), most);
-    for (place, view) in all {
-        let size = serde_json::to_vec(&view).map_or(0, |text| text.len());
-        if size > left && !jobs.is_empty() {
-            return (jobs, true);
+/// The jobs of a page: as many as have [`PAGE_BYTES`] together, and at least one.
+#[derive(Default)]
+struct Views {
+    views: Vec<JobView>,
+    bytes: usize,
+    /// Where the last one is.
+    last: Option<Place>,
+}
+
+impl Views {
+    /// Takes one more; not where it would be too much.
+    fn push(&mut self, view: JobView) -> bool {
+        self.bytes += serde_json::to_vec(&view).map_or(0, |text| text.len());
+        let fits = self.bytes <= PAGE_BYTES || self.views.is_empty();
+        if fits {
+            self.views.push(view);
         }
-        left = left.saturating_sub(size);
-        jobs.push((place, view));
+        fits
     }
-    (jobs, false)
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use jiff::Timestamp;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::http::tests::Lab;
@@ -318,6 +363,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_submitted_of_an_ended_job_comes_from_the_history() {
+        let lab = Lab::new();
+        let job = lab.job(1, json!({"phase": "Completed", "finishedAt": "2030-01-01T00:01:00Z"}));
+        let mut ended = (*job).clone();
+        ended.spec.drop_payload();
+        lab.app.jobs.apply(&Arc::new(ended));
+        let asked = Asked::of(Wanted::default(), "t").unwrap();
+        for (spec, image) in [(json!({"image": "of the row"}), json!("of the row")), (json!({}), Value::Null)]
+        {
+            let (created_at, uid) = place(&job).unwrap();
+            let row = db::JobRecord { uid, created_at, spec: Some(spec), ..record(0, 0) };
+            let mut recorded = Recorded::new(&asked);
+            recorded.take(JobsPage { jobs: vec![row], searched_to: None }, 9);
+            let page = json!(page(&lab.app, ("t", "tenant-acme"), &asked, Some(recorded)).await);
+            assert_eq!(
+                (page["jobs"].as_array().unwrap().len(), &page["jobs"][0]["status"]),
+                (1, &json!("completed"))
+            );
+            assert_eq!(page["jobs"][0].get("image").cloned().unwrap_or_default(), image, "{page}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_page_of_the_history_that_holds_nothing_yet_leads_to_the_next_one() {
         let lab = Lab::new();
         let made = lab.job(1, json!({"phase": "Queued"}));
@@ -332,7 +400,7 @@ mod tests {
             let mut recorded = Recorded::new(&asked);
             recorded.take(read, asked.limit + 1);
             assert_eq!(recorded.next(), 0, "the page ends there");
-            page(&lab.app, ("t", "tenant-acme"), &asked, Some(recorded))
+            page(&lab.app, ("t", "tenant-acme"), &asked, Some(recorded)).now_or_never().unwrap()
         };
 
         // What is older than what was looked at comes with the page that looks there.

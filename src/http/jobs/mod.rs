@@ -3,6 +3,7 @@
 mod act;
 mod create;
 mod cursor;
+mod ended;
 mod events;
 mod get;
 mod list;

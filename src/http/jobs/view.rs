@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use strum::IntoEnumIterator;
 
+use super::ended::recorded_spec;
 use super::request::{OnQuota, Resources, RetryPolicy};
 use crate::{
     api_types::{
@@ -53,7 +54,8 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// This is when the job was found to be deleted from the cluster.
     pub deleted_at: Option<Timestamp>,
-    /// These fields are what was submitted. They are absent where the history has only the job's name.
+    /// These fields are what was submitted. They are absent where the history has only the job's name, and from an ended job while
+    /// the history is away.
     #[serde(flatten)]
     pub submitted: Option<Submitted>,
 }
@@ -143,7 +145,7 @@ fn submitted(spec: JobSpec) -> Submitted {
 }
 
 impl JobView {
-    /// A job of the cluster.
+    /// A job of the cluster. What was submitted is absent where the job lacks its payload.
     #[must_use]
     pub fn of(job: &Job, tenant_uid: &str) -> Self {
         let status = job.status.clone().unwrap_or_default();
@@ -164,14 +166,14 @@ impl JobView {
             started_at: time(status.started_at),
             finished_at: time(status.finished_at),
             deleted_at: None,
-            submitted: Some(submitted(job.spec.clone())),
+            submitted: job.spec.has_payload().then(|| submitted(job.spec.clone())),
         }
     }
 
     /// A job of the history.
     #[must_use]
     pub fn recorded(record: JobRecord, tenant_uid: &str) -> Self {
-        let spec = record.spec.and_then(|spec| serde_json::from_value(spec).ok());
+        let spec = recorded_spec(&record);
         Self {
             id: record.uid.to_string(),
             name: record.name,

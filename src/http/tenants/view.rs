@@ -62,6 +62,9 @@ enum TenantStatus {
     Expired,
     /// The tenant is being deleted.
     Deleted,
+    /// The spec of the tenant cannot be carried out: its plan is not in the table of plans, or its namespace is another's.
+    /// Its jobs wait.
+    Stalled,
 }
 
 macro_rules! quotas {
@@ -231,8 +234,11 @@ pub struct Stats {
 }
 
 fn status(app: &App, tenant: &Tenant) -> TenantStatus {
-    match tenant_state::decide(tenant, app.clock.now()).phase {
-        TenantPhase::Active | TenantPhase::Stalled => TenantStatus::Active,
+    let stored = tenant.status.as_ref().and_then(|status| status.phase);
+    let decision = tenant_state::decide(tenant, app.clock.now());
+    match tenant_state::phase(&decision, stored == Some(TenantPhase::Stalled)) {
+        TenantPhase::Active => TenantStatus::Active,
+        TenantPhase::Stalled => TenantStatus::Stalled,
         TenantPhase::Suspended => TenantStatus::Suspended,
         TenantPhase::Expired => TenantStatus::Expired,
         TenantPhase::Terminating => TenantStatus::Deleted,

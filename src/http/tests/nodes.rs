@@ -172,3 +172,22 @@ async fn a_node_that_changes_meanwhile_is_looked_at_again() {
     lab.fake.refuse(N1, 0);
     assert_eq!(add(&lab, ADMIN).await.0, 201);
 }
+
+#[tokio::test]
+async fn a_tenant_whose_spec_can_not_be_carried_out_is_not_shown_as_active() {
+    let mut lab = Lab::new();
+    let mut status = async |spec: Value, phase: &str| {
+        let mut tenant = tenant(spec);
+        tenant["status"]["phase"] = json!(phase);
+        mock::put(&mut lab.tenants, tenant);
+        let (code, shown) = lab.ask("GET", "/v1/tenants/acme", ADMIN, "").await;
+        assert_eq!(code, 200, "{shown}");
+        let (_, stats) = lab.ask("GET", "/v1/tenants/acme/stats", ADMIN, "").await;
+        assert_eq!(shown["status"], stats["status"]);
+        shown["status"].clone()
+    };
+    assert_eq!(status(json!({"plan": "gold"}), "Stalled").await, "stalled");
+    assert_eq!(status(json!({"plan": "free"}), "Active").await, "active");
+    let suspended = json!({"plan": "gold", "suspended": true});
+    assert_eq!(status(suspended, "Stalled").await, "suspended", "what an administrator asked for comes first");
+}
