@@ -8,10 +8,14 @@
 //! [`Inventory::take_changes`] says which pools have nodes of other sizes or states than before, and in which a node has
 //! more room: only those can change a tenant's assessment.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+mod node_sizes;
 
-use jiff::{SignedDuration, Timestamp};
+use std::{collections::HashMap, sync::Arc};
 
+use jiff::Timestamp;
+
+pub use self::node_sizes::LargerNode;
+use self::node_sizes::NodeSizes;
 use super::{
     ids::{Arena, NodeId, PoolId, TenantId},
     inputs::WorkerInput,
@@ -59,14 +63,7 @@ struct Pool {
     largest: Option<NodeId>,
     /// Nodes reserved for starving jobs.
     reserved: Vec<NodeId>,
-    /// The largest sizes of its nodes: each other one fits into one of these.
-    sizes: Vec<Resources>,
-    /// Larger ones that it has had, with the time when it had them last, the oldest first.
-    past_sizes: Vec<(Resources, Timestamp)>,
-    /// A node has joined it since its sizes were computed.
-    joined: bool,
-    /// When a node joined it last, or was larger than any before.
-    grown: Option<Timestamp>,
+    sizes: NodeSizes,
     unsorted: bool,
 }
 
@@ -96,26 +93,6 @@ struct Worker {
 struct Reserved {
     tenant: TenantId,
     pool: PoolId,
-}
-
-/// After a node has joined a pool, or has grown, others may follow for this long: nodes are labelled one after another,
-/// and a GPU is registered when its node has been Ready for a while.
-const GROWTH_PAUSE: SignedDuration = SignedDuration::from_secs(60);
-/// A size of node that a pool had may come back for this long.
-const SIZE_MEMORY: SignedDuration = SignedDuration::from_hours(6);
-/// Sizes remembered of a pool.
-const MAX_PAST_SIZES: usize = 64;
-
-/// Whether a pool may get a node that is large enough for a job that fits none now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LargerNode {
-    /// Nothing says so.
-    Unlikely,
-    /// Nodes have just joined, and others may follow until about this time.
-    ExpectedUntil(Timestamp),
-    /// It had one lately, or a node is away and may come back with more than it shows (a rebooted one shows no GPUs at
-    /// first).
-    Possible,
 }
 
 impl Inventory {
@@ -261,7 +238,7 @@ impl Inventory {
         if let Some(input) = input {
             let pool = self.pool(&input.group);
             self.nodes[id].worker = Some(Worker { input, pool, leaf: 0 });
-            self.pools[pool].joined |= old_pool != Some(pool);
+            self.pools[pool].sizes.joined |= old_pool != Some(pool);
             self.pools[pool].nodes.push(id);
             self.mark_unsorted(pool);
         }
@@ -367,7 +344,7 @@ impl Inventory {
 
     /// Whether any node of these pools could hold it, were it empty.
     pub fn could_ever_fit(&self, mut pools: impl Iterator<Item = PoolId>, asked: &Resources) -> bool {
-        pools.any(|pool| self.pools[pool].sizes.iter().any(|size| asked.fits(size)))
+        pools.any(|pool| self.pools[pool].sizes.could_hold(asked))
     }
 
     /// A node of these pools that has room for it, but is reserved.
@@ -400,12 +377,10 @@ impl Inventory {
         now: Timestamp,
     ) -> LargerNode {
         let mut all = pools.clone().map(|pool| &self.pools[pool]);
-        let lately =
-            |(size, at): &(Resources, Timestamp)| asked.fits(size) && now.duration_since(*at) < SIZE_MEMORY;
-        if all.any(|pool| pool.open < pool.nodes.len() || pool.past_sizes.iter().any(lately)) {
+        if all.any(|pool| pool.open < pool.nodes.len() || pool.sizes.had_lately(asked, now)) {
             return LargerNode::Possible;
         }
-        let until = pools.filter_map(|pool| self.pools[pool].grown?.checked_add(GROWTH_PAUSE).ok()).max();
+        let until = pools.filter_map(|pool| self.pools[pool].sizes.grows_until()).max();
         until.filter(|at| *at > now).map_or(LargerNode::Unlikely, LargerNode::ExpectedUntil)
     }
 
@@ -467,45 +442,9 @@ impl Pool {
         }
         self.shares.set_capacity(capacity);
         self.largest = self.nodes.iter().copied().max_by_key(|node| nodes[*node].size());
-        let sizes = largest_of(self.nodes.iter().map(|node| nodes[*node].capacity()));
-        self.set_sizes(sizes, now);
+        self.sizes.set(self.nodes.iter().map(|node| nodes[*node].capacity()), now);
         self.unsorted = false;
     }
-
-    /// Takes the largest sizes of its nodes, and notes which it had until now, and whether it has grown.
-    fn set_sizes(&mut self, sizes: Vec<Resources>, now: Timestamp) {
-        let before = std::mem::replace(&mut self.sizes, sizes);
-        let was_there = |size: &Resources| {
-            before.iter().chain(self.past_sizes.iter().map(|(size, _)| size)).any(|other| size.fits(other))
-        };
-        if std::mem::take(&mut self.joined) || !self.sizes.iter().all(was_there) {
-            self.grown = Some(now);
-        }
-        self.past_sizes.retain(|(size, _)| !before.iter().any(|later| size.fits(later)));
-        self.past_sizes.extend(before.into_iter().map(|size| (size, now)));
-        let sizes = &self.sizes;
-        self.past_sizes.retain(|(size, at)| {
-            now.duration_since(*at) < SIZE_MEMORY && !sizes.iter().any(|other| size.fits(other))
-        });
-        let surplus = self.past_sizes.len().saturating_sub(MAX_PAST_SIZES);
-        self.past_sizes.drain(..surplus);
-    }
-}
-
-/// Those of these sizes that fit into no other one.
-fn largest_of(sizes: impl Iterator<Item = Resources>) -> Vec<Resources> {
-    let mut all: Vec<Resources> = sizes.collect();
-    let key = |r: &Resources| Reverse((r.cpu_milli, r.memory_bytes, r.gpus, r.ephemeral_bytes, r.pods));
-    all.sort_unstable_by_key(key);
-    all.dedup();
-    let mut largest: Vec<Resources> = Vec::new();
-    for size in all {
-        // Those before it have at least as much CPU.
-        if !largest.iter().any(|other| size.fits(other)) {
-            largest.push(size);
-        }
-    }
-    largest
 }
 
 impl Node {
