@@ -5,13 +5,10 @@
 //! (the tenant's weight over the weights of all that use the pool or have demand for it) comes before all that do not.
 //! Otherwise, and among those, the tenant with the lowest load is next: its recent share divided by the weight of its plan.
 //!
-//! The recent share is the mean usage, with a half-life of ten minutes, or of ten jobs where they last longer than a
-//! minute (Kueue: `usageHalfLifeTime`). For the order it is taken as it will be when a job admitted now ends, if that lasts
-//! as long as those before it, so that many decisions at one moment count each other; and as the logarithmic mean of what
-//! it will be without and with the job. That is the average share of a tenant that is served whenever it comes down to
-//! that load, and it makes shares exact that are less than one slot: to count the whole job would starve tenants of low
-//! weight, and to count none of it would give them too much (as methods of apportionment differ that round seats up or
-//! down).
+//! The recent share is the mean share with a half-life of four hours (Kueue: `usageHalfLifeTime`). The present share, with
+//! half of the job in question, counts a little in it, so that many decisions at one moment count each other. A job must
+//! not count much by itself: to count the whole job much would starve tenants that are owed less than one slot, and to
+//! count none of it would give them too much (as methods of apportionment differ that round seats up or down).
 //!
 //! Recent usage only ever counts against a tenant. One that was idle has a load of nothing, not less, and what it is owed
 //! is its guarantee: idle time is not saved up.
@@ -20,10 +17,10 @@ use jiff::Timestamp;
 
 use crate::domain::resources::Resources;
 
-/// After this many seconds usage counts half, ...
-const HALF_LIFE_SECONDS: f64 = 600.0;
-/// ... or after the length of as many jobs, where that is longer: shares of less than a slot come out even over some jobs.
-const HALF_LIFE_JOBS: f64 = 10.0;
+/// After this many seconds usage counts half.
+const HALF_LIFE_SECONDS: f64 = 4.0 * 3600.0;
+/// How much the present share counts in the recent one: about as much as one minute more of it.
+const PRESENT: f64 = 1.0 / 256.0;
 /// A recent share below this counts as none.
 const MIN_SHARE: f64 = 1e-6;
 /// Shares are compared with this tolerance: a guarantee of a third is reached by three of nine.
@@ -56,11 +53,10 @@ impl FairShareOrder {
     /// The order of a job of a tenant with this weight and guarantee (a part of 1).
     #[must_use]
     pub fn new(share: &Share, guarantee: f64, weight: u32) -> Self {
-        let surplus = share.with_job > guarantee + TOLERANCE;
-        let soon = share.held + (share.recent - share.held) * share.decay;
-        let next = soon + (share.with_job - share.held) * (1.0 - share.decay);
-        let load = logarithmic_mean(soon, next) / f64::from(weight.max(1));
-        Self { surplus, load: load.max(0.0).to_bits() }
+        let present = f64::midpoint(share.held, share.with_job);
+        let recent = share.recent + (present - share.recent) * PRESENT;
+        let load = recent / f64::from(weight.max(1));
+        Self { surplus: share.with_job > guarantee + TOLERANCE, load: load.max(0.0).to_bits() }
     }
 }
 
@@ -73,53 +69,9 @@ pub struct Share {
     pub with_job: f64,
     /// Used lately: [`DecayedUsage::mean`].
     pub recent: f64,
-    /// What is left of the recent share when a job that starts now ends: [`MeanRuntime::decay`].
-    pub decay: f64,
 }
 
-/// The mean of all amounts from one to another, on a way of steady growth or decay.
-fn logarithmic_mean(from: f64, to: f64) -> f64 {
-    if from <= 0.0 {
-        return 0.0;
-    }
-    let growth = to / from - 1.0;
-    if growth.abs() < 1e-9 { from } else { (to - from) / growth.ln_1p() }
-}
-
-/// How long the jobs of a pool run: the mean of those that ended lately.
-#[derive(Clone, Copy, Debug)]
-pub struct MeanRuntime {
-    seconds: f64,
-}
-
-impl Default for MeanRuntime {
-    fn default() -> Self {
-        Self { seconds: 60.0 }
-    }
-}
-
-impl MeanRuntime {
-    /// Counts a job that has ended after so many seconds.
-    pub fn ended(&mut self, seconds: f64) {
-        /// How much the last one counts.
-        const NEWEST: f64 = 1.0 / 32.0;
-        self.seconds += (seconds.clamp(1.0, 86_400.0) - self.seconds) * NEWEST;
-    }
-
-    /// After so many seconds usage counts half.
-    fn half_life(&self) -> f64 {
-        (HALF_LIFE_JOBS * self.seconds).max(HALF_LIFE_SECONDS)
-    }
-
-    /// What is left of a recent share when such a job has run.
-    #[must_use]
-    pub fn decay(&self) -> f64 {
-        (-self.seconds / self.half_life()).exp2()
-    }
-}
-
-/// The mean share of a pool that a tenant used, as a part of 1; older times count less. Nothing after a restart, and right
-/// again after a few half-lives.
+/// The mean share of a pool that a tenant used, as a part of 1; older times count less. Nothing after a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DecayedUsage {
     mean: f64,
@@ -132,16 +84,16 @@ pub struct DecayedUsage {
 impl DecayedUsage {
     /// The decayed mean at a time of a clock that only advances; an earlier time counts as the last one.
     #[must_use]
-    pub fn mean(&self, now: Timestamp, runtime: &MeanRuntime) -> f64 {
+    pub fn mean(&self, now: Timestamp) -> f64 {
         let Some(at) = self.at else { return 0.0 };
         let elapsed = now.duration_since(at).as_secs_f64().max(0.0);
-        let mean = self.held + (self.mean - self.held) * (-elapsed / runtime.half_life()).exp2();
+        let mean = self.held + (self.mean - self.held) * (-elapsed / HALF_LIFE_SECONDS).exp2();
         if mean > MIN_SHARE { mean } else { 0.0 }
     }
 
     /// Sets what is used from now on.
-    pub fn set(&mut self, held: f64, now: Timestamp, runtime: &MeanRuntime) {
-        *self = Self { mean: self.mean(now, runtime), held, at: Some(now) };
+    pub fn set(&mut self, held: f64, now: Timestamp) {
+        *self = Self { mean: self.mean(now), held, at: Some(now) };
     }
 }
 
@@ -165,17 +117,20 @@ mod tests {
     }
 
     fn order(held: f64, with_job: f64, recent: f64, guarantee: f64, weight: u32) -> FairShareOrder {
-        FairShareOrder::new(&Share { held, with_job, recent, decay: 0.9 }, guarantee, weight)
+        FairShareOrder::new(&Share { held, with_job, recent }, guarantee, weight)
     }
 
     #[test]
     fn what_the_guarantee_has_room_for_comes_first_then_by_load_and_weight() {
         let below = order(0.15, 0.25, 0.9, 0.25, 1);
         let surplus = order(0.2, 0.3, 0.0, 0.25, 8);
-        assert!(below < surplus, "whatever it held lately");
+        assert!(below < surplus, "whatever it used lately");
         let heavy = order(0.4, 0.5, 0.4, 0.1, 8);
         assert!(heavy < order(0.2, 0.3, 0.2, 0.1, 1), "0.4 of its weight against 0.2");
-        assert!(order(0.4, 0.5, 0.4, 0.1, 8) > order(0.0, 0.1, 0.0, 0.05, 1), "who had nothing is first");
+        assert!(
+            order(0.4, 0.5, 0.4, 0.1, 8) > order(0.0, 0.1, 0.0, 0.05, 1),
+            "a tenant that used nothing is first"
+        );
         let third = 3.0 / 9.0;
         let guarantee = 1.0 - 2.0 / 3.0;
         assert!(
@@ -185,44 +140,29 @@ mod tests {
     }
 
     #[test]
-    fn jobs_are_expected_to_last_as_those_before() {
-        let mut runtime = MeanRuntime::default();
-        (0..300).for_each(|_| runtime.ended(30.0));
-        assert!((runtime.decay() - (-0.05_f64).exp2()).abs() < 1e-3, "a twentieth of the half-life");
-        (0..300).for_each(|_| runtime.ended(7200.0));
-        assert!((runtime.decay() - (-0.1_f64).exp2()).abs() < 1e-3, "which is ten jobs here");
-        (0..300).for_each(|_| runtime.ended(0.0));
-        assert!(runtime.decay() > 0.998);
+    fn decisions_at_one_moment_count_each_other() {
+        assert!(order(0.2, 0.3, 0.4, 0.1, 1) < order(0.3, 0.4, 0.4, 0.1, 1));
+        assert!(order(0.2, 0.3, 0.4, 0.1, 1) < order(0.2, 0.4, 0.4, 0.1, 1), "the job counts");
     }
 
     #[test]
-    fn the_logarithmic_mean_is_between_and_nothing_from_nothing() {
-        assert!((logarithmic_mean(1.0, std::f64::consts::E) - (std::f64::consts::E - 1.0)).abs() < 1e-12);
-        assert!((logarithmic_mean(0.2, 0.2) - 0.2).abs() < 1e-12);
-        assert!(logarithmic_mean(0.0, 0.1).abs() < 1e-12);
-    }
-
-    #[test]
-    fn recent_usage_halves_in_ten_minutes_and_is_forgotten() {
-        let (mut recent, runtime) = (DecayedUsage::default(), MeanRuntime::default());
-        recent.set(0.5, at(0), &runtime);
-        assert!(
-            (recent.mean(at(600), &runtime) - 0.25).abs() < 1e-9,
-            "half of what it holds, after one half-life"
-        );
-        recent.set(0.0, at(600), &runtime);
-        assert!((recent.mean(at(1200), &runtime) - 0.125).abs() < 1e-9);
-        recent.set(0.0, at(1200), &runtime);
-        assert!((recent.mean(at(1100), &runtime) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
-        assert!(recent.mean(at(20_000), &runtime).abs() < 1e-12);
+    fn recent_usage_halves_in_four_hours_and_is_forgotten() {
+        let mut recent = DecayedUsage::default();
+        let hours = |hours: i64| at(hours * 3600);
+        recent.set(0.5, hours(0));
+        assert!((recent.mean(hours(4)) - 0.25).abs() < 1e-9, "half of what it uses, after one half-life");
+        recent.set(0.0, hours(4));
+        assert!((recent.mean(hours(8)) - 0.125).abs() < 1e-9);
+        recent.set(0.0, hours(8));
+        assert!((recent.mean(hours(7)) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
+        assert!(recent.mean(hours(120)).abs() < 1e-12);
     }
 
     #[test]
     fn in_how_many_steps_time_passes_makes_no_difference() {
-        let (mut once, mut often, runtime) =
-            (DecayedUsage::default(), DecayedUsage::default(), MeanRuntime::default());
-        once.set(0.8, at(0), &runtime);
-        (0..900).for_each(|second| often.set(0.8, at(second), &runtime));
-        assert!((once.mean(at(900), &runtime) - often.mean(at(900), &runtime)).abs() < 1e-9);
+        let (mut once, mut often) = (DecayedUsage::default(), DecayedUsage::default());
+        once.set(0.8, at(0));
+        (0..900).for_each(|second| often.set(0.8, at(second)));
+        assert!((once.mean(at(900)) - often.mean(at(900))).abs() < 1e-9);
     }
 }

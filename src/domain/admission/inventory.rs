@@ -152,13 +152,6 @@ impl Inventory {
         &mut self.pools[pool].shares
     }
 
-    /// Counts a job that has run in a pool for so many seconds.
-    pub fn job_ended(&mut self, pool: &str, seconds: f64) {
-        if let Some(pool) = self.pool_ids.get(pool) {
-            self.pools[*pool].shares.job_ended(seconds);
-        }
-    }
-
     /// The blocked classes of a pool that may have room now, in no order.
     pub fn nominations(&self, pool: PoolId, now: Timestamp) -> impl Iterator<Item = Nomination> {
         let Pool { shares, free, .. } = &self.pools[pool];

@@ -170,7 +170,7 @@ impl Dispatcher {
             return self.tenants[tenant].update_job(*job, input, &mut self.shared);
         }
         let (tenant, uid) = (self.tenant(&input.namespace), Arc::clone(&input.uid));
-        let job = self.shared.jobs.insert(JobEntry::new(tenant, input, self.shared.now.steady));
+        let job = self.shared.jobs.insert(JobEntry::new(tenant, input));
         self.uids.insert(uid, job);
         self.tenants[tenant].attach(job, &mut self.shared);
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     backfill::{AdmittedSizes, SizeBucket},
-    fair_share::{DecayedUsage, FairShareOrder, MeanRuntime, Share, dominant_share},
+    fair_share::{DecayedUsage, FairShareOrder, Share, dominant_share},
     ids::{Arena, BlockedId, ClassId, MemberId, TenantId},
 };
 use crate::domain::resources::Resources;
@@ -23,8 +23,6 @@ pub struct PoolShares {
     /// Sum of the weights that count.
     weights: u64,
     blocked: Arena<BlockedId, BlockedClass>,
-    /// How long jobs run.
-    runtime: MeanRuntime,
     /// Jobs admitted so far.
     admitted: AdmittedSizes,
     /// Tenants with a blocked job, by its size and by the number of smaller admissions at which it may starve.
@@ -93,7 +91,7 @@ impl PoolShares {
     pub fn change_usage(&mut self, member: MemberId, change: impl FnOnce(&mut Resources), now: Timestamp) {
         let Member { usage, recent, .. } = &mut self.members[member];
         change(usage);
-        recent.set(dominant_share(usage, &self.capacity), now, &self.runtime);
+        recent.set(dominant_share(usage, &self.capacity), now);
     }
 
     /// Sets whether a tenant's weight counts.
@@ -105,24 +103,14 @@ impl PoolShares {
         }
     }
 
-    /// Counts a job that has run for so many seconds.
-    pub fn job_ended(&mut self, seconds: f64) {
-        self.runtime.ended(seconds);
-    }
-
     /// Where a tenant's job that asks for this comes in the fair-share order.
     pub fn order(&self, member: MemberId, asked: &Resources, now: Timestamp) -> FairShareOrder {
-        self.order_at(&self.members[member], asked, self.runtime.decay(), now)
-    }
-
-    fn order_at(&self, member: &Member, asked: &Resources, decay: f64, now: Timestamp) -> FairShareOrder {
-        let Member { weight, usage, recent, .. } = member;
+        let Member { weight, usage, recent, .. } = &self.members[member];
         let guarantee = f64::from(*weight) / self.weights.max(u64::from(*weight)) as f64;
         let share = Share {
             held: dominant_share(usage, &self.capacity),
             with_job: dominant_share(&(*usage + *asked), &self.capacity),
-            recent: recent.mean(now, &self.runtime),
-            decay,
+            recent: recent.mean(now),
         };
         FairShareOrder::new(&share, guarantee, *weight)
     }
@@ -149,9 +137,8 @@ impl PoolShares {
 
     /// The blocked classes that may fit where no node has more than `room`, in no order.
     pub fn nominations(&self, room: Resources, now: Timestamp) -> impl Iterator<Item = Nomination> {
-        let decay = self.runtime.decay();
         self.blocked.values().filter(move |class| class.asked.fits(&room)).map(move |class| Nomination {
-            order: self.order_at(&self.members[class.member], &class.asked, decay, now),
+            order: self.order(class.member, &class.asked, now),
             tie_break: class.tie_break,
             tenant: class.tenant,
             class: class.class,

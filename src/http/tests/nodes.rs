@@ -189,5 +189,9 @@ async fn a_tenant_whose_spec_can_not_be_carried_out_is_not_shown_as_active() {
     assert_eq!(status(json!({"plan": "gold"}), "Stalled").await, "stalled");
     assert_eq!(status(json!({"plan": "free"}), "Active").await, "active");
     let suspended = json!({"plan": "gold", "suspended": true});
-    assert_eq!(status(suspended, "Stalled").await, "suspended", "what an administrator asked for comes first");
+    assert_eq!(
+        status(suspended, "Stalled").await,
+        "suspended",
+        "what an administrator asked for comes first"
+    );
 }

@@ -286,7 +286,6 @@ impl TenantQueue {
         node.into_iter().for_each(|node| shared.inventory.take(node, asked));
         let entry = &mut shared.jobs[job];
         self.starting += u64::from(entry.is_first_attempt());
-        entry.since = shared.now.steady;
         entry.queue_state = QueueState::Admitted { group, node, claimed: false };
         shared.agenda.report(&entry.input.uid);
         self.mark_usage_changed(&mut shared.agenda);

@@ -30,8 +30,6 @@ pub struct JobEntry {
     pub(super) size_check: SizeCheck,
     /// How often in a row the creation of its pod has failed.
     pub(super) create_failures: u32,
-    /// Since when it uses something, as far as is known, by the steady clock.
-    pub(super) since: Timestamp,
 }
 
 /// Whether a job is too large for every node. Only the first assessment of a job may reject it for that: one that has
@@ -127,7 +125,7 @@ impl QueueState {
 }
 
 impl JobEntry {
-    pub fn new(tenant: TenantId, input: JobInput, now: Timestamp) -> Self {
+    pub fn new(tenant: TenantId, input: JobInput) -> Self {
         Self {
             tenant,
             rank: input.rank(),
@@ -135,7 +133,6 @@ impl JobEntry {
             input,
             queue_state: QueueState::Inactive,
             create_failures: 0,
-            since: now,
         }
     }
 

@@ -105,7 +105,7 @@ impl TenantQueue {
             }
             JobState::Active { group, .. } => {
                 let entry = &mut shared.jobs[job];
-                (entry.since, entry.create_failures) = (shared.now.steady, 0);
+                entry.create_failures = 0;
                 let asked = entry.size();
                 self.add_usage(asked, group.as_deref(), shared);
                 QueueState::Active { group, reserved: None }
@@ -124,7 +124,6 @@ impl TenantQueue {
     pub fn detach(&mut self, job: JobIdx, shared: &mut Shared) {
         let entry = &mut shared.jobs[job];
         let (asked, first) = (entry.size(), entry.is_first_attempt());
-        let ran = shared.now.steady.duration_since(entry.since).as_secs_f64();
         self.jobs.remove(&job);
         match std::mem::replace(&mut entry.queue_state, QueueState::Inactive) {
             QueueState::Inactive => return,
@@ -153,7 +152,6 @@ impl TenantQueue {
             }
             QueueState::Active { group, reserved } => {
                 self.remove_usage(asked, group.as_deref(), shared);
-                group.iter().for_each(|group| shared.inventory.job_ended(group, ran));
                 reserved.into_iter().for_each(|node| shared.inventory.give_back(node, asked));
             }
             QueueState::Ended(phase) => *self.ended.entry(phase).or_default() -= 1,
