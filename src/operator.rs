@@ -54,10 +54,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let names = assembly.scheduler();
-    let unreadable = assembly.tenants(names.tenants, namespace.clone());
+    let invalid = assembly.tenants(names.tenants, namespace.clone());
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), start_limit_seconds);
-    assembly.attempts(unreadable, mirror.as_ref());
+    assembly.attempts(invalid, mirror.as_ref());
     let keys = assembly.api_keys(namespace);
     assembly.rest(rest, keys);
     let events = assembly.events();

@@ -282,7 +282,12 @@ async fn deleted_among(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>, Er
 ///
 /// # Errors
 /// When the database is away.
-pub async fn bury_jobs(pool: &Pool, writer: Writer, uids: &[Uuid], at: Timestamp) -> Result<(), Error> {
+pub async fn mark_deleted_jobs(
+    pool: &Pool,
+    writer: Writer,
+    uids: &[Uuid],
+    at: Timestamp,
+) -> Result<(), Error> {
     for uids in uids.chunks(PORTION) {
         let work = async {
             let mut transaction = Fenced::begin(pool, writer).await?;

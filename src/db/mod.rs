@@ -9,6 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 mod breaker;
+mod fair_semaphore;
 mod jobs;
 mod nodes;
 mod pool;
@@ -17,17 +18,16 @@ mod state;
 mod tenants;
 mod text;
 mod transaction;
-mod turns;
 mod usage;
 
-pub use jobs::{JobRow, bury_jobs, job_versions, jobs_with_payload, write_jobs};
-pub use nodes::{NodeRow, bury_nodes, node_versions, write_nodes};
+pub use jobs::{JobRow, job_versions, jobs_with_payload, mark_deleted_jobs, write_jobs};
+pub use nodes::{NodeRow, mark_deleted_nodes, node_versions, write_nodes};
 pub use pool::{Options, Pool};
 pub use read::{
     JobRecord, JobsPage, JobsWanted, LONGEST_SCAN, Readers, UsageRecord, job_of, jobs_of, usage_of,
 };
 pub use state::{Taken, Writer, migrate, next_epoch, ping, take_over, verify};
-pub use tenants::{TenantRow, bury_tenants, tenant_versions, write_tenants};
+pub use tenants::{TenantRow, mark_deleted_tenants, tenant_versions, write_tenants};
 pub use usage::{AttemptRow, JobSeen, UsageEvent, usage_events, write_attempts};
 
 /// Rows of one transaction at most.

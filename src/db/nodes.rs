@@ -121,7 +121,12 @@ pub async fn node_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>
 ///
 /// # Errors
 /// When the database is away.
-pub async fn bury_nodes(pool: &Pool, writer: Writer, uids: &[Uuid], at: Timestamp) -> Result<(), Error> {
+pub async fn mark_deleted_nodes(
+    pool: &Pool,
+    writer: Writer,
+    uids: &[Uuid],
+    at: Timestamp,
+) -> Result<(), Error> {
     for uids in uids.chunks(PORTION) {
         let work = async {
             let mut transaction = Fenced::begin(pool, writer).await?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cause, Error, Options, Pool, breaker::Breaker, pool::Session, turns::Turns};
+use super::{Cause, Error, Options, Pool, breaker::Breaker, fair_semaphore::FairSemaphore, pool::Session};
 
 /// Jobs that one filtered list looks through at most: a tenant may have millions, and few that match.
 pub const LONGEST_SCAN: i64 = 10_000;
@@ -19,7 +19,7 @@ pub const LONGEST_SCAN: i64 = 10_000;
 #[derive(Clone, Debug)]
 pub struct Readers {
     pool: Pool,
-    turns: Turns,
+    permits: FairSemaphore,
     breaker: Breaker,
 }
 
@@ -33,7 +33,7 @@ impl Readers {
         let with_probe = Options { connections: options.connections + 1, ..options };
         Ok(Self {
             pool: Pool::new(url, with_probe)?,
-            turns: Turns::new(options.connections),
+            permits: FairSemaphore::new(options.connections),
             breaker: Breaker::default(),
         })
     }
@@ -52,8 +52,8 @@ impl Readers {
         let call = self.pool.options().call;
         let deadline = Instant::now() + call;
         let late = || Error { doing, cause: Cause::Deadline(call) };
-        let place = tokio::time::timeout_at(deadline, self.turns.place(tenant_uid)).await;
-        let _place = place.map_err(|_| late())?;
+        let permit = tokio::time::timeout_at(deadline, self.permits.acquire(tenant_uid)).await;
+        let _permit = permit.map_err(|_| late())?;
         // It may have opened meanwhile.
         self.breaker.check().map_err(|cause| Error { doing, cause })?;
         let asked = Instant::now();

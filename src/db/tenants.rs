@@ -125,7 +125,12 @@ pub async fn tenant_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersio
 ///
 /// # Errors
 /// When the database is away.
-pub async fn bury_tenants(pool: &Pool, writer: Writer, uids: &[Uuid], at: Timestamp) -> Result<(), Error> {
+pub async fn mark_deleted_tenants(
+    pool: &Pool,
+    writer: Writer,
+    uids: &[Uuid],
+    at: Timestamp,
+) -> Result<(), Error> {
     for uids in uids.chunks(PORTION) {
         let work = async {
             let mut transaction = Fenced::begin(pool, writer).await?;

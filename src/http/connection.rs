@@ -34,7 +34,7 @@ pub const IDLE_LIMIT: Duration = Duration::from_secs(75);
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// After a refused head, what its sender still sends is read for so long and so many bytes: a connection that is closed
 /// on unread bytes is reset, and its sender may never see the answer.
-const LINGER: Duration = Duration::from_secs(1);
+const FINALIZER_DELAY: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Where a connection is between its requests and answers. Cheap to clone; all clones are one.
@@ -230,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Reads what is still sent after a refusal, for a moment.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (end, left) = self.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
+        let (end, left) = self.linger.get_or_insert_with(|| (Box::pin(sleep(FINALIZER_DELAY)), LINGER_BYTES));
         let mut scratch = [0; 4096];
         while *left > 0 && end.as_mut().poll(cx).is_pending() {
             let mut to = ReadBuf::new(&mut scratch);

@@ -112,13 +112,13 @@ impl Interruption {
             Self::Silent { .. } | Self::Slow | Self::Behind => Cause::Silent,
             Self::Ended => Cause::Ended,
             Self::Rewound { .. } => Cause::Expired,
-            Self::TooLarge | Self::NoVersion => Cause::Unreadable,
+            Self::TooLarge | Self::NoVersion => Cause::InvalidObjects,
             Self::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 410 => Cause::Expired,
                 // So kube reports an event that can't be read: as a Status that says nothing.
-                kube::Error::Api(status) if status.code == 0 => Cause::Unreadable,
+                kube::Error::Api(status) if status.code == 0 => Cause::InvalidObjects,
                 kube::Error::Api(_) => Cause::Refused,
-                kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Cause::Unreadable,
+                kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Cause::InvalidObjects,
                 error if is_untrusted(error) => Cause::Untrusted,
                 _ => Cause::Unreachable,
             },

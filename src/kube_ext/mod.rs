@@ -2,10 +2,13 @@
 //! caches that everything else reads from.
 
 pub mod apply;
+pub mod backoff;
 pub mod call;
+pub mod controller;
 pub mod events;
 pub mod finalizer;
 pub mod guard;
+pub mod invalid;
 mod list_watch;
 #[cfg(test)]
 pub(crate) mod mock;
@@ -13,7 +16,6 @@ mod outbox;
 pub mod pulse;
 pub mod status;
 pub mod streams;
-pub mod unreadable;
 pub mod watch;
 
 pub use call::{CallError, within};

@@ -50,7 +50,7 @@ pub enum Cause {
     /// It ended as soon as it was opened.
     Ended,
     /// What came can't be read.
-    Unreadable,
+    InvalidObjects,
 }
 
 /// When a watch has given which sign of life. All clones are one.
@@ -255,7 +255,7 @@ fn ailments(watches: &[(&'static str, Signs)], now: Instant) -> Vec<String> {
         if idle >= STUCK {
             return Some(format!("the watch of {name} has stopped: no step for {} s", idle.as_secs()));
         }
-        let ours = !matches!(signs.failure, Some(Cause::Refused | Cause::Expired | Cause::Unreadable));
+        let ours = !matches!(signs.failure, Some(Cause::Refused | Cause::Expired | Cause::InvalidObjects));
         (ours && answers && quiet(signs) >= CUT_OFF).then(|| {
             let seconds = quiet(signs).as_secs();
             format!("the watch of {name} has delivered nothing for {seconds} s, while others have")
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(ailments(&[("jobs", fine), ("pods", off(29, Cause::Silent))], now), [""; 0]);
         let words = ["the watch of pods has delivered nothing for 1800 s, while others have"];
         assert_eq!(ailments(&[("jobs", fine), ("pods", off(30, Cause::Silent))], now), words);
-        for refused in [Cause::Refused, Cause::Unreadable, Cause::Expired] {
+        for refused in [Cause::Refused, Cause::InvalidObjects, Cause::Expired] {
             assert_eq!(ailments(&[("jobs", fine), ("pods", off(30, refused))], now), [""; 0]);
         }
     }

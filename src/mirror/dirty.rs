@@ -50,18 +50,18 @@ impl<K> Mark<K> {
 
 /// The marks of one kind, by UID.
 #[derive(Debug)]
-pub(super) struct Marks<K> {
+pub(super) struct DirtySet<K> {
     marks: HashMap<Uuid, Mark<K>>,
     with_state: usize,
 }
 
-impl<K> Default for Marks<K> {
+impl<K> Default for DirtySet<K> {
     fn default() -> Self {
         Self { marks: HashMap::new(), with_state: 0 }
     }
 }
 
-impl<K> Marks<K> {
+impl<K> DirtySet<K> {
     /// It has changed.
     pub(super) fn living(&mut self, uid: Uuid, object: Arc<K>) {
         self.put(uid, Mark::Living(object));
@@ -162,10 +162,10 @@ impl Batch {
 /// All marks, and since when the oldest of them waits.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
-    pub(super) tenants: Marks<Tenant>,
-    pub(super) nodes: Marks<Node>,
-    pub(super) jobs: Marks<Job>,
-    pub(super) pods: Marks<Pod>,
+    pub(super) tenants: DirtySet<Tenant>,
+    pub(super) nodes: DirtySet<Node>,
+    pub(super) jobs: DirtySet<Job>,
+    pub(super) pods: DirtySet<Pod>,
     since: Option<Instant>,
     in_flight_since: Option<Instant>,
 }
@@ -226,12 +226,12 @@ impl Dirty {
 ///
 /// A relist tells all of them again before its end, so what was told between two ends is what exists.
 #[derive(Debug, Default)]
-pub(super) struct Unreadable {
+pub(super) struct InvalidObjects {
     known: HashSet<Uuid>,
     told: HashSet<Uuid>,
 }
 
-impl Unreadable {
+impl InvalidObjects {
     /// This one can't be read.
     pub(super) fn tell(&mut self, uid: Uuid) {
         self.told.insert(uid);
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn many_events_are_one_mark_and_the_last_wins() {
-        let mut marks = Marks::<u32>::default();
+        let mut marks = DirtySet::<u32>::default();
         for n in 0..1000 {
             marks.living(uid(1), Arc::new(n));
         }
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_is_put_back_does_not_hide_what_came_since() {
-        let mut marks = Marks::<u32>::default();
+        let mut marks = DirtySet::<u32>::default();
         marks.living(uid(1), Arc::new(1));
         marks.living(uid(2), Arc::new(1));
         let taken = marks.take();
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn gone_objects_keep_their_state_while_there_is_room() {
-        let mut marks = Marks::<u128>::default();
+        let mut marks = DirtySet::<u128>::default();
         for n in 0..GONE_WITH_STATE as u128 + 5 {
             marks.gone(uid(n), Arc::new(n));
             marks.gone(uid(n), Arc::new(n));
@@ -349,14 +349,14 @@ mod tests {
 
     #[test]
     fn the_unreadable_are_those_of_the_last_list_and_since() {
-        let mut unreadable = Unreadable::default();
-        unreadable.tell(uid(1));
-        unreadable.tell(uid(2));
-        unreadable.synced();
-        unreadable.tell(uid(3));
-        unreadable.forget(uid(2));
-        assert_eq!(unreadable.all(), HashSet::from([uid(1), uid(3)]));
-        unreadable.synced();
-        assert_eq!(unreadable.all(), HashSet::from([uid(3)]), "1 was not told again: it is gone");
+        let mut invalid = InvalidObjects::default();
+        invalid.tell(uid(1));
+        invalid.tell(uid(2));
+        invalid.synced();
+        invalid.tell(uid(3));
+        invalid.forget(uid(2));
+        assert_eq!(invalid.all(), HashSet::from([uid(1), uid(3)]));
+        invalid.synced();
+        assert_eq!(invalid.all(), HashSet::from([uid(3)]), "1 was not told again: it is gone");
     }
 }

@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-use super::dirty::{Dirty, Unreadable};
+use super::dirty::{Dirty, InvalidObjects};
 
 /// An attempt: UID of its job, and its number.
 pub(super) type AttemptKey = (Uuid, i32);
@@ -110,9 +110,9 @@ pub(super) struct State {
     /// cache would pass for gone, and a job for a job of no tenant.
     pub(super) synced: Sweeps,
     pub(super) sweeps: Sweeps,
-    pub(super) unreadable_tenants: Unreadable,
-    pub(super) unreadable_nodes: Unreadable,
-    pub(super) unreadable_jobs: Unreadable,
+    pub(super) invalid_tenants: InvalidObjects,
+    pub(super) invalid_nodes: InvalidObjects,
+    pub(super) invalid_jobs: InvalidObjects,
     /// Since when the database is away.
     lost: Option<Instant>,
     pods: HashMap<AttemptKey, ObjectRef<Pod>>,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Changes,
-    dirty::{Marks, Unreadable},
+    dirty::{DirtySet, InvalidObjects},
     handle::{Shared, State},
     rows,
 };
@@ -18,12 +18,12 @@ pub(super) async fn listen(mut changes: Changes, shared: &Shared, gpu_resource: 
     loop {
         tokio::select! {
             Some(change) = changes.tenants.recv() => shared.hear(|state| {
-                let synced = take(change, &mut state.dirty.tenants, &mut state.unreadable_tenants);
+                let synced = take(change, &mut state.dirty.tenants, &mut state.invalid_tenants);
                 state.synced.tenants |= synced;
                 state.sweeps.tenants |= synced;
             }),
             Some(change) = changes.nodes.recv() => shared.hear(|state| {
-                let synced = take(change, &mut state.dirty.nodes, &mut state.unreadable_nodes);
+                let synced = take(change, &mut state.dirty.nodes, &mut state.invalid_nodes);
                 state.synced.nodes |= synced;
                 state.sweeps.nodes |= synced;
             }),
@@ -31,7 +31,7 @@ pub(super) async fn listen(mut changes: Changes, shared: &Shared, gpu_resource: 
                 if let Change::Deleted(job) = &change && let Some(uid) = rows::uid(job.as_ref()) {
                     state.job_gone(uid);
                 }
-                let synced = take(change, &mut state.dirty.jobs, &mut state.unreadable_jobs);
+                let synced = take(change, &mut state.dirty.jobs, &mut state.invalid_jobs);
                 state.synced.jobs |= synced;
                 state.sweeps.jobs |= synced;
             }),
@@ -53,39 +53,39 @@ impl Shared {
     }
 }
 
-/// Marks what a change is about. Says whether the cache is whole now.
+/// Records what a change is about. Says whether the cache is whole now.
 fn take<K: Resource<DynamicType = ()>>(
     change: Change<K>,
-    marks: &mut Marks<K>,
-    unreadable: &mut Unreadable,
+    marks: &mut DirtySet<K>,
+    invalid: &mut InvalidObjects,
 ) -> bool {
     match change {
         Change::Applied(object) => {
             if let Some(uid) = rows::uid(object.as_ref()) {
-                unreadable.forget(uid);
+                invalid.forget(uid);
                 marks.living(uid, object);
             }
         }
         Change::Deleted(object) => {
             if let Some(uid) = rows::uid(object.as_ref()) {
-                unreadable.forget(uid);
+                invalid.forget(uid);
                 marks.gone(uid, object);
             }
         }
-        Change::Invalid(invalid) => {
-            if let Some(uid) = invalid.metadata.uid.as_deref().and_then(|uid| Uuid::parse_str(uid).ok()) {
-                unreadable.tell(uid);
+        Change::Invalid(object) => {
+            if let Some(uid) = object.metadata.uid.as_deref().and_then(|uid| Uuid::parse_str(uid).ok()) {
+                invalid.tell(uid);
             }
         }
         Change::Synced => {
-            unreadable.synced();
+            invalid.synced();
             return true;
         }
     }
     false
 }
 
-/// Marks a pod whose attempt is to be charged. One that is gone keeps its mark: it ran.
+/// Records a pod whose attempt is to be charged. One that is gone keeps its mark: it ran.
 fn take_pod(change: Change<Pod>, state: &mut State, gpu_resource: &str) {
     match change {
         Change::Applied(pod) => {

@@ -32,15 +32,15 @@ use crate::{
 };
 
 mod aside;
-mod chunks;
+mod batch;
 mod dirty;
 mod handle;
 mod listen;
 mod payload;
 mod recent;
+mod resync;
 mod rows;
-mod sweep;
-mod tenancy;
+mod tenant_index;
 mod write;
 
 pub use handle::MirrorHandle;
@@ -132,7 +132,7 @@ pub fn start(
     let handle = MirrorHandle { shared: Arc::clone(&shared) };
     let gpu_resource = config.gpu_resource.clone();
     let future = async move {
-        let writer = write::Scribe::new(config, client, stores, clock, Arc::clone(&shared));
+        let writer = write::MirrorWriter::new(config, client, stores, clock, Arc::clone(&shared));
         tokio::select! {
             () = listen::listen(changes, &shared, &gpu_resource) => Ok(()),
             error = writer.run() => Err(error),

@@ -17,14 +17,14 @@ use uuid::Uuid;
 use super::{
     Config, Stores,
     aside::Aside,
-    chunks::{Outcome, Portions, Rows},
+    batch::{Outcome, Portions, Rows},
     dirty::{Batch, Mark},
     handle::{AttemptKey, Shared, Sweeps},
     payload,
     recent::Recent,
+    resync,
     rows::{self, FromPod},
-    sweep,
-    tenancy::Tenancy,
+    tenant_index::TenantIndex,
 };
 use crate::{
     api_types::{Job, Tenant},
@@ -37,14 +37,14 @@ use crate::{
 const ALL: Sweeps = Sweeps { tenants: true, nodes: true, jobs: true };
 
 /// The one who writes.
-pub(super) struct Scribe {
+pub(super) struct MirrorWriter {
     config: Config,
     client: Client,
     stores: Stores,
     clock: Clock,
     shared: Arc<Shared>,
     writer: Option<Writer>,
-    tenancy: Tenancy,
+    tenancy: TenantIndex,
     /// Jobs of namespaces that are no tenant's, or not yet.
     waiting: HashMap<Uuid, Arc<Job>>,
     /// Ended pods, by UID, whose Job exists and has not recorded them yet; by UID of the Job.
@@ -58,7 +58,7 @@ pub(super) struct Scribe {
     failures: u32,
 }
 
-impl Scribe {
+impl MirrorWriter {
     pub(super) fn new(
         config: Config,
         client: Client,
@@ -77,7 +77,7 @@ impl Scribe {
             clock,
             shared,
             writer: None,
-            tenancy: Tenancy::default(),
+            tenancy: TenantIndex::default(),
             waiting: HashMap::new(),
             unrecorded: HashMap::new(),
             trouble: None,
@@ -156,7 +156,7 @@ impl Scribe {
         fn all<K: Resource<DynamicType = ()>>(objects: Vec<Arc<K>>) -> impl Iterator<Item = (Uuid, Arc<K>)> {
             objects.into_iter().filter_map(|object| Some((rows::uid(object.as_ref())?, object)))
         }
-        self.tenancy = Tenancy::default();
+        self.tenancy = TenantIndex::default();
         let mut state = self.shared.lock();
         state.forget_written();
         // What is gone is in no cache.
@@ -254,29 +254,29 @@ impl Scribe {
         let (pool, now, epoch) = (&self.config.pool, self.clock.now(), writer.epoch);
         let mut ahead = false;
         if due.tenants {
-            let unreadable = self.shared.lock().unreadable_tenants.all();
+            let invalid = self.shared.lock().invalid_tenants.all();
             let exists = self.stores.tenants.state();
-            let rows = db::tenant_versions(pool, &sweep::uids(&exists)).await?;
-            let found = sweep::compare(exists, &rows, &unreadable, epoch);
-            db::bury_tenants(pool, writer, &found.gone, now).await?;
+            let rows = db::tenant_versions(pool, &resync::uids(&exists)).await?;
+            let found = resync::compare(exists, &rows, &invalid, epoch);
+            db::mark_deleted_tenants(pool, writer, &found.gone, now).await?;
             ahead |= found.ahead;
             self.shared.lock().dirty.tenants.put_back(found.stale);
         }
         if due.nodes {
-            let unreadable = self.shared.lock().unreadable_nodes.all();
+            let invalid = self.shared.lock().invalid_nodes.all();
             let exists = self.stores.nodes.state();
-            let rows = db::node_versions(pool, &sweep::uids(&exists)).await?;
-            let found = sweep::compare(exists, &rows, &unreadable, epoch);
-            db::bury_nodes(pool, writer, &found.gone, now).await?;
+            let rows = db::node_versions(pool, &resync::uids(&exists)).await?;
+            let found = resync::compare(exists, &rows, &invalid, epoch);
+            db::mark_deleted_nodes(pool, writer, &found.gone, now).await?;
             ahead |= found.ahead;
             self.shared.lock().dirty.nodes.put_back(found.stale);
         }
         if due.jobs {
-            let unreadable = self.shared.lock().unreadable_jobs.all();
+            let invalid = self.shared.lock().invalid_jobs.all();
             let exists = self.stores.jobs.state();
-            let rows = db::job_versions(pool, &sweep::uids(&exists)).await?;
-            let found = sweep::compare(exists, &rows, &unreadable, epoch);
-            db::bury_jobs(pool, writer, &found.gone, now).await?;
+            let rows = db::job_versions(pool, &resync::uids(&exists)).await?;
+            let found = resync::compare(exists, &rows, &invalid, epoch);
+            db::mark_deleted_jobs(pool, writer, &found.gone, now).await?;
             ahead |= found.ahead;
             self.shared.lock().dirty.jobs.put_back(found.stale);
         }
@@ -330,7 +330,7 @@ impl Scribe {
         failed: &mut Batch,
         now: Timestamp,
     ) -> Result<(), Error> {
-        db::bury_tenants(&self.config.pool, writer, &gone(&batch.tenants), now).await?;
+        db::mark_deleted_tenants(&self.config.pool, writer, &gone(&batch.tenants), now).await?;
         let mut outcome = Outcome::default();
         let rows: Vec<_> = to_rows(&batch.tenants, now, rows::tenant).collect();
         self.portions.write(writer, rows.iter().cloned(), &mut outcome).await?;
@@ -356,7 +356,7 @@ impl Scribe {
         failed: &mut Batch,
         now: Timestamp,
     ) -> Result<HashMap<Uuid, Mark<Node>>, Error> {
-        db::bury_nodes(&self.config.pool, writer, &gone(&batch.nodes), now).await?;
+        db::mark_deleted_nodes(&self.config.pool, writer, &gone(&batch.nodes), now).await?;
         let tenancy = &self.tenancy;
         let tenant = |node: &Node| rows::admitted_group(node).and_then(|group| tenancy.named(group));
         let comes = |node: &Node| {
@@ -385,7 +385,7 @@ impl Scribe {
         failed: &mut Batch,
         now: Timestamp,
     ) -> Result<(), Error> {
-        db::bury_jobs(&self.config.pool, writer, &gone(&batch.jobs), now).await?;
+        db::mark_deleted_jobs(&self.config.pool, writer, &gone(&batch.jobs), now).await?;
         let tenancy = &self.tenancy;
         for (uid, mark) in &batch.jobs {
             match mark {

@@ -27,9 +27,9 @@ use crate::{
     kube_ext::{
         events::{self, Events},
         guard::Guarded,
+        invalid::{self, InvalidObjects},
         pulse::Watches,
         streams::{DistinctReceiver, distinct},
-        unreadable::{self, Unreadable},
         watch::Watch,
     },
     metrics::Metrics,
@@ -208,7 +208,7 @@ impl Assembly {
         &mut self,
         touched: DistinctReceiver<ObjectRef<Tenant>>,
         namespace: String,
-    ) -> Unreadable<Tenant> {
+    ) -> InvalidObjects<Tenant> {
         let board = self.board.clone();
         let (context, watches) = tenant::prepare(tenant::Dependencies {
             client: self.client.clone(),
@@ -230,6 +230,7 @@ impl Assembly {
             }),
             workers: self.workers(),
             watches: self.watches.clone(),
+            metrics: self.metrics.clone(),
         });
         let inputs = tenant::Inputs {
             tenants: self.caches.tenants.clone(),
@@ -238,9 +239,9 @@ impl Assembly {
             nodes: self.nodes.subscribe_objects().boxed(),
             touched: touched.into_stream().boxed(),
         };
-        let unreadable = context.unreadable();
+        let invalid = context.invalid();
         self.parts.controller("tenant controller", tenant::run(context, watches, inputs, self.stop.clone()));
-        unreadable
+        invalid
     }
 
     /// How a tenant's workers stand, for its status.
@@ -263,7 +264,8 @@ impl Assembly {
         let (client, settings) = (self.client.clone(), self.settings.clone());
         let caches = node::Caches { nodes, tenants, pods };
         let (events, plans) = (self.events.clone(), self.plans.clone());
-        let context = Arc::new(node::Context::new(client, events, caches, plans, settings));
+        let context =
+            Arc::new(node::Context::new(client, events, caches, plans, settings, self.metrics.clone()));
         let (of_nodes, of_tenants) = (self.nodes.subscribe_objects(), self.tenants.subscribe_objects());
         let run = node::run(context, of_nodes, of_tenants, self.pods.subscribe_objects(), self.stop.clone());
         self.parts.controller("node controller", run);
@@ -276,12 +278,12 @@ impl Assembly {
         mirror: Option<&MirrorHandle>,
         start_limit_seconds: u32,
     ) {
-        let (unreadable, writer) = unreadable::cache();
+        let (invalid, writer) = invalid::cache();
         let Caches { tenants, jobs, pods, .. } = self.caches.clone();
         let context = job::Context {
             client: self.client.clone(),
             jobs,
-            unreadable,
+            invalid,
             pods,
             tenants,
             board: self.board.clone(),
@@ -291,33 +293,34 @@ impl Assembly {
             start_limit: SignedDuration::from_secs(start_limit_seconds.into()),
             mirrored: mirror.cloned().map(mirrored),
             events: self.events.clone(),
-            under_way: job::UnderWay::default(),
-            written: job::Written::default(),
-            made: job::Made::default(),
+            inflight: job::InflightReconciles::default(),
+            mutations: job::MutationCache::default(),
+            expectations: job::PodExpectations::default(),
             ages: job::Ages::default(),
             outages: job::Outages::default(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            reconciler: job::reconciler(self.metrics.clone()),
         };
-        let of_jobs = job::Changes { all: self.jobs.subscribe(), unreadable: writer };
+        let of_jobs = job::Changes { all: self.jobs.subscribe(), invalid: writer };
         let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
         let (context, requeued) = (Arc::new(context), requeued.into_stream());
         let run = job::run(context, of_jobs, of_pods, of_tenants, requeued, self.stop.clone());
         self.parts.controller("job controller", run);
     }
 
-    pub(super) fn attempts(&mut self, unreadable: Unreadable<Tenant>, mirror: Option<&MirrorHandle>) {
+    pub(super) fn attempts(&mut self, invalid: InvalidObjects<Tenant>, mirror: Option<&MirrorHandle>) {
         let Caches { jobs, pods, tenants, .. } = self.caches.clone();
         let context = attempt::Context {
             client: self.client.clone(),
             jobs,
             pods,
-            tenants: attempt::Tenants { known: tenants, unreadable },
-            accounts: mirror.cloned().map(|mirror| Arc::new(mirror) as Arc<dyn attempt::Accounts>),
+            tenants: attempt::Tenants { known: tenants, invalid },
+            accounts: mirror.cloned().map(|mirror| Arc::new(mirror) as Arc<dyn attempt::ChargeStatus>),
             windows: Arc::new(self.board.clone()),
             waiting: attempt::Waiting::default(),
             clock: self.clock.clone(),
-            metrics: self.metrics.clone(),
+            reconciler: attempt::reconciler(self.metrics.clone()),
         };
         let (of_pods, of_jobs) = (self.pods.subscribe_objects(), self.jobs.subscribe_objects());
         let of_tenants = self.tenants.subscribe_objects();
@@ -439,7 +442,7 @@ fn mirrored(mirror: MirrorHandle) -> job::Mirrored {
     })
 }
 
-impl attempt::Accounts for MirrorHandle {
+impl attempt::ChargeStatus for MirrorHandle {
     fn committed(&self, job_uid: &str, attempt: u32) -> bool {
         Self::committed(self, job_uid, attempt)
     }
@@ -449,7 +452,7 @@ impl attempt::Accounts for MirrorHandle {
     }
 }
 
-impl attempt::Windows for SchedulerHandle {
+impl attempt::RateWindows for SchedulerHandle {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
         Self::request_charge(self, namespace, job_uid, soon);
     }

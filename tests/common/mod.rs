@@ -43,7 +43,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The same for a pod to be let go: one that nobody deletes keeps its finalizer for a minute after its end.
 pub const UNTIL_LET_GO: Duration =
-    PATIENCE.saturating_add(Duration::from_secs(attempt::LINGER.as_secs().unsigned_abs()));
+    PATIENCE.saturating_add(Duration::from_secs(attempt::FINALIZER_DELAY.as_secs().unsigned_abs()));
 
 /// A cluster with Crofter's CRDs, and the operator.
 pub struct World {

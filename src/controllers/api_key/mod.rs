@@ -9,18 +9,18 @@
 //! two versions that do.
 
 mod build;
-mod memory;
+mod invalid;
 mod reconcile;
+mod reconcile_state;
 mod secret;
 mod status;
 mod triggers;
-mod unreadable;
 mod validate;
 
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future};
 use k8s_openapi::api::core::v1::Secret;
@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use reconcile::{error_policy, reconcile};
 
-use self::memory::Memory;
+use self::reconcile_state::ReconcileState;
 use crate::{
     api_types::{Tenant, TenantApiKey},
     clock::Clock,
@@ -45,11 +45,12 @@ use crate::{
     keys::pepper,
     kube_ext::{
         CallError,
+        controller::{ReconcileError, Reconciler, log_errors},
         events::Events,
+        invalid::{InvalidObjects, Meta, cache, sort},
         pulse,
         status::StatusError,
         streams::received,
-        unreadable::{Meta, Unreadable, cache, sort},
         watch::{Change, Watch, until_whole, whole_before},
     },
     metrics::Metrics,
@@ -59,6 +60,8 @@ use crate::{
 
 /// Passes at once.
 const CONCURRENCY: u16 = 8;
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// Room between the keys' watch and the two controllers.
 const CHANNEL: usize = 64;
 
@@ -95,8 +98,9 @@ pub struct Dependencies {
 pub struct Context {
     dependencies: Dependencies,
     secrets: Store<SecretMeta>,
-    unreadable: Unreadable<TenantApiKey>,
-    memory: Memory,
+    invalid: InvalidObjects<TenantApiKey>,
+    state: ReconcileState,
+    reconciler: Reconciler,
 }
 
 /// Why a pass did not reach its end.
@@ -116,10 +120,8 @@ pub enum Error {
     Pepper(#[from] pepper::Error),
 }
 
-impl Error {
-    /// A word from a closed list, for metrics.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
         match self {
             Self::Call(error)
             | Self::Status(StatusError::Call(error))
@@ -128,16 +130,10 @@ impl Error {
             Self::Random(_) | Self::Pepper(pepper::Error::Random(_)) => "random",
         }
     }
+}
 
-    /// It may well pass by itself within seconds.
-    fn is_transient(&self) -> bool {
-        matches!(self.category(), "timeout" | "unreachable" | "throttled" | "server_error")
-    }
-
-    /// What was looked at is not the newest: look again, nothing is wrong.
-    fn is_conflict(&self) -> bool {
-        self.category() == "conflict"
-    }
+fn reconciler(metrics: Metrics) -> Reconciler {
+    Reconciler::new("api_key", metrics, LONGEST_DELAY)
 }
 
 /// What the controller listens to.
@@ -151,18 +147,20 @@ pub struct Inputs {
 /// The controller's own watch and cache. Made with the [`Context`] and consumed by [`run`].
 pub struct Watches {
     secrets: Watch<SecretMeta>,
-    unreadable: Writer<Meta<TenantApiKey>>,
+    invalid: Writer<Meta<TenantApiKey>>,
 }
 
 /// Makes the context, and the watch that feeds it.
 #[must_use]
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
-    let (unreadable, writer) = cache();
+    let (invalid, writer) = cache();
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
     let api = Api::all(dependencies.client.clone());
     let secrets = Watch::of_metadata(api, ours).known_as("key_secrets", &dependencies.watches);
-    let context = Context { secrets: secrets.store(), dependencies, unreadable, memory: Memory::default() };
-    (Arc::new(context), Watches { secrets, unreadable: writer })
+    let reconciler = reconciler(dependencies.metrics.clone());
+    let state = ReconcileState::default();
+    let context = Context { secrets: secrets.store(), dependencies, invalid, state, reconciler };
+    (Arc::new(context), Watches { secrets, invalid: writer })
 }
 
 /// Runs the controller until `shutdown`, and then until the passes under way have finished.
@@ -172,13 +170,13 @@ pub async fn run(
     inputs: Inputs,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let Watches { mut secrets, unreadable } = watches;
+    let Watches { mut secrets, invalid } = watches;
     let shutdown = shutdown.boxed().shared();
-    let (readable, objects) = mpsc::channel(CHANNEL);
-    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let (valid_sender, objects) = mpsc::channel(CHANNEL);
+    let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let forgetful = Arc::clone(&context);
     let sorting =
-        sort(inputs.keys, unreadable, readable, not_readable, move |key| forgetful.memory.forget(key));
+        sort(inputs.keys, invalid, valid_sender, invalid_sender, move |key| forgetful.state.forget(key));
     let Dependencies { keys, tenants, peppers, .. } = &context.dependencies;
     let controller = Controller::for_shared_stream(received(objects), keys.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
@@ -187,11 +185,15 @@ pub async fn run(
         .reconcile_all_on(crate::kube_ext::streams::replaced(peppers.clone()))
         .graceful_shutdown_on(shutdown.clone())
         .run(reconcile, error_policy, Arc::clone(&context))
-        .for_each(|_| future::ready(()));
-    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+        .for_each(log_errors);
+    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
-        .run(unreadable::reconcile, |_, error, _| reconcile::retry(error), Arc::clone(&context))
-        .for_each(|_| future::ready(()));
+        .run(
+            invalid::reconcile,
+            |key, error, context| context.reconciler.retry(&*key, error),
+            Arc::clone(&context),
+        )
+        .for_each(log_errors);
     let whole = async {
         until_whole(keys).await && until_whole(tenants).await && until_whole(&context.secrets).await
     };

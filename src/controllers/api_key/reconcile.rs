@@ -20,17 +20,15 @@ use crate::{
         lifecycle::{self, Cause, Next, Step, Stored, Versions, View},
     },
     keys::pepper,
-    kube_ext::{is_paused, status as status_ext},
+    kube_ext::{controller::ReconcileError, is_paused, status as status_ext},
 };
 
-/// Name in metrics.
-const CONTROLLER: &str = "api_key";
-/// After a write that met a newer object, and for what is on its way.
-const SOON: Duration = Duration::from_millis(500);
+/// The delay before a key is reconciled again after a step whose result the cache lacks still.
+const CACHE_REQUEUE: Duration = Duration::from_millis(500);
 /// A look at a Secret of somebody else, of whose end no watch tells.
 const LOOK_AT_FOREIGN: Duration = Duration::from_secs(30);
-/// A failure that may pass by itself is told of from this one on.
-const TELLING_FAILURE: u32 = 3;
+/// A failure that may pass by itself is written into the status from this one in a row on.
+const REPORTED_FAILURES: u32 = 3;
 /// The longest timer: a clock that was set, or a machine that slept, is noticed after this.
 const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 
@@ -40,62 +38,41 @@ const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 /// [`Error`] when a call failed for another reason than that something has changed meanwhile; the failure is in the key's
 /// status unless it may pass by itself within seconds.
 pub async fn reconcile(key: Arc<TenantApiKey>, context: Arc<Context>) -> Result<Action, Error> {
-    let begun = tokio::time::Instant::now();
-    let result = pass(&key, &context).await;
-    let category = result.as_ref().map_or_else(Error::category, |_| "ok");
-    context.dependencies.metrics.reconciled(CONTROLLER, category, begun.elapsed());
-    match result {
-        Ok(action) => {
-            context.memory.succeeded(&key.uid().unwrap_or_default());
-            Ok(action)
-        }
-        Err(error) if error.is_conflict() => {
-            tracing::debug!(key = key.name_any(), %error, "the cluster has moved on: looking again");
-            Ok(Action::requeue(SOON))
-        }
-        Err(error) => {
-            tell_failure(&key, &context, &error).await;
-            Err(error)
-        }
+    let result = context.reconciler.run(&*key, reconcile_key(&key, &context)).await;
+    if let Err(error) = &result {
+        report_failure(&key, &context, error).await;
     }
+    result
 }
 
-/// Puts a failure into the key's status, unless it may pass by itself within seconds.
-async fn tell_failure(key: &TenantApiKey, context: &Context, error: &Error) {
-    let failures = context.memory.failures(&key.uid().unwrap_or_default()) + 1;
-    if error.is_transient() && failures < TELLING_FAILURE {
+/// Writes a failure into the key's status, unless it may pass by itself within seconds.
+async fn report_failure(key: &TenantApiKey, context: &Context, error: &Error) {
+    if error.is_transient() && context.reconciler.failures(key) + 1 < REPORTED_FAILURES {
         return;
     }
     let status = key.status.clone().unwrap_or_default();
     let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
-    if let Err(unwritten) = write(key, context, status, outcome, context.dependencies.clock.now()).await {
-        tracing::debug!(key = key.name_any(), error = %unwritten, "the failure could not be written either");
+    if let Err(error) = write(key, context, status, outcome, context.dependencies.clock.now()).await {
+        tracing::debug!(key = key.name_any(), %error, "failed to write the failure into the status");
     }
 }
 
-/// Says when to try again after a failure: later each time.
+/// When to try again after a failure.
 #[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
 pub fn error_policy(key: Arc<TenantApiKey>, error: &Error, context: Arc<Context>) -> Action {
-    let wait = context.memory.failed(&key.uid().unwrap_or_default());
-    let (name, namespace) = (key.name_any(), key.namespace());
-    tracing::warn!(key = name, namespace, category = error.category(), %error, ?wait, "the pass failed");
-    Action::requeue(wait)
+    context.reconciler.retry(&*key, error)
 }
 
-/// The same for a key that can't be read.
-pub(super) fn retry(error: &Error) -> Action {
-    Action::requeue(if error.is_conflict() { SOON } else { Duration::from_secs(5) })
-}
-
-async fn pass(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
+/// Dereferences, validates, builds, applies, and writes the status.
+async fn reconcile_key(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
     let now = context.dependencies.clock.now();
     // What the cache holds of an unreadable key is out of date; `unreadable` looks after it.
-    if context.unreadable.holds(key) || key.metadata.deletion_timestamp.is_some() {
+    if context.invalid.contains(key) || key.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let old = key.status.clone().unwrap_or_default();
     if let Some(end) = lifecycle::end(&key.spec, &old, now) {
-        context.memory.forget(key);
+        context.state.forget(key);
         return state(key, context, &Next { step: end, at: None }, now).await;
     }
     // Nothing keeps a key from its end: it is revoked before its tenant goes.
@@ -107,14 +84,14 @@ async fn pass(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
         Err(refusal) => return write(key, context, old, Outcome::Stalled(refusal), now).await,
     };
     let Some(peppers) = peppers(key, context).await? else {
-        return Ok(Action::requeue(SOON));
+        return Ok(Action::requeue(CACHE_REQUEUE));
     };
     let peppers = match peppers {
         Ok(peppers) => peppers,
         Err(refusal) => return write(key, context, old, Outcome::Stalled(refusal), now).await,
     };
     let found = secret::find(context, &valid, &old.versions, &peppers).await?;
-    let at_hand = old.versions.first().and_then(|newest| context.memory.at_hand(&valid.uid, &newest.key_id));
+    let at_hand = old.versions.first().and_then(|newest| context.state.at_hand(&valid.uid, &newest.key_id));
     let view = View {
         spec: &key.spec,
         rotate_every: valid.rotate_every,
@@ -137,7 +114,7 @@ async fn pass(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
         }
         (Step::Rehash, _, Some(text)) => rehash(key, context, &peppers, text, now).await,
         // Both are there whenever the step asks for them.
-        (Step::Deliver | Step::Rehash, ..) => Ok(Action::requeue(SOON)),
+        (Step::Deliver | Step::Rehash, ..) => Ok(Action::requeue(CACHE_REQUEUE)),
         _ => state(key, context, &next, now).await,
     }
 }
@@ -187,7 +164,7 @@ async fn issue(
     let Dependencies { random, metrics, .. } = &context.dependencies;
     let text = Key::new(&Seed::of(|bytes| random.fill(bytes))?);
     let Some(version) = lifecycle::version(&text, peppers, now) else {
-        return Ok(Action::requeue(SOON));
+        return Ok(Action::requeue(CACHE_REQUEUE));
     };
     let mut status = key.status.clone().unwrap_or_default();
     let id = version.key_id.clone();
@@ -197,7 +174,7 @@ async fn issue(
     let message = status::issuing(cause, &id, &valid.secret_name);
     let reason = if cause == Cause::Restored { Reason::SecretDamaged } else { Reason::KeyIssuing };
     write(key, context, status, Outcome::Working { reason, message }, now).await?;
-    context.memory.hold(&valid.uid, text);
+    context.state.hold(&valid.uid, text);
     metrics.key_issued(cause.into());
     let cause: &str = cause.into();
     tracing::info!(
@@ -207,7 +184,7 @@ async fn issue(
         cause,
         "a version of a key was made"
     );
-    Ok(Action::requeue(SOON))
+    Ok(Action::requeue(CACHE_REQUEUE))
 }
 
 async fn rehash(

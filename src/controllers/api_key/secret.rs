@@ -46,7 +46,7 @@ pub(super) async fn find(
         && let Ok(id) = newest.key_id.parse()
         && lifecycle::is_hashed(newest, peppers)
         && let (Some(uid), Some(version)) = (cached.uid(), cached.resource_version())
-        && context.memory.is_verified(&valid.uid, &version, &newest.key_id)
+        && context.state.is_verified(&valid.uid, &version, &newest.key_id)
     {
         return Ok(Found { stored: Stored::Holds(id), text: None, place: Some((uid, version)) });
     }
@@ -79,7 +79,7 @@ fn judge(
     if let Some((_, version)) = &place
         && versions.first().is_some_and(|newest| newest.key_id == text.id().as_str())
     {
-        context.memory.verified(&valid.uid, version.clone(), text.id().as_str());
+        context.state.verified(&valid.uid, version.clone(), text.id().as_str());
     }
     Found { stored: Stored::Holds(text.id()), text: Some(text), place }
 }
@@ -112,6 +112,6 @@ pub(super) async fn write(
             within(format!("writing Secret {}", valid.secret_name), call).await?.resource_version()
         }
     };
-    context.memory.verified(&valid.uid, version.unwrap_or_default(), text.id().as_str());
+    context.state.verified(&valid.uid, version.unwrap_or_default(), text.id().as_str());
     Ok(())
 }

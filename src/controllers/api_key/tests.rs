@@ -19,8 +19,8 @@ use super::*;
 use crate::{
     domain::api_key::{Key, PepperVersion, Peppers, lifecycle},
     kube_ext::{
+        invalid as invalid_ext,
         mock::{self, Call, Fake, outline, put},
-        unreadable as unreadable_ext,
     },
 };
 
@@ -101,7 +101,8 @@ fn context(
         metrics: Metrics::default(),
         watches: crate::kube_ext::pulse::Watches::default(),
     };
-    Context { dependencies, secrets, unreadable: unreadable_ext::cache().0, memory: Memory::default() }
+    let (state, reconciler) = (ReconcileState::default(), reconciler(Metrics::default()));
+    Context { dependencies, secrets, invalid: invalid_ext::cache().0, state, reconciler }
 }
 
 impl Bench {

@@ -6,7 +6,7 @@
 //! that pods don't pile up on the nodes' quotas while the database is away.
 //!
 //! A pod that is being deleted goes as soon as that holds: somebody waits for it. One that nobody deletes is left for
-//! [`LINGER`] after its end. Most pods are deleted with their job before that or long after, so the write that takes the
+//! [`FINALIZER_DELAY`] after its end. Most pods are deleted with their job before that or long after, so the write that takes the
 //! finalizer away is off the way on which jobs come and go, and one write of Tenant status counts many. It is taken away
 //! all the same, so that nothing of ours is in the way when the operator is uninstalled.
 
@@ -29,7 +29,7 @@ use kube::{
 };
 
 use self::waiting::{Charge, Wait};
-pub use self::waiting::{Tenants, Waiting, Windows};
+pub use self::waiting::{RateWindows, Tenants, Waiting};
 use crate::{
     api_types::{Job, Tenant},
     clock::Clock,
@@ -41,6 +41,7 @@ use crate::{
         CallError,
         apply::delete_exactly,
         call::within_opt,
+        controller::{Reconciler, log_errors},
         finalizer, is_paused,
         watch::{until_whole, whole_before},
     },
@@ -50,18 +51,24 @@ use crate::{
 
 /// Pods that are let go at once.
 const CONCURRENCY: u16 = 8;
-/// Name in metrics.
-const CONTROLLER: &str = "attempt";
-/// When to ask the mirror again.
-const LATER: Duration = Duration::from_secs(2);
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// The time between two questions to the mirror whether it has an attempt.
+const MIRROR_POLL: Duration = Duration::from_secs(2);
 /// When to ask again for a pod to be counted: the tenant's change should have told of it, but the window lets only so
 /// many be on their way at once.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+const CHARGE_POLL: Duration = Duration::from_secs(5);
 /// A pod that nobody deletes keeps its finalizer for this long after its end.
-pub const LINGER: SignedDuration = SignedDuration::from_secs(60);
+pub const FINALIZER_DELAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// What runs the reconciles of pods, for [`Context`].
+#[must_use]
+pub fn reconciler(metrics: Metrics) -> Reconciler {
+    Reconciler::new("attempt", metrics, LONGEST_DELAY)
+}
 
 /// What the mirror knows of attempts.
-pub trait Accounts: Send + Sync {
+pub trait ChargeStatus: Send + Sync {
     /// Whether the attempt of that job (by UID) is committed.
     fn committed(&self, job_uid: &str, attempt: u32) -> bool;
     /// Whether the mirror is behind, so that waiting for it may take long.
@@ -79,15 +86,15 @@ pub struct Context {
     /// All tenants.
     pub tenants: Tenants,
     /// The mirror; `None` without one.
-    pub accounts: Option<Arc<dyn Accounts>>,
+    pub accounts: Option<Arc<dyn ChargeStatus>>,
     /// Where a charge is asked to be counted.
-    pub windows: Arc<dyn Windows>,
+    pub windows: Arc<dyn RateWindows>,
     /// The pods that wait for their tenant; empty at first.
     pub waiting: Waiting,
     /// The time of day.
     pub clock: Clock,
-    /// Counters.
-    pub metrics: Metrics,
+    /// Runs the reconciles: see [`reconciler`].
+    pub reconciler: Reconciler,
 }
 
 /// Runs until `shutdown`; what is under way is finished first.
@@ -116,8 +123,8 @@ pub async fn run(
         .watches_shared_stream(tenants, freed)
         .reconcile_on(committed)
         .graceful_shutdown_on(shutdown)
-        .run(reconcile, |_, _, _| Action::requeue(LATER), context)
-        .for_each(|_| std::future::ready(()))
+        .run(reconcile, error_policy, context)
+        .for_each(log_errors)
         .await;
 }
 
@@ -128,18 +135,15 @@ fn current_pod(job: &Job) -> Option<ObjectRef<Pod>> {
 }
 
 async fn reconcile(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, CallError> {
-    let begun = tokio::time::Instant::now();
-    let result = release(&pod, &context).await;
-    let category = result.as_ref().map_or_else(CallError::category, |_| "ok");
-    context.metrics.reconciled(CONTROLLER, category, begun.elapsed());
-    if let Err(error) = &result
-        && !error.is_conflict()
-    {
-        tracing::warn!(pod = pod.name_any(), namespace = pod.namespace(), %error, "a pod was not let go yet");
-    }
-    result
+    context.reconciler.run(&*pod, release(&pod, &context)).await
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
+fn error_policy(pod: Arc<Pod>, error: &CallError, context: Arc<Context>) -> Action {
+    context.reconciler.retry(&*pod, error)
+}
+
+/// Removes the finalizer of a pod whose attempt is on record.
 async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     let namespace = pod.namespace().unwrap_or_default();
     let (Some(number), Some(job_uid)) = (attempt::number(pod), attempt::job_uid(pod)) else {
@@ -166,7 +170,7 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
     if job.as_deref().is_some_and(|job| !recorded(job, number)) {
         return Ok(Action::await_change());
     }
-    if let Some(left) = lingers(pod, &ending, context) {
+    if let Some(left) = delays_finalizer(pod, &ending, context) {
         return Ok(Action::requeue(left));
     }
     let hold = match context.accounts.as_ref().filter(|a| !a.committed(job_uid, number)) {
@@ -174,17 +178,17 @@ async fn release(pod: &Pod, context: &Context) -> Result<Action, CallError> {
             if let (None, Some(owner)) = (&job, &owner)
                 && exists(owner, job_uid, context).await?
             {
-                return Ok(Action::requeue(LATER));
+                return Ok(Action::requeue(MIRROR_POLL));
             }
             None
         }
         Some(accounts) => match job.filter(|job| accounts.behind() && can_be_held(job)) {
-            None => return Ok(Action::requeue(LATER)),
+            None => return Ok(Action::requeue(MIRROR_POLL)),
             held => held,
         },
     };
     if !charge_stored(pod, context) {
-        return Ok(Action::requeue(ASK_AGAIN));
+        return Ok(Action::requeue(CHARGE_POLL));
     }
     if let Some(job) = hold {
         let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
@@ -213,8 +217,8 @@ async fn end_orphan(pod: &Pod, job_uid: &str, context: &Context) -> Result<(), C
 }
 
 /// How long a pod that nobody deletes is left as it is. The pods of a tenant that goes are not: it waits for them.
-fn lingers(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
-    let left = left_to_linger(ending.finished_at, context.clock.now())
+fn delays_finalizer(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
+    let left = finalizer_delay_left(ending.finished_at, context.clock.now())
         .filter(|_| pod.metadata.deletion_timestamp.is_none())?;
     context.waiting.add(pod, Wait::Time);
     if context.tenants.charged(pod).is_none() {
@@ -225,10 +229,10 @@ fn lingers(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
 }
 
 /// `None` when it is over. A node whose clock is far ahead is not believed.
-fn left_to_linger(finished_at: Timestamp, now: Timestamp) -> Option<Duration> {
+fn finalizer_delay_left(finished_at: Timestamp, now: Timestamp) -> Option<Duration> {
     let since = now.duration_since(finished_at);
-    let lingers = -LINGER <= since && since < LINGER;
-    lingers.then(|| (LINGER - since).unsigned_abs())
+    let delays_finalizer = -FINALIZER_DELAY <= since && since < FINALIZER_DELAY;
+    delays_finalizer.then(|| (FINALIZER_DELAY - since).unsigned_abs())
 }
 
 /// Whether the tenant's status counts the pod's charge, where there is one. Asks for it where it does not.

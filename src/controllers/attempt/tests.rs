@@ -16,8 +16,8 @@ use crate::{
     api_types::tenant::JobWindow,
     domain::rate_window::RateWindow,
     kube_ext::{
+        invalid,
         mock::{self, Call, Fake, outline, put},
-        unreadable,
     },
 };
 
@@ -31,7 +31,7 @@ struct Mirror {
     behind: AtomicBool,
 }
 
-impl Accounts for Mirror {
+impl ChargeStatus for Mirror {
     fn committed(&self, job_uid: &str, attempt: u32) -> bool {
         assert_eq!((job_uid, attempt), ("j1", 1));
         self.committed.load(Ordering::SeqCst)
@@ -46,7 +46,7 @@ impl Accounts for Mirror {
 #[derive(Default)]
 struct Asked(Mutex<Vec<String>>);
 
-impl Windows for Asked {
+impl RateWindows for Asked {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
         let soon = if soon { " soon" } else { "" };
         self.0.lock().unwrap().push(format!("{namespace}/{job_uid}{soon}"));
@@ -73,7 +73,7 @@ struct Bench {
     jobs: Writer<Job>,
     pods: Writer<Pod>,
     tenants: Writer<Tenant>,
-    unreadable: Writer<unreadable::Meta<Tenant>>,
+    invalid: Writer<invalid::Meta<Tenant>>,
     mirror: Arc<Mirror>,
     asked: Arc<Asked>,
     now: Arc<Mutex<Timestamp>>,
@@ -100,24 +100,24 @@ fn counted(settling: &[&str]) -> Value {
 fn bench(with_mirror: bool) -> Bench {
     let fake = Fake::default();
     let ((jobs, job_writer), (pods, pod_writer)) = (mock::cache(), mock::cache());
-    let ((known, tenant_writer), (unreadable, unreadable_writer)) = (mock::cache(), unreadable::cache());
+    let ((known, tenant_writer), (invalid, invalid_writer)) = (mock::cache(), invalid::cache());
     let mirror = Arc::new(Mirror::default());
-    let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn Accounts>);
+    let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn ChargeStatus>);
     let (asked, now) = (Arc::new(Asked::default()), Arc::new(Mutex::new(at("00:10:00"))));
     let tell = Arc::clone(&now);
     let context = Context {
         client: fake.client(),
         jobs,
         pods,
-        tenants: Tenants { known, unreadable },
+        tenants: Tenants { known, invalid },
         accounts,
-        windows: Arc::clone(&asked) as Arc<dyn Windows>,
+        windows: Arc::clone(&asked) as Arc<dyn RateWindows>,
         waiting: Waiting::default(),
         clock: Clock::of(move || *tell.lock().unwrap()),
-        metrics: Metrics::default(),
+        reconciler: reconciler(Metrics::default()),
     };
-    let (jobs, pods, tenants, unreadable) = (job_writer, pod_writer, tenant_writer, unreadable_writer);
-    let mut bench = Bench { fake, context, jobs, pods, tenants, unreadable, mirror, asked, now };
+    let (jobs, pods, tenants, invalid) = (job_writer, pod_writer, tenant_writer, invalid_writer);
+    let mut bench = Bench { fake, context, jobs, pods, tenants, invalid, mirror, asked, now };
     bench.pod(json!({}), succeeded("00:00:09"));
     bench.tenant(json!({}), counted(&["j1"]));
     bench
@@ -237,7 +237,7 @@ async fn an_orphan_that_still_runs_is_ended_and_then_counted() {
     assert_eq!(calls[0].body["preconditions"], json!({"uid": "p1"}));
 
     bench.pod(json!({"ownerReferences": null}), succeeded("00:00:09"));
-    assert_eq!(bench.release().await.0.unwrap(), Action::requeue(LATER));
+    assert_eq!(bench.release().await.0.unwrap(), Action::requeue(MIRROR_POLL));
     bench.mirror.committed.store(true, Ordering::SeqCst);
     assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
 }
@@ -276,7 +276,7 @@ async fn with_a_mirror_a_pod_is_held_until_it_is_committed() {
     let mut bench = bench(true);
     bench.job_with_record(json!({}));
     let (action, calls) = bench.release().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR_POLL), vec![]));
     bench.mirror.committed.store(true, Ordering::SeqCst);
     let (action, calls) = bench.release().await;
     assert_eq!(action.unwrap(), Action::await_change());
@@ -313,7 +313,11 @@ async fn an_orphan_is_held_until_it_is_committed() {
     for behind in [false, true] {
         bench.mirror.behind.store(behind, Ordering::SeqCst);
         let (action, calls) = bench.release().await;
-        assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![]), "behind: {behind}");
+        assert_eq!(
+            (action.unwrap(), outline(&calls)),
+            (Action::requeue(MIRROR_POLL), vec![]),
+            "behind: {behind}"
+        );
         assert_eq!(bench.finalizers(POD), json!(["x.io/other", "crofter.io/accounted"]));
     }
     bench.mirror.committed.store(true, Ordering::SeqCst);
@@ -327,7 +331,10 @@ async fn a_job_that_exists_and_is_not_in_the_cache_holds_its_pods() {
     bench.job_with_record(json!({}));
     mock::drop_all(&mut bench.jobs);
     let (action, calls) = bench.release().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![format!("GET {JOB}")]));
+    assert_eq!(
+        (action.unwrap(), outline(&calls)),
+        (Action::requeue(MIRROR_POLL), vec![format!("GET {JOB}")])
+    );
     bench.fake.take(JOB);
     assert_eq!(outline(&bench.release().await.1), [format!("GET {JOB}"), format!("PATCH {POD}")]);
 }
@@ -339,7 +346,7 @@ async fn a_job_that_is_going_is_not_asked_to_stay() {
     let going = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["x.io/other"]});
     bench.job_with_record(going);
     let (action, calls) = bench.release().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(LATER), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR_POLL), vec![]));
 
     let held = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["crofter.io/accounted"]});
     bench.job_with_record(held);
@@ -378,6 +385,6 @@ async fn a_later_job_of_the_same_name_does_not_speak_for_the_pod() {
     let mut bench = bench(true);
     bench.job_with_record(json!({"uid": "j2"}));
     bench.mirror.behind.store(true, Ordering::SeqCst);
-    assert_eq!(bench.release().await.0.unwrap(), Action::requeue(LATER));
+    assert_eq!(bench.release().await.0.unwrap(), Action::requeue(MIRROR_POLL));
     assert_eq!(bench.finalizers(JOB), Value::Null);
 }

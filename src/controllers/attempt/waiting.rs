@@ -20,12 +20,12 @@ use kube::{
 use crate::{
     api_types::{Tenant, tenant::JobWindow},
     domain::{attempt, tenant_state},
-    kube_ext::unreadable::Unreadable,
+    kube_ext::invalid::InvalidObjects,
     names,
 };
 
 /// The hourly windows of all tenants.
-pub trait Windows: Send + Sync {
+pub trait RateWindows: Send + Sync {
     /// The first pod of that job, in that tenant namespace, wants to go: Tenant status is to count it, soon where somebody
     /// waits for the pod. Asking again changes nothing.
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool);
@@ -47,7 +47,7 @@ pub struct Tenants {
     /// All that can be read.
     pub known: Store<Tenant>,
     /// Those that can't.
-    pub unreadable: Unreadable<Tenant>,
+    pub invalid: InvalidObjects<Tenant>,
 }
 
 impl Tenants {
@@ -61,7 +61,7 @@ impl Tenants {
     }
 
     fn alive(&self, tenant: &Tenant) -> bool {
-        !tenant_state::terminating(tenant) && !self.unreadable.holds(tenant)
+        !tenant_state::terminating(tenant) && !self.invalid.contains(tenant)
     }
 }
 
@@ -82,12 +82,12 @@ impl Charge {
     }
 
     /// Has the tenant's status count it, soon where somebody waits for the pod.
-    pub(super) fn store(&self, windows: &dyn Windows, soon: bool) {
+    pub(super) fn store(&self, windows: &dyn RateWindows, soon: bool) {
         windows.settle(&self.namespace, &self.job_uid, soon);
     }
 
     /// Whether the tenant's status counts it, or need not.
-    pub(super) fn is_stored(&self, tenant: &Tenant, windows: &dyn Windows, now: Timestamp) -> bool {
+    pub(super) fn is_stored(&self, tenant: &Tenant, windows: &dyn RateWindows, now: Timestamp) -> bool {
         let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
         windows.may_let_go(&self.namespace, stored, &self.job_uid, self.created, now)
     }
@@ -135,7 +135,7 @@ impl Waiting {
         &self,
         tenant: &Tenant,
         tenants: &Tenants,
-        windows: &dyn Windows,
+        windows: &dyn RateWindows,
         pods: &Store<Pod>,
         now: Timestamp,
     ) -> Vec<ObjectRef<Pod>> {

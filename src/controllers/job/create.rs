@@ -34,7 +34,7 @@ pub(super) async fn create(
 ) -> Result<Action, Error> {
     let job = view.job;
     let uid = job.uid().unwrap_or_default();
-    if let Some(left) = context.made.on_its_way(&uid, admission.attempt) {
+    if let Some(left) = context.expectations.pending_for(&uid, admission.attempt) {
         return Ok(Action::requeue(left));
     }
     let Some(admission) = context.board.claim(&uid, admission.attempt) else {
@@ -58,7 +58,7 @@ pub(super) async fn create(
     match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
         Ok(_) => {
             context.outages.report(&namespace, None);
-            context.made.put(&uid, admission.attempt);
+            context.expectations.put(&uid, admission.attempt);
             context.metrics.admitted();
             Ok(Action::await_change())
         }
@@ -67,7 +67,7 @@ pub(super) async fn create(
             let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
             match existing {
                 Some(pod) if is_own(&pod.metadata, job, context) => {
-                    context.made.put(&uid, admission.attempt);
+                    context.expectations.put(&uid, admission.attempt);
                     Ok(Action::await_change())
                 }
                 // A quota whose count was changed meanwhile answers with a conflict, too.

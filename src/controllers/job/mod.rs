@@ -8,13 +8,13 @@ mod ages;
 mod build;
 mod cached;
 mod create;
+mod inflight;
+mod invalid;
 mod outage;
 #[cfg(test)]
 mod tests;
 mod triggers;
-mod under_way;
-mod unreadable;
-mod written;
+mod write_cache;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,9 +37,9 @@ use self::triggers::Limits;
 pub use self::{
     ages::Ages,
     cached::prepare,
+    inflight::InflightReconciles,
     outage::Outages,
-    under_way::UnderWay,
-    written::{Made, Written},
+    write_cache::{MutationCache, PodExpectations},
 };
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Plans, Reason, Scenarios, Tenant, tenant::SuspendPolicy},
@@ -56,11 +56,13 @@ use crate::{
         CallError,
         apply::delete_exactly,
         call::within_opt,
+        controller::{ReconcileError, Reconciler, log_errors},
         events::Events,
-        finalizer, is_paused,
+        finalizer,
+        invalid::{InvalidObjects, Meta, sort},
+        is_paused,
         status::{self, StatusError},
         streams::{held_until, received},
-        unreadable::{Meta, Unreadable, sort},
         watch::{Change, until_whole, whole_before},
     },
     metrics::Metrics,
@@ -73,12 +75,18 @@ use crate::{
 const CONCURRENCY: u16 = 16;
 /// Room between the jobs' watch and the two controllers.
 const CHANNEL: usize = 64;
-/// Name in metrics.
-const CONTROLLER: &str = "job";
-/// When to look again after a refusal that passes by itself (a quota whose count lags, a namespace that is coming).
-const SOON: Duration = Duration::from_millis(500);
-/// When to ask the mirror again.
-const MIRROR: Duration = Duration::from_secs(5);
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// The delay before a job is reconciled again whose tenant or pod the cache lacks still.
+const CACHE_REQUEUE: Duration = Duration::from_millis(500);
+/// The time between two questions to the mirror whether it has a job.
+const MIRROR_POLL: Duration = Duration::from_secs(5);
+
+/// What runs the reconciles of jobs, for [`Context`].
+#[must_use]
+pub fn reconciler(metrics: Metrics) -> Reconciler {
+    Reconciler::new("job", metrics, LONGEST_DELAY)
+}
 
 /// Whether a job is in the mirror as it is.
 pub type Mirrored = Arc<dyn Fn(&Job) -> bool + Send + Sync>;
@@ -90,7 +98,7 @@ pub struct Context {
     /// All jobs.
     pub jobs: Store<Job>,
     /// Which of them can't be read.
-    pub unreadable: Unreadable<Job>,
+    pub invalid: InvalidObjects<Job>,
     /// All pods of ours.
     pub pods: Store<Pod>,
     /// All tenants.
@@ -110,11 +118,11 @@ pub struct Context {
     /// For people.
     pub events: Events,
     /// Steps under way.
-    pub under_way: UnderWay,
+    pub inflight: InflightReconciles,
     /// Jobs as last written.
-    pub written: Written,
+    pub mutations: MutationCache,
     /// Pods made lately.
-    pub made: Made,
+    pub expectations: PodExpectations,
     /// When attempts were first seen.
     pub ages: Ages,
     /// Where no pods can be created at the moment.
@@ -123,6 +131,8 @@ pub struct Context {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
+    /// Runs the reconciles: see [`reconciler`].
+    pub reconciler: Reconciler,
 }
 
 /// Why a step was not done.
@@ -136,16 +146,12 @@ pub enum Error {
     Status(#[from] StatusError),
 }
 
-impl Error {
+impl ReconcileError for Error {
     fn category(&self) -> &'static str {
         match self {
             Self::Call(error) | Self::Status(StatusError::Call(error)) => error.category(),
             Self::Status(StatusError::Serialise(_)) => "serialise",
         }
-    }
-
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Call(error) | Self::Status(StatusError::Call(error)) if error.is_conflict())
     }
 }
 
@@ -154,7 +160,7 @@ pub struct Changes {
     /// All of it.
     pub all: mpsc::Receiver<Change<Job>>,
     /// Where the ones that can't be read are kept.
-    pub unreadable: Writer<Meta<Job>>,
+    pub invalid: Writer<Meta<Job>>,
 }
 
 /// Runs until `shutdown`; what is under way is finished first.
@@ -171,11 +177,11 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let shutdown = shutdown.boxed().shared();
-    let (readable, objects) = mpsc::channel(CHANNEL);
-    let (not_readable, metas) = mpsc::channel(CHANNEL);
+    let (valid_sender, objects) = mpsc::channel(CHANNEL);
+    let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let forgetful = Arc::clone(&context);
     let gone = move |job: &Job| forgetful.ages.forget(job);
-    let sorting = sort(jobs.all, jobs.unreadable, readable, not_readable, gone);
+    let sorting = sort(jobs.all, jobs.invalid, valid_sender, invalid_sender, gone);
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let decided = || {
         let board = context.board.clone();
@@ -188,12 +194,16 @@ pub async fn run(
         .reconcile_on(concerned)
         .reconcile_on(triggers::of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
         .graceful_shutdown_on(shutdown.clone())
-        .run(reconcile, |_, error, _| retry(error), Arc::clone(&context))
-        .for_each(|_| std::future::ready(()));
-    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+        .run(reconcile, error_policy, Arc::clone(&context))
+        .for_each(log_errors);
+    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
-        .run(unreadable::reconcile, |_, error, _| retry(error), Arc::clone(&context))
-        .for_each(|_| std::future::ready(()));
+        .run(
+            invalid::reconcile,
+            |job, error, context| context.reconciler.retry(&*job, error),
+            Arc::clone(&context),
+        )
+        .for_each(log_errors);
     // A pod that is not in the cache yet would count as gone, and another attempt could start beside it.
     let whole = async {
         until_whole(&context.jobs).await
@@ -209,28 +219,20 @@ pub async fn run(
     future::select(Box::pin(passes), Box::pin(endless)).await;
 }
 
-fn retry(error: &Error) -> Action {
-    // A conflict means that a newer version is on its way to the cache; it brings the job back by itself.
-    if error.is_conflict() { Action::requeue(SOON) } else { Action::requeue(Duration::from_secs(5)) }
-}
-
 async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
-    let begun = tokio::time::Instant::now();
-    let _counted = context.under_way.begin();
-    let result = take_step(Arc::clone(&job), &context).await;
-    let category = result.as_ref().map_or_else(Error::category, |_| "ok");
-    context.metrics.reconciled(CONTROLLER, category, begun.elapsed());
-    if let Err(error) = &result
-        && !error.is_conflict()
-    {
-        tracing::warn!(job = job.name_any(), namespace = job.namespace(), %error, "a step was not done and will be repeated");
-    }
-    result
+    let _inflight = context.inflight.begin();
+    context.reconciler.run(&*job, advance(Arc::clone(&job), &context)).await
 }
 
-async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error> {
-    let job = &*context.written.newest(cached);
-    if context.unreadable.holds(job) {
+#[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
+fn error_policy(job: Arc<Job>, error: &Error, context: Arc<Context>) -> Action {
+    context.reconciler.retry(&*job, error)
+}
+
+/// Finds out how the job is, and takes its next step.
+async fn advance(cached: Arc<Job>, context: &Context) -> Result<Action, Error> {
+    let job = &*context.mutations.newest(cached);
+    if context.invalid.contains(job) {
         // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
@@ -247,7 +249,7 @@ async fn take_step(cached: Arc<Job>, context: &Context) -> Result<Action, Error>
         drain: tenant.as_deref().and_then(|t| drains(t, now)),
         start_limit: context.start_limit,
         gpu_resource: &context.settings.gpu_resource,
-        busy: context.under_way.is_busy(),
+        busy: context.inflight.is_saturated(),
         foreign: is_foreign(job, context),
         now,
         steady,
@@ -283,13 +285,13 @@ async fn carry_out(
         Step::Wait(until) => {
             // The mirror tells nobody when it has caught up.
             let held = !release_job(job, context).await?;
-            let ask = view.steady.checked_add(MIRROR).ok().filter(|_| held);
+            let ask = view.steady.checked_add(MIRROR_POLL).ok().filter(|_| held);
             Ok(look_again([until, ask].into_iter().flatten().min(), view.steady))
         }
         Step::Write(status) => write(job, &status, context).await,
         Step::Create(admission) => match tenant {
             Some(tenant) => create::create(view, tenant, &admission, context).await,
-            None => Ok(Action::requeue(SOON)),
+            None => Ok(Action::requeue(CACHE_REQUEUE)),
         },
         Step::Delete { pod, uid } => {
             delete_exactly(&pods_api(job, context), &pod, &uid, None).await?;
@@ -303,7 +305,7 @@ async fn carry_out(
         Step::Expire => {
             // Nothing leaves etcd before it is counted.
             if !is_mirrored(job, context) {
-                return Ok(Action::requeue(MIRROR));
+                return Ok(Action::requeue(MIRROR_POLL));
             }
             release_job(job, context).await?;
             let uid = job.uid().unwrap_or_default();
@@ -394,7 +396,7 @@ fn look_again(until: Option<Timestamp>, now: Timestamp) -> Action {
 
 async fn write(job: &Job, status: &JobStatus, context: &Context) -> Result<Action, Error> {
     let written = status::write(&jobs_api(job, context), job, job.status.as_ref(), status).await?;
-    written.into_iter().for_each(|job| context.written.put(job));
+    written.into_iter().for_each(|job| context.mutations.put(job));
     let before = job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase);
     if status.phase != before && (is_terminal(status.phase) || status.phase == JobPhase::Retrying) {
         context.metrics.ended(status.phase.into());
@@ -434,7 +436,7 @@ async fn look(view: &View<'_>, number: u32, context: &Context) -> Result<Action,
         within_opt(format!("looking for pod {name}"), pods_api(job, context).get_metadata(&name)).await?;
     match found {
         // The cache will have it soon.
-        Some(found) if is_own(&found.metadata, job, context) => Ok(Action::requeue(SOON)),
+        Some(found) if is_own(&found.metadata, job, context) => Ok(Action::requeue(CACHE_REQUEUE)),
         _ => settle(job_flow::lost(view), job, context).await,
     }
 }

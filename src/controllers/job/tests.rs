@@ -12,15 +12,16 @@ use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 
 use super::{
+    inflight::{BUSY, BUSY_FOR},
     triggers::of_changed_tenants,
-    under_way::{BUSY, BUSY_FOR},
     *,
 };
 use crate::{
     domain::admission::{Admission, Verdict},
     kube_ext::{
+        controller::CONFLICT_REQUEUE,
+        invalid as invalid_ext,
         mock::{self, Call, Fake, outline, put},
-        unreadable as unreadable_ext,
     },
 };
 
@@ -53,7 +54,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
     let context = Context {
         client: fake.client(),
         jobs,
-        unreadable: unreadable_ext::cache().0,
+        invalid: invalid_ext::cache().0,
         pods,
         tenants,
         board: SchedulerHandle::showing(verdict.map(|verdict| ("j1", verdict))),
@@ -63,13 +64,14 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         start_limit: SignedDuration::from_mins(5),
         mirrored: None,
         events: mock::events(fake.client()),
-        under_way: UnderWay::default(),
-        written: Written::default(),
-        made: Made::default(),
+        inflight: InflightReconciles::default(),
+        mutations: MutationCache::default(),
+        expectations: PodExpectations::default(),
         ages: Ages::default(),
         outages: Outages::default(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         metrics: Metrics::default(),
+        reconciler: reconciler(Metrics::default()),
     };
     let in_mirror = Arc::default();
     let mut bench = Bench { fake, context, pods: pod_writer, tenants: tenant_writer, now, in_mirror };
@@ -169,7 +171,8 @@ impl Bench {
     /// One step with the job as the cache has it.
     async fn step_with(&self, job: Job) -> (Result<Action, Error>, Vec<Call>) {
         self.fake.calls();
-        let result = take_step(Arc::new(job), &self.context).await;
+        let job = Arc::new(job);
+        let result = self.context.reconciler.run(&*job, advance(Arc::clone(&job), &self.context)).await;
         self.context.events.flush(Duration::from_secs(1)).await;
         (result, self.fake.calls())
     }
@@ -247,13 +250,13 @@ async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy_and_j
     bench.queued();
     put(&mut bench.pods, pod(json!({}), running()));
     bench.at(6);
-    let others: Vec<_> = (0..BUSY).map(|_| bench.context.under_way.begin().unwrap()).collect();
+    let others: Vec<_> = (0..BUSY).map(|_| bench.context.inflight.begin().unwrap()).collect();
     drop(others);
     tokio::time::advance(BUSY_FOR / 2).await;
     let (action, calls) = bench.step().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(7)), vec![]));
     tokio::time::advance(BUSY_FOR).await;
-    let few: Vec<_> = (1..BUSY).map(|_| bench.context.under_way.begin().unwrap()).collect();
+    let few: Vec<_> = (1..BUSY).map(|_| bench.context.inflight.begin().unwrap()).collect();
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
     drop(few);
 }
@@ -285,9 +288,7 @@ async fn a_status_computed_from_an_old_job_is_refused_and_computed_again() {
     bench.at_work(json!({"canceled": true}));
     put(&mut bench.pods, pod(json!({}), ended(0)));
     let (result, calls) = bench.step_with(cached).await;
-    let error = result.unwrap_err();
-    assert!(error.is_conflict(), "{error}");
-    assert_eq!(retry(&error), Action::requeue(SOON));
+    assert_eq!(result.unwrap(), Action::requeue(CONFLICT_REQUEUE));
     assert_eq!(outline(&calls), [STATUS], "nothing is told of what was not written");
     assert_eq!(bench.status()["phase"], "Running");
     bench.step().await.0.unwrap();
@@ -373,7 +374,7 @@ async fn a_canceled_jobs_pod_is_stopped_as_it_is_known_and_stays() {
     let asked = json!({"crofter.io/stop-requested": "2030-01-01T00:00:09Z Canceled"});
     let metadata = json!({"uid": "p1", "resourceVersion": version, "annotations": asked});
     assert_eq!(calls[0].body, json!({"metadata": metadata, "spec": {"activeDeadlineSeconds": 1}}));
-    assert_eq!(retry(&bench.step().await.0.unwrap_err()), Action::requeue(SOON), "the cache is behind");
+    assert_eq!(bench.step().await.0.unwrap(), Action::requeue(CONFLICT_REQUEUE), "the cache is behind");
 
     put(&mut bench.pods, bench.fake.get(POD));
     let (action, calls) = bench.step().await;
@@ -406,7 +407,7 @@ async fn a_pod_that_can_not_be_stopped_is_deleted_by_uid_with_its_own_grace() {
         assert_eq!(outline(&calls), [format!("PATCH {POD}"), format!("DELETE {POD}")]);
         // Another pod has taken the name.
         bench.fake.refuse(POD, 409);
-        assert!(bench.step().await.0.unwrap_err().is_conflict());
+        assert_eq!(bench.step().await.0.unwrap(), Action::requeue(CONFLICT_REQUEUE));
         bench.fake.take(POD);
     }
 }
@@ -417,7 +418,7 @@ async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
     bench.at_work(json!({}));
     bench.fake.put(POD, pod(json!({}), running()));
     let (action, calls) = bench.step().await;
-    assert_eq!(action.unwrap(), Action::requeue(SOON));
+    assert_eq!(action.unwrap(), Action::requeue(CACHE_REQUEUE));
     assert_eq!(outline(&calls), [format!("GET {POD}")]);
 
     bench.fake.take(POD);
@@ -467,7 +468,7 @@ async fn a_job_does_not_expire_before_the_mirror_has_it() {
     completed(&bench, json!({}));
     bench.at(61);
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR_POLL), vec![]));
     bench.in_mirror.store(true, Ordering::SeqCst);
     assert_eq!(outline(&bench.step().await.1), [format!("DELETE {JOB}")]);
 }
@@ -480,7 +481,7 @@ async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
     let (action, calls) = bench.step().await;
     assert_eq!(
         (action.unwrap(), outline(&calls)),
-        (Action::requeue(MIRROR), vec![]),
+        (Action::requeue(MIRROR_POLL), vec![]),
         "nobody else asks again"
     );
     bench.at(58);
@@ -512,13 +513,13 @@ async fn nothing_is_done_before_the_pods_are_known() {
     let job = jobs.state().remove(0);
     (bench.context.jobs, bench.context.pods) = (jobs, pods);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (unreadable, writer) = unreadable_ext::cache();
-    bench.context.unreadable = unreadable;
+    let (invalid, writer) = invalid_ext::cache();
+    bench.context.invalid = invalid;
     let (told, all) = tokio::sync::mpsc::channel(1);
     told.send(Change::Applied(job)).await.unwrap();
     let running = tokio::spawn(run(
         Arc::new(bench.context),
-        Changes { all, unreadable: writer },
+        Changes { all, invalid: writer },
         stream::pending(),
         stream::pending(),
         stream::pending(),

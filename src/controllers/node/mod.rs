@@ -12,8 +12,8 @@
 //! Nobody else may write the label and the taint; the label's prefix is one that kubelets can't set on themselves.
 
 mod facts;
+mod live_reads;
 mod patch;
-mod quorum;
 mod triggers;
 mod writes;
 
@@ -53,14 +53,18 @@ use crate::{
     },
     kube_ext::{
         call::{CallError, within},
+        controller::{ReconcileError, Reconciler, log_errors},
         events::Events,
         is_paused,
         streams::replaced,
         watch::{until_whole, whole_before},
     },
+    metrics::Metrics,
     names,
 };
 
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// How soon a node that waits for others to be released is looked at again, if nothing changes before.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(10);
 
@@ -72,10 +76,8 @@ pub enum Error {
     Call(#[from] CallError),
 }
 
-impl Error {
-    /// A word from a closed list, for metrics.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
         match self {
             Self::Call(error) => error.category(),
         }
@@ -102,6 +104,7 @@ pub struct Context {
     gpu_resource: String,
     namespace_prefix: String,
     state: Mutex<State>,
+    reconciler: Reconciler,
 }
 
 #[derive(Default)]
@@ -109,8 +112,6 @@ struct State {
     writes: Writes,
     /// What was last said of a refused node, by UID.
     told: HashMap<String, String>,
-    /// Failures in a row, by UID.
-    failures: HashMap<String, u32>,
 }
 
 /// A node and what is to be done with it.
@@ -150,13 +151,7 @@ pub async fn run(
         .with_config(controller::Config::default().concurrency(1))
         .graceful_shutdown_on(shutdown)
         .run(reconcile, error_policy, context)
-        .for_each(|result| async move {
-            match result {
-                // Told of once more when it was gone already.
-                Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
-                Err(error) => tracing::warn!(%error, "a node was not dealt with"),
-            }
-        })
+        .for_each(log_errors)
         .await;
 }
 
@@ -165,11 +160,14 @@ pub async fn run(
 /// # Errors
 /// [`Error`] when the API server did not do what was asked; to be tried again after [`error_policy`].
 pub async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Action, Error> {
+    context.reconciler.run(&*node, reconcile_node(&node, &context)).await
+}
+
+async fn reconcile_node(node: &Node, context: &Context) -> Result<Action, Error> {
     let seen = context.look(&node.name_any());
     if let Some(seen) = &seen {
         context.act(seen).await?;
     }
-    context.state().failures.remove(&node.uid().unwrap_or_default());
     Ok(match seen.map(|seen| seen.step) {
         // Room may be made by an unanswered write that turns out not to have happened, of which no watch tells.
         Some(Step::Wait(Waiting::Room)) => Action::requeue(LOOK_FOR_ROOM),
@@ -177,13 +175,10 @@ pub async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Action,
     })
 }
 
-/// When to try again after a failure: 1 s, doubled with each failure in a row up to a minute.
-pub fn error_policy(node: Arc<Node>, _error: &Error, context: Arc<Context>) -> Action {
-    const LONGEST: u64 = 60;
-    let mut state = context.state();
-    let failures = remember(&mut state.failures, node.uid().unwrap_or_default(), &context.caches.nodes);
-    *failures = failures.saturating_add(1);
-    Action::requeue(Duration::from_secs(1_u64.checked_shl(*failures - 1).unwrap_or(LONGEST).min(LONGEST)))
+/// When to try again after a failure.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
+pub fn error_policy(node: Arc<Node>, error: &Error, context: Arc<Context>) -> Action {
+    context.reconciler.retry(&*node, error)
 }
 
 /// The entry of `uid`; when there is none yet, those of nodes that are gone are dropped first.
@@ -232,9 +227,12 @@ impl Context {
         caches: Caches,
         plans: watch::Receiver<Arc<Plans>>,
         settings: Settings,
+        metrics: Metrics,
     ) -> Self {
         let Settings { gpu_resource, namespace_prefix } = settings;
-        Self { client, events, caches, plans, gpu_resource, namespace_prefix, state: Mutex::default() }
+        let reconciler = Reconciler::new("node", metrics, LONGEST_DELAY);
+        let state = Mutex::default();
+        Self { client, events, caches, plans, gpu_resource, namespace_prefix, state, reconciler }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -293,14 +291,14 @@ impl Context {
         self.state().told.remove(&seen.node.uid().unwrap_or_default());
         match &seen.step {
             Step::Admit { group, after } => {
-                if after.is_none() || self.is_clear(&seen.node, Some(group)).await? {
+                if after.is_none() || self.is_drained(&seen.node, Some(group)).await? {
                     self.state().writes.begin_admission(&seen.node, group);
                     let note = format!("admitted to {}", described(group));
                     self.write(seen, patch::admit(&seen.node, group), Reason::WorkerAdmitted, note).await?;
                 }
             }
             Step::Release { group, because } => {
-                if !self.is_unreadable(seen, group, because.as_ref()).await? {
+                if !self.is_tenant_invalid(seen, group, because.as_ref()).await? {
                     let pods: usize = seen.live.values().sum();
                     let why =
                         because.as_ref().map_or("its worker label has changed", |b| b.sentence.as_str());
@@ -312,7 +310,7 @@ impl Context {
                 }
             }
             Step::Free { group } => {
-                if self.is_clear(&seen.node, None).await? {
+                if self.is_drained(&seen.node, None).await? {
                     let note = format!("no longer kept for {}: no job pod is left", described(group));
                     self.write(seen, patch::free(&seen.node), Reason::WorkerReleased, note).await?;
                 }

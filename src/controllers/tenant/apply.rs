@@ -20,8 +20,15 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 
-use super::{Context, build::Children, error::Error, memory::Versions, validate::Owner};
+use super::{
+    Context,
+    build::Children,
+    error::Error,
+    reconcile_state::{Fingerprint, Hashes, Key, Versions},
+    validate::Owner,
+};
 use crate::{
     kube_ext::{CallError, apply, call::within_opt, within},
     names,
@@ -61,6 +68,21 @@ impl Known {
     }
 }
 
+/// The hash of each child.
+///
+/// # Errors
+/// Where a child can't be put into JSON.
+pub(super) fn hashes(children: &Children) -> Result<Hashes, serde_json::Error> {
+    fn one<K: Child + Serialize>(child: &K) -> Result<(Key, Fingerprint), serde_json::Error> {
+        let key = (K::kind(&()).into_owned(), child.name_any());
+        Ok((key, Sha256::digest(serde_json::to_vec(child)?).into()))
+    }
+    let Children { namespace, quota, objects, limits, policies, account, bindings } = children;
+    let alone = [one(namespace), one(quota), one(limits), one(account)];
+    let quotas = objects.iter().map(one);
+    alone.into_iter().chain(quotas).chain(policies.iter().map(one)).chain(bindings.iter().map(one)).collect()
+}
+
 fn version_in<K: Child, M: Child>(known: &Store<M>, child: &K) -> Option<((String, String), String)> {
     let name = child.name_any();
     let reference = ObjectRef::<M>::new(&name);
@@ -76,7 +98,7 @@ pub(super) enum Found {
     /// The tenant's own.
     Ours(Namespace),
     /// On its way out, whoever's it was.
-    Going(Namespace),
+    Terminating(Namespace),
     /// Somebody else's; with the sentence that says whose.
     Foreign(String),
 }
@@ -89,7 +111,7 @@ pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Fou
         return Ok(Found::Absent);
     };
     if found.metadata.deletion_timestamp.is_some() {
-        return Ok(Found::Going(found));
+        return Ok(Found::Terminating(found));
     }
     let labels = found.labels();
     Ok(match labels.get(names::LABEL_TENANT_UID) {
@@ -108,16 +130,21 @@ pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Fou
     })
 }
 
-/// Applies all children to the namespace as it was found (`None`: it is to be made), and deletes what is too much.
+/// Applies the children that differ from what was applied last, to the namespace as it was found (`None`: it is to be made),
+/// and deletes what is too much.
 pub(super) async fn apply_all(
     context: &Context,
     owner: &Owner,
     found: Option<&Namespace>,
     children: Children,
 ) -> Result<(), Error> {
+    let wanted = hashes(&children)?;
     let Children { mut namespace, quota, objects, limits, policies, account, bindings } = children;
     let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants, .. } = &context.known;
-    context.memory.applying(&owner.name);
+    if found.is_none() {
+        context.state.forget_children(&owner.name);
+    }
+    context.state.applying(&owner.name, &wanted);
     let namespaces: Api<Namespace> = Api::all(context.dependencies.client.clone());
     let uid = match found {
         Some(found) => found.uid(),
@@ -147,13 +174,17 @@ pub(super) async fn remove_all(context: &Context, owner: &Owner) -> Result<(), E
     remove_others::<ResourceQuota, _>(context, quotas, owner, &[]).await
 }
 
-/// Applies one child and remembers its version, so that the watch's word of it is known for our own doing.
+/// Applies one child, unless it is as it was applied last, and records its version, by which the watch's event of it is
+/// known for our own write.
 async fn apply_one<K>(context: &Context, api: &Api<K>, owner: &Owner, child: &K) -> Result<(), CallError>
 where
     K: Child + Serialize + DeserializeOwned,
 {
+    if context.state.is_recorded(&owner.name, &K::kind(&()), &child.name_any()) {
+        return Ok(());
+    }
     let applied = apply::apply(api, child).await?;
-    context.memory.wrote(&owner.name, &K::kind(&()), &child.name_any(), applied.version());
+    context.state.recorded(&owner.name, &K::kind(&()), &child.name_any(), applied.version());
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Names are fixed, so that every child can be found, applied and deleted without remembering it.
 
+mod network_policy;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -18,7 +20,7 @@ use k8s_openapi::{
 use serde::Serialize;
 
 use super::{
-    counts, network,
+    counts,
     validate::{Owner, Subject, Validated},
 };
 use crate::{
@@ -67,7 +69,7 @@ pub(super) fn build(tenant: &Validated) -> Children {
         quota: quota(owner, &tenant.quotas, &tenant.gpu_resource),
         objects: tenant.counts_objects.then(|| objects(owner, &tenant.quotas)),
         limits: limits(owner),
-        policies: network::policies(owner, tenant.isolation),
+        policies: network_policy::policies(owner, tenant.isolation),
         account: account(owner),
         bindings: tenant.access.iter().map(|(role, who)| binding(owner, *role, who)).collect(),
     }

@@ -32,7 +32,7 @@ const NAMES: usize = 3;
 
 /// A tenant that goes.
 #[derive(Clone, Debug)]
-pub(super) struct Leaving {
+pub(super) struct DeletionPlan {
     pub(super) owner: Owner,
     /// The namespace stays.
     pub(super) retain: bool,
@@ -51,8 +51,8 @@ pub(super) enum Progress {
 }
 
 /// Does what can be done now.
-pub(super) async fn advance(context: &Context, leaving: &Leaving) -> Result<Progress, Error> {
-    let Leaving { owner, retain, wait_for_workers } = leaving;
+pub(super) async fn advance(context: &Context, leaving: &DeletionPlan) -> Result<Progress, Error> {
+    let DeletionPlan { owner, retain, wait_for_workers } = leaving;
     let client = &context.dependencies.client;
     let found = apply::find_namespace(client, owner).await?;
     if let Found::Ours(_) = found {
@@ -78,7 +78,7 @@ pub(super) async fn advance(context: &Context, leaving: &Leaving) -> Result<Prog
             delete_exactly(&api, &owner.namespace, &namespace.uid().unwrap_or_default(), None).await?;
             namespace
         }
-        Found::Going(namespace) => namespace,
+        Found::Terminating(namespace) => namespace,
         Found::Absent | Found::Foreign(_) => return Ok(Progress::Done),
     };
     let message = format!("waiting for namespace {} to be gone{}", owner.namespace, holdup(&namespace));

@@ -1,8 +1,8 @@
-//! What can go wrong in a pass over a tenant.
+//! Why a reconcile of a tenant fails.
 
-use crate::kube_ext::{CallError, status::StatusError};
+use crate::kube_ext::{CallError, controller::ReconcileError, status::StatusError};
 
-/// Why a pass over a tenant did not reach its end.
+/// Why a reconcile of a tenant failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A call to the API server failed.
@@ -22,23 +22,11 @@ impl From<StatusError> for Error {
     }
 }
 
-impl Error {
-    /// A word from a closed list, for metrics.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
+impl ReconcileError for Error {
+    fn category(&self) -> &'static str {
         match self {
             Self::Call(call) => call.category(),
             Self::Serialise(_) => "serialise",
         }
-    }
-
-    /// What was looked at is not the newest: look again, nothing is wrong.
-    pub(super) fn is_conflict(&self) -> bool {
-        self.category() == "conflict"
-    }
-
-    /// It may well pass by itself within seconds.
-    pub(super) fn is_transient(&self) -> bool {
-        matches!(self.category(), "timeout" | "unreachable" | "throttled" | "server_error")
     }
 }

@@ -13,27 +13,25 @@ mod build;
 mod counts;
 mod deletion;
 mod error;
-mod memory;
-mod network;
+mod invalid;
 mod reconcile;
+mod reconcile_state;
 mod status;
 mod triggers;
-mod unreadable;
 mod usage;
 mod validate;
 
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future, stream::BoxStream};
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     runtime::{
         Config, Controller,
-        controller::{self, Action},
         reflector::{ObjectRef, Store, store::Writer},
         watcher,
     },
@@ -46,8 +44,8 @@ pub use reconcile::{error_policy, reconcile};
 
 use self::{
     apply::{Child, Known},
-    memory::Memory,
-    unreadable::TenantMeta,
+    invalid::TenantMeta,
+    reconcile_state::ReconcileState,
 };
 use crate::{
     api_types::{
@@ -57,17 +55,21 @@ use crate::{
     clock::Clock,
     config::Settings,
     kube_ext::{
+        controller::{Reconciler, log_errors},
         events::Events,
+        invalid::{self as invalid_ext, InvalidObjects},
         pulse,
         streams::{received, replaced},
-        unreadable::{self as unreadable_ext, Unreadable},
         watch::{Change, Watch, until_whole, whole_before},
     },
+    metrics::Metrics,
     names,
 };
 
 /// Passes at once.
 const CONCURRENCY: u16 = 8;
+/// The longest delay after failures in a row.
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
 /// Room between the tenants' watch and the two controllers.
 const CHANNEL: usize = 64;
 
@@ -125,23 +127,26 @@ pub struct Dependencies {
     pub workers: WorkersOf,
     /// Where the controller's own watches are known.
     pub watches: pulse::Watches,
+    /// Counters.
+    pub metrics: Metrics,
 }
 
 /// What a pass works with.
 pub struct Context {
     dependencies: Dependencies,
     known: Known,
-    memory: Arc<Memory>,
-    unreadable: Unreadable<Tenant>,
+    state: Arc<ReconcileState>,
+    invalid: InvalidObjects<Tenant>,
     /// Whether Kubernetes counts Jobs.
     counted: watch::Receiver<bool>,
+    reconciler: Reconciler,
 }
 
 impl Context {
     /// The tenants that can't be read.
     #[must_use]
-    pub fn unreadable(&self) -> Unreadable<Tenant> {
-        self.unreadable.clone()
+    pub fn invalid(&self) -> InvalidObjects<Tenant> {
+        self.invalid.clone()
     }
 }
 
@@ -164,7 +169,7 @@ pub struct Inputs {
 pub struct Watches {
     tasks: Vec<BoxTask>,
     triggers: Vec<BoxStream<'static, ObjectRef<Tenant>>>,
-    unreadable: Writer<TenantMeta>,
+    invalid: Writer<TenantMeta>,
 }
 
 type BoxTask = future::BoxFuture<'static, ()>;
@@ -175,7 +180,7 @@ impl Watches {
         &mut self,
         name: &'static str,
         context: &Dependencies,
-        memory: &Arc<Memory>,
+        state: &Arc<ReconcileState>,
         config: watcher::Config,
     ) -> Store<M>
     where
@@ -183,16 +188,16 @@ impl Watches {
     {
         let api = Api::all(context.client.clone());
         let mut watch = Watch::<M>::new(api, config).known_as(name, &context.watches);
-        let trigger = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
+        let trigger = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(state));
         self.triggers.push(trigger.boxed());
         self.start(watch)
     }
 
     /// Watches quotas, which are a child and count storage as well.
-    fn quotas(&mut self, context: &Dependencies, memory: &Arc<Memory>) -> Store<ResourceQuota> {
+    fn quotas(&mut self, context: &Dependencies, state: &Arc<ReconcileState>) -> Store<ResourceQuota> {
         let api = Api::all(context.client.clone());
         let mut watch = Watch::<ResourceQuota>::new(api, ours()).known_as("quotas", &context.watches);
-        let drift = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(memory));
+        let drift = triggers::children(watch.subscribe(), context.settings.clone(), Arc::clone(state));
         let storage = triggers::storage(watch.subscribe(), context.settings.clone());
         self.triggers.extend([drift.boxed(), storage.boxed()]);
         self.start(watch)
@@ -212,25 +217,30 @@ fn ours() -> watcher::Config {
     watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER))
 }
 
+fn reconciler(metrics: Metrics) -> Reconciler {
+    Reconciler::new("tenant", metrics, LONGEST_DELAY)
+}
+
 /// Makes the context, and the watches that feed it.
 #[must_use]
 pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
-    let (unreadable, writer) = unreadable_ext::cache();
-    let memory = Arc::new(Memory::default());
-    let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), unreadable: writer };
+    let (invalid, writer) = invalid_ext::cache();
+    let state = Arc::new(ReconcileState::default());
+    let mut watches = Watches { tasks: Vec::new(), triggers: Vec::new(), invalid: writer };
     let (sender, counted) = watch::channel(false);
     let counting = counts::wait(dependencies.client.clone(), dependencies.namespace.clone(), sender);
     watches.tasks.push(counting.boxed());
     let known = Known {
         // All of them: one that is in a tenant's way carries no label of ours.
-        namespaces: watches.child("namespaces", &dependencies, &memory, watcher::Config::default()),
-        quotas: watches.quotas(&dependencies, &memory),
-        limits: watches.child("limits", &dependencies, &memory, ours()),
-        policies: watches.child("network_policies", &dependencies, &memory, ours()),
-        accounts: watches.child("service_accounts", &dependencies, &memory, ours()),
-        bindings: watches.child("role_bindings", &dependencies, &memory, ours()),
+        namespaces: watches.child("namespaces", &dependencies, &state, watcher::Config::default()),
+        quotas: watches.quotas(&dependencies, &state),
+        limits: watches.child("limits", &dependencies, &state, ours()),
+        policies: watches.child("network_policies", &dependencies, &state, ours()),
+        accounts: watches.child("service_accounts", &dependencies, &state, ours()),
+        bindings: watches.child("role_bindings", &dependencies, &state, ours()),
     };
-    (Arc::new(Context { dependencies, known, memory, unreadable, counted }), watches)
+    let reconciler = reconciler(dependencies.metrics.clone());
+    (Arc::new(Context { dependencies, known, state, invalid, counted, reconciler }), watches)
 }
 
 /// Runs the controller until `shutdown`, and then until the passes under way have finished.
@@ -240,14 +250,14 @@ pub async fn run(
     inputs: Inputs,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let Watches { tasks, triggers, unreadable } = watches;
+    let Watches { tasks, triggers, invalid } = watches;
     let Inputs { tenants, tenant_changes, pods, nodes, touched } = inputs;
     let shutdown = shutdown.boxed().shared();
-    let (readable, objects) = mpsc::channel(CHANNEL);
-    let (not_readable, metas) = mpsc::channel(CHANNEL);
-    let memory = Arc::clone(&context.memory);
-    let forget = move |tenant: &Tenant| memory.forget(&tenant.name_any());
-    let sorting = unreadable_ext::sort(tenant_changes, unreadable, readable, not_readable, forget);
+    let (valid_sender, objects) = mpsc::channel(CHANNEL);
+    let (invalid_sender, metas) = mpsc::channel(CHANNEL);
+    let state = Arc::clone(&context.state);
+    let forget = move |tenant: &Tenant| state.forget(&tenant.name_any());
+    let sorting = invalid_ext::sort(tenant_changes, invalid, valid_sender, invalid_sender, forget);
 
     let mut controller = Controller::for_shared_stream(received(objects), tenants.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -260,11 +270,11 @@ pub async fn run(
     for trigger in triggers {
         controller = controller.reconcile_on(trigger);
     }
-    let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(logged);
-    let second = Controller::for_shared_stream(received(metas), context.unreadable.store())
+    let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(log_errors);
+    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
-        .run(unreadable::reconcile, unreadable::error_policy, Arc::clone(&context))
-        .for_each(logged);
+        .run(invalid::reconcile, invalid::error_policy, Arc::clone(&context))
+        .for_each(log_errors);
 
     // Deletion takes an empty cache for "all gone": no pass before every cache is whole.
     let passes = async {
@@ -274,19 +284,6 @@ pub async fn run(
     };
     let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
     future::select(Box::pin(passes), Box::pin(endless)).await;
-}
-
-async fn logged<K: Resource, E: std::error::Error + 'static>(
-    result: Result<(ObjectRef<K>, Action), controller::Error<E, watcher::Error>>,
-) where
-    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
-{
-    use controller::Error::{ObjectNotFound, ReconcilerFailed};
-    match result {
-        // Told by the error policy; and a trigger for a tenant that does not exist (any more) means nothing.
-        Ok(_) | Err(ReconcilerFailed(..) | ObjectNotFound(_)) => (),
-        Err(error) => tracing::warn!(%error, "the tenant controller"),
-    }
 }
 
 /// Waits until every cache has been filled once; false when a watch has ended.

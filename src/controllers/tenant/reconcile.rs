@@ -9,11 +9,11 @@ use super::{
     Context, Ledger,
     apply::{self, Found},
     build,
-    deletion::{self, Leaving, Progress},
+    deletion::{self, DeletionPlan, Progress},
     error::Error,
-    memory::Fingerprint,
+    reconcile_state::Fingerprint,
     status::{self, Outcome, Report},
-    usage::{self, Due},
+    usage::{self, WriteDecision},
     validate::{self, Owner, Refusal, Validated},
 };
 use crate::{
@@ -22,20 +22,18 @@ use crate::{
         tenant::{DeletionPolicy, TenantPhase},
     },
     domain::tenant_state::{self, PhaseDecision},
-    kube_ext::{finalizer, is_paused, status as status_ext},
+    kube_ext::{controller::ReconcileError, finalizer, is_paused, status as status_ext},
     names,
 };
 
-/// After a write that met a newer object.
-const SOON: Duration = Duration::from_secs(1);
-/// A look at what should have told of itself by then.
-const SAFETY: Duration = Duration::from_secs(30);
+/// The longest time between two reconciles of a tenant that waits for something: the watch should have delivered it.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// The longest timer: a clock that was set, or a machine that slept, is noticed after this.
 const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 /// The progress within one step of a deletion is written at most this often.
 const STEP_INTERVAL: Duration = Duration::from_secs(5);
-/// A failure that may pass by itself is told of from this one on.
-const TELLING_FAILURE: u32 = 3;
+/// A failure that may pass by itself is written into the status from this one in a row on.
+const REPORTED_FAILURES: u32 = 3;
 
 /// Brings the cluster in line with a tenant.
 ///
@@ -43,46 +41,38 @@ const TELLING_FAILURE: u32 = 3;
 /// [`Error`] when a call failed for another reason than that the tenant has changed meanwhile; the failure is in the
 /// tenant's status unless it may pass by itself within seconds.
 pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Action, Error> {
-    let name = tenant.name_any();
-    match pass(&tenant, &context).await {
-        Ok(action) => {
-            context.memory.succeeded(&name);
-            Ok(action)
-        }
-        Err(error) if error.is_conflict() => {
-            tracing::debug!(tenant = name, %error, "the cluster has moved on: looking again");
-            Ok(Action::requeue(SOON))
-        }
-        Err(error) => {
-            if !error.is_transient() || context.memory.failures(&name) + 1 >= TELLING_FAILURE {
-                let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
-                if let Err(unwritten) =
-                    write_status(&tenant, &context, standing(&tenant, &context), outcome).await
-                {
-                    tracing::debug!(tenant = name, error = %unwritten, "the failure could not be written either");
-                }
-            }
-            Err(error)
-        }
+    let result = context.reconciler.run(&*tenant, reconcile_tenant(&tenant, &context)).await;
+    if let Err(error) = &result {
+        report_failure(&tenant, &context, error).await;
+    }
+    result
+}
+
+/// Writes a failure into the tenant's status, unless it may pass by itself within seconds.
+async fn report_failure(tenant: &Tenant, context: &Context, error: &Error) {
+    if error.is_transient() && context.reconciler.failures(tenant) + 1 < REPORTED_FAILURES {
+        return;
+    }
+    let outcome = Outcome::Working { reason: Reason::ApiError, message: error.to_string() };
+    if let Err(error) = write_status(tenant, context, standing(tenant, context), outcome).await {
+        tracing::debug!(tenant = tenant.name_any(), %error, "failed to write the failure into the status");
     }
 }
 
-/// Says when to try again after a failure: later each time.
+/// When to try again after a failure.
 #[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
 pub fn error_policy(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -> Action {
-    let name = tenant.name_any();
-    let wait = context.memory.failed(&name);
-    tracing::warn!(tenant = name, category = error.category(), %error, ?wait, "the pass failed");
-    Action::requeue(wait)
+    context.reconciler.retry(&*tenant, error)
 }
 
 fn standing(tenant: &Tenant, context: &Context) -> PhaseDecision {
     tenant_state::decide(tenant, context.dependencies.clock.now())
 }
 
-async fn pass(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
+/// Dereferences, validates, builds, applies, and writes the status.
+async fn reconcile_tenant(tenant: &Tenant, context: &Context) -> Result<Action, Error> {
     let standing = standing(tenant, context);
-    if context.unreadable.holds(tenant) {
+    if context.invalid.contains(tenant) {
         // What the cache holds is out of date; `unreadable` looks after it.
         return Ok(Action::await_change());
     }
@@ -112,22 +102,23 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
     let owner = &valid.owner;
     let provisioned =
         Outcome::Provisioned { namespace: owner.namespace.clone(), quotas: valid.quotas.clone() };
-    let fingerprint = context.memory.fingerprint(&valid, || {
+    let fingerprint = context.state.fingerprint(&valid, || {
         let children = serde_json::to_vec(&build::build(&valid))?;
         Ok::<Fingerprint, serde_json::Error>(Sha256::digest(children).into())
     })?;
     if let Some(kept) = tenant.status.as_ref().and_then(|status| status.applied.as_deref()) {
-        context
-            .memory
-            .resume(&owner.name, &fingerprint, kept, || context.known.versions(&build::build(&valid)));
+        context.state.resume(&owner.name, &fingerprint, kept, || {
+            let children = build::build(&valid);
+            Some((context.known.versions(&children)?, apply::hashes(&children).ok()?))
+        });
     }
-    if context.memory.is_applied(&owner.name, &fingerprint) {
+    if context.state.is_applied(&owner.name, &fingerprint) {
         return Ok(provisioned);
     }
     let found = match apply::find_namespace(&context.dependencies.client, owner).await? {
         Found::Absent => None,
         Found::Ours(namespace) => Some(namespace),
-        Found::Going(_) => {
+        Found::Terminating(_) => {
             let message = format!("waiting for the earlier namespace {} to be gone", owner.namespace);
             return Ok(Outcome::Working { reason: Reason::Provisioning, message });
         }
@@ -137,7 +128,7 @@ async fn provision(tenant: &Tenant, context: &Context) -> Result<Outcome, Error>
     };
     apply::apply_all(context, owner, found.as_ref(), build::build(&valid)).await?;
     tracing::info!(tenant = owner.name, namespace = owner.namespace, "children applied");
-    context.memory.applied(&owner.name, fingerprint);
+    context.state.applied(&owner.name, fingerprint);
     Ok(provisioned)
 }
 
@@ -153,7 +144,7 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: PhaseDecision) 
         // Somebody else's finalizer holds it; nothing of ours is left.
         return Ok(Action::await_change());
     }
-    let leaving = Leaving {
+    let leaving = DeletionPlan {
         owner: Owner::of(tenant, &context.dependencies.settings),
         retain: tenant.spec.deletion_policy == DeletionPolicy::Retain,
         wait_for_workers: true,
@@ -168,7 +159,7 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: PhaseDecision) 
             return Ok(Action::await_change());
         }
     };
-    match context.memory.step(name) {
+    match context.state.step(name) {
         Some((told, ago)) if told == step => {
             if ago < STEP_INTERVAL {
                 return Ok(Action::requeue(STEP_INTERVAL));
@@ -176,7 +167,7 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: PhaseDecision) 
         }
         _ => tracing::info!(tenant = name, step, "deletion: {message}"),
     }
-    context.memory.told_step(name, step);
+    context.state.recorded_step(name, step);
     write_status(tenant, context, standing, Outcome::Working { reason: Reason::Terminating, message }).await
 }
 
@@ -190,7 +181,7 @@ async fn write_status(
     let dependencies = &context.dependencies;
     let (name, now) = (tenant.name_any(), dependencies.clock.now());
     let old = tenant.status.clone().unwrap_or_default();
-    let mut timers = vec![SAFETY; usize::from(matches!(outcome, Outcome::Working { .. }))];
+    let mut timers = vec![RESYNC_INTERVAL; usize::from(matches!(outcome, Outcome::Working { .. }))];
     timers.extend(standing.changes_at.map(|at| at.duration_since(now).unsigned_abs()));
 
     let workers = (dependencies.workers)(tenant);
@@ -200,15 +191,15 @@ async fn write_status(
         Outcome::Provisioned { quotas, .. } => Some(quotas),
         _ => old.effective_quotas.as_ref(),
     };
-    let due = match usage::due(&old, &ledger, quotas, context.memory.since_usage(&name)) {
-        Due::InTurn => context.memory.usage_turn(&name),
+    let due = match usage::due(&old, &ledger, quotas, context.state.since_usage(&name)) {
+        WriteDecision::Queue => context.state.usage_slot(&name),
         due => due,
     };
-    if due != Due::Now {
+    if due != WriteDecision::Now {
         let usage = old.usage.clone().unwrap_or(ledger.usage);
         ledger = Ledger { usage, ..Ledger::default() };
     }
-    if let Due::In(wait) = due {
+    if let WriteDecision::In(wait) = due {
         timers.push(wait);
     }
     let deletion_prevented = tenant
@@ -221,13 +212,13 @@ async fn write_status(
     let mut new = status::next(&old, report, now);
     if new != old {
         // Not worth a write of its own.
-        new.applied = context.memory.mark(&name).or(new.applied);
+        new.applied = context.state.applied_hash(&name).or(new.applied);
     }
 
     let api: Api<Tenant> = Api::all(dependencies.client.clone());
     if status_ext::write(&api, tenant, tenant.status.as_ref(), &new).await?.is_some() {
-        if due == Due::Now {
-            context.memory.wrote_usage(&name);
+        if due == WriteDecision::Now {
+            context.state.recorded_usage(&name);
         }
         for news in status::news(&old.conditions, &new.conditions) {
             if news.warning {

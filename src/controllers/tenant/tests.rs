@@ -96,13 +96,15 @@ fn bench() -> Bench {
         ledger: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
         watches: crate::kube_ext::pulse::Watches::default(),
+        metrics: Metrics::default(),
     };
     let context = Arc::new(Context {
         dependencies,
         known,
-        memory: Arc::default(),
-        unreadable: unreadable_ext::cache().0,
+        state: Arc::default(),
+        invalid: invalid_ext::cache().0,
         counted,
+        reconciler: reconciler(Metrics::default()),
     });
     Bench { fake, count, context, jobs, keys, pods, nodes, children, ledger, now }
 }
@@ -110,10 +112,11 @@ fn bench() -> Bench {
 impl Bench {
     /// Another process takes over.
     fn restart(&mut self) {
-        let Context { dependencies, known, unreadable, counted, .. } = &*self.context;
+        let Context { dependencies, known, invalid, counted, .. } = &*self.context;
         let (dependencies, known) = (dependencies.clone(), known.clone());
-        let (unreadable, counted) = (unreadable.clone(), counted.clone());
-        self.context = Arc::new(Context { dependencies, known, memory: Arc::default(), unreadable, counted });
+        let (invalid, counted) = (invalid.clone(), counted.clone());
+        let (state, reconciler) = (Arc::default(), reconciler(Metrics::default()));
+        self.context = Arc::new(Context { dependencies, known, state, invalid, counted, reconciler });
     }
 
     /// Stores a tenant that has the finalizer already.

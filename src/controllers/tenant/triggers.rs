@@ -19,7 +19,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{apply::Child, memory::Memory};
+use super::{apply::Child, reconcile_state::ReconcileState};
 use crate::{
     api_types::Tenant,
     config::Settings,
@@ -38,14 +38,14 @@ fn tenant_of(namespace: &str, settings: &Settings) -> Option<String> {
 pub(super) fn children<M: Child>(
     changes: mpsc::Receiver<Change<M>>,
     settings: Settings,
-    memory: Arc<Memory>,
+    state: Arc<ReconcileState>,
 ) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
     told(changes).filter_map(move |(child, exists)| {
         let name = child.name_any();
         // The namespace is itself a child, found by its own name.
         let namespace = child.namespace().unwrap_or_else(|| name.clone());
         let drifted = tenant_of(&namespace, &settings)
-            .filter(|tenant| memory.saw(tenant, &M::kind(&()), &name, exists.then(|| child.version())));
+            .filter(|tenant| state.observed(tenant, &M::kind(&()), &name, exists.then(|| child.version())));
         std::future::ready(drifted.map(|tenant| ObjectRef::new(&tenant)))
     })
 }
@@ -149,13 +149,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_drift_in_a_tenants_namespace_makes_a_pass_due() {
-        let memory = Arc::new(Memory::default());
+        let state = Arc::new(ReconcileState::default());
         let ours = quota("tenant-a", "5", json!({}));
-        memory.wrote("a", "ResourceQuota", "crofter", ours.version());
+        state.recorded("a", "ResourceQuota", "crofter", ours.version());
         let counted = quota("tenant-a", "5", json!({"used": {"pods": "3"}}));
         let edited = quota("tenant-a", "9", json!({}));
         let elsewhere = quota("default", "9", json!({}));
-        let told = |all| names(children(changes(all), settings(), Arc::clone(&memory)));
+        let told = |all| names(children(changes(all), settings(), Arc::clone(&state)));
         let applied = |quota: &Arc<ResourceQuota>| Change::Applied(Arc::clone(quota));
         assert_eq!(told(vec![applied(&ours), applied(&counted), applied(&elsewhere)]).await, [""; 0]);
         assert_eq!(told(vec![applied(&edited)]).await, ["a"]);

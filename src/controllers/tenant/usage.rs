@@ -32,13 +32,13 @@ const MANY: usize = MAX_SETTLING / 2;
 
 /// What to do about usage that may have changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum WriteDecision {
     /// Nothing changed.
     No,
     /// Write it.
     Now,
     /// Write it when it is this tenant's turn.
-    InTurn,
+    Queue,
     /// Leave what is written for this long.
     In(Duration),
 }
@@ -51,20 +51,23 @@ pub(super) fn due(
     new: &Ledger,
     quotas: Option<&EffectiveQuotas>,
     since: Option<Duration>,
-) -> Due {
+) -> WriteDecision {
     let news = window_news(old.job_window.as_ref(), new);
     if old.usage.as_ref() == Some(&new.usage) && news == News::None {
-        return Due::No;
+        return WriteDecision::No;
     }
     let reached = |usage| quotas.map(|quotas| limits_reached(usage, quotas)).unwrap_or_default();
     let before = old.usage.as_ref().map(reached).unwrap_or_default();
     if reached(&new.usage).iter().zip(before).any(|(now, before)| *now && !before) {
-        return Due::Now;
+        return WriteDecision::Now;
     }
-    let (interval, then) =
-        if news == News::InAHurry { (RELEASE_INTERVAL, Due::Now) } else { (INTERVAL, Due::InTurn) };
+    let (interval, then) = if news == News::InAHurry {
+        (RELEASE_INTERVAL, WriteDecision::Now)
+    } else {
+        (INTERVAL, WriteDecision::Queue)
+    };
     match since {
-        Some(since) if since < interval => Due::In(interval - since),
+        Some(since) if since < interval => WriteDecision::In(interval - since),
         _ => then,
     }
 }
@@ -72,14 +75,14 @@ pub(super) fn due(
 /// When tenants have their usage written: each has a turn, and once more come than may be written at once, turns are evenly
 /// spaced.
 #[derive(Debug, Default)]
-pub(super) struct Spacing {
+pub(super) struct UsageWriteLimiter {
     /// When the next turn is, and a burst later; may be past.
     next: Option<Instant>,
 }
 
-impl Spacing {
+impl UsageWriteLimiter {
     /// How long it is until the next turn.
-    pub(super) fn turn(&mut self, now: Instant) -> Duration {
+    pub(super) fn reserve(&mut self, now: Instant) -> Duration {
         let space = Duration::from_secs(1) / TENANTS_PER_SECOND;
         // Turns that were not taken are kept for later, but for no more than a burst of them.
         let burst = space * (BURST - 1);
@@ -177,21 +180,21 @@ mod tests {
             let new = Ledger { usage: usage(new), ..Ledger::default() };
             due(&old, &new, Some(&quotas), since.map(Duration::from_secs))
         };
-        assert_eq!(due(1, 1, None), Due::No);
-        assert_eq!(due(1, 2, None), Due::InTurn, "never written by this process");
-        assert_eq!(due(1, 2, Some(10)), Due::In(Duration::from_secs(5)));
-        assert_eq!(due(1, 2, Some(15)), Due::InTurn);
-        assert_eq!(due(2, 3, Some(1)), Due::Now, "a limit is reached");
-        assert_eq!(due(3, 2, Some(1)), Due::In(Duration::from_secs(14)), "and left again");
+        assert_eq!(due(1, 1, None), WriteDecision::No);
+        assert_eq!(due(1, 2, None), WriteDecision::Queue, "never written by this process");
+        assert_eq!(due(1, 2, Some(10)), WriteDecision::In(Duration::from_secs(5)));
+        assert_eq!(due(1, 2, Some(15)), WriteDecision::Queue);
+        assert_eq!(due(2, 3, Some(1)), WriteDecision::Now, "a limit is reached");
+        assert_eq!(due(3, 2, Some(1)), WriteDecision::In(Duration::from_secs(14)), "and left again");
     }
 
     #[test]
     fn turns_are_spaced_where_more_come_than_a_burst() {
-        let mut spacing = Spacing::default();
+        let mut limiter = UsageWriteLimiter::default();
         let start = Instant::now();
         let mut take = |so_many: u32, second| {
             let now = start + Duration::from_secs(second);
-            (0..so_many).map(|_| spacing.turn(now)).collect::<Vec<_>>()
+            (0..so_many).map(|_| limiter.reserve(now)).collect::<Vec<_>>()
         };
         let millis = Duration::from_millis;
         let first = take(BURST + 3, 1000);
@@ -212,7 +215,7 @@ mod tests {
             let new = Ledger { usage: usage(new), ..Ledger::default() };
             due(&old, &new, Some(&quotas), Some(Duration::from_secs(1)))
         };
-        assert_eq!((due(8, 9), due(9, 10)), (Due::In(Duration::from_secs(14)), Due::Now));
+        assert_eq!((due(8, 9), due(9, 10)), (WriteDecision::In(Duration::from_secs(14)), WriteDecision::Now));
     }
 
     fn window(settled: i64, settling: &[&str]) -> JobWindow {
@@ -225,7 +228,12 @@ mod tests {
     }
 
     /// What is due where the window was written so many seconds ago.
-    fn due_of_window(old: Option<JobWindow>, new: Option<JobWindow>, awaited: bool, since: u64) -> Due {
+    fn due_of_window(
+        old: Option<JobWindow>,
+        new: Option<JobWindow>,
+        awaited: bool,
+        since: u64,
+    ) -> WriteDecision {
         let usage = TenantUsage::default();
         let old = TenantStatus { usage: Some(usage.clone()), job_window: old, ..TenantStatus::default() };
         due(&old, &Ledger { usage, window: new, awaited }, None, Some(Duration::from_secs(since)))
@@ -235,31 +243,46 @@ mod tests {
     fn the_window_is_written_soon_when_somebody_waits_for_it() {
         let due = |old, new, since| due_of_window(old, new, true, since);
         let one = || Some(window(1, &["a"]));
-        assert_eq!(due(one(), one(), 60), Due::No);
-        assert_eq!(due(one(), None, 60), Due::No, "nothing is known yet: what is stored stays");
-        assert_eq!(due(None, one(), 1), Due::In(Duration::from_secs(1)));
-        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 0), Due::In(Duration::from_secs(2)));
-        assert_eq!(due(one(), Some(window(2, &["b"])), 2), Due::Now);
-        assert_eq!(due(one(), Some(window(1, &[])), 60), Due::No, "its pod is gone: no write of its own");
-        assert_eq!(due(one(), Some(window(2, &["a"])), 1), Due::In(Duration::from_secs(14)));
+        assert_eq!(due(one(), one(), 60), WriteDecision::No);
+        assert_eq!(due(one(), None, 60), WriteDecision::No, "nothing is known yet: what is stored stays");
+        assert_eq!(due(None, one(), 1), WriteDecision::In(Duration::from_secs(1)));
+        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 0), WriteDecision::In(Duration::from_secs(2)));
+        assert_eq!(due(one(), Some(window(2, &["b"])), 2), WriteDecision::Now);
+        assert_eq!(
+            due(one(), Some(window(1, &[])), 60),
+            WriteDecision::No,
+            "its pod is gone: no write of its own"
+        );
+        assert_eq!(due(one(), Some(window(2, &["a"])), 1), WriteDecision::In(Duration::from_secs(14)));
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
-        assert_eq!(due(one(), next, 1), Due::In(Duration::from_secs(1)), "the pods of an earlier one may go");
+        assert_eq!(
+            due(one(), next, 1),
+            WriteDecision::In(Duration::from_secs(1)),
+            "the pods of an earlier one may go"
+        );
     }
 
     #[test]
     fn the_window_is_written_with_usage_when_nobody_waits_for_it() {
         let due = |old, new, since| due_of_window(old, new, false, since);
         let one = || Some(window(1, &["a"]));
-        assert_eq!(due(one(), one(), 60), Due::No);
-        assert_eq!(due(None, one(), 1), Due::In(Duration::from_secs(14)));
-        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 2), Due::In(Duration::from_secs(13)));
-        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 15), Due::InTurn);
+        assert_eq!(due(one(), one(), 60), WriteDecision::No);
+        assert_eq!(due(None, one(), 1), WriteDecision::In(Duration::from_secs(14)));
+        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 2), WriteDecision::In(Duration::from_secs(13)));
+        assert_eq!(due(one(), Some(window(2, &["a", "b"])), 15), WriteDecision::Queue);
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
-        assert_eq!(due(one(), next, 1), Due::In(Duration::from_secs(14)));
+        assert_eq!(due(one(), next, 1), WriteDecision::In(Duration::from_secs(14)));
         let names: Vec<String> = (0..=MANY).map(|n| n.to_string()).collect();
         let many: Vec<&str> = names.iter().map(String::as_str).collect();
-        assert_eq!(due(one(), Some(window(257, &many[..MANY])), 2), Due::Now, "others wait for room");
-        assert_eq!(due(one(), Some(window(256, &many[..MANY - 1])), 2), Due::In(Duration::from_secs(13)));
+        assert_eq!(
+            due(one(), Some(window(257, &many[..MANY])), 2),
+            WriteDecision::Now,
+            "others wait for room"
+        );
+        assert_eq!(
+            due(one(), Some(window(256, &many[..MANY - 1])), 2),
+            WriteDecision::In(Duration::from_secs(13))
+        );
     }
 
     #[test]

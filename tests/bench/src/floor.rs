@@ -89,7 +89,7 @@ struct Run {
     floor: Arc<Floor>,
     requests: Semaphore,
     /// Jobs whose pod is made and whose end is not written yet.
-    under_way: Semaphore,
+    inflight: Semaphore,
     room: Arc<Semaphore>,
     linger: Duration,
 }
@@ -132,7 +132,7 @@ impl Floor {
         let run = Arc::new(Run {
             floor: Arc::clone(self),
             requests: Semaphore::new(pace.in_flight),
-            under_way: Semaphore::new(UNDER_WAY * pace.in_flight),
+            inflight: Semaphore::new(UNDER_WAY * pace.in_flight),
             room: Arc::new(Semaphore::new(pace.cores)),
             linger: pace.linger,
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crofter::controllers::attempt::LINGER;
+use crofter::controllers::attempt::FINALIZER_DELAY;
 use futures::{Stream, stream};
 use serde::Serialize;
 
@@ -180,7 +180,7 @@ pub async fn floor(
     say(&format!("  the bare client: {number} jobs"));
     let (in_flight, cores) = (trials.best(), trials.cores);
     let Beginning { at: begun, mark, ended, processors } = Beginning::now(stage)?;
-    let pace = Pace { in_flight, cores, linger: LINGER.unsigned_abs(), deadline: deadline(number) };
+    let pace = Pace { in_flight, cores, linger: FINALIZER_DELAY.unsigned_abs(), deadline: deadline(number) };
     let until_ended = async {
         stage.completions.until(ended + number, pace.deadline + SEEN, || Ok(())).await?;
         Ok(Reading::of(&stage.processes())?.since(&processors))

@@ -103,7 +103,7 @@ async fn a_key_that_cannot_be_read_says_so() {
     let bench = bench();
     bench.key(json!({}), json!({"scopes": "all"}));
     let meta: Meta<TenantApiKey> = serde_json::from_value(bench.fake.get(KEY)).unwrap();
-    unreadable::reconcile(Arc::new(meta), Arc::clone(&bench.context)).await.unwrap();
+    invalid::reconcile(Arc::new(meta), Arc::clone(&bench.context)).await.unwrap();
     bench.context.dependencies.events.flush(std::time::Duration::from_secs(1)).await;
     assert_eq!(
         outline(&bench.fake.calls()),

@@ -8,7 +8,7 @@ async fn a_first_pod_is_held_until_its_tenants_status_counts_it() {
     bench.job_with_record(json!({}));
     bench.tenant(json!({}), json!({}));
     let (action, calls) = bench.release().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(ASK_AGAIN), vec![]));
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(CHARGE_POLL), vec![]));
     assert_eq!(bench.asked(), ["tenant-acme/j1"]);
     assert_eq!(bench.freed(), [""; 0]);
     bench.tenant(json!({}), counted(&["j0"]));
@@ -69,7 +69,7 @@ async fn nothing_is_counted_for_a_tenant_that_goes_or_is_another_or_can_not_be_r
         ("another", |bench, _| bench.tenant(json!({"uid": "t2"}), json!({}))),
         ("unreadable", |bench, _| {
             let meta = json!({"metadata": {"name": "acme", "uid": "t1"}});
-            put(&mut bench.unreadable, meta);
+            put(&mut bench.invalid, meta);
         }),
     ];
     for (what, change) in changes {
@@ -81,7 +81,7 @@ async fn nothing_is_counted_for_a_tenant_that_goes_or_is_another_or_can_not_be_r
         assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")], "{what}");
         assert_eq!(bench.asked(), [""; 0], "{what}");
     }
-    mock::drop_all(&mut bench.unreadable);
+    mock::drop_all(&mut bench.invalid);
     waits(&mut bench);
     assert_eq!(outline(&bench.release().await.1), [""; 0]);
     mock::drop_all(&mut bench.tenants);
@@ -162,7 +162,7 @@ async fn a_tenants_change_lets_its_pods_go() {
         stream::pending(),
         async { drop(stopped.await) },
     ));
-    tokio::time::sleep(ASK_AGAIN - Duration::from_secs(1)).await;
+    tokio::time::sleep(CHARGE_POLL - Duration::from_secs(1)).await;
     assert_eq!(*bench.asked.0.lock().unwrap(), ["tenant-acme/j1"]);
     let mut status = counted(&["j1"]);
     status["namespace"] = json!("tenant-acme");

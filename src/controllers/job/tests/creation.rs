@@ -184,7 +184,7 @@ async fn no_pod_is_made_in_a_namespace_that_is_not_the_tenants() {
     tenant(json!({}));
     bench.queued();
     let (action, calls) = bench.step().await;
-    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(SOON), vec![]), "it will be");
+    assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(CACHE_REQUEUE), vec![]), "it will be");
     let conflict = json!({"type": "Stalled", "status": "True", "reason": "NamespaceConflict", "message": "m",
         "lastTransitionTime": START});
     put(

@@ -62,7 +62,7 @@ fn restarted(world: &Arc<Mutex<World>>) -> Lab {
     for (tenant, workers, cores) in QUOTAS {
         lab.tenant(tenant, workers, cores);
     }
-    // The list at the start is a quorum read, and a dead process sends nothing more.
+    // The list at the start is a live_reads read, and a dead process sends nothing more.
     lab.world().late = None;
     lab.sync();
     lab

@@ -222,7 +222,14 @@ impl Lab {
             gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
         };
         let events = mock::events(client.clone());
-        let context = Context::new(client, events, Caches { nodes, tenants, pods }, plans, settings);
+        let context = Context::new(
+            client,
+            events,
+            Caches { nodes, tenants, pods },
+            plans,
+            settings,
+            crate::metrics::Metrics::default(),
+        );
         Self {
             world: Arc::clone(world),
             changed,

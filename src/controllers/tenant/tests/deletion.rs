@@ -1,5 +1,5 @@
 use super::*;
-use crate::controllers::tenant::unreadable::{self, TenantMeta};
+use crate::controllers::tenant::invalid::{self, TenantMeta};
 
 const GET_NAMESPACE: &str = "GET /api/v1/namespaces/tenant-acme";
 const STATUS: &str = "PATCH /apis/crofter.io/v1alpha1/tenants/acme/status";
@@ -151,10 +151,10 @@ async fn a_prevented_deletion_is_told_and_the_tenant_goes_on() {
     assert_eq!(bench.conditions()["Stalled"], "True/DeletionPrevented");
 }
 
-async fn unreadable_pass(bench: &Bench) -> Vec<String> {
+async fn invalid_pass(bench: &Bench) -> Vec<String> {
     let meta: TenantMeta = serde_json::from_value(bench.fake.get(TENANT)).unwrap();
     bench.fake.calls();
-    unreadable::reconcile(Arc::new(meta), Arc::clone(&bench.context)).await.unwrap();
+    invalid::reconcile(Arc::new(meta), Arc::clone(&bench.context)).await.unwrap();
     bench.context.dependencies.events.flush(Duration::from_secs(1)).await;
     outline(&bench.fake.calls())
 }
@@ -165,7 +165,7 @@ async fn a_tenant_that_cannot_be_read_says_so_and_can_be_deleted() {
     bench.tenant(json!({"plan": 7, "deletionPolicy": "Delete"}));
     bench.namespace(own());
     let get = "GET /apis/crofter.io/v1alpha1/tenants/acme";
-    assert_eq!(unreadable_pass(&bench).await, [get, STATUS, "Event InvalidObject"]);
+    assert_eq!(invalid_pass(&bench).await, [get, STATUS, "Event InvalidObject"]);
     let expected = [
         ("Active", "False/InvalidObject"),
         ("Ready", "False/InvalidObject"),
@@ -174,14 +174,14 @@ async fn a_tenant_that_cannot_be_read_says_so_and_can_be_deleted() {
     assert_eq!(bench.conditions(), conditions(&expected));
     assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Stalled"));
     assert!(bench.message("Stalled").contains("invalid type: integer `7`"), "{}", bench.message("Stalled"));
-    assert_eq!(unreadable_pass(&bench).await, [get], "said once");
+    assert_eq!(invalid_pass(&bench).await, [get], "said once");
 
     let mut object = bench.fake.get(TENANT);
     object["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
     bench.fake.put(TENANT, object);
     let deletes = [get, GET_NAMESPACE, "DELETE /api/v1/namespaces/tenant-acme", STATUS, "Event Terminating"];
-    assert_eq!(unreadable_pass(&bench).await, deletes);
+    assert_eq!(invalid_pass(&bench).await, deletes);
     assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Terminating"));
-    assert_eq!(unreadable_pass(&bench).await, [get, GET_NAMESPACE, FINALIZER]);
+    assert_eq!(invalid_pass(&bench).await, [get, GET_NAMESPACE, FINALIZER]);
     assert_eq!(bench.fake.get(TENANT)["metadata"].get("finalizers"), Some(&json!([])));
 }

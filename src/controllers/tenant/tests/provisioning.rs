@@ -1,4 +1,5 @@
 use super::*;
+use crate::kube_ext::controller::{CONFLICT_REQUEUE, ReconcileError};
 
 /// What a whole apply of a tenant without access grants asks of the API server.
 const APPLY: [&str; 8] = [
@@ -44,9 +45,13 @@ async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status
 
     let (_, calls) = bench.pass().await;
     assert_eq!(outline(&calls), [""; 0], "nothing changed, so nothing is asked or written");
-    bench.context.memory.saw("acme", "LimitRange", "crofter", None);
+    bench.context.state.observed("acme", "LimitRange", "crofter", None);
     let (_, calls) = bench.pass().await;
-    assert_eq!(outline(&calls)[1..], APPLY[..7], "drift is repaired without a word in the status");
+    assert_eq!(
+        outline(&calls)[1..],
+        [APPLY[2]],
+        "drift of one child costs one write, and none of the status"
+    );
 }
 
 #[tokio::test]
@@ -69,6 +74,47 @@ async fn a_restarted_operator_leaves_alone_what_is_as_it_was_left() {
     put(&mut bench.children.limits, changed);
     bench.restart();
     assert_eq!(outline(&bench.pass().await.1)[1..], APPLY[..7], "somebody has changed one");
+}
+
+#[tokio::test]
+async fn a_changed_plan_costs_the_quota_and_the_status() {
+    let mut bench = bench();
+    bench.tenant(json!({"plan": "free"}));
+    bench.pass().await.0.unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            let get = |path: &str| bench.fake.get(path.split_once(' ').unwrap().1);
+            let all: Vec<_> = APPLY[..7].iter().map(|call| get(call)).collect();
+            put(&mut bench.children.namespaces, all[0].clone());
+            put(&mut bench.children.quotas, all[1].clone());
+            put(&mut bench.children.limits, all[2].clone());
+            all[3..6].iter().for_each(|policy| put(&mut bench.children.policies, policy.clone()));
+            put(&mut bench.children.accounts, all[6].clone());
+            bench.restart();
+            assert_eq!(outline(&bench.pass().await.1), [""; 0], "as it was left");
+        }
+        let plan = if restarted { "pro" } else { "basic" };
+        let mut tenant = bench.fake.get(TENANT);
+        tenant["spec"]["plan"] = json!(plan);
+        bench.fake.put(TENANT, tenant);
+        let (_, calls) = bench.pass().await;
+        let writes: Vec<String> =
+            outline(&calls).into_iter().filter(|call| !call.starts_with("GET")).collect();
+        assert_eq!(writes, [APPLY[1], APPLY[7]], "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_somebody_deleted_costs_one_write() {
+    let bench = bench();
+    bench.tenant(json!({}));
+    bench.pass().await.0.unwrap();
+    bench.context.state.observed("acme", "NetworkPolicy", "crofter-allow-dns", None);
+    let writes = outline(&bench.pass().await.1);
+    assert_eq!(
+        writes[1..],
+        [APPLY.iter().find(|call| call.ends_with("crofter-allow-dns")).unwrap().to_string()]
+    );
 }
 
 #[tokio::test]
@@ -139,7 +185,7 @@ async fn a_namespace_that_appears_in_between_is_not_adopted() {
     bench.tenant(json!({}));
     bench.fake.refuse("/api/v1/namespaces", 409);
     let (action, calls) = bench.pass().await;
-    assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(1)));
+    assert_eq!(action.unwrap(), Action::requeue(CONFLICT_REQUEUE));
     assert_eq!(outline(&calls), ["GET /api/v1/namespaces/tenant-acme", "POST /api/v1/namespaces"]);
 }
 
@@ -237,7 +283,8 @@ async fn a_failure_is_told_of_when_it_lasts_and_once() {
     bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 0);
     bench.pass().await.0.unwrap();
     assert!(!bench.conditions().contains_key("Reconciling"));
-    assert_eq!(bench.context.memory.failures("acme"), 0);
+    let tenant: Tenant = serde_json::from_value(bench.fake.get(TENANT)).unwrap();
+    assert_eq!(bench.context.reconciler.failures(&tenant), 0);
 }
 
 #[tokio::test(start_paused = true)]

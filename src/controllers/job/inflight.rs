@@ -18,18 +18,18 @@ pub(super) const BUSY: u16 = CONCURRENCY / 2;
 pub(super) const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// Counts the steps that are under way.
-pub struct UnderWay {
+pub struct InflightReconciles {
     free: Semaphore,
     busy_until: Mutex<Instant>,
 }
 
-impl Default for UnderWay {
+impl Default for InflightReconciles {
     fn default() -> Self {
         Self { free: Semaphore::new(CONCURRENCY.into()), busy_until: Mutex::new(Instant::now()) }
     }
 }
 
-impl UnderWay {
+impl InflightReconciles {
     /// Begins a step, which is under way until what this returns is dropped.
     pub(super) fn begin(&self) -> Option<SemaphorePermit<'_>> {
         let begun = self.free.try_acquire().ok();
@@ -40,7 +40,7 @@ impl UnderWay {
     }
 
     /// Whether there are many, or were just now.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(super) fn is_saturated(&self) -> bool {
         Instant::now() < *self.busy_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 //! A pod's news can come before the watch has told of the job's own last write. Computed from the cache, the next status
 //! would be refused (409), and an attempt whose end was written already might be taken for one that never was.
 //!
-//! A job's news can come before the watch has told of its pod. Made again, the pod would be refused (409), but not before
+//! A job's news can come before the watch has told of its pod. PodExpectations again, the pod would be refused (409), but not before
 //! the namespace's ResourceQuota has counted it once more; that count stays until the quota controller looks again at all,
 //! after five minutes, and keeps other pods of the tenant out.
 
@@ -23,9 +23,9 @@ const KEPT: Duration = Duration::from_secs(30);
 
 /// The jobs as last written, by UID.
 #[derive(Default)]
-pub struct Written(Mutex<HashMap<String, (Instant, Arc<Job>)>>);
+pub struct MutationCache(Mutex<HashMap<String, (Instant, Arc<Job>)>>);
 
-impl Written {
+impl MutationCache {
     /// This is the newest that is known.
     pub(super) fn put(&self, job: Job) {
         let Some(uid) = job.uid() else { return };
@@ -51,9 +51,9 @@ impl Written {
 
 /// When the pods of attempts were made, by the job's UID and the attempt.
 #[derive(Default)]
-pub struct Made(Mutex<HashMap<(String, u32), Instant>>);
+pub struct PodExpectations(Mutex<HashMap<(String, u32), Instant>>);
 
-impl Made {
+impl PodExpectations {
     /// The pod is there.
     pub(super) fn put(&self, job_uid: &str, attempt: u32) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +62,7 @@ impl Made {
     }
 
     /// How long its news may still be on the way, if it was made lately.
-    pub(super) fn on_its_way(&self, job_uid: &str, attempt: u32) -> Option<Duration> {
+    pub(super) fn pending_for(&self, job_uid: &str, attempt: u32) -> Option<Duration> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = all.get(&(job_uid.to_owned(), attempt))?;
         KEPT.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
@@ -85,13 +85,13 @@ mod tests {
         job
     }
 
-    fn newest(written: &Written, uid: &str, version: &str) -> String {
+    fn newest(written: &MutationCache, uid: &str, version: &str) -> String {
         written.newest(Arc::new(job(uid, version))).resource_version().unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_written_stands_until_the_cache_has_it() {
-        let written = Written::default();
+        let written = MutationCache::default();
         written.put(job("a", "10"));
         assert_eq!(newest(&written, "a", "9"), "10", "as numbers, not as text");
         assert_eq!(newest(&written, "b", "9"), "9", "another one of its name");
@@ -101,7 +101,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_jobs_that_are_gone_nothing_is_kept() {
-        let written = Written::default();
+        let written = MutationCache::default();
         written.put(job("a", "10"));
         tokio::time::advance(KEPT).await;
         written.put(job("b", "11"));

@@ -1,5 +1,5 @@
 //! Places that are given in turn by tenant. One that asks for many at once waits for its own, and whoever else asks is
-//! next: with `n` tenants that want all they can get, each has one of `n` places that become free.
+//! next: with `n` tenants that want all they can get, each has one of `n` permits that become free.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,9 +9,9 @@ use std::{
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-/// Gives the places. Cheap to clone; all clones are one.
+/// Gives the permits. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub(super) struct Turns(Arc<Mutex<State>>);
+pub(super) struct FairSemaphore(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -19,34 +19,34 @@ struct State {
     /// Tenants of which somebody waits, in the order in which they are served. Each is in it once.
     order: VecDeque<Uuid>,
     /// Who waits, the first one in front. None is empty.
-    waiting: HashMap<Uuid, VecDeque<oneshot::Sender<Place>>>,
+    waiting: HashMap<Uuid, VecDeque<oneshot::Sender<Permit>>>,
 }
 
-/// A place, until it is dropped.
+/// A permit, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Turns);
+pub(super) struct Permit(FairSemaphore);
 
-impl Turns {
-    /// So many places, all of them free.
-    pub(super) fn new(places: u32) -> Self {
-        let state = State { free: places, order: VecDeque::new(), waiting: HashMap::new() };
+impl FairSemaphore {
+    /// So many permits, all of them free.
+    pub(super) fn new(permits: u32) -> Self {
+        let state = State { free: permits, order: VecDeque::new(), waiting: HashMap::new() };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// The next place for this tenant. Cancel safe.
-    pub(super) async fn place(&self, tenant: Uuid) -> Place {
+    /// The next permit for this tenant. Cancel safe.
+    pub(super) async fn acquire(&self, tenant: Uuid) -> Permit {
         loop {
             let next = {
                 let mut state = self.state();
                 if state.free > 0 {
                     state.free -= 1;
-                    return Place(self.clone());
+                    return Permit(self.clone());
                 }
                 state.wait(tenant)
             };
-            // Nobody takes one who waits out of the queue but to give a place.
-            if let Ok(place) = next.await {
-                return place;
+            // Nobody takes one who waits out of the queue but to give a permit.
+            if let Ok(permit) = next.await {
+                return permit;
             }
         }
     }
@@ -57,7 +57,7 @@ impl Turns {
 }
 
 impl State {
-    fn wait(&mut self, tenant: Uuid) -> oneshot::Receiver<Place> {
+    fn wait(&mut self, tenant: Uuid) -> oneshot::Receiver<Permit> {
         let (sender, receiver) = oneshot::channel();
         let of_tenant = self.waiting.entry(tenant).or_default();
         if of_tenant.is_empty() {
@@ -68,7 +68,7 @@ impl State {
     }
 
     /// Whose turn it is. Those who have given up are passed over.
-    fn next(&mut self) -> Option<oneshot::Sender<Place>> {
+    fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         while let Some(tenant) = self.order.pop_front() {
             let Some(of_tenant) = self.waiting.get_mut(&tenant) else { continue };
             let next = std::iter::from_fn(|| of_tenant.pop_front()).find(|sender| !sender.is_closed());
@@ -86,11 +86,11 @@ impl State {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let next = self.0.state().next();
         if let Some(next) = next {
-            // One who gives up at this moment drops the place, which is given on by that.
+            // One who gives up at this moment drops the permit, which is given on by that.
             drop(next.send(Self(self.0.clone())));
         }
     }
@@ -107,23 +107,23 @@ mod tests {
     }
 
     /// One who asks, and stands in the queue from now on.
-    fn asks(turns: &Turns, number: u128) -> BoxFuture<'static, Place> {
-        let turns = turns.clone();
-        let mut asking = async move { turns.place(tenant(number)).await }.boxed();
-        assert!((&mut asking).now_or_never().is_none(), "there is no free place");
+    fn asks(permits: &FairSemaphore, number: u128) -> BoxFuture<'static, Permit> {
+        let permits = permits.clone();
+        let mut asking = async move { permits.acquire(tenant(number)).await }.boxed();
+        assert!((&mut asking).now_or_never().is_none(), "there is no free permit");
         asking
     }
 
-    fn gets(asking: &mut BoxFuture<'static, Place>) -> Option<Place> {
+    fn gets(asking: &mut BoxFuture<'static, Permit>) -> Option<Permit> {
         asking.now_or_never()
     }
 
     #[tokio::test]
     async fn a_tenant_that_asks_for_many_is_not_served_before_one_that_asks_for_one() {
-        let turns = Turns::new(1);
-        let held = turns.place(tenant(1)).await;
-        let mut many: Vec<_> = (0..100).map(|_| asks(&turns, 1)).collect();
-        let mut one = asks(&turns, 2);
+        let permits = FairSemaphore::new(1);
+        let held = permits.acquire(tenant(1)).await;
+        let mut many: Vec<_> = (0..100).map(|_| asks(&permits, 1)).collect();
+        let mut one = asks(&permits, 2);
         drop(held);
         let first = gets(&mut many[0]).unwrap();
         assert!(gets(&mut one).is_none());
@@ -136,16 +136,16 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_loses_nobody_a_place() {
-        let turns = Turns::new(2);
-        let held = (turns.place(tenant(1)).await, turns.place(tenant(1)).await);
-        let (gone, given, mut stays) = (asks(&turns, 2), asks(&turns, 3), asks(&turns, 4));
+        let permits = FairSemaphore::new(2);
+        let held = (permits.acquire(tenant(1)).await, permits.acquire(tenant(1)).await);
+        let (gone, given, mut stays) = (asks(&permits, 2), asks(&permits, 3), asks(&permits, 4));
         drop(gone);
         drop(held.0);
-        // It has been given a place and does not look at it any more.
+        // It has been given a permit and does not look at it any more.
         drop(given);
-        let place = gets(&mut stays).expect("the place that the other did not take");
-        drop((place, held.1));
-        let state = turns.state();
+        let permit = gets(&mut stays).expect("the permit that the other did not take");
+        drop((permit, held.1));
+        let state = permits.state();
         assert_eq!((state.free, state.order.len(), state.waiting.len()), (2, 0, 0));
     }
 }

@@ -32,14 +32,14 @@ pub(super) fn uids<K: Resource>(exists: &[Arc<K>]) -> Vec<Uuid> {
 pub(super) fn compare<K: Resource>(
     exists: Vec<Arc<K>>,
     rows: &[RowVersion],
-    unreadable: &HashSet<Uuid>,
+    invalid: &HashSet<Uuid>,
     epoch: i64,
 ) -> Found<HashMap<Uuid, Mark<K>>> {
     let mut objects: HashMap<Uuid, Arc<K>> =
         exists.into_iter().filter_map(|object| Some((rows::uid(object.as_ref())?, object))).collect();
     let version = |object: &Arc<K>| rows::resource_version(object.as_ref()).unwrap_or_default();
     let versions = objects.iter().map(|(uid, object)| (*uid, version(object))).collect();
-    let Found { gone, stale, ahead } = differences(rows, &versions, unreadable, epoch);
+    let Found { gone, stale, ahead } = differences(rows, &versions, invalid, epoch);
     let stale =
         stale.into_iter().filter_map(|uid| Some((uid, Mark::Living(objects.remove(&uid)?)))).collect();
     Found { gone, stale, ahead }
@@ -49,7 +49,7 @@ pub(super) fn compare<K: Resource>(
 fn differences(
     rows: &[RowVersion],
     exists: &HashMap<Uuid, i64>,
-    unreadable: &HashSet<Uuid>,
+    invalid: &HashSet<Uuid>,
     epoch: i64,
 ) -> Found<Vec<Uuid>> {
     let mut found = Found::<Vec<Uuid>>::default();
@@ -57,7 +57,7 @@ fn differences(
     for row in rows {
         rowless.remove(&row.uid);
         match exists.get(&row.uid) {
-            None if row.living && !unreadable.contains(&row.uid) => found.gone.push(row.uid),
+            None if row.living && !invalid.contains(&row.uid) => found.gone.push(row.uid),
             None => (),
             Some(version) => {
                 // Resource version 0: a row made from what a pod said of its job. It is never ahead.

@@ -2,14 +2,15 @@
 //!
 //! They stop nobody else. [`sort`] takes them out of a watch's changes for a controller of their own, which works on
 //! their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of readable objects
-//! still holds of such an object is an earlier state: [`Unreadable::holds`] says so.
+//! still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
 
 use std::{fmt::Debug, sync::Arc};
 
 use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
-    Api, Resource, ResourceExt,
-    api::DynamicObject,
+    Api, Client, Resource, ResourceExt,
+    api::{ApiResource, DynamicObject},
     core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
     runtime::{
         reflector::{self, ObjectRef, Store, store::Writer},
@@ -22,29 +23,33 @@ use tokio::sync::mpsc;
 
 use super::{
     call::within_opt,
+    events::Events,
     status::{self, StatusError},
     watch::Change,
 };
-use crate::api_types::conditions::{self, Wanted};
+use crate::api_types::{
+    Reason,
+    conditions::{self, Wanted},
+};
 
 /// The metadata of an object, which can always be read.
 pub type Meta<K> = PartialObjectMeta<K>;
 
 /// Which objects of a kind can't be read, as they are stored now.
 #[derive(Clone)]
-pub struct Unreadable<K: Resource<DynamicType = ()> + 'static>(Store<Meta<K>>);
+pub struct InvalidObjects<K: Resource<DynamicType = ()> + 'static>(Store<Meta<K>>);
 
 /// An empty cache, and its writer for [`sort`].
 #[must_use]
-pub fn cache<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Unreadable<K>, Writer<Meta<K>>) {
+pub fn cache<K: Resource<DynamicType = ()> + Clone + 'static>() -> (InvalidObjects<K>, Writer<Meta<K>>) {
     let (store, mut writer) = reflector::store();
     // Ready from the start: it is filled by what the watch of readable objects can't read.
     writer.apply_watcher_event(&watcher::Event::Init);
     writer.apply_watcher_event(&watcher::Event::InitDone);
-    (Unreadable(store), writer)
+    (InvalidObjects(store), writer)
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Unreadable<K> {
+impl<K: Resource<DynamicType = ()> + Clone + 'static> InvalidObjects<K> {
     /// The cache itself, for a controller.
     #[must_use]
     pub fn store(&self) -> Store<Meta<K>> {
@@ -53,7 +58,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Unreadable<K> {
 
     /// Whether the object, as it is stored now, can't be read, so that `object` is an earlier state of it.
     #[must_use]
-    pub fn holds(&self, object: &K) -> bool {
+    pub fn contains(&self, object: &K) -> bool {
         let (name, namespace) = (object.name_any(), object.namespace());
         self.uid(&name, namespace.as_deref()).is_some_and(|uid| Some(uid) == object.uid())
     }
@@ -74,9 +79,9 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Unreadable<K> {
 /// called for each that was deleted. Ends when the watch or a controller does.
 pub async fn sort<K>(
     mut changes: mpsc::Receiver<Change<K>>,
-    mut unreadable: Writer<Meta<K>>,
-    readable: mpsc::Sender<Arc<K>>,
-    not_readable: mpsc::Sender<Arc<Meta<K>>>,
+    mut invalid: Writer<Meta<K>>,
+    valid_sender: mpsc::Sender<Arc<K>>,
+    invalid_sender: mpsc::Sender<Arc<Meta<K>>>,
     gone: impl Fn(&K),
 ) where
     K: Resource<DynamicType = ()> + Clone + 'static,
@@ -85,20 +90,20 @@ pub async fn sort<K>(
     while let Some(change) = changes.recv().await {
         let sent = match change {
             Change::Applied(object) => {
-                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
-                readable.send(object).await.is_ok()
+                invalid.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
+                valid_sender.send(object).await.is_ok()
             }
             Change::Deleted(object) => {
-                unreadable.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
+                invalid.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
                 gone(&object);
-                readable.send(object).await.is_ok()
+                valid_sender.send(object).await.is_ok()
             }
-            Change::Invalid(invalid) => {
-                let found = meta(&invalid.metadata);
+            Change::Invalid(object) => {
+                let found = meta(&object.metadata);
                 let (kind, name, namespace) = (K::kind(&()), found.name_any(), found.namespace());
-                tracing::warn!(%kind, name, namespace, error = invalid.error, "an object can't be read");
-                unreadable.apply_watcher_event(&watcher::Event::Apply(found.clone()));
-                not_readable.send(Arc::new(found)).await.is_ok()
+                tracing::warn!(%kind, name, namespace, error = object.error, "an object can't be read");
+                invalid.apply_watcher_event(&watcher::Event::Apply(found.clone()));
+                invalid_sender.send(Arc::new(found)).await.is_ok()
             }
             Change::Synced => true,
         };
@@ -131,6 +136,50 @@ where
     let Err(error) = serde_json::from_value::<K>(serde_json::to_value(&object)?) else { return Ok(None) };
     let meta = object.metadata.into_request_partial();
     Ok(Some(Raw { meta, data: object.data, error }))
+}
+
+/// What the status of an invalid object is to say.
+pub struct Report {
+    /// Why it is invalid, in a sentence; the note of the Event.
+    pub message: String,
+    /// Its conditions.
+    pub conditions: Vec<Wanted>,
+    /// Types of conditions that stay as they are.
+    pub keep: &'static [&'static str],
+    /// Other fields.
+    pub fields: Map<String, Value>,
+}
+
+/// Writes into the status of an invalid object what `describe` makes of it, with an Event where that is new. Nothing is
+/// written where the object is deleted or valid by now, which the watch delivers.
+///
+/// # Errors
+/// The call's; a conflict (409) means that the object has changed meanwhile.
+pub async fn report<K>(
+    client: &Client,
+    object: &Meta<K>,
+    events: &Events,
+    now: Timestamp,
+    describe: impl FnOnce(&Raw<K>) -> Report,
+) -> Result<(), StatusError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let api = Api::namespaced_with(client.clone(), &namespace, &ApiResource::erase::<K>(&()));
+    let Some(raw) = read::<K>(&api, &name).await? else { return Ok(()) };
+    let Report { message, conditions, keep, fields } = describe(&raw);
+    let api: Api<Meta<K>> = Api::namespaced(client.clone(), &namespace);
+    if write_status(&api, &raw, conditions, keep, fields, now).await? {
+        events.warning(&raw.meta, Reason::InvalidObject, message);
+    }
+    Ok(())
 }
 
 /// Writes `wanted` and the fields `more` into the object's status, where they are not there yet; other conditions go,

@@ -11,7 +11,7 @@ use crate::{api_types::Job, db::TenantRow};
 
 /// The tenants that have a row.
 #[derive(Debug, Default)]
-pub(super) struct Tenancy {
+pub(super) struct TenantIndex {
     by_uid: HashMap<Uuid, Known>,
     by_namespace: HashMap<String, HashSet<Uuid>>,
     by_name: HashMap<String, Uuid>,
@@ -24,7 +24,7 @@ struct Known {
     created_at: Timestamp,
 }
 
-impl Tenancy {
+impl TenantIndex {
     /// This tenant has a row.
     pub(super) fn learn(&mut self, row: &TenantRow) {
         self.forget(row.uid);
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_job_belongs_to_the_tenant_of_its_time() {
-        let mut tenancy = Tenancy::default();
+        let mut tenancy = TenantIndex::default();
         tenancy.learn(&row(1, 100, Some(at(200))));
         tenancy.learn(&row(2, 200, None));
         assert_eq!(tenancy.of_job("tenant-acme", at(150)), Some(Uuid::from_u128(1)));

@@ -14,7 +14,7 @@ use crate::{
 
 impl Context {
     /// Asks the API server whether no job pod but those of `group` is left on a node.
-    pub(super) async fn is_clear(&self, node: &Node, group: Option<&String>) -> Result<bool, Error> {
+    pub(super) async fn is_drained(&self, node: &Node, group: Option<&String>) -> Result<bool, Error> {
         let name = node.name_any();
         let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
         let params = ListParams::default().fields(&format!("spec.nodeName={name}")).labels(&ours);
@@ -26,7 +26,7 @@ impl Context {
     }
 
     /// Whether a node would be released only because its tenant, though it exists, can't be read.
-    pub(super) async fn is_unreadable(
+    pub(super) async fn is_tenant_invalid(
         &self,
         seen: &Seen,
         group: &str,

@@ -3,7 +3,7 @@
 //! All of it may be lost at any time: a pass that finds nothing here applies every child again and writes usage once
 //! more. What is remembered never says how the cluster is, only which version of each child was written, and which
 //! one a watch has told of last: as long as these are the same, nobody else has changed a child. Tenant status keeps a
-//! mark of it ([`Memory::mark`]), so that a restart need not apply the children of every tenant again.
+//! mark of it ([`ReconcileState::applied_hash`]), so that a restart need not apply the children of every tenant again.
 //!
 //! Times here only pace what is written. They are of a clock that does not step: by the time of day, one that is set back
 //! by an hour would keep a tenant's status as it is for an hour.
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    usage::{Due, Spacing},
+    usage::{UsageWriteLimiter, WriteDecision},
     validate::Validated,
 };
 use crate::hex::hex;
@@ -26,11 +26,10 @@ use crate::hex::hex;
 /// Hash of the children that were applied.
 pub(super) type Fingerprint = [u8; 32];
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
-
 /// Kind and name of a child.
-type Key = (String, String);
+pub(super) type Key = (String, String);
+/// The hash of each child.
+pub(super) type Hashes = BTreeMap<Key, Fingerprint>;
 /// The version of each child.
 pub(super) type Versions = BTreeMap<Key, String>;
 
@@ -40,26 +39,27 @@ struct Entry {
     built: Option<(Validated, Fingerprint)>,
     /// What was last applied as a whole.
     applied: Option<Fingerprint>,
+    /// The hash of each child of the apply that gave it its version in `written`.
+    hashes: Hashes,
     /// The version of each child as we wrote it.
     written: Versions,
     /// The version of each child that a watch has told of last; `None` when it went.
     seen: BTreeMap<Key, Option<String>>,
-    failures: u32,
     usage_written: Option<Instant>,
     /// When it is this tenant's turn to have its usage written, if that is waited for.
-    usage_turn: Option<Instant>,
+    usage_slot: Option<Instant>,
     /// The step of a deletion last told of, and when.
     step: Option<(&'static str, Instant)>,
 }
 
 /// By name of tenant.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct ReconcileState {
     entries: Mutex<HashMap<String, Entry>>,
-    spacing: Mutex<Spacing>,
+    limiter: Mutex<UsageWriteLimiter>,
 }
 
-impl Memory {
+impl ReconcileState {
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Each method leaves the map whole, so a poisoned lock holds nothing broken.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,7 +94,7 @@ impl Memory {
 
     /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it, and for
     /// every child that went: a deletion waits for that.
-    pub(super) fn saw(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
+    pub(super) fn observed(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
         let key = (kind.to_owned(), name.to_owned());
         let mut entries = self.entries();
         let entry = entries.entry(tenant.to_owned()).or_default();
@@ -113,16 +113,32 @@ impl Memory {
     }
 
     /// A child was written, or found as it should be.
-    pub(super) fn wrote(&self, tenant: &str, kind: &str, name: &str, version: String) {
+    pub(super) fn recorded(&self, tenant: &str, kind: &str, name: &str, version: String) {
         self.with(tenant, |entry| entry.written.insert((kind.to_owned(), name.to_owned()), version));
     }
 
-    /// A whole apply begins: what it does not write is not wanted.
-    pub(super) fn applying(&self, tenant: &str) {
+    /// An apply of these children begins. Those stay recorded that were applied just so and are, as far as the watches
+    /// have delivered, as they were written; all others are to be applied, or are not wanted any more.
+    pub(super) fn applying(&self, tenant: &str, wanted: &Hashes) {
         self.with(tenant, |entry| {
             entry.applied = None;
-            entry.written.clear();
+            let Entry { written, hashes, seen, .. } = entry;
+            written.retain(|key, version| {
+                let same = wanted.get(key).is_some_and(|hash| hashes.get(key) == Some(hash));
+                same && seen.get(key).is_none_or(|seen| seen.as_ref() == Some(version))
+            });
+            hashes.clone_from(wanted);
         });
+    }
+
+    /// Whether a child needs no write of the apply that has begun.
+    pub(super) fn is_recorded(&self, tenant: &str, kind: &str, name: &str) -> bool {
+        self.with(tenant, |entry| entry.written.contains_key(&(kind.to_owned(), name.to_owned())))
+    }
+
+    /// The namespace does not exist, so no child in it does.
+    pub(super) fn forget_children(&self, tenant: &str) {
+        self.with(tenant, |entry| entry.written.clear());
     }
 
     /// A whole apply has ended well.
@@ -139,7 +155,7 @@ impl Memory {
     }
 
     /// What Tenant status is to keep of the last whole apply: a hash of the children wanted and of their versions.
-    pub(super) fn mark(&self, tenant: &str) -> Option<String> {
+    pub(super) fn applied_hash(&self, tenant: &str) -> Option<String> {
         self.with(tenant, |entry| Some(mark(entry.applied.as_ref()?, &entry.written)))
     }
 
@@ -150,43 +166,18 @@ impl Memory {
         tenant: &str,
         children: &Fingerprint,
         kept: &str,
-        versions: impl FnOnce() -> Option<Versions>,
+        children_of: impl FnOnce() -> Option<(Versions, Hashes)>,
     ) {
         self.with(tenant, |entry| {
             if entry.applied.is_none()
                 && entry.written.is_empty()
-                && let Some(versions) = versions()
+                && let Some((versions, hashes)) = children_of()
                 && mark(children, &versions) == kept
             {
                 entry.applied = Some(*children);
-                entry.written = versions;
+                (entry.written, entry.hashes) = (versions, hashes);
             }
         });
-    }
-
-    /// How many passes have failed since the last good one.
-    pub(super) fn failures(&self, tenant: &str) -> u32 {
-        self.with(tenant, |entry| entry.failures)
-    }
-
-    /// A pass failed; says how long to wait: min(1 s x 2^n, 5 min), less up to a quarter of jitter.
-    pub(super) fn failed(&self, tenant: &str) -> Duration {
-        let failures = self.with(tenant, |entry| {
-            entry.failures = entry.failures.saturating_add(1);
-            entry.failures
-        });
-        let full = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_BACKOFF);
-        // A function of name and number: tenants that failed together do not come back together.
-        let jitter = u32::from(Sha256::digest(format!("{tenant}/{failures}"))[0]);
-        full - full * jitter / (4 * 256)
-    }
-
-    /// A pass reached its end.
-    pub(super) fn succeeded(&self, tenant: &str) {
-        // A pass that saw the tenant off leaves nothing behind.
-        if let Some(entry) = self.entries().get_mut(tenant) {
-            entry.failures = 0;
-        }
     }
 
     /// How long ago usage was last written.
@@ -195,21 +186,21 @@ impl Memory {
     }
 
     /// How long the usage of this tenant has to wait for its turn to be written. It keeps the turn until it is written.
-    pub(super) fn usage_turn(&self, tenant: &str) -> Due {
+    pub(super) fn usage_slot(&self, tenant: &str) -> WriteDecision {
         let now = Instant::now();
-        let next = || now + self.spacing.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
-        let turn = self.with(tenant, |entry| *entry.usage_turn.get_or_insert_with(next));
+        let next = || now + self.limiter.lock().unwrap_or_else(PoisonError::into_inner).reserve(now);
+        let turn = self.with(tenant, |entry| *entry.usage_slot.get_or_insert_with(next));
         match turn.saturating_duration_since(now) {
-            Duration::ZERO => Due::Now,
-            wait => Due::In(wait),
+            Duration::ZERO => WriteDecision::Now,
+            wait => WriteDecision::In(wait),
         }
     }
 
     /// Usage was written.
-    pub(super) fn wrote_usage(&self, tenant: &str) {
+    pub(super) fn recorded_usage(&self, tenant: &str) {
         self.with(tenant, |entry| {
             entry.usage_written = Some(Instant::now());
-            entry.usage_turn = None;
+            entry.usage_slot = None;
         });
     }
 
@@ -219,7 +210,7 @@ impl Memory {
     }
 
     /// A step of a deletion was told of.
-    pub(super) fn told_step(&self, tenant: &str, step: &'static str) {
+    pub(super) fn recorded_step(&self, tenant: &str, step: &'static str) {
         self.with(tenant, |entry| entry.step = Some((step, Instant::now())));
     }
 
@@ -249,29 +240,39 @@ mod tests {
         controllers::tenant::validate::Owner,
     };
 
-    fn apply(memory: &Memory, versions: &[(&str, &str)]) {
-        memory.applying("a");
+    fn key(name: &str) -> Key {
+        ("K".to_owned(), name.to_owned())
+    }
+
+    /// Children of these names, each with a content.
+    fn wanted(children: &[(&str, u8)]) -> Hashes {
+        children.iter().map(|(name, content)| (key(name), [*content; 32])).collect()
+    }
+
+    fn apply(state: &ReconcileState, versions: &[(&str, &str)]) {
+        state.applying("a", &versions.iter().map(|(name, _)| (key(name), [0; 32])).collect());
         for (name, version) in versions {
-            memory.wrote("a", "K", name, (*version).to_owned());
+            state.recorded("a", "K", name, (*version).to_owned());
         }
-        memory.applied("a", [1; 32]);
+        state.applied("a", [1; 32]);
     }
 
     #[test]
     fn what_we_wrote_ourselves_is_no_drift_and_anything_else_is() {
-        let memory = Memory::default();
-        let saw = |name: &str, version: Option<&str>| memory.saw("a", "K", name, version.map(str::to_owned));
-        let applied = || memory.is_applied("a", &[1; 32]);
+        let state = ReconcileState::default();
+        let saw =
+            |name: &str, version: Option<&str>| state.observed("a", "K", name, version.map(str::to_owned));
+        let applied = || state.is_applied("a", &[1; 32]);
         assert!(!applied());
-        apply(&memory, &[("x", "11")]);
+        apply(&state, &[("x", "11")]);
         assert!(applied(), "nothing was told yet");
-        assert!(!memory.is_applied("a", &[2; 32]), "other children are wanted now");
+        assert!(!state.is_applied("a", &[2; 32]), "other children are wanted now");
         assert!(!saw("x", Some("11")) && applied());
         assert!(saw("x", Some("12")) && !applied(), "changed by somebody");
-        apply(&memory, &[("x", "13")]);
+        apply(&state, &[("x", "13")]);
         assert!(!saw("x", Some("13")) && applied());
         assert!(saw("x", None) && !applied(), "deleted");
-        apply(&memory, &[("x", "15")]);
+        apply(&state, &[("x", "15")]);
         assert!(!saw("x", Some("15")) && applied());
         assert!(saw("y", Some("16")) && !applied(), "one too many");
         assert!(saw("y", None) && applied(), "gone again");
@@ -279,51 +280,82 @@ mod tests {
 
     #[test]
     fn a_change_told_during_the_apply_is_not_lost() {
-        let memory = Memory::default();
-        memory.applying("a");
+        let state = ReconcileState::default();
+        state.applying("a", &wanted(&[("x", 0)]));
         // Somebody changed what was just written, and the watch is faster than the answer.
-        memory.saw("a", "K", "x", Some("12".to_owned()));
-        memory.wrote("a", "K", "x", "11".to_owned());
-        memory.applied("a", [1; 32]);
-        assert!(!memory.is_applied("a", &[1; 32]));
+        state.observed("a", "K", "x", Some("12".to_owned()));
+        state.recorded("a", "K", "x", "11".to_owned());
+        state.applied("a", [1; 32]);
+        assert!(!state.is_applied("a", &[1; 32]));
+    }
+
+    #[test]
+    fn an_apply_writes_only_the_children_that_differ() {
+        let state = ReconcileState::default();
+        let due = |children: &[(&str, u8)]| -> Vec<String> {
+            state.applying("a", &wanted(children));
+            let names = children.iter().map(|(name, _)| *name);
+            names.filter(|name| !state.is_recorded("a", "K", name)).map(str::to_owned).collect()
+        };
+        let done = |name: &str, version: &str| state.recorded("a", "K", name, version.to_owned());
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["x", "y"]);
+        done("x", "11");
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "an apply that failed after the first");
+        done("y", "12");
+        state.applied("a", [1; 32]);
+        assert_eq!(due(&[("x", 1), ("y", 0)]), ["x"], "its content has changed");
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["x"], "and was not applied");
+        done("x", "13");
+        state.observed("a", "K", "x", Some("13".to_owned()));
+        state.observed("a", "K", "y", Some("14".to_owned()));
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "changed by somebody");
+        done("y", "15");
+        state.observed("a", "K", "x", None);
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["x", "y"], "deleted, and an earlier version was seen last");
+        state.forget_children("a");
+        assert_eq!(due(&[("x", 0)]), ["x"]);
+        done("x", "16");
+        state.observed("a", "K", "x", Some("16".to_owned()));
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "not wanted meanwhile");
     }
 
     #[test]
     fn after_a_restart_only_what_is_as_it_was_left_is_taken_for_applied() {
-        let versions = |all: &[(&str, &str)]| -> Option<Versions> {
-            let one = |(name, version): &(&str, &str)| {
-                (("K".to_owned(), (*name).to_owned()), (*version).to_owned())
-            };
-            Some(all.iter().map(one).collect())
+        let versions = |all: &[(&str, &str)]| -> Option<(Versions, Hashes)> {
+            let one = |(name, version): &(&str, &str)| (key(name), (*version).to_owned());
+            Some((all.iter().map(one).collect(), wanted(&[("x", 0), ("y", 0)])))
         };
-        let before = Memory::default();
-        assert_eq!(before.mark("a"), None);
+        let before = ReconcileState::default();
+        assert_eq!(before.applied_hash("a"), None);
         apply(&before, &[("x", "11"), ("y", "12")]);
-        let kept = before.mark("a").unwrap();
+        let kept = before.applied_hash("a").unwrap();
         let resumed = |children: Fingerprint, found: &[(&str, &str)]| {
-            let memory = Memory::default();
-            memory.resume("a", &children, &kept, || versions(found));
-            assert_eq!(memory.mark("a").is_some_and(|mark| mark == kept), memory.is_applied("a", &children));
-            memory.is_applied("a", &children)
+            let state = ReconcileState::default();
+            state.resume("a", &children, &kept, || versions(found));
+            assert_eq!(
+                state.applied_hash("a").is_some_and(|mark| mark == kept),
+                state.is_applied("a", &children)
+            );
+            state.is_applied("a", &children)
         };
         assert!(resumed([1; 32], &[("x", "11"), ("y", "12")]));
         assert!(!resumed([2; 32], &[("x", "11"), ("y", "12")]), "other children are wanted now");
         assert!(!resumed([1; 32], &[("x", "11"), ("y", "13")]), "changed by somebody");
         assert!(!resumed([1; 32], &[("x", "11")]), "deleted");
 
-        let memory = Memory::default();
-        memory.saw("a", "K", "z", Some("14".to_owned()));
-        memory.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
-        assert!(!memory.is_applied("a", &[1; 32]), "one too many");
-        memory.applying("a");
-        memory.wrote("a", "K", "x", "15".to_owned());
-        memory.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
-        assert!(!memory.is_applied("a", &[1; 32]), "an apply that has failed is not over");
+        let state = ReconcileState::default();
+        state.observed("a", "K", "z", Some("14".to_owned()));
+        state.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
+        assert!(!state.is_applied("a", &[1; 32]), "one too many");
+        state.applying("a", &wanted(&[("x", 0)]));
+        state.recorded("a", "K", "x", "15".to_owned());
+        state.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
+        assert!(!state.is_applied("a", &[1; 32]), "an apply that has failed is not over");
     }
 
     #[test]
     fn children_are_built_again_only_of_a_tenant_that_changed() {
-        let memory = Memory::default();
+        let state = ReconcileState::default();
         let tenant = |max_jobs| Validated {
             owner: Owner { name: "a".into(), uid: "u".into(), namespace: "tenant-a".into() },
             quotas: EffectiveQuotas { max_jobs, ..EffectiveQuotas::default() },
@@ -335,7 +367,7 @@ mod tests {
         };
         let built = |tenant: &Validated, hash: Result<Fingerprint, ()>| {
             let mut called = false;
-            let found = memory.fingerprint(tenant, || {
+            let found = state.fingerprint(tenant, || {
                 called = true;
                 hash
             });
@@ -346,19 +378,5 @@ mod tests {
         assert_eq!(built(&tenant(1), Ok([9; 32])), (false, Ok([1; 32])));
         assert_eq!(built(&tenant(2), Ok([2; 32])), (true, Ok([2; 32])));
         assert_eq!(built(&tenant(1), Ok([3; 32])), (true, Ok([3; 32])), "only the last is remembered");
-    }
-
-    #[test]
-    fn backoff_grows_to_five_minutes_and_starts_anew_after_success() {
-        let memory = Memory::default();
-        let waits: Vec<Duration> = (0..12).map(|_| memory.failed("a")).collect();
-        assert!(waits[0] <= FIRST_BACKOFF && waits[0] > FIRST_BACKOFF * 3 / 4, "{waits:?}");
-        assert!(waits.is_sorted_by(|a, b| *a < LONGEST_BACKOFF && *b <= LONGEST_BACKOFF), "{waits:?}");
-        assert!(waits[11] > LONGEST_BACKOFF * 3 / 4, "{waits:?}");
-        memory.succeeded("a");
-        assert!(memory.failed("a") <= FIRST_BACKOFF);
-        memory.forget("a");
-        memory.succeeded("a");
-        assert!(memory.entries().is_empty());
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    deletion::{self, Leaving, Progress},
+    deletion::{self, DeletionPlan, Progress},
     error::Error,
     validate::Owner,
 };
@@ -27,7 +27,7 @@ use crate::{
     domain::tenant_state,
     kube_ext::{
         finalizer,
-        unreadable::{self, Meta, Raw},
+        invalid::{self, Meta, Raw},
     },
     names,
 };
@@ -38,31 +38,20 @@ pub(super) type TenantMeta = Meta<Tenant>;
 /// Between two looks at a deletion: what it waits for is not mapped to unreadable tenants.
 const DELETION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks after one tenant that did not decode.
+/// Reports on a tenant that it can't be read, and takes its deletion further.
 pub(super) async fn reconcile(tenant: Arc<TenantMeta>, context: Arc<Context>) -> Result<Action, Error> {
-    let name = tenant.name_any();
-    match pass(&name, &context).await {
-        Err(error) if error.is_conflict() => Ok(Action::requeue(DELETION_INTERVAL)),
-        Ok(action) => {
-            context.memory.succeeded(&name);
-            Ok(action)
-        }
-        failed => failed,
-    }
+    context.reconciler.run(&*tenant, reconcile_invalid(&tenant.name_any(), &context)).await
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
 pub(super) fn error_policy(tenant: Arc<TenantMeta>, error: &Error, context: Arc<Context>) -> Action {
-    let name = tenant.name_any();
-    let wait = context.memory.failed(&name);
-    tracing::warn!(tenant = name, category = error.category(), %error, ?wait, "an unreadable tenant");
-    Action::requeue(wait)
+    context.reconciler.retry(&*tenant, error)
 }
 
-async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
+async fn reconcile_invalid(name: &str, context: &Context) -> Result<Action, Error> {
     let client = &context.dependencies.client;
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<Tenant>(&()));
-    let Some(raw) = unreadable::read(&api, name).await? else { return Ok(Action::await_change()) };
+    let Some(raw) = invalid::read(&api, name).await? else { return Ok(Action::await_change()) };
     let (meta, error) = (&raw.meta, &raw.error);
     let mut abnormal = Wanted::yes(
         conditions::STALLED,
@@ -75,7 +64,7 @@ async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
             Progress::Done => {
                 let api: Api<TenantMeta> = Api::all(client.clone());
                 finalizer::remove(&api, meta, names::FINALIZER_TENANT).await?;
-                tracing::info!(tenant = name, "deletion: nothing of the unreadable tenant is left");
+                tracing::info!(tenant = name, "deletion: nothing of the invalid tenant is left");
                 return Ok(action);
             }
             Progress::Waiting { message, .. } => {
@@ -89,13 +78,13 @@ async fn pass(name: &str, context: &Context) -> Result<Action, Error> {
 }
 
 /// What deletion needs to know, when it was asked for and nothing prevents it.
-fn leaving(meta: &TenantMeta, data: &Value, context: &Context) -> Option<Leaving> {
+fn leaving(meta: &TenantMeta, data: &Value, context: &Context) -> Option<DeletionPlan> {
     let name = meta.name_any();
     let prevented = data.pointer("/spec/preventDeletion") == Some(&Value::Bool(true));
     let due = meta.meta().deletion_timestamp.is_some()
         && finalizer::has(meta, names::FINALIZER_TENANT)
         && tenant_state::deletion_prevented(prevented).is_none();
-    due.then(|| Leaving {
+    due.then(|| DeletionPlan {
         owner: Owner {
             namespace: names::namespace(&context.dependencies.settings.namespace_prefix, &name),
             uid: meta.uid().unwrap_or_default(),
@@ -118,7 +107,7 @@ async fn write_conditions(raw: &Raw<Tenant>, context: &Context, abnormal: Wanted
     let more = [("phase".to_owned(), json!(phase))];
     let api: Api<TenantMeta> = Api::all(context.dependencies.client.clone());
     let now = context.dependencies.clock.now();
-    if unreadable::write_status(&api, raw, wanted, &[], more.into_iter().collect(), now).await? {
+    if invalid::write_status(&api, raw, wanted, &[], more.into_iter().collect(), now).await? {
         let events = &context.dependencies.events;
         if leaves {
             events.normal(&raw.meta, told.reason, told.message);

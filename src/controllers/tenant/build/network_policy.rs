@@ -15,7 +15,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{build::metadata, validate::Owner};
+use super::{super::validate::Owner, metadata};
 use crate::api_types::tenant::NetworkIsolation;
 
 /// IPv4 ranges that are not the public internet (RFC 1918, RFC 6598, RFC 3927 with 169.254.169.254).
