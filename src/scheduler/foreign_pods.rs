@@ -23,23 +23,23 @@ impl DaemonUsage {
     }
 
     /// Sets what such a pod uses of which node, `None` for a deleted one; returns the nodes for which that has changed.
-    pub(super) fn set(&mut self, uid: &Arc<str>, place: Option<(String, Resources)>) -> Vec<String> {
-        let old = match place.clone() {
-            Some(place) => self.pods.insert(Arc::clone(uid), place),
+    pub(super) fn set(&mut self, uid: &Arc<str>, usage: Option<(String, Resources)>) -> Vec<String> {
+        let old = match usage.clone() {
+            Some(usage) => self.pods.insert(Arc::clone(uid), usage),
             None => self.pods.remove(uid),
         };
-        if old == place {
+        if old == usage {
             return Vec::new();
         }
         let mut nodes = Vec::new();
-        if let Some((node, takes)) = old {
+        if let Some((node, used)) = old {
             if let Some(all) = self.by_node.get_mut(&node) {
-                *all = *all - takes;
+                *all = *all - used;
             }
             nodes.push(node);
         }
-        if let Some((node, takes)) = place {
-            *self.by_node.entry(node.clone()).or_default() += takes;
+        if let Some((node, used)) = usage {
+            *self.by_node.entry(node.clone()).or_default() += used;
             nodes.push(node);
         }
         nodes

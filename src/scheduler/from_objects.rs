@@ -26,13 +26,13 @@ use crate::{
 
 /// The input of a tenant at a time, and when it changes by itself.
 pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantInput, Option<Timestamp>) {
-    let standing = tenant_state::decide(tenant, now);
-    let closed = (!standing.accepts()).then_some((standing.reason, standing.message));
+    let phase = tenant_state::decide(tenant, now);
+    let closed = (!phase.accepts()).then_some((phase.reason, phase.message));
     let plan = plans.get(&tenant.spec.plan);
     let unknown =
         || (Reason::UnknownPlan, format!("the tenant's plan `{}` does not exist", tenant.spec.plan));
     let pools = tenant.spec.shared_pools.iter().map(|pool| names::pool_group(pool));
-    let view = TenantInput {
+    let input = TenantInput {
         name: tenant.name_any(),
         plan: tenant.spec.plan.clone(),
         closed: closed.or_else(|| plan.is_none().then(unknown)),
@@ -41,7 +41,7 @@ pub(super) fn tenant(tenant: &Tenant, plans: &Plans, now: Timestamp) -> (TenantI
         groups: std::iter::once(tenant.name_any()).chain(pools).collect(),
         elastic: tenant.spec.elastic,
     };
-    (view, standing.changes_at)
+    (input, phase.changes_at)
 }
 
 /// What scheduling needs to know of a pod of a job.
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!((plain.state, plain.reported), (JobState::Waiting(1), Some(Reason::NoWorkers)));
         assert_eq!(queued(json!({}), json!({"canceled": true}), &[]).state, JobState::Inactive);
         let paused = json!({"annotations": {(names::ANNOTATION_PAUSED): "true"}});
-        assert_eq!(queued(paused, json!({}), &[]).state, JobState::Inactive, "it would not use its place");
+        assert_eq!(queued(paused, json!({}), &[]).state, JobState::Inactive, "it would not use its room");
         let live = queued(json!({}), json!({}), &[pod(1, false, None)]);
         assert_eq!(live.state, active(Some("p"), false));
         assert_eq!(live.asked.unwrap().cpu_milli, 7, "what its pod asks for");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_whose_sidecar_still_runs_keeps_its_place() {
+    fn a_pod_whose_sidecar_still_runs_keeps_its_room() {
         let state = |name: &str, state: Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
         let ended =
             state("job", json!({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:09Z"}}));
@@ -313,8 +313,8 @@ mod tests {
             let spec = json!({"nodeName": "n1", "containers": []});
             serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
         };
-        let place = |phase: &str| PodState::of(&pod(phase), "gpu").unwrap().1.usage_on_node().is_some();
-        assert!(place("Running") && !place("Succeeded"));
+        let usage = |phase: &str| PodState::of(&pod(phase), "gpu").unwrap().1.usage_on_node().is_some();
+        assert!(usage("Running") && !usage("Succeeded"));
     }
 
     #[test]

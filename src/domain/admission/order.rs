@@ -121,7 +121,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two jobs are infeasible equal; who waits longer infeasible stands worse; 460 minutes are enough to pass anything.
+        /// Two jobs are never equal; waiting longer never puts a job later; after 460 minutes it comes before any new one.
         #[test]
         fn total_monotone_and_without_starvation(a in job(), b in job(), longer in 1_i64..1000) {
             prop_assert_eq!(of(&a) == of(&b), a.3 == b.3 && a.2 == b.2 && score(a.0, a.1) == score(b.0, b.1));
@@ -132,7 +132,7 @@ mod tests {
             prop_assert!(of(&a) < of(&late));
         }
 
-        /// The higher score is first, as long as nobody has waited long.
+        /// The higher score is first, as long as none has waited long.
         #[test]
         fn the_score_decides_among_jobs_of_the_same_time(a in job(), b in job()) {
             let b = (b.0, b.1, a.2, b.3);

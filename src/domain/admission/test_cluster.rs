@@ -43,7 +43,7 @@ pub(super) struct Job {
     seconds: i64,
     pub(super) node: Option<String>,
     pub(super) started: Option<i64>,
-    pub(super) refused: bool,
+    pub(super) rejected: bool,
 }
 
 pub(super) fn cpu(cores: u64) -> Resources {
@@ -89,7 +89,7 @@ impl World {
             reported: None,
         };
         self.arrivals.insert((at, self.jobs.len()));
-        self.jobs.push(Job { input, seconds, node: None, started: None, refused: false });
+        self.jobs.push(Job { input, seconds, node: None, started: None, rejected: false });
         &mut self.jobs.last_mut().unwrap().input
     }
 
@@ -116,9 +116,9 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.dispatcher = Dispatcher::default();
         self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
-        for job in self.jobs.iter().filter(|job| job.input.created <= at(self.now) && !job.refused) {
-            let place = job.node.as_deref().filter(|_| job.runs(self.now));
-            self.dispatcher.set_pod(&job.input.uid, place.map(|node| (node, job.asked())));
+        for job in self.jobs.iter().filter(|job| job.input.created <= at(self.now) && !job.rejected) {
+            let node = job.node.as_deref().filter(|_| job.runs(self.now));
+            self.dispatcher.set_pod(&job.input.uid, node.map(|node| (node, job.asked())));
             self.dispatcher.set_job(job.input.clone());
         }
     }
@@ -176,25 +176,25 @@ impl World {
         for uid in self.dispatcher.decide().decided {
             let number: usize = uid.parse().unwrap();
             match self.dispatcher.verdict(&uid).unwrap() {
-                Verdict::Admit(place) => self.start(number, &place),
-                Verdict::Reject(..) => self.jobs[number].refused = true,
+                Verdict::Admit(admission) => self.start(number, &admission),
+                Verdict::Reject(..) => self.jobs[number].rejected = true,
                 Verdict::Wait(..) => panic!("{uid} was decided to wait"),
             }
         }
         self.check();
     }
 
-    fn start(&mut self, number: usize, place: &super::Admission) {
+    fn start(&mut self, number: usize, admission: &super::Admission) {
         let (now, job) = (self.now, &mut self.jobs[number]);
         assert!(self.dispatcher.claim(&job.input.uid, 1).is_some());
         job.started = Some(now);
         self.starting.insert(Arc::clone(&job.input.namespace));
-        job.node.clone_from(&place.node);
+        job.node.clone_from(&admission.node);
         // The pod is bound at once.
-        let node = place.node.as_deref().map(|node| (node, job.input.asked.clone().unwrap()));
+        let node = admission.node.as_deref().map(|node| (node, job.input.asked.clone().unwrap()));
         self.dispatcher.set_pod(&job.input.uid, node);
         self.dispatcher.charge(&job.input.namespace, &job.input.uid, at(now));
-        job.input.state = JobState::Active { group: Some(place.group.as_str().into()), bound: true };
+        job.input.state = JobState::Active { group: Some(admission.group.as_str().into()), bound: true };
         self.dispatcher.set_job(job.input.clone());
         self.ends.insert((now + job.seconds, number));
     }
@@ -234,7 +234,7 @@ impl World {
     fn check_waiting(&self, free: &HashMap<&str, Resources>) {
         let reserved = self.dispatcher.reserved_nodes();
         let mut seen = BTreeSet::new();
-        let come = |job: &&Job| job.input.created <= at(self.now) && job.started.is_none() && !job.refused;
+        let come = |job: &&Job| job.input.created <= at(self.now) && job.started.is_none() && !job.rejected;
         for job in self.jobs.iter().filter(come) {
             let name: &Arc<str> = &job.input.namespace;
             if !seen.insert((name, job.asked().cpu_milli)) {
@@ -251,7 +251,7 @@ impl World {
                     && !reserved.contains(&worker.as_str())
                     && job.asked().fits(&free[worker.as_str()])
             });
-            assert!(idle.is_none(), "{} of {name} waits beside {idle:?}", job.input.uid);
+            assert!(idle.is_none(), "{} of {name} waits while it has room on {idle:?}", job.input.uid);
         }
     }
 }

@@ -113,10 +113,10 @@ fn quotas_are_counted_with_numbers() {
     let decision = dispatcher.decide();
     let message = "pro allows 64 CPU cores: 64 in use, this job asks for 4".to_owned();
     assert_eq!(waits(&dispatcher, "b").0, Reason::WaitingForQuota);
-    let place = Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) };
+    let admission = Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) };
     assert_eq!(
         verdict(&dispatcher, "c"),
-        Verdict::Admit(place),
+        Verdict::Admit(admission),
         "a smaller one overtakes it, to the fuller node"
     );
     assert_eq!(decision.decided, ["c".into()]);
@@ -142,10 +142,10 @@ fn what_can_never_run_is_rejected_at_once() {
     settled(&mut dispatcher);
     dispatcher.set_job(job("b", "acme", cpu(3)));
     dispatcher.decide();
-    let refused = verdict(&dispatcher, "b");
+    let rejected = verdict(&dispatcher, "b");
     assert!(
-        matches!(&refused, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")),
-        "{refused:?}"
+        matches!(&rejected, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")),
+        "{rejected:?}"
     );
 }
 
@@ -210,8 +210,8 @@ fn the_queue_has_a_length_and_the_rest_is_overflow() {
     let mut jobs: Vec<_> = (0..5).map(|n| at(n, job(&n.to_string(), "acme", cpu(1)))).collect();
     jobs[4].queue = Queue::Live;
     jobs[1].state = JobState::BackingOff;
-    let refused = JobInput { on_quota: OnQuota::Reject, ..at(5, job("5", "acme", cpu(1))) };
-    let all = [jobs, vec![refused]].concat();
+    let rejected = JobInput { on_quota: OnQuota::Reject, ..at(5, job("5", "acme", cpu(1))) };
+    let all = [jobs, vec![rejected]].concat();
     let mut dispatcher = decide(&[acme], vec![("n1", worker("acme", 8))], all);
     assert!(is_admitted(&dispatcher, "0"));
     assert_eq!(
@@ -235,8 +235,8 @@ fn the_queue_has_a_length_and_the_rest_is_overflow() {
 fn a_job_that_rather_ends_than_waits_is_rejected_where_the_queue_is_full() {
     let mut acme = tenant("acme", "basic");
     acme.quotas.max_queued_jobs = 1;
-    let refused = JobInput { on_quota: OnQuota::Reject, ..at(1, job("b", "acme", cpu(1))) };
-    let dispatcher = decide(&[acme], vec![], vec![job("a", "acme", cpu(1)), refused]);
+    let rejected = JobInput { on_quota: OnQuota::Reject, ..at(1, job("b", "acme", cpu(1))) };
+    let dispatcher = decide(&[acme], vec![], vec![job("a", "acme", cpu(1)), rejected]);
     let message = "basic allows 1 queued jobs: 1 wait".to_owned();
     assert_eq!(verdict(&dispatcher, "b"), Verdict::Reject(Reason::QueueFull, message));
 }
@@ -359,9 +359,9 @@ fn an_autoscaler_supplies_the_tenants_own_nodes_and_no_pool_unless_it_is_elastic
     }
     dispatcher.decide();
     settled(&mut dispatcher);
-    let place = |group: &str| Verdict::Admit(Admission { attempt: 1, group: group.into(), node: None });
-    assert_eq!(verdict(&dispatcher, "own"), place("acme"));
-    assert_eq!(verdict(&dispatcher, "elastic"), place("pool.e"));
+    let admission = |group: &str| Verdict::Admit(Admission { attempt: 1, group: group.into(), node: None });
+    assert_eq!(verdict(&dispatcher, "own"), admission("acme"));
+    assert_eq!(verdict(&dispatcher, "elastic"), admission("pool.e"));
     assert!(matches!(verdict(&dispatcher, "pooled"), Verdict::Reject(Reason::DoesNotFit, _)));
 }
 
@@ -379,9 +379,9 @@ proptest! {
         let dispatcher = decide(&tenants, workers.to_vec(), jobs.clone());
         let mut nodes: HashMap<String, Resources> = HashMap::new();
         for job in &jobs {
-            let Verdict::Admit(place) = verdict(&dispatcher, &job.uid) else { continue };
-            prop_assert_eq!(place.group.as_str(), &*job.namespace);
-            *nodes.entry(place.node.clone().unwrap()).or_default() += job.asked.clone().unwrap();
+            let Verdict::Admit(admission) = verdict(&dispatcher, &job.uid) else { continue };
+            prop_assert_eq!(admission.group.as_str(), &*job.namespace);
+            *nodes.entry(admission.node.clone().unwrap()).or_default() += job.asked.clone().unwrap();
         }
         for (name, worker) in &workers {
             let used = nodes.get(*name).copied().unwrap_or_default();
@@ -535,9 +535,9 @@ fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
     for n in 0..9 {
         dispatcher.charge("acme", &format!("old{n}"), Timestamp::UNIX_EPOCH);
     }
-    let refused = JobInput { on_quota: OnQuota::Reject, ..at(2, job("refused", "acme", small)) };
+    let rejected = JobInput { on_quota: OnQuota::Reject, ..at(2, job("refused", "acme", small)) };
     let retry = JobInput { state: JobState::Waiting(2), ..at(3, job("retry", "acme", small)) };
-    for job in [at(0, job("tenth", "acme", small)), at(1, job("eleventh", "acme", small)), refused, retry] {
+    for job in [at(0, job("tenth", "acme", small)), at(1, job("eleventh", "acme", small)), rejected, retry] {
         dispatcher.set_job(job);
     }
     dispatcher.decide();
