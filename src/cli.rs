@@ -85,7 +85,7 @@ fn write_crds(dir: Option<PathBuf>) -> anyhow::Result<()> {
             Some(dir) => {
                 std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
                 let path = dir.join(file);
-                std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
+                std::fs::write(&path, yaml).with_context(|| format!("failed to write {}", path.display()))?;
             }
         }
     }

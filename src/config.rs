@@ -37,7 +37,7 @@ pub struct Config {
     /// https://app.example.org; none by default.
     #[arg(long, env = "CROFTER_CORS_ORIGINS", value_delimiter = ',', value_parser = cors::origin)]
     pub cors_origins: Vec<String>,
-    /// A plan table (YAML) that replaces the built-in one; taken anew when the file changes.
+    /// A plan table (YAML) that replaces the built-in one; taken again when the file changes.
     #[arg(long, env = "CROFTER_PLANS")]
     pub plans: Option<PathBuf>,
     /// Shared pools whose nodes an autoscaler supplies, separated by commas: jobs are admitted to them up to their tenants'
@@ -48,7 +48,7 @@ pub struct Config {
     /// gets for the kubelet is made for the default.
     #[arg(long, env = "CROFTER_START_LIMIT_SECONDS", default_value_t = 300, hide = true, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub start_limit_seconds: u32,
-    /// A catalogue of scenarios (YAML) that jobs may name; taken anew when the file changes.
+    /// A catalogue of scenarios (YAML) that jobs may name; taken again when the file changes.
     #[arg(long, env = "CROFTER_SCENARIOS")]
     pub scenarios: Option<PathBuf>,
     /// Namespace of the operator's own objects, such as the Secret of the peppers.
@@ -129,7 +129,7 @@ pub async fn scenarios(file: Option<PathBuf>) -> anyhow::Result<(watch::Receiver
 /// A task that follows a file, for as long as somebody holds what was read from it.
 pub type Follow = BoxFuture<'static, ()>;
 
-/// What `file` holds, and the task that takes it anew whenever the file has changed; `built_in` where there is no file.
+/// What `file` holds, and the task that takes it again whenever the file has changed; `built_in` where there is no file.
 async fn followed<T, E>(
     what: &'static str,
     file: Option<PathBuf>,
@@ -178,7 +178,9 @@ where
 }
 
 async fn read(what: &str, path: &Path) -> anyhow::Result<String> {
-    tokio::fs::read_to_string(path).await.with_context(|| format!("reading the {what} {}", path.display()))
+    tokio::fs::read_to_string(path)
+        .await
+        .with_context(|| format!("failed to read the {what} {}", path.display()))
 }
 
 #[cfg(test)]
@@ -270,7 +272,7 @@ mod tests {
             "{error}"
         );
         let error = scenarios(Some("/nowhere".into())).await.err().unwrap().to_string();
-        assert_eq!(error, "reading the scenario catalogue /nowhere");
+        assert_eq!(error, "failed to read the scenario catalogue /nowhere");
         let (none, _follow) = scenarios(None).await.unwrap();
         assert_eq!(**none.borrow(), Scenarios::default());
     }

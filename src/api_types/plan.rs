@@ -182,7 +182,7 @@ pub struct Plans {
 #[derive(Debug, thiserror::Error)]
 pub enum PlansError {
     /// Not the YAML that a plan table is.
-    #[error("reading the plan table: {0}")]
+    #[error("failed to read the plan table: {0}")]
     Read(#[from] serde_yaml_ng::Error),
     /// No plan in it.
     #[error("the plan table names no plan: give at least one under `plans:`")]

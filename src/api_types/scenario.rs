@@ -71,7 +71,7 @@ pub struct Scenarios {
 #[derive(Debug, thiserror::Error)]
 pub enum ScenariosError {
     /// Not the YAML that a catalogue is.
-    #[error("reading the catalogue: {0}")]
+    #[error("failed to read the catalogue: {0}")]
     Read(#[from] serde_yaml_ng::Error),
     /// A scenario that no job can name.
     #[error("scenario `{0}`: a name is 1 to 63 characters of a-z, 0-9 and -, the first and the last no -")]

@@ -16,7 +16,7 @@ pub(super) struct FairSemaphore(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     free: u32,
-    /// Tenants of which somebody waits, in the order in which they are served. Each is in it once.
+    /// Tenants of which a client waits, in the order in which they are served. Each is in it once.
     order: VecDeque<Uuid>,
     /// Who waits, the first one in front. None is empty.
     waiting: HashMap<Uuid, VecDeque<oneshot::Sender<Permit>>>,

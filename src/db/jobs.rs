@@ -59,7 +59,7 @@ pub struct JobRow {
     pub resource_version: i64,
 }
 
-/// Writes rows that are newer than what is there. A living row's namesakes are gone by then, whatever their rows say.
+/// Writes rows that are newer than what is there. A living row's namesakes are deleted by then, whatever their rows say.
 ///
 /// # Errors
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.
@@ -131,7 +131,7 @@ pub async fn write_jobs(pool: &Pool, writer: Writer, rows: &[JobRow]) -> Result<
         end_deleted(connection, &ended).await?;
         transaction.commit().await
     };
-    pool.within("writing jobs", work).await
+    pool.within("failed to write jobs", work).await
 }
 
 /// Gives those of `uids` that were deleted before their end one, by what is known of their last attempt: what had ended
@@ -194,7 +194,7 @@ pub async fn jobs_with_payload(pool: &Pool, uids: &[Uuid]) -> Result<HashSet<Uui
             session.release();
             Ok(rows)
         };
-        found.extend(pool.within("reading which jobs have a spec", work).await?);
+        found.extend(pool.within("failed to read which jobs have a spec", work).await?);
     }
     Ok(found)
 }
@@ -257,7 +257,7 @@ async fn living_after(pool: &Pool, (namespace, name): &(String, String)) -> Resu
         session.release();
         Ok(rows)
     };
-    pool.within("comparing jobs", work).await
+    pool.within("failed to compare jobs", work).await
 }
 
 /// Those of `uids` that the mirror takes for deleted.
@@ -275,7 +275,7 @@ async fn deleted_among(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>, Er
         session.release();
         Ok(rows)
     };
-    pool.within("comparing jobs", work).await
+    pool.within("failed to compare jobs", work).await
 }
 
 /// Marks as gone, at `at`, what is not there any more: a portion at a time.
@@ -302,7 +302,7 @@ pub async fn mark_deleted_jobs(
             end_deleted(connection, uids).await?;
             transaction.commit().await
         };
-        pool.within("marking jobs as gone", work).await?;
+        pool.within("failed to mark jobs as deleted", work).await?;
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub struct NodeRow {
     pub resource_version: i64,
 }
 
-/// Writes rows that are newer than what is there. A living row's namesakes are gone by then, whatever their rows say.
+/// Writes rows that are newer than what is there. A living row's namesakes are deleted by then, whatever their rows say.
 ///
 /// # Errors
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.
@@ -90,7 +90,7 @@ pub async fn write_nodes(pool: &Pool, writer: Writer, rows: &[NodeRow]) -> Resul
         .await?;
         transaction.commit().await
     };
-    pool.within("writing nodes", work).await
+    pool.within("failed to write nodes", work).await
 }
 
 /// How new the rows are of the nodes that the mirror takes for living, and of those in `uids`.
@@ -114,7 +114,7 @@ pub async fn node_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>
         session.release();
         Ok(rows)
     };
-    pool.within("comparing nodes", work).await
+    pool.within("failed to compare nodes", work).await
 }
 
 /// Marks as gone, at `at`, what is not there any more: a portion at a time.
@@ -139,7 +139,7 @@ pub async fn mark_deleted_nodes(
             .await?;
             transaction.commit().await
         };
-        pool.within("marking nodes as gone", work).await?;
+        pool.within("failed to mark nodes as deleted", work).await?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A bounded set of connections to a server that takes writes.
 //!
 //! The server gives up where the caller does: a statement may take a little less than its caller waits, and the server
-//! notices a caller that is gone, which closes its connection. A transaction whose caller was cut off ends as well, and
+//! notices a caller that has disconnected, which closes its connection. A transaction whose caller was cut off ends as well, and
 //! with it what it locks.
 //!
 //! Nothing connects before the first call, so a process starts with the database away. A connection is asked whether
@@ -68,7 +68,7 @@ impl Pool {
     /// [`Cause::Sql`] when `url` is no Postgres URL.
     pub fn new(url: &SecretString, options: Options) -> Result<Self, Error> {
         let connect = PgConnectOptions::from_str(url.expose_secret())
-            .map_err(|source| Error { doing: "reading DATABASE_URL", cause: source.into() })?
+            .map_err(|source| Error { doing: "failed to read DATABASE_URL", cause: source.into() })?
             .application_name("crofter")
             .disable_statement_logging();
         let pool = PgPoolOptions::new()
@@ -166,7 +166,7 @@ async fn limit(connection: &mut PgConnection, call: Duration) -> Result<(), sqlx
     Ok(())
 }
 
-/// Within which the server notices, in the midst of a statement, that the caller is gone.
+/// Within which the server notices, in the midst of a statement, that the caller has disconnected.
 const NOTICE: Duration = Duration::from_millis(500);
 /// How long a connection may take to be found sound when it is given back.
 const RETURN: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! What the REST API reads: jobs of one tenant, the newest first, also those that are gone from the cluster; and what
+//! What the REST API reads: jobs of one tenant, the newest first, also those that are deleted from the cluster; and what
 //! they used.
 
 use std::future::Future;
@@ -174,7 +174,7 @@ pub async fn jobs_of(readers: &Readers, tenant_uid: Uuid, wanted: JobsWanted<'_>
         let found_enough = i64::try_from(jobs.len()).is_ok_and(|found| found >= wanted.most);
         Ok((JobsPage { jobs, searched_to: searched_to.filter(|_| !found_enough) }, session))
     };
-    readers.read("reading jobs", tenant_uid, work).await
+    readers.read("failed to read jobs", tenant_uid, work).await
 }
 
 /// The place of the last job that one search looks at; `None` where there are fewer.
@@ -257,7 +257,7 @@ pub async fn job_of(readers: &Readers, tenant_uid: Uuid, uid: Uuid) -> Result<Op
         .await?;
         Ok((row.map(|row| record!(row)), session))
     };
-    readers.read("reading a job", tenant_uid, work).await
+    readers.read("failed to read a job", tenant_uid, work).await
 }
 
 /// What the attempts of a tenant came to within a stretch of time, in thousandths times milliseconds.
@@ -315,5 +315,5 @@ pub async fn usage_of(
         });
         Ok((records.collect(), session))
     };
-    readers.read("reading usage of a tenant", tenant_uid, work).await
+    readers.read("failed to read usage of a tenant", tenant_uid, work).await
 }

@@ -83,7 +83,7 @@ pub async fn take_over(pool: &Pool, cluster_uid: Uuid, held: Option<Writer>) -> 
         if let Some(theirs) = state.cluster_uid.filter(|uid| *uid != cluster_uid) {
             return Err(Cause::OtherCluster { theirs, ours: cluster_uid });
         }
-        // A number below ours: the database was restored from a backup, or made anew.
+        // A number below ours: the database was restored from a backup, or made again.
         if held.is_some_and(|h| h.number < state.writer) {
             return Err(Cause::Superseded);
         }
@@ -107,7 +107,7 @@ pub async fn take_over(pool: &Pool, cluster_uid: Uuid, held: Option<Writer>) -> 
         let writer = Writer { number, epoch: state.epoch };
         Ok(Taken { writer, new: !kept || lost > 0, commits: state.commits, lost, moved })
     };
-    pool.within("taking over the mirror", work).await
+    pool.within("failed to take over the mirror", work).await
 }
 
 /// System identifier and timeline of the server, where it says: they change when a standby is promoted or a backup
@@ -142,7 +142,7 @@ pub async fn verify(pool: &Pool, writer: Writer) -> Result<(), Error> {
         let known = pool.committed();
         if found < known { Err(Cause::Rewound { known, found }) } else { Ok(()) }
     };
-    pool.within("comparing transactions", work).await
+    pool.within("failed to compare transactions", work).await
 }
 
 /// Whether the database answers, within `deadline`.
@@ -174,5 +174,5 @@ pub async fn next_epoch(pool: &Pool, writer: Writer) -> Result<Writer, Error> {
         session.release();
         Ok(Writer { epoch, ..writer })
     };
-    pool.within("beginning an epoch", work).await
+    pool.within("failed to begin an epoch", work).await
 }

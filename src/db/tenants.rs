@@ -41,7 +41,7 @@ pub struct TenantRow {
     pub resource_version: i64,
 }
 
-/// Writes rows that are newer than what is there. A living row's namesakes are gone by then, whatever their rows say.
+/// Writes rows that are newer than what is there. A living row's namesakes are deleted by then, whatever their rows say.
 ///
 /// # Errors
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.
@@ -94,7 +94,7 @@ pub async fn write_tenants(pool: &Pool, writer: Writer, rows: &[TenantRow]) -> R
         .await?;
         transaction.commit().await
     };
-    pool.within("writing tenants", work).await
+    pool.within("failed to write tenants", work).await
 }
 
 /// How new the rows are of the tenants that the mirror takes for living, and of those in `uids`.
@@ -118,7 +118,7 @@ pub async fn tenant_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersio
         session.release();
         Ok(rows)
     };
-    pool.within("comparing tenants", work).await
+    pool.within("failed to compare tenants", work).await
 }
 
 /// Marks as gone, at `at`, what is not there any more: a portion at a time.
@@ -143,7 +143,7 @@ pub async fn mark_deleted_tenants(
             .await?;
             transaction.commit().await
         };
-        pool.within("marking tenants as gone", work).await?;
+        pool.within("failed to mark tenants as deleted", work).await?;
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ pub async fn write_attempts(pool: &Pool, writer: Writer, rows: &[AttemptRow]) ->
         end_deleted(connection, &column(rows, |r| r.job_uid)).await?;
         transaction.commit().await
     };
-    pool.within("writing attempts and usage", work).await
+    pool.within("failed to write attempts and usage", work).await
 }
 
 /// Rows for jobs and tenants of which only pods were ever seen. Resource version 0: whatever else comes is newer.
@@ -254,7 +254,7 @@ pub async fn usage_events(pool: &Pool, limit: i64) -> Result<Vec<UsageEvent>, Er
             })
             .collect()
     };
-    pool.within("reading usage", work).await
+    pool.within("failed to read usage", work).await
 }
 
 fn whole(number: String) -> Result<i128, Cause> {

@@ -111,7 +111,7 @@ impl Administrators {
         let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let answer = within("reviewing a token", api.create(&PostParams::default(), &review)).await;
+        let answer = within("failed to review a token", api.create(&PostParams::default(), &review)).await;
         let status = answer.map_err(unanswered)?.status.unwrap_or_default();
         let user = match (status.authenticated, status.user) {
             (Some(true), Some(user)) => user.username.filter(|name| !name.is_empty()).map(|name| User {
@@ -169,7 +169,7 @@ impl Administrators {
         };
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
-        let answer = within("reviewing a right", api.create(&PostParams::default(), &review)).await;
+        let answer = within("failed to review a right", api.create(&PostParams::default(), &review)).await;
         let status = answer.map_err(unanswered)?.status.unwrap_or_default();
         Ok(status.allowed && status.denied != Some(true))
     }

@@ -253,7 +253,8 @@ async fn create(
     };
     let name = format!("key-{}", random(&app)?);
     let key = TenantApiKey::new(&name, spec);
-    let made = within("creating a TenantApiKey", place.api(&app).create(&PostParams::default(), &key)).await;
+    let made =
+        within("failed to create a TenantApiKey", place.api(&app).create(&PostParams::default(), &key)).await;
     let key = made.map_err(|error| match error.code() {
         Some(403) if error.to_string().contains("exceeded quota") => {
             let detail = "the tenant has too many keys: delete some that are not used";
@@ -308,7 +309,8 @@ async fn rotate(
     let patch = json!({"metadata": {"uid": key.uid(), "annotations": annotations}});
     let (name, params) = (key.name_any(), PatchParams::default());
     let patched =
-        within("rotating a key", place.api(&app).patch(&name, &params, &Patch::Merge(&patch))).await?;
+        within("failed to rotate a key", place.api(&app).patch(&name, &params, &Patch::Merge(&patch)))
+            .await?;
     let answers = lifecycle::request(&word);
     issued(&app, &place, patched, StatusCode::OK, move |key| {
         key.status.as_ref().and_then(|status| status.last_rotate_request.as_ref()) == Some(&answers)
@@ -338,7 +340,7 @@ async fn issued(
         |key: &TenantApiKey| (StatusCode::ACCEPTED, Json(view(key, &place.tenant_uid))).into_response();
     let Ok(Ok(Some(ready))) = waited else { return Ok(later(&key)) };
     let api: Api<Secret> = Api::namespaced(app.client.clone(), &place.namespace);
-    let secret = within_opt("reading the Secret of a key", api.get(&ready.secret_name())).await?;
+    let secret = within_opt("failed to read the Secret of a key", api.get(&ready.secret_name())).await?;
     // It may be deleted, or the key be revoked, in the meantime.
     let Some(secret) = secret else { return Ok(later(&ready)) };
     let entry = |entry: &str| {
@@ -367,7 +369,7 @@ async fn remove(
     let preconditions = Some(Preconditions { uid: key.uid(), resource_version: None });
     let params = DeleteParams { preconditions, ..DeleteParams::default() };
     let (name, api) = (key.name_any(), place.api(&app));
-    let deleted = within("deleting a key", api.delete(&name, &params)).await;
+    let deleted = within("failed to delete a key", api.delete(&name, &params)).await;
     deleted.map(|_| StatusCode::NO_CONTENT).map_err(|error| match error.code() {
         Some(404 | 409) => Problem::not_found("key"),
         _ => error.into(),

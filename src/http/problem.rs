@@ -438,7 +438,7 @@ mod tests {
         let words = "spec.pool: Invalid value: \"geheim\"";
         for (status, logged) in [(422, false), (400, false), (500, true), (403, true)] {
             let pods: Api<Pod> = Api::namespaced(client(move |_| refusal(status, words)), "x");
-            let problem = Problem::from(within("reading a pod", pods.get("x")).await.unwrap_err());
+            let problem = Problem::from(within("failed to read a pod", pods.get("x")).await.unwrap_err());
             assert_eq!(problem.rest.detail.contains("geheim"), !logged, "{status}");
             let response = problem.into_response();
             assert_eq!(response.extensions().get::<Inside>().is_some(), logged, "{status}");

@@ -18,7 +18,7 @@ const WAITED_FOR: usize = 16;
 pub struct Freshness {
     /// Everything up to here was told.
     confirmed: Option<Instant>,
-    /// The newest version of the probe that the watch has told of.
+    /// The newest version of the probe that the watch has delivered.
     told: u64,
     /// Writes that the watch has not told of yet: version, and when it was begun; oldest first.
     written: VecDeque<(u64, Instant)>,
@@ -34,7 +34,7 @@ impl Freshness {
         self.settle();
     }
 
-    /// The watch has told of this version of the probe; true when that confirmed something.
+    /// The watch has delivered of this version of the probe; true when that confirmed something.
     pub fn told(&mut self, version: u64) -> bool {
         self.told = self.told.max(version);
         self.settle()
@@ -54,7 +54,7 @@ impl Freshness {
         self.written.front().map(|(_, begun)| now.duration_since(*begun)).unwrap_or_default()
     }
 
-    /// How old what the watch has told may be; `None` while nothing is known.
+    /// How old what the watch has delivered may be; `None` while nothing is known.
     #[must_use]
     pub fn behind(&self, now: Instant) -> Option<Duration> {
         self.confirmed.map(|at| now.duration_since(at))

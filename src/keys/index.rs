@@ -128,7 +128,7 @@ impl Index {
         }
     }
 
-    /// A key is gone, or can't be read any more, so that nobody knows whether it was revoked.
+    /// A key is deleted, or can't be read any more, so that it is not known whether it was revoked.
     pub fn delete(&mut self, namespace: &str, name: &str) {
         self.forget(&(namespace.to_owned(), name.to_owned()));
     }
@@ -150,7 +150,7 @@ impl Index {
         }
     }
 
-    /// A tenant is gone, or can't be read any more.
+    /// A tenant is deleted, or can't be read any more.
     pub fn delete_tenant(&mut self, name: &str) {
         self.tenants.retain(|_, known| known.name != name);
     }

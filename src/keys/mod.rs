@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - what is answered is never older than [`MOST_BEHIND`]: a process that can't prove that its watch is closer refuses
 //!   every key ([`Refusal::Unready`]) instead of letting a revoked one in;
-//! - a revoked, deleted or unreadable key is refused as soon as the watch tells of it; expiry needs nobody's word;
+//! - a revoked, deleted or unreadable key is refused as soon as the watch delivers it; expiry needs nobody's word;
 //! - a text of the wrong form is refused without a look-up, and beyond that nothing tells what was wrong with it
 //!   ([`index`]).
 //!
@@ -305,7 +305,7 @@ impl std::fmt::Debug for Keys {
 /// Changes the probe, or makes it; the version that it has then, where the API server's versions can be compared.
 async fn touch(api: &Api<TenantApiKey>, value: &str) -> Result<Option<u64>, CallError> {
     let patch = json!({"metadata": {"annotations": {names::ANNOTATION_PROBE: value}}});
-    let what = format!("writing TenantApiKey {}", names::KEY_PROBE);
+    let what = format!("failed to write TenantApiKey {}", names::KEY_PROBE);
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
     let call = within(what.clone(), api.patch_metadata(names::KEY_PROBE, &params, &patch));
     let version = match call.await {

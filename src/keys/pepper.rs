@@ -92,7 +92,7 @@ async fn put<'a>(
         ..Secret::default()
     };
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let what = format!("creating Secret {} in {namespace}", names::PEPPER_SECRET);
+    let what = format!("failed to create Secret {} in {namespace}", names::PEPPER_SECRET);
     match within(what, api.create(&PostParams::default(), &secret)).await {
         Err(error) if error.is_conflict() => Ok(()),
         other => other.map(drop),

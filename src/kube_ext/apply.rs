@@ -21,8 +21,11 @@ where
 {
     let name = desired.name_any();
     let params = PatchParams::apply(names::MANAGER).force();
-    within(format!("applying {} {name}", K::kind(&())), api.patch(&name, &params, &Patch::Apply(desired)))
-        .await
+    within(
+        format!("failed to apply {} {name}", K::kind(&())),
+        api.patch(&name, &params, &Patch::Apply(desired)),
+    )
+    .await
 }
 
 /// Deletes the object of that name if it still has this UID; an absent or another object is left alone.
@@ -43,7 +46,7 @@ where
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
         ..DeleteParams::background()
     };
-    match within_opt(format!("deleting {} {name}", K::kind(&())), api.delete(name, &params)).await {
+    match within_opt(format!("failed to delete {} {name}", K::kind(&())), api.delete(name, &params)).await {
         Err(error) if error.is_conflict() => Ok(()),
         other => other.map(drop),
     }

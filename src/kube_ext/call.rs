@@ -94,7 +94,7 @@ impl CallError {
     }
 }
 
-/// Runs a call under the deadline; `what` completes "failed: …" in errors.
+/// Runs a call under the deadline; errors begin with `what`, as in `failed to read Namespace x`.
 ///
 /// # Errors
 /// [`CallError`] when the call fails or takes too long. A call that took too long may still have had its effect.
@@ -130,8 +130,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_without_an_answer_ends() {
-        let error = within("reading x", std::future::pending::<Result<(), kube::Error>>()).await.unwrap_err();
+        let error =
+            within("failed to read x", std::future::pending::<Result<(), kube::Error>>()).await.unwrap_err();
         assert_eq!(error.category(), "timeout");
-        assert_eq!(error.to_string(), "reading x: no answer from the API server within 20 s");
+        assert_eq!(error.to_string(), "failed to read x: no answer from the API server within 20 s");
     }
 }

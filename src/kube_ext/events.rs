@@ -128,7 +128,7 @@ async fn write(client: Client, Queued { since, event, object }: Queued) -> &'sta
     }
     let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: None };
     let recorder = Recorder::new(client, reporter);
-    match within("writing an Event", recorder.publish(&event, &object)).await {
+    match within("failed to write an Event", recorder.publish(&event, &object)).await {
         Ok(()) => "written",
         Err(error) => {
             tracing::warn!(%error, event.reason, "failed to write an Event");

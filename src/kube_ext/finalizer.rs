@@ -32,7 +32,7 @@ where
     set(api, object, &all).await
 }
 
-/// Takes the finalizer away; nothing is written when it is not there, and an object that is gone is no error.
+/// Takes the finalizer away; nothing is written when it is not there, and an object that is deleted is no error.
 ///
 /// # Errors
 /// [`CallError`]; a conflict (409) means that `object` is not the newest.
@@ -62,5 +62,5 @@ where
     }});
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
     let call = api.patch_metadata(&name, &params, &patch);
-    within(format!("setting the finalizers of {} {name}", K::kind(&())), call).await.map(drop)
+    within(format!("failed to set the finalizers of {} {name}", K::kind(&())), call).await.map(drop)
 }

@@ -1,6 +1,6 @@
 //! Objects that are stored in a form that can't be read: by hand, or under another schema.
 //!
-//! They stop nobody else. [`sort`] takes them out of a watch's changes for a controller of their own, which works on
+//! They stop no other client. [`sort`] takes them out of a watch's changes for a controller of their own, which works on
 //! their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of readable objects
 //! still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
 
@@ -123,7 +123,7 @@ pub struct Raw<K: Resource<DynamicType = ()>> {
     pub error: serde_json::Error,
 }
 
-/// Reads an object raw; `None` when it is gone, or can be read after all (of which the watch tells).
+/// Reads an object raw; `None` when it is deleted, or can be read after all (which the watch delivers).
 ///
 /// # Errors
 /// The call's.
@@ -131,7 +131,7 @@ pub async fn read<K>(api: &Api<DynamicObject>, name: &str) -> Result<Option<Raw<
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
 {
-    let what = format!("reading {} {name}", K::kind(&()));
+    let what = format!("failed to read {} {name}", K::kind(&()));
     let Some(object) = within_opt(what, api.get(name)).await? else { return Ok(None) };
     let Err(error) = serde_json::from_value::<K>(serde_json::to_value(&object)?) else { return Ok(None) };
     let meta = object.metadata.into_request_partial();
@@ -201,7 +201,7 @@ where
 {
     let old_status = raw.data.get("status").cloned().unwrap_or(Value::Null);
     let old = old_status.get("conditions").cloned().unwrap_or_default();
-    // Conditions that can't be read are written anew.
+    // Conditions that can't be read are written again.
     let old: Vec<_> = serde_json::from_value(old).unwrap_or_default();
     let generation = raw.meta.meta().generation;
     let mut all = conditions::merge(&old, wanted, generation, now);

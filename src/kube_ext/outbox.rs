@@ -191,7 +191,7 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
         }
     }
 
-    /// Sends what comes to the subscriber, until that is gone.
+    /// Sends what comes to the subscriber, until that is dropped.
     pub(super) async fn send_to(self, subscriber: mpsc::Sender<Change<K>>) {
         loop {
             self.filled().await;

@@ -45,7 +45,7 @@ where
     let patch = json!({"metadata": {"resourceVersion": object.resource_version()}, "status": difference});
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
     let call = api.patch_status(&name, &params, &patch);
-    Ok(Some(within(format!("writing the status of {} {name}", K::kind(&())), call).await?))
+    Ok(Some(within(format!("failed to write the status of {} {name}", K::kind(&())), call).await?))
 }
 
 /// The merge-patch (RFC 7386) that turns `old` into `new`; `None` when they are equal.

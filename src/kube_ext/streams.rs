@@ -1,4 +1,4 @@
-//! Channels as the streams that controllers are fed with. Each ends when its senders are gone.
+//! Channels as the streams that controllers are fed with. Each ends when its senders are dropped.
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -47,7 +47,7 @@ const CHANNEL: usize = 64;
 pub enum Change<K: Resource> {
     /// It exists, as given.
     Applied(Arc<K>),
-    /// It is gone; as last seen.
+    /// It is deleted; as last seen.
     Deleted(Arc<K>),
     /// It exists and can't be read.
     Invalid(Arc<InvalidObject>),
@@ -254,7 +254,7 @@ where
     }
 
     async fn tell(&mut self, change: Change<K>) {
-        // A subscriber that is gone has ended; whoever runs it ends the process.
+        // A subscriber that was dropped has ended; whoever runs it ends the process.
         self.subscribers.retain(|(_, subscriber)| !subscriber.is_closed());
         let key = outbox::key(&change);
         for (outbox, _) in &self.subscribers {

@@ -1,6 +1,6 @@
 //! What has changed and is not written yet: one mark per object, however often it changes.
 //!
-//! The marks are bounded by the number of objects, not of events, and written so many at a time. An object that is gone keeps its mark until it is
+//! The marks are bounded by the number of objects, not of events, and written so many at a time. An object that is deleted keeps its mark until it is
 //! written; of those, only so many keep their last state, the rest keep the UID alone.
 
 use std::{
@@ -25,7 +25,7 @@ const ROUND: usize = 2_000;
 pub(super) enum Mark<K> {
     /// It exists, like this.
     Living(Arc<K>),
-    /// It is gone; its last state, if there was room to keep it.
+    /// It is deleted; its last state, if there was room to keep it.
     Gone(Option<Arc<K>>),
 }
 
@@ -67,7 +67,7 @@ impl<K> DirtySet<K> {
         self.put(uid, Mark::Living(object));
     }
 
-    /// It is gone.
+    /// It is deleted.
     pub(super) fn gone(&mut self, uid: Uuid, object: Arc<K>) {
         self.put(uid, Mark::Gone(Some(object)));
     }
@@ -237,7 +237,7 @@ impl InvalidObjects {
         self.told.insert(uid);
     }
 
-    /// This one can be read, or is gone.
+    /// This one can be read, or is deleted.
     pub(super) fn forget(&mut self, uid: Uuid) {
         self.known.remove(&uid);
         self.told.remove(&uid);

@@ -172,7 +172,7 @@ impl State {
         self.pods.insert(key, pod);
     }
 
-    /// A pod is gone.
+    /// A pod is deleted.
     pub(super) fn pod_gone(&mut self, key: AttemptKey) {
         if let Some(pod) = self.pods.remove(&key) {
             self.told.remove(&pod);
@@ -191,7 +191,7 @@ impl State {
         *written = resource_version.max(*written);
     }
 
-    /// A job is gone.
+    /// A job is deleted.
     pub(super) fn job_gone(&mut self, uid: Uuid) {
         self.mirrored.remove(&uid);
     }

@@ -85,7 +85,7 @@ fn take<K: Resource<DynamicType = ()>>(
     false
 }
 
-/// Records a pod whose attempt is to be charged. One that is gone keeps its mark: it ran.
+/// Records a pod whose attempt is to be charged. One that is deleted keeps its mark: it ran.
 fn take_pod(change: Change<Pod>, state: &mut State, gpu_resource: &str) {
     match change {
         Change::Applied(pod) => {

@@ -11,7 +11,7 @@
 //!   often. Neither holds up another, and attempts are written before what is only shown.
 //! - Where the database goes back (a standby is promoted that lacks the last commits), all that exists is written again,
 //!   and what was charged last is charged again from memory.
-//! - With a new connection, and after each relist, the rows are compared with the caches: what is gone gets its
+//! - With a new connection, and after each relist, the rows are compared with the caches: what is deleted gets its
 //!   `deleted_at`, what is missing or older is written.
 //!
 //! A job of a namespace that is no tenant's is not mirrored until it is. See `docs/mirror.md`.
@@ -120,7 +120,7 @@ pub struct Changes {
 ///
 /// The future may be dropped at any point; the next start finishes what was under way. It ends well when all watches
 /// have ended, and with an error ([`db::Cause::Superseded`]) when another process has taken over: this one should
-/// end then. A database that is away, read-only or another cluster's does not end it: it goes on trying.
+/// end then. A database that is away, read-only or another cluster's does not end it: it keeps trying.
 pub fn start(
     config: Config,
     client: Client,

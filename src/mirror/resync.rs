@@ -1,4 +1,4 @@
-//! The rows against the caches: what is gone, what is missing or older, and whether etcd was restored.
+//! The rows against the caches: what is deleted, what is missing or older, and whether etcd was restored.
 
 use std::{
     collections::{HashMap, HashSet},

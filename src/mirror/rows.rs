@@ -200,7 +200,7 @@ pub(super) fn attempt_of_pod(
     let record = match (recorded, &status) {
         (Some(record), _) => record.clone(),
         (None, Some(status)) if !job_flow::on_record(status, number) => return Some(FromPod::Later),
-        // The job is gone, or keeps no records that are so old.
+        // The job is deleted, or keeps no records that are so old.
         (None, _) => {
             let bounds = Bounds { now: Some(now), ..Bounds::of(pod) };
             attempt::record_within(pod, gpu_resource, &bounds)?

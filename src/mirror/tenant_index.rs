@@ -38,7 +38,7 @@ impl TenantIndex {
         self.by_uid.insert(row.uid, Known { name, namespace, created_at: row.created_at });
     }
 
-    /// This tenant is gone, and so are its jobs.
+    /// This tenant is deleted, and so are its jobs.
     pub(super) fn forget(&mut self, uid: Uuid) {
         let Some(known) = self.by_uid.remove(&uid) else { return };
         if let Some(namespace) = known.namespace

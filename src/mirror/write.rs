@@ -159,7 +159,7 @@ impl MirrorWriter {
         self.tenancy = TenantIndex::default();
         let mut state = self.shared.lock();
         state.forget_written();
-        // What is gone is in no cache.
+        // What is deleted is in no cache.
         self.aside.drain().for_each(|batch| state.dirty.put_back(batch));
         all(self.stores.tenants.state()).for_each(|(uid, tenant)| state.dirty.tenants.living(uid, tenant));
         all(self.stores.nodes.state()).for_each(|(uid, node)| state.dirty.nodes.living(uid, node));
@@ -248,7 +248,7 @@ impl MirrorWriter {
         }
     }
 
-    /// Compares what is due with its rows, marks what differs and buries what is gone.
+    /// Compares what is due with its rows, marks what differs, and marks as deleted what is deleted.
     async fn sweep(&mut self, mut writer: Writer) -> Result<Writer, Error> {
         let due = mem::take(&mut self.shared.lock().sweeps);
         let (pool, now, epoch) = (&self.config.pool, self.clock.now(), writer.epoch);
@@ -410,7 +410,7 @@ impl MirrorWriter {
         failed
             .jobs
             .extend(batch.jobs.extract_if(|uid, _| outcome.failed.contains(uid) || late.contains(uid)));
-        // What is gone is left to the end of the batch, should that not come.
+        // What is deleted is left to the end of the batch, should that not come.
         if result.is_err() {
             batch.jobs.retain(|uid, mark| matches!(mark, Mark::Gone(_)) || !outcome.written.contains(uid));
         }
@@ -540,7 +540,7 @@ fn gone<K>(marks: &HashMap<Uuid, Mark<K>>) -> Vec<Uuid> {
     marks.iter().filter(|(_, mark)| matches!(mark, Mark::Gone(_))).map(|(uid, _)| *uid).collect()
 }
 
-/// The rows of what is marked, those that are gone as gone at `now`; without what `build` makes nothing of.
+/// The rows of what is marked, those that are deleted as deleted at `now`; without what `build` makes nothing of.
 fn to_rows<K, R>(
     marks: &HashMap<Uuid, Mark<K>>,
     now: Timestamp,

@@ -107,7 +107,7 @@ fn is_zero(number: &u64) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// Not the YAML that a cluster is.
-    #[error("reading the cluster file: {0}")]
+    #[error("failed to read the cluster file: {0}")]
     Read(#[from] serde_yaml_ng::Error),
     /// A value that can't be used.
     #[error("the cluster file, {place}: {field} is `{value}`: {rule}")]

@@ -75,9 +75,9 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
     let (figures, picture) = (options.out.join("report.json"), options.out.join("picture.svg"));
     std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
     let file = create(&figures)?;
-    serde_json::to_writer(file, &report).with_context(|| format!("writing {}", figures.display()))?;
+    serde_json::to_writer(file, &report).with_context(|| format!("failed to write {}", figures.display()))?;
     let drawn = chart::svg(&report)?;
-    std::fs::write(&picture, drawn).with_context(|| format!("writing {}", picture.display()))?;
+    std::fs::write(&picture, drawn).with_context(|| format!("failed to write {}", picture.display()))?;
     println!(
         "\n{} decisions in {took:.1} s; {} and {} have it all",
         report.decisions,
@@ -103,12 +103,14 @@ fn load(options: &Options, plans: &Plans) -> anyhow::Result<(Cluster, Vec<Work>)
         return Ok((file.resolve(plans)?, jobs));
     };
     let path = options.cluster.clone().unwrap_or_else(|| trace.with_extension("yaml"));
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("reading the tenants and workers from {} (--cluster)", path.display()))?;
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!("failed to read the tenants and workers from {} (--cluster)", path.display())
+    })?;
     let within = || path.display().to_string();
     let file = ClusterFile::from_yaml(&text).with_context(within)?;
     let cluster = file.resolve(plans).with_context(within)?;
-    let opened = File::open(trace).with_context(|| format!("reading the trace {}", trace.display()))?;
+    let opened =
+        File::open(trace).with_context(|| format!("failed to read the trace {}", trace.display()))?;
     let tenants = file.tenants.iter().map(|tenant| tenant.name.as_str());
     let jobs = trace::read(BufReader::new(opened), tenants).with_context(|| trace.display().to_string())?;
     Ok((cluster, jobs))
@@ -116,12 +118,13 @@ fn load(options: &Options, plans: &Plans) -> anyhow::Result<(Cluster, Vec<Work>)
 
 fn write(trace: &Path, cluster: &ClusterFile, jobs: &[Work]) -> anyhow::Result<()> {
     let tenants: Vec<&str> = cluster.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
-    trace::write(create(trace)?, jobs, &tenants).with_context(|| format!("writing {}", trace.display()))?;
+    trace::write(create(trace)?, jobs, &tenants)
+        .with_context(|| format!("failed to write {}", trace.display()))?;
     let cluster_file = trace.with_extension("yaml");
     let text = serde_yaml_ng::to_string(cluster)?;
-    std::fs::write(&cluster_file, text).with_context(|| format!("writing {}", cluster_file.display()))
+    std::fs::write(&cluster_file, text).with_context(|| format!("failed to write {}", cluster_file.display()))
 }
 
 fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
-    Ok(BufWriter::new(File::create(path).with_context(|| format!("writing {}", path.display()))?))
+    Ok(BufWriter::new(File::create(path).with_context(|| format!("failed to write {}", path.display()))?))
 }

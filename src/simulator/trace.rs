@@ -79,7 +79,7 @@ pub struct Work {
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// Not a table, or not readable.
-    #[error("reading the trace: {0}")]
+    #[error("failed to read the trace: {0}")]
     Read(#[from] csv::Error),
     /// The first line is not that of a trace.
     #[error("the trace, line 1: {problem}: the columns are {}", COLUMNS.join(", "))]

@@ -1,7 +1,7 @@
 //! The API key controller: gives each [`TenantApiKey`] a text in a Secret, and keeps in its status what that text is
 //! recognised by; rotates, restores and ends it.
 //!
-//! What is to happen is `domain::api_key::lifecycle`'s; a pass finds out what there is (`secret`), checks it (`validate`),
+//! What is to happen is `domain::api_key::lifecycle`'s; a reconcile finds out what there is (`secret`), checks it (`validate`),
 //! builds (`build`), writes, and says how the key stands (`status`).
 //!
 //! Guarantees: the text of a key is in its Secret, for a moment in this process's memory, and nowhere else; a Secret that
@@ -58,7 +58,7 @@ use crate::{
     random::{self, Random},
 };
 
-/// Passes at once.
+/// Reconciles at once.
 const CONCURRENCY: u16 = 8;
 /// The longest delay after failures in a row.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -94,7 +94,7 @@ pub struct Dependencies {
     pub watches: pulse::Watches,
 }
 
-/// What a pass works with.
+/// What a reconcile works with.
 pub struct Context {
     dependencies: Dependencies,
     secrets: Store<SecretMeta>,
@@ -103,7 +103,7 @@ pub struct Context {
     reconciler: Reconciler,
 }
 
-/// Why a pass did not reach its end.
+/// Why a reconcile did not reach its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A call to the API server failed.
@@ -163,7 +163,7 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     (Arc::new(context), Watches { secrets, invalid: writer })
 }
 
-/// Runs the controller until `shutdown`, and then until the passes under way have finished.
+/// Runs the controller until `shutdown`, and then until the reconciles in flight have finished.
 pub async fn run(
     context: Arc<Context>,
     watches: Watches,
@@ -197,11 +197,11 @@ pub async fn run(
     let whole = async {
         until_whole(keys).await && until_whole(tenants).await && until_whole(&context.secrets).await
     };
-    let passes = async {
+    let reconciles = async {
         if whole_before(whole, shutdown).await {
             future::join(controller, second).await;
         }
     };
     let endless = future::join(secrets.run(), sorting).then(|_| future::pending::<()>());
-    future::select(Box::pin(passes), Box::pin(endless)).await;
+    future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }

@@ -1,4 +1,4 @@
-//! One pass over a key: dereference, validate, build, apply, status.
+//! One reconcile of a key: dereference, validate, build, apply, status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -150,7 +150,7 @@ async fn peppers(
     })
 }
 
-/// Makes a version and writes its hash. Its text is delivered by the next pass, which comes when the watch has told of this
+/// Makes a version and writes its hash. Its text is delivered by the next reconcile, which comes when the watch has delivered this
 /// write: then this process accepts the text before anybody can read it, and others are about to.
 async fn issue(
     key: &TenantApiKey,

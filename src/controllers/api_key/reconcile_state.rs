@@ -1,4 +1,4 @@
-//! What the controller remembers from one pass over a key to the next, by the key's UID.
+//! What the controller remembers from one reconcile of a key to the next, by the key's UID.
 //!
 //! All of it may be lost at any time: a text that was not delivered is then replaced by a new one, and a Secret is read
 //! once more. A text is remembered only from the write of its hash until that of its Secret.
@@ -57,7 +57,7 @@ impl ReconcileState {
         self.entries().get(uid).is_some_and(known)
     }
 
-    /// The key is gone, or ended.
+    /// The key is deleted, or ended.
     pub(super) fn forget(&self, key: &TenantApiKey) {
         self.entries().remove(&key.uid().unwrap_or_default());
     }

@@ -51,7 +51,7 @@ pub(super) async fn find(
         return Ok(Found { stored: Stored::Holds(id), text: None, place: Some((uid, version)) });
     }
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
-    let what = format!("reading Secret {}", valid.secret_name);
+    let what = format!("failed to read Secret {}", valid.secret_name);
     let found = within_opt(what, api.get(&valid.secret_name)).await?;
     Ok(judge(found.as_ref(), valid, versions, peppers, context))
 }
@@ -98,7 +98,7 @@ pub(super) async fn write(
     let secret = build::secret(valid, text);
     let version = match &found.place {
         None => {
-            let what = format!("creating Secret {}", valid.secret_name);
+            let what = format!("failed to create Secret {}", valid.secret_name);
             within(what, api.create(&PostParams::default(), &secret)).await?.resource_version()
         }
         Some((uid, version)) => {
@@ -109,7 +109,7 @@ pub(super) async fn write(
             });
             let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
             let call = api.patch_metadata(&valid.secret_name, &params, &patch);
-            within(format!("writing Secret {}", valid.secret_name), call).await?.resource_version()
+            within(format!("failed to write Secret {}", valid.secret_name), call).await?.resource_version()
         }
     };
     context.state.verified(&valid.uid, version.unwrap_or_default(), text.id().as_str());

@@ -1,4 +1,4 @@
-//! Last step: the status that a pass leaves behind, and the Events that go with it. Pure.
+//! Last step: the status that a reconcile leaves behind, and the Events that go with it. Pure.
 //!
 //! A key that is revoked or expired because its spec says so is Ready, and not Active, as a tenant is. A key that is stalled
 //! goes on being Active as long as a version of it is accepted.
@@ -16,7 +16,7 @@ use crate::{
     domain::api_key::lifecycle::{Cause, Step, Versions},
 };
 
-/// How a pass came out.
+/// How a reconcile came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The Secret holds the newest version.
@@ -74,7 +74,7 @@ pub(super) fn issuing(cause: Cause, id: &str, secret: &str) -> String {
     format!("{why}: version {id} is on its way into Secret {secret}")
 }
 
-/// The status after a pass, which has put versions, key id and request into `new`.
+/// The status after a reconcile, which has put versions, key id and request into `new`.
 pub(super) fn next(
     old: &TenantApiKeyStatus,
     mut new: TenantApiKeyStatus,

@@ -1,4 +1,4 @@
-//! Passes against an API server in memory: which calls are made, in which order, with which bodies.
+//! Reconciles against an API server in memory: which calls are made, in which order, with which bodies.
 
 mod ends;
 
@@ -122,7 +122,7 @@ impl Bench {
         self.fake.put(KEY, object);
     }
 
-    /// One pass over the key as it is stored now; and the calls that it made.
+    /// One reconcile of the key as it is stored now; and the calls that it made.
     async fn try_pass(&self) -> (Result<Action, Error>, Vec<Call>) {
         let key: TenantApiKey = serde_json::from_value(self.fake.get(KEY)).unwrap();
         self.fake.calls();
@@ -131,16 +131,16 @@ impl Bench {
         (result, self.fake.calls())
     }
 
-    async fn pass(&self) -> Vec<String> {
+    async fn reconcile_once(&self) -> Vec<String> {
         let (result, calls) = self.try_pass().await;
         result.unwrap();
         outline(&calls)
     }
 
-    /// Passes until nothing is called any more but looks at the Secret.
+    /// Reconciles until nothing is called any more but looks at the Secret.
     async fn settle(&self) {
         for _ in 0..6 {
-            if self.pass().await.iter().all(|call| call.starts_with("GET")) {
+            if self.reconcile_once().await.iter().all(|call| call.starts_with("GET")) {
                 return;
             }
         }
@@ -243,10 +243,10 @@ async fn a_hash_is_written_first_and_then_its_text_once() {
     assert_eq!(bench.fake.get(SECRET)["metadata"]["ownerReferences"][0]["uid"], json!("k1"));
 
     bench.sync();
-    assert_eq!(bench.pass().await, [""; 0], "nothing changed, so nothing is asked or written");
+    assert_eq!(bench.reconcile_once().await, [""; 0], "nothing changed, so nothing is asked or written");
     bench.restart();
-    assert_eq!(bench.pass().await, [get()], "another process looks once");
-    assert_eq!(bench.pass().await, [""; 0]);
+    assert_eq!(bench.reconcile_once().await, [get()], "another process looks once");
+    assert_eq!(bench.reconcile_once().await, [""; 0]);
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn an_annotation_rotates_once_and_the_version_before_stays_for_the_overlap
     assert_eq!(bench.status()["lastRotateRequest"], json!("at its making"));
     bench.change(json!({"metadata": rotate("again")}));
     bench.sync();
-    assert_eq!(bench.pass().await, [STATUS]);
+    assert_eq!(bench.reconcile_once().await, [STATUS]);
     assert_eq!(bench.ids().len(), 2);
     assert_eq!(bench.conditions()["Active"], "True/KeyAccepted");
     let (action, calls) = bench.try_pass().await;
@@ -280,7 +280,7 @@ async fn an_annotation_rotates_once_and_the_version_before_stays_for_the_overlap
 async fn killed_between_the_two_writes_the_next_one_makes_another_version() {
     let mut bench = bench();
     bench.key(json!({}), json!({}));
-    bench.pass().await;
+    bench.reconcile_once().await;
     let lost = bench.ids();
     bench.restart();
     bench.settle().await;
@@ -290,15 +290,15 @@ async fn killed_between_the_two_writes_the_next_one_makes_another_version() {
     // The same in a rotation: the one that is in the Secret stays, the one that nobody holds goes.
     let first = bench.ids();
     bench.change(json!({"metadata": {"annotations": {names::ANNOTATION_ROTATE: "x"}}}));
-    bench.pass().await;
+    bench.reconcile_once().await;
     let lost = bench.ids()[0].clone();
     bench.restart();
     bench.settle().await;
     assert!(bench.ids()[1..] == first && !bench.ids().contains(&lost) && bench.opens());
 
-    // After both writes, before the last: nothing is made anew.
+    // After both writes, before the last: nothing is made again.
     bench.change(json!({"metadata": {"annotations": {names::ANNOTATION_ROTATE: "y"}}}));
-    bench.pass().await;
+    bench.reconcile_once().await;
     bench.fake.refuse(&format!("{KEY}/status"), 500);
     assert!(bench.try_pass().await.0.is_err());
     bench.fake.refuse(&format!("{KEY}/status"), 0);
@@ -312,7 +312,7 @@ async fn killed_between_the_two_writes_the_next_one_makes_another_version() {
 async fn a_secret_that_is_refused_is_tried_again_with_the_same_text() {
     let bench = bench();
     bench.key(json!({}), json!({}));
-    bench.pass().await;
+    bench.reconcile_once().await;
     let ids = bench.ids();
     bench.fake.refuse_with(SECRETS, 403, "exceeded quota");
     assert!(bench.try_pass().await.0.is_err());
@@ -336,7 +336,7 @@ async fn a_damaged_or_missing_secret_gets_a_new_version_and_keeps_what_is_not_ou
     let (action, _) = bench.try_pass().await;
     assert_eq!(action.unwrap(), Action::requeue(std::time::Duration::from_secs(10)));
     bench.after(10);
-    let calls = bench.pass().await;
+    let calls = bench.reconcile_once().await;
     assert_eq!(calls, [get(), STATUS.into()], "told when it was found");
     bench.settle().await;
     assert!(bench.opens() && bench.ids()[1..] == first);
@@ -369,7 +369,7 @@ async fn a_secret_of_somebody_else_is_never_touched() {
             ("Stalled", "True/SecretConflict"),
         ];
         assert_eq!(bench.conditions(), conditions(&expected));
-        assert_eq!(bench.pass().await, [get()], "said once");
+        assert_eq!(bench.reconcile_once().await, [get()], "said once");
         assert_eq!(bench.fake.get(SECRET), before);
         bench.fake.take(SECRET);
         bench.settle().await;

@@ -1,4 +1,4 @@
-//! What makes a pass over a key due, beside a change of the key itself.
+//! What makes a reconcile of a key due, beside a change of the key itself.
 
 use std::{collections::HashMap, sync::Arc};
 

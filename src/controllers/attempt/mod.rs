@@ -5,7 +5,7 @@
 //! status ([`waiting`]). When Postgres is behind, the Job itself is held instead (one more write, in an outage only), so
 //! that pods don't pile up on the nodes' quotas while the database is away.
 //!
-//! A pod that is being deleted goes as soon as that holds: somebody waits for it. One that nobody deletes is left for
+//! A pod that is being deleted goes as soon as that holds: a client waits for it. One that no client deletes is left for
 //! [`FINALIZER_DELAY`] after its end. Most pods are deleted with their job before that or long after, so the write that takes the
 //! finalizer away is off the way on which jobs come and go, and one write of Tenant status counts many. It is taken away
 //! all the same, so that nothing of ours is in the way when the operator is uninstalled.
@@ -58,7 +58,7 @@ const MIRROR_POLL: Duration = Duration::from_secs(2);
 /// When to ask again for a pod to be counted: the tenant's change should have told of it, but the window lets only so
 /// many be on their way at once.
 const CHARGE_POLL: Duration = Duration::from_secs(5);
-/// A pod that nobody deletes keeps its finalizer for this long after its end.
+/// A pod that no client deletes keeps its finalizer for this long after its end.
 pub const FINALIZER_DELAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// What runs the reconciles of pods, for [`Context`].
@@ -97,7 +97,7 @@ pub struct Context {
     pub reconciler: Reconciler,
 }
 
-/// Runs until `shutdown`; what is under way is finished first.
+/// Runs until `shutdown`; reconciles in flight finish first.
 pub async fn run(
     context: Arc<Context>,
     pods: impl Stream<Item = Arc<Pod>> + Send + 'static,
@@ -216,7 +216,7 @@ async fn end_orphan(pod: &Pod, job_uid: &str, context: &Context) -> Result<(), C
     delete_exactly(&api, &pod.name_any(), &pod.uid().unwrap_or_default(), None).await
 }
 
-/// How long a pod that nobody deletes is left as it is. The pods of a tenant that goes are not: it waits for them.
+/// How long a pod that no client deletes is left as it is. The pods of a tenant that goes are not: it waits for them.
 fn delays_finalizer(pod: &Pod, ending: &Ending, context: &Context) -> Option<Duration> {
     let left = finalizer_delay_left(ending.finished_at, context.clock.now())
         .filter(|_| pod.metadata.deletion_timestamp.is_none())?;
@@ -257,7 +257,8 @@ fn can_be_held(job: &Job) -> bool {
 /// Asks the API server whether a job exists that the cache does not have: one that can't be read, or a new one.
 async fn exists(job: &ObjectRef<Job>, uid: &str, context: &Context) -> Result<bool, CallError> {
     let api: Api<Job> = Api::namespaced(context.client.clone(), job.namespace.as_deref().unwrap_or_default());
-    let found = within_opt(format!("looking for job {}", job.name), api.get_metadata(&job.name)).await?;
+    let found =
+        within_opt(format!("failed to look up job {}", job.name), api.get_metadata(&job.name)).await?;
     Ok(found.is_some_and(|found| found.uid().as_deref() == Some(uid)))
 }
 

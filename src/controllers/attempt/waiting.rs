@@ -3,7 +3,7 @@
 //! A job is charged to its tenant's hourly window by its first pod, so that pod is held until Tenant status counts it:
 //! as it is *stored*, which the cache of tenants tells, for what is not stored is lost with the process. Whoever has to
 //! wait is remembered by tenant, and looks again when the tenant has changed. Nothing is counted for a tenant that goes,
-//! is gone, or can't be read (its status can't be written either, and it must be possible to delete it).
+//! is deleted, or can't be read (its status can't be written either, and it must be possible to delete it).
 
 use std::{
     collections::HashMap,
@@ -81,7 +81,7 @@ impl Charge {
         (attempt::number(pod) == Some(1)).then(|| Self { namespace, job_uid, created: attempt::created(pod) })
     }
 
-    /// Has the tenant's status count it, soon where somebody waits for the pod.
+    /// Has the tenant's status count it, soon where a client waits for the pod.
     pub(super) fn store(&self, windows: &dyn RateWindows, soon: bool) {
         windows.settle(&self.namespace, &self.job_uid, soon);
     }

@@ -47,7 +47,7 @@ impl Ages {
         steady.saturating_add(ahead).unwrap_or(now)
     }
 
-    /// The job is gone.
+    /// The job is deleted.
     pub(super) fn forget(&self, job: &Job) {
         if let Some(uid) = job.uid() {
             self.all().remove(&uid);

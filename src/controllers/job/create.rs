@@ -55,7 +55,7 @@ pub(super) async fn create(
     };
     let name = pod.name_any();
     let api = pods_api(job, context);
-    match within(format!("creating pod {name}"), api.create(&PostParams::default(), &pod)).await {
+    match within(format!("failed to create pod {name}"), api.create(&PostParams::default(), &pod)).await {
         Ok(_) => {
             context.outages.report(&namespace, None);
             context.expectations.put(&uid, admission.attempt);
@@ -64,7 +64,7 @@ pub(super) async fn create(
         }
         Err(error) if error.is_conflict() => {
             context.outages.report(&namespace, None);
-            let existing = within_opt(format!("reading pod {name}"), api.get(&name)).await?;
+            let existing = within_opt(format!("failed to read pod {name}"), api.get(&name)).await?;
             match existing {
                 Some(pod) if is_own(&pod.metadata, job, context) => {
                     context.expectations.put(&uid, admission.attempt);

@@ -155,7 +155,7 @@ impl ReconcileError for Error {
     }
 }
 
-/// What the watch tells of jobs.
+/// What the watch delivers jobs.
 pub struct Changes {
     /// All of it.
     pub all: mpsc::Receiver<Change<Job>>,
@@ -163,7 +163,7 @@ pub struct Changes {
     pub invalid: Writer<Meta<Job>>,
 }
 
-/// Runs until `shutdown`; what is under way is finished first.
+/// Runs until `shutdown`; reconciles in flight finish first.
 ///
 /// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone. Then
 /// jobs that were admitted come first, and those that have a pod; all others are looked at after the first decision, or
@@ -210,13 +210,13 @@ pub async fn run(
             && until_whole(&context.pods).await
             && until_whole(&context.tenants).await
     };
-    let passes = async {
+    let reconciles = async {
         if whole_before(whole, shutdown).await {
             future::join(controller, second).await;
         }
     };
     let endless = sorting.then(|()| future::pending::<()>());
-    future::select(Box::pin(passes), Box::pin(endless)).await;
+    future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }
 
 async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
@@ -346,7 +346,7 @@ async fn stop_pod(
 ) -> Result<Action, Error> {
     let api = pods_api(job, context);
     let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-    match within_opt(format!("stopping pod {pod}"), api.patch(pod, &params, &patch)).await {
+    match within_opt(format!("failed to stop pod {pod}"), api.patch(pod, &params, &patch)).await {
         Err(error) if matches!(error.code(), Some(400 | 403 | 422)) => {
             tracing::warn!(pod, namespace = job.namespace(), %error, "failed to stop a pod, deleting it");
             delete_exactly(&api, pod, uid, None).await?;
@@ -433,7 +433,8 @@ async fn look(view: &View<'_>, number: u32, context: &Context) -> Result<Action,
     let job = view.job;
     let name = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), number);
     let found =
-        within_opt(format!("looking for pod {name}"), pods_api(job, context).get_metadata(&name)).await?;
+        within_opt(format!("failed to look up pod {name}"), pods_api(job, context).get_metadata(&name))
+            .await?;
     match found {
         // The cache will have it soon.
         Some(found) if is_own(&found.metadata, job, context) => Ok(Action::requeue(CACHE_REQUEUE)),

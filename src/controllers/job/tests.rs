@@ -353,7 +353,7 @@ async fn a_clock_that_jumps_neither_fails_a_start_nor_holds_a_retry_up() {
     bench.at(40);
     assert_eq!(outline(&bench.step().await.1), [STATUS]);
     assert_eq!(bench.status()["phase"], "Queued");
-    // What has ended, or is gone, leaves nothing behind.
+    // What has ended, or is deleted, leaves nothing behind.
     let job: Job = serde_json::from_value(bench.fake.get(JOB)).unwrap();
     bench.step().await.0.unwrap();
     let again = bench.context.ages.now(&job, &[], &bench.context.clock);

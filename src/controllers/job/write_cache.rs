@@ -1,9 +1,9 @@
 //! What this process has written, for as long as the cache may be behind.
 //!
-//! A pod's news can come before the watch has told of the job's own last write. Computed from the cache, the next status
+//! A pod's news can come before the watch has delivered the job's own last write. Computed from the cache, the next status
 //! would be refused (409), and an attempt whose end was written already might be taken for one that never was.
 //!
-//! A job's news can come before the watch has told of its pod. PodExpectations again, the pod would be refused (409), but not before
+//! A job's news can come before the watch has delivered its pod. PodExpectations again, the pod would be refused (409), but not before
 //! the namespace's ResourceQuota has counted it once more; that count stays until the quota controller looks again at all,
 //! after five minutes, and keeps other pods of the tenant out.
 
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::api_types::Job;
 
-/// When what was written is forgotten though the cache never had it: job or pod is gone, or the watch is down.
+/// When what was written is forgotten though the cache never had it: job or pod is deleted, or the watch is down.
 const KEPT: Duration = Duration::from_secs(30);
 
 /// The jobs as last written, by UID.

@@ -1,5 +1,5 @@
 //! What is asked of the API server itself, because a cache that lags, or lacks what can't be decoded, would say that
-//! something is gone that is not.
+//! something is deleted that is not.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt, api::ListParams};
@@ -20,7 +20,8 @@ impl Context {
         let params = ListParams::default().fields(&format!("spec.nodeName={name}")).labels(&ours);
         let api = Api::<Pod>::all(self.client.clone());
         let pods =
-            within(format!("listing the job pods on node {name}"), async { api.list(&params).await }).await?;
+            within(format!("failed to list the job pods on node {name}"), async { api.list(&params).await })
+                .await?;
         let own = pods.iter().filter(|pod| JobPod::of(&pod.metadata, &self.namespace_prefix).is_some());
         Ok(live(own).keys().all(|owner| Some(owner) == group))
     }
@@ -41,6 +42,6 @@ impl Context {
     pub(super) async fn exists(&self, tenant: &str) -> Result<bool, Error> {
         let api = Api::<Tenant>::all(self.client.clone());
         let call = async { api.get_metadata(tenant).await };
-        Ok(within_opt(format!("looking for tenant {tenant}"), call).await?.is_some())
+        Ok(within_opt(format!("failed to look up tenant {tenant}"), call).await?.is_some())
     }
 }

@@ -4,12 +4,12 @@
 //! - label and taint of a node change in one write, which fails if anything about the node has changed meanwhile;
 //! - nodes are looked at one after the other, and each look sees all own writes however late the watch is (`writes`),
 //!   so a tenant never holds more than its quotas;
-//! - a node passes to another group, or loses its taint, only after the API server itself has said that no job pod of
+//! - a node reconciles to another group, or loses its taint, only after the API server itself has said that no job pod of
 //!   an earlier group is left: the cache alone is not trusted with that;
-//! - a tenant that is missing from the cache loses its workers only after the API server has said that it is gone: one
+//! - a tenant that is missing from the cache loses its workers only after the API server has said that it is deleted: one
 //!   that can't be decoded is not in the cache either.
 //!
-//! Nobody else may write the label and the taint; the label's prefix is one that kubelets can't set on themselves.
+//! No other client may write the label and the taint; the label's prefix is one that kubelets can't set on themselves.
 
 mod facts;
 mod live_reads;
@@ -169,7 +169,7 @@ async fn reconcile_node(node: &Node, context: &Context) -> Result<Action, Error>
         context.act(seen).await?;
     }
     Ok(match seen.map(|seen| seen.step) {
-        // Room may be made by an unanswered write that turns out not to have happened, of which no watch tells.
+        // Room may be made by an unanswered write that turns out not to have happened, which no watch delivers.
         Some(Step::Wait(Waiting::Room)) => Action::requeue(LOOK_FOR_ROOM),
         _ => Action::await_change(),
     })
@@ -181,7 +181,7 @@ pub fn error_policy(node: Arc<Node>, error: &Error, context: Arc<Context>) -> Ac
     context.reconciler.retry(&*node, error)
 }
 
-/// The entry of `uid`; when there is none yet, those of nodes that are gone are dropped first.
+/// The entry of `uid`; when there is none yet, those of nodes that are deleted are dropped first.
 fn remember<'a, T: Default>(all: &'a mut HashMap<String, T>, uid: String, nodes: &Store<Node>) -> &'a mut T {
     if !all.contains_key(&uid) {
         let nodes = nodes.state();
@@ -243,7 +243,7 @@ impl Context {
         Api::all(self.client.clone())
     }
 
-    /// What to do with the node of that name; `None` when it is gone, paused, or the cache is behind an own write to it.
+    /// What to do with the node of that name; `None` when it is deleted, paused, or the cache is behind an own write to it.
     fn look(&self, name: &str) -> Option<Seen> {
         let mut state = self.state();
         // In this order: what is read after the pruning is at least as new as what was pruned against.
@@ -340,14 +340,14 @@ impl Context {
         let name = node.name_any();
         let params = PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() };
         let call = async { self.nodes().patch(&name, &params, &Patch::Merge(&patch)).await };
-        let mut after = match within(format!("writing the admission of node {name}"), call).await {
+        let mut after = match within(format!("failed to write the admission of node {name}"), call).await {
             Ok(after) => after,
             Err(error) if error.is_conflict() || error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         prepare(&mut after);
         if after.resource_version() == node.resource_version() {
-            // Nothing was left to change, so the cache is not behind and no watch will tell.
+            // Nothing was left to change, so the cache is not behind and no watch event follows.
             return Ok(None);
         }
         self.state().writes.answered(node, read(&after, &self.gpu_resource));

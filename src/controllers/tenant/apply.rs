@@ -99,7 +99,7 @@ pub(super) enum Found {
     Ours(Namespace),
     /// On its way out, whoever's it was.
     Terminating(Namespace),
-    /// Somebody else's; with the sentence that says whose.
+    /// Foreign; with the sentence that says whose.
     Foreign(String),
 }
 
@@ -107,7 +107,7 @@ pub(super) enum Found {
 pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Found, CallError> {
     let api: Api<Namespace> = Api::all(client.clone());
     let name = &owner.namespace;
-    let Some(found) = within_opt(format!("reading Namespace {name}"), api.get(name)).await? else {
+    let Some(found) = within_opt(format!("failed to read Namespace {name}"), api.get(name)).await? else {
         return Ok(Found::Absent);
     };
     if found.metadata.deletion_timestamp.is_some() {
@@ -149,7 +149,7 @@ pub(super) async fn apply_all(
     let uid = match found {
         Some(found) => found.uid(),
         None => {
-            let what = format!("creating Namespace {}", owner.namespace);
+            let what = format!("failed to create Namespace {}", owner.namespace);
             within(what, namespaces.create(&PostParams::default(), &namespace)).await?.uid()
         }
     };
@@ -203,7 +203,7 @@ where
     for child in desired {
         match apply_one(context, &api, owner, child).await {
             Ok(()) => (),
-            // What can't be changed in place (the role of a RoleBinding) is made anew, by the next pass.
+            // What can't be changed in place (the role of a RoleBinding) is made again, by the next reconcile.
             Err(error) if error.code() == Some(422) => {
                 let reference = ObjectRef::<M>::new(&child.name_any()).within(&owner.namespace);
                 if let Some(uid) = known.get(&reference).and_then(|found| found.uid()) {

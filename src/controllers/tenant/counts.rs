@@ -40,7 +40,7 @@ pub(super) async fn wait(client: Client, namespace: String, counted: watch::Send
 
 async fn are_counted(client: &Client, namespace: &str) -> Result<bool, CallError> {
     let api: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
-    let quota = within_opt("reading ResourceQuota crofter-counts", api.get(names::COUNTS)).await?;
+    let quota = within_opt("failed to read ResourceQuota crofter-counts", api.get(names::COUNTS)).await?;
     let used = quota.and_then(|quota| quota.status?.used);
     Ok(used.is_some_and(|used| used.contains_key(JOBS)))
 }

@@ -37,7 +37,7 @@ pub(super) struct DeletionPlan {
     /// The namespace stays.
     pub(super) retain: bool,
     /// The node controller knows that the tenant goes, and releases its workers. It can't of a tenant that does not
-    /// decode, whose workers are released once the tenant is gone.
+    /// decode, whose workers are released once the tenant is deleted.
     pub(super) wait_for_workers: bool,
 }
 
@@ -98,7 +98,7 @@ async fn cancel_jobs(context: &Context, owner: &Owner) -> Result<(), CallError> 
             let name = job.name_any();
             let patch = json!({"metadata": {"uid": job.uid()}, "spec": {"canceled": true}});
             let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
-            let call = within_opt(format!("canceling Job {name}"), api.patch(&name, &params, &patch));
+            let call = within_opt(format!("failed to cancel Job {name}"), api.patch(&name, &params, &patch));
             match call.await {
                 // Another job has taken the name: not one that was meant.
                 Err(error) if error.is_conflict() => Ok(()),
@@ -121,8 +121,10 @@ async fn revoke_keys(context: &Context, owner: &Owner) -> Result<(), CallError> 
         tracing::info!(key = name, namespace = owner.namespace, "deletion: revoking a key");
         let patch = json!({"metadata": {"uid": key.uid()}, "spec": {"revoked": true}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
-        match within_opt(format!("revoking TenantApiKey {name}"), api.patch(&name, &params, &patch)).await {
-            // Another key has taken the name; the next pass sees it.
+        match within_opt(format!("failed to revoke TenantApiKey {name}"), api.patch(&name, &params, &patch))
+            .await
+        {
+            // Another key has taken the name; the next reconcile sees it.
             Err(error) if error.is_conflict() => (),
             other => drop(other?),
         }
@@ -174,5 +176,5 @@ async fn disown(context: &Context, owner: &Owner, namespace: &Namespace) -> Resu
     let patch = json!({"metadata": {"uid": namespace.uid(), "labels": labels}});
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
     let call = api.patch(&owner.namespace, &params, &patch);
-    within_opt(format!("leaving Namespace {} behind", owner.namespace), call).await.map(drop)
+    within_opt(format!("failed to remove the labels of Namespace {}", owner.namespace), call).await.map(drop)
 }

@@ -1,6 +1,6 @@
 //! Tenants that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! They stop nobody else. Each gets a `Stalled`/`InvalidObject` condition with the decoder's words, and can be deleted:
+//! They stop no other client. Each gets a `Stalled`/`InvalidObject` condition with the decoder's words, and can be deleted:
 //! what deletion needs is read leniently from the raw object.
 
 use std::{sync::Arc, time::Duration};

@@ -1,12 +1,12 @@
 //! The tenant controller: gives each [`Tenant`] its namespace and all that belongs to it, keeps it so, says how the
 //! tenant stands, and takes everything down in order when the tenant goes.
 //!
-//! A pass has five steps, each in a module of its own: dereference (`apply` looks at the namespace, everything else
-//! comes from watch caches), `validate`, `build`, `apply`, `status`. Passes are frequent and cheap: children
-//! are applied only when what is wanted has changed, or a watch has told of a change to one of them.
+//! A reconcile has five steps, each in a module of its own: dereference (`apply` looks at the namespace, everything else
+//! comes from watch caches), `validate`, `build`, `apply`, `status`. Reconciles are frequent and cheap: children
+//! are applied only when what is wanted has changed, or a watch has delivered a change to one of them.
 //!
-//! Guarantees: a namespace that is not the tenant's is never changed or deleted; no two passes over one tenant run at
-//! once; a tenant that fails, or can't be read, holds up no other; a pass never waits.
+//! Guarantees: a namespace that is not the tenant's is never changed or deleted; no two reconciles of one tenant run at
+//! once; a tenant that fails, or can't be read, holds up no other; a reconcile never waits.
 
 mod apply;
 mod build;
@@ -66,7 +66,7 @@ use crate::{
     names,
 };
 
-/// Passes at once.
+/// Reconciles at once.
 const CONCURRENCY: u16 = 8;
 /// The longest delay after failures in a row.
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
@@ -89,7 +89,7 @@ pub struct Ledger {
     pub usage: TenantUsage,
     /// What its status is to say of the hourly window; `None` leaves what is there.
     pub window: Option<JobWindow>,
-    /// Whether somebody waits for a pod that may go once that is stored.
+    /// Whether a client waits for a pod that may go once that is stored.
     pub awaited: bool,
 }
 
@@ -131,7 +131,7 @@ pub struct Dependencies {
     pub metrics: Metrics,
 }
 
-/// What a pass works with.
+/// What a reconcile works with.
 pub struct Context {
     dependencies: Dependencies,
     known: Known,
@@ -243,7 +243,7 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
     (Arc::new(Context { dependencies, known, state, invalid, counted, reconciler }), watches)
 }
 
-/// Runs the controller until `shutdown`, and then until the passes under way have finished.
+/// Runs the controller until `shutdown`, and then until the reconciles in flight have finished.
 pub async fn run(
     context: Arc<Context>,
     watches: Watches,
@@ -276,14 +276,14 @@ pub async fn run(
         .run(invalid::reconcile, invalid::error_policy, Arc::clone(&context))
         .for_each(log_errors);
 
-    // Deletion takes an empty cache for "all gone": no pass before every cache is whole.
-    let passes = async {
+    // Deletion takes an empty cache for "all gone": no reconcile before every cache is whole.
+    let reconciles = async {
         if whole_before(caches_ready(&context), shutdown).await {
             future::join(controller, second).await;
         }
     };
     let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
-    future::select(Box::pin(passes), Box::pin(endless)).await;
+    future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }
 
 /// Waits until every cache has been filled once; false when a watch has ended.

@@ -1,4 +1,4 @@
-//! One pass over a tenant: dereference, validate, build, apply, status.
+//! One reconcile of a tenant: dereference, validate, build, apply, status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -141,7 +141,7 @@ fn counts_objects(owner: &Owner, context: &Context) -> bool {
 /// Takes the tenant down as far as it goes now.
 async fn terminate(tenant: &Tenant, context: &Context, standing: PhaseDecision) -> Result<Action, Error> {
     if !finalizer::has(tenant, names::FINALIZER_TENANT) {
-        // Somebody else's finalizer holds it; nothing of ours is left.
+        // Foreign finalizer holds it; nothing of ours is left.
         return Ok(Action::await_change());
     }
     let leaving = DeletionPlan {
@@ -171,56 +171,26 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: PhaseDecision) 
     write_status(tenant, context, standing, Outcome::Working { reason: Reason::Terminating, message }).await
 }
 
-/// Writes what is new, tells of it, and says when to look again.
+/// Writes the status that follows from an outcome, where it differs, with its Events, and says when to reconcile again.
 async fn write_status(
     tenant: &Tenant,
     context: &Context,
     standing: PhaseDecision,
     outcome: Outcome,
 ) -> Result<Action, Error> {
-    let dependencies = &context.dependencies;
-    let (name, now) = (tenant.name_any(), dependencies.clock.now());
+    let (dependencies, name) = (&context.dependencies, tenant.name_any());
     let old = tenant.status.clone().unwrap_or_default();
-    let mut timers = vec![RESYNC_INTERVAL; usize::from(matches!(outcome, Outcome::Working { .. }))];
-    timers.extend(standing.changes_at.map(|at| at.duration_since(now).unsigned_abs()));
-
-    let workers = (dependencies.workers)(tenant);
-    let mut ledger = current_usage(tenant, context, &old);
-    ledger.usage.workers = workers.admitted;
-    let quotas = match &outcome {
-        Outcome::Provisioned { quotas, .. } => Some(quotas),
-        _ => old.effective_quotas.as_ref(),
-    };
-    let due = match usage::due(&old, &ledger, quotas, context.state.since_usage(&name)) {
-        WriteDecision::Queue => context.state.usage_slot(&name),
-        due => due,
-    };
-    if due != WriteDecision::Now {
-        let usage = old.usage.clone().unwrap_or(ledger.usage);
-        ledger = Ledger { usage, ..Ledger::default() };
-    }
-    if let WriteDecision::In(wait) = due {
-        timers.push(wait);
-    }
-    let deletion_prevented = tenant
-        .metadata
-        .deletion_timestamp
-        .as_ref()
-        .and_then(|_| tenant_state::deletion_prevented(tenant.spec.prevent_deletion));
-    let generation = tenant.metadata.generation;
-    let report = Report { generation, standing, outcome, ledger, workers, deletion_prevented };
-    let mut new = status::next(&old, report, now);
-    if new != old {
+    let Planned { mut status, writes_usage, requeue } = plan(tenant, context, &old, standing, outcome);
+    if status != old {
         // Not worth a write of its own.
-        new.applied = context.state.applied_hash(&name).or(new.applied);
+        status.applied = context.state.applied_hash(&name).or(status.applied);
     }
-
     let api: Api<Tenant> = Api::all(dependencies.client.clone());
-    if status_ext::write(&api, tenant, tenant.status.as_ref(), &new).await?.is_some() {
-        if due == WriteDecision::Now {
+    if status_ext::write(&api, tenant, tenant.status.as_ref(), &status).await?.is_some() {
+        if writes_usage {
             context.state.recorded_usage(&name);
         }
-        for news in status::news(&old.conditions, &new.conditions) {
+        for news in status::news(&old.conditions, &status.conditions) {
             if news.warning {
                 dependencies.events.warning(tenant, news.reason, news.note);
             } else {
@@ -228,10 +198,62 @@ async fn write_status(
             }
         }
     }
-    Ok(timers
-        .into_iter()
-        .min()
-        .map_or_else(Action::await_change, |wait| Action::requeue(wait.min(LONGEST_TIMER))))
+    Ok(requeue.map_or_else(Action::await_change, |wait| Action::requeue(wait.min(LONGEST_TIMER))))
+}
+
+/// A status to write.
+struct Planned {
+    status: TenantStatus,
+    /// Usage is part of it: it is not written again for some seconds.
+    writes_usage: bool,
+    /// When to reconcile again, if nothing changes before.
+    requeue: Option<Duration>,
+}
+
+/// The status after `outcome`. Usage is left as it was where its time to be written has not come.
+fn plan(
+    tenant: &Tenant,
+    context: &Context,
+    old: &TenantStatus,
+    standing: PhaseDecision,
+    outcome: Outcome,
+) -> Planned {
+    let (name, now) = (tenant.name_any(), context.dependencies.clock.now());
+    let resync = matches!(outcome, Outcome::Working { .. }).then_some(RESYNC_INTERVAL);
+    let phase_change = standing.changes_at.map(|at| at.duration_since(now).unsigned_abs());
+
+    let workers = (context.dependencies.workers)(tenant);
+    let mut ledger = current_usage(tenant, context, old);
+    ledger.usage.workers = workers.admitted;
+    let quotas = match &outcome {
+        Outcome::Provisioned { quotas, .. } => Some(quotas),
+        _ => old.effective_quotas.as_ref(),
+    };
+    let decision = match usage::due(old, &ledger, quotas, context.state.since_usage(&name)) {
+        WriteDecision::Queue => context.state.usage_slot(&name),
+        decision => decision,
+    };
+    let writes_usage = decision == WriteDecision::Now;
+    if !writes_usage {
+        let usage = old.usage.clone().unwrap_or(ledger.usage);
+        ledger = Ledger { usage, ..Ledger::default() };
+    }
+    let usage_due = match decision {
+        WriteDecision::In(wait) => Some(wait),
+        WriteDecision::No | WriteDecision::Now | WriteDecision::Queue => None,
+    };
+    let deleted = tenant.metadata.deletion_timestamp.is_some();
+    let report = Report {
+        generation: tenant.metadata.generation,
+        standing,
+        outcome,
+        ledger,
+        workers,
+        deletion_prevented: tenant_state::deletion_prevented(tenant.spec.prevent_deletion)
+            .filter(|_| deleted),
+    };
+    let requeue = [resync, phase_change, usage_due].into_iter().flatten().min();
+    Planned { status: status::next(old, report, now), writes_usage, requeue }
 }
 
 /// What the scheduler says, with what the namespace's quota says of storage. As last written where nothing is known yet.

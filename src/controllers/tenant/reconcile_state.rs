@@ -1,8 +1,8 @@
-//! What the controller remembers from one pass over a tenant to the next.
+//! What the controller remembers from one reconcile of a tenant to the next.
 //!
-//! All of it may be lost at any time: a pass that finds nothing here applies every child again and writes usage once
+//! All of it may be lost at any time: a reconcile that finds nothing here applies every child again and writes usage once
 //! more. What is remembered never says how the cluster is, only which version of each child was written, and which
-//! one a watch has told of last: as long as these are the same, nobody else has changed a child. Tenant status keeps a
+//! one a watch has delivered last: as long as these are the same, no other client has changed a child. Tenant status keeps a
 //! mark of it ([`ReconcileState::applied_hash`]), so that a restart need not apply the children of every tenant again.
 //!
 //! Times here only pace what is written. They are of a clock that does not step: by the time of day, one that is set back
@@ -43,7 +43,7 @@ struct Entry {
     hashes: Hashes,
     /// The version of each child as we wrote it.
     written: Versions,
-    /// The version of each child that a watch has told of last; `None` when it went.
+    /// The version of each child that a watch has delivered last; `None` when it went.
     seen: BTreeMap<Key, Option<String>>,
     usage_written: Option<Instant>,
     /// When it is this tenant's turn to have its usage written, if that is waited for.
@@ -92,7 +92,7 @@ impl ReconcileState {
         })
     }
 
-    /// A watch tells of a child: its version, or that it went (`None`). True when that is not as we left it, and for
+    /// A watch delivers a child: its version, or that it went (`None`). True when that is not as we left it, and for
     /// every child that went: a deletion waits for that.
     pub(super) fn observed(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
         let key = (kind.to_owned(), name.to_owned());
@@ -214,7 +214,7 @@ impl ReconcileState {
         self.with(tenant, |entry| entry.step = Some((step, Instant::now())));
     }
 
-    /// The tenant is gone.
+    /// The tenant is deleted.
     pub(super) fn forget(&self, tenant: &str) {
         self.entries().remove(tenant);
     }
@@ -282,7 +282,7 @@ mod tests {
     fn a_change_told_during_the_apply_is_not_lost() {
         let state = ReconcileState::default();
         state.applying("a", &wanted(&[("x", 0)]));
-        // Somebody changed what was just written, and the watch is faster than the answer.
+        // Another client changed what was just written, and the watch is faster than the answer.
         state.observed("a", "K", "x", Some("12".to_owned()));
         state.recorded("a", "K", "x", "11".to_owned());
         state.applied("a", [1; 32]);

@@ -1,4 +1,4 @@
-//! Last step: the status that a pass leaves behind, and the Events that go with it. Pure.
+//! Last step: the status that a reconcile leaves behind, and the Events that go with it. Pure.
 //!
 //! kstatus reads it right at every moment: `observedGeneration` is the generation looked at, `Reconciling` is there
 //! while work is left, `Stalled` while nothing will happen before somebody acts. A tenant that is suspended or expired
@@ -21,7 +21,7 @@ use crate::{
 /// Room for an error's text in a condition.
 const MESSAGE_ROOM: usize = 1024;
 
-/// How a pass came out.
+/// How a reconcile came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// All children are as they should be.
@@ -34,7 +34,7 @@ pub(super) enum Outcome {
     Paused,
 }
 
-/// What a pass has found out about a tenant.
+/// What a reconcile has found out about a tenant.
 #[derive(Clone, Debug)]
 pub(super) struct Report {
     pub(super) generation: Option<i64>,
@@ -46,7 +46,7 @@ pub(super) struct Report {
     pub(super) deletion_prevented: Option<&'static str>,
 }
 
-/// The status after a pass.
+/// The status after a reconcile.
 pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> TenantStatus {
     let Report {
         generation,

@@ -1,4 +1,4 @@
-//! Passes against an API server in memory: which calls are made, in which order, with which bodies.
+//! Reconciles against an API server in memory: which calls are made, in which order, with which bodies.
 
 mod deletion;
 mod provisioning;
@@ -146,8 +146,8 @@ impl Bench {
         );
     }
 
-    /// One pass over the tenant as it is stored now; and the calls that it made.
-    async fn pass(&self) -> (Result<Action, Error>, Vec<Call>) {
+    /// One reconcile of the tenant as it is stored now; and the calls that it made.
+    async fn reconcile_once(&self) -> (Result<Action, Error>, Vec<Call>) {
         let tenant: Tenant = serde_json::from_value(self.fake.get(TENANT)).unwrap();
         self.fake.calls();
         let result = reconcile(Arc::new(tenant), Arc::clone(&self.context)).await;

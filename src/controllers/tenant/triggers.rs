@@ -1,4 +1,4 @@
-//! What makes a pass over a tenant due, beside a change of the tenant itself.
+//! What makes a reconcile of a tenant due, beside a change of the tenant itself.
 //!
 //! Children are told to their tenant by the name of the namespace they are in, which nobody can change, not by their
 //! labels, which anybody with access can.
@@ -34,7 +34,7 @@ fn tenant_of(namespace: &str, settings: &Settings) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// A child came, changed or went. What the controller wrote itself makes no pass due.
+/// A child came, changed or went. What the controller wrote itself makes no reconcile due.
 pub(super) fn children<M: Child>(
     changes: mpsc::Receiver<Change<M>>,
     settings: Settings,
@@ -79,7 +79,7 @@ where
     received(changes).filter_map(move |change| std::future::ready(one(change)))
 }
 
-/// A pod of a tenant that is being deleted has changed: the deletion may go on. Nobody else waits for pods.
+/// A pod of a tenant that is being deleted has changed: the deletion may go on. No other client waits for pods.
 pub(super) fn pods(
     objects: impl Stream<Item = Arc<Pod>> + Send + 'static,
     tenants: Store<Tenant>,

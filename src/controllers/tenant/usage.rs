@@ -1,7 +1,7 @@
 //! Usage against quota: what is worth a write, and the texts for columns. Pure.
 //!
-//! The hourly window goes with usage. It is in more of a hurry where it lets pods go that somebody waits for, or so many
-//! that the window has no room for more, and in none where it only forgets those that are gone.
+//! The hourly window goes with usage. It is in more of a hurry where it lets pods go that a client waits for, or so many
+//! that the window has no room for more, and in none where it only forgets those that are deleted.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -95,7 +95,7 @@ impl UsageWriteLimiter {
 /// What the hourly window has to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
-    /// Nothing, or only that pods are gone.
+    /// Nothing, or only that pods are deleted.
     None,
     /// Something that nobody waits for.
     Some,

@@ -69,7 +69,7 @@ pub async fn cancel(
         patch["metadata"]["resourceVersion"] = json!(version);
     }
     let (name, api, params) = (job.name_any(), api(&app, &context), PatchParams::default());
-    let patched = within("canceling a Job", api.patch(&name, &params, &Patch::Merge(&patch))).await;
+    let patched = within("failed to cancel a Job", api.patch(&name, &params, &Patch::Merge(&patch))).await;
     let job = patched.map_err(|error| explained(error, version.is_some()))?;
     Ok((StatusCode::ACCEPTED, Json(JobView::of(&job, tenant))).into_response())
 }
@@ -90,6 +90,6 @@ pub async fn delete(
     let preconditions = Preconditions { uid: job.uid(), resource_version: version };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     let (name, api) = (job.name_any(), api(&app, &context));
-    let deleted = within("deleting a Job", api.delete(&name, &params)).await;
+    let deleted = within("failed to delete a Job", api.delete(&name, &params)).await;
     deleted.map(|_| StatusCode::NO_CONTENT).map_err(|error| explained(error, versioned))
 }

@@ -238,7 +238,9 @@ async fn make(app: &App, namespace: &str, new: &New) -> Result<(Job, bool), Prob
     let api: Api<Job> = Api::namespaced(app.client.clone(), namespace);
     // Once more where the one that was in the way is gone by then.
     for _ in 0..2 {
-        let made = within("creating a Job", api.create(&PostParams::default(), &new.object(namespace))).await;
+        let made =
+            within("failed to create a Job", api.create(&PostParams::default(), &new.object(namespace)))
+                .await;
         match made {
             Ok(job) => return Ok((job, false)),
             Err(error) if error.is_conflict() => (),
@@ -268,7 +270,7 @@ async fn earlier(app: &App, namespace: &str, new: &New) -> Result<Option<Job>, P
 
 /// The Job of that name, if it was created by the same request.
 async fn found(api: &Api<Job>, new: &New) -> Result<Option<Job>, Problem> {
-    let found = within_opt("reading a Job", api.get(&new.name)).await?;
+    let found = within_opt("failed to read a Job", api.get(&new.name)).await?;
     match found.filter(|job| job.metadata.deletion_timestamp.is_none()) {
         Some(job) if job.annotations().get(names::ANNOTATION_REQUEST) != Some(&new.digest) => {
             let detail = "this Idempotency-Key was used for another request";
@@ -344,7 +346,7 @@ fn remove(app: &App, job: &Job) {
     let preconditions = Preconditions { uid: job.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     tokio::spawn(async move {
-        if let Err(error) = within("deleting a refused Job", api.delete(&name, &params)).await
+        if let Err(error) = within("failed to delete a refused Job", api.delete(&name, &params)).await
             && !error.is_not_found()
         {
             tracing::warn!(%error, "a refused job stays");

@@ -167,7 +167,7 @@ impl Opened {
 async fn until_ended(api: &Api<Pod>, pod: &str) -> io::Result<()> {
     let (end, mut wait) = (Instant::now() + END_KNOWN, ASK_FIRST);
     loop {
-        match within_opt("reading a pod", api.get(pod)).await {
+        match within_opt("failed to read a pod", api.get(pod)).await {
             Ok(None) => return Ok(()),
             Ok(Some(pod)) if is_over(&pod) => return Ok(()),
             // Not known yet, or not to be had at the moment.
@@ -194,13 +194,13 @@ fn is_over(pod: &Pod) -> bool {
 async fn open(app: &App, job: &Job, attempt: u32, wanted: &Wanted) -> Result<Opened, Problem> {
     let pod = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), attempt);
     let api: Api<Pod> = Api::namespaced(app.client.clone(), &job.namespace().unwrap_or_default());
-    let found = within_opt("reading the pod of a log", api.get_metadata(&pod)).await?;
+    let found = within_opt("failed to read the pod of a log", api.get_metadata(&pod)).await?;
     let prefix = &app.settings.namespace_prefix;
     let found = found.as_ref().and_then(|found| JobPod::of(&found.metadata, prefix));
     if !found.is_some_and(|found| found.is_of_job(job)) {
         return Err(gone(attempt));
     }
-    let opened = within("opening a log", api.log_stream(&pod, &wanted.params())).await;
+    let opened = within("failed to open a log", api.log_stream(&pod, &wanted.params())).await;
     let reader = opened.map_err(|error| match error.code() {
         Some(404) => gone(attempt).inside(error),
         Some(400) => not_started().inside(error),

@@ -59,7 +59,7 @@ pub async fn retry(
     // The cache does not keep all of a job that has ended.
     let namespace = &context.principal.tenant.namespace;
     let api: Api<Job> = Api::namespaced(app.client.clone(), namespace);
-    let stored = within("reading a Job", api.get_opt(&job.name_any())).await?;
+    let stored = within("failed to read a Job", api.get_opt(&job.name_any())).await?;
     let stored = stored.filter(|stored| stored.metadata.uid == job.metadata.uid);
     let stored = stored.ok_or_else(|| Problem::not_found("job"))?;
     let spec = JobSpec { canceled: false, ..stored.spec };

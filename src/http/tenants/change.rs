@@ -184,7 +184,7 @@ async fn write(
     }
     let api: Api<Tenant> = Api::all(app.client.clone());
     let (name, params) = (tenant.name_any(), PatchParams::default());
-    let patched = within("changing a Tenant", api.patch(&name, &params, &Patch::Merge(&patch))).await;
+    let patched = within("failed to update a Tenant", api.patch(&name, &params, &Patch::Merge(&patch))).await;
     let tenant = patched.map_err(|error| explained(error, version.is_some()))?;
     let mut response = Json(view(app, &tenant)).into_response();
     let tag = etag(tenant.metadata.resource_version.as_deref().unwrap_or_default());
@@ -215,7 +215,7 @@ pub async fn delete(
     let preconditions = Some(Preconditions { uid: tenant.uid(), resource_version: version });
     let params = DeleteParams { preconditions, ..DeleteParams::default() };
     let api: Api<Tenant> = Api::all(app.client.clone());
-    let deleted = within("deleting a Tenant", api.delete(&name, &params)).await;
+    let deleted = within("failed to delete a Tenant", api.delete(&name, &params)).await;
     deleted.map(|_| StatusCode::NO_CONTENT).map_err(|error| explained(error, versioned))
 }
 

@@ -105,7 +105,7 @@ pub async fn create(
         serde_json::from_value(spec).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))?;
     let api: Api<Tenant> = Api::all(app.client.clone());
     let (params, tenant) = (PostParams::default(), Tenant::new(&new.name, spec));
-    let made = within("creating a Tenant", api.create(&params, &tenant)).await;
+    let made = within("failed to create a Tenant", api.create(&params, &tenant)).await;
     let tenant = made.map_err(|error| match error.code() {
         Some(409) => Problem::new(Code::Conflict, "there is a tenant of that name"),
         _ => error.into(),

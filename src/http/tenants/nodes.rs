@@ -266,7 +266,7 @@ fn busy() -> Problem {
 
 async fn read(app: &App, name: &str) -> Result<Node, Problem> {
     let api: Api<Node> = Api::all(app.client.clone());
-    let node = within_opt("reading a Node", api.get(name)).await?;
+    let node = within_opt("failed to read a Node", api.get(name)).await?;
     node.map(aged).ok_or_else(|| Problem::not_found("node"))
 }
 
@@ -286,7 +286,7 @@ async fn write(app: &App, node: &Node, tenant: Option<&str>) -> Result<Option<No
     let api: Api<Node> = Api::all(app.client.clone());
     let params = PatchParams { field_manager: Some(names::API_MANAGER.to_owned()), ..PatchParams::default() };
     let (name, patch) = (node.name_any(), Patch::Merge(&patch));
-    match within("labelling a Node", api.patch(&name, &params, &patch)).await {
+    match within("failed to label a Node", api.patch(&name, &params, &patch)).await {
         Ok(node) => Ok(Some(aged(node))),
         Err(error) if error.is_conflict() => Ok(None),
         Err(error) if error.is_not_found() => Err(Problem::not_found("node")),
@@ -326,7 +326,7 @@ async fn excess(app: &App, tenant: &Tenant, node: &Node) -> Result<Option<Proble
     }
     let api: Api<Node> = Api::all(app.client.clone());
     let params = ListParams::default().labels(&format!("{}={name}", names::NODE_TENANT));
-    let labelled = within("listing a tenant's Nodes", api.list(&params)).await?;
+    let labelled = within("failed to list a tenant's Nodes", api.list(&params)).await?;
     let labelled: Vec<NodeFacts> =
         labelled.items.into_iter().map(|node| facts::read(&aged(node), gpu)).collect();
     Ok(node_admission::excess(&name, &quotas, &labelled, &own).map(|excess| over(excess.in_short())))

@@ -198,7 +198,7 @@ impl Run {
         let (sender, mut seen) = watch::channel(Pod::default());
         let key = key(&job.namespace, &pod);
         lock(&floor.pods).insert(key.clone(), sender);
-        let under_way = self.under_way.acquire().await?;
+        let under_way = self.inflight.acquire().await?;
         self.write(&recipe.create, &values, String::new).await?;
         let mut version = job.version.clone();
         seen.wait_for(|pod| pod.progress >= Progress::Running).await?;

@@ -13,21 +13,21 @@ async fn revoked_and_expired_keys_are_not_looked_after_any_more() {
     assert_ne!(bench.text().id(), text, "by schedule");
     assert_eq!(bench.status()["versions"][1]["validUntil"], json!("2030-01-01T02:00:00Z"), "with the key");
     bench.after(3600);
-    assert_eq!(bench.pass().await, [STATUS, "Event KeyExpired"]);
+    assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyExpired"]);
     assert_eq!(
         bench.conditions(),
         conditions(&[("Active", "False/KeyExpired"), ("Ready", "True/KeyExpired")])
     );
     bench.after(3600);
-    assert_eq!(bench.pass().await, [""; 0]);
+    assert_eq!(bench.reconcile_once().await, [""; 0]);
     bench.change(json!({"spec": {"revoked": true}}));
-    assert_eq!(bench.pass().await, [STATUS, "Event KeyRevoked"]);
+    assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyRevoked"]);
     assert_eq!(
         bench.conditions(),
         conditions(&[("Active", "False/KeyRevoked"), ("Ready", "True/KeyRevoked")])
     );
     assert_eq!((bench.ids().len(), bench.status()["keyId"].clone()), (0, Value::Null));
-    assert_eq!(bench.pass().await, [""; 0]);
+    assert_eq!(bench.reconcile_once().await, [""; 0]);
 }
 
 #[tokio::test]
@@ -35,16 +35,16 @@ async fn a_key_outside_of_a_tenants_namespace_gets_nothing() {
     let mut bench = bench();
     mock::drop_all(&mut bench.tenants);
     bench.key(json!({}), json!({}));
-    assert_eq!(bench.pass().await, [STATUS, "Event NotATenantNamespace"]);
+    assert_eq!(bench.reconcile_once().await, [STATUS, "Event NotATenantNamespace"]);
     assert_eq!(bench.conditions()["Stalled"], "True/NotATenantNamespace");
-    assert_eq!(bench.pass().await, [""; 0]);
+    assert_eq!(bench.reconcile_once().await, [""; 0]);
     bench.key(json!({}), json!({"rotateEvery": "1s"}));
     let tenant = json!({
         "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": "t1"},
         "spec": {}, "status": {"namespace": "tenant-acme"},
     });
     put(&mut bench.tenants, tenant);
-    assert_eq!(bench.pass().await, [STATUS, "Event InvalidObject"]);
+    assert_eq!(bench.reconcile_once().await, [STATUS, "Event InvalidObject"]);
 }
 
 #[tokio::test]
@@ -52,15 +52,15 @@ async fn the_first_key_has_the_pepper_made_and_an_unusable_one_is_told() {
     let bench = bench();
     bench.peppers.send_replace(pepper::Known::Absent);
     bench.key(json!({}), json!({}));
-    assert_eq!(bench.pass().await, ["POST /api/v1/namespaces/crofter-system/secrets"]);
+    assert_eq!(bench.reconcile_once().await, ["POST /api/v1/namespaces/crofter-system/secrets"]);
     bench.peppers.send_replace(pepper::Known::Nothing);
-    assert_eq!(bench.pass().await, [""; 0], "until the watch tells of it");
+    assert_eq!(bench.reconcile_once().await, [""; 0], "until the watch tells of it");
     bench.peppers.send_replace(pepper::Known::Unusable(crate::domain::api_key::mac::NoPepper::Short));
-    assert_eq!(bench.pass().await, [STATUS, "Event PepperUnusable"]);
+    assert_eq!(bench.reconcile_once().await, [STATUS, "Event PepperUnusable"]);
     assert_eq!(bench.conditions()["Stalled"], "True/PepperUnusable");
     bench.peppers.send_replace(pepper::Known::Absent);
     bench.key(json!({}), json!({"revoked": true}));
-    assert_eq!(bench.pass().await, [STATUS, "Event KeyRevoked"], "needs none");
+    assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyRevoked"], "needs none");
 }
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn a_new_pepper_hashes_the_text_that_is_there() {
     let (text, conditions) = (bench.text().id(), bench.status()["conditions"].clone());
     for (in_force, hashed) in [([1, 2].as_slice(), json!([2, 1])), (&[2], json!([2]))] {
         bench.peppers.send_replace(peppers(in_force));
-        assert_eq!(bench.pass().await, [get(), STATUS.into()]);
+        assert_eq!(bench.reconcile_once().await, [get(), STATUS.into()]);
         let macs = bench.status()["versions"][0]["macs"].as_array().unwrap().clone();
         assert_eq!(json!(macs.iter().map(|mac| &mac["pepper"]).collect::<Vec<_>>()), hashed);
         assert!(bench.opens());
@@ -85,16 +85,16 @@ async fn a_new_pepper_hashes_the_text_that_is_there() {
 async fn a_paused_key_is_left_alone_and_one_on_its_way_out_too() {
     let bench = bench();
     bench.key(json!({"annotations": {names::ANNOTATION_PAUSED: "true"}}), json!({}));
-    assert_eq!(bench.pass().await, [""; 0]);
+    assert_eq!(bench.reconcile_once().await, [""; 0]);
     bench.key(json!({"deletionTimestamp": START, "finalizers": ["x.io/x"]}), json!({}));
-    assert_eq!(bench.pass().await, [""; 0]);
+    assert_eq!(bench.reconcile_once().await, [""; 0]);
 }
 
 #[tokio::test]
 async fn being_paused_keeps_no_key_from_its_end() {
     let bench = bench();
     bench.key(json!({"annotations": {names::ANNOTATION_PAUSED: "true"}}), json!({"revoked": true}));
-    bench.pass().await;
+    bench.reconcile_once().await;
     assert_eq!(bench.conditions()["Active"], "False/KeyRevoked");
 }
 

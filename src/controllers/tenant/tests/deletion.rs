@@ -51,7 +51,7 @@ async fn a_tenant_is_taken_down_step_by_step() {
     put(&mut bench.keys, key("old", "tenant-acme", true));
     put(&mut bench.keys, key("foreign", "tenant-other", false));
 
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(30)));
     assert_eq!(outline(&calls), [GET_NAMESPACE, &format!("PATCH {at}"), STATUS, "Event Terminating"]);
     assert_eq!(calls[1].body, json!({"metadata": {"uid": "of-running"}, "spec": {"canceled": true}}));
@@ -66,10 +66,10 @@ async fn a_tenant_is_taken_down_step_by_step() {
     assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Terminating"));
 
     drop_all(&mut bench.jobs);
-    assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE], "still waiting: nothing to say");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE], "still waiting: nothing to say");
 
     drop_all(&mut bench.pods);
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [GET_NAMESPACE, &format!("PATCH {key_at}"), STATUS]);
     assert_eq!(calls[1].body, json!({"metadata": {"uid": "of-ci"}, "spec": {"revoked": true}}));
     put(&mut bench.keys, key("ci", "tenant-acme", true));
@@ -78,19 +78,19 @@ async fn a_tenant_is_taken_down_step_by_step() {
     // The label goes first, the taint when the last pod has left.
     let taints = json!([{"key": names::NODE_ADMITTED, "value": "acme", "effect": "NoSchedule"}]);
     put(&mut bench.nodes, json!({"metadata": {"name": "n"}, "spec": {"taints": taints}}));
-    assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE], "still waiting");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE], "still waiting");
 
     drop_all(&mut bench.nodes);
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [GET_NAMESPACE, "DELETE /api/v1/namespaces/tenant-acme", STATUS]);
     assert_eq!(calls[1].body["preconditions"], json!({"uid": "ns-1"}));
     assert_eq!(bench.message("Reconciling"), "waiting for namespace tenant-acme to be gone");
 
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [GET_NAMESPACE, FINALIZER]);
     assert_eq!(calls[1].body["metadata"]["finalizers"], json!(["x.io/other"]));
-    assert_eq!(outline(&bench.pass().await.1), [""; 0], "the rest is somebody else's");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "the rest is somebody else's");
 }
 
 #[tokio::test]
@@ -103,10 +103,10 @@ async fn what_holds_a_namespace_up_is_said_and_a_foreign_one_is_left_alone() {
     let hold = json!({"type": "NamespaceContentRemaining", "status": "True", "reason": "x", "message": "pods. has 1"});
     namespace["status"] = json!({"conditions": [hold]});
     bench.fake.put(NAMESPACE, namespace);
-    assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE, STATUS, "Event Terminating"]);
+    assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE, STATUS, "Event Terminating"]);
     assert_eq!(bench.message("Ready"), "waiting for namespace tenant-acme to be gone; pods. has 1");
     bench.namespace(json!({}));
-    assert_eq!(outline(&bench.pass().await.1), [GET_NAMESPACE, FINALIZER]);
+    assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE, FINALIZER]);
     assert_eq!(bench.fake.get(NAMESPACE)["metadata"]["uid"], json!("ns-1"));
 }
 
@@ -125,7 +125,7 @@ async fn a_retained_namespace_stays_without_anything_of_ours() {
         &mut bench.children.quotas,
         json!({"metadata": {"name": "crofter", "namespace": "tenant-acme", "uid": "q"}}),
     );
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(
         outline(&calls),
         [
@@ -143,7 +143,7 @@ async fn a_retained_namespace_stays_without_anything_of_ours() {
 async fn a_prevented_deletion_is_told_and_the_tenant_goes_on() {
     let bench = bench();
     bench.tenant_with(going(), json!({"preventDeletion": true}));
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert!(outline(&calls).contains(&"Event DeletionPrevented".to_owned()), "{calls:?}");
     assert!(calls.iter().all(|call| call.method != "DELETE"));
     assert_eq!(bench.conditions()["Ready"], "True/Provisioned");

@@ -17,13 +17,13 @@ const APPLY: [&str; 8] = [
 async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status() {
     let bench = bench();
     bench.tenant_with(json!({}), json!({}));
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), ["PATCH /apis/crofter.io/v1alpha1/tenants/acme"]);
     assert_eq!(calls[0].body["metadata"]["finalizers"], json!(["crofter.io/tenant"]));
     assert_eq!(calls[0].body["metadata"]["uid"], json!("u-1"));
 
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::await_change());
     let made = ["GET /api/v1/namespaces/tenant-acme", "POST /api/v1/namespaces"];
     let expected: Vec<&str> = made.into_iter().chain(APPLY).chain(["Event Provisioned"]).collect();
@@ -43,10 +43,10 @@ async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status
         status
     );
 
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [""; 0], "nothing changed, so nothing is asked or written");
     bench.context.state.observed("acme", "LimitRange", "crofter", None);
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(
         outline(&calls)[1..],
         [APPLY[2]],
@@ -58,7 +58,7 @@ async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status
 async fn a_restarted_operator_leaves_alone_what_is_as_it_was_left() {
     let mut bench = bench();
     bench.tenant(json!({}));
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     let stored = bench.fake.get(TENANT)["status"]["applied"].clone();
     assert_eq!(stored.as_str().map(str::len), Some(64), "{stored}");
     let all = APPLY.map(|call| bench.fake.get(call.strip_prefix("PATCH ").unwrap()));
@@ -68,19 +68,19 @@ async fn a_restarted_operator_leaves_alone_what_is_as_it_was_left() {
     all[3..6].iter().for_each(|policy| put(&mut bench.children.policies, policy.clone()));
     put(&mut bench.children.accounts, all[6].clone());
     bench.restart();
-    assert_eq!(outline(&bench.pass().await.1), [""; 0]);
+    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0]);
     let mut changed = all[2].clone();
     changed["metadata"]["resourceVersion"] = json!("somebody's");
     put(&mut bench.children.limits, changed);
     bench.restart();
-    assert_eq!(outline(&bench.pass().await.1)[1..], APPLY[..7], "somebody has changed one");
+    assert_eq!(outline(&bench.reconcile_once().await.1)[1..], APPLY[..7], "somebody has changed one");
 }
 
 #[tokio::test]
 async fn a_changed_plan_costs_the_quota_and_the_status() {
     let mut bench = bench();
     bench.tenant(json!({"plan": "free"}));
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     for restarted in [false, true] {
         if restarted {
             let get = |path: &str| bench.fake.get(path.split_once(' ').unwrap().1);
@@ -91,13 +91,13 @@ async fn a_changed_plan_costs_the_quota_and_the_status() {
             all[3..6].iter().for_each(|policy| put(&mut bench.children.policies, policy.clone()));
             put(&mut bench.children.accounts, all[6].clone());
             bench.restart();
-            assert_eq!(outline(&bench.pass().await.1), [""; 0], "as it was left");
+            assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "as it was left");
         }
         let plan = if restarted { "pro" } else { "basic" };
         let mut tenant = bench.fake.get(TENANT);
         tenant["spec"]["plan"] = json!(plan);
         bench.fake.put(TENANT, tenant);
-        let (_, calls) = bench.pass().await;
+        let (_, calls) = bench.reconcile_once().await;
         let writes: Vec<String> =
             outline(&calls).into_iter().filter(|call| !call.starts_with("GET")).collect();
         assert_eq!(writes, [APPLY[1], APPLY[7]], "{plan}");
@@ -108,9 +108,9 @@ async fn a_changed_plan_costs_the_quota_and_the_status() {
 async fn a_child_that_somebody_deleted_costs_one_write() {
     let bench = bench();
     bench.tenant(json!({}));
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     bench.context.state.observed("acme", "NetworkPolicy", "crofter-allow-dns", None);
-    let writes = outline(&bench.pass().await.1);
+    let writes = outline(&bench.reconcile_once().await.1);
     assert_eq!(
         writes[1..],
         [APPLY.iter().find(|call| call.ends_with("crofter-allow-dns")).unwrap().to_string()]
@@ -122,15 +122,15 @@ async fn the_number_of_jobs_is_bounded_from_when_kubernetes_counts_them_and_stay
     const OBJECTS: &str = "/api/v1/namespaces/tenant-acme/resourcequotas/crofter-objects";
     let mut bench = bench();
     bench.tenant(json!({}));
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert!(calls.iter().all(|call| call.path != OBJECTS), "the API server would refuse every job");
     bench.count.send_replace(true);
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert!(outline(&calls).contains(&format!("PATCH {OBJECTS}")), "{:?}", outline(&calls));
     put(&mut bench.children.quotas, bench.fake.get(OBJECTS));
     bench.count.send_replace(false);
     bench.restart();
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert!(!outline(&calls).contains(&format!("DELETE {OBJECTS}")), "{:?}", outline(&calls));
     assert_eq!(bench.fake.get(OBJECTS)["spec"]["hard"]["count/jobs.crofter.io"], "1055");
 }
@@ -139,7 +139,7 @@ async fn the_number_of_jobs_is_bounded_from_when_kubernetes_counts_them_and_stay
 async fn an_unknown_plan_leaves_everything_as_it_was() {
     let bench = bench();
     bench.tenant(json!({"plan": "gold"}));
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [APPLY[7], "Event UnknownPlan"]);
     let expected = [
@@ -155,7 +155,7 @@ async fn an_unknown_plan_leaves_everything_as_it_was() {
     );
     assert_eq!(bench.fake.get(TENANT)["status"]["observedGeneration"], json!(1));
     assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Stalled"));
-    assert_eq!(outline(&bench.pass().await.1), [""; 0]);
+    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0]);
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_namespace_of_somebody_else_is_never_touched() {
         let bench = bench();
         bench.tenant(json!({}));
         bench.namespace(labels);
-        let (_, calls) = bench.pass().await;
+        let (_, calls) = bench.reconcile_once().await;
         assert_eq!(
             outline(&calls),
             ["GET /api/v1/namespaces/tenant-acme", APPLY[7], "Event NamespaceConflict"]
@@ -173,7 +173,7 @@ async fn a_namespace_of_somebody_else_is_never_touched() {
         assert_eq!(bench.conditions()["Active"], "False/NamespaceConflict");
         // Once it is out of the way, the tenant gets its own.
         bench.fake.take(NAMESPACE);
-        bench.pass().await.0.unwrap();
+        bench.reconcile_once().await.0.unwrap();
         assert_eq!(bench.conditions()["Ready"], "True/Provisioned");
         assert!(!bench.conditions().contains_key("Stalled"));
     }
@@ -184,7 +184,7 @@ async fn a_namespace_that_appears_in_between_is_not_adopted() {
     let bench = bench();
     bench.tenant(json!({}));
     bench.fake.refuse("/api/v1/namespaces", 409);
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::requeue(CONFLICT_REQUEUE));
     assert_eq!(outline(&calls), ["GET /api/v1/namespaces/tenant-acme", "POST /api/v1/namespaces"]);
 }
@@ -197,7 +197,7 @@ async fn a_namespace_on_its_way_out_is_waited_for() {
     let mut going = bench.fake.get(NAMESPACE);
     going["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
     bench.fake.put(NAMESPACE, going);
-    let (action, _) = bench.pass().await;
+    let (action, _) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(30)));
     assert_eq!(bench.conditions()["Ready"], "False/Provisioning");
     assert_eq!(bench.conditions()["Reconciling"], "True/Provisioning");
@@ -207,11 +207,11 @@ async fn a_namespace_on_its_way_out_is_waited_for() {
 async fn suspended_or_expired_by_its_spec_is_ready_and_not_active() {
     let bench = bench();
     bench.tenant(json!({"expiresAt": "2030-01-01T00:10:00Z"}));
-    let (action, _) = bench.pass().await;
+    let (action, _) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(600)), "it wakes up when it expires");
     assert_eq!(bench.conditions()["Active"], "True/Accepting");
     bench.at("2030-01-01T00:10:00Z");
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [APPLY[7], "Event TenantExpired"]);
     assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Expired"));
@@ -220,7 +220,7 @@ async fn suspended_or_expired_by_its_spec_is_ready_and_not_active() {
     let mut tenant = bench.fake.get(TENANT);
     tenant["spec"]["expiresAt"] = json!("2031-01-01T00:00:00Z");
     bench.fake.put(TENANT, tenant);
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!(
         action.unwrap(),
         Action::requeue(Duration::from_secs(3600)),
@@ -238,7 +238,7 @@ async fn a_role_that_nobody_has_any_more_loses_its_binding() {
     put(&mut bench.children.bindings, object("crofter-admin", "tenant-acme"));
     put(&mut bench.children.bindings, object("crofter-viewer", "tenant-acme"));
     put(&mut bench.children.bindings, object("crofter-viewer", "tenant-other"));
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     let bindings: Vec<&Call> = calls.iter().filter(|call| call.path.contains("rolebindings")).collect();
     let at = "/apis/rbac.authorization.k8s.io/v1/namespaces/tenant-acme/rolebindings";
     let seen: Vec<String> = bindings.iter().map(|call| format!("{} {}", call.method, call.path)).collect();
@@ -256,11 +256,11 @@ async fn a_binding_that_names_another_role_is_made_anew() {
         json!({"metadata": {"name": "crofter-admin", "namespace": "tenant-acme", "uid": "b-1"}}),
     );
     bench.fake.refuse(binding, 422);
-    let (result, calls) = bench.pass().await;
+    let (result, calls) = bench.reconcile_once().await;
     assert_eq!(result.unwrap_err().category(), "invalid");
     assert!(calls.iter().any(|call| call.method == "DELETE" && call.path == binding));
     bench.fake.refuse(binding, 0);
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     assert_eq!(bench.conditions()["Ready"], "True/Provisioned");
 }
 
@@ -271,7 +271,7 @@ async fn a_failure_is_told_of_when_it_lasts_and_once() {
     bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 500);
     let mut told = Vec::new();
     for _ in 0..5 {
-        let (result, calls) = bench.pass().await;
+        let (result, calls) = bench.reconcile_once().await;
         let error = result.unwrap_err();
         let tenant = Arc::new(serde_json::from_value(bench.fake.get(TENANT)).unwrap());
         error_policy(tenant, &error, Arc::clone(&bench.context));
@@ -279,9 +279,13 @@ async fn a_failure_is_told_of_when_it_lasts_and_once() {
     }
     assert_eq!(told, [0, 0, 1, 0, 0]);
     assert_eq!(bench.conditions()["Reconciling"], "True/ApiError");
-    assert!(bench.message("Ready").contains("applying LimitRange crofter"), "{}", bench.message("Ready"));
+    assert!(
+        bench.message("Ready").contains("failed to apply LimitRange crofter"),
+        "{}",
+        bench.message("Ready")
+    );
     bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 0);
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     assert!(!bench.conditions().contains_key("Reconciling"));
     let tenant: Tenant = serde_json::from_value(bench.fake.get(TENANT)).unwrap();
     assert_eq!(bench.context.reconciler.failures(&tenant), 0);
@@ -296,14 +300,14 @@ async fn a_clock_that_is_set_back_does_not_hold_status_up() {
     };
     bench.tenant(json!({}));
     *bench.ledger.lock().unwrap() = usage(1);
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     bench.at("2029-12-31T22:00:00Z");
     *bench.ledger.lock().unwrap() = usage(2);
     tokio::time::advance(Duration::from_secs(5)).await;
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), calls.len()), (Action::requeue(Duration::from_secs(10)), 0));
     tokio::time::advance(Duration::from_secs(10)).await;
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(calls[0].body["status"]["usage"], json!({"activeJobs": 2}));
 }
 
@@ -323,20 +327,20 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
             "status": {"used": {"requests.storage": "2Gi"}},
         }),
     );
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     let status = bench.fake.get(TENANT)["status"].clone();
     assert_eq!(status["usage"]["storageBytes"], json!(2_147_483_648_i64));
     assert_eq!(status["summary"]["jobs"], json!("1/5"));
     assert_eq!(status["summary"]["cpu"], json!("1.5/4"));
     *bench.ledger.lock().unwrap() = usage(2);
     tokio::time::advance(Duration::from_secs(5)).await;
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), calls.len()), (Action::requeue(Duration::from_secs(10)), 0));
     *bench.ledger.lock().unwrap() = usage(5);
-    assert_eq!(outline(&bench.pass().await.1), [APPLY[7]], "maxJobs is reached");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [APPLY[7]], "maxJobs is reached");
     *bench.ledger.lock().unwrap() = usage(3);
     tokio::time::advance(Duration::from_secs(15)).await;
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [APPLY[7]]);
     assert_eq!(calls[0].body["status"], json!({"usage": {"activeJobs": 3}, "summary": {"jobs": "3/5"}}));
 }
@@ -352,25 +356,25 @@ async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise()
     };
     let window = |settled, settling: &[&str]| counts(settled, settling, true);
     *bench.ledger.lock().unwrap() = window(1, &["a"]);
-    bench.pass().await.0.unwrap();
+    bench.reconcile_once().await.0.unwrap();
     let stored = || bench.fake.get(TENANT)["status"].clone();
     let written = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": 1, "settling": ["a"]});
     assert_eq!((&stored()["jobWindow"], &stored()["summary"]["jobsThisHour"]), (&written, &json!("3/10")));
     *bench.ledger.lock().unwrap() = None;
     tokio::time::advance(Duration::from_secs(600)).await;
-    assert_eq!(outline(&bench.pass().await.1), [""; 0], "the scheduler knows nothing yet");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "the scheduler knows nothing yet");
     *bench.ledger.lock().unwrap() = window(1, &[]);
-    assert_eq!(outline(&bench.pass().await.1), [""; 0], "a pod is gone");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "a pod is gone");
     *bench.ledger.lock().unwrap() = window(2, &["b"]);
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(calls[0].body["status"], json!({"jobWindow": {"settled": 2, "settling": ["b"]}}));
     *bench.ledger.lock().unwrap() = window(3, &["b", "c"]);
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(2)), vec![]));
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert_eq!(outline(&bench.pass().await.1), [APPLY[7]]);
+    assert_eq!(outline(&bench.reconcile_once().await.1), [APPLY[7]]);
     *bench.ledger.lock().unwrap() = counts(4, &["b", "c", "d"], false);
-    let (action, calls) = bench.pass().await;
+    let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(15)), vec![]));
 }
 
@@ -379,7 +383,7 @@ async fn a_paused_tenant_is_left_alone() {
     let bench = bench();
     let metadata = json!({"finalizers": ["crofter.io/tenant"], "annotations": {"crofter.io/paused": "true"}});
     bench.tenant_with(metadata, json!({"suspended": true}));
-    let (_, calls) = bench.pass().await;
+    let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [APPLY[7]]);
     assert_eq!(bench.fake.get(TENANT)["status"]["observedGeneration"], json!(-1));
     assert_eq!(bench.fake.get(TENANT)["status"]["phase"], json!("Suspended"));
