@@ -4,7 +4,7 @@
 //! jobs are taken by score and aging ([`order`]). A job is admitted when its tenant accepts work, the tenant's quotas and
 //! hourly window allow it, and one node of a pool that it may use has room for all of it: first in the tenant's own group,
 //! for which no other tenant contends, then in the shared pools, in the order of [`fair_share`]. Jobs that do not fit are
-//! overtaken by others, up to the limit of [`backfill`]. Admitted jobs are counted at once, so the same room is never given
+//! overtaken by others, up to the limit of `backfill`. Admitted jobs are counted at once, so the same room is never given
 //! to two. `cycle` is the place to begin reading.
 //!
 //! Guarantees after every [`Dispatcher::decide`]:
