@@ -14,7 +14,7 @@
 //! An event within an hour of the pod's creation is counted exactly: even when the first job of a window comes last, it
 //! moves the window's start. (Later than that, jobs that it would
 //! have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
-//! compared with our own clock, a window lasts [`LEEWAY`] longer, so that a pod created at its end by our clock is not
+//! compared with our own clock, a window lasts `LEEWAY` longer, so that a pod created at its end by our clock is not
 //! stamped into it by a clock that is behind, and then counted nowhere.
 
 use std::{
@@ -117,7 +117,7 @@ impl RateWindow {
         self.in_force(now).map_or(0, |window| window.used)
     }
 
-    /// When the window in force ends by our clock, [`LEEWAY`] included: from then on nothing is used.
+    /// When the window in force ends by our clock, `LEEWAY` included: from then on nothing is used.
     #[must_use]
     pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.in_force(now).map(|window| over_at(window.start))
