@@ -59,7 +59,7 @@ pub(super) fn usage_on_node(pod: &Pod, gpu_resource: &str) -> Option<(String, Re
     (!attempt::is_over(pod)).then(|| (node.to_owned(), of_pod(pod, gpu_resource)))
 }
 
-/// Drops from a pod what [`usage_on_node`] and [`is_daemon`] do not read; there may be very many foreign pods.
+/// Drops from a pod what `usage_on_node` and `is_daemon` do not read; there may be very many foreign pods.
 pub fn prepare(pod: &mut Pod) {
     pod.metadata.annotations = None;
     pod.metadata.labels = None;

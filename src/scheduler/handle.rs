@@ -28,8 +28,8 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct SchedulerHandle {
     state: Arc<Mutex<State>>,
-    /// A charge is to be stored: a change that no watch delivers.
-    charge_requested: Arc<Notify>,
+    /// A change that no watch delivers: a charge is to be stored, or an admission was given back.
+    changed: Arc<Notify>,
     /// A decision was made.
     decided: Arc<Notify>,
 }
@@ -120,14 +120,20 @@ impl SchedulerHandle {
             state.shown.insert(job_uid.to_owned(), Verdict::Wait(Reason::PodRefused, message));
             return None;
         }
-        state.dispatcher.pod_create_failed(job_uid, attempt, meaning, message)
+        let wait = state.dispatcher.pod_create_failed(job_uid, attempt, meaning, message);
+        drop(state);
+        if wait.is_none() {
+            // The job gets its reason, its room goes to others, and the time of its next retry is known.
+            self.changed.notify_one();
+        }
+        wait
     }
 
     /// Requests that the charge of a job, by namespace and UID, is stored, so that its first pod may lose its finalizer;
     /// `soon` where a caller waits for that.
     pub fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
         self.lock().dispatcher.request_charge(namespace, job_uid, soon);
-        self.charge_requested.notify_one();
+        self.changed.notify_one();
     }
 
     /// Whether what is stored of a namespace's hourly window allows to remove the finalizer of the first pod of a job, by UID
@@ -221,9 +227,9 @@ impl SchedulerHandle {
         }
     }
 
-    /// Waits until a charge is to be stored.
-    pub(super) async fn charge_requested(&self) {
-        self.charge_requested.notified().await;
+    /// Waits until a charge is to be stored, or an admission was given back.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     fn of(state: State) -> Self {

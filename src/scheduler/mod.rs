@@ -190,7 +190,7 @@ impl Scheduler {
                     if changed.is_err() { return }
                     self.requeue_all_jobs();
                 }
-                () = self.context.handle.charge_requested() => (),
+                () = self.context.handle.changed() => (),
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (),
             }
             if !unsynced.is_empty() {

@@ -225,12 +225,48 @@ fn controllers_that_requeue_nothing_do_not_stop_the_scheduler() {
     assert_eq!(world.reason("j9999"), Some(Reason::ExceedsQuota));
 }
 
+/// A channel with the end of a list in it.
+fn synced<K: kube::Resource>() -> (mpsc::Sender<Change<K>>, mpsc::Receiver<Change<K>>) {
+    let (sender, receiver) = mpsc::channel(1);
+    assert!(sender.try_send(Change::Synced).is_ok());
+    (sender, receiver)
+}
+
+/// No watch reports that the API server refused a pod.
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_pod_was_refused_gets_its_reason_and_its_next_try_though_nothing_else_happens() {
+    let begun = tokio::time::Instant::now();
+    let mut world = World::new(Clock::of(move || {
+        Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(begun.elapsed()).unwrap()
+    }));
+    world.apply(vec![WatchEvent::Tenant(Change::Applied(tenant(json!({"plan": "pro"})))), node(110)]);
+    world.put_job("j", json!({}));
+    let ((_tenants, tenants), (_jobs, jobs), (_pods, pods)) = (synced(), synced(), synced());
+    let ((_nodes, nodes), (_others, others), (_foreign, foreign)) = (synced(), synced(), synced());
+    let changes = Changes { tenants, jobs, pods, nodes, others, foreign };
+    let running = tokio::spawn(world.scheduler.run(changes));
+    let second = Duration::from_secs(1);
+    tokio::time::sleep(second).await;
+    let handle = world.handle;
+    for _ in 0..3 {
+        while handle.claim("j", 1).is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", handle.verdict("j"));
+            tokio::time::sleep(second).await;
+        }
+        assert_eq!(handle.pod_create_failed("j", 1, Meaning::GiveBack, "no".to_owned()), None);
+        tokio::time::sleep(second).await;
+        assert_eq!(handle.verdict("j"), Some(Verdict::Wait(Reason::PodRefused, "no".to_owned())));
+    }
+    running.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn before_all_caches_are_synced_an_expired_tenant_changes_nothing() {
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);
     let world = World::new(Clock::of(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
+        // A loop ends here: while it runs, paused time does not advance.
+        assert!(counted.fetch_add(1, Ordering::Relaxed) < 10, "the scheduler reads the clock over and over");
         Timestamp::from_second(1000).unwrap()
     }));
     // It expires while the watch of nodes can't be synced.
@@ -246,9 +282,7 @@ async fn before_all_caches_are_synced_an_expired_tenant_changes_nothing() {
     tenants_sender.send(Change::Synced).await.unwrap();
     // Paused time advances when every task waits.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let looks = looks.load(Ordering::Relaxed);
-    assert!(looks < 10, "{looks} looks at the clock");
-    assert!(!running.is_finished());
+    assert!(!running.is_finished(), "{} reads of the clock", looks.load(Ordering::Relaxed));
     running.abort();
     drop((jobs_sender, pods_sender, nodes_sender, others_sender, foreign_sender));
 }

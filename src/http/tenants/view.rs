@@ -63,7 +63,7 @@ enum TenantStatus {
     /// The tenant is being deleted.
     Deleted,
     /// The spec of the tenant cannot be carried out: its plan is not in the table of plans, or its namespace is another's.
-    /// Its jobs do not start.
+    /// Each of its jobs waits.
     Stalled,
 }
 

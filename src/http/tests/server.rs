@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
@@ -96,12 +96,12 @@ fn connected(lab: &Lab) -> tokio::io::DuplexStream {
 }
 
 /// Sends a request and reads its answer, which has a length.
-async fn asked(client: &mut tokio::io::DuplexStream, head: &str) -> (String, Value) {
+async fn asked(client: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> (String, Value) {
     client.write_all(head.as_bytes()).await.unwrap();
     answer(client).await
 }
 
-async fn answer(client: &mut tokio::io::DuplexStream) -> (String, Value) {
+async fn answer(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         head.push(char::from(client.read_u8().await.unwrap()));
@@ -150,6 +150,24 @@ async fn an_idle_connection_lives_75_s_and_a_head_10() {
     client.write_all(&GOOD.as_bytes()[..10]).await.unwrap();
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(asked(&mut client, &GOOD[10..]).await.0.starts_with("HTTP/1.1 404 "));
+}
+
+/// Also of a server that accepts connections: it has one limit while there is room and another one once it is crowded.
+#[tokio::test]
+async fn a_server_with_room_keeps_an_idle_connection_for_longer_than_a_proxy_does() {
+    let lab = Lab::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served =
+        tokio::spawn(serve(listener, routes(lab.app.clone(), Metrics::default()), std::future::pending()));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    for _ in 0..3 {
+        assert!(asked(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "));
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::resume();
+    }
+    served.abort();
 }
 
 #[tokio::test(start_paused = true)]
