@@ -50,11 +50,34 @@ impl Clock {
         (self.now)()
     }
 
+    /// Both clocks.
+    #[must_use]
+    pub fn read(&self) -> ClockReading {
+        ClockReading { wall: self.now(), steady: self.steady() }
+    }
+
     /// A time that only differences are made of: that of this clock's making, and what has passed since, whatever was done to
     /// the time of day.
     #[must_use]
     pub fn steady(&self) -> Timestamp {
         (self.steady)()
+    }
+}
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockReading {
+    /// The time of day, which may be set.
+    pub wall: Timestamp,
+    /// [`Clock::steady`], which only advances.
+    pub steady: Timestamp,
+}
+
+impl ClockReading {
+    /// A moment of a clock that is never set, such as a simulation's.
+    #[must_use]
+    pub fn virtual_time(now: Timestamp) -> Self {
+        Self { wall: now, steady: now }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     http::health::{WatchView, liveness},
     kube_ext::pulse::Watches,
     metrics::{Format, Metrics},
-    scheduler::Board,
+    scheduler::SchedulerHandle,
 };
 
 /// Form of log lines.
@@ -83,7 +83,7 @@ fn verbose(is_ready: bool, watches: &[WatchView]) -> String {
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
-    board: Board,
+    board: SchedulerHandle,
     health: Health,
 ) -> std::io::Result<()> {
     let waiting = board;

@@ -1,14 +1,14 @@
 //! Which nodes work for whom: a pure function of the labels, sizes and ages of all nodes and the quotas of all tenants.
 //!
 //! What a node is *entitled* to depends on its worker label and on the older nodes of that label, never on who is
-//! admitted at the moment. So every look at the same cluster gives the same answer, after a restart too, and:
+//! admitted at the moment. So every reconcile of the same cluster gives the same answer, after a restart too, and:
 //! - nodes are entitled in the order of their label's age, as long as they fit maxWorkers, maxCpuCores and maxGpus;
-//! - one that does not fit is refused and the next is tried, so a node that is too large blocks nobody;
+//! - one that does not fit is refused and the next is tried, so a node that is too large blocks no other;
 //! - a younger node never costs an older one its place. Where room appears for an older one that was refused, a younger
 //!   one that had filled the gap loses its admission to it.
 //!
 //! What happens *next* to a node follows from its entitlement and what is on it. Two rules keep it safe at every moment:
-//! - a node is admitted only while it fits beside all that *hold* the admission, entitled or not: those that lose it are
+//! - a node is admitted only while it fits on top of all that *hold* the admission, entitled or not: those that lose it are
 //!   released first;
 //! - a node changes hands, and loses its taint, only when no job pod of another group is left on it.
 //!
@@ -128,13 +128,13 @@ pub enum Waiting {
     Capacity,
 }
 
-/// Whom a node should work for.
+/// The group that a node should work for.
 enum Entitlement {
     /// It has no worker label.
-    Nobody,
+    None,
     /// This group.
     Group(String),
-    /// Nobody, though it is labelled.
+    /// No group, though it is labelled.
     Refused(Refusal),
     /// Not known before its capacity is.
     Unknown,
@@ -154,7 +154,7 @@ impl NodeFacts {
 
 /// For each node that `tenant` may claim, oldest first: `None` when entitled, or what quota it breaks.
 /// Nodes whose capacity is not known are left out, unless they are admitted already.
-fn judge<'a>(
+fn assess<'a>(
     tenant: &str,
     quotas: &WorkerQuotas,
     nodes: &'a [NodeFacts],
@@ -175,7 +175,7 @@ fn judge<'a>(
     claimed.into_iter().map(&mut verdict).collect()
 }
 
-/// What quota `node` breaks, labelled for `tenant` beside the older ones; `None` when there is room. One that is not
+/// What quota `node` exceeds, labelled for `tenant` on top of the older ones; `None` when there is room. One that is not
 /// labelled for it yet is asked about as the youngest. A node whose capacity is not known counts as one, of no size.
 #[must_use]
 pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &NodeFacts) -> Option<Excess> {
@@ -190,7 +190,7 @@ pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &N
     };
     let others = nodes.iter().filter(|other| other.name != node.name).cloned();
     let all: Vec<NodeFacts> = others.chain([claimed]).collect();
-    judge(tenant, quotas, &all).into_iter().find(|(judged, _)| judged.name == node.name)?.1
+    assess(tenant, quotas, &all).into_iter().find(|(assessed, _)| assessed.name == node.name)?.1
 }
 
 /// The nodes labelled for `tenant` that exceed its quotas, in a sentence; `None` when all fit.
@@ -198,9 +198,11 @@ pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &N
 pub fn over_quota(tenant: &str, plan: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts]) -> Option<String> {
     /// Nodes that the sentence names.
     const NAMED: usize = 3;
-    let judged = judge(tenant, quotas, nodes);
-    let refused: Vec<_> =
-        judged.iter().filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?.sentence()))).collect();
+    let assessed = assess(tenant, quotas, nodes);
+    let refused: Vec<_> = assessed
+        .iter()
+        .filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?.sentence())))
+        .collect();
     let named: Vec<String> =
         refused.iter().take(NAMED).map(|(name, excess)| format!("{name} ({excess})")).collect();
     let rest = match refused.len().saturating_sub(NAMED) {
@@ -211,7 +213,7 @@ pub fn over_quota(tenant: &str, plan: &str, quotas: &WorkerQuotas, nodes: &[Node
         format!(
             "plan {plan}: {} of {} labelled workers are refused: {}{rest}",
             refused.len(),
-            judged.len(),
+            assessed.len(),
             named.join(", ")
         )
     })
@@ -227,7 +229,7 @@ impl Fleet {
                 Step::Leave => Step::Refuse(refusal),
                 step => step,
             },
-            Entitlement::Nobody => away(node, None, live),
+            Entitlement::None => away(node, None, live),
             Entitlement::Unknown => match away(node, None, live) {
                 Step::Leave => Step::Wait(Waiting::Capacity),
                 step => step,
@@ -238,10 +240,10 @@ impl Fleet {
     fn entitlement(&self, node: &NodeFacts) -> Entitlement {
         let refuse = |reason, sentence| Entitlement::Refused(Refusal { reason, sentence });
         if node.deleting {
-            return Entitlement::Nobody;
+            return Entitlement::None;
         }
         match (&node.tenant, &node.pool) {
-            (None, None) => Entitlement::Nobody,
+            (None, None) => Entitlement::None,
             (Some(tenant), None) => self.entitlement_of_tenant(node, tenant),
             (None, Some(pool)) if is_pool_name(pool) => Entitlement::Group(names::pool_group(pool)),
             (None, Some(pool)) => refuse(
@@ -283,7 +285,8 @@ impl Fleet {
             );
             return refuse(Reason::UnknownPlan, sentence);
         };
-        match judge(tenant, quotas, &self.nodes).into_iter().find(|(judged, _)| judged.name == node.name) {
+        match assess(tenant, quotas, &self.nodes).into_iter().find(|(assessed, _)| assessed.name == node.name)
+        {
             Some((_, None)) => Entitlement::Group(tenant.to_owned()),
             Some((_, Some(excess))) => {
                 let excess = excess.sentence();
@@ -315,7 +318,7 @@ impl Fleet {
         }
     }
 
-    /// Whether `node` fits beside all other nodes that hold an admission to `group`; pools have no quota.
+    /// Whether `node` fits on top of all other nodes that hold an admission to `group`; pools have no quota.
     fn has_room(&self, node: &NodeFacts, group: &str) -> bool {
         let Some(quotas) = self.tenants.get(group).and_then(|tenant| tenant.quotas) else {
             return true;
@@ -326,7 +329,7 @@ impl Fleet {
     }
 }
 
-/// On the way to nobody.
+/// On the way to no group.
 fn away(node: &NodeFacts, because: Option<&Refusal>, live: &LivePods) -> Step {
     if let Some(group) = &node.admitted {
         return Step::Release { group: group.clone(), because: because.cloned() };

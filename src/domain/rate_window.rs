@@ -2,7 +2,7 @@
 //!
 //! A job is charged when its first pod is created; retries are not. The window lasts 60 minutes from the first job
 //! charged; the first one charged at or after its end opens the next. All of this is a function of the times at which
-//! first pods were created, so it does not matter in which order, or how often, they are told.
+//! first pods were created, so the order and number of the events about them does not matter.
 //!
 //! It can be rebuilt at any moment from the API server, whatever was deleted and created again meanwhile. A first pod is
 //! held by a finalizer until Tenant status (`status.jobWindow`) says that it is counted, so every job charged is to be
@@ -11,8 +11,8 @@
 //! (`notBefore`): what is older belongs to no window that still runs, and without that the rest of an old window would
 //! pass for the beginning of a new one.
 //!
-//! What is told in time is counted exactly, and told in time is all that comes within an hour of the pod's creation:
-//! even when the first job of a window is told last, it moves the window's start. (Later than that, jobs that it would
+//! An event within an hour of the pod's creation is counted exactly: even when the first job of a window comes last, it
+//! moves the window's start. (Later than that, jobs that it would
 //! have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
 //! compared with our own clock, a window lasts `LEEWAY` longer, so that a pod created at its end by our clock is not
 //! stamped into it by a clock that is behind, and then counted nowhere.
@@ -32,25 +32,25 @@ const LENGTH: SignedDuration = SignedDuration::from_hours(1);
 /// How far the API server's clock may be behind ours.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(2);
 /// UIDs in `settling` at most: what one status has room for.
-pub const MOST_SETTLING: usize = 512;
+pub const MAX_SETTLING: usize = 512;
 
 /// The window of one tenant. Begins empty; see [`RateWindow::restore`].
 #[derive(Clone, Debug, Default)]
 pub struct RateWindow {
     /// What Tenant status says, or is to say.
-    kept: Option<Kept>,
+    recorded: Option<StoredWindow>,
     /// Jobs whose first pods are held and not settled, by UID, with the pod's creation. None is older than
-    /// `kept.not_before`.
+    /// `recorded.not_before`.
     open: HashMap<Box<str>, Timestamp>,
     /// The newest window that the two above make, once it was asked for.
     newest: OnceLock<Option<Window>>,
-    /// Where the window of `kept` begins, once it was asked for: an older job of it may have been told since.
-    kept_from: OnceLock<Timestamp>,
+    /// Where the window of `recorded` begins, once it was asked for: an older job of it may have been charged since.
+    stored_start: OnceLock<Timestamp>,
 }
 
 /// What outlives the pods.
 #[derive(Clone, Debug)]
-struct Kept {
+struct StoredWindow {
     not_before: Option<Timestamp>,
     start: Timestamp,
     settled: u64,
@@ -66,28 +66,28 @@ struct Window {
 }
 
 impl RateWindow {
-    /// Takes what Tenant status says: to be called once after a start, before anything is settled. Pods may have been
+    /// Takes over what Tenant status has: once after a start, before anything is settled. Pods may have been
     /// charged already. Any further call changes nothing: from then on status follows this.
     pub fn restore(&mut self, stored: &JobWindow) {
-        if self.kept.is_some() {
+        if self.recorded.is_some() {
             return;
         }
-        let kept = Kept {
+        let recorded = StoredWindow {
             not_before: stored.not_before.as_ref().map(|t| t.0),
             start: start_of(stored),
             settled: u64::try_from(stored.settled).unwrap_or(0),
             settling: stored.settling.iter().map(|uid| uid.as_str().into()).collect(),
         };
-        self.open.retain(|uid, _| !kept.settling.contains(uid));
-        self.keep(kept);
+        self.open.retain(|uid, _| !recorded.settling.contains(uid));
+        self.record(recorded);
         self.newest.take();
     }
 
     /// Drops from the settling jobs those whose pods are not held any more. To be called once after a start, when all
-    /// pods are known: what was released before the start is never told again.
-    pub fn keep_settling(&mut self, mut held: impl FnMut(&str) -> bool) {
-        if let Some(kept) = &mut self.kept {
-            kept.settling.retain(|uid| held(uid));
+    /// pods are known: no event will come of a finalizer that was removed before the start.
+    pub fn retain_settling(&mut self, mut held: impl FnMut(&str) -> bool) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.settling.retain(|uid| held(uid));
         }
     }
 
@@ -95,15 +95,15 @@ impl RateWindow {
     /// nothing.
     pub fn charge(&mut self, job_uid: &str, created: Timestamp) {
         let counted = self
-            .kept
+            .recorded
             .as_ref()
             .is_some_and(|k| k.settling.contains(job_uid) || k.not_before.is_some_and(|end| created < end));
         if counted || self.open.contains_key(job_uid) {
             return;
         }
         self.open.insert(job_uid.into(), created);
-        if self.kept.as_ref().is_some_and(|kept| created < kept.start) {
-            self.kept_from.take();
+        if self.recorded.as_ref().is_some_and(|recorded| created < recorded.start) {
+            self.stored_start.take();
         }
         match self.newest.get_mut() {
             Some(Some(window)) if created >= window.start => *window = window.and(created, 1),
@@ -123,25 +123,25 @@ impl RateWindow {
         self.in_force(now).map(|window| over_at(window.start))
     }
 
-    /// The job's pod wants to go: has [`RateWindow::stored`] say what allows it. Whether that has changed. It has not
-    /// when it says so already, when the job is unknown, and while too many others are settling: ask again then.
+    /// Makes [`RateWindow::stored`] allow to remove the finalizer of the job's pod; true where that has changed. It has not
+    /// where it was allowed already, where the job is unknown, and while too many others are settling: call it again then.
     pub fn settle(&mut self, job_uid: &str) -> bool {
-        let settling = self.kept.as_ref().map_or(0, |kept| kept.settling.len());
+        let settling = self.recorded.as_ref().map_or(0, |recorded| recorded.settling.len());
         let Some((created, window)) = self.open.get(job_uid).copied().zip(self.newest()) else {
             return false;
         };
-        let same = self.kept.as_ref().is_some_and(|kept| kept.start >= window.start);
-        if created >= window.start && same && settling >= MOST_SETTLING {
+        let same = self.recorded.as_ref().is_some_and(|recorded| recorded.start >= window.start);
+        if created >= window.start && same && settling >= MAX_SETTLING {
             return false;
         }
         self.count(job_uid, true);
         true
     }
 
-    /// The job's pod was seen without its finalizer, or is gone. One that was not settled, because somebody took the
-    /// finalizer away by hand, stays counted.
-    pub fn released(&mut self, job_uid: &str) {
-        let settling = self.kept.as_mut().is_some_and(|kept| kept.settling.remove(job_uid));
+    /// The job's pod was seen without its finalizer, or was deleted. One that was not settled, because the finalizer was
+    /// removed by hand, stays counted.
+    pub fn finalizer_removed(&mut self, job_uid: &str) {
+        let settling = self.recorded.as_mut().is_some_and(|recorded| recorded.settling.remove(job_uid));
         if !settling {
             self.count(job_uid, false);
         }
@@ -150,22 +150,22 @@ impl RateWindow {
     /// What Tenant status should say; `None` while nothing was settled. Of a window that is over only the end matters.
     #[must_use]
     pub fn stored(&self, now: Timestamp) -> Option<JobWindow> {
-        let kept = self.kept.as_ref()?;
-        let start = self.kept_from(kept);
+        let recorded = self.recorded.as_ref()?;
+        let start = self.stored_start(recorded);
         let runs = now < over_at(start);
         Some(JobWindow {
             resets_at: Time(end_of(start)),
-            not_before: kept.not_before.map(Time),
-            settled: if runs { i64::try_from(kept.settled).unwrap_or(i64::MAX) } else { 0 },
-            settling: kept.settling.iter().filter(|_| runs).map(|uid| String::from(&**uid)).collect(),
+            not_before: recorded.not_before.map(Time),
+            settled: if runs { i64::try_from(recorded.settled).unwrap_or(i64::MAX) } else { 0 },
+            settling: recorded.settling.iter().filter(|_| runs).map(|uid| String::from(&**uid)).collect(),
         })
     }
 
-    /// Whether Tenant status, as it is stored, allows a job's first pod, created at `created`, to go: it is counted
+    /// Whether Tenant status, as it is stored, allows to remove the finalizer of a job's first pod, created at `created`: it is counted
     /// there, or belongs to a window that is over there, and not only there: an end that has moved may not be stored yet,
     /// and the pod belong to the window after it.
     #[must_use]
-    pub fn may_let_go(
+    pub fn may_remove_finalizer(
         &self,
         stored: Option<&JobWindow>,
         job_uid: &str,
@@ -175,40 +175,46 @@ impl RateWindow {
         stored.is_some_and(|stored| {
             let settled = stored.settling.iter().any(|uid| uid == job_uid);
             let over = now >= over_at(start_of(stored)) && created < stored.resets_at.0;
-            let stands =
-                || self.kept.as_ref().is_some_and(|kept| end_of(self.kept_from(kept)) == stored.resets_at.0);
-            settled || over && stands() || stored.not_before.as_ref().is_some_and(|end| created < end.0)
+            let unchanged = || {
+                self.recorded
+                    .as_ref()
+                    .is_some_and(|recorded| end_of(self.stored_start(recorded)) == stored.resets_at.0)
+            };
+            settled || over && unchanged() || stored.not_before.as_ref().is_some_and(|end| created < end.0)
         })
     }
 
-    /// Moves an open job out of `open` into what is kept: into the count where it belongs to the newest window, and
+    /// Moves an open job out of `open` into what is recorded: into the count where it belongs to the newest window, and
     /// otherwise beyond `not_before`.
     fn count(&mut self, job_uid: &str, settling: bool) {
         let Some((created, window)) = self.open.get(job_uid).copied().zip(self.newest()) else { return };
         let Window { not_before, start, .. } = window;
-        let same = self.kept.as_mut().filter(|kept| kept.start >= start);
-        let (settled, names) =
-            same.map_or_else(Default::default, |kept| (kept.settled, std::mem::take(&mut kept.settling)));
-        let mut kept = Kept { not_before, start, settled, settling: names };
+        let same = self.recorded.as_mut().filter(|recorded| recorded.start >= start);
+        let (settled, names) = same.map_or_else(Default::default, |recorded| {
+            (recorded.settled, std::mem::take(&mut recorded.settling))
+        });
+        let mut recorded = StoredWindow { not_before, start, settled, settling: names };
         if created >= start {
             self.open.remove(job_uid);
-            kept.settled = kept.settled.saturating_add(1);
-            kept.settling.extend(settling.then(|| job_uid.into()));
+            recorded.settled = recorded.settled.saturating_add(1);
+            recorded.settling.extend(settling.then(|| job_uid.into()));
         }
-        self.keep(kept);
+        self.record(recorded);
     }
 
-    fn keep(&mut self, kept: Kept) {
-        let before = self.kept.as_ref().and_then(|kept| kept.not_before);
-        if let Some(end) = kept.not_before.filter(|end| Some(*end) != before) {
+    fn record(&mut self, recorded: StoredWindow) {
+        let before = self.recorded.as_ref().and_then(|recorded| recorded.not_before);
+        if let Some(end) = recorded.not_before.filter(|end| Some(*end) != before) {
             self.open.retain(|_, created| *created >= end);
         }
-        self.kept = Some(kept);
-        self.kept_from.take();
+        self.recorded = Some(recorded);
+        self.stored_start.take();
     }
 
-    fn kept_from(&self, kept: &Kept) -> Timestamp {
-        *self.kept_from.get_or_init(|| self.fold(kept.start).map_or(kept.start, |window| window.start))
+    fn stored_start(&self, recorded: &StoredWindow) -> Timestamp {
+        *self
+            .stored_start
+            .get_or_init(|| self.fold(recorded.start).map_or(recorded.start, |window| window.start))
     }
 
     fn in_force(&self, now: Timestamp) -> Option<Window> {
@@ -223,10 +229,10 @@ impl RateWindow {
     /// at the start of their window, which is as good as their own times: a window has the same start with them.
     fn fold(&self, last: Timestamp) -> Option<Window> {
         let open = self.open.values().map(|created| (*created, 1));
-        let kept = self.kept.as_ref().map(|kept| (kept.start, kept.settled));
-        let mut charges: Vec<(Timestamp, u64)> = open.chain(kept).filter(|(at, _)| *at <= last).collect();
+        let recorded = self.recorded.as_ref().map(|recorded| (recorded.start, recorded.settled));
+        let mut charges: Vec<(Timestamp, u64)> = open.chain(recorded).filter(|(at, _)| *at <= last).collect();
         charges.sort_unstable();
-        let not_before = self.kept.as_ref().and_then(|kept| kept.not_before);
+        let not_before = self.recorded.as_ref().and_then(|recorded| recorded.not_before);
         charges.into_iter().fold(None, |window, (at, jobs)| match window {
             Some(window) => Some(Window::and(window, at, jobs)),
             None => Some(Window { not_before, start: at, used: jobs }),

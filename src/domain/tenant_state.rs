@@ -1,6 +1,6 @@
-//! Where a tenant stands in its life: one pure function, so that controller, scheduler and API never disagree.
+//! The phase of a tenant: one pure function, so that controller, scheduler and API never disagree.
 //!
-//! Expiry needs no event: [`Standing::next`] says when to look again, and a later `expiresAt` reactivates.
+//! Expiry needs no event: [`PhaseDecision::changes_at`] says when it changes, and a later `expiresAt` reactivates.
 
 use jiff::Timestamp;
 
@@ -9,20 +9,20 @@ use crate::api_types::{
     tenant::{SuspendPolicy, TenantPhase},
 };
 
-/// Where a tenant stands, and why.
+/// The phase of a tenant, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct PhaseDecision {
     /// Its phase.
     pub phase: TenantPhase,
     /// The machine reason.
     pub reason: Reason,
-    /// The sentence.
+    /// The message.
     pub message: String,
-    /// When the answer changes by itself.
-    pub next: Option<Timestamp>,
+    /// When the phase changes by itself.
+    pub changes_at: Option<Timestamp>,
 }
 
-impl Standing {
+impl PhaseDecision {
     /// Whether new jobs are accepted and admitted.
     #[must_use]
     pub fn accepts(&self) -> bool {
@@ -30,23 +30,24 @@ impl Standing {
     }
 }
 
-/// Judges a tenant by its spec, its deletion and the time. Suspension comes before expiry: it is what somebody did.
+/// Decides the phase of a tenant by its spec, its deletion and the time. Suspension comes before expiry: it was set by
+/// hand.
 #[must_use]
-pub fn judge(tenant: &Tenant, now: Timestamp) -> Standing {
+pub fn decide(tenant: &Tenant, now: Timestamp) -> PhaseDecision {
     let spec = &tenant.spec;
-    let standing = |phase, reason, message| Standing { phase, reason, message, next: None };
+    let decision = |phase, reason, message| PhaseDecision { phase, reason, message, changes_at: None };
     let running = match spec.suspend_policy {
         SuspendPolicy::Hold => "running ones finish (suspendPolicy Hold)",
         SuspendPolicy::Drain => "running ones are stopped and requeued (suspendPolicy Drain)",
     };
     if terminating(tenant) {
         let message = "the tenant is being deleted: nothing new is accepted and its jobs are canceled";
-        return standing(TenantPhase::Terminating, Reason::Terminating, message.to_owned());
+        return decision(TenantPhase::Terminating, Reason::Terminating, message.to_owned());
     }
     if spec.suspended {
         let message =
             format!("spec.suspended is true: no job starts, queued ones keep their place, {running}");
-        return standing(TenantPhase::Suspended, Reason::TenantSuspended, message);
+        return decision(TenantPhase::Suspended, Reason::TenantSuspended, message);
     }
     match spec.expires_at.as_ref().map(|time| time.0) {
         Some(expiry) if expiry <= now => {
@@ -54,24 +55,24 @@ pub fn judge(tenant: &Tenant, now: Timestamp) -> Standing {
                 "the tenant expired at {expiry}: no job starts, queued ones keep their place, {running}; \
                  a later spec.expiresAt reactivates it"
             );
-            standing(TenantPhase::Expired, Reason::TenantExpired, message)
+            decision(TenantPhase::Expired, Reason::TenantExpired, message)
         }
-        next => Standing {
+        changes_at => PhaseDecision {
             phase: TenantPhase::Active,
             reason: Reason::Accepting,
             message: "the tenant accepts and runs jobs".to_owned(),
-            next,
+            changes_at,
         },
     }
 }
 
 /// The phase to show: a tenant that would be active is stalled where its spec can't be carried out.
 #[must_use]
-pub fn phase(standing: &Standing, stalled: bool) -> TenantPhase {
-    if stalled && standing.phase == TenantPhase::Active { TenantPhase::Stalled } else { standing.phase }
+pub fn phase(decision: &PhaseDecision, stalled: bool) -> TenantPhase {
+    if stalled && decision.phase == TenantPhase::Active { TenantPhase::Stalled } else { decision.phase }
 }
 
-/// Whether the tenant is going. A deletion that is [prevented](deletion_prevented) changes nothing.
+/// Whether the tenant is being deleted. A deletion that is [prevented](deletion_prevented) changes nothing.
 #[must_use]
 pub fn terminating(tenant: &Tenant) -> bool {
     tenant.metadata.deletion_timestamp.is_some() && deletion_prevented(tenant.spec.prevent_deletion).is_none()
@@ -109,33 +110,33 @@ mod tests {
     #[test]
     fn expiry_comes_by_itself_and_goes_with_a_later_time() {
         let spec = json!({"expiresAt": "1970-01-01T00:01:40Z"});
-        let before = judge(&tenant("a", spec.clone(), false), at(99));
+        let before = decide(&tenant("a", spec.clone(), false), at(99));
         assert!(before.accepts());
-        assert_eq!(before.next, Some(at(100)));
-        let after = judge(&tenant("a", spec, false), at(100));
+        assert_eq!(before.changes_at, Some(at(100)));
+        let after = decide(&tenant("a", spec, false), at(100));
         assert_eq!((after.phase, after.reason), (TenantPhase::Expired, Reason::TenantExpired));
         assert!(
             after.message.contains("1970-01-01T00:01:40Z") && after.message.contains("Hold"),
             "{after:?}"
         );
-        assert_eq!(after.next, None);
-        assert!(judge(&tenant("a", json!({"expiresAt": "1970-01-01T01:00:00Z"}), false), at(100)).accepts());
-        assert!(judge(&tenant("a", json!({}), false), at(100)).accepts());
+        assert_eq!(after.changes_at, None);
+        assert!(decide(&tenant("a", json!({"expiresAt": "1970-01-01T01:00:00Z"}), false), at(100)).accepts());
+        assert!(decide(&tenant("a", json!({}), false), at(100)).accepts());
     }
 
     #[test]
     fn suspension_comes_before_expiry_and_deletion_before_both() {
         let spec = json!({"suspended": true, "suspendPolicy": "Drain", "expiresAt": "1970-01-01T00:00:01Z"});
-        let suspended = judge(&tenant("a", spec.clone(), false), at(9));
+        let suspended = decide(&tenant("a", spec.clone(), false), at(9));
         assert_eq!((suspended.phase, suspended.accepts()), (TenantPhase::Suspended, false));
         assert!(suspended.message.contains("Drain"), "{suspended:?}");
-        assert_eq!(judge(&tenant("a", spec, true), at(9)).phase, TenantPhase::Terminating);
+        assert_eq!(decide(&tenant("a", spec, true), at(9)).phase, TenantPhase::Terminating);
     }
 
     #[test]
     fn a_tenant_whose_spec_can_not_be_carried_out_is_not_shown_as_active() {
         let shown =
-            |spec: serde_json::Value, stalled| phase(&judge(&tenant("a", spec, false), at(9)), stalled);
+            |spec: serde_json::Value, stalled| phase(&decide(&tenant("a", spec, false), at(9)), stalled);
         assert_eq!(shown(json!({"plan": "gold"}), true), TenantPhase::Stalled);
         assert_eq!(shown(json!({}), false), TenantPhase::Active);
         assert_eq!(shown(json!({"suspended": true, "plan": "gold"}), true), TenantPhase::Suspended);
@@ -144,10 +145,10 @@ mod tests {
     #[test]
     fn a_prevented_deletion_changes_nothing() {
         assert!(
-            !judge(&tenant("default", json!({}), true), at(9)).accepts(),
+            !decide(&tenant("default", json!({}), true), at(9)).accepts(),
             "no name is protected by itself"
         );
-        assert!(judge(&tenant("a", json!({"preventDeletion": true}), true), at(9)).accepts());
-        assert!(!judge(&tenant("a", json!({"preventDeletion": false}), true), at(9)).accepts());
+        assert!(decide(&tenant("a", json!({"preventDeletion": true}), true), at(9)).accepts());
+        assert!(!decide(&tenant("a", json!({"preventDeletion": false}), true), at(9)).accepts());
     }
 }

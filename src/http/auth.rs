@@ -226,7 +226,7 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
 fn active(app: &App, of: &TenantOf) -> Option<Arc<Tenant>> {
     let tenant = app.tenants.get(&ObjectRef::new(&of.name));
     let tenant = tenant.filter(|tenant| tenant.metadata.uid.as_ref() == Some(&of.uid));
-    tenant.filter(|tenant| tenant_state::judge(tenant, app.clock.now()).accepts())
+    tenant.filter(|tenant| tenant_state::decide(tenant, app.clock.now()).accepts())
 }
 
 /// A scope as a type, for the signatures of handlers.

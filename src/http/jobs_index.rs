@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     api_types::{Job, JobPhase},
-    domain::queue_order::Rank,
+    domain::admission::order::Rank,
     kube_ext::watch::Change,
 };
 

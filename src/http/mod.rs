@@ -71,7 +71,7 @@ use crate::{
     kube_ext::pulse::Watches,
     metrics::Metrics,
     random::Random,
-    scheduler::Board,
+    scheduler::SchedulerHandle,
 };
 
 /// What handlers use. Cheap to clone.
@@ -93,7 +93,7 @@ pub struct Parts {
     /// Random names of jobs and ids of requests.
     pub random: Random,
     /// The scheduler, where this process schedules.
-    pub board: Option<Board>,
+    pub board: Option<SchedulerHandle>,
     /// Authenticates API keys.
     pub authenticator: Arc<dyn KeyAuthenticator>,
     /// Authenticates and authorises administrators.

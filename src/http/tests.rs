@@ -119,7 +119,7 @@ impl Lab {
     }
 
     /// An app whose process schedules.
-    pub(super) fn with(board: Option<Board>) -> Self {
+    pub(super) fn with(board: Option<SchedulerHandle>) -> Self {
         let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
         let admits = Arc::<AtomicBool>::default();
         let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));

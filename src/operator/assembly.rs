@@ -36,7 +36,7 @@ use crate::{
     mirror::{self, MirrorHandle},
     names,
     random::Random,
-    scheduler::{self, Board, Caches, Changes, Concerned, Scheduler},
+    scheduler::{self, Caches, Changes, RequeueSenders, Scheduler, SchedulerHandle},
     telemetry::{self, Health, IsReady},
 };
 
@@ -46,8 +46,8 @@ pub(super) struct Tables {
     pub(super) scenarios: watch::Receiver<Arc<Scenarios>>,
 }
 
-/// Names of those who are to look again after a decision.
-pub(super) struct Names {
+/// The names of the objects that the scheduler requeues, for their controllers.
+pub(super) struct RequeueReceivers {
     pub(super) jobs: DistinctReceiver<ObjectRef<Job>>,
     pub(super) tenants: DistinctReceiver<ObjectRef<Tenant>>,
 }
@@ -62,7 +62,7 @@ pub(super) struct Assembly {
     metrics: Metrics,
     watches: Watches,
     events: Events,
-    board: Board,
+    board: SchedulerHandle,
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
     keys: Watch<TenantApiKey>,
@@ -99,12 +99,12 @@ impl Assembly {
         let prefix = settings.namespace_prefix.clone();
         let is_own = move |pod: &Pod| JobPod::of(&pod.metadata, &prefix).is_some();
         let pods = Watch::new(Api::all(client.clone()), ours)
-            .with_foreign(is_own, scheduler::prepare_other_pods)
+            .with_foreign(is_own, scheduler::prepare_foreign_pods)
             .known_as("pods", &watches);
         let theirs =
             watcher::Config::default().labels(&format!("{}!={}", names::LABEL_MANAGED_BY, names::MANAGER));
         let others = Watch::new(Api::all(client.clone()), theirs)
-            .with_prepare(scheduler::prepare_other_pods)
+            .with_prepare(scheduler::prepare_foreign_pods)
             .known_as("other_pods", &watches);
         let caches =
             Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
@@ -120,7 +120,7 @@ impl Assembly {
             clock: Clock::system(),
             metrics,
             watches,
-            board: Board::new(Dispatcher::new(elastic.iter().map(String::as_str))),
+            board: SchedulerHandle::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
             keys,
@@ -177,14 +177,14 @@ impl Assembly {
         handle
     }
 
-    pub(super) fn scheduler(&mut self) -> Names {
+    pub(super) fn scheduler(&mut self) -> RequeueReceivers {
         self.schedules = true;
-        let (concerned_jobs, jobs) = distinct();
-        let (concerned_tenants, tenants) = distinct();
-        let scheduler = Scheduler::new(scheduler::Parts {
+        let (requeued_jobs, jobs) = distinct();
+        let (requeued_tenants, tenants) = distinct();
+        let scheduler = Scheduler::new(scheduler::Context {
             caches: self.caches.clone(),
-            board: self.board.clone(),
-            concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
+            handle: self.board.clone(),
+            requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
             gpu_resource: self.settings.gpu_resource.clone(),
@@ -200,7 +200,7 @@ impl Assembly {
             foreign: self.pods.subscribe_foreign(),
         };
         self.parts.essential("scheduler", scheduler.run(changes));
-        Names { jobs, tenants }
+        RequeueReceivers { jobs, tenants }
     }
 
     /// Returns which tenants can't be read.
@@ -222,7 +222,7 @@ impl Assembly {
             pods: self.caches.pods.clone(),
             nodes: self.caches.nodes.clone(),
             ledger: Arc::new(move |namespace| {
-                board.ledger(namespace).map(|(usage, window, awaited)| tenant::Ledger {
+                board.usage_snapshot(namespace).map(|(usage, window, awaited)| tenant::Ledger {
                     usage,
                     window,
                     awaited,
@@ -274,7 +274,7 @@ impl Assembly {
     /// Returns which jobs can't be read.
     pub(super) fn jobs(
         &mut self,
-        concerned: DistinctReceiver<ObjectRef<Job>>,
+        requeued: DistinctReceiver<ObjectRef<Job>>,
         mirror: Option<&MirrorHandle>,
         start_limit_seconds: u32,
     ) {
@@ -304,8 +304,8 @@ impl Assembly {
         };
         let of_jobs = job::Changes { all: self.jobs.subscribe(), invalid: writer };
         let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
-        let (context, concerned) = (Arc::new(context), concerned.into_stream());
-        let run = job::run(context, of_jobs, of_pods, of_tenants, concerned, self.stop.clone());
+        let (context, requeued) = (Arc::new(context), requeued.into_stream());
+        let run = job::run(context, of_jobs, of_pods, of_tenants, requeued, self.stop.clone());
         self.parts.controller("job controller", run);
     }
 
@@ -453,9 +453,9 @@ impl attempt::ChargeStatus for MirrorHandle {
     }
 }
 
-impl attempt::RateWindows for Board {
+impl attempt::RateWindows for SchedulerHandle {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
-        Self::settle(self, namespace, job_uid, soon);
+        Self::request_charge(self, namespace, job_uid, soon);
     }
 
     fn may_let_go(
@@ -466,7 +466,7 @@ impl attempt::RateWindows for Board {
         created: Timestamp,
         now: Timestamp,
     ) -> bool {
-        Self::may_let_go(self, namespace, stored, job_uid, created, now)
+        Self::may_remove_finalizer(self, namespace, stored, job_uid, created, now)
     }
 }
 

@@ -1,18 +1,17 @@
-//! The scheduler: one actor that tells the [`Dispatcher`] what the watches tell, and others what it decides.
+//! The scheduler: one actor that gives the events of the watches to the [`Dispatcher`] and requeues what its decisions concern.
 //!
-//! It writes nothing to the API server. What it decides stands on the [`Board`], where the job controller, the one
-//! writer of every Job, reads it; who is concerned is told by name. An admission is a reservation: it counts until the
-//! job's own objects show that it was used or is void, so a cache that lags never makes the scheduler hand out the same
-//! room twice. After a restart everything is rebuilt from Tenants, Jobs, Pods and Nodes, and nothing is decided before
-//! all caches are whole.
+//! It writes nothing to the API server. The job controller, which alone writes Jobs, reads the decisions through the
+//! [`SchedulerHandle`]; the scheduler requeues those Jobs and Tenants by name. An admission counts until the job's own
+//! objects show that it was used or is void, so a cache that lags never makes the scheduler give the same room to two
+//! jobs. After a restart the state is rebuilt from Tenants, Jobs, Pods and Nodes, and nothing is decided before all caches
+//! are synced.
 
-mod board;
-mod facts;
-mod others;
-mod reasons;
+mod foreign_pods;
+mod from_objects;
+mod handle;
+mod reason_budget;
 #[cfg(test)]
 mod tests;
-mod why;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -29,17 +28,17 @@ use kube::{
 };
 use tokio::sync::{mpsc, watch};
 
-pub use self::{board::Board, others::prepare as prepare_other_pods};
 use self::{
-    facts::{JobPods, PodFacts},
-    others::Daemons,
-    reasons::Allowance,
+    foreign_pods::DaemonUsage,
+    from_objects::{JobPods, PodState},
+    reason_budget::TokenBucket,
 };
+pub use self::{foreign_pods::prepare as prepare_foreign_pods, handle::SchedulerHandle};
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant},
-    clock::Clock,
+    clock::{Clock, ClockReading},
     domain::{
-        admission::{Decision, Dispatcher, WorkerView},
+        admission::{Decision, Dispatcher, WorkerInput},
         attempt,
         resources::Resources,
         worker::worker,
@@ -53,12 +52,12 @@ use crate::{
     names,
 };
 
-/// Changes that come within this time are decided upon together.
+/// Events within this time are decided upon together.
 const COALESCE: Duration = Duration::from_millis(20);
-/// Changes taken at once from the channels.
-const BATCH: usize = 4096;
-/// While jobs are to be told why they wait, this often.
-const TELLING: Duration = Duration::from_millis(100);
+/// Events taken at once from the channels.
+const MAX_BATCH: usize = 4096;
+/// How often waiting jobs get new reasons, while some have to.
+const REASON_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the scheduler reads.
 #[derive(Clone)]
@@ -73,7 +72,7 @@ pub struct Caches {
     pub nodes: Store<Node>,
 }
 
-/// Changes of what it decides by, as they come from the watches.
+/// The events of the watches.
 pub struct Changes {
     /// Of tenants.
     pub tenants: mpsc::Receiver<Change<Tenant>>,
@@ -89,23 +88,23 @@ pub struct Changes {
     pub foreign: mpsc::Receiver<Change<Pod>>,
 }
 
-/// Who is to look again after a decision. The scheduler never waits for them: a controller may itself be waiting for a cache
-/// that can't be listed.
-pub struct Concerned {
+/// Where the scheduler requeues objects after a decision. It never waits for the controllers: one may itself be waiting for
+/// a cache that can't be listed.
+pub struct RequeueSenders {
     /// Jobs whose verdict changed.
     pub jobs: DistinctSender<ObjectRef<Job>>,
     /// Tenants whose usage changed.
     pub tenants: DistinctSender<ObjectRef<Tenant>>,
 }
 
-/// What the scheduler is made of.
-pub struct Parts {
+/// What the scheduler works with.
+pub struct Context {
     /// What it reads.
     pub caches: Caches,
-    /// Where its decisions stand.
-    pub board: Board,
-    /// Who is told.
-    pub concerned: Concerned,
+    /// Gives others access to its decisions.
+    pub handle: SchedulerHandle,
+    /// The controllers' queues.
+    pub requeue: RequeueSenders,
     /// The plan table in force.
     pub plans: watch::Receiver<Arc<Plans>>,
     /// The catalogue of scenarios in force.
@@ -120,21 +119,21 @@ pub struct Parts {
 
 /// The actor.
 pub struct Scheduler {
-    parts: Parts,
+    context: Context,
     /// Tenants by namespace: name, and the UID of the one whose hourly window was taken over.
     tenants: HashMap<String, (String, String)>,
-    /// When tenants are another thing by themselves.
-    turns: BTreeSet<(Timestamp, String)>,
+    /// When tenants change their phase by themselves.
+    phase_changes: BTreeSet<(Timestamp, String)>,
     /// Jobs by UID.
     jobs: HashMap<Arc<str>, ObjectRef<Job>>,
     pods: JobPods,
-    daemons: Daemons,
-    allowance: Allowance,
+    daemons: DaemonUsage,
+    reason_budget: TokenBucket,
     ready: bool,
 }
 
-/// A change of one of the kinds.
-enum Told {
+/// An event of one of the watches.
+enum WatchEvent {
     Tenant(Change<Tenant>),
     Job(Change<Job>),
     Pod(Change<Pod>),
@@ -144,54 +143,54 @@ enum Told {
 }
 
 impl Scheduler {
-    /// One that has been told nothing yet.
+    /// One that has seen no event yet.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(context: Context) -> Self {
         Self {
-            parts,
+            context,
             tenants: HashMap::new(),
-            turns: BTreeSet::new(),
+            phase_changes: BTreeSet::new(),
             jobs: HashMap::new(),
             pods: JobPods::default(),
-            daemons: Daemons::default(),
-            allowance: Allowance::default(),
+            daemons: DaemonUsage::default(),
+            reason_budget: TokenBucket::default(),
             ready: false,
         }
     }
 
-    /// Decides until the watches end. Cancel safe between decisions: nothing is written anywhere but on the board.
+    /// Decides until the watches end. Cancel safe between decisions: nothing is written but the handle's state.
     pub async fn run(mut self, changes: Changes) {
-        let mut told = stream::select_all([
-            received(changes.tenants).map(Told::Tenant).boxed(),
-            received(changes.jobs).map(Told::Job).boxed(),
-            received(changes.pods).map(Told::Pod).boxed(),
-            received(changes.nodes).map(Told::Node).boxed(),
-            received(changes.others).map(Told::Other).boxed(),
-            received(changes.foreign).map(Told::Foreign).boxed(),
+        let mut events = stream::select_all([
+            received(changes.tenants).map(WatchEvent::Tenant).boxed(),
+            received(changes.jobs).map(WatchEvent::Job).boxed(),
+            received(changes.pods).map(WatchEvent::Pod).boxed(),
+            received(changes.nodes).map(WatchEvent::Node).boxed(),
+            received(changes.others).map(WatchEvent::Other).boxed(),
+            received(changes.foreign).map(WatchEvent::Foreign).boxed(),
         ])
-        .ready_chunks(BATCH);
+        .ready_chunks(MAX_BATCH);
         // Each kind is synced once before anything is decided.
         let mut unsynced: BTreeSet<&'static str> = KINDS.into();
         loop {
-            // Before all is known nothing is decided, whatever has become due.
-            let wait = if unsynced.is_empty() { self.next_look() } else { None };
+            // Nothing is decided before all caches are synced, whatever has become due.
+            let wait = if unsynced.is_empty() { self.next_wakeup() } else { None };
             tokio::select! {
-                batch = told.next() => {
+                batch = events.next() => {
                     let Some(batch) = batch else { return };
-                    for kind in batch.iter().filter_map(Told::synced) {
+                    for kind in batch.iter().filter_map(WatchEvent::synced) {
                         unsynced.remove(kind);
                     }
-                    self.take(batch);
+                    self.apply(batch);
                 }
-                changed = self.parts.plans.changed() => {
+                changed = self.context.plans.changed() => {
                     if changed.is_err() { return }
-                    self.look_at_all_tenants();
+                    self.requeue_all_tenants();
                 }
-                changed = self.parts.scenarios.changed() => {
+                changed = self.context.scenarios.changed() => {
                     if changed.is_err() { return }
-                    self.look_at_all_jobs();
+                    self.requeue_all_jobs();
                 }
-                () = self.parts.board.settled() => (),
+                () = self.context.handle.changed() => (),
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (),
             }
             if !unsynced.is_empty() {
@@ -206,36 +205,37 @@ impl Scheduler {
     }
 }
 
-/// Taking in what the watches tell.
+/// Applying events.
 impl Scheduler {
-    fn take(&mut self, batch: Vec<Told>) {
-        let board = self.parts.board.clone();
-        let now = self.parts.clock.now();
-        board.with(|dispatcher| {
-            dispatcher.tick(now);
-            for told in batch {
-                match told {
-                    Told::Tenant(Change::Applied(tenant)) => self.put_tenant(dispatcher, &tenant, now),
-                    Told::Tenant(Change::Deleted(tenant)) => self.remove_tenant(dispatcher, &tenant),
-                    Told::Job(Change::Applied(job)) => self.put_job(dispatcher, &job),
-                    Told::Job(Change::Deleted(job)) => self.remove_job(dispatcher, &job),
-                    Told::Pod(Change::Applied(pod)) => self.put_pod(dispatcher, &pod),
-                    Told::Pod(Change::Deleted(pod)) => self.remove_pod(dispatcher, &pod),
-                    Told::Node(Change::Applied(node)) => self.put_node(dispatcher, &node),
-                    Told::Node(Change::Deleted(node)) => dispatcher.set_worker(&node.name_any(), None),
-                    Told::Other(Change::Applied(pod)) | Told::Foreign(Change::Applied(pod)) => {
-                        self.put_other(dispatcher, &pod, true);
+    fn apply(&mut self, batch: Vec<WatchEvent>) {
+        let handle = self.context.handle.clone();
+        let reading = self.context.clock.read();
+        let now = reading.wall;
+        handle.with(|dispatcher| {
+            dispatcher.tick(reading);
+            for event in batch {
+                match event {
+                    WatchEvent::Tenant(Change::Applied(tenant)) => self.put_tenant(dispatcher, &tenant, now),
+                    WatchEvent::Tenant(Change::Deleted(tenant)) => self.remove_tenant(dispatcher, &tenant),
+                    WatchEvent::Job(Change::Applied(job)) => self.put_job(dispatcher, &job),
+                    WatchEvent::Job(Change::Deleted(job)) => self.remove_job(dispatcher, &job),
+                    WatchEvent::Pod(Change::Applied(pod)) => self.put_pod(dispatcher, &pod),
+                    WatchEvent::Pod(Change::Deleted(pod)) => self.remove_pod(dispatcher, &pod),
+                    WatchEvent::Node(Change::Applied(node)) => self.put_node(dispatcher, &node),
+                    WatchEvent::Node(Change::Deleted(node)) => dispatcher.set_worker(&node.name_any(), None),
+                    WatchEvent::Other(Change::Applied(pod)) | WatchEvent::Foreign(Change::Applied(pod)) => {
+                        self.put_foreign_pod(dispatcher, &pod, true);
                     }
-                    Told::Other(Change::Deleted(pod)) | Told::Foreign(Change::Deleted(pod)) => {
-                        self.put_other(dispatcher, &pod, false);
+                    WatchEvent::Other(Change::Deleted(pod)) | WatchEvent::Foreign(Change::Deleted(pod)) => {
+                        self.put_foreign_pod(dispatcher, &pod, false);
                     }
-                    // What can't be read stays as it was last known.
-                    Told::Tenant(Change::Invalid(_) | Change::Synced)
-                    | Told::Job(Change::Invalid(_) | Change::Synced)
-                    | Told::Pod(Change::Invalid(_) | Change::Synced)
-                    | Told::Node(Change::Invalid(_) | Change::Synced)
-                    | Told::Other(Change::Invalid(_) | Change::Synced)
-                    | Told::Foreign(Change::Invalid(_) | Change::Synced) => (),
+                    // An object that can't be read counts as it was last.
+                    WatchEvent::Tenant(Change::Invalid(_) | Change::Synced)
+                    | WatchEvent::Job(Change::Invalid(_) | Change::Synced)
+                    | WatchEvent::Pod(Change::Invalid(_) | Change::Synced)
+                    | WatchEvent::Node(Change::Invalid(_) | Change::Synced)
+                    | WatchEvent::Other(Change::Invalid(_) | Change::Synced)
+                    | WatchEvent::Foreign(Change::Invalid(_) | Change::Synced) => (),
                 }
             }
         });
@@ -247,137 +247,138 @@ impl Scheduler {
             // It has none, or not any more.
             return self.remove_tenant(dispatcher, tenant);
         };
-        let (view, turn) = facts::tenant(tenant, &self.parts.plans.borrow(), now);
-        self.turns.retain(|(_, of)| *of != name);
-        self.turns.extend(turn.map(|at| (at, name.clone())));
-        let known = self.tenants.insert(namespace.clone(), (name, uid.clone()));
-        if known.is_none_or(|(_, known)| known != uid) {
+        let (input, next_change) = from_objects::tenant(tenant, &self.context.plans.borrow(), now);
+        self.phase_changes.retain(|(_, of)| *of != name);
+        self.phase_changes.extend(next_change.map(|at| (at, name.clone())));
+        let registered = self.tenants.insert(namespace.clone(), (name, uid.clone()));
+        if registered.is_none_or(|(_, registered)| registered != uid) {
             let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
             stored.into_iter().for_each(|window| dispatcher.restore_window(&namespace, window));
         }
-        dispatcher.set_tenant(&namespace, Some(view));
+        dispatcher.set_tenant(&namespace, Some(input));
     }
 
     fn remove_tenant(&mut self, dispatcher: &mut Dispatcher, tenant: &Tenant) {
         let (name, uid) = (tenant.name_any(), tenant.uid().unwrap_or_default());
-        self.turns.retain(|(_, of)| *of != name);
-        // One of that name may be there already.
-        let gone: Vec<String> = self
+        self.phase_changes.retain(|(_, of)| *of != name);
+        // A new tenant of that name may exist already.
+        let deleted: Vec<String> = self
             .tenants
             .iter()
-            .filter(|(_, known)| **known == (name.clone(), uid.clone()))
+            .filter(|(_, registered)| **registered == (name.clone(), uid.clone()))
             .map(|(namespace, _)| namespace.clone())
             .collect();
-        for namespace in gone {
+        for namespace in deleted {
             self.tenants.remove(&namespace);
             dispatcher.set_tenant(&namespace, None);
         }
     }
 
     fn put_job(&mut self, dispatcher: &mut Dispatcher, job: &Job) {
-        let asked = |job: &Job| Resources::of_job(&job.spec, &self.parts.scenarios.borrow());
-        if let Some(view) = facts::job(job, &self.pods, asked) {
-            self.jobs.insert(Arc::clone(&view.uid), ObjectRef::from_obj(job));
-            dispatcher.set_job(view);
+        let asked = |job: &Job| Resources::of_job(&job.spec, &self.context.scenarios.borrow());
+        if let Some(input) = from_objects::job(job, &self.pods, asked) {
+            self.jobs.insert(Arc::clone(&input.uid), ObjectRef::from_obj(job));
+            dispatcher.set_job(input);
         }
     }
 
     fn remove_job(&mut self, dispatcher: &mut Dispatcher, job: &Job) {
         let uid = job.uid().unwrap_or_default();
         self.jobs.remove(uid.as_str());
-        self.put_remains(dispatcher, &uid);
+        self.put_orphan(dispatcher, &uid);
     }
 
-    /// What is left of a job that does not exist (any more): its pod counts until it has ended.
-    fn put_remains(&self, dispatcher: &mut Dispatcher, job_uid: &str) {
-        match self.pods.remains(job_uid) {
-            Some(view) => dispatcher.set_job(view),
+    /// A job without an object: its pod counts until it has ended.
+    fn put_orphan(&self, dispatcher: &mut Dispatcher, job_uid: &str) {
+        match self.pods.orphan(job_uid) {
+            Some(input) => dispatcher.set_job(input),
             None => dispatcher.remove_job(job_uid),
         }
     }
 
     fn put_pod(&mut self, dispatcher: &mut Dispatcher, pod: &Pod) {
         let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
-        let Some((job_uid, facts)) = PodFacts::of(pod, &self.parts.gpu_resource) else { return };
+        let Some((job_uid, state)) = PodState::of(pod, &self.context.gpu_resource) else { return };
         let uid: Arc<str> = uid.into();
-        dispatcher.set_pod(&uid, facts.place());
-        if facts.attempt == 1 {
-            if facts.held {
-                dispatcher.charge(&namespace, &job_uid, facts.created);
+        dispatcher.set_pod(&uid, state.usage_on_node());
+        if state.attempt == 1 {
+            if state.held {
+                dispatcher.charge(&namespace, &job_uid, state.created);
             } else {
-                dispatcher.released(&namespace, &job_uid);
+                dispatcher.finalizer_removed(&namespace, &job_uid);
             }
         }
-        if self.pods.put(&job_uid, &uid, facts) {
-            self.look_at_job_of(dispatcher, pod, &job_uid);
+        if self.pods.put(&job_uid, &uid, state) {
+            self.update_job_of(dispatcher, pod, &job_uid);
         }
     }
 
     fn remove_pod(&mut self, dispatcher: &mut Dispatcher, pod: &Pod) {
         let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
-        let Some((job_uid, facts)) = PodFacts::of(pod, &self.parts.gpu_resource) else { return };
+        let Some((job_uid, state)) = PodState::of(pod, &self.context.gpu_resource) else { return };
         dispatcher.set_pod(&uid.as_str().into(), None);
-        if facts.attempt == 1 {
-            dispatcher.released(&namespace, &job_uid);
+        if state.attempt == 1 {
+            dispatcher.finalizer_removed(&namespace, &job_uid);
         }
         self.pods.remove(&job_uid, &uid);
-        self.look_at_job_of(dispatcher, pod, &job_uid);
+        self.update_job_of(dispatcher, pod, &job_uid);
     }
 
-    fn look_at_job_of(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, job_uid: &str) {
-        let job = attempt::owner(pod).and_then(|owner| self.parts.caches.jobs.get(&owner));
+    fn update_job_of(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, job_uid: &str) {
+        let job = attempt::owner(pod).and_then(|owner| self.context.caches.jobs.get(&owner));
         match job.filter(|job| job.uid().as_deref() == Some(job_uid)) {
             Some(job) => self.put_job(dispatcher, &job),
-            // Until all jobs are known, its job may be one that the watch has not delivered yet.
-            None if self.ready && !self.jobs.contains_key(job_uid) => self.put_remains(dispatcher, job_uid),
+            // Before all caches are synced, the watch may not have delivered the job yet.
+            None if self.ready && !self.jobs.contains_key(job_uid) => self.put_orphan(dispatcher, job_uid),
             None => (),
         }
     }
 
     fn put_node(&mut self, dispatcher: &mut Dispatcher, node: &Node) {
-        let view = worker(node, &self.parts.gpu_resource).map(|worker| WorkerView {
+        let input = worker(node, &self.context.gpu_resource).map(|worker| WorkerInput {
             capacity: worker.allocatable - self.daemons.on(&worker.name),
             open: worker.ready,
             group: worker.group,
         });
-        dispatcher.set_worker(&node.name_any(), view);
+        dispatcher.set_worker(&node.name_any(), input);
     }
 
-    fn put_other(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, exists: bool) {
+    fn put_foreign_pod(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, exists: bool) {
         let Some(uid) = pod.uid().map(Arc::<str>::from) else { return };
-        let place = others::place(pod, &self.parts.gpu_resource).filter(|_| exists);
-        if others::is_daemon(pod) {
-            for node in self.daemons.set(&uid, place) {
-                if let Some(node) = self.parts.caches.nodes.get(&ObjectRef::new(&node)) {
+        let usage = foreign_pods::usage_on_node(pod, &self.context.gpu_resource).filter(|_| exists);
+        if foreign_pods::is_daemon(pod) {
+            for node in self.daemons.set(&uid, usage) {
+                if let Some(node) = self.context.caches.nodes.get(&ObjectRef::new(&node)) {
                     self.put_node(dispatcher, &node);
                 }
             }
         } else {
-            dispatcher.set_pod(&uid, place.as_ref().map(|(node, takes)| (node.as_str(), *takes)));
+            dispatcher.set_pod(&uid, usage.as_ref().map(|(node, used)| (node.as_str(), *used)));
         }
     }
 
-    /// What jobs ask for may be another thing: the scenarios were replaced.
-    fn look_at_all_jobs(&mut self) {
-        self.parts.scenarios.borrow_and_update();
-        let jobs = self.parts.caches.jobs.state_filter(|job| job.spec.scenario.is_some());
-        self.take(jobs.into_iter().map(|job| Told::Job(Change::Applied(job))).collect());
+    /// The scenarios have changed, and so may what jobs ask for.
+    fn requeue_all_jobs(&mut self) {
+        self.context.scenarios.borrow_and_update();
+        let jobs = self.context.caches.jobs.state_filter(|job| job.spec.scenario.is_some());
+        self.apply(jobs.into_iter().map(|job| WatchEvent::Job(Change::Applied(job))).collect());
     }
 
-    fn look_at_all_tenants(&mut self) {
-        self.parts.plans.borrow_and_update();
-        let tenants = self.parts.caches.tenants.state();
-        self.take(tenants.into_iter().map(|tenant| Told::Tenant(Change::Applied(tenant))).collect());
+    /// The plans have changed.
+    fn requeue_all_tenants(&mut self) {
+        self.context.plans.borrow_and_update();
+        let tenants = self.context.caches.tenants.state();
+        self.apply(tenants.into_iter().map(|tenant| WatchEvent::Tenant(Change::Applied(tenant))).collect());
     }
 }
 
-/// Deciding, and telling.
+/// Decisions.
 impl Scheduler {
-    /// The caches are whole.
+    /// All caches are synced.
     fn begin(&mut self) {
         self.ready = true;
         let held: BTreeSet<String> = self
-            .parts
+            .context
             .caches
             .pods
             .state()
@@ -387,61 +388,61 @@ impl Scheduler {
             })
             .filter_map(|pod| attempt::job_uid(pod).map(str::to_owned))
             .collect();
-        let board = self.parts.board.clone();
-        board.with(|dispatcher| {
-            dispatcher.keep_settling(|uid| held.contains(uid));
+        let handle = self.context.handle.clone();
+        handle.with(|dispatcher| {
+            dispatcher.retain_settling(|uid| held.contains(uid));
             let orphans = self.pods.jobs().filter(|uid| !self.jobs.contains_key(*uid));
-            orphans.for_each(|uid| self.put_remains(dispatcher, uid));
+            orphans.for_each(|uid| self.put_orphan(dispatcher, uid));
         });
     }
 
     /// How long until something changes by itself.
-    fn next_look(&self) -> Option<Duration> {
-        let (wake, tells) = self.parts.board.with(|d| (d.next_wake(), d.has_reasons()));
-        let turn = self.turns.first().map(|(at, _)| *at);
-        let now = self.parts.clock.now();
-        let at = [wake, turn].into_iter().flatten().min();
-        let wait = at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
-        [wait, tells.then_some(TELLING)].into_iter().flatten().min()
+    fn next_wakeup(&self) -> Option<Duration> {
+        let now = self.context.clock.read();
+        let (wake, has_reasons) = self.context.handle.with(|d| (d.next_wakeup(now), d.has_reason_updates()));
+        let next_change = self.phase_changes.first().map(|(at, _)| at.duration_since(now.wall));
+        let waits = [wake, next_change].into_iter().flatten();
+        let waits = waits.map(|wait| Duration::try_from(wait).unwrap_or_default());
+        waits.chain(has_reasons.then_some(REASON_INTERVAL)).min()
     }
 
     fn decide(&mut self) {
-        let now = self.parts.clock.now();
-        let mut turned = Vec::new();
-        while let Some((_, tenant)) = self.turns.first().filter(|(at, _)| *at <= now).cloned() {
-            self.turns.pop_first();
-            let tenant = self.parts.caches.tenants.get(&ObjectRef::new(&tenant));
-            turned.extend(tenant.map(|tenant| Told::Tenant(Change::Applied(tenant))));
+        let ClockReading { wall: now, steady } = self.context.clock.read();
+        let mut changed_tenants = Vec::new();
+        while let Some((_, tenant)) = self.phase_changes.first().filter(|(at, _)| *at <= now).cloned() {
+            self.phase_changes.pop_first();
+            let tenant = self.context.caches.tenants.get(&ObjectRef::new(&tenant));
+            changed_tenants.extend(tenant.map(|tenant| WatchEvent::Tenant(Change::Applied(tenant))));
         }
-        self.take(turned);
+        self.apply(changed_tenants);
         let begun = tokio::time::Instant::now();
-        let board = self.parts.board.clone();
-        let (Decision { decided, usage }, reasons) = board.decide(|dispatcher| {
+        let handle = self.context.handle.clone();
+        let (Decision { decided, usage }, reasons) = handle.decide(|dispatcher| {
             let decision = dispatcher.decide();
-            let may_tell = self.allowance.at(now, decision.decided.len());
-            let reasons = dispatcher.reasons(may_tell);
-            self.allowance.told(reasons.len());
+            let available = self.reason_budget.available(steady, decision.decided.len());
+            let reasons = dispatcher.take_reason_updates(available);
+            self.reason_budget.take(reasons.len());
             (decision, reasons)
         });
-        self.parts.metrics.decided(begun.elapsed());
+        self.context.metrics.decided(begun.elapsed());
         for uid in decided.into_iter().chain(reasons) {
             if let Some(job) = self.jobs.get(&uid) {
-                self.parts.concerned.jobs.send(job.clone());
+                self.context.requeue.jobs.send(job.clone());
             }
         }
         for namespace in usage {
             if let Some((tenant, _)) = self.tenants.get(&*namespace) {
-                self.parts.concerned.tenants.send(ObjectRef::new(tenant));
+                self.context.requeue.tenants.send(ObjectRef::new(tenant));
             }
         }
     }
 }
 
-/// The kinds of [`Told`].
+/// The kinds of [`WatchEvent`].
 const KINDS: [&str; 6] = ["tenants", "jobs", "pods", "nodes", "others", "foreign"];
 
-impl Told {
-    /// The kind that is whole now.
+impl WatchEvent {
+    /// The kind whose cache is synced by this event.
     fn synced(&self) -> Option<&'static str> {
         let kind = match self {
             Self::Tenant(Change::Synced) => 0,

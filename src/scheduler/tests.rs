@@ -1,6 +1,6 @@
 //! The actor, with events as watches deliver them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
@@ -17,10 +17,10 @@ use crate::{
 
 struct World {
     scheduler: Scheduler,
-    board: Board,
+    handle: SchedulerHandle,
     jobs: Writer<Job>,
     /// Never read, as by a controller that waits for a cache that can't be listed.
-    _concerned: (DistinctReceiver<ObjectRef<Job>>, DistinctReceiver<ObjectRef<Tenant>>),
+    _receivers: (DistinctReceiver<ObjectRef<Job>>, DistinctReceiver<ObjectRef<Tenant>>),
     _tables: (watch::Sender<Arc<Plans>>, watch::Sender<Arc<Scenarios>>),
 }
 
@@ -39,12 +39,12 @@ impl World {
         };
         let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
         let (scenarios_sender, scenarios) = watch::channel(Arc::new(Scenarios::default()));
-        let ((concerned_jobs, of_jobs), (concerned_tenants, of_tenants)) = (distinct(), distinct());
-        let board = Board::default();
-        let scheduler = Scheduler::new(Parts {
+        let ((requeued_jobs, of_jobs), (requeued_tenants, of_tenants)) = (distinct(), distinct());
+        let handle = SchedulerHandle::default();
+        let scheduler = Scheduler::new(Context {
             caches,
-            board: board.clone(),
-            concerned: Concerned { jobs: concerned_jobs, tenants: concerned_tenants },
+            handle: handle.clone(),
+            requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans,
             scenarios,
             gpu_resource: "example.com/gpu".to_owned(),
@@ -52,23 +52,23 @@ impl World {
             metrics: Metrics::default(),
         });
         let tables = (plans_sender, scenarios_sender);
-        Self { scheduler, board, jobs, _concerned: (of_jobs, of_tenants), _tables: tables }
+        Self { scheduler, handle, jobs, _receivers: (of_jobs, of_tenants), _tables: tables }
     }
 
     /// One whose caches are whole, with a tenant and a node that takes so many pods.
     fn with_a_node(pods: u32) -> Self {
         let mut world = Self::new(Clock::of(|| Timestamp::UNIX_EPOCH));
         let quotas = json!({"maxBandwidthMbps": 1000});
-        world.take(vec![
-            Told::Tenant(Change::Applied(tenant(json!({"plan": "pro", "quotas": quotas})))),
+        world.apply(vec![
+            WatchEvent::Tenant(Change::Applied(tenant(json!({"plan": "pro", "quotas": quotas})))),
             node(pods),
         ]);
         world.scheduler.begin();
         world
     }
 
-    fn take(&mut self, told: Vec<Told>) {
-        self.scheduler.take(told);
+    fn apply(&mut self, events: Vec<WatchEvent>) {
+        self.scheduler.apply(events);
         if self.scheduler.ready {
             self.scheduler.decide();
         }
@@ -78,24 +78,24 @@ impl World {
         let job = json!({"metadata": {"name": uid, "namespace": "tenant-acme", "uid": uid,
             "creationTimestamp": "1970-01-01T00:00:00Z"}, "spec": {"image": "i", "resources": resources}});
         mock::put(&mut self.jobs, job.clone());
-        self.take(vec![Told::Job(Change::Applied(object(job)))]);
+        self.apply(vec![WatchEvent::Job(Change::Applied(object(job)))]);
     }
 
     fn delete_job(&mut self, uid: &str) {
-        let job = self.scheduler.parts.caches.jobs.get(&ObjectRef::new(uid).within("tenant-acme")).unwrap();
+        let job = self.scheduler.context.caches.jobs.get(&ObjectRef::new(uid).within("tenant-acme")).unwrap();
         mock::drop_all(&mut self.jobs);
-        self.take(vec![Told::Job(Change::Deleted(job))]);
+        self.apply(vec![WatchEvent::Job(Change::Deleted(job))]);
     }
 
     fn reason(&self, uid: &str) -> Option<Reason> {
-        match self.board.standing(uid)? {
+        match self.handle.current_verdict(uid)? {
             Verdict::Wait(reason, _) | Verdict::Reject(reason, _) => Some(reason),
             Verdict::Admit(_) => Some(Reason::Admitted),
         }
     }
 
     fn active(&self) -> (i64, i64) {
-        let usage = self.board.usage("tenant-acme").unwrap();
+        let usage = self.handle.usage("tenant-acme").unwrap();
         (usage.active_jobs, usage.bandwidth_mbps)
     }
 }
@@ -106,9 +106,9 @@ fn tenant(spec: Value) -> Arc<Tenant> {
     )
 }
 
-fn node(pods: u32) -> Told {
+fn node(pods: u32) -> WatchEvent {
     let taint = json!([{"key": names::NODE_ADMITTED, "value": "acme", "effect": "NoSchedule"}]);
-    Told::Node(Change::Applied(object(json!({
+    WatchEvent::Node(Change::Applied(object(json!({
         "metadata": {"name": "n1", "labels": {names::NODE_ADMITTED: "acme"}}, "spec": {"taints": taint},
         "status": {"allocatable": {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "10Gi", "pods": pods.to_string()},
             "conditions": [{"type": "Ready", "status": "True"}]},
@@ -137,7 +137,7 @@ fn other_pod() -> Arc<Pod> {
 #[test]
 fn pods_and_disk_are_room_like_all_else() {
     let mut world = World::with_a_node(3);
-    world.take(vec![Told::Other(Change::Applied(other_pod()))]);
+    world.apply(vec![WatchEvent::Other(Change::Applied(other_pod()))]);
     for uid in ["a", "b", "c"] {
         world.put_job(uid, json!({"cpu": "1"}));
     }
@@ -159,8 +159,8 @@ fn pods_and_disk_are_room_like_all_else() {
 fn a_deleted_job_counts_against_the_quotas_until_its_pod_has_ended() {
     let mut world = World::with_a_node(110);
     world.put_job("a", json!({"bandwidthMbps": 900}));
-    world.board.claim("a", 1).unwrap();
-    world.take(vec![Told::Pod(Change::Applied(pod("a", "Running")))]);
+    world.handle.claim("a", 1).unwrap();
+    world.apply(vec![WatchEvent::Pod(Change::Applied(pod("a", "Running")))]);
     world.put_job("b", json!({"bandwidthMbps": 900}));
     assert_eq!((world.active(), world.reason("b")), ((1, 900), Some(Reason::WaitingForQuota)));
     world.delete_job("a");
@@ -169,29 +169,54 @@ fn a_deleted_job_counts_against_the_quotas_until_its_pod_has_ended() {
         ((1, 900), Some(Reason::WaitingForQuota)),
         "its pod runs on"
     );
-    world.take(vec![Told::Pod(Change::Applied(pod("a", "Failed")))]);
+    world.apply(vec![WatchEvent::Pod(Change::Applied(pod("a", "Failed")))]);
     assert_eq!((world.active(), world.reason("b")), ((1, 900), Some(Reason::Admitted)));
-    world.take(vec![Told::Pod(Change::Deleted(pod("a", "Failed")))]);
+    world.apply(vec![WatchEvent::Pod(Change::Deleted(pod("a", "Failed")))]);
     assert_eq!(world.active(), (1, 900));
+}
+
+/// The time of day is set back by an hour while a job pauses because the API server refused its pod.
+#[test]
+fn a_clock_that_is_set_back_delays_no_job_whose_pod_was_refused() {
+    let (wall, steady) = (Arc::new(AtomicI64::new(10_000)), Arc::new(AtomicI64::new(10_000)));
+    let read = |seconds: &Arc<AtomicI64>| {
+        let seconds = Arc::clone(seconds);
+        move || Timestamp::from_second(seconds.load(Ordering::Relaxed)).unwrap()
+    };
+    let mut world = World::new(Clock::of(read(&steady)).set_to(read(&wall)));
+    world.apply(vec![WatchEvent::Tenant(Change::Applied(tenant(json!({"plan": "pro"})))), node(110)]);
+    world.scheduler.begin();
+    world.put_job("a", json!({}));
+    world.handle.claim("a", 1).unwrap();
+    assert_eq!(world.handle.pod_create_failed("a", 1, Meaning::GiveBack, "webhook".to_owned()), None);
+    world.apply(vec![]);
+    assert_eq!(world.reason("a"), Some(Reason::PodRefused));
+    wall.store(6_400, Ordering::Relaxed);
+    let wait = world.scheduler.next_wakeup().unwrap();
+    assert!(wait <= Duration::from_secs(5), "{wait:?}");
+    wall.store(6_405, Ordering::Relaxed);
+    steady.store(10_005, Ordering::Relaxed);
+    world.apply(vec![]);
+    assert_eq!(world.reason("a"), Some(Reason::Admitted));
 }
 
 #[test]
 fn after_a_restart_pods_whose_jobs_were_deleted_count_until_they_have_ended() {
     let mut world = World::new(Clock::of(|| Timestamp::UNIX_EPOCH));
-    let acme = Told::Tenant(Change::Applied(tenant(json!({"plan": "pro", "quotas": {"maxJobs": 1}}))));
-    world.take(vec![acme, node(110), Told::Pod(Change::Applied(pod("a", "Running")))]);
+    let acme = WatchEvent::Tenant(Change::Applied(tenant(json!({"plan": "pro", "quotas": {"maxJobs": 1}}))));
+    world.apply(vec![acme, node(110), WatchEvent::Pod(Change::Applied(pod("a", "Running")))]);
     world.put_job("b", json!({}));
     world.scheduler.begin();
-    world.take(vec![]);
+    world.apply(vec![]);
     assert_eq!((world.active().0, world.reason("b")), (1, Some(Reason::WaitingForQuota)));
-    world.take(vec![Told::Pod(Change::Deleted(pod("a", "Running")))]);
+    world.apply(vec![WatchEvent::Pod(Change::Deleted(pod("a", "Running")))]);
     assert_eq!((world.active().0, world.reason("b")), (1, Some(Reason::Admitted)));
 }
 
 #[test]
-fn controllers_that_take_no_names_do_not_stop_the_scheduler() {
+fn controllers_that_requeue_nothing_do_not_stop_the_scheduler() {
     let mut world = World::with_a_node(110);
-    world.take(vec![Told::Tenant(Change::Applied(tenant(
+    world.apply(vec![WatchEvent::Tenant(Change::Applied(tenant(
         json!({"plan": "pro", "quotas": {"maxCpuCores": 0}}),
     )))]);
     for n in 0..10_000 {
@@ -214,7 +239,7 @@ async fn a_job_whose_pod_was_refused_gets_its_reason_and_its_next_try_though_not
     let mut world = World::new(Clock::of(move || {
         Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(begun.elapsed()).unwrap()
     }));
-    world.take(vec![Told::Tenant(Change::Applied(tenant(json!({"plan": "pro"})))), node(110)]);
+    world.apply(vec![WatchEvent::Tenant(Change::Applied(tenant(json!({"plan": "pro"})))), node(110)]);
     world.put_job("j", json!({}));
     let ((_tenants, tenants), (_jobs, jobs), (_pods, pods)) = (synced(), synced(), synced());
     let ((_nodes, nodes), (_others, others), (_foreign, foreign)) = (synced(), synced(), synced());
@@ -222,34 +247,31 @@ async fn a_job_whose_pod_was_refused_gets_its_reason_and_its_next_try_though_not
     let running = tokio::spawn(world.scheduler.run(changes));
     let second = Duration::from_secs(1);
     tokio::time::sleep(second).await;
-    let board = world.board;
+    let handle = world.handle;
     for _ in 0..3 {
-        while board.claim("j", 1).is_none() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", board.verdict("j"));
+        while handle.claim("j", 1).is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", handle.verdict("j"));
             tokio::time::sleep(second).await;
         }
-        assert_eq!(board.refused("j", 1, Meaning::GiveBack, "no".to_owned()), None);
+        assert_eq!(handle.pod_create_failed("j", 1, Meaning::GiveBack, "no".to_owned()), None);
         tokio::time::sleep(second).await;
-        assert_eq!(board.verdict("j"), Some(Verdict::Wait(Reason::PodRefused, "no".to_owned())));
+        assert_eq!(handle.verdict("j"), Some(Verdict::Wait(Reason::PodRefused, "no".to_owned())));
     }
     running.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
+async fn before_all_caches_are_synced_an_expired_tenant_changes_nothing() {
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);
     let world = World::new(Clock::of(move || {
         // A loop ends here: while it runs, paused time does not advance.
-        assert!(
-            counted.fetch_add(1, Ordering::Relaxed) < 10,
-            "the scheduler looks at the clock over and over"
-        );
+        assert!(counted.fetch_add(1, Ordering::Relaxed) < 10, "the scheduler reads the clock over and over");
         Timestamp::from_second(1000).unwrap()
     }));
     // It expires while the watch of nodes can't be synced.
     let mut scheduler = world.scheduler;
-    scheduler.turns.insert((Timestamp::from_second(900).unwrap(), "acme".to_owned()));
+    scheduler.phase_changes.insert((Timestamp::from_second(900).unwrap(), "acme".to_owned()));
     let (tenants_sender, tenants) = mpsc::channel(1);
     let (jobs_sender, jobs) = mpsc::channel(1);
     let (pods_sender, pods) = mpsc::channel(1);
@@ -260,7 +282,7 @@ async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
     tenants_sender.send(Change::Synced).await.unwrap();
     // Paused time advances when every task waits.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(!running.is_finished(), "{} looks at the clock", looks.load(Ordering::Relaxed));
+    assert!(!running.is_finished(), "{} reads of the clock", looks.load(Ordering::Relaxed));
     running.abort();
     drop((jobs_sender, pods_sender, nodes_sender, others_sender, foreign_sender));
 }

@@ -15,7 +15,7 @@ use crate::{
         plan::{EffectiveQuotas, QUOTA_RULE, Quotas},
     },
     domain::{
-        admission::{TenantView, WorkerView},
+        admission::{TenantInput, WorkerInput},
         node_admission::{Fleet, LivePods, NodeFacts, Step, TenantFacts, WorkerQuotas},
         resources::Resources,
     },
@@ -127,9 +127,9 @@ pub enum ClusterError {
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     /// Tenants, in the order of the file.
-    pub tenants: Vec<TenantView>,
+    pub tenants: Vec<TenantInput>,
     /// Workers that are admitted, by name.
-    pub workers: Vec<(String, WorkerView)>,
+    pub workers: Vec<(String, WorkerInput)>,
     /// Why others are not, in sentences.
     pub refused: Vec<String>,
     /// Worker groups of the shared pools that exist or are listed, in alphabetical order.
@@ -166,7 +166,7 @@ impl ClusterFile {
             }
             cluster.tenants.push(entry.view(plans)?);
         }
-        let mut own: BTreeMap<&str, Vec<(String, WorkerView)>> = BTreeMap::new();
+        let mut own: BTreeMap<&str, Vec<(String, WorkerInput)>> = BTreeMap::new();
         for (number, entry) in self.workers.iter().enumerate() {
             let place = || format!("entry {} of workers", number + 1);
             let all = cluster.workers.len() + own.values().map(Vec::len).sum::<usize>();
@@ -177,7 +177,7 @@ impl ClusterFile {
             let group = entry.group(&places, place)?;
             let capacity = entry.capacity(place)?;
             let nodes = (0..entry.count).map(|n| {
-                let view = WorkerView { group: group.clone(), capacity, open: true };
+                let view = WorkerInput { group: group.clone(), capacity, open: true };
                 (format!("worker-{}-{n}", number + 1), view)
             });
             match &entry.tenant {
@@ -201,7 +201,7 @@ impl ClusterFile {
 }
 
 impl TenantEntry {
-    fn view(&self, plans: &Plans) -> Result<TenantView, ClusterError> {
+    fn view(&self, plans: &Plans) -> Result<TenantInput, ClusterError> {
         let place = || format!("tenant `{}`", self.name);
         let plan = plans.get(&self.plan).ok_or_else(|| {
             let known = plans.names().collect::<Vec<_>>().join(", ");
@@ -212,7 +212,7 @@ impl TenantEntry {
             return Err(value(place(), field, &number.to_string(), QUOTA_RULE));
         }
         let pools = self.shared_pools.iter().map(|pool| names::pool_group(pool));
-        Ok(TenantView {
+        Ok(TenantInput {
             name: self.name.clone(),
             plan: self.plan.clone(),
             closed: None,
@@ -272,10 +272,10 @@ impl Cluster {
     }
 
     /// Admits those of a tenant's nodes that its quotas have room for, in the order of the file.
-    fn admit(&mut self, tenant: &str, plan: &str, nodes: Vec<(String, WorkerView)>, number: usize) {
+    fn admit(&mut self, tenant: &str, plan: &str, nodes: Vec<(String, WorkerInput)>, number: usize) {
         let quotas = WorkerQuotas::from(&self.tenants[number].quotas);
         let facts = TenantFacts { plan: plan.to_owned(), quotas: Some(quotas), terminating: false };
-        let as_facts = |(age, (name, view)): (i64, &(String, WorkerView))| NodeFacts {
+        let as_facts = |(age, (name, view)): (i64, &(String, WorkerInput))| NodeFacts {
             name: name.clone(),
             since: Timestamp::from_second(age).unwrap_or_default(),
             tenant: Some(tenant.to_owned()),

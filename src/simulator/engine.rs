@@ -1,6 +1,6 @@
 //! The scheduler's own core under virtual time: a trace goes in, and what becomes of each job comes out.
 //!
-//! The engine is to the [`Dispatcher`] what the scheduler and the job controller are on a cluster: it tells it of
+//! The engine is to the [`Dispatcher`] what the scheduler and the job controller are on a cluster: it gives it
 //! arrivals, starts and ends, and starts what it admits. It decides nothing itself. Time jumps from one event to the
 //! next; all that happens at the same millisecond is decided upon together. What a cluster adds is left out: a pod
 //! starts in the instant in which it is admitted, and a node never fails but as the trace says.
@@ -16,8 +16,8 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    accounting::{Accounting, Cause, Series, Waiting},
     cluster::Cluster,
-    ledger::{Cause, Ledger, Series, Waiting},
     trace::Work,
 };
 use crate::{
@@ -25,15 +25,16 @@ use crate::{
         Reason,
         plan::{EffectiveQuotas, Limit},
     },
+    clock::ClockReading,
     domain::{
-        admission::{Admission, Dispatcher, JobStanding, JobView, TenantView, Usage, Verdict},
+        admission::{Admission, Dispatcher, JobInput, JobState, TenantInput, Usage, Verdict},
         job_flow,
         resources::Resources,
         retry,
     },
 };
 
-/// So many reasons to wait are told after each decision, as by the scheduler.
+/// Reasons taken after each decision, as by the scheduler.
 const TOLD: usize = 250;
 
 /// What became of all.
@@ -41,7 +42,7 @@ const TOLD: usize = 250;
 pub struct Run {
     /// By job, in the order of the trace.
     pub outcomes: Vec<Outcome>,
-    /// What was held and waited for over time.
+    /// Usage and waiting over time.
     pub series: Series,
     /// When the last thing happened, in milliseconds from the start.
     pub end: i64,
@@ -83,7 +84,7 @@ struct Live {
     /// How long the attempts before took.
     ran: i64,
     /// Since when this one runs, and in which pool (`None`: on its tenant's own workers).
-    begun: i64,
+    started: i64,
     pool: Option<usize>,
 }
 
@@ -115,7 +116,7 @@ struct Engine<'a> {
     live: HashMap<usize, Live>,
     /// By tenant.
     waiting: Vec<HashMap<Shape, u64>>,
-    ledger: Ledger,
+    accounting: Accounting,
     run: Run,
 }
 
@@ -125,14 +126,14 @@ struct Engine<'a> {
 pub fn run(cluster: &Cluster, plans: &[&str], jobs: &[Work], interval: i64) -> Run {
     let mut engine = Engine::new(cluster, plans, jobs, interval);
     while let Some(next) = engine.next_time() {
-        while engine.ledger.next_look() <= next {
-            engine.look();
+        while engine.accounting.next_sample() <= next {
+            engine.sample();
         }
         engine.now = next;
         engine.step();
     }
-    let Engine { ledger, mut run, now, .. } = engine;
-    run.series = ledger.finish(now);
+    let Engine { accounting, mut run, now, .. } = engine;
+    run.series = accounting.finish(now);
     run.end = now;
     run
 }
@@ -144,7 +145,7 @@ fn at(millis: i64) -> Timestamp {
 impl<'a> Engine<'a> {
     fn new(cluster: &'a Cluster, plans: &[&str], jobs: &'a [Work], interval: i64) -> Self {
         let mut dispatcher = Dispatcher::new(cluster.elastic.iter().map(String::as_str));
-        dispatcher.tick(at(0));
+        dispatcher.tick(ClockReading::virtual_time(at(0)));
         for (name, view) in &cluster.workers {
             dispatcher.set_worker(name, Some(view.clone()));
         }
@@ -161,7 +162,7 @@ impl<'a> Engine<'a> {
             events: BinaryHeap::new(),
             live: HashMap::new(),
             waiting: vec![HashMap::new(); cluster.tenants.len()],
-            ledger: Ledger::new(cluster, plans, interval),
+            accounting: Accounting::new(cluster, plans, interval),
             run: Run {
                 outcomes: vec![Outcome { started: None, ended: None, end: End::Waits }; jobs.len()],
                 ..Run::default()
@@ -172,17 +173,20 @@ impl<'a> Engine<'a> {
     fn next_time(&self) -> Option<i64> {
         let arrival = self.jobs.get(self.next).map(|job| job.submitted);
         let event = self.events.peek().map(|Reverse((at, ..))| *at);
-        // While nobody waits, nobody is to be looked at again.
-        let wake = self.dispatcher.next_wake().filter(|_| !self.live.is_empty());
+        // While no job waits, none is to be assessed again.
+        let now = ClockReading::virtual_time(at(self.now));
+        let wake = self.dispatcher.next_wakeup(now).filter(|_| !self.live.is_empty());
         // The next millisecond, where it comes between two.
-        let wake =
-            wake.map(|wake| wake.as_millisecond() + i64::from(wake.subsec_nanosecond() % 1_000_000 > 0));
+        let wake = wake.map(|wait| {
+            let millis = wait.as_nanos().div_euclid(1_000_000) + i128::from(wait.as_nanos() % 1_000_000 != 0);
+            self.now.saturating_add(i64::try_from(millis).unwrap_or(i64::MAX))
+        });
         [arrival, event, wake].into_iter().flatten().min().map(|next| next.max(self.now))
     }
 
-    /// Tells what has happened by now, and starts what may start.
+    /// Gives all events up to now to the dispatcher, and starts what it admits.
     fn step(&mut self) {
-        self.dispatcher.tick(at(self.now));
+        self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
         while let Some(Reverse((_, event, number))) =
             self.events.peek().copied().filter(|Reverse((at, ..))| *at <= self.now)
         {
@@ -194,7 +198,7 @@ impl<'a> Engine<'a> {
         }
         while self.jobs.get(self.next).is_some_and(|job| job.submitted <= self.now) {
             let uid = format!("{:09}", self.next).into();
-            self.live.insert(self.next, Live { uid, attempt: 1, ran: 0, begun: 0, pool: None });
+            self.live.insert(self.next, Live { uid, attempt: 1, ran: 0, started: 0, pool: None });
             self.wait(self.next);
             self.next += 1;
         }
@@ -204,7 +208,7 @@ impl<'a> Engine<'a> {
                 self.decided(number);
             }
         }
-        self.dispatcher.reasons(TOLD);
+        self.dispatcher.take_reason_updates(TOLD);
     }
 
     fn decided(&mut self, number: usize) {
@@ -221,9 +225,9 @@ impl<'a> Engine<'a> {
         self.count_waiting(number, false);
         let (job, now) = (&self.jobs[number], self.now);
         let Some(live) = self.live.get_mut(&number) else { return };
-        live.begun = now;
+        live.started = now;
         live.pool = self.cluster.pools.iter().position(|pool| **pool == *place.group);
-        self.ledger.change(job.tenant, live.pool, |held| held + job.asked, now);
+        self.accounting.change(job.tenant, live.pool, |held| held + job.asked, now);
         self.run.outcomes[number].started.get_or_insert(now);
         let ends = now.saturating_add(runs(job, &self.cluster.tenants[job.tenant].quotas, live.ran).0);
         self.events.push(Reverse((ends, Event::End, number)));
@@ -233,18 +237,18 @@ impl<'a> Engine<'a> {
         if live.attempt == 1 {
             self.dispatcher.charge(namespace, &uid, at(now));
         }
-        self.tell(number, JobStanding::Active { group: Some(place.group.as_str().into()), bound: true });
+        self.update(number, JobState::Active { group: Some(place.group.as_str().into()), bound: true });
     }
 
     fn attempt_ended(&mut self, number: usize) {
         let (job, now) = (&self.jobs[number], self.now);
         let Some(live) = self.live.get_mut(&number) else { return };
         let (_, in_time) = runs(job, &self.cluster.tenants[job.tenant].quotas, live.ran);
-        live.ran += now - live.begun;
-        self.ledger.change(job.tenant, live.pool, |held| held - job.asked, now);
+        live.ran += now - live.started;
+        self.accounting.change(job.tenant, live.pool, |held| held - job.asked, now);
         self.dispatcher.set_pod(&live.uid, None);
         if live.attempt == 1 {
-            self.dispatcher.released(&self.namespaces[job.tenant], &live.uid);
+            self.dispatcher.finalizer_removed(&self.namespaces[job.tenant], &live.uid);
         }
         if !in_time {
             self.end(number, End::TimedOut);
@@ -253,7 +257,7 @@ impl<'a> Engine<'a> {
             live.attempt += 1;
             let back = now.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
             self.events.push(Reverse((back, Event::Back, number)));
-            self.tell(number, JobStanding::BackingOff);
+            self.update(number, JobState::BackingOff);
         } else {
             self.end(number, if job.fails { End::Failed } else { End::Completed });
         }
@@ -262,7 +266,7 @@ impl<'a> Engine<'a> {
     fn wait(&mut self, number: usize) {
         self.count_waiting(number, true);
         let attempt = self.live.get(&number).map_or(1, |live| live.attempt);
-        self.tell(number, JobStanding::Waiting(attempt));
+        self.update(number, JobState::Waiting(attempt));
     }
 
     fn end(&mut self, number: usize, end: End) {
@@ -273,9 +277,9 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn tell(&mut self, number: usize, state: JobStanding) {
+    fn update(&mut self, number: usize, state: JobState) {
         let (Some(live), job) = (self.live.get(&number), &self.jobs[number]) else { return };
-        self.dispatcher.set_job(JobView {
+        self.dispatcher.set_job(JobInput {
             uid: Arc::clone(&live.uid),
             namespace: Arc::clone(&self.namespaces[job.tenant]),
             created: at(job.submitted),
@@ -285,11 +289,11 @@ impl<'a> Engine<'a> {
             group: job.group.clone(),
             on_quota: job.on_quota,
             state,
-            told: None,
+            reported: None,
         });
     }
 
-    // --- who waits for what
+    // --- what jobs wait for
 
     fn count_waiting(&mut self, number: usize, waits: bool) {
         let job = &self.jobs[number];
@@ -306,27 +310,28 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn look(&mut self) {
-        let now = self.ledger.next_look();
-        self.dispatcher.tick(at(now));
+    fn sample(&mut self) {
+        let now = self.accounting.next_sample();
+        self.dispatcher.tick(ClockReading::virtual_time(at(now)));
         let tenants: Vec<Waiting> = self
             .cluster
             .tenants
             .iter()
             .zip(&self.waiting)
             .map(|(tenant, waiting)| {
-                let account = (!waiting.is_empty()).then(|| self.dispatcher.account(&tenant.name)).flatten();
-                account.map_or_else(Waiting::default, |account| {
-                    self.waits_for(tenant, waiting, &account.usage, account.started)
+                let snapshot =
+                    (!waiting.is_empty()).then(|| self.dispatcher.usage_snapshot(&tenant.name)).flatten();
+                snapshot.map_or_else(Waiting::default, |snapshot| {
+                    self.waits_for(tenant, waiting, &snapshot.usage, snapshot.started)
                 })
             })
             .collect();
-        self.ledger.look(now, &tenants, &self.dispatcher.waiting());
+        self.accounting.sample(now, &tenants, &self.dispatcher.waiting());
     }
 
     fn waits_for(
         &self,
-        tenant: &TenantView,
+        tenant: &TenantInput,
         waiting: &HashMap<Shape, u64>,
         usage: &Usage,
         started: u64,
@@ -361,7 +366,7 @@ fn runs(job: &Work, quotas: &EffectiveQuotas, ran: i64) -> (i64, bool) {
     }
 }
 
-/// Whether a job keeps within its tenant's quotas beside what is in use.
+/// Whether a job keeps within its tenant's quotas on top of what is in use.
 fn within(quotas: &EffectiveQuotas, usage: &Usage, asked: &Resources) -> bool {
     /// 10^9 bytes.
     const GB: u64 = 1_000_000_000;

@@ -1,6 +1,6 @@
 //! Arithmetic of fair shares, over numbers alone.
 
-/// What each would have of a whole that is shared by weight, where nobody gets more than its demand and what one leaves
+/// What each would have of a whole that is shared by weight, where none gets more than its demand and what one leaves
 /// goes to the others: weighted max-min. A demand is a part of 1; `None` is that of one who waits for more. Without
 /// anybody who waits, each has its demand.
 ///
@@ -24,7 +24,7 @@ pub fn entitlements(all: &[(Option<f64>, f64)], whole: f64) -> Vec<f64> {
 }
 
 /// Jain's index, (Σx)² / (n Σx²): 1 where all get the same, 1/n where one gets everything. `None` of fewer than two, or
-/// where nobody gets anything.
+/// where none gets anything.
 #[must_use]
 pub fn jain(all: &[f64]) -> Option<f64> {
     let (sum, squares) = (all.iter().sum::<f64>(), all.iter().map(|x| x * x).sum::<f64>());

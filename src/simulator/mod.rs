@@ -1,15 +1,15 @@
 //! The simulator: the scheduler's core under virtual time, without a cluster.
 //!
-//! A trace of jobs goes in ([`trace`], or one drawn by [`synthetic`]), beside the tenants and workers ([`cluster`]) and
-//! the same plan table that `crofter run` reads; [`engine`] runs it, [`report`] and [`picture`] say what came of it. The
+//! A trace of jobs goes in ([`trace`], or one drawn by [`synthetic`]), with the tenants and workers ([`cluster`]) and
+//! the same plan table that `crofter run` reads; [`engine`] runs it, [`report`] and [`chart`] say what came of it. The
 //! decisions are those of [`crate::domain::admission`] itself, not of a model of it: what is seen here is what the
 //! operator would decide, and the same input gives the same output to the last digit.
 
+pub mod accounting;
+pub mod chart;
 pub mod cluster;
 pub mod engine;
 pub mod fairness;
-pub mod ledger;
-pub mod picture;
 pub mod report;
 pub mod synthetic;
 pub mod table;
@@ -43,12 +43,12 @@ pub struct Options {
     /// A trace of jobs (CSV) instead of a synthetic load.
     #[arg(long, conflicts_with_all = ["tenants", "days", "load", "seed", "workers"])]
     trace: Option<PathBuf>,
-    /// The tenants and workers (YAML) of the trace; by default the file beside it that ends in .yaml.
+    /// The tenants and workers (YAML) of the trace; by default the file of the same name that ends in .yaml.
     #[arg(long, requires = "trace")]
     cluster: Option<PathBuf>,
     #[command(flatten)]
     synthetic: Synthetic,
-    /// Write the synthetic load into this file (CSV), and its tenants and workers into the one beside it that ends in
+    /// Write the synthetic load into this file (CSV), and its tenants and workers into the one of the same name that ends in
     /// .yaml: to be edited, and read again with --trace.
     #[arg(long, conflicts_with = "trace")]
     write_trace: Option<PathBuf>,
@@ -76,7 +76,7 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
     let file = create(&figures)?;
     serde_json::to_writer(file, &report).with_context(|| format!("failed to write {}", figures.display()))?;
-    let drawn = picture::svg(&report)?;
+    let drawn = chart::svg(&report)?;
     std::fs::write(&picture, drawn).with_context(|| format!("failed to write {}", picture.display()))?;
     println!(
         "\n{} decisions in {took:.1} s; {} and {} have it all",
@@ -120,9 +120,9 @@ fn write(trace: &Path, cluster: &ClusterFile, jobs: &[Work]) -> anyhow::Result<(
     let tenants: Vec<&str> = cluster.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
     trace::write(create(trace)?, jobs, &tenants)
         .with_context(|| format!("failed to write {}", trace.display()))?;
-    let beside = trace.with_extension("yaml");
+    let cluster_file = trace.with_extension("yaml");
     let text = crate::yaml::write(cluster)?;
-    std::fs::write(&beside, text).with_context(|| format!("failed to write {}", beside.display()))
+    std::fs::write(&cluster_file, text).with_context(|| format!("failed to write {}", cluster_file.display()))
 }
 
 fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
+    accounting::{Amount, Series},
     cluster::Cluster,
     engine::{End, Outcome, Run},
     fairness::percentile,
-    ledger::{Amount, Series},
     trace::Work,
 };
 use crate::{api_types::Plans, domain::resources::Resources};
@@ -128,9 +128,9 @@ pub struct PoolReport {
     pub cores: f64,
     /// Parts of what there is that were used.
     pub utilisation: Utilisation,
-    /// Part of the time in which somebody waited for room in it.
+    /// Part of the time in which a tenant waited for room in it.
     pub contended: f64,
-    /// By plan, while somebody did.
+    /// By plan, while one did.
     pub shares: Vec<ShareReport>,
     /// Jain's index over intervals; `None` where no two tenants waited all through one.
     pub jain: Option<JainReport>,
@@ -209,7 +209,7 @@ pub fn report(cluster: &Cluster, plans: &Plans, jobs: &[Work], run: &Run) -> Rep
             tally.add(job, outcome);
         }
     }
-    let causes = |tenant: usize| causes(run.series.causes.get(tenant).copied(), run.series.looks);
+    let causes = |tenant: usize| causes(run.series.causes.get(tenant).copied(), run.series.samples);
     let plan_report = |name: &&str| {
         let members: Vec<usize> =
             (0..cluster.tenants.len()).filter(|tenant| cluster.tenants[*tenant].plan == **name).collect();
@@ -273,8 +273,8 @@ impl Tally {
     }
 }
 
-fn causes(looks: Option<[u32; 3]>, all: u32) -> Causes {
-    let [room, hour, quota] = looks.unwrap_or_default().map(|n| f64::from(n) / f64::from(all.max(1)));
+fn causes(samples: Option<[u32; 3]>, all: u32) -> Causes {
+    let [room, hour, quota] = samples.unwrap_or_default().map(|n| f64::from(n) / f64::from(all.max(1)));
     Causes { room, hour, quota }
 }
 
@@ -302,7 +302,7 @@ fn pools(cluster: &Cluster, plans: &[&str], series: &Series, end: i64) -> Vec<Po
         let used = series.intervals.iter().filter_map(|interval| interval.used.get(number).copied());
         let contended = series.contended.get(number);
         let shares = contended.map(|c| {
-            let part = |sum: f64| sum / f64::from(c.looks.max(1));
+            let part = |sum: f64| sum / f64::from(c.samples.max(1));
             share_reports(plans, c.used.iter().map(|s| part(*s)), c.entitled.iter().map(|s| part(*s)))
         });
         let mut jains: Vec<f64> =
@@ -314,7 +314,7 @@ fn pools(cluster: &Cluster, plans: &[&str], series: &Series, end: i64) -> Vec<Po
             workers,
             cores: capacity.cpu_milli as f64 / 1000.0,
             utilisation: utilisation(used.fold(Amount::default(), sum), &capacity, end),
-            contended: contended.map_or(0.0, |c| f64::from(c.looks) / f64::from(series.looks.max(1))),
+            contended: contended.map_or(0.0, |c| f64::from(c.samples) / f64::from(series.samples.max(1))),
             shares: shares.unwrap_or_default(),
             jain: at(50).zip(at(5)).map(|(median, p5)| JainReport {
                 intervals: jains.len() as u64,
@@ -369,7 +369,7 @@ fn waiting(series: &Series) -> BTreeMap<&'static str, f64> {
 fn intervals(cluster: &Cluster, plans: &[&str], series: &Series) -> Vec<IntervalReport> {
     let own = cluster.capacity(None);
     let capacity = cluster.pools.iter().fold(own, |sum, pool| sum + cluster.capacity(Some(pool)));
-    let one = |interval: &super::ledger::Interval| IntervalReport {
+    let one = |interval: &super::accounting::Interval| IntervalReport {
         end_day: interval.end as f64 / DAY,
         utilisation: utilisation(
             interval.used.iter().copied().fold(Amount::default(), sum),

@@ -245,7 +245,7 @@ fn table_and_picture_name_what_they_show() {
     ] {
         assert!(table.contains(wanted), "{wanted} in\n{table}");
     }
-    let picture = super::picture::svg(&report).unwrap();
+    let picture = super::chart::svg(&report).unwrap();
     for wanted in
         ["Waiting by tenant", "Pool s: share used", "Utilisation of all workers", "a (weight 1)", "CPU"]
     {

@@ -63,7 +63,7 @@ impl RateWindows for Asked {
         assert_eq!(namespace, "tenant-acme");
         let mut window = RateWindow::default();
         stored.into_iter().for_each(|stored| window.restore(stored));
-        window.may_let_go(stored, job_uid, created, now)
+        window.may_remove_finalizer(stored, job_uid, created, now)
     }
 }
 

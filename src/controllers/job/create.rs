@@ -128,7 +128,7 @@ fn give_back(
 ) -> Action {
     context.metrics.pod_refused();
     tracing::debug!(job_uid, sentence, "a pod was refused for the moment");
-    match context.board.refused(job_uid, admission.attempt, meaning, sentence) {
+    match context.board.pod_create_failed(job_uid, admission.attempt, meaning, sentence) {
         Some(wait) => Action::requeue(wait),
         None => Action::await_change(),
     }

@@ -67,7 +67,7 @@ use crate::{
     },
     metrics::Metrics,
     names,
-    scheduler::Board,
+    scheduler::SchedulerHandle,
 };
 
 /// Jobs that are taken further at once. On two cores an API server does no more with 128 requests in flight than with 32,
@@ -104,7 +104,7 @@ pub struct Context {
     /// All tenants.
     pub tenants: Store<Tenant>,
     /// The scheduler's decisions.
-    pub board: Board,
+    pub board: SchedulerHandle,
     /// The plan table in force.
     pub plans: watch::Receiver<Arc<Plans>>,
     /// The scenarios in force.
@@ -358,7 +358,7 @@ async fn stop_pod(
 
 /// Why what runs is to be stopped, if it is.
 fn drains(tenant: &Tenant, now: Timestamp) -> Option<Reason> {
-    let reason = tenant_state::judge(tenant, now).reason;
+    let reason = tenant_state::decide(tenant, now).reason;
     let stands_still = matches!(reason, Reason::TenantSuspended | Reason::TenantExpired);
     (stands_still && tenant.spec.suspend_policy == SuspendPolicy::Drain).then_some(reason)
 }

@@ -57,7 +57,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         invalid: invalid_ext::cache().0,
         pods,
         tenants,
-        board: Board::showing(verdict.map(|verdict| ("j1", verdict))),
+        board: SchedulerHandle::showing(verdict.map(|verdict| ("j1", verdict))),
         plans,
         scenarios,
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },

@@ -21,7 +21,7 @@ use crate::{
         Quantity, Reason, Tenant, TenantStatus,
         tenant::{DeletionPolicy, TenantPhase},
     },
-    domain::tenant_state::{self, Standing},
+    domain::tenant_state::{self, PhaseDecision},
     kube_ext::{controller::ReconcileError, finalizer, is_paused, status as status_ext},
     names,
 };
@@ -65,8 +65,8 @@ pub fn error_policy(tenant: Arc<Tenant>, error: &Error, context: Arc<Context>) -
     context.reconciler.retry(&*tenant, error)
 }
 
-fn standing(tenant: &Tenant, context: &Context) -> Standing {
-    tenant_state::judge(tenant, context.dependencies.clock.now())
+fn standing(tenant: &Tenant, context: &Context) -> PhaseDecision {
+    tenant_state::decide(tenant, context.dependencies.clock.now())
 }
 
 /// Dereferences, validates, builds, applies, and writes the status.
@@ -139,7 +139,7 @@ fn counts_objects(owner: &Owner, context: &Context) -> bool {
 }
 
 /// Takes the tenant down as far as it goes now.
-async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Result<Action, Error> {
+async fn terminate(tenant: &Tenant, context: &Context, standing: PhaseDecision) -> Result<Action, Error> {
     if !finalizer::has(tenant, names::FINALIZER_TENANT) {
         // Foreign finalizer holds it; nothing of ours is left.
         return Ok(Action::await_change());
@@ -175,7 +175,7 @@ async fn terminate(tenant: &Tenant, context: &Context, standing: Standing) -> Re
 async fn write_status(
     tenant: &Tenant,
     context: &Context,
-    standing: Standing,
+    standing: PhaseDecision,
     outcome: Outcome,
 ) -> Result<Action, Error> {
     let (dependencies, name) = (&context.dependencies, tenant.name_any());
@@ -215,12 +215,12 @@ fn plan(
     tenant: &Tenant,
     context: &Context,
     old: &TenantStatus,
-    standing: Standing,
+    standing: PhaseDecision,
     outcome: Outcome,
 ) -> Planned {
     let (name, now) = (tenant.name_any(), context.dependencies.clock.now());
     let resync = matches!(outcome, Outcome::Working { .. }).then_some(RESYNC_INTERVAL);
-    let phase_change = standing.next.map(|at| at.duration_since(now).unsigned_abs());
+    let phase_change = standing.changes_at.map(|at| at.duration_since(now).unsigned_abs());
 
     let workers = (context.dependencies.workers)(tenant);
     let mut ledger = current_usage(tenant, context, old);

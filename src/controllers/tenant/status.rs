@@ -15,7 +15,7 @@ use crate::{
         plan::EffectiveQuotas,
         tenant::TenantPhase,
     },
-    domain::tenant_state::{self, Standing},
+    domain::tenant_state::{self, PhaseDecision},
 };
 
 /// Room for an error's text in a condition.
@@ -38,7 +38,7 @@ pub(super) enum Outcome {
 #[derive(Clone, Debug)]
 pub(super) struct Report {
     pub(super) generation: Option<i64>,
-    pub(super) standing: Standing,
+    pub(super) standing: PhaseDecision,
     pub(super) outcome: Outcome,
     pub(super) ledger: Ledger,
     pub(super) workers: WorkersView,
@@ -84,7 +84,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
 }
 
 fn wanted(
-    standing: &Standing,
+    standing: &PhaseDecision,
     outcome: Outcome,
     workers: &WorkersView,
     deletion_prevented: Option<&'static str>,

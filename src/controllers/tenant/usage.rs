@@ -15,7 +15,7 @@ use crate::{
         tenant::{JobWindow, TenantStatus, TenantSummary, TenantUsage},
     },
     domain::{
-        rate_window::MOST_SETTLING,
+        rate_window::MAX_SETTLING,
         resources::{cores, gigabytes},
     },
 };
@@ -29,7 +29,7 @@ const TENANTS_PER_SECOND: u32 = 5;
 /// So many are written at once before that.
 const BURST: u32 = 50;
 /// So many pods that may go are enough for a write: the others may have to wait for room in the window.
-const MANY: usize = MOST_SETTLING / 2;
+const MANY: usize = MAX_SETTLING / 2;
 
 /// What to do about usage that may have changed.
 #[derive(Debug, PartialEq, Eq)]

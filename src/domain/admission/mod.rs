@@ -1,109 +1,96 @@
 //! Admission: which waiting jobs may start now, and why the others may not.
 //!
-//! A [`Dispatcher`] is told of every change of tenants, workers, jobs and pods, and decides from all it knows. Within a
-//! tenant jobs are taken in the order of [`queue_order`](super::queue_order). A job is admitted when its tenant accepts
-//! work, the tenant's quotas and hourly window have room, and one node of a worker group that it may use has room for
-//! all of it: first in the tenant's own group, where nobody else contends, then in the shared pools, where the tenants
-//! take turns by [`fair_share`](super::fair_share). What does not fit lets others pass, up to the bound of
-//! [`skip_ahead`](super::skip_ahead). Admitted jobs are counted at once, so the same room is never handed out twice.
+//! A [`Dispatcher`] takes every change of tenants, workers, jobs and pods, and decides from all of them. Within a tenant,
+//! jobs are taken by score and aging ([`order`]). A job is admitted when its tenant accepts work, the tenant's quotas and
+//! hourly window allow it, and one node of a pool that it may use has room for all of it: first in the tenant's own group,
+//! for which no other tenant contends, then in the shared pools, in the order of [`fair_share`]. Jobs that do not fit are
+//! overtaken by others, up to the limit of `backfill`. Admitted jobs are counted at once, so the same room is never given
+//! to two. `cycle` is the place to begin reading.
 //!
 //! Guarantees after every [`Dispatcher::decide`]:
-//! - no quota and no node holds more than it allows, by what was told and admitted;
-//! - nothing that fits is left waiting, except what is kept for a job that is due;
-//! - what was decided follows from what was told, not from the order in which it was told, but for who was passed
-//!   how often and who held what lately: these are forgotten by a restart, and nothing breaks by it.
+//! - no quota and no node holds more than it allows, by the inputs and the admissions;
+//! - nothing that fits is left waiting, except where room is reserved for a starving job;
+//! - the verdicts follow from the inputs, not from the order in which they came, except for the counts of overtaken jobs
+//!   and recent usage: a restart resets those, and nothing breaks by it.
 //!
-//! Time comes in with [`Dispatcher::tick`]. Jobs of one tenant that ask for the same are judged once. A decision looks at
-//! the tenants of whose own something has changed; where there is more room it reads the table of those that wait for it
-//! (`contest`) and looks at them in turn, until the room is used up. So it takes a few nanoseconds for each tenant that
-//! waits, and about log n steps for each change and each admission; nothing for each job that waits.
+//! Time comes in with [`Dispatcher::tick`]. Jobs of one tenant that ask for the same are a class and assessed together. A
+//! cycle handles the tenants of which something of their own has changed; where a pool has more room it reads the table of
+//! those that wait for it (`pool_shares`), and handles them in order until the room is used up. So it takes a few
+//! nanoseconds for each tenant that waits, and about log n steps for each change and each admission; nothing for each job
+//! that waits.
 
-mod answers;
-mod contest;
-mod due;
-mod entry;
-mod intake;
-mod judge;
-mod lane;
-mod pass;
-mod passed;
-mod placement;
-mod queue;
+mod agenda;
+mod backfill;
+mod cycle;
+pub mod fair_share;
+mod ids;
+mod inputs;
+mod inventory;
+mod job_class;
+mod max_free_tree;
+mod messages;
+pub mod order;
+mod pool_shares;
+mod queries;
 mod quota;
-mod seat;
-mod sentences;
+mod reason_updates;
 #[cfg(test)]
 mod simulation_tests;
+mod tenant_queue;
 #[cfg(test)]
-mod simulator;
+mod test_cluster;
 #[cfg(test)]
 mod tests;
-mod tree;
-mod views;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use jiff::Timestamp;
-use slab::Slab;
+use jiff::{SignedDuration, Timestamp};
 
-pub use self::views::{
-    Admission, JobStanding, JobView, ProspectiveJob, TenantView, Usage, Verdict, WorkerView,
+pub use self::inputs::{
+    Admission, JobInput, JobState, ProspectiveJob, TenantInput, Usage, Verdict, WorkerInput,
 };
 use self::{
-    entry::{Entry, Stand},
-    lane::Lane,
-    placement::Rooms,
-    seat::Seat,
+    agenda::Shared,
+    ids::{Arena, JobIdx, NodeId, TenantId},
+    tenant_queue::{JobEntry, TenantQueue},
 };
-use super::{rate_window::RateWindow, resources::Resources};
-use crate::api_types::{JobPhase, tenant::JobWindow};
+use super::resources::Resources;
+use crate::{
+    api_types::{JobPhase, tenant::JobWindow},
+    clock::ClockReading,
+};
 
-/// All that admission knows.
+/// The state of admission.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
-    now: Timestamp,
-    seats: Slab<Seat>,
-    /// Seats by namespace.
-    namespaces: HashMap<Arc<str>, usize>,
-    jobs: Slab<Entry>,
-    uids: HashMap<Arc<str>, usize>,
+    tenants: Arena<TenantId, TenantQueue>,
+    /// Tenants by namespace.
+    namespaces: HashMap<Arc<str>, TenantId>,
+    /// Jobs by UID.
+    uids: HashMap<Arc<str>, JobIdx>,
     /// Where pods run and what they use there, by UID of the pod.
-    pods: HashMap<Arc<str>, (usize, Resources)>,
-    rooms: Rooms,
-    /// Seats for which something has changed since the last decision.
-    listed: Vec<usize>,
-    /// Seats to look at again at a time.
-    wakes: BTreeSet<(Timestamp, usize)>,
-    /// Seats with a job that is due and waits for a node to be kept for it, by since when, counted.
-    unserved: BTreeMap<u64, usize>,
-    /// How many there were so far.
-    unserved_ever: u64,
-    decided: Vec<Arc<str>>,
-    news: Vec<usize>,
-    lane: Lane,
-    /// How many lines were judged so far.
-    #[cfg(test)]
-    judged: usize,
+    pods: HashMap<Arc<str>, (NodeId, Resources)>,
+    shared: Shared,
 }
 
-/// What a decision has brought.
+/// The outcome of [`Dispatcher::decide`].
 #[derive(Debug, Default)]
 pub struct Decision {
-    /// Jobs by UID that were admitted or are refused, in the order in which it was decided.
+    /// Jobs by UID that were admitted or rejected, in the order of the decisions.
     pub decided: Vec<Arc<str>>,
     /// Namespaces of tenants whose usage has changed.
     pub usage: Vec<Arc<str>>,
 }
 
-/// What a tenant's jobs come to.
+/// What a tenant uses at a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Account {
-    /// What they use.
+pub struct UsageSnapshot {
+    /// What its jobs use.
     pub usage: Usage,
-    /// Those that have ended, by phase.
+    /// Jobs that have ended, by phase.
     pub ended: BTreeMap<JobPhase, u64>,
     /// Jobs charged in the hourly window in force.
     pub started: u64,
@@ -111,196 +98,152 @@ pub struct Account {
     pub resets_at: Option<Timestamp>,
     /// The window, as it is to be stored.
     pub window: Option<JobWindow>,
-    /// Whether somebody waits for a pod that may go once that is stored.
-    pub awaited: bool,
+    /// Whether it is to be stored soon: a caller waits for a pod that loses its finalizer only then.
+    pub urgent: bool,
 }
 
-/// # What is told
+/// # Changes
 impl Dispatcher {
-    /// One that knows nothing yet. Nodes of the `elastic` groups are supplied by an autoscaler.
+    /// One without tenants, nodes and jobs. An autoscaler supplies the nodes of the `elastic` groups.
     #[must_use]
     pub fn new<'a>(elastic: impl IntoIterator<Item = &'a str>) -> Self {
         let mut new = Self::default();
-        elastic.into_iter().for_each(|group| new.rooms.set_elastic(group));
+        elastic.into_iter().for_each(|group| new.shared.inventory.set_elastic(group));
         new
     }
 
-    /// Sets the time. What waited for a time that has come is looked at in the next decision.
-    pub fn tick(&mut self, now: Timestamp) {
-        self.now = now;
-        while let Some((_, seat)) = self.wakes.first().copied().filter(|(at, _)| *at <= now) {
-            self.wakes.pop_first();
-            // It may be another by now, for which this is a look too many.
-            if self.seats.contains(seat) {
-                self.unpark(seat);
-                self.stir(seat);
+    /// Sets the time. The next decision assesses again what waited for a time that has come. Hourly windows go by the
+    /// time of day, as the API server's timestamps do; every other pause goes by the steady clock, so that none gets longer
+    /// when the time of day is set back.
+    pub fn tick(&mut self, now: ClockReading) {
+        self.shared.now = now;
+        for tenant in self.shared.agenda.take_due(now) {
+            // The handle may belong to a newer tenant by now: then this is one assessment too many.
+            if let Some(queue) = self.tenants.get_mut(tenant) {
+                queue.end_pod_backoff(&mut self.shared);
+                queue.requeue_all(&mut self.shared.agenda);
             }
         }
     }
 
-    /// The time at which something changes by itself.
+    /// How long after `now` something changes by itself; not positive where that is due.
     #[must_use]
-    pub fn next_wake(&self) -> Option<Timestamp> {
-        self.wakes.first().map(|(at, _)| *at)
+    pub fn next_wakeup(&self, now: ClockReading) -> Option<SignedDuration> {
+        self.shared.agenda.next_wakeup(now)
     }
 
-    /// Sets what the tenant of a namespace is, or that it is none's.
-    pub fn set_tenant(&mut self, namespace: &str, view: Option<TenantView>) {
-        let number = self.seat(namespace);
-        if self.seats[number].view == view {
-            return self.forget_seat(number);
-        }
-        let stays = |entry: &Entry| match &entry.stand {
-            Stand::Active { .. } | Stand::Admitted { claimed: true, .. } => true,
-            // Nothing starts after a tenant has closed.
-            Stand::Admitted { group, .. } => {
-                view.as_ref().is_some_and(|v| v.closed.is_none() && v.groups.iter().any(|g| **g == **group))
-            }
-            _ => false,
-        };
-        let members = self.seats[number].members.iter().copied();
-        let (stay, again): (Vec<usize>, Vec<usize>) = members.partition(|job| stays(&self.jobs[*job]));
-        again.iter().for_each(|job| self.withdraw(*job));
-        let seat = &mut self.seats[number];
-        seat.sit(view, &mut self.rooms);
-        for job in stay {
-            let entry = &self.jobs[job];
-            let asked = entry.size();
-            seat.change_share(entry.stand.group(), |held| *held += asked, &mut self.rooms, self.now);
-        }
-        again.iter().for_each(|job| self.put(*job));
-        self.stir(number);
-        self.forget_seat(number);
+    /// Sets the tenant of a namespace; `None` where it is no tenant's.
+    pub fn set_tenant(&mut self, namespace: &str, input: Option<TenantInput>) {
+        let tenant = self.tenant(namespace);
+        self.tenants[tenant].set_input(input.unwrap_or_default(), &mut self.shared);
+        self.drop_if_empty(tenant);
     }
 
-    /// Takes over what is stored of a tenant's hourly window. To be told before its pods, once, after a restart.
-    pub fn restore_window(&mut self, namespace: &str, stored: &JobWindow) {
-        let number = self.seat(namespace);
-        self.seats[number].window.restore(stored);
-        self.stir(number);
+    /// Sets what a node can take; `None` for a node that is no worker, or is deleted.
+    pub fn set_worker(&mut self, name: &str, input: Option<WorkerInput>) {
+        self.shared.inventory.set_worker(name, input);
     }
 
-    /// Says of which jobs the first pod is still held by its finalizer. To be told once after a restart, when all pods
-    /// are known.
-    pub fn keep_settling(&mut self, held: impl Fn(&str) -> bool) {
-        self.seats.iter_mut().for_each(|(_, seat)| seat.window.keep_settling(&held));
-    }
-
-    /// Counts a job in its tenant's hourly window: its first pod was seen, with its finalizer.
-    pub fn charge(&mut self, namespace: &str, job_uid: &str, created: Timestamp) {
-        self.change_window(namespace, |window| window.charge(job_uid, created));
-    }
-
-    /// A job's first pod is to be let go: its charge must be in what is stored from now on. `soon` where somebody waits
-    /// for it.
-    pub fn settle(&mut self, namespace: &str, job_uid: &str, soon: bool) {
-        let number = self.seat(namespace);
-        if soon {
-            self.seats[number].awaited.insert(job_uid.into());
-        }
-        self.change_window(namespace, |window| {
-            window.settle(job_uid);
-        });
-    }
-
-    /// A job's first pod has been let go.
-    pub fn released(&mut self, namespace: &str, job_uid: &str) {
-        let number = self.seat(namespace);
-        self.seats[number].awaited.remove(job_uid);
-        self.change_window(namespace, |window| window.released(job_uid));
-    }
-
-    /// Whether what is stored of a tenant's hourly window allows a job's first pod to go; see [`RateWindow::may_let_go`].
-    #[must_use]
-    pub fn may_let_go(
-        &self,
-        namespace: &str,
-        stored: Option<&JobWindow>,
-        job_uid: &str,
-        created: Timestamp,
-        now: Timestamp,
-    ) -> bool {
-        let window = self.namespaces.get(namespace).map(|number| &self.seats[*number].window);
-        window.is_some_and(|window| window.may_let_go(stored, job_uid, created, now))
-    }
-
-    fn change_window(&mut self, namespace: &str, change: impl FnOnce(&mut RateWindow)) {
-        let number = self.seat(namespace);
-        change(&mut self.seats[number].window);
-        self.tell_usage(number);
-        self.list(number);
-    }
-
-    /// Sets what a node can take, or that it is no worker (any more).
-    pub fn set_worker(&mut self, name: &str, view: Option<WorkerView>) {
-        self.rooms.set_worker(name, view);
-    }
-
-    /// Sets where a pod, of a job or not, runs and what it uses there; `None` where it uses nothing (any more).
-    pub fn set_pod(&mut self, uid: &Arc<str>, place: Option<(&str, Resources)>) {
-        if let (Some((node, used)), Some((name, now))) = (self.pods.get(uid), place)
-            && self.rooms.node_name(*node) == name
-            && *used == now
+    /// Sets where a pod, of a job or not, runs and what it uses there; `None` where it uses nothing, or is deleted.
+    pub fn set_pod(&mut self, uid: &Arc<str>, usage: Option<(&str, Resources)>) {
+        let inventory = &mut self.shared.inventory;
+        if let (Some((node, before)), Some((name, now))) = (self.pods.get(uid), usage)
+            && inventory.node_name(*node) == name
+            && *before == now
         {
             return;
         }
-        let new = place.map(|(node, used)| (self.rooms.take(node, used), used));
+        let new = usage.map(|(node, used)| (inventory.take_by_name(node, used), used));
         let old = match new {
             Some(new) => self.pods.insert(Arc::clone(uid), new),
             None => self.pods.remove(uid),
         };
         if let Some((node, used)) = old {
-            self.rooms.give_back(node, used);
+            inventory.give_back(node, used);
         }
+    }
+
+    /// Sets a job.
+    pub fn set_job(&mut self, input: JobInput) {
+        if let Some(job) = self.uids.get(&input.uid) {
+            let tenant = self.shared.jobs[*job].tenant();
+            return self.tenants[tenant].update_job(*job, input, &mut self.shared);
+        }
+        let (tenant, uid) = (self.tenant(&input.namespace), Arc::clone(&input.uid));
+        let job = self.shared.jobs.insert(JobEntry::new(tenant, input));
+        self.uids.insert(uid, job);
+        self.tenants[tenant].attach(job, &mut self.shared);
+    }
+
+    /// Removes a job that was deleted.
+    pub fn remove_job(&mut self, uid: &str) {
+        let Some(job) = self.uids.remove(uid) else { return };
+        let tenant = self.shared.jobs[job].tenant();
+        self.tenants[tenant].detach(job, &mut self.shared);
+        self.shared.jobs.remove(job);
+        self.drop_if_empty(tenant);
     }
 }
 
-/// # Keeping it all up to date
+/// # The hourly window
 impl Dispatcher {
-    fn seat(&mut self, namespace: &str) -> usize {
-        if let Some(number) = self.namespaces.get(namespace) {
-            return *number;
+    /// Takes over the stored hourly window of a tenant: once after a restart, before its pods.
+    pub fn restore_window(&mut self, namespace: &str, stored: &JobWindow) {
+        let tenant = self.tenant(namespace);
+        self.tenants[tenant].restore_window(stored, &mut self.shared.agenda);
+    }
+
+    /// Says of which jobs the first pod still has its finalizer: once after a restart, when all pods are known.
+    pub fn retain_settling(&mut self, has_finalizer: impl Fn(&str) -> bool) {
+        self.tenants.values_mut().for_each(|queue| queue.retain_settling(&has_finalizer));
+    }
+
+    /// Charges a job to its tenant's hourly window: its first pod was seen, with its finalizer.
+    pub fn charge(&mut self, namespace: &str, job_uid: &str, created: Timestamp) {
+        let tenant = self.tenant(namespace);
+        self.tenants[tenant].change_window(&mut self.shared.agenda, |window| window.charge(job_uid, created));
+    }
+
+    /// Requests that the charge of a job is stored, so that its first pod may lose its finalizer; `soon` where a caller
+    /// waits for that.
+    pub fn request_charge(&mut self, namespace: &str, job_uid: &str, soon: bool) {
+        let tenant = self.tenant(namespace);
+        let queue = &mut self.tenants[tenant];
+        if soon {
+            queue.set_urgent(job_uid, true);
+        }
+        queue.change_window(&mut self.shared.agenda, |window| {
+            window.settle(job_uid);
+        });
+    }
+
+    /// A job's first pod has lost its finalizer.
+    pub fn finalizer_removed(&mut self, namespace: &str, job_uid: &str) {
+        let tenant = self.tenant(namespace);
+        let queue = &mut self.tenants[tenant];
+        queue.set_urgent(job_uid, false);
+        queue.change_window(&mut self.shared.agenda, |window| window.finalizer_removed(job_uid));
+    }
+}
+
+/// # Tenants
+impl Dispatcher {
+    /// The tenant of a namespace, which may be new.
+    fn tenant(&mut self, namespace: &str) -> TenantId {
+        if let Some(tenant) = self.namespaces.get(namespace) {
+            return *tenant;
         }
         let name: Arc<str> = namespace.into();
-        let vacant = self.seats.vacant_entry();
-        let number = vacant.key();
-        vacant.insert(Seat::new(number, Arc::clone(&name)));
-        self.namespaces.insert(name, number);
-        number
+        let tenant = self.tenants.insert_with(|id| TenantQueue::new(id, Arc::clone(&name)));
+        self.namespaces.insert(name, tenant);
+        tenant
     }
 
-    /// Forgets a namespace in which nothing is left.
-    fn forget_seat(&mut self, number: usize) {
-        let seat = &self.seats[number];
-        if seat.is_empty() && !seat.listed && !seat.news {
-            let seat = self.seats.remove(number);
-            seat.unserved.into_iter().for_each(|since| {
-                self.unserved.remove(&since);
-            });
-            self.namespaces.remove(&seat.namespace);
-        }
-    }
-
-    /// Something has changed for a tenant: the next decision looks at it.
-    fn list(&mut self, number: usize) {
-        let seat = &mut self.seats[number];
-        if !seat.listed {
-            seat.listed = true;
-            self.listed.push(number);
-        }
-    }
-
-    /// Something has changed that may let any of a tenant's jobs go.
-    fn stir(&mut self, number: usize) {
-        self.seats[number].restless = true;
-        self.list(number);
-    }
-
-    fn tell_usage(&mut self, number: usize) {
-        let seat = &mut self.seats[number];
-        if !seat.news {
-            seat.news = true;
-            self.news.push(number);
+    /// Drops a namespace in which nothing is left.
+    fn drop_if_empty(&mut self, tenant: TenantId) {
+        if self.tenants[tenant].is_empty() {
+            let queue = self.tenants.remove(tenant);
+            self.namespaces.remove(queue.namespace());
         }
     }
 }

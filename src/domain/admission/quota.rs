@@ -1,24 +1,24 @@
-//! What the tenant's quotas say to a job, in numbers, and in sentences when they are asked for.
+//! The tenant's quotas applied to a job: in numbers, and as messages on request.
 
-use super::views::TenantView;
+use super::inputs::TenantInput;
 use crate::{
     api_types::{Reason, plan::Limit},
     domain::resources::{Resources, cores, gigabytes},
 };
 
-/// A quota that a job does not keep within. Only the numbers: a queue of ten thousand shapes is judged again at every end of
-/// a job, and few of these sentences are ever read.
+/// A quota that a job exceeds. Only the numbers: a queue of ten thousand classes is assessed again at every end of a job, and
+/// few of these messages are ever read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Excess {
     /// Jobs at once, of which so many are admitted.
     Jobs { active: u64 },
-    /// An amount; `held`, where what others hold is counted.
+    /// An amount; `held`, where what others use is counted.
     Amount { of: Amount, held: Option<u64>, asked: u64 },
     /// Jobs an hour, of which so many have started.
     Hour { started: u64 },
     /// A quota of 0 that concerns every job.
     Nothing(Nothing),
-    /// What is left is kept for a larger job that so many have passed.
+    /// What is left is set aside for a larger job that so many have overtaken.
     SetAside { times: u64 },
 }
 
@@ -51,7 +51,7 @@ impl Amount {
         }
     }
 
-    fn limit(self, tenant: &TenantView) -> Limit {
+    fn limit(self, tenant: &TenantInput) -> Limit {
         /// 10^9 bytes.
         const GB: u64 = 1_000_000_000;
         let quotas = &tenant.quotas;
@@ -82,7 +82,7 @@ impl Amount {
 }
 
 impl Excess {
-    /// Why a job waits that meets it.
+    /// Why a job waits that exceeds it.
     pub(super) fn reason(self) -> Reason {
         match self {
             Self::Jobs { .. } | Self::Amount { .. } | Self::Nothing(_) => Reason::WaitingForQuota,
@@ -91,8 +91,8 @@ impl Excess {
         }
     }
 
-    /// With numbers.
-    pub(super) fn sentence(self, tenant: &TenantView) -> String {
+    /// The message, with numbers.
+    pub(super) fn message(self, tenant: &TenantInput) -> String {
         let plan = &tenant.plan;
         match self {
             Self::Jobs { active } => {
@@ -124,7 +124,7 @@ impl Excess {
 }
 
 /// The first quota that `asked` by itself goes over, or that lets no job run: such a job never runs.
-pub(super) fn alone(tenant: &TenantView, asked: &Resources) -> Option<Excess> {
+pub(super) fn alone(tenant: &TenantInput, asked: &Resources) -> Option<Excess> {
     let quotas = &tenant.quotas;
     let none = [
         (quotas.max_jobs, Nothing::Jobs),
@@ -137,7 +137,7 @@ pub(super) fn alone(tenant: &TenantView, asked: &Resources) -> Option<Excess> {
 
 /// The first quota that `asked` on top of `held` goes over, where so many jobs are active.
 pub(super) fn with_held(
-    tenant: &TenantView,
+    tenant: &TenantInput,
     held: &Resources,
     active: u64,
     asked: &Resources,
@@ -148,7 +148,7 @@ pub(super) fn with_held(
     amount(tenant, Some(held), asked)
 }
 
-fn amount(tenant: &TenantView, held: Option<&Resources>, asked: &Resources) -> Option<Excess> {
+fn amount(tenant: &TenantInput, held: Option<&Resources>, asked: &Resources) -> Option<Excess> {
     Amount::ALL.into_iter().find_map(|of| {
         let (held, asked) = (held.map(|held| of.of(held)), of.of(asked));
         let within = asked == 0 || of.limit(tenant).allows(held.unwrap_or(0).saturating_add(asked));
@@ -157,12 +157,12 @@ fn amount(tenant: &TenantView, held: Option<&Resources>, asked: &Resources) -> O
 }
 
 /// That no more jobs may start in this hour, where so many have.
-pub(super) fn hour(tenant: &TenantView, started: u64) -> Option<Excess> {
+pub(super) fn hour(tenant: &TenantInput, started: u64) -> Option<Excess> {
     rate_limited(tenant, started, 0).then_some(Excess::Hour { started })
 }
 
-/// Why a job that is not to wait is refused at once: `active` and `queued` before it are all that may run at a time.
-pub(super) fn no_turn_soon(tenant: &TenantView, active: u64, queued: u64) -> Option<String> {
+/// Why a job that rather ends than waits is rejected at once: `active` and `queued` before it are all that may run.
+pub(super) fn no_turn_soon(tenant: &TenantInput, active: u64, queued: u64) -> Option<String> {
     let most = tenant.quotas.max_jobs;
     let full = !Limit::from_quota(most).allows(active.saturating_add(queued).saturating_add(1));
     full.then(|| {
@@ -173,17 +173,17 @@ pub(super) fn no_turn_soon(tenant: &TenantView, active: u64, queued: u64) -> Opt
     })
 }
 
-/// That no more jobs may start in this hour, as a sentence, where `started` have and `queued` before this one are to.
-pub(super) fn no_start_soon(tenant: &TenantView, started: u64, queued: u64) -> Option<String> {
+/// That no more jobs may start in this hour, as a message, where `started` have and `queued` before this one are to.
+pub(super) fn no_start_soon(tenant: &TenantInput, started: u64, queued: u64) -> Option<String> {
     rate_limited(tenant, started, queued).then(|| rate_limit(tenant, started, queued))
 }
 
-fn rate_limited(tenant: &TenantView, started: u64, queued: u64) -> bool {
+fn rate_limited(tenant: &TenantInput, started: u64, queued: u64) -> bool {
     let most = Limit::from_quota(tenant.quotas.max_jobs_per_hour);
     !most.allows(started.saturating_add(queued).saturating_add(1))
 }
 
-fn rate_limit(tenant: &TenantView, started: u64, queued: u64) -> String {
+fn rate_limit(tenant: &TenantInput, started: u64, queued: u64) -> String {
     let most = tenant.quotas.max_jobs_per_hour;
     match queued {
         0 => format!("hourly job limit reached ({started}/{most})"),
@@ -191,8 +191,8 @@ fn rate_limit(tenant: &TenantView, started: u64, queued: u64) -> String {
     }
 }
 
-/// That the queue has no place for a job, beside `queued` that wait.
-pub(super) fn queue_full(tenant: &TenantView, queued: u64) -> String {
+/// That no more jobs may be queued, where `queued` wait.
+pub(super) fn queue_full(tenant: &TenantInput, queued: u64) -> String {
     let (plan, most) = (&tenant.plan, tenant.quotas.max_queued_jobs);
     format!("{plan} allows {most} queued jobs: {queued} wait")
 }

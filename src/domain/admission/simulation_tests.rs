@@ -1,14 +1,14 @@
-//! What the rules come to over time.
+//! What the rules amount to over time: fairness, utilisation, no starvation.
 
 use proptest::prelude::*;
 
-use super::simulator::{POOL, World};
+use super::test_cluster::{POOL, World};
 use crate::{
     api_types::{
         Reason,
         job::{Priority, Queue},
     },
-    domain::skip_ahead::ENOUGH,
+    domain::admission::backfill::BACKFILL_LIMIT,
 };
 
 /// A number that looks random and is the same every time.
@@ -18,7 +18,7 @@ fn scattered(n: i64) -> i64 {
 }
 
 #[test]
-fn one_job_beside_ten_thousand_starts_in_the_next_free_slot() {
+fn one_job_against_ten_thousand_starts_in_the_next_free_slot() {
     let mut world = World::default();
     world.tenant("many", 1);
     world.tenant("one", 1);
@@ -96,7 +96,7 @@ fn service_is_by_weight_with_mixed_sizes() {
         world.tenant(name, weight);
     }
     let mut n = 0;
-    // Twice what each gets, so that nobody runs dry.
+    // Twice what each gets, so that no tenant runs dry.
     for (name, core_seconds, sizes) in [
         ("a", 57_600, &[1_u64, 2, 4][..]),
         ("b", 115_200, &[1, 2]),
@@ -124,7 +124,7 @@ fn service_is_by_weight_with_mixed_sizes() {
 }
 
 #[test]
-fn who_arrives_gets_its_share_within_one_job_length_and_no_more() {
+fn a_tenant_that_arrives_gets_its_share_within_one_job_length_and_no_more() {
     let mut world = World::default();
     world.workers(POOL, 4, 4);
     world.tenant("early", 1);
@@ -174,8 +174,8 @@ fn the_largest_job_does_not_starve_in_a_stream_of_small_ones() {
         world.submit(100, whose, 8, 60);
         world.run(1600, |world| world.jobs[large].started.is_some());
         let started = world.jobs[large].started.expect("it starts");
-        // Sixteen pass, one every four seconds; then a node drains.
-        let bound = 100 + 4 * i64::try_from(ENOUGH + 1).unwrap() + 67;
+        // Sixteen overtake it, one every four seconds; then a node drains.
+        let bound = 100 + 4 * i64::try_from(BACKFILL_LIMIT + 1).unwrap() + 67;
         assert!((101..=bound).contains(&started), "of {whose}: at {started}, not by {bound}");
     }
 }
@@ -192,8 +192,8 @@ fn the_largest_job_does_not_starve_on_its_tenants_quota() {
     world.submit(100, "a", 8, 60).priority = Priority::High;
     world.run(1600, |world| world.jobs[large].started.is_some());
     let started = world.jobs[large].started.expect("it starts");
-    // Eight run for a minute: one passes every eight seconds.
-    assert!(started <= 100 + 10 * i64::try_from(ENOUGH).unwrap() + 66, "at {started}");
+    // Eight run for a minute: one overtakes it every eight seconds.
+    assert!(started <= 100 + 10 * i64::try_from(BACKFILL_LIMIT).unwrap() + 66, "at {started}");
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn the_hour_ends_by_itself_and_jobs_enter_in_their_order() {
 }
 
 #[test]
-fn who_was_suspended_comes_back_in_the_old_order() {
+fn a_tenant_that_was_suspended_resumes_in_the_old_order() {
     let mut world = World::default();
     world.workers(POOL, 1, 2);
     world.tenant("a", 1);
@@ -289,19 +289,19 @@ proptest! {
         }
         for (n, (tenant, change, number)) in changes.into_iter().enumerate() {
             world.run(50 * n as i64, |_| false);
-            let view = world.tenant(["a", "b", "c"][tenant], 1);
+            let input = world.tenant(["a", "b", "c"][tenant], 1);
             match change {
-                0 => view.closed = Some((Reason::TenantSuspended, "suspended".to_owned())),
-                1 => view.closed = None,
-                2 => view.quotas.max_jobs = number + 1,
-                3 => view.quotas.max_queued_jobs = number,
+                0 => input.closed = Some((Reason::TenantSuspended, "suspended".to_owned())),
+                1 => input.closed = None,
+                2 => input.quotas.max_jobs = number + 1,
+                3 => input.quotas.max_queued_jobs = number,
                 4 => world.open(["pool.shared-0", "pool.shared-1", "a-0"][tenant], number > 2),
                 _ => world.restart(),
             }
         }
         for name in ["a", "b", "c"] {
-            let view = world.tenant(name, 1);
-            (view.closed, view.quotas.max_jobs, view.quotas.max_queued_jobs) = (None, -1, -1);
+            let input = world.tenant(name, 1);
+            (input.closed, input.quotas.max_jobs, input.quotas.max_queued_jobs) = (None, -1, -1);
         }
         ["pool.shared-0", "pool.shared-1", "a-0"].iter().for_each(|worker| world.open(worker, true));
         world.run(100_000, |_| false);

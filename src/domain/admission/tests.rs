@@ -1,8 +1,8 @@
 //! Single decisions.
 
 mod assess;
+mod reason_updates;
 mod room;
-mod told;
 mod too_large;
 
 use proptest::prelude::*;
@@ -14,11 +14,11 @@ use crate::{
         job::{OnQuota, Priority, Queue},
         plan::Limit,
     },
-    domain::{pod_create::Meaning, resources::Resources, skip_ahead::ENOUGH},
+    domain::{admission::backfill::BACKFILL_LIMIT, pod_create::Meaning, resources::Resources},
 };
 
-/// What a dispatcher that knows nothing else makes of all this.
-fn decide(tenants: &[TenantView], workers: Vec<(&str, WorkerView)>, jobs: Vec<JobView>) -> Dispatcher {
+/// A dispatcher that has decided upon these inputs.
+fn decide(tenants: &[TenantInput], workers: Vec<(&str, WorkerInput)>, jobs: Vec<JobInput>) -> Dispatcher {
     let mut dispatcher = Dispatcher::default();
     tenants.iter().for_each(|tenant| dispatcher.set_tenant(&tenant.name, Some(tenant.clone())));
     workers.into_iter().for_each(|(name, worker)| dispatcher.set_worker(name, Some(worker)));
@@ -27,10 +27,10 @@ fn decide(tenants: &[TenantView], workers: Vec<(&str, WorkerView)>, jobs: Vec<Jo
     dispatcher
 }
 
-fn tenant(name: &str, plan: &str) -> TenantView {
+fn tenant(name: &str, plan: &str) -> TenantInput {
     let quotas =
         Plans::built_in().unwrap().get(plan).unwrap().effective(&crate::api_types::Quotas::default());
-    TenantView {
+    TenantInput {
         name: name.to_owned(),
         plan: plan.to_owned(),
         closed: None,
@@ -45,13 +45,13 @@ fn cpu(cores: u64) -> Resources {
     Resources { cpu_milli: cores * 1000, memory_bytes: 1 << 20, ..Resources::default() }
 }
 
-fn worker(group: &str, cores: u64) -> WorkerView {
+fn worker(group: &str, cores: u64) -> WorkerInput {
     let capacity = Resources { cpu_milli: cores * 1000, memory_bytes: 64 << 30, ..Resources::default() };
-    WorkerView { group: group.into(), capacity, open: true }
+    WorkerInput { group: group.into(), capacity, open: true }
 }
 
-fn job(uid: &str, tenant: &str, asked: Resources) -> JobView {
-    JobView {
+fn job(uid: &str, tenant: &str, asked: Resources) -> JobInput {
+    JobInput {
         uid: uid.into(),
         namespace: tenant.into(),
         created: Timestamp::UNIX_EPOCH,
@@ -60,32 +60,31 @@ fn job(uid: &str, tenant: &str, asked: Resources) -> JobView {
         asked: Ok(asked),
         group: None,
         on_quota: OnQuota::Queue,
-        state: JobStanding::Waiting(1),
-        told: None,
+        state: JobState::Waiting(1),
+        reported: None,
     }
 }
 
 /// A job that runs on a node.
-fn running(dispatcher: &mut Dispatcher, node: &str, job: JobView) {
-    let group = dispatcher.rooms.worker(node).and_then(|n| dispatcher.rooms.group_of(n)).unwrap();
-    let group: Arc<str> = dispatcher.rooms.group_name(group).into();
+fn running(dispatcher: &mut Dispatcher, node: &str, job: JobInput) {
+    let group = dispatcher.shared.inventory.pool_of_worker(node).unwrap();
     dispatcher.set_pod(&job.uid, Some((node, job.asked.clone().unwrap())));
-    dispatcher.set_job(JobView { state: JobStanding::Active { group: Some(group), bound: true }, ..job });
+    dispatcher.set_job(JobInput { state: JobState::Active { group: Some(group), bound: true }, ..job });
 }
 
 /// Its end.
-fn ended(dispatcher: &mut Dispatcher, job: JobView) {
+fn ended(dispatcher: &mut Dispatcher, job: JobInput) {
     dispatcher.set_pod(&job.uid, None);
-    dispatcher.set_job(JobView { state: JobStanding::Ended(JobPhase::Completed), ..job });
+    dispatcher.set_job(JobInput { state: JobState::Ended(JobPhase::Completed), ..job });
 }
 
 fn verdict(dispatcher: &Dispatcher, uid: &str) -> Verdict {
-    dispatcher.standing(uid).unwrap()
+    dispatcher.current_verdict(uid).unwrap()
 }
 
 fn waits(dispatcher: &Dispatcher, uid: &str) -> (Reason, String) {
     match verdict(dispatcher, uid) {
-        Verdict::Wait(reason, sentence) => (reason, sentence),
+        Verdict::Wait(reason, message) => (reason, message),
         other => panic!("{uid}: {other:?}"),
     }
 }
@@ -94,9 +93,14 @@ fn is_admitted(dispatcher: &Dispatcher, uid: &str) -> bool {
     matches!(verdict(dispatcher, uid), Verdict::Admit(_))
 }
 
+/// When something changes by itself.
+fn next_wakeup(dispatcher: &Dispatcher) -> Option<Timestamp> {
+    Some(dispatcher.shared.now.steady + dispatcher.next_wakeup(dispatcher.shared.now)?)
+}
+
 /// The same job, submitted at another second.
-fn at(second: i64, job: JobView) -> JobView {
-    JobView { created: Timestamp::from_second(second).unwrap(), ..job }
+fn at(second: i64, job: JobInput) -> JobInput {
+    JobInput { created: Timestamp::from_second(second).unwrap(), ..job }
 }
 
 #[test]
@@ -107,41 +111,45 @@ fn quotas_are_counted_with_numbers() {
     dispatcher.set_job(job("b", "acme", cpu(4)));
     dispatcher.set_job(job("c", "acme", cpu(2)));
     let decision = dispatcher.decide();
-    let sentence = "pro allows 64 CPU cores: 64 in use, this job asks for 4".to_owned();
+    let message = "pro allows 64 CPU cores: 64 in use, this job asks for 4".to_owned();
     assert_eq!(waits(&dispatcher, "b").0, Reason::WaitingForQuota);
-    let place = Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) };
-    assert_eq!(verdict(&dispatcher, "c"), Verdict::Admit(place), "a smaller one passes, to the fuller node");
+    let admission = Admission { attempt: 1, group: "acme".into(), node: Some("n1".into()) };
+    assert_eq!(
+        verdict(&dispatcher, "c"),
+        Verdict::Admit(admission),
+        "a smaller one overtakes it, to the fuller node"
+    );
     assert_eq!(decision.decided, ["c".into()]);
     assert_eq!(decision.usage, ["acme".into()]);
-    let usage = dispatcher.account("acme").unwrap().usage;
+    let usage = dispatcher.usage_snapshot("acme").unwrap().usage;
     assert_eq!(usage, Usage { queued: 1, active: 2, held: cpu(62) + cpu(2) });
-    assert_eq!(waits(&dispatcher, "b").1, sentence, "with the numbers of this moment");
+    assert_eq!(waits(&dispatcher, "b").1, message, "with the numbers of this moment");
 }
 
-/// So long after nodes have come they count as all there are.
+/// Lets the pause pass in which more nodes are expected.
 fn settled(dispatcher: &mut Dispatcher) {
-    dispatcher.tick(Timestamp::from_second(60).unwrap());
+    dispatcher.tick(ClockReading::virtual_time(Timestamp::from_second(60).unwrap()));
     dispatcher.decide();
 }
 
 #[test]
-fn what_can_never_run_is_refused_at_once() {
+fn what_can_never_run_is_rejected_at_once() {
     let gpu = Resources { gpus: 1, ..cpu(1) };
     let workers = vec![("n1", worker("acme", 2))];
     let mut dispatcher = decide(&[tenant("acme", "free")], workers, vec![job("a", "acme", gpu)]);
-    let sentence = "free allows 0 GPUs: this job asks for 1".to_owned();
-    assert_eq!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::ExceedsQuota, sentence));
+    let message = "free allows 0 GPUs: this job asks for 1".to_owned();
+    assert_eq!(verdict(&dispatcher, "a"), Verdict::Reject(Reason::ExceedsQuota, message));
     settled(&mut dispatcher);
     dispatcher.set_job(job("b", "acme", cpu(3)));
     dispatcher.decide();
-    let refused = verdict(&dispatcher, "b");
+    let rejected = verdict(&dispatcher, "b");
     assert!(
-        matches!(&refused, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")),
-        "{refused:?}"
+        matches!(&rejected, Verdict::Reject(Reason::DoesNotFit, s) if s.contains("n1, has 2 CPU")),
+        "{rejected:?}"
     );
 }
 
-/// Every quota of 0 that concerns a job says so with its number; whatever is asked for, no job starts and none is charged.
+/// The message of every quota of 0 that concerns a job has its number; whatever is asked for, no job starts and none is charged.
 #[test]
 fn a_quota_of_none_lets_no_job_start() {
     type Cut = fn(&mut crate::api_types::plan::EffectiveQuotas);
@@ -156,19 +164,20 @@ fn a_quota_of_none_lets_no_job_start() {
     ];
     let everything = Resources { gpus: 1, bandwidth_mbps: 1, ..cpu(1) };
     let large = Resources { gpus: 8, ..worker("acme", 8).capacity };
-    for (cut, sentence) in cuts {
+    for (cut, message) in cuts {
         let mut acme = tenant("acme", "pro");
-        let workers = vec![("n1", WorkerView { capacity: large, ..worker("acme", 8) })];
-        let waiting = JobView { told: Some(Reason::WaitingForQuota), ..job("waiting", "acme", everything) };
-        let retried = JobView { state: JobStanding::Waiting(2), ..job("retried", "acme", everything) };
+        let workers = vec![("n1", WorkerInput { capacity: large, ..worker("acme", 8) })];
+        let waiting =
+            JobInput { reported: Some(Reason::WaitingForQuota), ..job("waiting", "acme", everything) };
+        let retried = JobInput { state: JobState::Waiting(2), ..job("retried", "acme", everything) };
         let new = job("new", "acme", everything);
         cut(&mut acme.quotas);
         let dispatcher = decide(&[acme], workers, vec![new, waiting, retried]);
         for uid in ["new", "waiting", "retried"] {
-            let expected = Verdict::Reject(Reason::ExceedsQuota, sentence.to_owned());
+            let expected = Verdict::Reject(Reason::ExceedsQuota, message.to_owned());
             assert_eq!(verdict(&dispatcher, uid), expected, "{uid}");
         }
-        assert_eq!(dispatcher.account("acme").unwrap().started, 0);
+        assert_eq!(dispatcher.usage_snapshot("acme").unwrap().started, 0);
     }
     let mut acme = tenant("acme", "pro");
     acme.quotas.max_queued_jobs = 0;
@@ -177,7 +186,7 @@ fn a_quota_of_none_lets_no_job_start() {
 }
 
 #[test]
-fn no_node_is_a_wait_and_a_foreign_node_is_none() {
+fn without_a_node_a_job_waits_and_a_foreign_node_is_none() {
     let tenants = [tenant("acme", "basic"), tenant("umbra", "basic")];
     let mut dispatcher = decide(&tenants, vec![("n1", worker("umbra", 8))], vec![job("a", "acme", cpu(1))]);
     assert_eq!(waits(&dispatcher, "a").0, Reason::NoWorkers);
@@ -190,19 +199,19 @@ fn reject_counts_the_queue_too() {
     let mut jobs: Vec<_> = (0..6).map(|n| job(&n.to_string(), "acme", cpu(2))).collect();
     jobs[5].on_quota = OnQuota::Reject;
     let dispatcher = decide(&[tenant("acme", "free")], vec![("n1", worker("acme", 4))], jobs);
-    let sentence = "free allows 5 jobs at once: 0 admitted, 5 queued before this one".to_owned();
-    assert_eq!(verdict(&dispatcher, "5"), Verdict::Reject(Reason::WaitingForQuota, sentence));
+    let message = "free allows 5 jobs at once: 0 admitted, 5 queued before this one".to_owned();
+    assert_eq!(verdict(&dispatcher, "5"), Verdict::Reject(Reason::WaitingForQuota, message));
 }
 
 #[test]
-fn the_queue_has_a_length_and_what_is_beyond_waits_outside() {
+fn the_queue_has_a_length_and_the_rest_is_overflow() {
     let mut acme = tenant("acme", "basic");
     (acme.quotas.max_queued_jobs, acme.quotas.max_jobs) = (2, 1);
     let mut jobs: Vec<_> = (0..5).map(|n| at(n, job(&n.to_string(), "acme", cpu(1)))).collect();
     jobs[4].queue = Queue::Live;
-    jobs[1].state = JobStanding::BackingOff;
-    let refused = JobView { on_quota: OnQuota::Reject, ..at(5, job("5", "acme", cpu(1))) };
-    let all = [jobs, vec![refused]].concat();
+    jobs[1].state = JobState::BackingOff;
+    let rejected = JobInput { on_quota: OnQuota::Reject, ..at(5, job("5", "acme", cpu(1))) };
+    let all = [jobs, vec![rejected]].concat();
     let mut dispatcher = decide(&[acme], vec![("n1", worker("acme", 8))], all);
     assert!(is_admitted(&dispatcher, "0"));
     assert_eq!(
@@ -213,9 +222,9 @@ fn the_queue_has_a_length_and_what_is_beyond_waits_outside() {
     let full = "basic allows 2 queued jobs: 5 wait".to_owned();
     assert_eq!(waits(&dispatcher, "3"), (Reason::QueueFull, full.clone()));
     assert_eq!(waits(&dispatcher, "4"), (Reason::QueueFull, full), "whatever its queue");
-    let sentence = "basic allows 1 jobs at once: 0 admitted, 5 queued before this one".to_owned();
-    assert_eq!(verdict(&dispatcher, "5"), Verdict::Reject(Reason::WaitingForQuota, sentence));
-    // The retry comes back into its place, and one more is ended: the oldest from outside enters.
+    let message = "basic allows 1 jobs at once: 0 admitted, 5 queued before this one".to_owned();
+    assert_eq!(verdict(&dispatcher, "5"), Verdict::Reject(Reason::WaitingForQuota, message));
+    // The retry counts as queued again, and one more has ended: the oldest of the overflow is queued.
     dispatcher.remove_job("2");
     dispatcher.decide();
     assert_eq!(waits(&dispatcher, "3").0, Reason::WaitingForQuota);
@@ -223,40 +232,40 @@ fn the_queue_has_a_length_and_what_is_beyond_waits_outside() {
 }
 
 #[test]
-fn one_that_would_not_wait_is_refused_where_the_queue_is_full() {
+fn a_job_that_rather_ends_than_waits_is_rejected_where_the_queue_is_full() {
     let mut acme = tenant("acme", "basic");
     acme.quotas.max_queued_jobs = 1;
-    let refused = JobView { on_quota: OnQuota::Reject, ..at(1, job("b", "acme", cpu(1))) };
-    let dispatcher = decide(&[acme], vec![], vec![job("a", "acme", cpu(1)), refused]);
-    let sentence = "basic allows 1 queued jobs: 1 wait".to_owned();
-    assert_eq!(verdict(&dispatcher, "b"), Verdict::Reject(Reason::QueueFull, sentence));
+    let rejected = JobInput { on_quota: OnQuota::Reject, ..at(1, job("b", "acme", cpu(1))) };
+    let dispatcher = decide(&[acme], vec![], vec![job("a", "acme", cpu(1)), rejected]);
+    let message = "basic allows 1 queued jobs: 1 wait".to_owned();
+    assert_eq!(verdict(&dispatcher, "b"), Verdict::Reject(Reason::QueueFull, message));
 }
 
 #[test]
-fn the_higher_score_goes_first_and_then_who_was_first() {
-    let first = |jobs: Vec<JobView>| {
+fn the_higher_score_is_first_and_then_by_submission() {
+    let first = |jobs: Vec<JobInput>| {
         let mut dispatcher = decide(&[tenant("acme", "pro")], vec![], jobs);
         dispatcher.set_worker("n1", Some(worker("acme", 1)));
         dispatcher.decide().decided.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let live = JobView { queue: Queue::Live, priority: Priority::Low, ..at(9, job("live", "acme", cpu(1))) };
-    let high = JobView { priority: Priority::High, ..at(5, job("high", "acme", cpu(1))) };
+    let live = JobInput { queue: Queue::Live, priority: Priority::Low, ..at(9, job("live", "acme", cpu(1))) };
+    let high = JobInput { priority: Priority::High, ..at(5, job("high", "acme", cpu(1))) };
     let plain = |uid, second| at(second, job(uid, "acme", cpu(1)));
     assert_eq!(first(vec![plain("a", 0), high.clone(), live]), ["live"]);
     assert_eq!(first(vec![plain("a", 0), high]), ["high"]);
     assert_eq!(first(vec![plain("late", 2), plain("early", 1)]), ["early"]);
 }
 
-/// A world in which `large` was passed often enough, and the node that has room for it is half full.
-fn with_a_due_job(tenants: &[TenantView]) -> Dispatcher {
+/// A dispatcher in which `large` is starving, and the node that could hold it is half full.
+fn with_a_starving_job(tenants: &[TenantInput]) -> Dispatcher {
     let mut dispatcher = decide(tenants, vec![("n1", worker("acme", 8))], vec![]);
     running(&mut dispatcher, "n1", job("running", "acme", cpu(4)));
     dispatcher.set_job(job("large", "acme", cpu(8)));
     dispatcher.decide();
-    for n in 0..ENOUGH {
+    for n in 0..BACKFILL_LIMIT {
         let small = at(1, job(&format!("s{n}"), "acme", cpu(1)));
         dispatcher.set_job(small.clone());
-        assert_eq!(dispatcher.decide().decided, [Arc::clone(&small.uid)], "it passes");
+        assert_eq!(dispatcher.decide().decided, [Arc::clone(&small.uid)], "it overtakes");
         dispatcher.claim(&small.uid, 1).unwrap();
         running(&mut dispatcher, "n1", small.clone());
         ended(&mut dispatcher, small);
@@ -266,31 +275,31 @@ fn with_a_due_job(tenants: &[TenantView]) -> Dispatcher {
 }
 
 #[test]
-fn a_node_is_kept_for_a_job_that_is_due_but_not_from_those_before_it() {
+fn a_node_is_reserved_for_a_starving_job_but_not_from_those_before_it() {
     let mut tenants = [tenant("acme", "pro"), tenant("umbra", "pro")];
     tenants[1].groups.push("acme".to_owned());
-    let mut dispatcher = with_a_due_job(&tenants);
-    assert_eq!(dispatcher.kept(), ["n1"]);
+    let mut dispatcher = with_a_starving_job(&tenants);
+    assert_eq!(dispatcher.reserved_nodes(), ["n1"]);
     dispatcher.set_job(at(1, job("small", "acme", cpu(1))));
     dispatcher.set_job(job("foreign", "umbra", cpu(1)));
-    dispatcher.set_job(JobView { queue: Queue::Live, ..at(1, job("urgent", "acme", cpu(1))) });
+    dispatcher.set_job(JobInput { queue: Queue::Live, ..at(1, job("urgent", "acme", cpu(1))) });
     dispatcher.decide();
-    let sentence = "the room on n1 is kept for a larger job that 16 or more others have passed".to_owned();
+    let message = "the room on n1 is kept for a larger job that 16 or more others have passed".to_owned();
     for uid in ["small", "foreign"] {
-        assert_eq!(waits(&dispatcher, uid), (Reason::WaitingForTurn, sentence.clone()));
+        assert_eq!(waits(&dispatcher, uid), (Reason::WaitingForTurn, message.clone()));
     }
-    assert!(is_admitted(&dispatcher, "urgent"), "its tenant's own order stands");
+    assert!(is_admitted(&dispatcher, "urgent"), "its tenant's own order is kept");
     assert_eq!(waits(&dispatcher, "large").0, Reason::WaitingForCapacity);
     ended(&mut dispatcher, job("running", "acme", cpu(4)));
     dispatcher.remove_job("urgent");
     dispatcher.decide();
-    assert!(is_admitted(&dispatcher, "large"), "in the room that was kept");
-    assert_eq!(dispatcher.kept(), [""; 0], "and is forgotten");
+    assert!(is_admitted(&dispatcher, "large"), "in the room that was reserved");
+    assert_eq!(dispatcher.reserved_nodes(), [""; 0], "and is forgotten");
 }
 
 #[test]
-fn what_was_kept_for_a_job_that_is_gone_is_there_for_all() {
-    let mut dispatcher = with_a_due_job(&[tenant("acme", "pro")]);
+fn what_was_reserved_for_a_deleted_job_is_free_for_all() {
+    let mut dispatcher = with_a_starving_job(&[tenant("acme", "pro")]);
     dispatcher.set_job(at(1, job("small", "acme", cpu(1))));
     dispatcher.decide();
     assert_eq!(waits(&dispatcher, "small").0, Reason::WaitingForTurn);
@@ -298,16 +307,30 @@ fn what_was_kept_for_a_job_that_is_gone_is_there_for_all() {
     assert_eq!(dispatcher.decide().decided, ["small".into()]);
 }
 
+/// A batch of events in which the pods of a reserved node end and the node is deleted.
 #[test]
-fn quota_is_set_aside_for_a_job_that_is_due_and_no_node_kept_meanwhile() {
+fn a_reserved_node_that_is_deleted_with_its_pods_is_reserved_no_longer() {
+    let mut dispatcher = with_a_starving_job(&[tenant("acme", "pro")]);
+    assert_eq!(dispatcher.reserved_nodes(), ["n1"]);
+    ended(&mut dispatcher, job("running", "acme", cpu(4)));
+    dispatcher.set_worker("n1", None);
+    assert_eq!(dispatcher.decide().decided.len(), 0);
+    assert_eq!(waits(&dispatcher, "large").0, Reason::NoWorkers);
+    assert_eq!(dispatcher.reserved_nodes(), [""; 0]);
+    dispatcher.set_worker("n2", Some(worker("acme", 8)));
+    assert_eq!(dispatcher.decide().decided, ["large".into()]);
+}
+
+#[test]
+fn quota_is_set_aside_for_a_starving_job_and_no_node_reserved_meanwhile() {
     let mut acme = tenant("acme", "pro");
-    let mut dispatcher = with_a_due_job(std::slice::from_ref(&acme));
+    let mut dispatcher = with_a_starving_job(std::slice::from_ref(&acme));
     acme.quotas.max_cpu_cores = 10;
     dispatcher.set_tenant("acme", Some(acme));
     dispatcher.set_job(at(1, job("small", "acme", cpu(1))));
     dispatcher.decide();
-    // Another view of the tenant begins the counts anew.
-    for n in 0..=ENOUGH {
+    // Another input of the tenant resets the counts.
+    for n in 0..=BACKFILL_LIMIT {
         let small = at(1, job(&format!("t{n}"), "acme", cpu(1)));
         dispatcher.set_job(small.clone());
         dispatcher.decide();
@@ -315,10 +338,10 @@ fn quota_is_set_aside_for_a_job_that_is_due_and_no_node_kept_meanwhile() {
     }
     dispatcher.set_job(at(2, job("last", "acme", cpu(1))));
     dispatcher.decide();
-    assert_eq!(dispatcher.kept(), [""; 0]);
-    let (reason, sentence) = waits(&dispatcher, "last");
+    assert_eq!(dispatcher.reserved_nodes(), [""; 0]);
+    let (reason, message) = waits(&dispatcher, "last");
     assert_eq!(reason, Reason::WaitingForTurn);
-    assert!(sentence.starts_with("what is left of the quotas of pro is kept for a larger job"), "{sentence}");
+    assert!(message.starts_with("what is left of the quotas of pro is kept for a larger job"), "{message}");
 }
 
 #[test]
@@ -326,7 +349,7 @@ fn an_autoscaler_supplies_the_tenants_own_nodes_and_no_pool_unless_it_is_elastic
     let mut acme = tenant("acme", "pro");
     acme.elastic = true;
     acme.groups.extend(["pool.p".to_owned(), "pool.e".to_owned()]);
-    let of = |uid, pool: &str| JobView { group: Some(pool.into()), ..job(uid, "acme", cpu(2)) };
+    let of = |uid, pool: &str| JobInput { group: Some(pool.into()), ..job(uid, "acme", cpu(2)) };
     let mut dispatcher = Dispatcher::new(["pool.e"]);
     dispatcher.set_tenant("acme", Some(acme));
     dispatcher.set_worker("p1", Some(worker("pool.p", 1)));
@@ -336,9 +359,9 @@ fn an_autoscaler_supplies_the_tenants_own_nodes_and_no_pool_unless_it_is_elastic
     }
     dispatcher.decide();
     settled(&mut dispatcher);
-    let place = |group: &str| Verdict::Admit(Admission { attempt: 1, group: group.into(), node: None });
-    assert_eq!(verdict(&dispatcher, "own"), place("acme"));
-    assert_eq!(verdict(&dispatcher, "elastic"), place("pool.e"));
+    let admission = |group: &str| Verdict::Admit(Admission { attempt: 1, group: group.into(), node: None });
+    assert_eq!(verdict(&dispatcher, "own"), admission("acme"));
+    assert_eq!(verdict(&dispatcher, "elastic"), admission("pool.e"));
     assert!(matches!(verdict(&dispatcher, "pooled"), Verdict::Reject(Reason::DoesNotFit, _)));
 }
 
@@ -356,16 +379,16 @@ proptest! {
         let dispatcher = decide(&tenants, workers.to_vec(), jobs.clone());
         let mut nodes: HashMap<String, Resources> = HashMap::new();
         for job in &jobs {
-            let Verdict::Admit(place) = verdict(&dispatcher, &job.uid) else { continue };
-            prop_assert_eq!(place.group.as_str(), &*job.namespace);
-            *nodes.entry(place.node.clone().unwrap()).or_default() += job.asked.clone().unwrap();
+            let Verdict::Admit(admission) = verdict(&dispatcher, &job.uid) else { continue };
+            prop_assert_eq!(admission.group.as_str(), &*job.namespace);
+            *nodes.entry(admission.node.clone().unwrap()).or_default() += job.asked.clone().unwrap();
         }
         for (name, worker) in &workers {
             let used = nodes.get(*name).copied().unwrap_or_default();
             prop_assert!(used.fits(&worker.capacity), "{} holds {:?}", name, used);
         }
         for tenant in &tenants {
-            let usage = dispatcher.account(&tenant.name).unwrap().usage;
+            let usage = dispatcher.usage_snapshot(&tenant.name).unwrap().usage;
             prop_assert!(Limit::from_quota(tenant.quotas.max_jobs).allows(usage.active));
             let cores = Limit::from_quota(tenant.quotas.max_cpu_cores).times(1000);
             prop_assert!(cores.allows(usage.held.cpu_milli));
@@ -373,9 +396,9 @@ proptest! {
     }
 }
 
-// --- what comes after a decision
+// --- after a decision
 
-fn one_admitted(dispatcher: &mut Dispatcher, uid: &str) -> JobView {
+fn one_admitted(dispatcher: &mut Dispatcher, uid: &str) -> JobInput {
     let job = job(uid, "acme", cpu(2));
     dispatcher.set_job(job.clone());
     dispatcher.decide();
@@ -384,76 +407,80 @@ fn one_admitted(dispatcher: &mut Dispatcher, uid: &str) -> JobView {
 }
 
 #[test]
-fn an_admission_is_taken_back_when_its_tenant_closes_unless_its_pod_may_be_on_its_way() {
+fn an_admission_is_taken_back_when_its_tenant_closes_unless_it_is_claimed() {
     let acme = tenant("acme", "pro");
     let mut dispatcher = decide(std::slice::from_ref(&acme), vec![("n1", worker("acme", 4))], vec![]);
     one_admitted(&mut dispatcher, "claimed");
     one_admitted(&mut dispatcher, "late");
     assert!(dispatcher.claim("claimed", 1).is_some());
     let closed = Some((Reason::TenantSuspended, "suspended".to_owned()));
-    dispatcher.set_tenant("acme", Some(TenantView { closed, ..acme.clone() }));
+    dispatcher.set_tenant("acme", Some(TenantInput { closed, ..acme.clone() }));
     dispatcher.decide();
     assert_eq!((dispatcher.claim("claimed", 1).is_some(), dispatcher.claim("late", 1)), (true, None));
     assert_eq!(waits(&dispatcher, "late").0, Reason::TenantSuspended);
-    assert_eq!(dispatcher.account("acme").unwrap().usage, Usage { queued: 1, active: 1, held: cpu(2) });
+    assert_eq!(
+        dispatcher.usage_snapshot("acme").unwrap().usage,
+        Usage { queued: 1, active: 1, held: cpu(2) }
+    );
     dispatcher.set_tenant("acme", Some(acme));
     assert_eq!(dispatcher.decide().decided, ["late".into()]);
 }
 
 #[test]
-fn a_reservation_becomes_the_pods_and_is_never_counted_twice() {
+fn the_room_of_an_admission_passes_to_the_pod_and_is_never_counted_twice() {
     let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 4))], vec![]);
     let first = one_admitted(&mut dispatcher, "a");
     dispatcher.claim("a", 1).unwrap();
-    let active = |bound| JobStanding::Active { group: Some("acme".into()), bound };
-    dispatcher.set_job(JobView { state: active(false), ..first.clone() });
+    let active = |bound| JobState::Active { group: Some("acme".into()), bound };
+    dispatcher.set_job(JobInput { state: active(false), ..first.clone() });
     dispatcher.set_job(job("b", "acme", cpu(3)));
     assert_eq!(dispatcher.decide().decided.len(), 0, "the room stays reserved while the pod has no node");
     dispatcher.set_pod(&first.uid, Some(("n1", cpu(2))));
-    dispatcher.set_job(JobView { state: active(true), ..first.clone() });
+    dispatcher.set_job(JobInput { state: active(true), ..first.clone() });
     assert_eq!(dispatcher.decide().decided.len(), 0);
     dispatcher.set_job(job("c", "acme", cpu(2)));
     assert_eq!(dispatcher.decide().decided, ["c".into()], "two of four are left");
     ended(&mut dispatcher, first);
     dispatcher.decide();
-    assert_eq!(dispatcher.account("acme").unwrap().usage.held, cpu(2));
-    assert_eq!(dispatcher.account("acme").unwrap().ended[&JobPhase::Completed], 1);
+    assert_eq!(dispatcher.usage_snapshot("acme").unwrap().usage.held, cpu(2));
+    assert_eq!(dispatcher.usage_snapshot("acme").unwrap().ended[&JobPhase::Completed], 1);
 }
 
 #[test]
-fn a_pod_that_somebody_waits_for_is_awaited_until_it_is_let_go() {
+fn a_charge_is_urgent_until_the_pod_has_lost_its_finalizer() {
     let mut dispatcher = decide(&[tenant("acme", "pro")], vec![], vec![]);
-    let awaited = |dispatcher: &Dispatcher| dispatcher.account("acme").unwrap().awaited;
+    let urgent = |dispatcher: &Dispatcher| dispatcher.usage_snapshot("acme").unwrap().urgent;
     ["a", "b"].iter().for_each(|job| dispatcher.charge("acme", job, Timestamp::UNIX_EPOCH));
-    dispatcher.settle("acme", "a", false);
-    assert!(!awaited(&dispatcher));
-    dispatcher.settle("acme", "b", true);
-    dispatcher.settle("acme", "a", true);
-    dispatcher.released("acme", "b");
-    assert!(awaited(&dispatcher), "a was asked for again, with more of a hurry");
-    dispatcher.released("acme", "a");
-    assert!(!awaited(&dispatcher));
+    dispatcher.request_charge("acme", "a", false);
+    assert!(!urgent(&dispatcher));
+    dispatcher.request_charge("acme", "b", true);
+    dispatcher.request_charge("acme", "a", true);
+    dispatcher.finalizer_removed("acme", "b");
+    assert!(urgent(&dispatcher), "a was asked for again, with more of a hurry");
+    dispatcher.finalizer_removed("acme", "a");
+    assert!(!urgent(&dispatcher));
 }
 
 #[test]
-fn a_pod_that_is_refused_is_tried_quickly_and_then_its_room_is_given_to_others() {
+fn a_pod_creation_that_fails_is_retried_quickly_and_then_its_room_is_given_to_others() {
     let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 2))], vec![]);
     one_admitted(&mut dispatcher, "a");
     dispatcher.set_job(at(1, job("b", "acme", cpu(2))));
-    let refused = |dispatcher: &mut Dispatcher| dispatcher.refused("a", 1, Meaning::TryAgain, "no".into());
+    let refused =
+        |dispatcher: &mut Dispatcher| dispatcher.pod_create_failed("a", 1, Meaning::TryAgain, "no".into());
     let waits_ms: Vec<_> = (0..5).map(|_| refused(&mut dispatcher).unwrap().as_millis()).collect();
     assert_eq!(waits_ms, [100, 200, 400, 800, 1600]);
     assert_eq!(dispatcher.decide().decided.len(), 0, "the room is still its own");
     assert_eq!(refused(&mut dispatcher), None);
     assert_eq!(dispatcher.decide().decided, ["b".into()]);
     assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, "no".to_owned()));
-    assert_eq!(dispatcher.reasons(9), ["a".into()], "its owner is told");
-    assert_eq!(dispatcher.account("acme").unwrap().usage.queued, 1);
-    let again = dispatcher.next_wake().unwrap();
+    assert_eq!(dispatcher.take_reason_updates(9), ["a".into()], "its status says so");
+    assert_eq!(dispatcher.usage_snapshot("acme").unwrap().usage.queued, 1);
+    let again = next_wakeup(&dispatcher).unwrap();
     assert!(again <= Timestamp::from_second(5).unwrap(), "{again}");
     dispatcher.remove_job("b");
     dispatcher.decide();
-    dispatcher.tick(again);
+    dispatcher.tick(ClockReading::virtual_time(again));
     assert_eq!(dispatcher.decide().decided, ["a".into()]);
 }
 
@@ -463,18 +490,41 @@ fn a_pod_that_a_dead_webhook_refuses_gives_its_room_back_at_once_and_waits_longe
     one_admitted(&mut dispatcher, "a");
     let mut now = Timestamp::UNIX_EPOCH;
     for longest in [5, 10, 20, 40] {
-        assert_eq!(dispatcher.refused("a", 1, Meaning::GiveBack, "webhook".into()), None);
+        assert_eq!(dispatcher.pod_create_failed("a", 1, Meaning::GiveBack, "webhook".into()), None);
         dispatcher.set_job(at(1, job("b", "acme", cpu(2))));
         assert_eq!(dispatcher.decide().decided, ["b".into()], "the room is free at once");
         assert_eq!(waits(&dispatcher, "a"), (Reason::PodRefused, "webhook".to_owned()));
         dispatcher.remove_job("b");
         dispatcher.decide();
-        let again = dispatcher.next_wake().unwrap();
+        let again = next_wakeup(&dispatcher).unwrap();
         let pause = again.duration_since(now).as_secs_f64();
         assert!(pause <= f64::from(longest) && pause > 0.7 * f64::from(longest), "{pause} of {longest}");
         now = again;
-        dispatcher.tick(now);
+        dispatcher.tick(ClockReading::virtual_time(now));
         assert_eq!(dispatcher.decide().decided, ["a".into()]);
+    }
+}
+
+/// A pod that the API server refuses is tried again after a pause, whatever is done to the time of day meanwhile.
+#[test]
+fn the_pause_after_a_refused_pod_goes_by_the_steady_clock() {
+    for set_by in [-3600, 3600] {
+        let mut dispatcher = decide(&[tenant("acme", "pro")], vec![("n1", worker("acme", 2))], vec![]);
+        let at = |wall: i64, steady: i64| ClockReading {
+            wall: Timestamp::from_second(wall).unwrap(),
+            steady: Timestamp::from_second(steady).unwrap(),
+        };
+        dispatcher.tick(at(10_000, 10_000));
+        one_admitted(&mut dispatcher, "a");
+        assert_eq!(dispatcher.pod_create_failed("a", 1, Meaning::GiveBack, "webhook".into()), None);
+        dispatcher.decide();
+        let set = at(10_000 + set_by, 10_000);
+        let pause = dispatcher.next_wakeup(set).unwrap();
+        assert!((0..=5).contains(&pause.as_secs()), "{pause:?} with a clock set by {set_by} s");
+        dispatcher.tick(set);
+        assert_eq!(dispatcher.decide().decided.len(), 0, "no time has passed");
+        dispatcher.tick(at(10_005 + set_by, 10_005));
+        assert_eq!(dispatcher.decide().decided, ["a".into()], "a clock set by {set_by} s");
     }
 }
 
@@ -485,9 +535,9 @@ fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
     for n in 0..9 {
         dispatcher.charge("acme", &format!("old{n}"), Timestamp::UNIX_EPOCH);
     }
-    let refused = JobView { on_quota: OnQuota::Reject, ..at(2, job("refused", "acme", small)) };
-    let retry = JobView { state: JobStanding::Waiting(2), ..at(3, job("retry", "acme", small)) };
-    for job in [at(0, job("tenth", "acme", small)), at(1, job("eleventh", "acme", small)), refused, retry] {
+    let rejected = JobInput { on_quota: OnQuota::Reject, ..at(2, job("refused", "acme", small)) };
+    let retry = JobInput { state: JobState::Waiting(2), ..at(3, job("retry", "acme", small)) };
+    for job in [at(0, job("tenth", "acme", small)), at(1, job("eleventh", "acme", small)), rejected, retry] {
         dispatcher.set_job(job);
     }
     dispatcher.decide();
@@ -500,14 +550,14 @@ fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
         matches!(&verdict, Verdict::Reject(Reason::RateLimited, s) if s.contains("(9/10")),
         "{verdict:?}"
     );
-    let end = dispatcher.next_wake().unwrap();
+    let end = next_wakeup(&dispatcher).unwrap();
     assert!((3600..3610).contains(&end.as_second()), "{end}");
-    dispatcher.tick(end);
+    dispatcher.tick(ClockReading::virtual_time(end));
     assert_eq!(dispatcher.decide().decided, ["eleventh".into()]);
 }
 
 #[test]
-fn a_tenant_that_is_gone_leaves_nothing_behind() {
+fn a_deleted_tenant_leaves_nothing_behind() {
     let jobs: Vec<_> = (0..9).map(|n| at(n, job(&n.to_string(), "acme", cpu(1)))).collect();
     let mut dispatcher = decide(&[tenant("acme", "basic")], vec![("n1", worker("acme", 2))], jobs.clone());
     dispatcher.set_tenant("acme", None);
@@ -516,7 +566,11 @@ fn a_tenant_that_is_gone_leaves_nothing_behind() {
     jobs.iter().for_each(|job| dispatcher.remove_job(&job.uid));
     dispatcher.set_worker("n1", None);
     dispatcher.decide();
-    assert!(dispatcher.seats.is_empty() && dispatcher.jobs.is_empty() && dispatcher.namespaces.is_empty());
+    assert!(
+        dispatcher.tenants.is_empty()
+            && dispatcher.shared.jobs.is_empty()
+            && dispatcher.namespaces.is_empty()
+    );
     assert_eq!(dispatcher.decide().decided.len(), 0);
-    assert!(dispatcher.rooms.is_empty(), "{:?}", dispatcher.rooms);
+    assert!(dispatcher.shared.inventory.is_empty(), "{:?}", dispatcher.shared.inventory);
 }

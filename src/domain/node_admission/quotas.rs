@@ -1,4 +1,4 @@
-//! How much a tenant's nodes may be in total, and what a node that is too much is told.
+//! How much a tenant's nodes may be in total, and the message of a node that exceeds it.
 
 use crate::{
     api_types::plan::{EffectiveQuotas, Limit},
@@ -116,7 +116,7 @@ impl Size {
 }
 
 impl WorkerQuotas {
-    /// The first quota that `own` breaks beside `older`.
+    /// The first quota that `own` exceeds on top of `older`.
     pub(super) fn excess(&self, older: Size, own: Size) -> Option<Excess> {
         let all = [
             (WorkerQuota::Workers, self.workers, older.workers, own.workers),

@@ -23,7 +23,7 @@ fn restarted(stored: Option<&JobWindow>, pods: &[(&str, i64)]) -> RateWindow {
     if let Some(stored) = stored {
         window.restore(stored);
     }
-    window.keep_settling(|uid| pods.iter().any(|(held, _)| *held == uid));
+    window.retain_settling(|uid| pods.iter().any(|(held, _)| *held == uid));
     window
 }
 
@@ -66,7 +66,7 @@ fn a_pod_goes_once_status_counts_it_and_is_counted_once() {
     let now = minute(20);
     assert_eq!(window.stored(now), None);
     assert!(
-        !window.may_let_go(None, "a", minute(10), minute(600)),
+        !window.may_remove_finalizer(None, "a", minute(10), minute(600)),
         "however old: its end says where the next window may begin"
     );
     assert!(window.settle("b") && !window.settle("b") && !window.settle("unknown"));
@@ -79,14 +79,14 @@ fn a_pod_goes_once_status_counts_it_and_is_counted_once() {
     };
     assert_eq!(stored, Some(expected));
     let may = |stored: &Option<JobWindow>, uid: &str, created: i64, now: i64| {
-        window.may_let_go(stored.as_ref(), uid, minute(created), minute(now))
+        window.may_remove_finalizer(stored.as_ref(), uid, minute(created), minute(now))
     };
     assert!(may(&stored, "b", 11, 20) && !may(&stored, "a", 10, 20));
     assert!(may(&stored, "a", 10, 71) && !may(&stored, "late", 70, 71), "its window is over");
     for pods in [&[("a", 10), ("b", 11), ("c", 12)][..], &[("c", 12), ("a", 10)]] {
         let mut window = restarted(stored.as_ref(), pods);
         assert_eq!((window.used(now), window.resets_at(now)), (3, Some(minute(70) + LEEWAY)));
-        window.released("b");
+        window.finalizer_removed("b");
         assert_eq!(window.used(now), 3);
         assert_eq!(window.stored(now).map(|s| (s.settled, s.settling)), Some((1, vec![])));
     }
@@ -105,7 +105,7 @@ fn the_rest_of_an_old_window_begins_no_new_one() {
         settling: vec![],
     };
     assert_eq!(stored, Some(expected));
-    assert!(window.may_let_go(stored.as_ref(), "a", minute(10), now));
+    assert!(window.may_remove_finalizer(stored.as_ref(), "a", minute(10), now));
     assert!(!window.settle("b"), "status says so already");
     let after = restarted(stored.as_ref(), &[("b", 65), ("c", 73)]);
     assert_eq!((after.used(now), after.resets_at(now)), (1, window.resets_at(now)));
@@ -119,7 +119,7 @@ fn of_a_window_that_is_over_only_the_end_is_kept() {
         |settled, settling| JobWindow { resets_at: Time(minute(70)), not_before: None, settled, settling };
     assert_eq!(window.stored(minute(70)), Some(over(1, vec!["a".to_owned()])));
     assert_eq!(window.stored(minute(71)), Some(over(0, vec![])));
-    window.released("b");
+    window.finalizer_removed("b");
     assert_eq!(window.stored(minute(71)), Some(over(0, vec![])), "nothing to write for every pod that goes");
     assert_eq!(restarted(Some(&over(0, vec![])), &[("c", 70)]).used(minute(71)), 1);
 }
@@ -131,7 +131,7 @@ fn a_job_told_after_a_later_one_was_settled_moves_what_is_stored() {
     window.charge("a", minute(0));
     let stored = window.stored(minute(59)).unwrap();
     assert_eq!(stored.resets_at.0, minute(60), "not 63: a pod of minute 60 would go uncounted");
-    assert!(!window.may_let_go(Some(&stored), "c", minute(60), minute(64)));
+    assert!(!window.may_remove_finalizer(Some(&stored), "c", minute(60), minute(64)));
     assert_eq!(restarted(Some(&stored), &[("a", 0)]).used(minute(59)), 2);
 }
 
@@ -142,8 +142,8 @@ fn what_is_stored_moves_also_when_the_next_window_runs_already() {
     window.charge("a", minute(0));
     window.charge("c", minute(60));
     let stored = window.stored(minute(60)).unwrap();
-    assert_eq!(stored.resets_at.0, minute(60), "not 63: d of minute 60, not told yet, would go uncounted");
-    assert!(!window.may_let_go(Some(&stored), "d", minute(60), minute(64)));
+    assert_eq!(stored.resets_at.0, minute(60), "not 63: d of minute 60, not seen yet, would go uncounted");
+    assert!(!window.may_remove_finalizer(Some(&stored), "d", minute(60), minute(64)));
     let after = restarted(Some(&stored), &[("a", 0), ("c", 60), ("d", 60)]);
     assert_eq!((after.used(minute(61)), after.resets_at(minute(61))), (2, Some(minute(120) + LEEWAY)));
 }
@@ -153,17 +153,17 @@ fn an_end_that_moved_and_is_not_stored_yet_lets_nothing_of_the_next_window_go() 
     let mut window = charged(&[("b", 4)]);
     assert!(window.settle("b"));
     let stale = window.stored(minute(56));
-    let may = |window: &RateWindow| window.may_let_go(stale.as_ref(), "c", minute(60), minute(65));
+    let may = |window: &RateWindow| window.may_remove_finalizer(stale.as_ref(), "c", minute(60), minute(65));
     assert!(may(&window), "60 to 64 are of the window that is over");
     window.charge("a", minute(0));
     assert!(!may(&window), "it is over since 60, as status does not say yet");
-    assert!(window.may_let_go(window.stored(minute(65)).as_ref(), "a", minute(0), minute(65)));
+    assert!(window.may_remove_finalizer(window.stored(minute(65)).as_ref(), "a", minute(0), minute(65)));
 }
 
 #[test]
 fn what_goes_without_asking_stays_counted() {
     let mut window = charged(&[("a", 10), ("b", 11)]);
-    window.released("a");
+    window.finalizer_removed("a");
     assert_eq!((window.used(minute(12)), window.resets_at(minute(12))), (2, Some(minute(70) + LEEWAY)));
     assert_eq!(window.stored(minute(12)).map(|s| (s.settled, s.settling)), Some((1, vec![])));
 }
@@ -172,13 +172,13 @@ fn what_goes_without_asking_stays_counted() {
 fn settling_jobs_are_bounded() {
     let mut window = RateWindow::default();
     let uid = |n: usize| format!("job-{n}");
-    for n in 0..=MOST_SETTLING {
+    for n in 0..=MAX_SETTLING {
         window.charge(&uid(n), minute(0));
     }
-    assert!((0..MOST_SETTLING).all(|n| window.settle(&uid(n))));
-    assert!(!window.settle(&uid(MOST_SETTLING)));
-    window.released(&uid(7));
-    assert!(window.settle(&uid(MOST_SETTLING)));
+    assert!((0..MAX_SETTLING).all(|n| window.settle(&uid(n))));
+    assert!(!window.settle(&uid(MAX_SETTLING)));
+    window.finalizer_removed(&uid(7));
+    assert!(window.settle(&uid(MAX_SETTLING)));
     assert_eq!(window.used(minute(1)), 513);
     // A start without any of the pods has room at once; so has the next window.
     let mut restarted = restarted(window.stored(minute(1)).as_ref(), &[]);
@@ -199,7 +199,7 @@ fn a_status_that_nobody_could_write_is_survived() {
         };
         let window = restarted(Some(&stored), &[("a", 1), ("b", 2)]);
         assert!(window.used(minute(3)) <= 1);
-        assert!(window.may_let_go(Some(&stored), "a", minute(1), minute(3)));
+        assert!(window.may_remove_finalizer(Some(&stored), "a", minute(1), minute(3)));
     }
 }
 
@@ -212,7 +212,7 @@ enum Event {
     Pass(i64),
     /// The scheduler hears of a pod.
     Tell(usize),
-    /// The attempt controller asks for one to be let go.
+    /// The pod-finalizer controller requests a charge for one.
     Settle(usize),
     /// Status is written.
     Write,
@@ -220,7 +220,7 @@ enum Event {
     LetGo(usize),
     /// The scheduler hears of that.
     TellGone(usize),
-    /// The operator starts anew; the cache tells of pods in some order, before or after it tells of the tenant.
+    /// The operator restarts; the cache delivers pods in some order, before or after the tenant.
     Restart { reverse: bool, status_first: bool },
 }
 
@@ -244,7 +244,7 @@ struct HeldPod {
     uid: String,
     created: Timestamp,
     held: bool,
-    told: bool,
+    seen: bool,
 }
 
 #[derive(Default)]
@@ -257,9 +257,9 @@ struct World {
 }
 
 impl World {
-    fn tell(&mut self, which: impl Fn(&HeldPod) -> bool) {
-        for pod in self.pods.iter_mut().filter(|pod| pod.held && !pod.told && which(pod)) {
-            pod.told = true;
+    fn deliver(&mut self, which: impl Fn(&HeldPod) -> bool) {
+        for pod in self.pods.iter_mut().filter(|pod| pod.held && !pod.seen && which(pod)) {
+            pod.seen = true;
             self.window.charge(&pod.uid, pod.created);
         }
     }
@@ -270,16 +270,16 @@ impl World {
         match event {
             Event::Create => {
                 let uid = format!("job-{}", self.pods.len());
-                self.pods.push(HeldPod { uid, created: now, held: true, told: false });
+                self.pods.push(HeldPod { uid, created: now, held: true, seen: false });
             }
             Event::Pass(minutes) => {
                 let next = self.minute + minutes;
-                self.tell(|pod| end_of(pod.created) <= minute(next));
+                self.deliver(|pod| end_of(pod.created) <= minute(next));
                 self.minute = next;
             }
             Event::Tell(n) => {
                 if let Some(picked) = picked(n) {
-                    self.tell(|pod| pod.uid == picked.uid);
+                    self.deliver(|pod| pod.uid == picked.uid);
                 }
             }
             Event::Settle(n) => drop(picked(n).map(|pod| self.window.settle(&pod.uid))),
@@ -287,12 +287,12 @@ impl World {
             Event::LetGo(n) => {
                 let status = self.status.as_ref();
                 if let Some(pod) = self.pods.get_mut(n % many) {
-                    pod.held &= !self.window.may_let_go(status, &pod.uid, pod.created, now);
+                    pod.held &= !self.window.may_remove_finalizer(status, &pod.uid, pod.created, now);
                 }
             }
             Event::TellGone(n) => {
                 if let Some(pod) = picked(n).filter(|pod| !pod.held) {
-                    self.window.released(&pod.uid);
+                    self.window.finalizer_removed(&pod.uid);
                 }
             }
             Event::Restart { reverse, status_first } => self.restart(*reverse, *status_first),
@@ -301,14 +301,14 @@ impl World {
 
     fn restart(&mut self, reverse: bool, status_first: bool) {
         self.window = RateWindow::default();
-        self.pods.iter_mut().for_each(|pod| pod.told = !pod.held);
+        self.pods.iter_mut().for_each(|pod| pod.seen = !pod.held);
         if let (true, Some(status)) = (status_first, &self.status) {
             self.window.restore(status);
         }
         if reverse {
             self.pods.reverse();
         }
-        self.tell(|_| true);
+        self.deliver(|_| true);
         if reverse {
             self.pods.reverse();
         }
@@ -317,13 +317,13 @@ impl World {
             self.window.restore(status);
         }
         let pods = &self.pods;
-        self.window.keep_settling(|uid| pods.iter().any(|pod| pod.held && pod.uid == uid));
+        self.window.retain_settling(|uid| pods.iter().any(|pod| pod.held && pod.uid == uid));
     }
 
     /// The rule, from everything that ever happened, as far as the scheduler has heard of it.
     fn expected(&self) -> (u64, Option<Timestamp>) {
         let (mut used, mut start) = (0, None);
-        for pod in self.pods.iter().filter(|pod| pod.told || !pod.held) {
+        for pod in self.pods.iter().filter(|pod| pod.seen || !pod.held) {
             match start {
                 Some(start) if pod.created < start + LENGTH => used += 1,
                 _ => (used, start) = (1, Some(pod.created)),
@@ -341,7 +341,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Whatever happens in whatever order, what is counted is what was started; and whatever is held can be let go.
+    /// Whatever happens in whatever order, what is counted is what was started; and every finalizer can be removed.
     #[test]
     fn counts_what_was_started(events in vec(event(), 0..120)) {
         let mut world = World::default();
@@ -353,7 +353,7 @@ proptest! {
                 prop_assert!(world.found().0 >= before, "lowered by {:?}", event);
             }
         }
-        world.tell(|_| true);
+        world.deliver(|_| true);
         for n in 0..world.pods.len() {
             for event in [Event::Settle(n), Event::Write, Event::LetGo(n)] {
                 world.happens(&event);
@@ -365,7 +365,7 @@ proptest! {
         prop_assert_eq!(world.found(), world.expected(), "from status alone");
     }
 
-    /// The order in which jobs are told is of no matter.
+    /// The order of the events does not matter.
     #[test]
     fn any_order(created in vec(0_i64..200, 1..12).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle()))) {
         let windows = [created.0, created.1].map(|order| {

@@ -239,8 +239,8 @@ pub struct Stats {
 
 fn status(app: &App, tenant: &Tenant) -> TenantStatus {
     let stored = tenant.status.as_ref().and_then(|status| status.phase);
-    let standing = tenant_state::judge(tenant, app.clock.now());
-    match tenant_state::phase(&standing, stored == Some(TenantPhase::Stalled)) {
+    let decision = tenant_state::decide(tenant, app.clock.now());
+    match tenant_state::phase(&decision, stored == Some(TenantPhase::Stalled)) {
         TenantPhase::Active => TenantStatus::Active,
         TenantPhase::Stalled => TenantStatus::Stalled,
         TenantPhase::Suspended => TenantStatus::Suspended,

@@ -9,17 +9,17 @@ use crate::{
         job::{OnQuota, Priority, Queue},
     },
     domain::{
-        admission::{Dispatcher, JobStanding, JobView, TenantView},
+        admission::{Dispatcher, JobInput, JobState, TenantInput},
         resources::Resources,
     },
 };
 
 /// A tenant of one job at a time, which has one that runs.
-fn busy() -> Board {
+fn busy() -> SchedulerHandle {
     let mut dispatcher = Dispatcher::default();
     let mut quotas = Plans::built_in().unwrap().get("free").unwrap().effective(&Quotas::default());
     quotas.max_jobs = 1;
-    let view = TenantView {
+    let view = TenantInput {
         name: "acme".into(),
         plan: "free".into(),
         closed: None,
@@ -29,7 +29,7 @@ fn busy() -> Board {
         elastic: false,
     };
     dispatcher.set_tenant("tenant-acme", Some(view));
-    dispatcher.set_job(JobView {
+    dispatcher.set_job(JobInput {
         uid: "runs".into(),
         namespace: "tenant-acme".into(),
         created: Timestamp::UNIX_EPOCH,
@@ -38,11 +38,11 @@ fn busy() -> Board {
         asked: Ok(Resources::default()),
         group: None,
         on_quota: OnQuota::Queue,
-        state: JobStanding::Active { group: None, bound: true },
-        told: None,
+        state: JobState::Active { group: None, bound: true },
+        reported: None,
     });
     dispatcher.decide();
-    Board::ready(dispatcher)
+    SchedulerHandle::ready(dispatcher)
 }
 
 async fn submit(lab: &Lab, key: Option<&str>, body: &str) -> (u16, Value, bool) {
@@ -56,7 +56,7 @@ async fn submit(lab: &Lab, key: Option<&str>, body: &str) -> (u16, Value, bool) 
 }
 
 /// A lab of this tenant's.
-fn of_one_job(board: Board) -> Lab {
+fn of_one_job(board: SchedulerHandle) -> Lab {
     let mut lab = Lab::with(Some(board));
     mock::put(&mut lab.tenants, tenant(json!({"plan": "free", "quotas": {"maxJobs": 1}})));
     lab
@@ -95,7 +95,7 @@ async fn a_job_that_may_wait_for_its_quota_is_created() {
     assert_eq!(status, 202, "no scheduler runs here");
     assert_eq!(outline(&lab), [format!("POST {JOBS}")]);
     // Where nothing is known of the tenant yet, the verdict on the Job itself is waited for.
-    let lab = Lab::with(Some(Board::ready(Dispatcher::default())));
+    let lab = Lab::with(Some(SchedulerHandle::ready(Dispatcher::default())));
     assert_eq!(submit(&lab, None, r#"{"image": "i"}"#).await.0, 202);
     assert_eq!(outline(&lab), [format!("POST {JOBS}")]);
 }

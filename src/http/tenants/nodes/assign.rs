@@ -141,7 +141,7 @@ async fn set_label(app: &App, tenant: &Tenant, name: &str) -> Result<(Node, bool
             }
             (None, None) => (),
         }
-        if !tenant_state::judge(tenant, app.clock.now()).accepts() {
+        if !tenant_state::decide(tenant, app.clock.now()).accepts() {
             return Err(quota_exceeded("tenant is not active"));
         }
         if let Some(problem) = excess(app, tenant, &node).await? {

@@ -20,8 +20,9 @@ use crofter::{
         job::{OnQuota, Priority, Queue},
         plan::EffectiveQuotas,
     },
+    clock::ClockReading,
     domain::{
-        admission::{Dispatcher, JobStanding, JobView, TenantView, Verdict, WorkerView},
+        admission::{Dispatcher, JobInput, JobState, TenantInput, Verdict, WorkerInput},
         resources::Resources,
     },
 };
@@ -139,7 +140,7 @@ fn measure(load: Load, waiting: usize) -> Growth {
     let mut world = World::new(load, waiting, tenants, nodes);
     let told = millis(begun.elapsed());
     let first = world.decide();
-    world.dispatcher.reasons(usize::MAX / 64);
+    world.dispatcher.take_reason_updates(usize::MAX / 64);
     let mut growth = Growth {
         load,
         waiting,
@@ -177,9 +178,9 @@ struct World {
     tenants: usize,
     now: i64,
     jobs: usize,
-    running: Vec<(JobView, String)>,
+    running: Vec<(JobInput, String)>,
     admitted: Vec<Arc<str>>,
-    waiting: HashMap<Arc<str>, JobView>,
+    waiting: HashMap<Arc<str>, JobInput>,
     random: fastrand::Rng,
 }
 
@@ -199,7 +200,7 @@ impl World {
         (0..tenants).for_each(|number| world.dispatcher.set_tenant(&namespace(number), Some(tenant(number))));
         let capacity = cores(NODE_CORES * 1000);
         for node in 0..nodes {
-            let view = WorkerView { group: POOL.to_owned(), capacity, open: true };
+            let view = WorkerInput { group: POOL.to_owned(), capacity, open: true };
             world.dispatcher.set_worker(&format!("node-{node}"), Some(view));
             for _ in 0..NODE_CORES {
                 let job = world.job(cores(1000));
@@ -211,9 +212,9 @@ impl World {
         world
     }
 
-    fn job(&mut self, asked: Resources) -> JobView {
+    fn job(&mut self, asked: Resources) -> JobInput {
         self.jobs += 1;
-        JobView {
+        JobInput {
             uid: format!("{:08}", self.jobs).into(),
             namespace: namespace(self.jobs % self.tenants).into(),
             created: at(self.now),
@@ -222,8 +223,8 @@ impl World {
             asked: Ok(asked),
             group: None,
             on_quota: OnQuota::Queue,
-            state: JobStanding::Waiting(1),
-            told: None,
+            state: JobState::Waiting(1),
+            reported: None,
         }
     }
 
@@ -238,18 +239,18 @@ impl World {
         self.dispatcher.set_job(job);
     }
 
-    fn start(&mut self, mut job: JobView, node: &str) {
+    fn start(&mut self, mut job: JobInput, node: &str) {
         if let Ok(asked) = &job.asked {
             self.dispatcher.set_pod(&job.uid, Some((node, *asked)));
         }
-        job.state = JobStanding::Active { group: Some(POOL.into()), bound: true };
+        job.state = JobState::Active { group: Some(POOL.into()), bound: true };
         self.dispatcher.set_job(job.clone());
         self.running.push((job, node.to_owned()));
     }
 
     fn decide(&mut self) -> Duration {
         let begun = Instant::now();
-        self.dispatcher.tick(at(self.now));
+        self.dispatcher.tick(ClockReading::virtual_time(at(self.now)));
         self.admitted.extend(self.dispatcher.decide().decided);
         begun.elapsed()
     }
@@ -258,7 +259,7 @@ impl World {
         let begun = Instant::now();
         let (mut job, _) = self.running.swap_remove(self.random.usize(0..self.running.len()));
         self.dispatcher.set_pod(&job.uid, None);
-        job.state = JobStanding::Ended(JobPhase::Completed);
+        job.state = JobState::Ended(JobPhase::Completed);
         self.dispatcher.set_job(job);
         self.decide();
         begun.elapsed()
@@ -289,8 +290,8 @@ fn namespace(tenant: usize) -> String {
     format!("tenant-{tenant:06}")
 }
 
-fn tenant(number: usize) -> TenantView {
-    TenantView {
+fn tenant(number: usize) -> TenantInput {
+    TenantInput {
         name: format!("{number:06}"),
         plan: "pro".to_owned(),
         closed: None,

@@ -1,0 +1,180 @@
+//! The tenants of one pool (Kueue: a Cohort): what each uses of it, and which of their classes wait for room there.
+//!
+//! The classes that wait are in a table. When a node has more room, the table is read from end to end, and for each
+//! class that may fit the fair-share order is computed as of that moment. The table can't be kept sorted, because recent
+//! usage decays while nothing happens; reading ten thousand classes takes less than a millisecond.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{
+    backfill::{AdmittedSizes, SizeBucket},
+    fair_share::{DecayedUsage, FairShareOrder, Share, dominant_share},
+    ids::{Arena, BlockedId, ClassId, MemberId, TenantId},
+};
+use crate::domain::resources::Resources;
+
+#[derive(Debug, Default)]
+pub struct PoolShares {
+    /// What the pool's nodes have in all.
+    capacity: Resources,
+    members: Arena<MemberId, Member>,
+    /// Sum of the weights that count.
+    weights: u64,
+    blocked: Arena<BlockedId, BlockedClass>,
+    /// Jobs admitted so far.
+    admitted: AdmittedSizes,
+    /// Tenants with a blocked job, by its size and by the number of smaller admissions at which it may starve.
+    watches: BTreeMap<SizeBucket, BTreeSet<(u64, TenantId)>>,
+}
+
+/// A tenant of the pool.
+#[derive(Debug, Default)]
+struct Member {
+    weight: u32,
+    usage: Resources,
+    recent: DecayedUsage,
+    /// Its weight counts: it uses the pool or has demand for it.
+    counted: bool,
+}
+
+/// A class that waits for room.
+#[derive(Clone, Debug)]
+pub struct BlockedClass {
+    pub member: MemberId,
+    pub tenant: TenantId,
+    pub class: ClassId,
+    pub asked: Resources,
+    pub tie_break: TieBreak,
+}
+
+/// What decides where the fair-share order is equal: the job that is first by aging, then the tenant, in an order that does
+/// not depend on which was seen first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TieBreak {
+    pub effective_since: i64,
+    pub tenant: u64,
+}
+
+/// A class that may start a job, and where it comes in the fair-share order. The least is next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Nomination {
+    pub order: FairShareOrder,
+    pub tie_break: TieBreak,
+    pub tenant: TenantId,
+    pub class: ClassId,
+}
+
+impl PoolShares {
+    pub fn set_capacity(&mut self, capacity: Resources) {
+        self.capacity = capacity;
+    }
+
+    // --- members
+
+    /// Adds a tenant that used this lately.
+    pub fn join(&mut self, weight: u32, recent: DecayedUsage) -> MemberId {
+        self.members.insert(Member { weight: weight.max(1), recent, ..Member::default() })
+    }
+
+    /// Removes a tenant; returns what it used lately.
+    pub fn leave(&mut self, member: MemberId) -> DecayedUsage {
+        self.set_counted(member, false);
+        self.members.remove(member).recent
+    }
+
+    pub fn usage(&self, member: MemberId) -> &Resources {
+        &self.members[member].usage
+    }
+
+    pub fn change_usage(&mut self, member: MemberId, change: impl FnOnce(&mut Resources), now: Timestamp) {
+        let Member { usage, recent, .. } = &mut self.members[member];
+        change(usage);
+        recent.set(dominant_share(usage, &self.capacity), now);
+    }
+
+    /// Sets whether a tenant's weight counts.
+    pub fn set_counted(&mut self, member: MemberId, counted: bool) {
+        let member = &mut self.members[member];
+        if std::mem::replace(&mut member.counted, counted) != counted {
+            let weight = u64::from(member.weight);
+            self.weights = if counted { self.weights + weight } else { self.weights - weight };
+        }
+    }
+
+    /// Where a tenant's job that asks for this comes in the fair-share order.
+    pub fn order(&self, member: MemberId, asked: &Resources, now: Timestamp) -> FairShareOrder {
+        let Member { weight, usage, recent, .. } = &self.members[member];
+        let guarantee = f64::from(*weight) / self.weights.max(u64::from(*weight)) as f64;
+        let share = Share {
+            held: dominant_share(usage, &self.capacity),
+            with_job: dominant_share(&(*usage + *asked), &self.capacity),
+            recent: recent.mean(now),
+        };
+        FairShareOrder::new(&share, guarantee, *weight)
+    }
+
+    // --- blocked classes
+
+    pub fn block(&mut self, class: BlockedClass) -> BlockedId {
+        self.blocked.insert(class)
+    }
+
+    pub fn unblock(&mut self, class: BlockedId) {
+        self.blocked.remove(class);
+    }
+
+    /// Another job is the first of its class.
+    pub fn set_since(&mut self, class: BlockedId, effective_since: i64) {
+        self.blocked[class].tie_break.effective_since = effective_since;
+    }
+
+    /// The tenants with a blocked class.
+    pub fn blocked_tenants(&self) -> BTreeSet<TenantId> {
+        self.blocked.values().map(|class| class.tenant).collect()
+    }
+
+    /// The blocked classes that may fit where no node has more than `room`, in no order.
+    pub fn nominations(&self, room: Resources, now: Timestamp) -> impl Iterator<Item = Nomination> {
+        self.blocked.values().filter(move |class| class.asked.fits(&room)).map(move |class| Nomination {
+            order: self.order(class.member, &class.asked, now),
+            tie_break: class.tie_break,
+            tenant: class.tenant,
+            class: class.class,
+        })
+    }
+
+    // --- jobs that others overtake
+
+    pub fn count_admission(&mut self, asked: &Resources) {
+        self.admitted.count(asked);
+    }
+
+    /// Jobs smaller than this that were admitted so far.
+    pub fn smaller_admitted(&self, asked: &Resources) -> u64 {
+        self.admitted.smaller(&SizeBucket::of(asked))
+    }
+
+    /// Has a tenant enqueued when so many smaller jobs were admitted. That is never taken back: a tenant whose job waits no
+    /// longer by then is enqueued once too often.
+    pub fn watch(&mut self, asked: &Resources, admitted: u64, tenant: TenantId) {
+        self.watches.entry(SizeBucket::of(asked)).or_default().insert((admitted, tenant));
+    }
+
+    /// At most so many of the tenants whose job may starve by now; each watch is returned once.
+    pub fn take_overtaken(&mut self, max: usize) -> Vec<TenantId> {
+        let mut all = Vec::new();
+        self.watches.retain(|size, tenants| {
+            let admitted = self.admitted.smaller(size);
+            while let Some(watch) =
+                tenants.first().copied().filter(|(at, _)| *at <= admitted && all.len() < max)
+            {
+                tenants.remove(&watch);
+                all.push(watch.1);
+            }
+            !tenants.is_empty()
+        });
+        all
+    }
+}

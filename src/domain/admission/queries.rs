@@ -1,0 +1,114 @@
+//! What others ask the dispatcher: verdicts on jobs, what a tenant uses, how many jobs wait.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    Dispatcher, UsageSnapshot,
+    inputs::{Admission, ProspectiveJob, Verdict},
+    tenant_queue::{JobEntry, TenantQueue},
+};
+use crate::{
+    api_types::{Reason, tenant::JobWindow},
+    clock::ClockReading,
+    domain::pod_create::Meaning,
+};
+
+impl Dispatcher {
+    /// What was decided of a job, by UID, for its status; `None` while that has it, or nothing is decided.
+    #[must_use]
+    pub fn verdict(&self, uid: &str) -> Option<Verdict> {
+        let (queue, job) = self.job(uid)?;
+        queue.verdict(job, &self.shared).filter(|verdict| TenantQueue::is_reported(job, verdict))
+    }
+
+    /// What is decided of a job at this moment, by UID, with the numbers of now.
+    #[must_use]
+    pub fn current_verdict(&self, uid: &str) -> Option<Verdict> {
+        let (queue, job) = self.job(uid)?;
+        queue.verdict(job, &self.shared)
+    }
+
+    /// Why a job would be rejected at once if it were created now, as the youngest of its tenant; `None` where it would
+    /// be admitted or wait, and for an unknown tenant.
+    #[must_use]
+    pub fn assess(&self, job: &ProspectiveJob<'_>, now: ClockReading) -> Option<(Reason, String)> {
+        let last = self.shared.now;
+        let now = ClockReading { wall: now.wall.max(last.wall), steady: now.steady.max(last.steady) };
+        self.queue(job.namespace)?.assess_prospective(job, now, &self.shared)
+    }
+
+    /// Takes an admission into use: from now on it stays until its pod was seen, or [`Self::pod_create_failed`]. Again for
+    /// the same attempt, it is the same.
+    pub fn claim(&mut self, uid: &str, attempt: u32) -> Option<Admission> {
+        let job = *self.uids.get(uid)?;
+        let tenant = self.shared.jobs[job].tenant();
+        if !self.tenants[tenant].claim(job, attempt, &mut self.shared) {
+            return None;
+        }
+        match self.verdict(uid)? {
+            Verdict::Admit(admission) => Some(admission),
+            _ => None,
+        }
+    }
+
+    /// The API server refused the pod of an admission for the moment; `message` says so. At first, and only where quick
+    /// retries are worth while ([`Meaning::TryAgain`]: a quota whose count lags is right in a moment), when to retry.
+    /// `None` where the admission is given back; the job then pauses, longer each time, and its status says so.
+    pub fn pod_create_failed(
+        &mut self,
+        uid: &str,
+        attempt: u32,
+        meaning: Meaning,
+        message: String,
+    ) -> Option<Duration> {
+        let job = self.uids.get(uid).copied()?;
+        let tenant = self.shared.jobs[job].tenant();
+        self.tenants[tenant].pod_create_failed(job, attempt, meaning, message, &mut self.shared)
+    }
+
+    /// What a tenant uses, by namespace.
+    #[must_use]
+    pub fn usage_snapshot(&self, namespace: &str) -> Option<UsageSnapshot> {
+        self.queue(namespace).map(|queue| queue.snapshot(self.shared.now.wall))
+    }
+
+    /// Whether what is stored of a tenant's hourly window allows to remove the finalizer of a job's first pod; see
+    /// [`RateWindow::may_remove_finalizer`](crate::domain::rate_window::RateWindow::may_remove_finalizer).
+    #[must_use]
+    pub fn may_remove_finalizer(
+        &self,
+        namespace: &str,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        let window = self.queue(namespace).map(TenantQueue::window);
+        window.is_some_and(|window| window.may_remove_finalizer(stored, job_uid, created, now))
+    }
+
+    /// How many jobs wait, by reason.
+    #[must_use]
+    pub fn waiting(&self) -> BTreeMap<Reason, u64> {
+        let mut waiting = BTreeMap::new();
+        self.tenants.values().for_each(|queue| queue.count_waiting(&mut waiting));
+        waiting
+    }
+
+    /// The nodes that are reserved for starving jobs.
+    #[must_use]
+    pub fn reserved_nodes(&self) -> Vec<&str> {
+        self.tenants.values().filter_map(|queue| queue.reserved_node(&self.shared)).collect()
+    }
+
+    fn queue(&self, namespace: &str) -> Option<&TenantQueue> {
+        self.namespaces.get(namespace).map(|tenant| &self.tenants[*tenant])
+    }
+
+    fn job(&self, uid: &str) -> Option<(&TenantQueue, &JobEntry)> {
+        let job = &self.shared.jobs[*self.uids.get(uid)?];
+        Some((&self.tenants[job.tenant()], job))
+    }
+}

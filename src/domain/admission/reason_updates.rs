@@ -1,0 +1,111 @@
+//! Which waiting jobs get a new reason in their status, and in which order.
+//!
+//! A reason is a write on the Job, and thousands may get a new one at once. They wait here, and the scheduler takes as
+//! many at a time as its budget of writes allows: the tenants by turns, of each tenant first the jobs that came last, then
+//! one job of each class by turns, from the front of the class. A job is reported only where the reason differs from that
+//! in its status; one that waits for capacity or quota keeps that reason while it is others' turn, because reservations for
+//! starving jobs come and end often.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    Dispatcher,
+    ids::{Arena, ClassId, JobIdx, TenantId},
+    order::Rank,
+    tenant_queue::TenantQueue,
+};
+
+/// Jobs visited in one call, so that a call that finds nothing to report ends soon.
+const MAX_JOBS_VISITED: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct ReasonUpdates {
+    /// Tenants that may have a job to report, the next first.
+    round_robin: VecDeque<TenantId>,
+    by_tenant: HashMap<TenantId, TenantUpdates>,
+}
+
+/// What may have to be reported of one tenant.
+#[derive(Debug, Default)]
+struct TenantUpdates {
+    jobs: VecDeque<JobIdx>,
+    /// Classes with the last job visited.
+    classes: VecDeque<(ClassId, Option<Rank>)>,
+}
+
+impl ReasonUpdates {
+    pub(super) fn add_job(&mut self, tenant: TenantId, job: JobIdx) {
+        self.of(tenant).jobs.push_back(job);
+    }
+
+    pub(super) fn add_class(&mut self, tenant: TenantId, class: ClassId) {
+        self.of(tenant).classes.push_back((class, None));
+    }
+
+    fn of(&mut self, tenant: TenantId) -> &mut TenantUpdates {
+        self.by_tenant.entry(tenant).or_insert_with(|| {
+            self.round_robin.push_back(tenant);
+            TenantUpdates::default()
+        })
+    }
+
+    fn next(&mut self, tenants: &mut Arena<TenantId, TenantQueue>) -> Option<JobIdx> {
+        loop {
+            let tenant = self.round_robin.pop_front()?;
+            let updates = self.by_tenant.get_mut(&tenant);
+            match updates.and_then(|updates| updates.next(tenants.get_mut(tenant))) {
+                Some(job) => {
+                    self.round_robin.push_back(tenant);
+                    return Some(job);
+                }
+                None => self.by_tenant.remove(&tenant),
+            };
+        }
+    }
+}
+
+impl TenantUpdates {
+    fn next(&mut self, queue: Option<&mut TenantQueue>) -> Option<JobIdx> {
+        self.jobs.pop_front().or_else(|| self.next_of_classes(queue?))
+    }
+
+    fn next_of_classes(&mut self, queue: &mut TenantQueue) -> Option<JobIdx> {
+        loop {
+            let (id, visited) = self.classes.pop_front()?;
+            // The class may have ended, and another one have its handle: then that is visited once too often.
+            let Some(class) = queue.class_mut(id) else { continue };
+            if let Some((rank, job)) = class.job_after(visited.as_ref()) {
+                self.classes.push_back((id, Some(rank.clone())));
+                return Some(job);
+            }
+            if class.end_report_pass() {
+                self.classes.push_back((id, None));
+            }
+        }
+    }
+}
+
+impl Dispatcher {
+    /// At most so many jobs, by UID, whose status is to get a new reason to wait: from now on [`Self::verdict`] has it.
+    pub fn take_reason_updates(&mut self, max: usize) -> Vec<Arc<str>> {
+        let mut updates = Vec::new();
+        for _ in 0..MAX_JOBS_VISITED {
+            if updates.len() >= max {
+                break;
+            }
+            let Some(job) = self.shared.reason_updates.next(&mut self.tenants) else { break };
+            let Some(entry) = self.shared.jobs.get_mut(job) else { continue };
+            updates.extend(self.tenants[entry.tenant()].report_reason(entry));
+        }
+        updates
+    }
+
+    /// Whether a job may have to get a new reason.
+    #[must_use]
+    pub fn has_reason_updates(&self) -> bool {
+        !self.shared.reason_updates.round_robin.is_empty()
+    }
+}

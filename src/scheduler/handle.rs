@@ -1,0 +1,321 @@
+//! Access to the scheduler's state and decisions, for controllers and the REST API.
+
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use tokio::sync::Notify;
+
+use crate::{
+    api_types::{
+        JobPhase, Reason,
+        tenant::{EndedJobs, JobWindow, TenantUsage},
+    },
+    clock::ClockReading,
+    domain::{
+        admission::{Admission, Dispatcher, ProspectiveJob, UsageSnapshot, Verdict},
+        pod_create::Meaning,
+    },
+};
+
+/// The scheduler's state. Cheap to clone; all clones show the same.
+#[derive(Clone, Default)]
+pub struct SchedulerHandle {
+    state: Arc<Mutex<State>>,
+    /// A change that no watch delivers: a charge is to be stored, or an admission was given back.
+    changed: Arc<Notify>,
+    /// A decision was made.
+    decided: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    dispatcher: Dispatcher,
+    /// Whether a first decision was made.
+    ready: bool,
+    /// Verdicts set by tests, by job UID.
+    #[cfg(test)]
+    shown: std::collections::HashMap<String, Verdict>,
+}
+
+impl SchedulerHandle {
+    /// One with an empty dispatcher.
+    #[must_use]
+    pub fn new(dispatcher: Dispatcher) -> Self {
+        Self::of(State { dispatcher, ..State::default() })
+    }
+
+    /// A handle that returns these verdicts, by job UID.
+    #[cfg(test)]
+    pub(crate) fn showing(verdicts: impl IntoIterator<Item = (&'static str, Verdict)>) -> Self {
+        let shown = verdicts.into_iter().map(|(uid, verdict)| (uid.to_owned(), verdict)).collect();
+        Self::of(State { shown, ready: true, ..State::default() })
+    }
+
+    /// Returns this verdict on a job from now on.
+    #[cfg(test)]
+    pub(crate) fn show(&self, job_uid: &str, verdict: Verdict) {
+        self.lock().shown.insert(job_uid.to_owned(), verdict);
+    }
+
+    /// A handle that has decided before, for tests.
+    #[cfg(test)]
+    pub(crate) fn ready(dispatcher: Dispatcher) -> Self {
+        Self::of(State { dispatcher, ready: true, ..State::default() })
+    }
+
+    /// Why a job would be rejected at once if it were created now; `None` where it would not, and until the caches are
+    /// synced. It reserves nothing: the verdict on the Job itself decides.
+    #[must_use]
+    pub fn assess(&self, job: &ProspectiveJob<'_>, now: ClockReading) -> Option<(Reason, String)> {
+        let state = self.lock();
+        state.ready.then(|| state.dispatcher.assess(job, now)).flatten()
+    }
+
+    /// What was decided of a job, by UID, for its status; `None` while that has it, or nothing is decided.
+    #[must_use]
+    pub fn verdict(&self, job_uid: &str) -> Option<Verdict> {
+        let state = self.lock();
+        #[cfg(test)]
+        if let Some(shown) = state.shown.get(job_uid) {
+            return Some(shown.clone());
+        }
+        state.dispatcher.verdict(job_uid)
+    }
+
+    /// Takes an admission into use, by job UID and attempt; `None` where it was taken back meanwhile. Then no pod may be
+    /// created.
+    #[must_use]
+    pub fn claim(&self, job_uid: &str, attempt: u32) -> Option<Admission> {
+        let mut state = self.lock();
+        #[cfg(test)]
+        if let Some(Verdict::Admit(shown)) = state.shown.get(job_uid) {
+            return Some(shown.clone());
+        }
+        state.dispatcher.claim(job_uid, attempt)
+    }
+
+    /// The API server refused the pod of an admission for the moment: when to try again, or `None` where the admission is
+    /// given back and the job waits with `message`; see [`Dispatcher::pod_create_failed`].
+    #[must_use]
+    pub fn pod_create_failed(
+        &self,
+        job_uid: &str,
+        attempt: u32,
+        meaning: Meaning,
+        message: String,
+    ) -> Option<Duration> {
+        let mut state = self.lock();
+        #[cfg(test)]
+        if state.shown.contains_key(job_uid) {
+            if meaning == Meaning::TryAgain {
+                return Some(Duration::from_millis(100));
+            }
+            state.shown.insert(job_uid.to_owned(), Verdict::Wait(Reason::PodRefused, message));
+            return None;
+        }
+        let wait = state.dispatcher.pod_create_failed(job_uid, attempt, meaning, message);
+        drop(state);
+        if wait.is_none() {
+            // The job gets its reason, its room goes to others, and the time of its next retry is known.
+            self.changed.notify_one();
+        }
+        wait
+    }
+
+    /// Requests that the charge of a job, by namespace and UID, is stored, so that its first pod may lose its finalizer;
+    /// `soon` where a caller waits for that.
+    pub fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
+        self.lock().dispatcher.request_charge(namespace, job_uid, soon);
+        self.changed.notify_one();
+    }
+
+    /// Whether what is stored of a namespace's hourly window allows to remove the finalizer of the first pod of a job, by UID
+    /// and creation; not until the caches are synced.
+    #[must_use]
+    pub fn may_remove_finalizer(
+        &self,
+        namespace: &str,
+        stored: Option<&JobWindow>,
+        job_uid: &str,
+        created: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        let state = self.lock();
+        state.ready && state.dispatcher.may_remove_finalizer(namespace, stored, job_uid, created, now)
+    }
+
+    /// What the jobs of a namespace use, as its tenant's status has it; `None` until the caches are synced.
+    #[must_use]
+    pub fn usage(&self, namespace: &str) -> Option<TenantUsage> {
+        self.usage_snapshot(namespace).map(|(usage, ..)| usage)
+    }
+
+    /// The same with the hourly window as it is to be stored, and whether that is urgent.
+    #[must_use]
+    pub fn usage_snapshot(&self, namespace: &str) -> Option<(TenantUsage, Option<JobWindow>, bool)> {
+        let state = self.lock();
+        let snapshot = state.ready.then(|| state.dispatcher.usage_snapshot(namespace)).flatten()?;
+        Some((shown(&snapshot), snapshot.window, snapshot.urgent))
+    }
+
+    /// What the scheduler decides of a job at this moment, by UID, whether that is reported or not; `None` before the
+    /// first decision, and for a job that does not wait.
+    #[must_use]
+    pub fn current_verdict(&self, job_uid: &str) -> Option<Verdict> {
+        self.is_ready().then(|| self.with(|dispatcher| dispatcher.current_verdict(job_uid))).flatten()
+    }
+
+    /// How many jobs wait, by reason.
+    #[must_use]
+    pub fn waiting(&self) -> BTreeMap<Reason, u64> {
+        self.lock().dispatcher.waiting()
+    }
+
+    /// Whether a first decision was made, from synced caches.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.lock().ready
+    }
+
+    /// Waits for a first decision; for ever where this process does not schedule.
+    pub async fn until_ready(&self) {
+        loop {
+            // Registered before the check, so that no decision is missed.
+            let mut next = pin!(self.decided.notified());
+            next.as_mut().enable();
+            if self.is_ready() {
+                return;
+            }
+            next.await;
+        }
+    }
+
+    /// Gives access to the dispatcher.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Dispatcher) -> T) -> T {
+        work(&mut self.lock().dispatcher)
+    }
+
+    /// Makes a decision, and wakes those that wait for one.
+    pub(super) fn decide<T>(&self, decision: impl FnOnce(&mut Dispatcher) -> T) -> T {
+        let decision = {
+            let mut state = self.lock();
+            state.ready = true;
+            decision(&mut state.dispatcher)
+        };
+        self.decided.notify_waiters();
+        decision
+    }
+
+    /// Waits for the verdict on a job, by UID, which its status will get; for ever where this process does not schedule, and
+    /// for a job that does not wait.
+    pub async fn wait_for_verdict(&self, job_uid: &str) -> Verdict {
+        loop {
+            // Registered before the check, so that no decision is missed.
+            let mut next = pin!(self.decided.notified());
+            next.as_mut().enable();
+            match self.current_verdict(job_uid) {
+                Some(verdict) => return verdict,
+                None => next.await,
+            }
+        }
+    }
+
+    /// Waits until a charge is to be stored, or an admission was given back.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn of(state: State) -> Self {
+        Self { state: Arc::new(Mutex::new(state)), ..Self::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shown(snapshot: &UsageSnapshot) -> TenantUsage {
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let ended = |phase| snapshot.ended.get(&phase).copied().map_or(0, signed);
+    let UsageSnapshot { usage, started, resets_at, .. } = snapshot;
+    TenantUsage {
+        queued_jobs: signed(usage.queued),
+        active_jobs: signed(usage.active),
+        cpu_millicores: signed(usage.held.cpu_milli),
+        memory_bytes: signed(usage.held.memory_bytes),
+        gpus: signed(usage.held.gpus),
+        bandwidth_mbps: signed(usage.held.bandwidth_mbps),
+        jobs_this_hour: signed(*started),
+        jobs_hour_reset_at: resets_at.map(Time),
+        ended: EndedJobs {
+            completed: ended(JobPhase::Completed),
+            failed: ended(JobPhase::Failed),
+            canceled: ended(JobPhase::Canceled),
+            rejected: ended(JobPhase::Rejected),
+            timed_out: ended(JobPhase::TimedOut),
+        },
+        ..TenantUsage::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::{
+        api_types::job::{OnQuota, Priority, Queue},
+        domain::{
+            admission::{JobInput, JobState},
+            resources::Resources,
+        },
+    };
+
+    fn job(uid: &str) -> JobInput {
+        JobInput {
+            uid: uid.into(),
+            namespace: "no-tenant".into(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+            queue: Queue::Default,
+            priority: Priority::Medium,
+            asked: Ok(Resources::default()),
+            group: None,
+            on_quota: OnQuota::Queue,
+            state: JobState::Waiting(1),
+            reported: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_with_the_first_decision() {
+        let handle = SchedulerHandle::default();
+        let mut ready = pin!(handle.until_ready());
+        assert!(ready.as_mut().now_or_never().is_none());
+        handle.decide(|dispatcher| drop(dispatcher.decide()));
+        assert!(ready.as_mut().now_or_never().is_some());
+        assert!(handle.until_ready().now_or_never().is_some(), "and stays so");
+    }
+
+    #[tokio::test]
+    async fn no_verdict_is_returned_between_an_event_and_the_decision_on_it() {
+        let handle = SchedulerHandle::default();
+        let mut first = pin!(handle.wait_for_verdict("a"));
+        handle.with(|dispatcher| dispatcher.set_job(job("a")));
+        assert!(first.as_mut().now_or_never().is_none(), "no decision yet");
+        handle.decide(|dispatcher| drop(dispatcher.decide()));
+        let verdict = first.as_mut().now_or_never();
+        assert!(matches!(verdict, Some(Verdict::Wait(Reason::NotATenantNamespace, _))), "{verdict:?}");
+        handle.with(|dispatcher| dispatcher.set_job(job("b")));
+        let mut second = pin!(handle.wait_for_verdict("b"));
+        assert!(second.as_mut().now_or_never().is_none(), "the decision before it says nothing of it");
+        handle.decide(|dispatcher| drop(dispatcher.decide()));
+        assert!(second.as_mut().now_or_never().is_some());
+    }
+}
