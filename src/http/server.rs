@@ -1,10 +1,10 @@
 //! The listener: its timeouts, the limit on connections, and a graceful shutdown.
 //!
 //! Each connection serves HTTP/1.1. [`connection`](super::connection) limits how long it may be idle and how long a head
-//! may take. Connections over [`MAX_CONNECTIONS`] wait in the kernel's queue. The server disconnects a client that does not
+//! may take. Connections over `MAX_CONNECTIONS` wait in the kernel's queue. The server disconnects a client that does not
 //! read ([`write_timeout`](super::write_timeout)), and one that does not answer TCP keepalive probes, which the kernel
-//! sends after [`KEEPALIVE_TIME`] without traffic. At the stop signal the server accepts no more connections and completes
-//! the requests in flight, for at most [`SHUTDOWN_TIMEOUT`]; streaming responses end at the same signal
+//! sends after `KEEPALIVE_TIME` without traffic. At the stop signal the server accepts no more connections and completes
+//! the requests in flight, for at most `SHUTDOWN_TIMEOUT`; streaming responses end at the same signal
 //! ([`streams`](super::streams)).
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
