@@ -9,6 +9,7 @@ pub mod crd;
 pub mod job;
 pub mod plan;
 pub mod quantity;
+pub mod quota;
 pub mod reason;
 pub mod scenario;
 pub mod tenant;

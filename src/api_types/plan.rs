@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use super::quota::QuotaDimension;
 use crate::yaml;
 
 /// The built-in table, in the form in which an administrator replaces it.
@@ -247,31 +248,8 @@ impl EffectiveQuotas {
     /// The first quota whose number means nothing, by the name of its field.
     #[must_use]
     pub fn meaningless(&self) -> Option<(&'static str, i64)> {
-        let EffectiveQuotas {
-            max_jobs,
-            max_queued_jobs,
-            max_jobs_per_hour,
-            max_workers,
-            max_cpu_cores,
-            max_memory_gb,
-            max_gpus,
-            max_storage_gb,
-            max_bandwidth_mbps,
-            job_timeout_minutes,
-        } = *self;
-        let all = [
-            ("maxJobs", max_jobs),
-            ("maxQueuedJobs", max_queued_jobs),
-            ("maxJobsPerHour", max_jobs_per_hour),
-            ("maxWorkers", max_workers),
-            ("maxCpuCores", max_cpu_cores),
-            ("maxMemoryGb", max_memory_gb),
-            ("maxGpus", max_gpus),
-            ("maxStorageGb", max_storage_gb),
-            ("maxBandwidthMbps", max_bandwidth_mbps),
-            ("jobTimeoutMinutes", job_timeout_minutes),
-        ];
-        all.into_iter().find(|(_, value)| *value < -1)
+        let mut all = QuotaDimension::all().map(|dimension| (dimension.field(), dimension.quota(self)));
+        all.find(|(_, value)| *value < -1)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct Board {
     state: Arc<Mutex<State>>,
-    /// Something was settled: there is news that no watch tells of.
+    /// Something was settled, or an admission was given back: a change that no watch reports.
     settled: Arc<Notify>,
     /// A decision was made.
     decided: Arc<Notify>,
@@ -119,7 +119,13 @@ impl Board {
             state.shown.insert(job_uid.to_owned(), Verdict::Wait(Reason::PodRefused, sentence));
             return None;
         }
-        state.dispatcher.refused(job_uid, attempt, meaning, sentence)
+        let wait = state.dispatcher.refused(job_uid, attempt, meaning, sentence);
+        drop(state);
+        if wait.is_none() {
+            // The job gets its reason, its place goes to others, and the time of its next try is known.
+            self.settled.notify_one();
+        }
+        wait
     }
 
     /// The first pod of a job is to be let go, by the namespace and the job's UID: its charge is to be stored first, soon
@@ -213,7 +219,7 @@ impl Board {
         }
     }
 
-    /// Waits until something was settled.
+    /// Waits until something was settled or given back.
     pub(super) async fn settled(&self) {
         self.settled.notified().await;
     }

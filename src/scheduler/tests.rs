@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     api_types::Reason,
-    domain::admission::Verdict,
+    domain::{admission::Verdict, pod_create::Meaning},
     kube_ext::{
         mock,
         streams::{DistinctReceiver, distinct},
@@ -200,12 +200,51 @@ fn controllers_that_take_no_names_do_not_stop_the_scheduler() {
     assert_eq!(world.reason("j9999"), Some(Reason::ExceedsQuota));
 }
 
+/// A channel with the end of a list in it.
+fn synced<K: kube::Resource>() -> (mpsc::Sender<Change<K>>, mpsc::Receiver<Change<K>>) {
+    let (sender, receiver) = mpsc::channel(1);
+    assert!(sender.try_send(Change::Synced).is_ok());
+    (sender, receiver)
+}
+
+/// No watch reports that the API server refused a pod.
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_pod_was_refused_gets_its_reason_and_its_next_try_though_nothing_else_happens() {
+    let begun = tokio::time::Instant::now();
+    let mut world = World::new(Clock::of(move || {
+        Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(begun.elapsed()).unwrap()
+    }));
+    world.take(vec![Told::Tenant(Change::Applied(tenant(json!({"plan": "pro"})))), node(110)]);
+    world.put_job("j", json!({}));
+    let ((_tenants, tenants), (_jobs, jobs), (_pods, pods)) = (synced(), synced(), synced());
+    let ((_nodes, nodes), (_others, others), (_foreign, foreign)) = (synced(), synced(), synced());
+    let changes = Changes { tenants, jobs, pods, nodes, others, foreign };
+    let running = tokio::spawn(world.scheduler.run(changes));
+    let second = Duration::from_secs(1);
+    tokio::time::sleep(second).await;
+    let board = world.board;
+    for _ in 0..3 {
+        while board.claim("j", 1).is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", board.verdict("j"));
+            tokio::time::sleep(second).await;
+        }
+        assert_eq!(board.refused("j", 1, Meaning::GiveBack, "no".to_owned()), None);
+        tokio::time::sleep(second).await;
+        assert_eq!(board.verdict("j"), Some(Verdict::Wait(Reason::PodRefused, "no".to_owned())));
+    }
+    running.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);
     let world = World::new(Clock::of(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
+        // A loop ends here: while it runs, paused time does not advance.
+        assert!(
+            counted.fetch_add(1, Ordering::Relaxed) < 10,
+            "the scheduler looks at the clock over and over"
+        );
         Timestamp::from_second(1000).unwrap()
     }));
     // It expires while the watch of nodes can't be synced.
@@ -221,9 +260,7 @@ async fn before_all_is_known_nothing_is_done_when_a_tenant_has_expired() {
     tenants_sender.send(Change::Synced).await.unwrap();
     // Paused time advances when every task waits.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let looks = looks.load(Ordering::Relaxed);
-    assert!(looks < 10, "{looks} looks at the clock");
-    assert!(!running.is_finished());
+    assert!(!running.is_finished(), "{} looks at the clock", looks.load(Ordering::Relaxed));
     running.abort();
     drop((jobs_sender, pods_sender, nodes_sender, others_sender, foreign_sender));
 }

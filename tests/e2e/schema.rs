@@ -279,6 +279,7 @@ where
     let verbs = world().verbs().await;
     let kind = K::kind(&()).into_owned();
     assert!(admitted::<K>(&verbs, url, &whole).await.is_some(), "the whole {kind} is admitted");
+    a_null_is_an_absent_field::<K>(&verbs, url, &whole).await;
     let refused = AtomicUsize::new(0);
     let one = async |(what, spec): (String, Value)| {
         let Some(stored) = admitted::<K>(&verbs, url, &spec).await else {
@@ -354,6 +355,27 @@ async fn every_job_that_the_schema_admits_is_read() {
         Err(error) => Err(error.to_string()),
     })
     .await;
+}
+
+/// To every rule a null is an absent field.
+async fn a_null_is_an_absent_field<K>(verbs: &Verbs<'_>, url: &str, whole: &Value)
+where
+    K: Resource<DynamicType = ()>,
+{
+    let stored = async |spec: &Value| {
+        let text = admitted::<K>(verbs, url, spec).await?;
+        Some(serde_json::from_str::<Value>(&text).unwrap()["spec"].clone())
+    };
+    let (kind, mut all) = (K::kind(&()), Vec::new());
+    places(&schema(&kind, "spec"), whole, "", "spec", &mut BTreeSet::new(), &mut all);
+    for (at, _) in all {
+        let Some((parent, name)) = at.rsplit_once('/') else { continue };
+        let (mut null, mut absent) = (whole.clone(), whole.clone());
+        *null.pointer_mut(&at).unwrap() = Value::Null;
+        let Some(object) = absent.pointer_mut(parent).unwrap().as_object_mut() else { continue };
+        object.remove(name);
+        assert_eq!(stored(&null).await, stored(&absent).await, "{kind} spec{at}");
+    }
 }
 
 #[tokio::test]

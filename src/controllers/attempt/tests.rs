@@ -269,6 +269,11 @@ async fn being_paused_keeps_no_pod_from_its_end() {
     });
     bench.pod(metadata, succeeded("00:00:09"));
     assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
+    // Nor the tenant from its deletion.
+    bench.pod(json!({"annotations": {"crofter.io/paused": "true"}}), succeeded("00:00:09"));
+    assert_eq!(outline(&bench.release().await.1), [""; 0]);
+    bench.tenant(json!({"deletionTimestamp": "2030-01-01T00:00:30Z"}), counted(&["j1"]));
+    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
 }
 
 #[tokio::test]

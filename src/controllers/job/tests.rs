@@ -618,6 +618,34 @@ async fn being_paused_keeps_no_job_from_its_end() {
 }
 
 #[tokio::test]
+async fn being_paused_keeps_no_end_from_the_status_where_the_tenant_or_the_pod_is_deleted() {
+    let deleted = || json!({"deletionTimestamp": time(8), "finalizers": ["x.io/x"]});
+    for (of_tenant, of_pod, calls) in [
+        (json!({}), json!({}), vec![]),
+        (deleted(), json!({}), vec![STATUS]),
+        (json!({}), deleted(), vec![STATUS]),
+    ] {
+        let mut bench = bench(None);
+        let mut tenant = json!({
+            "metadata": {"name": "acme", "uid": "t1"}, "spec": {},
+            "status": {"observedGeneration": 1, "namespace": "tenant-acme"},
+        });
+        mock::merge(&mut tenant, &json!({"metadata": of_tenant}));
+        put(&mut bench.tenants, tenant);
+        bench.job(
+            json!({"annotations": {"crofter.io/paused": "true"}}),
+            json!({}),
+            json!({"phase": "Running", "attempt": 1, "reason": "Running", "node": "n1"}),
+        );
+        put(&mut bench.pods, pod(of_pod.clone(), ended(0)));
+        bench.at(10);
+        assert_eq!(outline(&bench.step().await.1), calls, "{of_tenant} {of_pod}");
+        let phase = if calls.is_empty() { "Running" } else { "Completed" };
+        assert_eq!(bench.status()["phase"], phase);
+    }
+}
+
+#[tokio::test]
 async fn changed_tenants_concern_their_jobs_that_have_not_ended() {
     let (jobs, mut writer) = mock::cache::<Job>();
     for (name, namespace, phase) in [

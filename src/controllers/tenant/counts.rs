@@ -74,7 +74,7 @@ mod tests {
             assert!(!*receiver.borrow(), "{status}");
         }
         fake.put(PATH, quota(json!({"hard": hard, "used": {JOBS: "0"}})));
-        waiting.await.unwrap();
+        tokio::time::timeout(INTERVAL * 2, waiting).await.unwrap().unwrap();
         assert!(*receiver.borrow());
     }
 }

@@ -11,6 +11,7 @@ use super::Ledger;
 use crate::{
     api_types::{
         plan::{EffectiveQuotas, Limit},
+        quota::QuotaDimension,
         tenant::{JobWindow, TenantStatus, TenantSummary, TenantUsage},
     },
     domain::{
@@ -56,9 +57,11 @@ pub(super) fn due(
     if old.usage.as_ref() == Some(&new.usage) && news == News::None {
         return WriteDecision::No;
     }
-    let reached = |usage| quotas.map(|quotas| limits_reached(usage, quotas)).unwrap_or_default();
-    let before = old.usage.as_ref().map(reached).unwrap_or_default();
-    if reached(&new.usage).iter().zip(before).any(|(now, before)| *now && !before) {
+    let reached = |dimension: QuotaDimension| {
+        let is_used_up = |usage| quotas.is_some_and(|quotas| dimension.is_used_up(usage, quotas));
+        is_used_up(&new.usage) && !old.usage.as_ref().is_some_and(is_used_up)
+    };
+    if QuotaDimension::all().any(reached) {
         return WriteDecision::Now;
     }
     let (interval, then) = if news == News::InAHurry {
@@ -118,26 +121,6 @@ fn window_news(old: Option<&JobWindow>, new: &Ledger) -> News {
     } else {
         News::None
     }
-}
-
-/// For each quota that counts something: whether it is used up.
-fn limits_reached(usage: &TenantUsage, quotas: &EffectiveQuotas) -> [bool; 9] {
-    const GIGA: u64 = 1_000_000_000;
-    let reached = |used: i64, quota: i64, unit: u64| match Limit::from_quota(quota).times(unit) {
-        Limit::AtMost(most) => u64::try_from(used).is_ok_and(|used| used >= most),
-        Limit::Unlimited => false,
-    };
-    [
-        reached(usage.active_jobs, quotas.max_jobs, 1),
-        reached(usage.queued_jobs, quotas.max_queued_jobs, 1),
-        reached(usage.jobs_this_hour, quotas.max_jobs_per_hour, 1),
-        reached(usage.workers, quotas.max_workers, 1),
-        reached(usage.cpu_millicores, quotas.max_cpu_cores, 1000),
-        reached(usage.memory_bytes, quotas.max_memory_gb, GIGA),
-        reached(usage.gpus, quotas.max_gpus, 1),
-        reached(usage.storage_bytes, quotas.max_storage_gb, GIGA),
-        reached(usage.bandwidth_mbps, quotas.max_bandwidth_mbps, 1),
-    ]
 }
 
 /// The texts for columns, such as `3/20`, `1.5/16` and `2/unlimited`.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
@@ -107,12 +107,12 @@ fn connected(lab: &Lab) -> tokio::io::DuplexStream {
 }
 
 /// Sends a request and reads its response, which has a length.
-async fn exchange(client: &mut tokio::io::DuplexStream, head: &str) -> (String, Value) {
+async fn exchange(client: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> (String, Value) {
     client.write_all(head.as_bytes()).await.unwrap();
     response(client).await
 }
 
-async fn response(client: &mut tokio::io::DuplexStream) -> (String, Value) {
+async fn response(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         head.push(char::from(client.read_u8().await.unwrap()));
@@ -161,6 +161,24 @@ async fn an_idle_connection_lives_75_s_and_a_head_10() {
     client.write_all(&GOOD.as_bytes()[..10]).await.unwrap();
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(exchange(&mut client, &GOOD[10..]).await.0.starts_with("HTTP/1.1 404 "));
+}
+
+/// Also of a server that accepts connections: its limit is longer while it has capacity than when it is crowded.
+#[tokio::test]
+async fn a_server_with_capacity_keeps_an_idle_connection_for_longer_than_a_proxy_does() {
+    let lab = Lab::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let routes = routes(lab.app.clone(), Metrics::default());
+    let served = tokio::spawn(serve(listener, routes, random(), std::future::pending()));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    for _ in 0..3 {
+        assert!(exchange(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "));
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::resume();
+    }
+    served.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,8 @@ enum Does {
     Sends { code: u16, text: String, closes: bool },
     /// Sends nothing for so many seconds, and then closes.
     Closes(u64),
+    /// Sends a byte every half minute, a thousand of them.
+    Drips,
 }
 
 fn sends(text: impl ToString) -> Does {
@@ -76,6 +78,13 @@ impl World {
             async move {
                 let (code, text, end) = match does {
                     Does::Nothing => std::future::pending().await,
+                    Does::Drips => {
+                        let drops = stream::iter(vec![Bytes::from_static(b" "); 1000]).then(|byte| async {
+                            tokio::time::sleep(Duration::from_secs(30)).await;
+                            Ok::<_, Infallible>(byte)
+                        });
+                        return Ok(http::Response::new(Answer::from_stream(drops)));
+                    }
                     Does::Sends { code, text, closes } => {
                         let end = if closes { Duration::ZERO } else { Duration::from_secs(1_000_000) };
                         (code, text, end)
@@ -108,6 +117,19 @@ impl World {
             Err(error) => format!("{:?}: {error}", error.cause()),
         };
         (text, begun.elapsed().as_secs())
+    }
+
+    /// How many seconds nothing was delivered, where that is longer than a quiet watch can take.
+    fn behind(&self) -> Option<u64> {
+        let watches = crate::kube_ext::pulse::Watches::default();
+        watches.add("maps", self.pulse.clone());
+        watches.states()[0].behind.map(|behind| behind.as_secs())
+    }
+
+    /// Waits for `seconds`, within which nothing comes.
+    async fn quiet(&mut self, seconds: u64) {
+        let next = timeout(Duration::from_secs(seconds), self.next()).await;
+        assert!(next.is_err(), "{next:?}");
     }
 
     async fn all(&mut self, so_many: usize) -> Vec<String> {
@@ -149,6 +171,15 @@ async fn a_list_that_stalls_in_the_middle_is_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_that_comes_steadily_and_too_slowly_is_asked_for_again() {
+    let mut world = World::of([Does::Drips, sends(list(&["a"], ""))]);
+    assert_eq!(world.next().await.0, "(");
+    let words = "Silent: failed to list: a page was not complete within 300 s";
+    assert_eq!(world.next().await, (words.to_owned(), 300));
+    assert_eq!(world.all(3).await, ["(", "a", ")"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_never_opens_or_stays_silent_is_opened_again_where_it_was() {
     let mut world = World::of([
         sends(list(&["a"], "")),
@@ -176,8 +207,9 @@ async fn a_quiet_watch_ends_by_itself_and_counts_as_a_sign_of_life() {
     watches.add("maps", world.pulse.clone());
     world.pulse.begun();
     assert_eq!(world.all(3).await, ["(", "a", ")"]);
-    let (next, waited) = world.next().await;
-    assert_eq!((next.as_str(), waited), ("+b", 600), "without an error in between");
+    world.quiet(590).await;
+    assert_eq!(world.behind(), None);
+    assert_eq!(world.next().await, ("+b".to_owned(), 10), "without an error in between");
     assert!(world.asked()[1].contains("timeoutSeconds=60"));
     let states = watches.states();
     assert_eq!((states.len(), states[0].behind), (1, None));
@@ -189,6 +221,21 @@ async fn a_quiet_watch_ends_by_itself_and_counts_as_a_sign_of_life() {
     let states = watches.states();
     assert_eq!(states[0].behind, Some(Duration::from_secs(600)));
     assert_eq!(watches.ailments(), [""; 0], "no restart mends that");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_is_a_sign_of_life_and_an_end_before_its_time_is_none() {
+    for sent in [event("ADDED", "b", "11"), event("BOOKMARK", "", "11")] {
+        let mut world =
+            World::of([sends(list(&["a"], "")), Does::Closes(50), Does::Closes(50), stalls(sent.clone())]);
+        world.pulse.begun();
+        assert_eq!(world.all(3).await, ["(", "a", ")"]);
+        world.quiet(95).await;
+        assert_eq!(world.behind(), Some(95));
+        // A bookmark is no event: what follows it is the silence of 75 s.
+        world.next().await;
+        assert_eq!(world.behind(), None, "{sent}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -198,7 +198,7 @@ impl Run {
         let (sender, mut seen) = watch::channel(Pod::default());
         let key = key(&job.namespace, &pod);
         lock(&floor.pods).insert(key.clone(), sender);
-        let inflight = self.inflight.acquire().await?;
+        let under_way = self.inflight.acquire().await?;
         self.write(&recipe.create, &values, String::new).await?;
         let mut version = job.version.clone();
         seen.wait_for(|pod| pod.progress >= Progress::Running).await?;
@@ -215,7 +215,7 @@ impl Run {
         for call in end {
             version = self.write(call, &values, || version.clone()).await?;
         }
-        drop(inflight);
+        drop(under_way);
         tokio::time::sleep(self.linger).await;
         for call in &recipe.release {
             self.write(call, &Values { pod_uid: &pod_uid, ..values }, || seen.borrow().version.clone())
