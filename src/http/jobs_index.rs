@@ -1,7 +1,7 @@
 //! The cache of jobs by UID and by age, which a watch of Jobs fills, and watches of single jobs.
 //!
 //! Lists read it, and a submit waits here for the verdict on its job. The number of jobs that a request reads is bounded, and
-//! no request holds the lock, for which the watch waits, for more than [`SCANNED_AT_ONCE`] jobs at a time.
+//! no request holds the lock, for which the watch waits, for more than `SCANNED_AT_ONCE` jobs at a time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

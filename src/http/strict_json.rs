@@ -21,7 +21,7 @@ use serde_json::{Error, Map, Number, Value};
 const MAX_DEPTH: u8 = 32;
 
 /// A JSON value, read strictly: no object has a name twice, no text has a NUL character, no value is nested deeper than
-/// [`MAX_DEPTH`] levels, and no number is out of range.
+/// `MAX_DEPTH` levels, and no number is out of range.
 pub struct StrictValue(pub Value);
 
 impl<'de> Deserialize<'de> for StrictValue {

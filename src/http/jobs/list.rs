@@ -152,7 +152,7 @@ pub async fn list(
 /// Lists jobs of a tenant.
 ///
 /// # Errors
-/// As `list`.
+/// As `GET /jobs`.
 pub async fn list_of(
     app: &App,
     tenant: &str,

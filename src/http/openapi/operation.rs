@@ -138,7 +138,7 @@ impl Operation {
         self
     }
 
-    /// Adds headers to the responses so far, of those that `super::headers` describes.
+    /// Adds headers to the responses so far, of those that the components of the document describe.
     #[must_use]
     pub fn headers(mut self, names: &[&'static str]) -> Self {
         for success in self.responses.values_mut() {

@@ -163,9 +163,9 @@ async fn an_idle_connection_lives_75_s_and_a_head_10() {
     assert!(exchange(&mut client, &GOOD[10..]).await.0.starts_with("HTTP/1.1 404 "));
 }
 
-/// Also of a server that accepts connections: it has one limit while there is room and another one once it is crowded.
+/// Also of a server that accepts connections: its limit is longer while it has capacity than when it is crowded.
 #[tokio::test]
-async fn a_server_with_room_keeps_an_idle_connection_for_longer_than_a_proxy_does() {
+async fn a_server_with_capacity_keeps_an_idle_connection_for_longer_than_a_proxy_does() {
     let lab = Lab::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
