@@ -215,7 +215,7 @@ impl Run {
         for call in end {
             version = self.write(call, &values, || version.clone()).await?;
         }
-        drop(under_way);
+        drop(inflight);
         tokio::time::sleep(self.linger).await;
         for call in &recipe.release {
             self.write(call, &Values { pod_uid: &pod_uid, ..values }, || seen.borrow().version.clone())
