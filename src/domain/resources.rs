@@ -5,6 +5,7 @@ use std::ops::{Add, AddAssign, Sub};
 use crate::api_types::{
     JobSpec, Quantity, Reason, Scenarios,
     quantity::{self, QuantityError, Range},
+    quota::QuotaDimension,
     scenario::UnknownScenario,
 };
 
@@ -70,6 +71,24 @@ impl AskError {
 }
 
 impl Resources {
+    /// The amount that counts against a quota, in the unit of [`QuotaDimension::limit`]; `None` of those that do not limit
+    /// what jobs hold.
+    #[must_use]
+    pub fn amount(&self, of: QuotaDimension) -> Option<u64> {
+        match of {
+            QuotaDimension::Cpu => Some(self.cpu_milli),
+            QuotaDimension::Memory => Some(self.memory_bytes),
+            QuotaDimension::Gpus => Some(self.gpus),
+            QuotaDimension::Bandwidth => Some(self.bandwidth_mbps),
+            QuotaDimension::Jobs
+            | QuotaDimension::QueuedJobs
+            | QuotaDimension::JobsPerHour
+            | QuotaDimension::Workers
+            | QuotaDimension::Storage
+            | QuotaDimension::JobTimeout => None,
+        }
+    }
+
     /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB. Its scratch volumes are on the
     /// node's disk like what it writes elsewhere, and it is one pod. What is below the least that a job may ask for counts
     /// as that: the CRD and the catalogue refuse it, so it was stored without their rules, and to a kubelet a limit of zero

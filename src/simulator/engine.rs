@@ -24,6 +24,7 @@ use crate::{
     api_types::{
         Reason,
         plan::{EffectiveQuotas, Limit},
+        quota::QuotaDimension,
     },
     clock::ClockReading,
     domain::{
@@ -368,14 +369,10 @@ fn runs(job: &Work, quotas: &EffectiveQuotas, ran: i64) -> (i64, bool) {
 
 /// Whether a job keeps within its tenant's quotas on top of what is in use.
 fn within(quotas: &EffectiveQuotas, usage: &Usage, asked: &Resources) -> bool {
-    /// 10^9 bytes.
-    const GB: u64 = 1_000_000_000;
     let then = usage.held + *asked;
-    let allows =
-        |quota, unit, asked: u64, then| asked == 0 || Limit::from_quota(quota).times(unit).allows(then);
-    Limit::from_quota(quotas.max_jobs).allows(usage.active + 1)
-        && allows(quotas.max_cpu_cores, 1000, asked.cpu_milli, then.cpu_milli)
-        && allows(quotas.max_memory_gb, GB, asked.memory_bytes, then.memory_bytes)
-        && allows(quotas.max_gpus, 1, asked.gpus, then.gpus)
-        && allows(quotas.max_bandwidth_mbps, 1, asked.bandwidth_mbps, then.bandwidth_mbps)
+    let allows = |of: QuotaDimension| match (asked.amount(of), then.amount(of)) {
+        (Some(1..), Some(then)) => of.limit(quotas).allows(then),
+        _ => true,
+    };
+    Limit::from_quota(quotas.max_jobs).allows(usage.active + 1) && QuotaDimension::all().all(allows)
 }

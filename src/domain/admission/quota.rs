@@ -2,7 +2,7 @@
 
 use super::inputs::TenantInput;
 use crate::{
-    api_types::{Reason, plan::Limit},
+    api_types::{Reason, plan::Limit, quota::QuotaDimension},
     domain::resources::{Resources, cores, gigabytes},
 };
 
@@ -13,22 +13,13 @@ pub(super) enum Excess {
     /// Jobs at once, of which so many are admitted.
     Jobs { active: u64 },
     /// An amount; `held`, where what others use is counted.
-    Amount { of: Amount, held: Option<u64>, asked: u64 },
+    Amount { of: QuotaDimension, held: Option<u64>, asked: u64 },
     /// Jobs an hour, of which so many have started.
     Hour { started: u64 },
     /// A quota of 0 that concerns every job.
     Nothing(Nothing),
     /// What is left is set aside for a larger job that so many have overtaken.
     SetAside { times: u64 },
-}
-
-/// What a quota limits by amount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Amount {
-    Cpu,
-    Memory,
-    Gpus,
-    Bandwidth,
 }
 
 /// The quotas of which 0 means that no job may run.
@@ -39,45 +30,22 @@ pub(super) enum Nothing {
     Minutes,
 }
 
-impl Amount {
-    const ALL: [Self; 4] = [Self::Cpu, Self::Memory, Self::Gpus, Self::Bandwidth];
-
-    fn of(self, resources: &Resources) -> u64 {
-        match self {
-            Self::Cpu => resources.cpu_milli,
-            Self::Memory => resources.memory_bytes,
-            Self::Gpus => resources.gpus,
-            Self::Bandwidth => resources.bandwidth_mbps,
-        }
+/// An amount in the words of messages, such as `1.5 CPU cores`.
+fn written(of: QuotaDimension, amount: u64) -> String {
+    match of {
+        QuotaDimension::Cpu => cores(amount),
+        QuotaDimension::Memory | QuotaDimension::Storage => gigabytes(amount),
+        _ => amount.to_string(),
     }
+}
 
-    fn limit(self, tenant: &TenantInput) -> Limit {
-        /// 10^9 bytes.
-        const GB: u64 = 1_000_000_000;
-        let quotas = &tenant.quotas;
-        match self {
-            Self::Cpu => Limit::from_quota(quotas.max_cpu_cores).times(1000),
-            Self::Memory => Limit::from_quota(quotas.max_memory_gb).times(GB),
-            Self::Gpus => Limit::from_quota(quotas.max_gpus),
-            Self::Bandwidth => Limit::from_quota(quotas.max_bandwidth_mbps),
-        }
-    }
-
-    fn write(self, amount: u64) -> String {
-        match self {
-            Self::Cpu => cores(amount),
-            Self::Memory => gigabytes(amount),
-            Self::Gpus | Self::Bandwidth => amount.to_string(),
-        }
-    }
-
-    fn unit(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPU cores",
-            Self::Memory => "GB of memory",
-            Self::Gpus => "GPUs",
-            Self::Bandwidth => "Mbit/s",
-        }
+fn unit(of: QuotaDimension) -> &'static str {
+    match of {
+        QuotaDimension::Cpu => "CPU cores",
+        QuotaDimension::Memory => "GB of memory",
+        QuotaDimension::Gpus => "GPUs",
+        QuotaDimension::Bandwidth => "Mbit/s",
+        other => other.noun(),
     }
 }
 
@@ -99,10 +67,10 @@ impl Excess {
                 format!("{plan} allows {} jobs at once: {active} admitted", tenant.quotas.max_jobs)
             }
             Self::Amount { of, held, asked } => {
-                let limit = of.limit(tenant);
-                let allowed = limit.at_most().map_or_else(|| limit.to_string(), |most| of.write(most));
-                let (unit, asked) = (of.unit(), of.write(asked));
-                match held.map(|held| of.write(held)) {
+                let limit = of.limit(&tenant.quotas);
+                let allowed = limit.at_most().map_or_else(|| limit.to_string(), |most| written(of, most));
+                let (unit, asked) = (unit(of), written(of, asked));
+                match held.map(|held| written(of, held)) {
                     Some(held) => {
                         format!("{plan} allows {allowed} {unit}: {held} in use, this job asks for {asked}")
                     }
@@ -149,9 +117,9 @@ pub(super) fn with_held(
 }
 
 fn amount(tenant: &TenantInput, held: Option<&Resources>, asked: &Resources) -> Option<Excess> {
-    Amount::ALL.into_iter().find_map(|of| {
-        let (held, asked) = (held.map(|held| of.of(held)), of.of(asked));
-        let within = asked == 0 || of.limit(tenant).allows(held.unwrap_or(0).saturating_add(asked));
+    QuotaDimension::all().find_map(|of| {
+        let (held, asked) = (held.and_then(|held| held.amount(of)), asked.amount(of)?);
+        let within = asked == 0 || of.limit(&tenant.quotas).allows(held.unwrap_or(0).saturating_add(asked));
         (!within).then_some(Excess::Amount { of, held, asked })
     })
 }
