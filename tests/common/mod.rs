@@ -10,7 +10,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -187,6 +187,16 @@ impl World {
         String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
     }
 
+    /// The last lines that the operator has logged, if it runs.
+    fn log_tail(&self) -> Option<String> {
+        const LINES: usize = 40;
+        let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = std::fs::read(operator.as_ref()?.log()).ok()?;
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        Some(lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    }
+
     /// Waits until the operator has logged `words` after the first `since` bytes of its log.
     pub async fn until_logged(&self, since: usize, words: &str) {
         wait::until(PATIENCE, &format!("`{words}` in the operator's log"), || async {
@@ -244,6 +254,17 @@ pub fn on_a_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
 pub struct Verbs<'a> {
     pub world: &'a World,
     pub client: Client,
+}
+
+impl Drop for Verbs<'_> {
+    /// A test that fails shows what the operator was doing. What the test saw last is in its own message ([`wait::until`]).
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(log) = self.world.log_tail()
+        {
+            eprintln!("--- the last lines of the operator's log\n{log}\n---");
+        }
+    }
 }
 
 /// The time of day, which is the API server's, too: it runs on this machine.
