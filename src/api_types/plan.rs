@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::quota::QuotaDimension;
 use crate::yaml;
 
 /// The built-in table, in the form in which an administrator replaces it.
@@ -243,15 +242,6 @@ impl Plans {
 
 /// The numbers that a quota may be.
 pub const QUOTA_RULE: &str = "give 0 for none, -1 for unlimited, or a positive number";
-
-impl EffectiveQuotas {
-    /// The first quota whose number means nothing, by the name of its field.
-    #[must_use]
-    pub fn meaningless(&self) -> Option<(&'static str, i64)> {
-        let mut all = QuotaDimension::all().map(|dimension| (dimension.field(), dimension.quota(self)));
-        all.find(|(_, value)| *value < -1)
-    }
-}
 
 impl Plan {
     fn check(&self, plan: &str) -> Result<(), PlansError> {

@@ -58,17 +58,30 @@ impl QuotaDimension {
     /// The number in its field: 0 means none, -1 means unlimited.
     #[must_use]
     pub fn quota(self, of: &EffectiveQuotas) -> i64 {
+        // Without `..`: a quota of plans that this table lacks does not compile.
+        let EffectiveQuotas {
+            max_jobs,
+            max_queued_jobs,
+            max_jobs_per_hour,
+            max_workers,
+            max_cpu_cores,
+            max_memory_gb,
+            max_gpus,
+            max_storage_gb,
+            max_bandwidth_mbps,
+            job_timeout_minutes,
+        } = *of;
         match self {
-            Self::Jobs => of.max_jobs,
-            Self::QueuedJobs => of.max_queued_jobs,
-            Self::JobsPerHour => of.max_jobs_per_hour,
-            Self::Workers => of.max_workers,
-            Self::Cpu => of.max_cpu_cores,
-            Self::Memory => of.max_memory_gb,
-            Self::Gpus => of.max_gpus,
-            Self::Storage => of.max_storage_gb,
-            Self::Bandwidth => of.max_bandwidth_mbps,
-            Self::JobTimeout => of.job_timeout_minutes,
+            Self::Jobs => max_jobs,
+            Self::QueuedJobs => max_queued_jobs,
+            Self::JobsPerHour => max_jobs_per_hour,
+            Self::Workers => max_workers,
+            Self::Cpu => max_cpu_cores,
+            Self::Memory => max_memory_gb,
+            Self::Gpus => max_gpus,
+            Self::Storage => max_storage_gb,
+            Self::Bandwidth => max_bandwidth_mbps,
+            Self::JobTimeout => job_timeout_minutes,
         }
     }
 
@@ -139,6 +152,15 @@ impl QuotaDimension {
     }
 }
 
+impl EffectiveQuotas {
+    /// The first quota whose number means nothing, by the name of its field.
+    #[must_use]
+    pub fn meaningless(&self) -> Option<(&'static str, i64)> {
+        let mut all = QuotaDimension::all().map(|dimension| (dimension.field(), dimension.quota(self)));
+        all.find(|(_, value)| *value < -1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -169,7 +191,7 @@ mod tests {
         }
         let quotas: EffectiveQuotas = serde_json::from_value(plan).unwrap();
         let numbers: Vec<i64> = QuotaDimension::all().map(|dimension| dimension.quota(&quotas)).collect();
-        assert_eq!(numbers, (10..20).collect::<Vec<_>>());
+        assert!(numbers.iter().copied().eq((10..).take(numbers.len())), "{numbers:?}");
     }
 
     #[test]

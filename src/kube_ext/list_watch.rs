@@ -32,14 +32,11 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     guard::Guarded,
-    pulse::{Cause, Pulse},
+    pulse::{Cause, Pulse, SILENCE},
 };
 
 /// Length of a watch. The API server sends a bookmark two seconds before, and then ends it.
 const WATCH_SECONDS: u32 = 60;
-/// The longest wait for the next part of an answer: above the length of a watch, and above the 60 s after which the API
-/// server gives up an answer itself (`--request-timeout`).
-pub const SILENCE: Duration = Duration::from_secs(75);
 /// The longest that one page may take, however steadily it comes. The API server compacts the version of a list, and so voids
 /// its next page, after as long.
 const PAGE_DEADLINE: Duration = Duration::from_secs(300);

@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod backoff;
 pub mod call;
+mod change;
 pub mod controller;
 pub mod events;
 pub mod finalizer;

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::watch::Change;
+use super::change::Change;
 
 /// Changes in an outbox from which on the watch waits for its subscriber.
 const FULL: usize = 1024;

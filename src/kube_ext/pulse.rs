@@ -20,9 +20,12 @@ use std::{
 use strum::IntoStaticStr;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{list_watch::SILENCE, outbox::Backlog};
+use super::outbox::Backlog;
 use crate::metrics::Metrics;
 
+/// The longest wait for the next part of an answer: above the length of a watch, and above the 60 s after which the API
+/// server gives up an answer itself (`--request-timeout`).
+pub const SILENCE: Duration = Duration::from_secs(75);
 /// A watch that takes no step for so long has stopped: the longest that one takes is five minutes, of which a page of a list
 /// may be, and half a minute of back-off.
 pub const STUCK: Duration = Duration::from_secs(600);

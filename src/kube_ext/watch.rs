@@ -31,6 +31,7 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use self::foreign::Foreign;
+pub use super::change::Change;
 use super::{
     guard::Guarded,
     list_watch::{Interruption, Source, list_watch},
@@ -41,31 +42,6 @@ use super::{
 
 /// Room in a subscriber's channel, behind its outbox.
 const CHANNEL: usize = 64;
-
-/// What happened to an object.
-#[derive(Debug)]
-pub enum Change<K: Resource> {
-    /// It exists, as given.
-    Applied(Arc<K>),
-    /// It is deleted; as last seen.
-    Deleted(Arc<K>),
-    /// It exists and can't be read.
-    Invalid(Arc<InvalidObject>),
-    /// The cache is whole: everything that existed when the list was made has been told.
-    Synced,
-}
-
-// Derived `Clone` would ask for `K: Clone`, which an `Arc<K>` does not need.
-impl<K: Resource> Clone for Change<K> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Applied(object) => Self::Applied(Arc::clone(object)),
-            Self::Deleted(object) => Self::Deleted(Arc::clone(object)),
-            Self::Invalid(object) => Self::Invalid(Arc::clone(object)),
-            Self::Synced => Self::Synced,
-        }
-    }
-}
 
 /// What the API server tells, through failures and back-off. Nothing is asked before the first poll.
 type Events<K> = BoxStream<'static, Result<Event<Guarded<K>>, Interruption>>;

@@ -1,4 +1,4 @@
-//! What the next cycle has to do, what has to be reported after it, and what all tenants share.
+//! What the next cycle has to do, and what has to be reported after it.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -7,26 +7,8 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    ids::{Arena, JobIdx, TenantId},
-    inventory::Inventory,
-    reason_updates::ReasonUpdates,
-    tenant_queue::JobEntry,
-};
+use super::ids::TenantId;
 use crate::clock::ClockReading;
-
-/// What the queues of all tenants share.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    pub(super) now: ClockReading,
-    pub(super) jobs: Arena<JobIdx, JobEntry>,
-    pub(super) inventory: Inventory,
-    pub(super) agenda: Agenda,
-    pub(super) reason_updates: ReasonUpdates,
-    /// How many classes were assessed so far.
-    #[cfg(test)]
-    pub(super) assessed: usize,
-}
 
 /// Tenants to handle in the next cycle or later, and the outcome of those before.
 #[derive(Debug, Default)]

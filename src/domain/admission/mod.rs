@@ -27,6 +27,7 @@ mod ids;
 mod inputs;
 mod inventory;
 mod job_class;
+mod job_entry;
 mod max_free_tree;
 mod messages;
 pub mod order;
@@ -34,6 +35,7 @@ mod pool_shares;
 mod queries;
 mod quota;
 mod reason_updates;
+mod shared;
 #[cfg(test)]
 mod simulation_tests;
 mod tenant_queue;
@@ -53,9 +55,12 @@ pub use self::inputs::{
     Admission, JobInput, JobState, ProspectiveJob, TenantInput, Usage, Verdict, WorkerInput,
 };
 use self::{
-    agenda::Shared,
-    ids::{Arena, JobIdx, NodeId, TenantId},
-    tenant_queue::{JobEntry, TenantQueue},
+    ids::{Arena, ClassId, JobIdx, NodeId, TenantId},
+    job_class::JobClass,
+    job_entry::JobEntry,
+    reason_updates::Classes,
+    shared::Shared,
+    tenant_queue::TenantQueue,
 };
 use super::resources::Resources;
 use crate::{
@@ -245,5 +250,36 @@ impl Dispatcher {
             let queue = self.tenants.remove(tenant);
             self.namespaces.remove(queue.namespace());
         }
+    }
+}
+
+/// Jobs visited in one call, so that a call that finds nothing to report ends soon.
+const MAX_JOBS_VISITED: usize = 4096;
+
+impl Dispatcher {
+    /// At most so many jobs, by UID, whose status is to get a new reason to wait: from now on [`Self::verdict`] has it.
+    pub fn take_reason_updates(&mut self, max: usize) -> Vec<Arc<str>> {
+        let mut updates = Vec::new();
+        for _ in 0..MAX_JOBS_VISITED {
+            if updates.len() >= max {
+                break;
+            }
+            let Some(job) = self.shared.reason_updates.next(&mut self.tenants) else { break };
+            let Some(entry) = self.shared.jobs.get_mut(job) else { continue };
+            updates.extend(self.tenants[entry.tenant()].report_reason(entry));
+        }
+        updates
+    }
+
+    /// Whether a job may have to get a new reason.
+    #[must_use]
+    pub fn has_reason_updates(&self) -> bool {
+        !self.shared.reason_updates.is_empty()
+    }
+}
+
+impl Classes for Arena<TenantId, TenantQueue> {
+    fn class_mut(&mut self, tenant: TenantId, class: ClassId) -> Option<&mut JobClass> {
+        self.get_mut(tenant)?.class_mut(class)
     }
 }

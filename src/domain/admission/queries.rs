@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::{
     Dispatcher, UsageSnapshot,
     inputs::{Admission, ProspectiveJob, Verdict},
-    tenant_queue::{JobEntry, TenantQueue},
+    job_entry::JobEntry,
+    tenant_queue::TenantQueue,
 };
 use crate::{
     api_types::{Reason, tenant::JobWindow},

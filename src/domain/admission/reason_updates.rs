@@ -6,20 +6,19 @@
 //! in its status; one that waits for capacity or quota keeps that reason while it is others' turn, because reservations for
 //! starving jobs come and end often.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashMap, VecDeque};
 
 use super::{
-    Dispatcher,
-    ids::{Arena, ClassId, JobIdx, TenantId},
+    ids::{ClassId, JobIdx, TenantId},
+    job_class::JobClass,
     order::Rank,
-    tenant_queue::TenantQueue,
 };
 
-/// Jobs visited in one call, so that a call that finds nothing to report ends soon.
-const MAX_JOBS_VISITED: usize = 4096;
+/// The classes of all tenants.
+pub(super) trait Classes {
+    /// The class of that handle, where the tenant has it still.
+    fn class_mut(&mut self, tenant: TenantId, class: ClassId) -> Option<&mut JobClass>;
+}
 
 #[derive(Debug, Default)]
 pub(super) struct ReasonUpdates {
@@ -52,11 +51,17 @@ impl ReasonUpdates {
         })
     }
 
-    fn next(&mut self, tenants: &mut Arena<TenantId, TenantQueue>) -> Option<JobIdx> {
+    /// Whether a job may have to be reported.
+    pub(super) fn is_empty(&self) -> bool {
+        self.round_robin.is_empty()
+    }
+
+    /// The next job that may have to be reported.
+    pub(super) fn next(&mut self, classes: &mut impl Classes) -> Option<JobIdx> {
         loop {
             let tenant = self.round_robin.pop_front()?;
             let updates = self.by_tenant.get_mut(&tenant);
-            match updates.and_then(|updates| updates.next(tenants.get_mut(tenant))) {
+            match updates.and_then(|updates| updates.next(tenant, classes)) {
                 Some(job) => {
                     self.round_robin.push_back(tenant);
                     return Some(job);
@@ -68,15 +73,15 @@ impl ReasonUpdates {
 }
 
 impl TenantUpdates {
-    fn next(&mut self, queue: Option<&mut TenantQueue>) -> Option<JobIdx> {
-        self.jobs.pop_front().or_else(|| self.next_of_classes(queue?))
+    fn next(&mut self, tenant: TenantId, classes: &mut impl Classes) -> Option<JobIdx> {
+        self.jobs.pop_front().or_else(|| self.next_of_classes(tenant, classes))
     }
 
-    fn next_of_classes(&mut self, queue: &mut TenantQueue) -> Option<JobIdx> {
+    fn next_of_classes(&mut self, tenant: TenantId, classes: &mut impl Classes) -> Option<JobIdx> {
         loop {
             let (id, visited) = self.classes.pop_front()?;
             // The class may have ended, and another one have its handle: then that is visited once too often.
-            let Some(class) = queue.class_mut(id) else { continue };
+            let Some(class) = classes.class_mut(tenant, id) else { continue };
             if let Some((rank, job)) = class.job_after(visited.as_ref()) {
                 self.classes.push_back((id, Some(rank.clone())));
                 return Some(job);
@@ -85,27 +90,5 @@ impl TenantUpdates {
                 self.classes.push_back((id, None));
             }
         }
-    }
-}
-
-impl Dispatcher {
-    /// At most so many jobs, by UID, whose status is to get a new reason to wait: from now on [`Self::verdict`] has it.
-    pub fn take_reason_updates(&mut self, max: usize) -> Vec<Arc<str>> {
-        let mut updates = Vec::new();
-        for _ in 0..MAX_JOBS_VISITED {
-            if updates.len() >= max {
-                break;
-            }
-            let Some(job) = self.shared.reason_updates.next(&mut self.tenants) else { break };
-            let Some(entry) = self.shared.jobs.get_mut(job) else { continue };
-            updates.extend(self.tenants[entry.tenant()].report_reason(entry));
-        }
-        updates
-    }
-
-    /// Whether a job may have to get a new reason.
-    #[must_use]
-    pub fn has_reason_updates(&self) -> bool {
-        !self.shared.reason_updates.round_robin.is_empty()
     }
 }

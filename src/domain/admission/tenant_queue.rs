@@ -10,7 +10,6 @@
 mod assess;
 mod backfill_count;
 mod enqueue;
-mod job_entry;
 mod job_events;
 mod reservation;
 mod verdict;
@@ -24,18 +23,20 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::assess::Assessment;
 use self::reservation::Reservation;
-pub use self::{assess::Assessment, job_entry::JobEntry};
 use super::{
     UsageSnapshot,
-    agenda::{Agenda, Shared},
+    agenda::Agenda,
     backfill::Overtaken,
     ids::{Arena, ClassId, JobIdx, MemberId, PoolId, TenantId},
     inputs::{TenantInput, Usage},
     inventory::Inventory,
     job_class::{BackfillCount, Inadmissible, JobClass, Shape},
+    job_entry,
     order::{Rank, Submission},
     pool_shares::{BlockedClass, Nomination, TieBreak},
+    shared::Shared,
 };
 use crate::{
     api_types::{JobPhase, Reason, plan::Limit, tenant::JobWindow},

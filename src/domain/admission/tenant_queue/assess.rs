@@ -9,13 +9,13 @@ use super::{
 use crate::{
     api_types::{Reason, job::OnQuota},
     domain::admission::{
-        agenda::Shared,
         ids::{ClassId, JobIdx, NodeId, PoolId},
         inputs::Usage,
         inventory::{Inventory, LargerNode},
         job_class::{Inadmissible, JobClass, Shape},
         order::Rank,
         quota::{self, Excess},
+        shared::Shared,
     },
 };
 

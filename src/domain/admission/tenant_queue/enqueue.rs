@@ -11,7 +11,7 @@ use crate::{
     clock::ClockReading,
     domain::{
         admission::{
-            agenda::Shared, ids::JobIdx, inputs::ProspectiveJob, job_class::Shape, order::Submission, quota,
+            ids::JobIdx, inputs::ProspectiveJob, job_class::Shape, order::Submission, quota, shared::Shared,
         },
         resources::AskError,
     },

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::domain::{
     admission::{
-        agenda::Shared,
         ids::JobIdx,
         inputs::{JobInput, JobState},
+        shared::Shared,
     },
     pod_create::Meaning,
     retry,

@@ -5,10 +5,10 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use super::{TenantQueue, job_entry::QueueState};
 use crate::domain::{
     admission::{
-        agenda::Shared,
         ids::{JobIdx, NodeId, PoolId},
         inventory::Inventory,
         order::{Rank, Submission},
+        shared::Shared,
     },
     resources::Resources,
 };

@@ -7,11 +7,11 @@ use super::{
 use crate::{
     api_types::Reason,
     domain::admission::{
-        agenda::Shared,
         backfill::BACKFILL_LIMIT,
         inputs::{Admission, Verdict},
         job_class::{Inadmissible, JobClass, Shape},
         quota,
+        shared::Shared,
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
