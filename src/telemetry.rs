@@ -83,10 +83,10 @@ fn verbose(is_ready: bool, watches: &[WatchView]) -> String {
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
-    board: SchedulerHandle,
+    scheduler: SchedulerHandle,
     health: Health,
 ) -> std::io::Result<()> {
-    let waiting = board;
+    let waiting = scheduler;
     let Health { is_ready, watches, clock } = health;
     let living = watches.clone();
     let alive = move || std::future::ready(liveness(&living));

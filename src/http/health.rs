@@ -156,7 +156,7 @@ impl WatchView {
 /// `GET /readyz`: whether the caches are complete. An unavailable database does not make the server unready.
 pub async fn ready(State(app): State<App>, Params(params): Params<Ready>) -> Response {
     let jobs = app.jobs.is_synced();
-    let scheduler = app.board.as_ref().is_none_or(|board| board.is_ready());
+    let scheduler = app.scheduler.as_ref().is_none_or(|scheduler| scheduler.is_ready());
     let is_ready = jobs && scheduler;
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if params.verbose.is_some() {

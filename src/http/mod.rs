@@ -93,7 +93,7 @@ pub struct Parts {
     /// Random names of jobs and ids of requests.
     pub random: Random,
     /// The scheduler, where this process schedules.
-    pub board: Option<SchedulerHandle>,
+    pub scheduler: Option<SchedulerHandle>,
     /// Authenticates API keys.
     pub authenticator: Arc<dyn KeyAuthenticator>,
     /// Authenticates and authorises administrators.

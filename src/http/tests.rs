@@ -119,7 +119,7 @@ impl Lab {
     }
 
     /// An app whose process schedules.
-    pub(super) fn with(board: Option<SchedulerHandle>) -> Self {
+    pub(super) fn with(scheduler: Option<SchedulerHandle>) -> Self {
         let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
         let admits = Arc::<AtomicBool>::default();
         let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
@@ -149,7 +149,7 @@ impl Lab {
                 bytes.fill(1);
                 Ok(())
             }),
-            board,
+            scheduler,
             authenticator: Arc::clone(&key) as Arc<dyn KeyAuthenticator>,
             administrators: Administrators::new(client),
             auth_throttle: AuthThrottle::default(),

@@ -62,7 +62,7 @@ pub(super) struct Assembly {
     metrics: Metrics,
     watches: Watches,
     events: Events,
-    board: SchedulerHandle,
+    scheduler: SchedulerHandle,
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
     keys: Watch<TenantApiKey>,
@@ -120,7 +120,7 @@ impl Assembly {
             clock: Clock::system(),
             metrics,
             watches,
-            board: SchedulerHandle::new(Dispatcher::new(elastic.iter().map(String::as_str))),
+            scheduler: SchedulerHandle::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
             keys,
@@ -153,8 +153,8 @@ impl Assembly {
 
     /// Ready as soon as the scheduler has decided for the first time.
     pub(super) fn decides(&self) -> IsReady {
-        let board = self.board.clone();
-        Arc::new(move || board.is_ready())
+        let scheduler = self.scheduler.clone();
+        Arc::new(move || scheduler.is_ready())
     }
 
     pub(super) fn mirror(&mut self, config: mirror::Config) -> MirrorHandle {
@@ -183,7 +183,7 @@ impl Assembly {
         let (requeued_tenants, tenants) = distinct();
         let scheduler = Scheduler::new(scheduler::Context {
             caches: self.caches.clone(),
-            handle: self.board.clone(),
+            handle: self.scheduler.clone(),
             requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
@@ -209,29 +209,28 @@ impl Assembly {
         touched: DistinctReceiver<ObjectRef<Tenant>>,
         namespace: String,
     ) -> InvalidObjects<Tenant> {
-        let board = self.board.clone();
-        let (context, watches) = tenant::prepare(tenant::Dependencies {
-            client: self.client.clone(),
-            clock: self.clock.clone(),
-            events: self.events.clone(),
-            settings: self.settings.clone(),
-            namespace,
-            plans: self.plans.clone(),
-            jobs: self.caches.jobs.clone(),
-            keys: self.keys.store(),
-            pods: self.caches.pods.clone(),
-            nodes: self.caches.nodes.clone(),
-            ledger: Arc::new(move |namespace| {
-                board.usage_snapshot(namespace).map(|(usage, window, awaited)| tenant::Ledger {
-                    usage,
-                    window,
-                    awaited,
-                })
-            }),
-            workers: self.workers(),
-            watches: self.watches.clone(),
-            metrics: self.metrics.clone(),
-        });
+        let scheduler = self.scheduler.clone();
+        let (context, watches) =
+            tenant::prepare(tenant::Dependencies {
+                client: self.client.clone(),
+                clock: self.clock.clone(),
+                events: self.events.clone(),
+                settings: self.settings.clone(),
+                namespace,
+                plans: self.plans.clone(),
+                jobs: self.caches.jobs.clone(),
+                keys: self.keys.store(),
+                pods: self.caches.pods.clone(),
+                nodes: self.caches.nodes.clone(),
+                snapshot: Arc::new(move |namespace| {
+                    scheduler
+                        .usage_snapshot(namespace)
+                        .map(|(usage, window, awaited)| tenant::UsageSnapshot { usage, window, awaited })
+                }),
+                workers: self.workers(),
+                watches: self.watches.clone(),
+                metrics: self.metrics.clone(),
+            });
         let inputs = tenant::Inputs {
             tenants: self.caches.tenants.clone(),
             tenant_changes: self.tenants.subscribe(),
@@ -286,7 +285,7 @@ impl Assembly {
             invalid,
             pods,
             tenants,
-            board: self.board.clone(),
+            scheduler: self.scheduler.clone(),
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
             settings: self.settings.clone(),
@@ -317,7 +316,7 @@ impl Assembly {
             pods,
             tenants: attempt::Tenants { known: tenants, invalid },
             accounts: mirror.cloned().map(|mirror| Arc::new(mirror) as Arc<dyn attempt::ChargeStatus>),
-            windows: Arc::new(self.board.clone()),
+            windows: Arc::new(self.scheduler.clone()),
             waiting: attempt::Waiting::default(),
             clock: self.clock.clone(),
             reconciler: attempt::reconciler(self.metrics.clone()),
@@ -387,7 +386,7 @@ impl Assembly {
             scenarios: self.scenarios.clone(),
             clock: self.clock.clone(),
             random: Random::system(),
-            board: self.schedules.then(|| self.board.clone()),
+            scheduler: self.schedules.then(|| self.scheduler.clone()),
             authenticator: Arc::new(keys),
             administrators: Administrators::new(self.client.clone()),
             auth_throttle: AuthThrottle::default(),
@@ -412,9 +411,9 @@ impl Assembly {
     /// Answers probes and scrapes.
     pub(super) fn health(&mut self, listener: TcpListener, is_ready: IsReady) {
         let health = Health { is_ready, watches: self.watches.clone(), clock: self.clock.clone() };
-        let (metrics, board) = (self.metrics.clone(), self.board.clone());
+        let (metrics, scheduler) = (self.metrics.clone(), self.scheduler.clone());
         self.parts.essential("health and metrics", async move {
-            if let Err(error) = telemetry::serve(listener, metrics, board, health).await {
+            if let Err(error) = telemetry::serve(listener, metrics, scheduler, health).await {
                 tracing::error!(%error, "health and metrics are not served any more");
             }
         });

@@ -231,11 +231,11 @@ async fn write(
     let new = status::next(&old, status, outcome, key.metadata.generation, now);
     let api: Api<TenantApiKey> = Api::namespaced(client.clone(), &key.namespace().unwrap_or_default());
     if status_ext::write(&api, key, key.status.as_ref(), &new).await?.is_some() {
-        for news in status::news(&old, &new) {
-            if news.warning {
-                events.warning(key, news.reason, news.note);
+        for event in status::events(&old, &new) {
+            if event.warning {
+                events.warning(key, event.reason, event.note);
             } else {
-                events.normal(key, news.reason, news.note);
+                events.normal(key, event.reason, event.note);
             }
         }
     }

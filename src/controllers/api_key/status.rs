@@ -137,27 +137,27 @@ fn wanted(new: &TenantApiKeyStatus, outcome: Outcome) -> Option<Vec<Wanted>> {
 
 /// An Event worth telling.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct News {
+pub(super) struct StatusEvent {
     pub(super) reason: Reason,
     pub(super) note: String,
     pub(super) warning: bool,
 }
 
 /// What is new between two statuses: another version in the Secret, and new reasons, each once.
-pub(super) fn news(old: &TenantApiKeyStatus, new: &TenantApiKeyStatus) -> Vec<News> {
-    let mut all: Vec<News> = delivered(old, new).into_iter().collect();
+pub(super) fn events(old: &TenantApiKeyStatus, new: &TenantApiKeyStatus) -> Vec<StatusEvent> {
+    let mut all: Vec<StatusEvent> = delivered(old, new).into_iter().collect();
     for condition in &new.conditions {
         let same = |c: &&Condition| c.type_ == condition.type_ && c.reason == condition.reason;
         let unchanged = old.conditions.iter().any(|c| same(&c));
         let Some((reason, warning)) = tellable(&condition.reason) else { continue };
-        if !unchanged && all.iter().all(|news| news.reason != reason) {
-            all.push(News { reason, note: condition.message.clone(), warning });
+        if !unchanged && all.iter().all(|event| event.reason != reason) {
+            all.push(StatusEvent { reason, note: condition.message.clone(), warning });
         }
     }
     all
 }
 
-fn delivered(old: &TenantApiKeyStatus, new: &TenantApiKeyStatus) -> Option<News> {
+fn delivered(old: &TenantApiKeyStatus, new: &TenantApiKeyStatus) -> Option<StatusEvent> {
     let newest = new.versions.first().filter(|newest| new.key_id.as_ref() == Some(&newest.key_id))?;
     if old.key_id == new.key_id {
         return None;
@@ -173,7 +173,7 @@ fn delivered(old: &TenantApiKeyStatus, new: &TenantApiKeyStatus) -> Option<News>
         }
         _ => (Reason::KeyIssued, format!("key {id} is in its Secret")),
     };
-    Some(News { reason, note, warning: false })
+    Some(StatusEvent { reason, note, warning: false })
 }
 
 /// The reasons that make an Event, and whether it is a warning.

@@ -37,7 +37,7 @@ pub(super) async fn create(
     if let Some(left) = context.expectations.pending_for(&uid, admission.attempt) {
         return Ok(Action::requeue(left));
     }
-    let Some(admission) = context.board.claim(&uid, admission.attempt) else {
+    let Some(admission) = context.scheduler.claim(&uid, admission.attempt) else {
         return Ok(Action::await_change());
     };
     let scenarios = Arc::clone(&context.scenarios.borrow());
@@ -128,7 +128,7 @@ fn give_back(
 ) -> Action {
     context.metrics.pod_refused();
     tracing::debug!(job_uid, sentence, "a pod was refused for the moment");
-    match context.board.pod_create_failed(job_uid, admission.attempt, meaning, sentence) {
+    match context.scheduler.pod_create_failed(job_uid, admission.attempt, meaning, sentence) {
         Some(wait) => Action::requeue(wait),
         None => Action::await_change(),
     }

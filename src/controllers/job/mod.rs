@@ -104,7 +104,7 @@ pub struct Context {
     /// All tenants.
     pub tenants: Store<Tenant>,
     /// The scheduler's decisions.
-    pub board: SchedulerHandle,
+    pub scheduler: SchedulerHandle,
     /// The plan table in force.
     pub plans: watch::Receiver<Arc<Plans>>,
     /// The scenarios in force.
@@ -184,8 +184,8 @@ pub async fn run(
     let sorting = sort(jobs.all, jobs.invalid, valid_sender, invalid_sender, gone);
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let decided = || {
-        let board = context.board.clone();
-        async move { board.until_ready().await }
+        let scheduler = context.scheduler.clone();
+        async move { scheduler.until_ready().await }
     };
     let (objects, tenants) = (held_until(received(objects), decided()), held_until(tenants, decided()));
     let controller = Controller::for_shared_stream(objects, context.jobs.clone())
@@ -240,7 +240,7 @@ async fn advance(cached: Arc<Job>, context: &Context) -> Result<Action, Error> {
     let tenant = tenant(job, context);
     let pods = pods(job, context);
     let steady = context.ages.now(job, &pods, &context.clock);
-    let verdict = context.board.verdict(&job.uid().unwrap_or_default());
+    let verdict = context.scheduler.verdict(&job.uid().unwrap_or_default());
     let view = View {
         job,
         pods: &pods,

@@ -42,7 +42,7 @@ struct Bench {
     in_mirror: Arc<AtomicBool>,
 }
 
-/// A bench whose one tenant is active, in front of a board with `verdict` on the one job.
+/// A bench whose one tenant is active, in front of a scheduler with `verdict` on the one job.
 fn bench(verdict: Option<Verdict>) -> Bench {
     let fake = Fake::default();
     let now = Arc::new(Mutex::new(START.parse().unwrap()));
@@ -57,7 +57,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         invalid: invalid_ext::cache().0,
         pods,
         tenants,
-        board: SchedulerHandle::showing(verdict.map(|verdict| ("j1", verdict))),
+        scheduler: SchedulerHandle::showing(verdict.map(|verdict| ("j1", verdict))),
         plans,
         scenarios,
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },

@@ -1,11 +1,11 @@
 //! What this process has written, for as long as the cache may be behind.
 //!
-//! A pod's news can come before the watch has delivered the job's own last write. Computed from the cache, the next status
-//! would be refused (409), and an attempt whose end was written already might be taken for one that never was.
+//! The watch may deliver a pod's event before the job's own last write ([`MutationCache`]). Computed from the cache, the
+//! next status would be refused (409), and an attempt whose end was written already might be taken for one that never was.
 //!
-//! A job's news can come before the watch has delivered its pod. PodExpectations again, the pod would be refused (409), but not before
-//! the namespace's ResourceQuota has counted it once more; that count stays until the quota controller looks again at all,
-//! after five minutes, and keeps other pods of the tenant out.
+//! It may deliver a job's event before the event of the job's pod ([`PodExpectations`]). Created again, the pod would be
+//! refused (409), but not before the namespace's ResourceQuota has counted it once more; that count stays until the quota
+//! controller's next full resync, after five minutes, and keeps other pods of the tenant out.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ const KEPT: Duration = Duration::from_secs(30);
 pub struct MutationCache(Mutex<HashMap<String, (Instant, Arc<Job>)>>);
 
 impl MutationCache {
-    /// This is the newest that is known.
+    /// Records a job as it was written.
     pub(super) fn put(&self, job: Job) {
         let Some(uid) = job.uid() else { return };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,14 +54,14 @@ impl MutationCache {
 pub struct PodExpectations(Mutex<HashMap<(String, u32), Instant>>);
 
 impl PodExpectations {
-    /// The pod is there.
+    /// The pod was created.
     pub(super) fn put(&self, job_uid: &str, attempt: u32) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, at| at.elapsed() < KEPT);
         all.insert((job_uid.to_owned(), attempt), Instant::now());
     }
 
-    /// How long its news may still be on the way, if it was made lately.
+    /// How long the watch may still take to deliver it, if it was created lately.
     pub(super) fn pending_for(&self, job_uid: &str, attempt: u32) -> Option<Duration> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = all.get(&(job_uid.to_owned(), attempt))?;

@@ -84,7 +84,7 @@ pub struct WorkersView {
 
 /// What the scheduler knows of a tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
+pub struct UsageSnapshot {
     /// What it uses.
     pub usage: TenantUsage,
     /// What its status is to say of the hourly window; `None` leaves what is there.
@@ -94,7 +94,7 @@ pub struct Ledger {
 }
 
 /// What the scheduler knows of a tenant (by namespace); `None` while it does not know the tenant.
-pub type LedgerOf = Arc<dyn Fn(&str) -> Option<Ledger> + Send + Sync>;
+pub type UsageSnapshotOf = Arc<dyn Fn(&str) -> Option<UsageSnapshot> + Send + Sync>;
 /// How a tenant's workers stand.
 pub type WorkersOf = Arc<dyn Fn(&Tenant) -> WorkersView + Send + Sync>;
 
@@ -122,7 +122,7 @@ pub struct Dependencies {
     /// All nodes.
     pub nodes: Store<Node>,
     /// The scheduler's view of usage and the hourly window; storage and workers are filled in here.
-    pub ledger: LedgerOf,
+    pub snapshot: UsageSnapshotOf,
     /// The node controller's view of workers.
     pub workers: WorkersOf,
     /// Where the controller's own watches are known.

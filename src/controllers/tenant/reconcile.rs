@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt, runtime::controller::Action, runtime::reflector::Ob
 use sha2::{Digest, Sha256};
 
 use super::{
-    Context, Ledger,
+    Context, UsageSnapshot,
     apply::{self, Found},
     build,
     deletion::{self, DeletionPlan, Progress},
@@ -190,11 +190,11 @@ async fn write_status(
         if writes_usage {
             context.state.recorded_usage(&name);
         }
-        for news in status::news(&old.conditions, &status.conditions) {
-            if news.warning {
-                dependencies.events.warning(tenant, news.reason, news.note);
+        for event in status::events(&old.conditions, &status.conditions) {
+            if event.warning {
+                dependencies.events.warning(tenant, event.reason, event.note);
             } else {
-                dependencies.events.normal(tenant, news.reason, news.note);
+                dependencies.events.normal(tenant, event.reason, event.note);
             }
         }
     }
@@ -223,20 +223,20 @@ fn plan(
     let phase_change = standing.changes_at.map(|at| at.duration_since(now).unsigned_abs());
 
     let workers = (context.dependencies.workers)(tenant);
-    let mut ledger = current_usage(tenant, context, old);
-    ledger.usage.workers = workers.admitted;
+    let mut snapshot = current_usage(tenant, context, old);
+    snapshot.usage.workers = workers.admitted;
     let quotas = match &outcome {
         Outcome::Provisioned { quotas, .. } => Some(quotas),
         _ => old.effective_quotas.as_ref(),
     };
-    let decision = match usage::due(old, &ledger, quotas, context.state.since_usage(&name)) {
+    let decision = match usage::due(old, &snapshot, quotas, context.state.since_usage(&name)) {
         WriteDecision::Queue => context.state.usage_slot(&name),
         decision => decision,
     };
     let writes_usage = decision == WriteDecision::Now;
     if !writes_usage {
-        let usage = old.usage.clone().unwrap_or(ledger.usage);
-        ledger = Ledger { usage, ..Ledger::default() };
+        let usage = old.usage.clone().unwrap_or(snapshot.usage);
+        snapshot = UsageSnapshot { usage, ..UsageSnapshot::default() };
     }
     let usage_due = match decision {
         WriteDecision::In(wait) => Some(wait),
@@ -247,7 +247,7 @@ fn plan(
         generation: tenant.metadata.generation,
         standing,
         outcome,
-        ledger,
+        snapshot,
         workers,
         deletion_prevented: tenant_state::deletion_prevented(tenant.spec.prevent_deletion)
             .filter(|_| deleted),
@@ -257,17 +257,18 @@ fn plan(
 }
 
 /// What the scheduler says, with what the namespace's quota says of storage. As last written where nothing is known yet.
-fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> Ledger {
+fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> UsageSnapshot {
     let owner = Owner::of(tenant, &context.dependencies.settings);
-    let known = (context.dependencies.ledger)(&owner.namespace);
-    let as_written = || Ledger { usage: old.usage.clone().unwrap_or_default(), ..Ledger::default() };
-    let mut ledger = known.unwrap_or_else(as_written);
+    let known = (context.dependencies.snapshot)(&owner.namespace);
+    let as_written =
+        || UsageSnapshot { usage: old.usage.clone().unwrap_or_default(), ..UsageSnapshot::default() };
+    let mut snapshot = known.unwrap_or_else(as_written);
     let reference = ObjectRef::new(build::NAME).within(&owner.namespace);
     let quota = context.known.quotas.get(&reference);
     let used = quota.as_ref().and_then(|quota| quota.status.as_ref()?.used.as_ref()?.get("requests.storage"));
     let storage = used.and_then(|used| Quantity::from(used.0.as_str()).units().ok());
     if let Some(bytes) = storage.and_then(|bytes| i64::try_from(bytes).ok()) {
-        ledger.usage.storage_bytes = bytes;
+        snapshot.usage.storage_bytes = bytes;
     }
-    ledger
+    snapshot
 }

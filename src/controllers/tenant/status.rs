@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{Ledger, WorkersView, usage, validate::Refusal};
+use super::{UsageSnapshot, WorkersView, usage, validate::Refusal};
 use crate::{
     api_types::{
         Reason, TenantStatus,
@@ -40,7 +40,7 @@ pub(super) struct Report {
     pub(super) generation: Option<i64>,
     pub(super) standing: PhaseDecision,
     pub(super) outcome: Outcome,
-    pub(super) ledger: Ledger,
+    pub(super) snapshot: UsageSnapshot,
     pub(super) workers: WorkersView,
     /// Why a deletion that was asked for does not happen.
     pub(super) deletion_prevented: Option<&'static str>,
@@ -52,7 +52,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
         generation,
         standing,
         outcome,
-        ledger: Ledger { usage, window, .. },
+        snapshot: UsageSnapshot { usage, window, .. },
         workers,
         deletion_prevented,
     } = report;
@@ -128,23 +128,23 @@ fn wanted(
 
 /// An Event worth telling: that a condition has a new reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct News {
+pub(super) struct StatusEvent {
     pub(super) reason: Reason,
     pub(super) note: String,
     pub(super) warning: bool,
 }
 
-/// What is new between two statuses, each reason once. Retries of the same failure are no news.
-pub(super) fn news(old: &[Condition], new: &[Condition]) -> Vec<News> {
-    let mut all: Vec<News> = Vec::new();
+/// What is new between two statuses, each reason once. Retries of the same failure are no Event.
+pub(super) fn events(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
+    let mut all: Vec<StatusEvent> = Vec::new();
     for condition in new {
         let before = old.iter().find(|c| c.type_ == condition.type_);
         let unchanged = before.is_some_and(|c| c.reason == condition.reason);
         let Some((reason, warning)) = tellable(&condition.reason) else { continue };
         // That a new tenant accepts jobs goes without saying; that it does so again does not.
         let expected = before.is_none() && reason == Reason::Accepting;
-        if !unchanged && !expected && all.iter().all(|n| n.reason != reason) {
-            all.push(News { reason, note: condition.message.clone(), warning });
+        if !unchanged && !expected && all.iter().all(|event| event.reason != reason) {
+            all.push(StatusEvent { reason, note: condition.message.clone(), warning });
         }
     }
     all

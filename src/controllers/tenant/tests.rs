@@ -41,7 +41,7 @@ struct Bench {
     pods: Writer<Pod>,
     nodes: Writer<Node>,
     children: Writers,
-    ledger: Arc<Mutex<Option<Ledger>>>,
+    snapshot: Arc<Mutex<Option<UsageSnapshot>>>,
     now: Arc<Mutex<Timestamp>>,
 }
 
@@ -72,7 +72,7 @@ fn caches() -> (Known, Writers) {
 
 fn bench() -> Bench {
     let fake = Fake::default();
-    let ledger = Arc::new(Mutex::new(None));
+    let snapshot = Arc::new(Mutex::new(None));
     let now = Arc::new(Mutex::new("2030-01-01T00:00:00Z".parse().unwrap()));
     let (jobs_store, jobs) = reflector::store();
     let (keys_store, keys) = reflector::store();
@@ -80,7 +80,7 @@ fn bench() -> Bench {
     let (nodes_store, nodes) = reflector::store();
     let (known, children) = caches();
     let (count, counted) = watch::channel(false);
-    let (tell_usage, tell_time) = (Arc::clone(&ledger), Arc::clone(&now));
+    let (tell_usage, tell_time) = (Arc::clone(&snapshot), Arc::clone(&now));
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
     let dependencies = Dependencies {
         client: fake.client(),
@@ -93,7 +93,7 @@ fn bench() -> Bench {
         keys: keys_store,
         pods: pods_store,
         nodes: nodes_store,
-        ledger: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
+        snapshot: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
         watches: crate::kube_ext::pulse::Watches::default(),
         metrics: Metrics::default(),
@@ -106,7 +106,7 @@ fn bench() -> Bench {
         counted,
         reconciler: reconciler(Metrics::default()),
     });
-    Bench { fake, count, context, jobs, keys, pods, nodes, children, ledger, now }
+    Bench { fake, count, context, jobs, keys, pods, nodes, children, snapshot, now }
 }
 
 impl Bench {

@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Ledger;
+use super::UsageSnapshot;
 use crate::{
     api_types::{
         plan::{EffectiveQuotas, Limit},
@@ -49,12 +49,12 @@ pub(super) enum WriteDecision {
 /// by a clock that does not step.
 pub(super) fn due(
     old: &TenantStatus,
-    new: &Ledger,
+    new: &UsageSnapshot,
     quotas: Option<&EffectiveQuotas>,
     since: Option<Duration>,
 ) -> WriteDecision {
-    let news = window_news(old.job_window.as_ref(), new);
-    if old.usage.as_ref() == Some(&new.usage) && news == News::None {
+    let urgency = window_urgency(old.job_window.as_ref(), new);
+    if old.usage.as_ref() == Some(&new.usage) && urgency == Urgency::None {
         return WriteDecision::No;
     }
     let reached = |dimension: QuotaDimension| {
@@ -64,7 +64,7 @@ pub(super) fn due(
     if QuotaDimension::all().any(reached) {
         return WriteDecision::Now;
     }
-    let (interval, then) = if news == News::InAHurry {
+    let (interval, then) = if urgency == Urgency::High {
         (RELEASE_INTERVAL, WriteDecision::Now)
     } else {
         (INTERVAL, WriteDecision::Queue)
@@ -95,31 +95,31 @@ impl UsageWriteLimiter {
     }
 }
 
-/// What the hourly window has to tell.
+/// How urgently the hourly window is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum News {
-    /// Nothing, or only that pods are deleted.
+enum Urgency {
+    /// Nothing has changed but that pods are deleted.
     None,
-    /// Something that nobody waits for.
-    Some,
-    /// Pods may go that could not, and are waited for or many.
-    InAHurry,
+    /// Something has changed, and no pod waits for it.
+    Normal,
+    /// Finalizers of pods may be removed, and many are, or a deletion waits for one.
+    High,
 }
 
-fn window_news(old: Option<&JobWindow>, new: &Ledger) -> News {
-    let Ledger { window: Some(new), awaited, .. } = new else { return News::None };
+fn window_urgency(old: Option<&JobWindow>, new: &UsageSnapshot) -> Urgency {
+    let UsageSnapshot { window: Some(new), awaited, .. } = new else { return Urgency::None };
     let JobWindow { resets_at, not_before, settled, settling } = new;
     let known: HashSet<&String> = old.into_iter().flat_map(|old| &old.settling).collect();
     let freed = settling.iter().filter(|uid| !known.contains(uid)).count();
     let end_moved = old.is_none_or(|old| *not_before != old.not_before);
     if freed >= MANY || *awaited && (freed > 0 || end_moved) {
-        News::InAHurry
+        Urgency::High
     } else if freed > 0
         || old.is_none_or(|old| end_moved || *resets_at != old.resets_at || *settled != old.settled)
     {
-        News::Some
+        Urgency::Normal
     } else {
-        News::None
+        Urgency::None
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
         let usage = |active_jobs| TenantUsage { active_jobs, cpu_millicores: 500, ..TenantUsage::default() };
         let due = |old, new, since: Option<u64>| {
             let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
-            let new = Ledger { usage: usage(new), ..Ledger::default() };
+            let new = UsageSnapshot { usage: usage(new), ..UsageSnapshot::default() };
             due(&old, &new, Some(&quotas), since.map(Duration::from_secs))
         };
         assert_eq!(due(1, 1, None), WriteDecision::No);
@@ -195,7 +195,7 @@ mod tests {
         let usage = |jobs_this_hour| TenantUsage { jobs_this_hour, ..TenantUsage::default() };
         let due = |old, new| {
             let old = TenantStatus { usage: Some(usage(old)), ..TenantStatus::default() };
-            let new = Ledger { usage: usage(new), ..Ledger::default() };
+            let new = UsageSnapshot { usage: usage(new), ..UsageSnapshot::default() };
             due(&old, &new, Some(&quotas), Some(Duration::from_secs(1)))
         };
         assert_eq!((due(8, 9), due(9, 10)), (WriteDecision::In(Duration::from_secs(14)), WriteDecision::Now));
@@ -219,7 +219,7 @@ mod tests {
     ) -> WriteDecision {
         let usage = TenantUsage::default();
         let old = TenantStatus { usage: Some(usage.clone()), job_window: old, ..TenantStatus::default() };
-        due(&old, &Ledger { usage, window: new, awaited }, None, Some(Duration::from_secs(since)))
+        due(&old, &UsageSnapshot { usage, window: new, awaited }, None, Some(Duration::from_secs(since)))
     }
 
     #[test]

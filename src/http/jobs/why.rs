@@ -119,9 +119,10 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let status = job.status.clone().unwrap_or_default();
     let waiting = matches!(status.phase, JobPhase::Queued | JobPhase::Retrying);
     let uid = job.uid().unwrap_or_default();
-    let verdict = app.board.as_ref().filter(|_| waiting).and_then(|board| board.current_verdict(&uid));
+    let verdict =
+        app.scheduler.as_ref().filter(|_| waiting).and_then(|scheduler| scheduler.current_verdict(&uid));
     let source =
-        if app.board.as_ref().is_some_and(SchedulerHandle::is_ready) { "scheduler" } else { "status" };
+        if app.scheduler.as_ref().is_some_and(SchedulerHandle::is_ready) { "scheduler" } else { "status" };
     let (reason, message) = match verdict {
         Some(Verdict::Wait(reason, message) | Verdict::Reject(reason, message)) => {
             (Some(reason.as_str().to_owned()), Some(message))

@@ -56,8 +56,8 @@ async fn submit(lab: &Lab, key: Option<&str>, body: &str) -> (u16, Value, bool) 
 }
 
 /// A lab of this tenant's.
-fn of_one_job(board: SchedulerHandle) -> Lab {
-    let mut lab = Lab::with(Some(board));
+fn of_one_job(scheduler: SchedulerHandle) -> Lab {
+    let mut lab = Lab::with(Some(scheduler));
     mock::put(&mut lab.tenants, tenant(json!({"plan": "free", "quotas": {"maxJobs": 1}})));
     lab
 }

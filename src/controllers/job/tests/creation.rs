@@ -149,12 +149,12 @@ async fn while_a_webhook_is_down_one_job_of_a_namespace_tries_and_the_others_wai
     let words =
         "Internal error occurred: failed calling webhook \"w.example.com\": context deadline exceeded";
     bench.fake.refuse_with(PODS, 500, words);
-    let again = || bench.context.board.show("j1", admitted().unwrap());
+    let again = || bench.context.scheduler.show("j1", admitted().unwrap());
     assert_eq!(outline(&bench.step().await.1), [format!("POST {PODS}")]);
     again();
     assert_eq!(outline(&bench.step().await.1), [""; 0], "answered already");
     let sentence = format!("the API server refuses the pod for the moment: {words}");
-    assert_eq!(bench.context.board.verdict("j1"), Some(Verdict::Wait(Reason::PodRefused, sentence)));
+    assert_eq!(bench.context.scheduler.verdict("j1"), Some(Verdict::Wait(Reason::PodRefused, sentence)));
     bench.fake.refuse(PODS, 0);
     tokio::time::advance(Duration::from_secs(5)).await;
     again();
@@ -171,7 +171,7 @@ async fn an_api_server_that_can_not_be_reached_is_tried_again_and_the_place_is_k
     });
     bench.context.client = Client::new(gone, "default");
     assert_eq!(bench.step().await.0.unwrap(), Action::requeue(Duration::from_secs(5)));
-    assert!(matches!(bench.context.board.verdict("j1"), Some(Verdict::Admit(_))));
+    assert!(matches!(bench.context.scheduler.verdict("j1"), Some(Verdict::Admit(_))));
 }
 
 #[tokio::test]

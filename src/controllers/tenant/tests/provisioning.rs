@@ -296,13 +296,13 @@ async fn a_clock_that_is_set_back_does_not_hold_status_up() {
     let bench = bench();
     let usage = |active_jobs| {
         let usage = TenantUsage { active_jobs, ..TenantUsage::default() };
-        Some(Ledger { usage, ..Ledger::default() })
+        Some(UsageSnapshot { usage, ..UsageSnapshot::default() })
     };
     bench.tenant(json!({}));
-    *bench.ledger.lock().unwrap() = usage(1);
+    *bench.snapshot.lock().unwrap() = usage(1);
     bench.reconcile_once().await.0.unwrap();
     bench.at("2029-12-31T22:00:00Z");
-    *bench.ledger.lock().unwrap() = usage(2);
+    *bench.snapshot.lock().unwrap() = usage(2);
     tokio::time::advance(Duration::from_secs(5)).await;
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), calls.len()), (Action::requeue(Duration::from_secs(10)), 0));
@@ -316,10 +316,10 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
     let mut bench = bench();
     let usage = |active_jobs| {
         let usage = TenantUsage { active_jobs, cpu_millicores: 1500, ..TenantUsage::default() };
-        Some(Ledger { usage, ..Ledger::default() })
+        Some(UsageSnapshot { usage, ..UsageSnapshot::default() })
     };
     bench.tenant(json!({}));
-    *bench.ledger.lock().unwrap() = usage(1);
+    *bench.snapshot.lock().unwrap() = usage(1);
     put(
         &mut bench.children.quotas,
         json!({
@@ -332,13 +332,13 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
     assert_eq!(status["usage"]["storageBytes"], json!(2_147_483_648_i64));
     assert_eq!(status["summary"]["jobs"], json!("1/5"));
     assert_eq!(status["summary"]["cpu"], json!("1.5/4"));
-    *bench.ledger.lock().unwrap() = usage(2);
+    *bench.snapshot.lock().unwrap() = usage(2);
     tokio::time::advance(Duration::from_secs(5)).await;
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), calls.len()), (Action::requeue(Duration::from_secs(10)), 0));
-    *bench.ledger.lock().unwrap() = usage(5);
+    *bench.snapshot.lock().unwrap() = usage(5);
     assert_eq!(outline(&bench.reconcile_once().await.1), [APPLY[7]], "maxJobs is reached");
-    *bench.ledger.lock().unwrap() = usage(3);
+    *bench.snapshot.lock().unwrap() = usage(3);
     tokio::time::advance(Duration::from_secs(15)).await;
     let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [APPLY[7]]);
@@ -352,28 +352,28 @@ async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise()
     let counts = |settled: usize, settling: &[&str], awaited: bool| {
         let usage = TenantUsage { jobs_this_hour: 3, ..TenantUsage::default() };
         let window = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": settled, "settling": settling});
-        Some(Ledger { usage, window: serde_json::from_value(window).unwrap(), awaited })
+        Some(UsageSnapshot { usage, window: serde_json::from_value(window).unwrap(), awaited })
     };
     let window = |settled, settling: &[&str]| counts(settled, settling, true);
-    *bench.ledger.lock().unwrap() = window(1, &["a"]);
+    *bench.snapshot.lock().unwrap() = window(1, &["a"]);
     bench.reconcile_once().await.0.unwrap();
     let stored = || bench.fake.get(TENANT)["status"].clone();
     let written = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": 1, "settling": ["a"]});
     assert_eq!((&stored()["jobWindow"], &stored()["summary"]["jobsThisHour"]), (&written, &json!("3/10")));
-    *bench.ledger.lock().unwrap() = None;
+    *bench.snapshot.lock().unwrap() = None;
     tokio::time::advance(Duration::from_secs(600)).await;
     assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "the scheduler knows nothing yet");
-    *bench.ledger.lock().unwrap() = window(1, &[]);
+    *bench.snapshot.lock().unwrap() = window(1, &[]);
     assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "a pod is gone");
-    *bench.ledger.lock().unwrap() = window(2, &["b"]);
+    *bench.snapshot.lock().unwrap() = window(2, &["b"]);
     let (_, calls) = bench.reconcile_once().await;
     assert_eq!(calls[0].body["status"], json!({"jobWindow": {"settled": 2, "settling": ["b"]}}));
-    *bench.ledger.lock().unwrap() = window(3, &["b", "c"]);
+    *bench.snapshot.lock().unwrap() = window(3, &["b", "c"]);
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(2)), vec![]));
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(outline(&bench.reconcile_once().await.1), [APPLY[7]]);
-    *bench.ledger.lock().unwrap() = counts(4, &["b", "c", "d"], false);
+    *bench.snapshot.lock().unwrap() = counts(4, &["b", "c", "d"], false);
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(15)), vec![]));
 }
