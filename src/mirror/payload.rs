@@ -3,10 +3,11 @@
 //! The cache lacks them (`controllers::job::cached`), and the row of a job that was written before its end has them. What
 //! ended while the database was away, or within moments, is read from the API server once more.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::ready, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use kube::{Api, Client, ResourceExt};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{dirty::Mark, rows};
@@ -18,6 +19,8 @@ use crate::{
 
 /// Jobs whose payloads are in memory at once: of the longest, a few megabytes.
 pub(super) const AT_ONCE: usize = 64;
+/// The delay before jobs are read again that could not be read.
+const RETRY: Duration = Duration::from_secs(5);
 /// Jobs that are read at the same time.
 const CALLS: usize = 8;
 
@@ -43,10 +46,12 @@ pub(super) async fn missing(
     Ok(missing)
 }
 
-/// The specs of jobs as the API server has them, by UID; `None` of one that is deleted. Absent is what could not be read.
+/// The specs of jobs as the API server has them, by UID; `None` of one that is deleted. Absent is what was not read: with
+/// the first call that fails the reads end, for the API server is away.
 pub(super) async fn read(client: &Client, jobs: Vec<Arc<Job>>) -> HashMap<Uuid, Option<JobSpec>> {
-    let read = jobs.into_iter().map(|job| read_one(client.clone(), job));
-    stream::iter(read).buffer_unordered(CALLS).filter_map(std::future::ready).collect().await
+    let calls = jobs.into_iter().map(|job| read_one(client.clone(), job));
+    let read = stream::iter(calls).buffer_unordered(CALLS).take_while(|read| ready(read.is_some()));
+    read.filter_map(ready).collect().await
 }
 
 async fn read_one(client: Client, job: Arc<Job>) -> Option<(Uuid, Option<JobSpec>)> {
@@ -61,5 +66,56 @@ async fn read_one(client: Client, job: Arc<Job>) -> Option<(Uuid, Option<JobSpec
             tracing::debug!(%error, "the row of an ended job is written later");
             None
         }
+    }
+}
+
+/// Jobs whose payload could not be read, until it is read again.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    jobs: HashMap<Uuid, Mark<Job>>,
+    due: Option<Instant>,
+}
+
+impl Unread {
+    pub(super) fn add(&mut self, jobs: impl Iterator<Item = (Uuid, Mark<Job>)>, now: Instant) {
+        self.jobs.extend(jobs);
+        self.due = (!self.jobs.is_empty()).then(|| now + RETRY);
+    }
+
+    /// Adds the jobs to a batch whose time has come. A newer mark of the batch replaces the one here.
+    pub(super) fn join(&mut self, batch: &mut HashMap<Uuid, Mark<Job>>, now: Instant) {
+        self.jobs.retain(|uid, _| !batch.contains_key(uid));
+        if self.due.is_some_and(|due| due <= now) {
+            batch.extend(self.jobs.drain());
+            self.due = None;
+        }
+    }
+
+    /// When they are read again.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_read_waits_its_time_and_gives_way_to_newer_marks() {
+        let (mut unread, now) = (Unread::default(), Instant::now());
+        let gone = |numbers: &[u128]| {
+            numbers.iter().map(|n| (Uuid::from_u128(*n), Mark::Gone(None))).collect::<Vec<_>>()
+        };
+        assert_eq!(unread.next(), None);
+        unread.add(gone(&[1, 2]).into_iter(), now);
+        assert_eq!(unread.next(), Some(now + RETRY));
+        let mut batch: HashMap<_, _> = gone(&[2, 3]).into_iter().collect();
+        unread.join(&mut batch, now);
+        assert_eq!(batch.len(), 2, "it is not time yet");
+        let mut batch = HashMap::new();
+        unread.join(&mut batch, now + RETRY);
+        assert_eq!(batch.keys().copied().collect::<Vec<_>>(), [Uuid::from_u128(1)], "2 has a newer mark");
+        assert_eq!(unread.next(), None);
     }
 }

@@ -20,7 +20,7 @@ use super::{
     batch::{Outcome, Portions, Rows},
     dirty::{Batch, Mark},
     handle::{AttemptKey, Shared, Sweeps},
-    payload,
+    payload::{self, Unread},
     recent::Recent,
     resync,
     rows::{self, FromPod},
@@ -51,6 +51,7 @@ pub(super) struct MirrorWriter {
     unrecorded: HashMap<Uuid, HashMap<Uuid, Arc<Pod>>>,
     portions: Portions,
     aside: Aside,
+    unread: Unread,
     recent: Recent,
     /// Attempts that were charged and that the database has lost.
     lost: Vec<AttemptRow>,
@@ -69,6 +70,7 @@ impl MirrorWriter {
         Self {
             portions: Portions::new(config.pool.clone(), config.metrics.clone()),
             aside: Aside::default(),
+            unread: Unread::default(),
             recent: Recent::default(),
             lost: Vec::new(),
             config,
@@ -161,6 +163,7 @@ impl MirrorWriter {
         state.forget_written();
         // What is deleted is in no cache.
         self.aside.drain().for_each(|batch| state.dirty.put_back(batch));
+        self.unread = Unread::default();
         all(self.stores.tenants.state()).for_each(|(uid, tenant)| state.dirty.tenants.living(uid, tenant));
         all(self.stores.nodes.state()).for_each(|(uid, node)| state.dirty.nodes.living(uid, node));
         all(self.stores.jobs.state()).for_each(|(uid, job)| state.dirty.jobs.living(uid, job));
@@ -194,6 +197,7 @@ impl MirrorWriter {
             (dirty.take(Instant::now()), !dirty.is_empty())
         };
         self.aside.absorb(&mut batch);
+        self.unread.join(&mut batch.jobs, Instant::now());
         if batch.is_empty() && self.lost.is_empty() {
             db::verify(&self.config.pool, writer).await?;
         }
@@ -232,7 +236,8 @@ impl MirrorWriter {
     /// whether the database still holds what was committed.
     async fn work(&self) {
         let verify = Instant::now() + self.config.verify_interval;
-        let until = self.aside.next().map_or(verify, |due| due.min(verify));
+        let due = [self.aside.next(), self.unread.next(), Some(verify)];
+        let until = due.into_iter().flatten().min().unwrap_or(verify);
         loop {
             {
                 let state = self.shared.lock();
@@ -396,7 +401,9 @@ impl MirrorWriter {
             }
         }
         let mut outcome = Outcome::default();
-        let result = self.write_jobs(writer, batch, &mut outcome, now).await;
+        let mut unread = HashSet::new();
+        let result = self.write_jobs(writer, batch, &mut outcome, &mut unread, now).await;
+        self.unread.add(batch.jobs.extract_if(|uid, _| unread.contains(uid)), Instant::now());
         let of = |keys: &HashSet<AttemptKey>| keys.iter().map(|(job, _)| *job).collect::<HashSet<Uuid>>();
         let (refused, late) = (of(&attempts.refused), of(&attempts.failed));
         let mut state = self.shared.lock();
@@ -417,12 +424,13 @@ impl MirrorWriter {
         result
     }
 
-    /// Writes jobs: those first whose payload is read for their row.
+    /// Writes jobs: those first whose payload is read for their row. Those that could not be read are `unread`.
     async fn write_jobs(
         &mut self,
         writer: Writer,
         batch: &Batch,
         outcome: &mut Outcome<Uuid>,
+        unread: &mut HashSet<Uuid>,
         now: Timestamp,
     ) -> Result<(), Error> {
         let tenancy = &self.tenancy;
@@ -430,7 +438,11 @@ impl MirrorWriter {
         missing.retain(|_, job| tenancy.of(job).is_some());
         let all: Vec<Arc<Job>> = missing.values().map(Arc::clone).collect();
         for jobs in all.chunks(payload::AT_ONCE) {
-            let specs = payload::read(&self.client, jobs.to_vec()).await;
+            // The first that can't be read ends the reads: the API server is away.
+            let specs = match unread.is_empty() {
+                true => payload::read(&self.client, jobs.to_vec()).await,
+                false => HashMap::new(),
+            };
             let mut rows = Vec::new();
             for job in jobs {
                 let Some(uid) = rows::uid(job.as_ref()) else { continue };
@@ -438,7 +450,7 @@ impl MirrorWriter {
                     Some(spec) => {
                         rows.extend(tenancy.of(job).and_then(|of| rows::job(job, spec.as_ref(), of, None)));
                     }
-                    None => drop(outcome.failed.insert(uid)),
+                    None => drop(unread.insert(uid)),
                 }
             }
             self.portions.write(writer, rows.into_iter(), outcome).await?;

@@ -100,7 +100,8 @@ impl ReconcileState {
         let entry = entries.entry(tenant.to_owned()).or_default();
         let written = entry.written.get(&key);
         let drifted = version.is_none() || version.as_ref() != written;
-        if version.is_none() && written.is_none() {
+        // A wanted child without a version is being applied: its deletion may be the later one.
+        if version.is_none() && written.is_none() && !entry.hashes.contains_key(&key) {
             entry.seen.remove(&key);
         } else {
             entry.seen.insert(key, version);
@@ -287,6 +288,20 @@ mod tests {
         state.recorded("a", "K", "x", "11".to_owned());
         state.applied("a", [1; 32]);
         assert!(!state.is_applied("a", &[1; 32]));
+    }
+
+    #[test]
+    fn a_child_that_is_deleted_before_the_answer_to_its_apply_comes_is_applied_again() {
+        let state = ReconcileState::default();
+        state.applying("a", &wanted(&[("x", 0)]));
+        // The API server has created it, another client deletes it, and the watch is faster than the answer.
+        state.observed("a", "K", "x", Some("11".to_owned()));
+        assert!(state.observed("a", "K", "x", None));
+        state.recorded("a", "K", "x", "11".to_owned());
+        state.applied("a", [1; 32]);
+        assert!(!state.is_applied("a", &[1; 32]));
+        state.applying("a", &wanted(&[("x", 0)]));
+        assert!(!state.is_recorded("a", "K", "x"));
     }
 
     #[test]
