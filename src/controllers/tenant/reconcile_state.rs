@@ -269,7 +269,7 @@ mod tests {
         assert!(applied(), "nothing was told yet");
         assert!(!state.is_applied("a", &[2; 32]), "other children are wanted now");
         assert!(!saw("x", Some("11")) && applied());
-        assert!(saw("x", Some("12")) && !applied(), "changed by somebody");
+        assert!(saw("x", Some("12")) && !applied(), "changed by another client");
         apply(&state, &[("x", "13")]);
         assert!(!saw("x", Some("13")) && applied());
         assert!(saw("x", None) && !applied(), "deleted");
@@ -323,7 +323,7 @@ mod tests {
         done("x", "13");
         state.observed("a", "K", "x", Some("13".to_owned()));
         state.observed("a", "K", "y", Some("14".to_owned()));
-        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "changed by somebody");
+        assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "changed by another client");
         done("y", "15");
         state.observed("a", "K", "x", None);
         assert_eq!(due(&[("x", 0), ("y", 0)]), ["x", "y"], "deleted, and an earlier version was seen last");
@@ -355,7 +355,7 @@ mod tests {
         };
         assert!(resumed([1; 32], &[("x", "11"), ("y", "12")]));
         assert!(!resumed([2; 32], &[("x", "11"), ("y", "12")]), "other children are wanted now");
-        assert!(!resumed([1; 32], &[("x", "11"), ("y", "13")]), "changed by somebody");
+        assert!(!resumed([1; 32], &[("x", "11"), ("y", "13")]), "changed by another client");
         assert!(!resumed([1; 32], &[("x", "11")]), "deleted");
 
         let state = ReconcileState::default();

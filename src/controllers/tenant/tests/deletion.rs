@@ -90,7 +90,7 @@ async fn a_tenant_is_taken_down_step_by_step() {
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [GET_NAMESPACE, FINALIZER]);
     assert_eq!(calls[1].body["metadata"]["finalizers"], json!(["x.io/other"]));
-    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "the rest is somebody else's");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "the rest is foreign");
 }
 
 #[tokio::test]

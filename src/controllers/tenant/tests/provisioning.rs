@@ -73,7 +73,7 @@ async fn a_restarted_operator_leaves_alone_what_is_as_it_was_left() {
     changed["metadata"]["resourceVersion"] = json!("somebody's");
     put(&mut bench.children.limits, changed);
     bench.restart();
-    assert_eq!(outline(&bench.reconcile_once().await.1)[1..], APPLY[..7], "somebody has changed one");
+    assert_eq!(outline(&bench.reconcile_once().await.1)[1..], APPLY[..7], "another client has changed one");
 }
 
 #[tokio::test]
