@@ -44,7 +44,7 @@ impl FairSemaphore {
                 }
                 state.wait(tenant)
             };
-            // Nobody takes one who waits out of the queue but to give a permit.
+            // A waiter leaves the queue only with a permit.
             if let Ok(permit) = next.await {
                 return permit;
             }
