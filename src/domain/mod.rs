@@ -7,6 +7,7 @@ pub mod environment;
 pub mod job_flow;
 pub mod job_pod;
 pub mod job_state;
+pub mod leadership;
 pub mod metering;
 pub mod node_admission;
 pub mod pod_create;
