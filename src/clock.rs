@@ -2,11 +2,13 @@
 //!
 //! Rules and builders take a [`Timestamp`]; whoever drives them holds a [`Clock`], which a test sets to what it likes. What
 //! users see, and what they gave a point in time for, goes by the time of day. What only waits, paces or measures goes by a
-//! clock that does not step: tokio's `Instant`, or [`Clock::steady`] where it meets times of others.
+//! clock that does not step: tokio's `Instant`, or [`Clock::steady`] where it meets times of others. What must not last while
+//! the machine is suspended, such as leadership, goes by [`Clock::boot`].
 
 use std::{sync::Arc, time::Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::time::{ClockId, clock_gettime};
 
 type Read = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -15,6 +17,7 @@ type Read = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 pub struct Clock {
     now: Read,
     steady: Read,
+    boot: Read,
 }
 
 impl Clock {
@@ -28,14 +31,14 @@ impl Clock {
             start.saturating_add(passed).unwrap_or(Timestamp::MAX)
         };
         #[expect(clippy::disallowed_methods, reason = "the one place where the time of day is read")]
-        Self { now: Arc::new(Timestamp::now), steady: Arc::new(steady) }
+        Self { now: Arc::new(Timestamp::now), steady: Arc::new(steady), boot: Arc::new(since_boot) }
     }
 
     /// A clock that tells what `tell` says, and never steps.
     #[must_use]
     pub fn of(tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         let tell: Read = Arc::new(tell);
-        Self { now: Arc::clone(&tell), steady: tell }
+        Self { now: Arc::clone(&tell), steady: Arc::clone(&tell), boot: tell }
     }
 
     /// The same with a time of day that steps: it is what `tell` says.
@@ -62,6 +65,20 @@ impl Clock {
     pub fn steady(&self) -> Timestamp {
         (self.steady)()
     }
+
+    /// A time that only differences are made of, as [`steady`](Self::steady), which also advances while the machine is
+    /// suspended: what has passed since its boot.
+    #[must_use]
+    pub fn boot(&self) -> Timestamp {
+        (self.boot)()
+    }
+}
+
+/// `CLOCK_BOOTTIME`, counted from the epoch.
+fn since_boot() -> Timestamp {
+    let time = clock_gettime(ClockId::Boottime);
+    let nanos = i32::try_from(time.tv_nsec).unwrap_or_default();
+    Timestamp::new(time.tv_sec, nanos).unwrap_or(Timestamp::MAX)
 }
 
 /// Both clocks at one moment.
@@ -84,5 +101,18 @@ impl ClockReading {
 impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Clock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_since_boot_advances_and_is_not_set_with_the_time_of_day() {
+        let clock = Clock::system().set_to(|| Timestamp::UNIX_EPOCH);
+        let [first, second] = [clock.boot(), clock.boot()];
+        assert!(Timestamp::UNIX_EPOCH < first && first <= second, "{first} {second}");
+        assert_eq!(clock.now(), Timestamp::UNIX_EPOCH);
     }
 }
