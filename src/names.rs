@@ -69,6 +69,8 @@ pub const ANNOTATION_RETRY_OF: &str = "crofter.io/retry-of";
 
 /// Default namespace of the operator's own objects.
 pub const DEFAULT_NAMESPACE: &str = "crofter-system";
+/// The Lease, in the operator's namespace, whose holder is the replica that leads.
+pub const LEASE: &str = "crofter";
 /// The ResourceQuota of the chart, in the operator's namespace, by whose status it is seen that Kubernetes counts Jobs.
 pub const COUNTS: &str = "crofter-counts";
 /// The Secret of the peppers, in the operator's namespace.

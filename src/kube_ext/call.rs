@@ -5,6 +5,8 @@
 
 use std::{future::Future, time::Duration};
 
+use super::leader_gate;
+
 /// Longest time that one call may take, retries of the client included.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -12,10 +14,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// No answer in time.
-    #[error("{what}: no answer from the API server within {} s", LIMIT.as_secs())]
+    #[error("{what}: no answer from the API server within {} s", limit.as_secs())]
     Timeout {
         /// What was being done.
         what: String,
+        /// The deadline of the call.
+        limit: Duration,
     },
     /// The API server refused, or could not be reached.
     #[error("{what}: {source}")]
@@ -83,6 +87,7 @@ impl CallError {
     pub fn category(&self) -> &'static str {
         match (self, self.code()) {
             (Self::Timeout { .. }, _) => "timeout",
+            (Self::Api { source, .. }, None) if leader_gate::is_refusal(source) => "not_leader",
             (_, None) => "unreachable",
             (_, Some(403)) => "forbidden",
             (_, Some(404)) => "not_found",
@@ -102,10 +107,22 @@ pub async fn within<T>(
     what: impl Into<String>,
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, CallError> {
-    match tokio::time::timeout(LIMIT, call).await {
+    within_limit(LIMIT, what, call).await
+}
+
+/// As [`within`], with a deadline of the caller's own.
+///
+/// # Errors
+/// As [`within`].
+pub async fn within_limit<T>(
+    limit: Duration,
+    what: impl Into<String>,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(source)) => Err(CallError::Api { what: what.into(), source: Box::new(source) }),
-        Err(_) => Err(CallError::Timeout { what: what.into() }),
+        Err(_) => Err(CallError::Timeout { what: what.into(), limit }),
     }
 }
 

@@ -151,6 +151,16 @@ impl Fake {
                 object["metadata"]["resourceVersion"] = json!(version);
                 (200, object.clone())
             }
+            Method::PUT => {
+                let Some(object) = state.objects.get_mut(&at) else { return refusal(404, "not found") };
+                let given = &body["metadata"]["resourceVersion"];
+                if !given.is_null() && *given != object["metadata"]["resourceVersion"] {
+                    return refusal(409, "the object has been modified");
+                }
+                *object = body;
+                object["metadata"]["resourceVersion"] = json!(version);
+                (200, object.clone())
+            }
             Method::DELETE => match state.objects.remove(&at) {
                 Some(_) => (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
                 None => refusal(404, "not found"),

@@ -10,6 +10,8 @@ pub mod events;
 pub mod finalizer;
 pub mod guard;
 pub mod invalid;
+pub mod leader_gate;
+pub mod lease;
 mod list_watch;
 #[cfg(test)]
 pub(crate) mod mock;
