@@ -5,6 +5,9 @@
 //! there is never more in it than there are objects, and what is taken is in the order in which it came, with gaps. (By that order the
 //! cache of keys knows how new it is.) One that is full slows the watch down for a moment ([`PATIENCE`]), as a channel
 //! would, and from then on, until it has been emptied, no more.
+//!
+//! A subscriber that begins later has an outbox that is held until then. Of an object that is deleted meanwhile nothing is kept,
+//! so that it never holds more than there are objects; it does not slow the watch down, and is not missed by health.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::change::Change;
+use super::{change::Change, lease::Acquired};
 
 /// Changes in an outbox from which on the watch waits for its subscriber.
 const FULL: usize = 1024;
@@ -52,6 +55,8 @@ struct Shared<K: Resource> {
     filled: Notify,
     emptied: Notify,
     backlog: Backlog,
+    /// When the subscriber begins; `None` where it begins with the watch.
+    begins: Option<Acquired>,
 }
 
 struct Queue<K: Resource> {
@@ -65,27 +70,38 @@ struct Queue<K: Resource> {
     next: u64,
     /// The watch has waited long enough, and does not again before it is empty.
     behind: bool,
+    /// The subscriber has not begun: it has seen no change yet.
+    held: bool,
 }
 
 /// By what changes are of the same object: its UID. `None` for what is of none.
 pub(super) fn key<K: Resource<DynamicType = ()>>(change: &Change<K>) -> Option<Arc<str>> {
-    let of = |meta: &ObjectMeta| {
-        let name = || {
-            let namespace = meta.namespace.as_deref().unwrap_or_default();
-            format!("{namespace}/{}", meta.name.as_deref().unwrap_or_default()).into()
-        };
-        Some(meta.uid.as_deref().map_or_else(name, Arc::from))
-    };
     match change {
-        Change::Applied(object) | Change::Deleted(object) => of(object.meta()),
-        Change::Invalid(invalid) => of(&invalid.metadata),
+        Change::Applied(object) | Change::Deleted(object) => Some(key_of(object.meta())),
+        Change::Invalid(invalid) => Some(key_of(&invalid.metadata)),
         Change::Synced => None,
     }
 }
 
+/// That of an object.
+pub(super) fn key_of(meta: &ObjectMeta) -> Arc<str> {
+    let name = || {
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        format!("{namespace}/{}", meta.name.as_deref().unwrap_or_default()).into()
+    };
+    meta.uid.as_deref().map_or_else(name, Arc::from)
+}
+
 impl<K: Resource> Default for Queue<K> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), latest: HashMap::new(), synced: None, next: 0, behind: false }
+        Self {
+            order: VecDeque::new(),
+            latest: HashMap::new(),
+            synced: None,
+            next: 0,
+            behind: false,
+            held: false,
+        }
     }
 }
 
@@ -106,12 +122,26 @@ impl<K: Resource<DynamicType = ()>> Queue<K> {
             self.synced = Some(self.place(None));
             return;
         };
-        let place = self.place(Some(Arc::clone(&key)));
-        let before = self.latest.insert(key, (place, change)).map(|(before, _)| before);
-        // All that there was comes before it.
-        if before < self.synced && before.is_some() {
-            self.synced = Some(self.place(None));
+        if self.held && matches!(change, Change::Deleted(_)) {
+            self.latest.remove(&key);
+        } else {
+            let place = self.place(Some(Arc::clone(&key)));
+            let before = self.latest.insert(key, (place, change)).map(|(before, _)| before);
+            // All that there was comes before it.
+            if before < self.synced && before.is_some() {
+                self.synced = Some(self.place(None));
+            }
         }
+        self.compact();
+    }
+
+    /// The subscriber begins. The watch does not wait for it before it has taken what there is.
+    fn release(&mut self) {
+        (self.held, self.behind) = (false, self.len() > 0);
+    }
+
+    /// Drops void places where they are many.
+    fn compact(&mut self) {
         if self.order.len() > 2 * self.len() + FULL {
             let (latest, synced) = (&self.latest, self.synced);
             self.order.retain(|(place, key)| match key {
@@ -144,12 +174,14 @@ impl<K: Resource<DynamicType = ()>> Queue<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> Outbox<K> {
-    pub(super) fn new(subscriber: &'static Location<'static>) -> Self {
+    /// That of a subscriber that begins with the watch, or later.
+    pub(super) fn new(subscriber: &'static Location<'static>, begins: Option<Acquired>) -> Self {
         Self(Arc::new(Shared {
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { held: begins.is_some(), ..Queue::default() }),
             filled: Notify::new(),
             emptied: Notify::new(),
             backlog: Backlog { subscriber, since: Arc::default() },
+            begins,
         }))
     }
 
@@ -167,7 +199,7 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
         let is_full = {
             let mut queue = self.queue();
             queue.put(key, change);
-            queue.len() >= FULL && !queue.behind
+            queue.len() >= FULL && !queue.behind && !queue.held
         };
         self.0.filled.notify_one();
         if !is_full {
@@ -185,14 +217,27 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
         }
     }
 
+    /// An object is deleted of which the subscriber knows nothing, as no change could be made of it.
+    pub(super) fn forget(&self, key: &str) {
+        let mut queue = self.queue();
+        if queue.held {
+            queue.latest.remove(key);
+            queue.compact();
+        }
+    }
+
     async fn filled(&self) {
         while self.queue().len() == 0 {
             self.0.filled.notified().await;
         }
     }
 
-    /// Sends what comes to the subscriber, until that is dropped.
+    /// Sends what comes to the subscriber, once that begins, until it is dropped.
     pub(super) async fn send_to(self, subscriber: mpsc::Sender<Change<K>>) {
+        if let Some(begins) = self.0.begins.clone() {
+            begins.await;
+            self.queue().release();
+        }
         loop {
             self.filled().await;
             self.0.backlog.set(Some(Instant::now()));
@@ -214,7 +259,9 @@ impl<K: Resource> Clone for Outbox<K> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::core::error_boundary::InvalidObject;
 
     use super::*;
 
@@ -242,7 +289,7 @@ mod tests {
 
     /// What is taken of these changes, all of them put in before.
     async fn taken(changes: impl IntoIterator<Item = Change<ConfigMap>>) -> Vec<String> {
-        let outbox = Outbox::new(Location::caller());
+        let outbox = Outbox::new(Location::caller(), None);
         for change in changes {
             put(&outbox, change).await;
         }
@@ -277,7 +324,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_changes_over_and_over_takes_no_room() {
-        let outbox = Outbox::new(Location::caller());
+        let outbox = Outbox::new(Location::caller(), None);
         for n in 0..100_000 {
             put(&outbox, Change::Applied(map(&(n % 3).to_string(), n))).await;
         }
@@ -286,7 +333,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_subscriber_that_takes_nothing_holds_the_watch_up_for_a_moment_once_and_is_seen() {
-        let outbox = Outbox::new(Location::caller());
+        let outbox = Outbox::new(Location::caller(), None);
         let (sender, mut receiver) = mpsc::channel(1);
         tokio::spawn(outbox.clone().send_to(sender));
         let begun = Instant::now();
@@ -302,5 +349,69 @@ mod tests {
         }
         tokio::task::yield_now().await;
         assert_eq!(outbox.backlog().since(), None, "and it has all of it in the end");
+    }
+
+    /// An outbox that is held, and what releases it.
+    fn held() -> (Outbox<ConfigMap>, tokio::sync::oneshot::Sender<()>) {
+        let (begin, begins) = tokio::sync::oneshot::channel();
+        (Outbox::new(Location::caller(), Some(begins.map(drop).boxed().shared())), begin)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_outbox_holds_what_exists_slows_nothing_down_and_is_not_missed() {
+        let (outbox, begin) = held();
+        let (sender, mut receiver) = mpsc::channel(1);
+        tokio::spawn(outbox.clone().send_to(sender));
+        let begun = Instant::now();
+        put(&outbox, Change::Applied(map("first", 1))).await;
+        put(&outbox, Change::Synced).await;
+        for n in 0..100_000 {
+            put(&outbox, Change::Applied(map(&n.to_string(), 1))).await;
+            if n >= 2000 {
+                put(&outbox, Change::Deleted(map(&(n - 2000).to_string(), 2))).await;
+            }
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let (len, order) = (outbox.queue().len(), outbox.queue().order.len());
+        assert!(len == 2002 && order <= 2 * len + FULL, "{len} {order}");
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(outbox.backlog().since(), None);
+        assert!(receiver.try_recv().is_err(), "it has not begun");
+
+        begin.send(()).unwrap();
+        let mut changes = Vec::new();
+        for _ in 0..2002 {
+            changes.push(said(&receiver.recv().await.unwrap()));
+        }
+        assert_eq!((changes[0].as_str(), changes[1].as_str()), ("+first1", "="), "in their order");
+        assert_eq!((changes[2].as_str(), changes[2001].as_str()), ("+980001", "+999991"));
+        put(&outbox, Change::Deleted(map("99999", 2))).await;
+        assert_eq!(said(&receiver.recv().await.unwrap()), "-999992", "from then on it is as any other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_begins_with_much_to_take_does_not_hold_the_watch_up() {
+        let (outbox, begin) = held();
+        for n in 0..3000 {
+            put(&outbox, Change::Applied(map(&n.to_string(), 1))).await;
+        }
+        let (sender, mut receiver) = mpsc::channel(1);
+        tokio::spawn(outbox.clone().send_to(sender));
+        begin.send(()).unwrap();
+        receiver.recv().await.unwrap();
+        let begun = Instant::now();
+        put(&outbox, Change::Applied(map("more", 1))).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_an_object_that_could_never_be_read_a_held_outbox_keeps_nothing_either() {
+        let (outbox, _begin) = held();
+        let invalid = InvalidObject { error: "bad".into(), metadata: map("x", 1).metadata.clone() };
+        let key = key_of(&invalid.metadata);
+        put(&outbox, Change::Invalid(Arc::new(invalid))).await;
+        assert_eq!(outbox.queue().len(), 1);
+        outbox.forget(&key);
+        assert_eq!(outbox.queue().len(), 0);
     }
 }

@@ -9,6 +9,8 @@
 //! - the cache holds what a change tells before the change is told;
 //! - a subscriber that takes nothing keeps nothing from the others (`kube_ext::outbox`).
 //!
+//! A subscriber that begins later ([`Watch::subscribe_held`]) finds the same, less the objects that were deleted before it began.
+//!
 //! An object that does not decode stops nothing: it is told as [`Change::Invalid`], and what was last known of it, if
 //! anything, stays in the cache. Managed fields are dropped: nobody reads them and they are half of the memory, but
 //! for what `with_prepare` picks out first.
@@ -34,6 +36,7 @@ use self::foreign::Foreign;
 pub use super::change::Change;
 use super::{
     guard::Guarded,
+    lease::Acquired,
     list_watch::{Interruption, Source, list_watch},
     outbox::{self, Outbox},
     pulse::{Pulse, Watches},
@@ -111,8 +114,19 @@ where
     /// All changes from the start of the watch.
     #[track_caller]
     pub fn subscribe(&mut self) -> mpsc::Receiver<Change<K>> {
+        self.subscribe_from(None)
+    }
+
+    /// For a part that begins later: all that exists then, and all changes from then on.
+    #[track_caller]
+    pub fn subscribe_held(&mut self, begins: &Acquired) -> mpsc::Receiver<Change<K>> {
+        self.subscribe_from(Some(begins.clone()))
+    }
+
+    #[track_caller]
+    fn subscribe_from(&mut self, begins: Option<Acquired>) -> mpsc::Receiver<Change<K>> {
         let (sender, receiver) = mpsc::channel(CHANNEL);
-        let outbox = Outbox::new(Location::caller());
+        let outbox = Outbox::new(Location::caller(), begins);
         self.pulse.feeds(outbox.backlog().clone());
         self.subscribers.push((outbox, sender));
         receiver
@@ -120,8 +134,17 @@ where
 
     /// All changes as a stream of the objects that they are about, as controllers want them.
     #[track_caller]
-    pub fn subscribe_objects(&mut self) -> impl Stream<Item = Arc<K>> + Send + 'static {
+    pub fn subscribe_objects(&mut self) -> impl Stream<Item = Arc<K>> + Send + use<K> + 'static {
         objects(self.subscribe())
+    }
+
+    /// As [`subscribe_held`](Self::subscribe_held), as [`subscribe_objects`](Self::subscribe_objects).
+    #[track_caller]
+    pub fn subscribe_objects_held(
+        &mut self,
+        begins: &Acquired,
+    ) -> impl Stream<Item = Arc<K>> + Send + use<K> + 'static {
+        objects(self.subscribe_held(begins))
     }
 
     /// Watches for ever, through failures of the API server (with back-off). Cancel safe.
@@ -207,6 +230,9 @@ where
                 let known = self.known(&invalid);
                 if let Some(known) = &known {
                     self.writer.apply_watcher_event(&Event::Delete(K::clone(known)));
+                } else {
+                    let key = outbox::key_of(&invalid.metadata);
+                    self.subscribers.iter().for_each(|(outbox, _)| outbox.forget(&key));
                 }
                 known.map(Change::Deleted).into_iter().collect()
             }

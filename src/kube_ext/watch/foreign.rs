@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::{Change, Watch};
-use crate::kube_ext::{guard::Guarded, outbox::Outbox};
+use crate::kube_ext::{guard::Guarded, lease::Acquired, outbox::Outbox};
 
 /// The foreign objects of a watch.
 pub(super) struct Foreign<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
@@ -41,11 +41,12 @@ where
         self
     }
 
-    /// All changes of foreign objects; ends at once for a watch without foreign objects.
+    /// All changes of foreign objects, as [`subscribe_held`](Self::subscribe_held); ends at once for a watch without foreign
+    /// objects.
     #[track_caller]
-    pub fn subscribe_foreign(&mut self) -> mpsc::Receiver<Change<K>> {
+    pub fn subscribe_foreign_held(&mut self, begins: &Acquired) -> mpsc::Receiver<Change<K>> {
         match &mut self.foreign {
-            Some(foreign) => foreign.watch.subscribe(),
+            Some(foreign) => foreign.watch.subscribe_held(begins),
             None => mpsc::channel(1).1,
         }
     }
@@ -102,6 +103,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
+    use futures::FutureExt;
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::ResourceExt;
     use serde_json::json;
@@ -146,7 +150,8 @@ mod tests {
         let (mut feed, events) = futures::channel::mpsc::unbounded();
         let mut watch = Watch::<ConfigMap>::of(events.map(Ok).boxed(), Pulse::default())
             .with_foreign(is_own, |map| map.data = None);
-        let (mut own, mut foreign) = (watch.subscribe(), watch.subscribe_foreign());
+        let (mut own, mut foreign) =
+            (watch.subscribe(), watch.subscribe_foreign_held(&ready(()).boxed().shared()));
         let store = watch.store();
         let kept = watch.foreign.as_ref().unwrap().watch.store();
         let running = tokio::spawn(watch.run());
