@@ -56,6 +56,9 @@ pub enum Cause {
     /// Another process has taken over the mirror.
     #[error("another process writes this mirror now")]
     Superseded,
+    /// This process may not write: it does not lead.
+    #[error("this replica does not lead")]
+    NotLeader,
     /// The database went back: transactions that this process has seen committed are lost.
     #[error(
         "the database holds {found} transactions of the mirror and {known} were committed: a standby was promoted that \

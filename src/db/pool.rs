@@ -52,6 +52,8 @@ pub struct Pool {
     options: Options,
     /// Number of the last transaction of the mirror that this process has seen committed.
     committed: Arc<AtomicI64>,
+    /// Whether this process may write the mirror at the moment.
+    may_write: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -78,7 +80,21 @@ impl Pool {
             .test_before_acquire(false)
             .after_connect(move |connection, _| Box::pin(limit(connection, options.call)))
             .connect_lazy_with(connect);
-        Ok(Self { pool, options, committed: Arc::default() })
+        Ok(Self { pool, options, committed: Arc::default(), may_write: Arc::new(|| true) })
+    }
+
+    /// Lets the mirror be written only while `may_write` says so: it is asked before each transaction.
+    #[must_use]
+    pub fn written_while(self, may_write: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { may_write: Arc::new(may_write), ..self }
+    }
+
+    /// Checks that this process may write the mirror.
+    ///
+    /// # Errors
+    /// [`Cause::NotLeader`].
+    pub(super) fn check_leader(&self) -> Result<(), Cause> {
+        if (self.may_write)() { Ok(()) } else { Err(Cause::NotLeader) }
     }
 
     /// Bounds of this pool.

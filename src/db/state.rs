@@ -51,6 +51,7 @@ pub async fn migrate(pool: &Pool) -> Result<(), Error> {
     // An older program runs on a newer schema: migrations add, and never take away what it uses.
     migrator.set_ignore_missing(true);
     let ready = async {
+        pool.check_leader()?;
         let mut session = pool.session().await?;
         session.allow(MIGRATION_DEADLINE).await?;
         Ok(session)
@@ -70,11 +71,12 @@ pub async fn migrate(pool: &Pool) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Cause::OtherCluster`] when the database mirrors another cluster; [`Cause::Superseded`] when `held` is no longer
-/// the last.
+/// the last; [`Cause::NotLeader`].
 pub async fn take_over(pool: &Pool, cluster_uid: Uuid, held: Option<Writer>) -> Result<Taken, Error> {
     let work = async {
         let mut session = pool.session().await?;
         let server = server(&mut session).await?;
+        pool.check_leader()?;
         let mut transaction = session.begin().await?;
         let state =
             sqlx::query!("SELECT cluster_uid, epoch, writer, commits, server FROM mirror_state FOR UPDATE")
@@ -160,10 +162,11 @@ pub async fn ping(pool: &Pool, deadline: Duration) -> Result<(), Error> {
 /// Begins a new epoch: what is written from now on is newer than every row, whatever its resource version.
 ///
 /// # Errors
-/// [`Cause::Superseded`], or when the database is away.
+/// [`Cause::Superseded`], [`Cause::NotLeader`], or when the database is away.
 pub async fn next_epoch(pool: &Pool, writer: Writer) -> Result<Writer, Error> {
     let work = async {
         let mut session = pool.session().await?;
+        pool.check_leader()?;
         let epoch = sqlx::query_scalar!(
             "UPDATE mirror_state SET epoch = epoch + 1 WHERE writer = $1 RETURNING epoch",
             writer.number

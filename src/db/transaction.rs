@@ -19,10 +19,11 @@ impl<'a> Fenced<'a> {
     /// Begins. The commit will outlive a crash of the server, whatever that is set to: what is committed leaves etcd.
     ///
     /// # Errors
-    /// [`Cause::Superseded`], [`Cause::Rewound`], or when the database is away.
+    /// [`Cause::Superseded`], [`Cause::NotLeader`], [`Cause::Rewound`], or when the database is away.
     pub(super) async fn begin(pool: &'a Pool, writer: Writer) -> Result<Self, Cause> {
         let mut session = pool.session().await?;
         let connection = session.connection()?;
+        pool.check_leader()?;
         sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
         let number = sqlx::query_scalar!(
             "WITH durable AS (

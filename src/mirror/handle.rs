@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,12 @@ impl MirrorHandle {
         since.is_some_and(|since| since.elapsed() > self.shared.behind_after)
     }
 
+    /// Whether the mirror has begun to work.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.shared.begun.load(Ordering::Acquire)
+    }
+
     /// Waits until all that was heard is written: before a stop, with a limit of the caller's own.
     pub async fn written(&self) {
         loop {
@@ -92,6 +101,7 @@ pub(super) struct Shared {
     commits: Notify,
     /// All is written.
     rest: Notify,
+    begun: AtomicBool,
 }
 
 /// A full comparison of a kind with its rows is due.
@@ -130,12 +140,19 @@ impl Shared {
             work: Notify::new(),
             commits: Notify::new(),
             rest: Notify::new(),
+            begun: AtomicBool::new(false),
         }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // No code that could panic runs under the lock; were it so, the state is still the best there is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mirror begins to work, which may be long after it was made: the database counts as away since now.
+    pub(super) fn begin(&self) {
+        self.lock().lost = Some(Instant::now());
+        self.begun.store(true, Ordering::Release);
     }
 
     /// The database is away, since now if it was not before.

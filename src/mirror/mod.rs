@@ -3,6 +3,7 @@
 //! Guarantees:
 //! - Level-triggered: what is marked is an object, and what is written is its last state. The watches never wait for
 //!   the database; while it is away marks gather, one per object, and are written when it is back.
+//! - Only the leader writes: whether this process leads is checked before each transaction ([`Pool::written_while`]).
 //! - An older state never replaces a newer one (`(epoch, resource_version)` grows), also when this process was deposed
 //!   without knowing (each transaction is fenced by `mirror_state.writer`) and when etcd was restored from a backup
 //!   (rows ahead of the cluster raise the epoch).
@@ -119,8 +120,8 @@ pub struct Changes {
 /// lack of a Job is read by `client`.
 ///
 /// The future may be dropped at any point; the next start finishes what was under way. It ends well when all watches
-/// have ended, and with an error ([`db::Cause::Superseded`]) when another process has taken over: this one should
-/// end then. A database that is away, read-only or another cluster's does not end it: it keeps trying.
+/// have ended, and with an error when another process has taken over ([`db::Cause::Superseded`]) or this one does not
+/// lead ([`db::Cause::NotLeader`]): this one should end then. A database that is away, read-only or another cluster's does not end it: it keeps trying.
 pub fn start(
     config: Config,
     client: Client,
@@ -132,6 +133,7 @@ pub fn start(
     let handle = MirrorHandle { shared: Arc::clone(&shared) };
     let gpu_resource = config.gpu_resource.clone();
     let future = async move {
+        shared.begin();
         let writer = write::MirrorWriter::new(config, client, stores, clock, Arc::clone(&shared));
         tokio::select! {
             () = listen::listen(changes, &shared, &gpu_resource) => Ok(()),

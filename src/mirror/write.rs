@@ -87,7 +87,7 @@ impl MirrorWriter {
         }
     }
 
-    /// Writes until another process has taken over.
+    /// Writes until another process has taken over, or this one does not lead.
     pub(super) async fn run(mut self) -> Error {
         loop {
             let error = match self.connect().await {
@@ -95,6 +95,10 @@ impl MirrorWriter {
                 Err(error) => error,
                 Ok(writer) => self.write(writer).await,
             };
+            // Another replica writes now, or soon.
+            if matches!(error.cause, Cause::NotLeader) {
+                return error;
+            }
             self.shared.lost();
             let kind = mem::discriminant(&error.cause);
             if self.trouble != Some(kind) {
