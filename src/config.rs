@@ -54,6 +54,9 @@ pub struct Config {
     /// Namespace of the operator's own objects, such as the Secret of the peppers.
     #[arg(long, env = "CROFTER_NAMESPACE", default_value = names::DEFAULT_NAMESPACE)]
     pub namespace: String,
+    /// Name of the operator's own pod, for people who read the Lease; by default the machine's.
+    #[arg(long, env = "POD_NAME", hide = true)]
+    pub pod_name: Option<String>,
     /// Settings that controllers share.
     #[command(flatten)]
     pub settings: Settings,

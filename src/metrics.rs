@@ -81,6 +81,8 @@ pub struct Metrics {
     mirror_set_aside: Family<SetAside, Counter>,
     mirror_lost: Counter<u64, AtomicU64>,
     mirror_unrecovered: Counter<u64, AtomicU64>,
+    leader: Gauge<i64, std::sync::atomic::AtomicI64>,
+    lease_transitions: Gauge<i64, std::sync::atomic::AtomicI64>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -174,6 +176,14 @@ impl Default for Metrics {
             Unit::Seconds,
             decision_seconds.clone(),
         );
+        let leader = Gauge::default();
+        registry.register("leader", "Whether this replica leads: 1 or 0", leader.clone());
+        let lease_transitions = Gauge::default();
+        registry.register(
+            "lease_transitions",
+            "Changes of the holder of the Lease, as this replica last read it",
+            lease_transitions.clone(),
+        );
         let waiting = Family::default();
         registry.register("waiting_jobs", "Waiting jobs by reason", waiting.clone());
         let admissions = Counter::default();
@@ -251,6 +261,8 @@ impl Default for Metrics {
             reconcile_seconds,
             decision_seconds,
             waiting,
+            leader,
+            lease_transitions,
             admissions,
             refusals,
             attempts,
@@ -279,6 +291,12 @@ impl Metrics {
     /// Counts a scheduling cycle.
     pub fn decided(&self, took: Duration) {
         self.decision_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Sets whether this process leads, and how often the Lease has had another holder.
+    pub fn show_leader(&self, leads: bool, transitions: i32) {
+        self.leader.set(leads.into());
+        self.lease_transitions.set(transitions.into());
     }
 
     /// Sets the number of waiting jobs for each reason.

@@ -1,11 +1,16 @@
 //! The operator as a whole: watches, scheduler, controllers and mirror put together, started, and stopped in order.
 //!
+//! Of several replicas one leads. Each runs the watches, serves the REST API and checks API keys; the scheduler, the
+//! controllers and the mirror begin once their replica leads, and write only while it does. A replica that has led and does
+//! not any more ends, and is started again as a follower.
+//!
 //! When an essential part ends by itself the process ends: half an operator is worse than one that is restarted. On
-//! SIGTERM or Ctrl-C the controllers finish what is under way, then the mirror writes what it holds, then all ends.
+//! SIGTERM or Ctrl-C the controllers finish what is under way, then the mirror writes what it holds, then the Lease is
+//! released, then all ends.
 
 mod assembly;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, bail};
 use axum::http::{HeaderValue, header};
@@ -13,24 +18,38 @@ use futures::{FutureExt, future::BoxFuture, future::Shared};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 use secrecy::SecretString;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 use uuid::Uuid;
 
-use self::assembly::{Assembly, Tables};
+use self::assembly::{Assembly, Clients, Tables};
 use crate::{
+    clock::Clock,
     config::{self, Config},
     db::{self, Pool, Readers},
     http::cors::Origins,
-    kube_ext::{events::Events, within},
+    kube_ext::{
+        events::Events,
+        leader_gate,
+        lease::{self, Election, Leadership},
+        within,
+    },
     mirror::{self, MirrorHandle},
+    random::Random,
 };
 
-/// Time for controllers to finish what is under way.
+/// Time for controllers, and for requests of the REST API, to finish what is under way.
 const FINISH: Duration = Duration::from_secs(15);
 /// Time for the mirror to write what it holds.
 const FLUSH: Duration = Duration::from_secs(5);
 /// Time for the Events that are left.
 const FLUSH_EVENTS: Duration = Duration::from_secs(2);
+/// Time to release the Lease.
+const RELEASE: Duration = Duration::from_secs(3);
+
 /// Runs until a signal, or until an essential part ends.
 ///
 /// # Errors
@@ -38,11 +57,12 @@ const FLUSH_EVENTS: Duration = Duration::from_secs(2);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let (start_limit_seconds, namespace) = (config.start_limit_seconds, config.namespace.clone());
     let (url, gpu_resource) = (config.database_url.clone(), config.settings.gpu_resource.clone());
+    let identity = lease::identity(config.pod_name.as_deref(), &Random::system())?;
     let Start { mut assembly, listener, rest, stop } = start(config).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
     // First: probes are answered also while the API server is away.
-    let is_ready = assembly.decides();
-    assembly.health(listener, is_ready);
+    let is_ready = assembly.readiness();
+    assembly.health(listener, is_ready.clone());
     let mirror = match &url {
         Some(url) => {
             let config = tokio::select! {
@@ -58,13 +78,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), start_limit_seconds);
     assembly.attempts(invalid, mirror.as_ref());
-    let keys = assembly.api_keys(namespace);
-    assembly.rest(rest, keys);
-    let events = assembly.events();
+    let keys = assembly.api_keys(namespace.clone());
+    assembly.rest(rest, keys, is_ready);
+    let (events, leadership) = (assembly.events(), assembly.leadership().clone());
+    let election = Election::new(election_client().await?, &namespace, identity, leadership.clone());
+    let (release, released) = oneshot::channel();
+    assembly.follow("leader election", election.run(asked(released)));
     let mut parts = assembly.watch();
-    parts.until(stop).await?;
+    parts.until(stop, &leadership).await?;
     parts.finish(mirror, &events).await;
+    parts.release(release, &leadership).await;
+    parts.end().await;
     Ok(())
+}
+
+/// Ready once a message has come; never where its sender is dropped.
+async fn asked(message: oneshot::Receiver<()>) {
+    if message.await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Serves the REST API alone until a signal, or until an essential part ends. It schedules and controls nothing.
@@ -75,12 +107,13 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let namespace = config.namespace.clone();
     let Start { mut assembly, listener, rest, stop } = start(config).await?;
     let keys = assembly.key_cache(namespace);
-    let jobs = assembly.rest(rest, keys);
-    assembly.health(listener, Arc::new(move || jobs.is_synced()));
-    let events = assembly.events();
+    let is_ready = assembly.readiness();
+    assembly.rest(rest, keys, is_ready.clone());
+    assembly.health(listener, is_ready);
+    let leadership = assembly.leadership().clone();
     let mut parts = assembly.watch();
-    parts.until(stop).await?;
-    parts.finish(None, &events).await;
+    parts.until(stop, &leadership).await?;
+    parts.end().await;
     Ok(())
 }
 
@@ -104,7 +137,10 @@ struct Rest {
 
 async fn start(config: Config) -> anyhow::Result<Start> {
     let stop = signal()?;
-    let client = client().await.context("failed to find the cluster: set KUBECONFIG, or run inside one")?;
+    let leadership = Leadership::new(Clock::system());
+    let clients = clients(leadership.clone())
+        .await
+        .context("failed to find the cluster: set KUBECONFIG, or run inside one")?;
     let listener = listen(config.metrics_addr).await?;
     let rest = Rest {
         listener: listen(config.api_addr).await?,
@@ -114,7 +150,8 @@ async fn start(config: Config) -> anyhow::Result<Start> {
     let (plans, follow_plans) = config::plans(config.plans).await?;
     let (scenarios, follow_scenarios) = config::scenarios(config.scenarios).await?;
     let tables = Tables { plans, scenarios };
-    let mut assembly = Assembly::new(client, config.settings, &config.elastic_pools, tables, stop.clone());
+    let mut assembly =
+        Assembly::new(clients, leadership, config.settings, &config.elastic_pools, tables, stop.clone());
     assembly.follow("plan table", follow_plans);
     assembly.follow("scenario catalogue", follow_scenarios);
     Ok(Start { assembly, listener, rest, stop })
@@ -123,9 +160,27 @@ async fn start(config: Config) -> anyhow::Result<Start> {
 /// What the API server's audit log calls the operator.
 const USER_AGENT: &str = concat!("crofter/", env!("CARGO_PKG_VERSION"));
 
-async fn client() -> anyhow::Result<Client> {
+async fn client_config() -> anyhow::Result<kube::Config> {
     let mut config = kube::Config::infer().await?;
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
+    Ok(config)
+}
+
+async fn clients(leadership: Leadership) -> anyhow::Result<Clients> {
+    let config = client_config().await?;
+    let mut once = config.clone();
+    once.default_retry = false;
+    let leader = leader_gate::gated(Client::try_from(once)?, leadership);
+    Ok(Clients { any: Client::try_from(config)?, leader })
+}
+
+/// The client of the election: its connection is its own, so that no other request delays a renewal.
+async fn election_client() -> anyhow::Result<Client> {
+    let mut config = client_config().await?;
+    for timeout in [&mut config.connect_timeout, &mut config.read_timeout, &mut config.write_timeout] {
+        *timeout = Some(lease::CALL_LIMIT);
+    }
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 
@@ -160,6 +215,8 @@ struct Parts {
     essential: JoinSet<&'static str>,
     /// End by themselves after the stop signal.
     controllers: JoinSet<&'static str>,
+    /// As the controllers, and independent of leadership.
+    servers: JoinSet<&'static str>,
 }
 
 fn name_of(ended: Result<&'static str, tokio::task::JoinError>) -> String {
@@ -175,39 +232,71 @@ impl Parts {
         self.controllers.spawn(part.map(move |()| name));
     }
 
+    fn server(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        self.servers.spawn(part.map(move |()| name));
+    }
+
     /// Waits for the signal.
     ///
     /// # Errors
-    /// The name of a part that ended before.
-    async fn until(&mut self, stop: Stop) -> anyhow::Result<()> {
-        tokio::select! {
-            // First: a controller that ends because it was told to is no failure.
+    /// This process has led and does not any more; or the name of a part that ended before.
+    async fn until(&mut self, stop: Stop, leadership: &Leadership) -> anyhow::Result<()> {
+        let ended = tokio::select! {
+            // First: a controller that ends because of the signal is no failure.
             biased;
-            () = stop => Ok(()),
-            Some(ended) = self.essential.join_next() => bail!("an essential part ended: {}", name_of(ended)),
-            Some(ended) = self.controllers.join_next() => bail!("a controller ended: {}", name_of(ended)),
+            () = stop => return Ok(()),
+            () = leadership.lost() => String::new(),
+            Some(ended) = self.essential.join_next() => name_of(ended),
+            Some(ended) = self.controllers.join_next() => name_of(ended),
+            Some(ended) = self.servers.join_next() => name_of(ended),
+        };
+        // Some parts notice it first.
+        if leadership.is_lost() {
+            bail!(
+                "this replica has lost the Lease and leads no more: it ends, and starts again as a follower"
+            );
         }
+        bail!("an essential part ended: {ended}")
     }
 
-    async fn finish(mut self, mirror: Option<MirrorHandle>, events: &Events) {
+    /// Lets the controllers finish, and then what they feed.
+    async fn finish(&mut self, mirror: Option<MirrorHandle>, events: &Events) {
         let finish = async { while self.controllers.join_next().await.is_some() {} };
         if tokio::time::timeout(FINISH, finish).await.is_err() {
             tracing::warn!(
                 seconds = FINISH.as_secs(),
-                "a controller did not finish; a restart goes on where it was"
+                "a controller did not finish; the next leader continues where it was"
             );
         }
         let left = events.flush(FLUSH_EVENTS).await;
         if left > 0 {
             tracing::warn!(left, seconds = FLUSH_EVENTS.as_secs(), "some Events were not written");
         }
+        // Of a follower it holds nothing, and is never asked.
         if let Some(mirror) = mirror
+            && mirror.has_begun()
             && tokio::time::timeout(FLUSH, mirror.written()).await.is_err()
         {
             tracing::warn!(
                 seconds = FLUSH.as_secs(),
-                "the mirror did not finish; the next start finds what is missing"
+                "the mirror did not finish; the next leader finds what is missing"
             );
+        }
+    }
+
+    /// Releases the Lease where this process has it. Nothing writes in its name any more.
+    async fn release(&mut self, release: oneshot::Sender<()>, leadership: &Leadership) {
+        self.controllers.abort_all();
+        if release.send(()).is_err() || tokio::time::timeout(RELEASE, leadership.ended()).await.is_err() {
+            tracing::warn!("the Lease was not released; the next leader waits until it expires");
+        }
+    }
+
+    /// Lets the requests that are in flight complete.
+    async fn end(mut self) {
+        let finish = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(FINISH, finish).await.is_err() {
+            tracing::warn!(seconds = FINISH.as_secs(), "some requests of the REST API did not complete");
         }
         tracing::info!("stopped");
     }
@@ -269,7 +358,10 @@ fn signal() -> anyhow::Result<Stop> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
 
     use serde_json::json;
 

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     clock::Clock,
     http::health::{WatchView, liveness},
-    kube_ext::pulse::Watches,
+    kube_ext::{lease::Leadership, pulse::Watches},
     metrics::{Format, Metrics},
     scheduler::SchedulerHandle,
 };
@@ -56,12 +56,23 @@ pub struct Health {
     pub is_ready: IsReady,
     /// Its watches.
     pub watches: Watches,
+    /// Whether it leads.
+    pub leadership: Leadership,
     /// The time.
     pub clock: Clock,
 }
 
+/// What this replica does, in a line.
+fn role(leads: bool, decided: bool) -> &'static str {
+    match (leads, decided) {
+        (true, true) => "[+]leader election: this replica leads, and its scheduler has decided\n",
+        (true, false) => "[-]leader election: this replica leads, and its scheduler has not decided yet\n",
+        (false, _) => "[+]leader election: this replica follows\n",
+    }
+}
+
 /// What is ready and what is not, a line each.
-fn verbose(is_ready: bool, watches: &[WatchView]) -> String {
+fn verbose(is_ready: bool, role: &str, watches: &[WatchView]) -> String {
     let line = |WatchView { name, current, behind_since, cause }: &WatchView| {
         let sign = if *current { '+' } else { '-' };
         let state = match behind_since {
@@ -73,7 +84,7 @@ fn verbose(is_ready: bool, watches: &[WatchView]) -> String {
         format!("[{sign}]watch of {name}: {state}{cause}\n")
     };
     let lines: String = watches.iter().map(line).collect();
-    format!("{lines}{}", if is_ready { "ready\n" } else { "not ready: the caches are not whole yet\n" })
+    format!("{lines}{role}{}", if is_ready { "ready\n" } else { "not ready: the caches are not whole yet\n" })
 }
 
 /// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
@@ -86,8 +97,9 @@ pub async fn serve(
     scheduler: SchedulerHandle,
     health: Health,
 ) -> std::io::Result<()> {
-    let waiting = scheduler;
-    let Health { is_ready, watches, clock } = health;
+    let (waiting, decided) = (scheduler.clone(), scheduler);
+    let Health { is_ready, watches, leadership, clock } = health;
+    let led = leadership.clone();
     let living = watches.clone();
     let alive = move || std::future::ready(liveness(&living));
     let ready = move |RawQuery(query): RawQuery| {
@@ -95,7 +107,8 @@ pub async fn serve(
         let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let text = match query {
             Some(query) if query.split('&').any(|word| word.starts_with("verbose")) => {
-                verbose(is_ready, &WatchView::all(&watches, clock.now()))
+                let role = role(led.leads(), decided.is_ready());
+                verbose(is_ready, role, &WatchView::all(&watches, clock.now()))
             }
             _ if is_ready => "ok\n".to_owned(),
             _ => "the caches are not whole yet\n".to_owned(),
@@ -104,6 +117,7 @@ pub async fn serve(
     };
     let text = move |headers: HeaderMap| {
         metrics.show_waiting(&waiting.waiting());
+        metrics.show_leader(leadership.leads(), leadership.transitions());
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let format = Format::preferred(&accepted.collect::<Vec<_>>().join(","));
         let text = metrics.text_as(format);
@@ -140,9 +154,10 @@ mod tests {
             watch("nodes", false, None, Some("refused")),
         ];
         assert_eq!(
-            verbose(false, &all),
+            verbose(false, role(true, false), &all),
             "[+]watch of jobs: ok\n[-]watch of pods: behind since 2030-01-01T00:00:00Z (silent)\n\
-             [-]watch of nodes: not whole yet (refused)\nnot ready: the caches are not whole yet\n"
+             [-]watch of nodes: not whole yet (refused)\n\
+             [-]leader election: this replica leads, and its scheduler has not decided yet\nnot ready: the caches are not whole yet\n"
         );
     }
 

@@ -18,7 +18,10 @@ use super::{
     query::Params,
     routes::Routes,
 };
-use crate::kube_ext::pulse::{WatchState, Watches};
+use crate::{
+    kube_ext::pulse::{WatchState, Watches},
+    scheduler::SchedulerHandle,
+};
 
 /// The routes.
 pub fn routes(pages: &Pages) -> Routes {
@@ -114,7 +117,8 @@ struct Readiness {
     ready: bool,
     /// Whether the cache of jobs is complete.
     jobs: bool,
-    /// Whether the scheduler has made its first decisions. It is true where this process does not schedule.
+    /// Whether the scheduler has made its first decisions. It is true where this replica does not lead. A replica that
+    /// was ready before it led stays ready.
     scheduler: bool,
     /// These are the watches of the API server.
     watches: Vec<WatchView>,
@@ -156,8 +160,8 @@ impl WatchView {
 /// `GET /readyz`: whether the caches are complete. An unavailable database does not make the server unready.
 pub async fn ready(State(app): State<App>, Params(params): Params<Ready>) -> Response {
     let jobs = app.jobs.is_synced();
-    let scheduler = app.scheduler.as_ref().is_none_or(|scheduler| scheduler.is_ready());
-    let is_ready = jobs && scheduler;
+    let scheduler = app.scheduler().is_none_or(SchedulerHandle::is_ready);
+    let is_ready = (app.is_ready)();
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if params.verbose.is_some() {
         let watches = WatchView::all(&app.watches, app.clock.now());

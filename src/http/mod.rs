@@ -68,10 +68,11 @@ use crate::{
     clock::Clock,
     config::Settings,
     db::Readers,
-    kube_ext::pulse::Watches,
+    kube_ext::{lease::Leadership, pulse::Watches},
     metrics::Metrics,
     random::Random,
     scheduler::SchedulerHandle,
+    telemetry::IsReady,
 };
 
 /// What handlers use. Cheap to clone.
@@ -92,8 +93,12 @@ pub struct Parts {
     pub clock: Clock,
     /// Random names of jobs and ids of requests.
     pub random: Random,
-    /// The scheduler, where this process schedules.
-    pub scheduler: Option<SchedulerHandle>,
+    /// The scheduler; handlers take it from [`App::scheduler`].
+    pub scheduler: SchedulerHandle,
+    /// Whether this process leads, and so schedules.
+    pub leadership: Leadership,
+    /// Whether the process is ready.
+    pub is_ready: IsReady,
     /// Authenticates API keys.
     pub authenticator: Arc<dyn KeyAuthenticator>,
     /// Authenticates and authorises administrators.
@@ -127,6 +132,12 @@ impl App {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    /// The scheduler, while this process leads. Elsewhere its decisions are in the status of objects.
+    #[must_use]
+    pub fn scheduler(&self) -> Option<&SchedulerHandle> {
+        self.leadership.leads().then_some(&self.scheduler)
     }
 }
 

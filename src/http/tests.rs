@@ -40,7 +40,10 @@ use crate::{
     api_types::{Job, api_key::Scope},
     domain::api_key::{Key, KeyId, Seed},
     keys::{Principal, Refusal, TenantOf},
-    kube_ext::mock::{self, Call, Fake, cache},
+    kube_ext::{
+        lease::Leadership,
+        mock::{self, Call, Fake, cache},
+    },
     names,
 };
 
@@ -126,6 +129,12 @@ impl Lab {
         let (tenants, mut tenants_writer) = cache();
         mock::put(&mut tenants_writer, tenant(json!({"plan": "free"})));
         let nodes = cache().0;
+        let (jobs, decided) = (JobsIndex::default(), scheduler.clone());
+        let synced = jobs.clone();
+        let leadership = match &scheduler {
+            Some(_) => Leadership::led(),
+            None => Leadership::new(Clock::system()),
+        };
         let (stop, mut stopped) = watch::channel(false);
         let stopped = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
@@ -149,7 +158,11 @@ impl Lab {
                 bytes.fill(1);
                 Ok(())
             }),
-            scheduler,
+            scheduler: scheduler.unwrap_or_default(),
+            leadership,
+            is_ready: Arc::new(move || {
+                synced.is_synced() && decided.as_ref().is_none_or(SchedulerHandle::is_ready)
+            }),
             authenticator: Arc::clone(&key) as Arc<dyn KeyAuthenticator>,
             administrators: Administrators::new(client),
             auth_throttle: AuthThrottle::default(),
@@ -157,7 +170,7 @@ impl Lab {
             in_flight: KeyedLimiter::default(),
             assigning: tokio::sync::Mutex::default(),
             tenants,
-            jobs: JobsIndex::default(),
+            jobs,
             keys: cache().0,
             nodes,
             watches: Watches::default(),

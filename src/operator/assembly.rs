@@ -1,8 +1,12 @@
-//! The parts of the operator, and what each is given. Every part subscribes before the watches run.
+//! The parts of the operator, and what each is given. Every part subscribes before the watches run. Those of the leader
+//! begin once this process leads, and find all that exists then.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -28,6 +32,7 @@ use crate::{
         events::{self, Events},
         guard::Guarded,
         invalid::{self, InvalidObjects},
+        lease::{Acquired, Leadership},
         pulse::Watches,
         streams::{DistinctReceiver, distinct},
         watch::Watch,
@@ -39,6 +44,17 @@ use crate::{
     scheduler::{self, Caches, Changes, RequeueSenders, Scheduler, SchedulerHandle},
     telemetry::{self, Health, IsReady},
 };
+
+/// The clients of the API server.
+pub(super) struct Clients {
+    /// Of what runs on every replica.
+    pub(super) any: Client,
+    /// Of what runs on the leader: it writes only while this process leads.
+    pub(super) leader: Client,
+}
+
+/// The watches that every replica runs, by their names in health.
+const CORE: [&str; 7] = ["tenants", "jobs", "keys", "nodes", "pods", "other_pods", "peppers"];
 
 /// What administrators write in files, and may replace at any time.
 pub(super) struct Tables {
@@ -54,7 +70,10 @@ pub(super) struct RequeueReceivers {
 
 /// The operator while it is put together: every part subscribes before the watches run.
 pub(super) struct Assembly {
-    client: Client,
+    clients: Clients,
+    leadership: Leadership,
+    /// When the parts of the leader begin.
+    begins: Acquired,
     settings: Settings,
     plans: watch::Receiver<Arc<Plans>>,
     scenarios: watch::Receiver<Arc<Scenarios>>,
@@ -72,6 +91,7 @@ pub(super) struct Assembly {
     /// Pods of others.
     others: Watch<Pod>,
     caches: Caches,
+    index: JobsIndex,
     parts: Parts,
     /// Whether the scheduler runs here.
     schedules: bool,
@@ -80,13 +100,15 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn new(
-        client: Client,
+        clients: Clients,
+        leadership: Leadership,
         settings: Settings,
         elastic_pools: &[String],
         tables: Tables,
         stop: Stop,
     ) -> Self {
         let Tables { plans, scenarios } = tables;
+        let client = clients.any.clone();
         let elastic: Vec<String> = elastic_pools.iter().map(|pool| names::pool_group(pool)).collect();
         let metrics = Metrics::default();
         let watches = Watches::new(metrics.clone());
@@ -109,11 +131,13 @@ impl Assembly {
         let caches =
             Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
         let mut parts = Parts::default();
-        let (events, writing) = events::start(client.clone(), metrics.clone());
+        let (events, writing) = events::start(clients.leader.clone(), metrics.clone());
         parts.essential("events", writing);
         Self {
             events,
-            client,
+            clients,
+            begins: leadership.acquired(),
+            leadership,
             settings,
             plans,
             scenarios,
@@ -128,6 +152,7 @@ impl Assembly {
             nodes,
             others,
             caches,
+            index: JobsIndex::default(),
             parts,
             schedules: false,
             stop,
@@ -135,7 +160,11 @@ impl Assembly {
     }
 
     pub(super) fn client(&self) -> &Client {
-        &self.client
+        &self.clients.any
+    }
+
+    pub(super) fn leadership(&self) -> &Leadership {
+        &self.leadership
     }
 
     pub(super) fn events(&self) -> Events {
@@ -151,25 +180,56 @@ impl Assembly {
         self.parts.essential(name, following);
     }
 
-    /// Ready as soon as the scheduler has decided for the first time.
-    pub(super) fn decides(&self) -> IsReady {
-        let scheduler = self.scheduler.clone();
-        Arc::new(move || scheduler.is_ready())
+    /// Whether the REST API can answer: the caches are whole, and on a leader the scheduler has decided. A replica that was
+    /// ready before it leads stays ready, or no replica would be while another one takes over. None is once it stops.
+    pub(super) fn readiness(&self) -> IsReady {
+        let (index, watches, scheduler) = (self.index.clone(), self.watches.clone(), self.scheduler.clone());
+        let (leadership, stop, was_ready) =
+            (self.leadership.clone(), self.stop.clone(), AtomicBool::new(false));
+        Arc::new(move || {
+            let running = watches.states();
+            let mut core = running.iter().filter(|watch| CORE.contains(&watch.name));
+            let whole = index.is_synced() && core.all(|watch| watch.whole);
+            let decided = was_ready.load(Ordering::Relaxed) || !leadership.leads() || scheduler.is_ready();
+            let is_ready = whole && decided;
+            was_ready.fetch_or(is_ready, Ordering::Relaxed);
+            is_ready && stop.clone().now_or_never().is_none()
+        })
+    }
+
+    /// Runs a part of the leader once this process leads; one that does not when it stops ends.
+    fn led(
+        &self,
+        part: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (begins, stop) = (self.begins.clone(), self.stop.clone());
+        async move {
+            tokio::select! {
+                biased;
+                () = stop => return,
+                () = begins => (),
+            }
+            part.await;
+        }
     }
 
     pub(super) fn mirror(&mut self, config: mirror::Config) -> MirrorHandle {
         let Caches { tenants, jobs, pods, nodes } = self.caches.clone();
         let stores = mirror::Stores { tenants, nodes, jobs, pods };
         let changes = mirror::Changes {
-            tenants: self.tenants.subscribe(),
-            nodes: self.nodes.subscribe(),
-            jobs: self.jobs.subscribe(),
-            pods: self.pods.subscribe(),
+            tenants: self.tenants.subscribe_held(&self.begins),
+            nodes: self.nodes.subscribe_held(&self.begins),
+            jobs: self.jobs.subscribe_held(&self.begins),
+            pods: self.pods.subscribe_held(&self.begins),
         };
-        let config = mirror::Config { metrics: self.metrics.clone(), ..config };
+        let leadership = self.leadership.clone();
+        let pool = config.pool.clone().written_while(move || leadership.leads());
+        let config = mirror::Config { metrics: self.metrics.clone(), pool, ..config };
         let (handle, writing) =
-            mirror::start(config, self.client.clone(), stores, changes, self.clock.clone());
+            mirror::start(config, self.clients.leader.clone(), stores, changes, self.clock.clone());
+        let begins = self.begins.clone();
         self.parts.essential("mirror", async move {
+            begins.await;
             if let Err(error) = writing.await {
                 tracing::error!(%error, "the mirror has ended");
             }
@@ -192,14 +252,14 @@ impl Assembly {
             metrics: self.metrics.clone(),
         });
         let changes = Changes {
-            tenants: self.tenants.subscribe(),
-            jobs: self.jobs.subscribe(),
-            pods: self.pods.subscribe(),
-            nodes: self.nodes.subscribe(),
-            others: self.others.subscribe(),
-            foreign: self.pods.subscribe_foreign(),
+            tenants: self.tenants.subscribe_held(&self.begins),
+            jobs: self.jobs.subscribe_held(&self.begins),
+            pods: self.pods.subscribe_held(&self.begins),
+            nodes: self.nodes.subscribe_held(&self.begins),
+            others: self.others.subscribe_held(&self.begins),
+            foreign: self.pods.subscribe_foreign_held(&self.begins),
         };
-        self.parts.essential("scheduler", scheduler.run(changes));
+        self.parts.essential("scheduler", self.begins.clone().then(|()| scheduler.run(changes)));
         RequeueReceivers { jobs, tenants }
     }
 
@@ -212,7 +272,7 @@ impl Assembly {
         let scheduler = self.scheduler.clone();
         let (context, watches) =
             tenant::prepare(tenant::Dependencies {
-                client: self.client.clone(),
+                client: self.clients.leader.clone(),
                 clock: self.clock.clone(),
                 events: self.events.clone(),
                 settings: self.settings.clone(),
@@ -233,13 +293,14 @@ impl Assembly {
             });
         let inputs = tenant::Inputs {
             tenants: self.caches.tenants.clone(),
-            tenant_changes: self.tenants.subscribe(),
-            pods: self.pods.subscribe_objects().boxed(),
-            nodes: self.nodes.subscribe_objects().boxed(),
+            tenant_changes: self.tenants.subscribe_held(&self.begins),
+            pods: self.pods.subscribe_objects_held(&self.begins).boxed(),
+            nodes: self.nodes.subscribe_objects_held(&self.begins).boxed(),
             touched: touched.into_stream().boxed(),
         };
         let invalid = context.invalid();
-        self.parts.controller("tenant controller", tenant::run(context, watches, inputs, self.stop.clone()));
+        let run = self.led(tenant::run(context, watches, inputs, self.stop.clone()));
+        self.parts.controller("tenant controller", run);
         invalid
     }
 
@@ -260,14 +321,16 @@ impl Assembly {
 
     pub(super) fn nodes(&mut self) {
         let Caches { tenants, pods, nodes, .. } = self.caches.clone();
-        let (client, settings) = (self.client.clone(), self.settings.clone());
+        let (client, settings) = (self.clients.leader.clone(), self.settings.clone());
         let caches = node::Caches { nodes, tenants, pods };
         let (events, plans) = (self.events.clone(), self.plans.clone());
         let context =
             Arc::new(node::Context::new(client, events, caches, plans, settings, self.metrics.clone()));
-        let (of_nodes, of_tenants) = (self.nodes.subscribe_objects(), self.tenants.subscribe_objects());
-        let run = node::run(context, of_nodes, of_tenants, self.pods.subscribe_objects(), self.stop.clone());
-        self.parts.controller("node controller", run);
+        let of_nodes = self.nodes.subscribe_objects_held(&self.begins);
+        let of_tenants = self.tenants.subscribe_objects_held(&self.begins);
+        let of_pods = self.pods.subscribe_objects_held(&self.begins);
+        let run = node::run(context, of_nodes, of_tenants, of_pods, self.stop.clone());
+        self.parts.controller("node controller", self.led(run));
     }
 
     /// Returns which jobs can't be read.
@@ -280,7 +343,7 @@ impl Assembly {
         let (invalid, writer) = invalid::cache();
         let Caches { tenants, jobs, pods, .. } = self.caches.clone();
         let context = job::Context {
-            client: self.client.clone(),
+            client: self.clients.leader.clone(),
             jobs,
             invalid,
             pods,
@@ -301,17 +364,18 @@ impl Assembly {
             metrics: self.metrics.clone(),
             reconciler: job::reconciler(self.metrics.clone()),
         };
-        let of_jobs = job::Changes { all: self.jobs.subscribe(), invalid: writer };
-        let (of_pods, of_tenants) = (self.pods.subscribe_objects(), self.tenants.subscribe_objects());
+        let of_jobs = job::Changes { all: self.jobs.subscribe_held(&self.begins), invalid: writer };
+        let of_pods = self.pods.subscribe_objects_held(&self.begins);
+        let of_tenants = self.tenants.subscribe_objects_held(&self.begins);
         let (context, requeued) = (Arc::new(context), requeued.into_stream());
         let run = job::run(context, of_jobs, of_pods, of_tenants, requeued, self.stop.clone());
-        self.parts.controller("job controller", run);
+        self.parts.controller("job controller", self.led(run));
     }
 
     pub(super) fn attempts(&mut self, invalid: InvalidObjects<Tenant>, mirror: Option<&MirrorHandle>) {
         let Caches { jobs, pods, tenants, .. } = self.caches.clone();
         let context = attempt::Context {
-            client: self.client.clone(),
+            client: self.clients.leader.clone(),
             jobs,
             pods,
             tenants: attempt::Tenants { known: tenants, invalid },
@@ -321,18 +385,19 @@ impl Assembly {
             clock: self.clock.clone(),
             reconciler: attempt::reconciler(self.metrics.clone()),
         };
-        let (of_pods, of_jobs) = (self.pods.subscribe_objects(), self.jobs.subscribe_objects());
-        let of_tenants = self.tenants.subscribe_objects();
+        let of_pods = self.pods.subscribe_objects_held(&self.begins);
+        let of_jobs = self.jobs.subscribe_objects_held(&self.begins);
+        let of_tenants = self.tenants.subscribe_objects_held(&self.begins);
         let commits = mirror.map_or_else(|| stream::pending().boxed(), |mirror| mirror.commits().boxed());
         let run = attempt::run(Arc::new(context), of_pods, of_jobs, of_tenants, commits, self.stop.clone());
-        self.parts.controller("attempt controller", run);
+        self.parts.controller("attempt controller", self.led(run));
     }
 
     /// The controller of API keys, and the cache by which they are recognised.
     pub(super) fn api_keys(&mut self, namespace: String) -> Keys {
         let peppers = self.peppers(&namespace);
         let (context, watches) = api_key::prepare(api_key::Dependencies {
-            client: self.client.clone(),
+            client: self.clients.leader.clone(),
             keys: self.keys.store(),
             tenants: self.caches.tenants.clone(),
             peppers: peppers.clone(),
@@ -344,9 +409,12 @@ impl Assembly {
             metrics: self.metrics.clone(),
             watches: self.watches.clone(),
         });
-        let inputs = api_key::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
-        self.parts
-            .controller("API key controller", api_key::run(context, watches, inputs, self.stop.clone()));
+        let inputs = api_key::Inputs {
+            keys: self.keys.subscribe_held(&self.begins),
+            tenants: self.tenants.subscribe_held(&self.begins),
+        };
+        let run = self.led(api_key::run(context, watches, inputs, self.stop.clone()));
+        self.parts.controller("API key controller", run);
         self.key_authenticator(peppers, namespace)
     }
 
@@ -357,9 +425,10 @@ impl Assembly {
     }
 
     fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::State> {
-        let mut secret = pepper::watch(&self.client, namespace).known_as("peppers", &self.watches);
+        let mut secret = pepper::watch(&self.clients.any, namespace).known_as("peppers", &self.watches);
         let (known, peppers) = watch::channel(pepper::State::Pending);
-        let following = pepper::follow(self.client.clone(), namespace.to_owned(), secret.subscribe(), known);
+        let following =
+            pepper::follow(self.clients.any.clone(), namespace.to_owned(), secret.subscribe(), known);
         self.parts.essential("watch of peppers", secret.run());
         self.parts.essential("peppers", following);
         peppers
@@ -369,32 +438,34 @@ impl Assembly {
         let keys = Keys::new(peppers, self.clock.clone(), self.metrics.clone());
         let inputs = keys::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
         self.parts.essential("cache of API keys", keys.clone().feed(namespace.clone(), inputs));
-        let probing = keys.clone().probe(self.client.clone(), namespace, self.keys.pulse());
+        let probing = keys.clone().probe(self.clients.any.clone(), namespace, self.keys.pulse());
         self.parts.essential("probe of API keys", probing);
         keys
     }
 
-    /// The REST API. Returns its index of jobs.
-    pub(super) fn rest(&mut self, rest: Rest, keys: Keys) -> JobsIndex {
+    /// The REST API.
+    pub(super) fn rest(&mut self, rest: Rest, keys: Keys, is_ready: IsReady) {
         let Rest { listener, history, origins } = rest;
-        let jobs = JobsIndex::default();
+        let jobs = self.index.clone();
         self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
         let app = http::App::new(http::Parts {
-            client: self.client.clone(),
+            client: self.clients.any.clone(),
             settings: self.settings.clone(),
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
             clock: self.clock.clone(),
             random: Random::system(),
-            scheduler: self.schedules.then(|| self.scheduler.clone()),
+            scheduler: self.scheduler.clone(),
+            leadership: self.leadership.clone(),
+            is_ready,
             authenticator: Arc::new(keys),
-            administrators: Administrators::new(self.client.clone()),
+            administrators: Administrators::new(self.clients.any.clone()),
             auth_throttle: AuthThrottle::default(),
             in_flight: KeyedLimiter::default(),
             streams: Streams::new(self.metrics.clone(), self.stop.clone()),
             assigning: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),
-            jobs: jobs.clone(),
+            jobs,
             keys: self.keys.store(),
             nodes: self.caches.nodes.clone(),
             watches: self.watches.clone(),
@@ -404,13 +475,13 @@ impl Assembly {
         let routes = http::routes(app, self.metrics.clone());
         // Ends by itself at the stop signal, once the requests in flight are complete.
         let served = http::server::serve(listener, routes, Random::system(), self.stop.clone());
-        self.parts.controller("REST API", served);
-        jobs
+        self.parts.server("REST API", served);
     }
 
     /// Answers probes and scrapes.
     pub(super) fn health(&mut self, listener: TcpListener, is_ready: IsReady) {
-        let health = Health { is_ready, watches: self.watches.clone(), clock: self.clock.clone() };
+        let (watches, leadership) = (self.watches.clone(), self.leadership.clone());
+        let health = Health { is_ready, watches, leadership, clock: self.clock.clone() };
         let (metrics, scheduler) = (self.metrics.clone(), self.scheduler.clone());
         self.parts.essential("health and metrics", async move {
             if let Err(error) = telemetry::serve(listener, metrics, scheduler, health).await {

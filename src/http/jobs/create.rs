@@ -118,7 +118,7 @@ impl NewJob {
             group: self.spec.pool.as_deref().map(|pool| names::pool_group(pool).into()),
             on_quota: self.spec.on_quota,
         };
-        app.scheduler.as_ref()?.assess(&job, app.clock.read())
+        app.scheduler()?.assess(&job, app.clock.read())
     }
 
     fn object(&self, namespace: &str) -> Job {
@@ -205,7 +205,7 @@ async fn wait_for_verdict(app: &App, watch: &mut JobWatch, job: &Job) -> Option<
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let written = async { watch.wait_for(uid, is_decided).await.map(Outcome::Written) };
     let expected = async {
-        let verdict = match &app.scheduler {
+        let verdict = match app.scheduler() {
             Some(scheduler) => scheduler.wait_for_verdict(uid).await,
             None => pending().await,
         };

@@ -21,8 +21,7 @@ pub fn quotas(app: &App, context: &Context) -> Option<EffectiveQuotas> {
 /// What the tenant uses: from the scheduler where this process schedules, else from the status.
 #[must_use]
 pub fn usage(app: &App, context: &Context) -> TenantUsage {
-    let live =
-        app.scheduler.as_ref().and_then(|scheduler| scheduler.usage(&context.principal.tenant.namespace));
+    let live = app.scheduler().and_then(|scheduler| scheduler.usage(&context.principal.tenant.namespace));
     let written = || context.tenant.status.as_ref().and_then(|status| status.usage.clone());
     live.or_else(written).unwrap_or_default()
 }

@@ -47,7 +47,7 @@ pub struct Why {
     message: Option<String>,
     /// This is the job's place among the tenant's waiting jobs, from 1. It is null beyond the 10,000th.
     position: Option<usize>,
-    /// This is `scheduler` where the numbers are of this moment, and `status` where this process does not schedule.
+    /// This is `scheduler` where the numbers are of this moment, and `status` where this replica does not lead.
     #[schemars(extend("enum" = ["scheduler", "status"]))]
     source: &'static str,
     /// These are the conditions of a start, in the order in which they are checked.
@@ -119,10 +119,8 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let status = job.status.clone().unwrap_or_default();
     let waiting = matches!(status.phase, JobPhase::Queued | JobPhase::Retrying);
     let uid = job.uid().unwrap_or_default();
-    let verdict =
-        app.scheduler.as_ref().filter(|_| waiting).and_then(|scheduler| scheduler.current_verdict(&uid));
-    let source =
-        if app.scheduler.as_ref().is_some_and(SchedulerHandle::is_ready) { "scheduler" } else { "status" };
+    let verdict = app.scheduler().filter(|_| waiting).and_then(|scheduler| scheduler.current_verdict(&uid));
+    let source = if app.scheduler().is_some_and(SchedulerHandle::is_ready) { "scheduler" } else { "status" };
     let (reason, message) = match verdict {
         Some(Verdict::Wait(reason, message) | Verdict::Reject(reason, message)) => {
             (Some(reason.as_str().to_owned()), Some(message))

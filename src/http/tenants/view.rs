@@ -257,7 +257,7 @@ fn quotas(app: &App, tenant: &Tenant) -> Option<EffectiveQuotas> {
 fn usage(app: &App, tenant: &Tenant) -> TenantUsage {
     let status = tenant.status.clone().unwrap_or_default();
     let recorded = status.usage.unwrap_or_default();
-    let live = status.namespace.and_then(|namespace| app.scheduler.as_ref()?.usage(&namespace));
+    let live = status.namespace.and_then(|namespace| app.scheduler()?.usage(&namespace));
     match live {
         Some(live) => {
             TenantUsage { storage_bytes: recorded.storage_bytes, workers: recorded.workers, ..live }
