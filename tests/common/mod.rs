@@ -26,7 +26,8 @@ use crofter_test_cluster::{
 };
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::{coordination::v1::Lease, core::v1::Namespace},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -128,13 +129,32 @@ impl World {
         *self.operator_logs.lock().unwrap() = filter.map(str::to_owned);
     }
 
-    /// Starts the operator; it is not ready yet.
+    /// Starts the operator; it is not ready yet. The one before it has ended, so its Lease is deleted, as an administrator
+    /// would who knows that: else each start would wait until the Lease expires.
     pub fn start_operator(&self) {
+        on_a_runtime(self.delete_lease());
+        let kubeconfig = self.operator_kubeconfig.lock().unwrap().clone();
+        let process = self.start_replica("crofter", &kubeconfig, self.metrics_port, self.api_port);
+        *self.operator.lock().unwrap() = Some(process);
+    }
+
+    /// Deletes the Lease, where it exists and the API server answers.
+    async fn delete_lease(&self) {
+        let delete = async {
+            let leases: Api<Lease> =
+                Api::namespaced(self.cluster.client().await.ok()?, names::DEFAULT_NAMESPACE);
+            leases.delete(names::LEASE, &DeleteParams::default()).await.ok()
+        };
+        drop(tokio::time::timeout(Duration::from_secs(5), delete).await);
+    }
+
+    /// Starts one replica of the operator, whose pod has this name, on these ports.
+    pub fn start_replica(&self, name: &str, kubeconfig: &Path, metrics_port: u16, api_port: u16) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
-        command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{}", self.metrics_port));
-        command.arg("--api-addr").arg(format!("127.0.0.1:{}", self.api_port));
+        command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{metrics_port}"));
+        command.arg("--api-addr").arg(format!("127.0.0.1:{api_port}"));
         command.args(&*self.operator_flags.lock().unwrap());
-        command.env("KUBECONFIG", &*self.operator_kubeconfig.lock().unwrap());
+        command.env("KUBECONFIG", kubeconfig).env("POD_NAME", name);
         command.env("CROFTER_SCENARIOS", catalogue(&self.cluster));
         let logs = self.operator_logs.lock().unwrap().clone();
         let logs = logs.or_else(|| std::env::var("RUST_LOG").ok());
@@ -143,8 +163,22 @@ impl World {
             Some(url) => command.env("DATABASE_URL", url),
             None => command.env_remove("DATABASE_URL"),
         };
-        let process = self.cluster.start_process("crofter", command).expect("starting the operator");
-        *self.operator.lock().unwrap() = Some(process);
+        self.cluster.start_process(name, command).expect("starting the operator")
+    }
+
+    /// Starts the operator again where it has ended because it lost the Lease, as a kubelet would. Says whether it had.
+    pub fn restart_if_deposed(&self) -> bool {
+        let ended = self.operator.lock().unwrap().as_mut().expect("no operator runs").check();
+        match ended {
+            Ok(()) => return false,
+            Err(process::Error::Ended { status, log, .. }) => {
+                assert_eq!(status.code(), Some(1), "{log}");
+                assert!(log.contains("this replica has lost the Lease"), "{log}");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        self.start_operator();
+        true
     }
 
     /// Kills the operator (SIGKILL).
@@ -210,32 +244,39 @@ impl World {
 
     /// What the operator answers on its own port.
     pub async fn ask(&self, path: &str) -> Result<String, String> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.metrics_port))
-            .await
-            .map_err(|e| e.to_string())?;
-        let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.map_err(|e| e.to_string())?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("half an answer")?;
-        if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(answer.clone()) }
+        ask(self.metrics_port, path).await
     }
-
     /// The database that the operator mirrors into.
     pub fn database_url(&self) -> Option<&str> {
         self.database_url.as_deref()
     }
 
-    /// Waits until the operator says that it is ready.
+    /// Waits until the operator says that it is ready and leads.
     pub async fn until_ready(&self) {
-        wait::until(PATIENCE, "the operator to be ready", || self.ask("/readyz")).await.unwrap();
+        let leads = async || {
+            let state = self.ask("/readyz?verbose").await?;
+            let leads = state.contains("this replica leads, and its scheduler has decided");
+            if leads { Ok(()) } else { Err(state) }
+        };
+        wait::until(PATIENCE, "the operator to be ready", leads).await.unwrap();
     }
 
     /// The verbs, with a client of the calling test's runtime.
     pub async fn verbs(&self) -> Verbs<'_> {
         Verbs { world: self, client: self.cluster.client().await.unwrap() }
     }
+}
+
+/// What a replica of the operator answers on this port for health and metrics.
+pub async fn ask(port: u16, path: &str) -> Result<String, String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| e.to_string())?;
+    let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("half an answer")?;
+    if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(answer.clone()) }
 }
 
 /// The file of scenarios.

@@ -148,17 +148,7 @@ impl World {
 
     /// What the REST API answers to these bytes from this address.
     pub async fn rest_from(&self, address: [u8; 4], request: &str) -> Result<Answer, String> {
-        let exchange = async {
-            let mut stream = self.connect_from(address).await?;
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            Ok::<_, io::Error>(answer)
-        };
-        let answer = tokio::time::timeout(PATIENCE, exchange).await.map_err(|e| e.to_string())?;
-        let answer = String::from_utf8(answer.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("half an answer")?;
-        Answer::of(head, body)
+        exchange(self.api_port, address, request).await
     }
 
     /// Where the REST API has this path.
@@ -180,9 +170,7 @@ impl World {
     }
 
     async fn connect_from(&self, address: [u8; 4]) -> io::Result<TcpStream> {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((address, 0).into())?;
-        socket.connect(([127, 0, 0, 1], self.api_port).into()).await
+        connect(self.api_port, address).await
     }
 
     /// The same, for requests one after the other.
@@ -198,6 +186,40 @@ impl World {
         };
         wait::until(PATIENCE, &format!("a key to be answered {status}"), look).await.unwrap();
     }
+}
+
+async fn connect(port: u16, address: [u8; 4]) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((address, 0).into())?;
+    socket.connect(([127, 0, 0, 1], port).into()).await
+}
+
+/// What the REST API at this port answers to these bytes from this address.
+async fn exchange(port: u16, address: [u8; 4], request: &str) -> Result<Answer, String> {
+    let exchange = async {
+        let mut stream = connect(port, address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(PATIENCE, exchange).await.map_err(|e| e.to_string())?;
+    let answer = String::from_utf8(answer.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("half an answer")?;
+    Answer::of(head, body)
+}
+
+/// What the REST API at this port answers to the holder of a key.
+pub async fn ask_at(
+    port: u16,
+    method: &str,
+    path: &str,
+    key: &str,
+    body: Option<&Value>,
+) -> Result<Answer, String> {
+    let bearer = format!("Bearer {key}");
+    let headers = [("connection", "close"), ("authorization", bearer.as_str())];
+    exchange(port, fresh_address(), &request(method, path, &headers, body)).await
 }
 
 fn fresh_address() -> [u8; 4] {

@@ -76,7 +76,8 @@ impl<'a> Life<'a> {
             "networkpolicies",
             "tenants",
             "tenants/status",
-            "tenants/finalizers"
+            "tenants/finalizers",
+            "leases"
         ]);
         let base = json!([{"apiGroups": all, "resources": all, "verbs": ["get", "list", "watch"]},
             {"apiGroups": all, "resources": rest, "verbs": all}]);

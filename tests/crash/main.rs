@@ -25,6 +25,7 @@ mod keys;
 mod kills;
 mod kstatus;
 mod kubelet;
+mod leadership;
 mod moves;
 mod no_database;
 mod nodes;

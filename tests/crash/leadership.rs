@@ -1,0 +1,353 @@
+//! Two replicas on a real API server: one leads, the other takes over when that is killed, stopped, frozen or cut off, and
+//! both serve the REST API all the time.
+
+use std::{net::TcpListener, path::PathBuf, sync::Mutex, time::Duration};
+
+use crofter::{
+    api_types::{Job, JobPhase},
+    names,
+};
+use crofter_test_cluster::{
+    process::{self, Process, Signal},
+    wait,
+};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{Api, ResourceExt, api::ListParams};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    API_FAULTS, KILLS,
+    audit::{Audit, Request},
+    common::{PATIENCE, Verbs, World, ask, phase, rest},
+    history::{check_completed_once, check_pods, of_pods},
+};
+
+/// One of several operators. Its pod, its user and its log have its name.
+struct Replica<'a> {
+    world: &'a World,
+    name: &'static str,
+    kubeconfig: PathBuf,
+    metrics_port: u16,
+    api_port: u16,
+    process: Mutex<Process>,
+}
+
+impl<'a> Replica<'a> {
+    fn start(world: &'a World, name: &'static str) -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (metrics, api) = (free(), free());
+        let [metrics_port, api_port] = [metrics, api].map(|socket| socket.local_addr().unwrap().port());
+        let kubeconfig = world.cluster.kubeconfig_for_user(name, &["system:masters"]).unwrap();
+        let process = Mutex::new(world.start_replica(name, &kubeconfig, metrics_port, api_port));
+        Self { world, name, kubeconfig, metrics_port, api_port, process }
+    }
+
+    /// Starts it again, as a kubelet does.
+    fn restart(&self) {
+        let Self { world, name, kubeconfig, metrics_port, api_port, .. } = self;
+        *self.process.lock().unwrap() = world.start_replica(name, kubeconfig, *metrics_port, *api_port);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.process.lock().unwrap().signal(signal).unwrap();
+    }
+
+    fn kill(&self) {
+        self.process.lock().unwrap().kill().unwrap();
+    }
+
+    async fn until_ready(&self) {
+        wait::until(PATIENCE, &format!("{} to be ready", self.name), || ask(self.metrics_port, "/readyz"))
+            .await
+            .unwrap();
+    }
+
+    async fn leads(&self) -> bool {
+        let metrics = ask(self.metrics_port, "/metrics").await.unwrap_or_default();
+        metrics.lines().any(|line| line == "crofter_leader 1")
+    }
+
+    /// Waits until it leads; how long that took.
+    async fn until_leads(&self) -> Duration {
+        let begun = Instant::now();
+        wait::until(PATIENCE, &format!("{} to lead", self.name), || async {
+            if self.leads().await { Ok(()) } else { Err("it follows") }
+        })
+        .await
+        .unwrap();
+        begun.elapsed()
+    }
+
+    /// Waits for the end of the process; its code.
+    async fn ended(&self) -> Option<i32> {
+        wait::until(PATIENCE, &format!("the end of {}", self.name), || async {
+            match self.process.lock().unwrap().check() {
+                Err(process::Error::Ended { status, .. }) => Ok(status.code()),
+                other => Err(other.map_err(|error| error.to_string())),
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    fn log(&self) -> String {
+        let log = self.process.lock().unwrap().log().to_owned();
+        String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
+    }
+
+    /// What its REST API answers to the holder of a key.
+    async fn rest(&self, method: &str, path: &str, key: &str, body: Option<&Value>) -> rest::Answer {
+        let answer = rest::ask_at(self.api_port, method, path, key, body).await;
+        answer.unwrap_or_else(|error| panic!("{method} {path} on {}: {error}", self.name))
+    }
+
+    /// Whether it asked for a write other than those of the election and of key checks, which every replica makes.
+    fn wrote(&self, request: &Request) -> bool {
+        request.user == self.name
+            && !["get", "list", "watch"].contains(&request.verb.as_str())
+            && request.resource != "leases"
+            && !(request.resource == "tenantapikeys" && request.namespace == names::DEFAULT_NAMESPACE)
+    }
+}
+
+/// Two replicas, of which the first leads.
+async fn two<'a>(verbs: &Verbs<'a>, names: [&'static str; 2]) -> [Replica<'a>; 2] {
+    let leases: Api<Lease> = verbs.within(names::DEFAULT_NAMESPACE);
+    // Of an earlier test, whose operators have ended.
+    drop(leases.delete(names::LEASE, &kube::api::DeleteParams::default()).await);
+    let first = Replica::start(verbs.world, names[0]);
+    first.until_leads().await;
+    let second = Replica::start(verbs.world, names[1]);
+    second.until_ready().await;
+    first.until_ready().await;
+    assert!(!second.leads().await);
+    [first, second]
+}
+
+async fn holder(verbs: &Verbs<'_>) -> String {
+    let leases: Api<Lease> = verbs.within(names::DEFAULT_NAMESPACE);
+    let lease = leases.get(names::LEASE).await.unwrap();
+    lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default()
+}
+
+async fn tenant(verbs: &Verbs<'_>, name: &str) {
+    verbs.tenant(name, json!({"plan": "pro"})).await;
+    verbs.worker(&format!("{name}-1"), name, "2").await;
+}
+
+fn runs(seconds: &str) -> Value {
+    json!({"parameters": {"run-seconds": seconds}})
+}
+
+async fn jobs(verbs: &Verbs<'_>, tenant: &str, round: &str) {
+    for n in 0..6 {
+        verbs.job(tenant, &format!("{round}-{n}"), runs("1")).await;
+    }
+}
+
+/// Waits until all jobs of a tenant have completed, each in its first attempt.
+async fn all_completed(verbs: &Verbs<'_>, tenant: &str) {
+    let jobs = wait::until(PATIENCE, &format!("all jobs of {tenant} to complete"), || async {
+        let jobs = verbs.jobs(tenant).list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
+        match jobs.iter().find(|job| phase(job) != JobPhase::Completed) {
+            None => Ok(jobs),
+            Some(open) => Err(format!("{}: {:?}", open.name_any(), open.status)),
+        }
+    })
+    .await
+    .unwrap();
+    jobs.iter().for_each(check_completed_once);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_leader_is_killed_the_other_replica_takes_over() {
+    let (world, _alone) = KILLS.take().await;
+    let verbs = world.verbs().await;
+    let pods = of_pods(verbs.all()).await;
+    let [first, second] = two(&verbs, ["kill-a", "kill-b"]).await;
+    tenant(&verbs, "heir").await;
+    jobs(&verbs, "heir", "before").await;
+    assert!(holder(&verbs).await.starts_with("kill-a_"));
+    let audit = Audit::of(&world.cluster);
+    assert!(audit.find(|request| second.wrote(request)).is_none(), "a follower writes nothing");
+
+    first.kill();
+    let killed = Instant::now();
+    jobs(&verbs, "heir", "after").await;
+    audit.until("a write of the next leader", |request| second.wrote(request)).await;
+    let took = killed.elapsed();
+    println!("leader killed: the next leader wrote after {:.1} s", took.as_secs_f64());
+    assert!(took < Duration::from_secs(40), "{took:?}");
+    assert!(holder(&verbs).await.starts_with("kill-b_"));
+    all_completed(&verbs, "heir").await;
+    check_pods(&pods.known());
+
+    first.restart();
+    first.until_ready().await;
+    assert!(second.leads().await && !first.leads().await, "it follows now");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over_at_once() {
+    let (world, _alone) = KILLS.take().await;
+    let verbs = world.verbs().await;
+    let pods = of_pods(verbs.all()).await;
+    let [first, second] = two(&verbs, ["stop-a", "stop-b"]).await;
+    tenant(&verbs, "calm").await;
+    jobs(&verbs, "calm", "before").await;
+    first.signal(Signal::TERM);
+    let asked = Instant::now();
+    second.until_leads().await;
+    let took = asked.elapsed();
+    println!("leader stopped: the next one led after {:.1} s", took.as_secs_f64());
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    jobs(&verbs, "calm", "after").await;
+    assert_eq!(first.ended().await, Some(0));
+    assert!(first.log().contains("released the Lease"), "{}", first.log());
+    all_completed(&verbs, "calm").await;
+    check_pods(&pods.known());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_frozen_writes_nothing_when_it_is_woken() {
+    let (world, _alone) = KILLS.take().await;
+    let verbs = world.verbs().await;
+    let pods = of_pods(verbs.all()).await;
+    let [first, second] = two(&verbs, ["ice-a", "ice-b"]).await;
+    tenant(&verbs, "winter").await;
+    jobs(&verbs, "winter", "before").await;
+    // It has work at hand.
+    verbs.until_job("winter", "before-0", "begun", |job: &Job| phase(job) != JobPhase::Queued).await;
+    first.signal(Signal::STOP);
+    jobs(&verbs, "winter", "frozen").await;
+    second.until_leads().await;
+    verbs.until_job("winter", "frozen-0", "begun", |job: &Job| phase(job) != JobPhase::Queued).await;
+
+    let audit = Audit::of(&world.cluster);
+    let writes = || std::iter::from_fn(|| audit.find(|request| first.wrote(request))).count();
+    assert!(writes() > 0, "the leader wrote before");
+    first.signal(Signal::CONT);
+    assert_eq!(first.ended().await, Some(1));
+    assert!(first.log().contains("this replica has lost the Lease"), "{}", first.log());
+    all_completed(&verbs, "winter").await;
+    assert_eq!(writes(), 0, "it wrote after it was woken");
+    assert!(second.leads().await);
+    check_pods(&pods.known());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_outage_of_the_api_server_one_replica_leads() {
+    let (world, _alone) = API_FAULTS.take().await;
+    let verbs = world.verbs().await;
+    let pods = of_pods(verbs.all()).await;
+    let [first, second] = two(&verbs, ["out-a", "out-b"]).await;
+    tenant(&verbs, "phoenix-2").await;
+    jobs(&verbs, "phoenix-2", "before").await;
+    world.cluster.kill_api().unwrap();
+    assert_eq!(first.ended().await, Some(1), "the leader can't renew");
+    first.restart();
+    sleep(Duration::from_secs(20)).await;
+    assert!(second.process.lock().unwrap().check().is_ok(), "a follower has nothing to lose");
+    assert!(!first.leads().await && !second.leads().await);
+    world.cluster.start_api().await.unwrap();
+    jobs(&verbs, "phoenix-2", "after").await;
+    all_completed(&verbs, "phoenix-2").await;
+    for _ in 0..10 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(u8::from(first.leads().await) + u8::from(second.leads().await), 1);
+    }
+    check_pods(&pods.known());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_replicas_that_are_restarted_together_one_leads() {
+    let (world, _alone) = KILLS.take().await;
+    let verbs = world.verbs().await;
+    let pods = of_pods(verbs.all()).await;
+    let both = two(&verbs, ["twin-a", "twin-b"]).await;
+    tenant(&verbs, "twins").await;
+    jobs(&verbs, "twins", "before").await;
+    both.iter().for_each(Replica::kill);
+    both.iter().for_each(Replica::restart);
+    jobs(&verbs, "twins", "after").await;
+    wait::until(PATIENCE, "one of them to lead", || async {
+        let [first, second] = &both;
+        if first.leads().await != second.leads().await { Ok(()) } else { Err("none or both lead") }
+    })
+    .await
+    .unwrap();
+    all_completed(&verbs, "twins").await;
+    for _ in 0..10 {
+        sleep(Duration::from_millis(500)).await;
+        let [first, second] = &both;
+        assert!(first.leads().await != second.leads().await);
+    }
+    check_pods(&pods.known());
+}
+
+/// A new key through one replica; its token is accepted by `everywhere`.
+async fn new_key(of: &Replica<'_>, key: &str, everywhere: &[&Replica<'_>]) {
+    let body = json!({"scopes": ["jobs:read", "jobs:write"]});
+    let made = of.rest("POST", "/v1/keys", key, Some(&body)).await;
+    // While no replica leads the Secret is written later.
+    assert!([201, 202].contains(&made.status), "{made:?}");
+    let Some(token) = made.body["token"].as_str() else { return assert_eq!(made.status, 202) };
+    for replica in everywhere {
+        wait::until(Duration::from_secs(5), "the watch of a replica to deliver a key", || async {
+            let answer = replica.rest("GET", "/v1/whoami", token, None).await;
+            if answer.status == 200 { Ok(()) } else { Err(answer) }
+        })
+        .await
+        .unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    let again = everywhere[0].rest("GET", "/v1/whoami", token, None).await;
+    assert_eq!(again.status, 200, "no other replica has made the token void: {again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
+    let (world, _alone) = KILLS.take().await;
+    let verbs = world.verbs().await;
+    let pods = of_pods(verbs.all::<Pod>()).await;
+    let [first, second] = two(&verbs, ["rest-a", "rest-b"]).await;
+    tenant(&verbs, "client").await;
+    let spec = json!({"scopes": rest::ALL});
+    crate::common::keys::make(&verbs, "client", "all", spec).await.unwrap();
+    crate::common::keys::until_ready(&verbs, "client", "all").await;
+    let key = crate::common::keys::text(&verbs, "client", "all").await;
+    wait::until(PATIENCE, "the key to be known", || async {
+        let answer = second.rest("GET", "/v1/whoami", &key, None).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer) }
+    })
+    .await
+    .unwrap();
+
+    new_key(&second, &key, &[&first, &second]).await;
+    let submitted = second.rest("POST", "/v1/jobs", &key, Some(&rest::job())).await;
+    assert_eq!(submitted.status, 201, "its status has the decision in time: {submitted:?}");
+    let path = format!("/v1/jobs/{}", rest::id(&submitted));
+    assert_eq!(second.rest("GET", &path, &key, None).await.status, 200);
+    assert_eq!(second.rest("GET", "/v1/jobs", &key, None).await.status, 200);
+    let why = second.rest("GET", &format!("{path}/why"), &key, None).await;
+    assert_eq!((why.status, &why.body["source"]), (200, &json!("status")), "{why:?}");
+
+    first.kill();
+    let killed = Instant::now();
+    let mut requests = 0;
+    while killed.elapsed() < Duration::from_secs(5) || !second.leads().await {
+        let submitted = second.rest("POST", "/v1/jobs", &key, Some(&rest::job())).await;
+        assert!([201, 202].contains(&submitted.status), "{submitted:?}");
+        let listed = second.rest("GET", "/v1/jobs?limit=1", &key, None).await;
+        assert_eq!(listed.status, 200, "{listed:?}");
+        requests += 2;
+        assert!(killed.elapsed() < PATIENCE, "it never led");
+    }
+    println!("{requests} requests while the leader changed");
+    new_key(&second, &key, &[&second]).await;
+    let submitted = second.rest("POST", "/v1/jobs", &key, Some(&rest::job())).await;
+    assert_eq!(submitted.status, 201, "{submitted:?}");
+    all_completed(&verbs, "client").await;
+    check_pods(&pods.known());
+}
