@@ -132,7 +132,6 @@ fn mounted(deployment: &Value, variable: &str, map: &Value) {
 fn the_operator_is_configured_by_the_values() {
     let objects = rendered(&[]);
     let plain = of_kind(&objects, "Deployment")[0];
-    assert_eq!(plain.pointer("/spec/strategy/type"), Some(&Value::from("Recreate")));
     assert_eq!(env(plain, "DATABASE_URL"), None);
     assert_eq!(env(plain, "CROFTER_PLANS"), None);
     assert_eq!(env(plain, "CROFTER_SCENARIOS"), None);
@@ -220,6 +219,37 @@ fn only_its_own_ports_of_the_operator_are_reached() {
 }
 
 #[test]
+fn two_replicas_are_spread_updated_one_by_one_and_never_drained_together() {
+    let objects = rendered(&[]);
+    let deployment = of_kind(&objects, "Deployment")[0];
+    assert_eq!(deployment.pointer("/spec/replicas"), Some(&Value::from(2)));
+    let update =
+        serde_json::json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
+    assert_eq!(deployment.pointer("/spec/strategy"), Some(&update));
+    let selected = deployment.pointer("/spec/selector/matchLabels");
+    let pod = deployment.pointer("/spec/template/spec").unwrap();
+    let spread = &pod["topologySpreadConstraints"][0];
+    assert_eq!(
+        (&spread["topologyKey"], &spread["whenUnsatisfiable"]),
+        (&"kubernetes.io/hostname".into(), &"ScheduleAnyway".into())
+    );
+    assert_eq!(spread.pointer("/labelSelector/matchLabels"), selected);
+    let name = env(deployment, "POD_NAME").unwrap().pointer("/valueFrom/fieldRef/fieldPath").unwrap();
+    assert_eq!(name, "metadata.name");
+    let budget = of_kind(&objects, "PodDisruptionBudget")[0];
+    assert_eq!(budget.pointer("/spec/selector/matchLabels"), selected);
+    assert_eq!(budget.pointer("/spec/maxUnavailable"), Some(&Value::from(1)));
+
+    // 5 s until it has left the Service; 15, 2, 5 and 3 s for controllers, Events, the mirror and the Lease; 15 s for requests.
+    let pause = pod.pointer("/containers/0/lifecycle/preStop/sleep/seconds").unwrap().as_u64().unwrap();
+    assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() >= pause + 15 + 2 + 5 + 3 + 15);
+
+    let objects = rendered(&["--set", "replicas=1"]);
+    assert_eq!(of_kind(&objects, "Deployment")[0].pointer("/spec/replicas"), Some(&Value::from(1)));
+    assert!(of_kind(&objects, "PodDisruptionBudget").is_empty(), "it would keep the node from being drained");
+}
+
+#[test]
 fn bad_values_are_refused_with_their_name() {
     for (value, named) in [
         ("databse.existingSecret=pg", "databse"),
@@ -234,6 +264,7 @@ fn bad_values_are_refused_with_their_name() {
         ("image.pullPolicy=Sometimes", "image/pullPolicy"),
         ("terminationGracePeriodSeconds=0", "terminationGracePeriodSeconds"),
         ("crds.keep=perhaps", "crds/keep"),
+        ("replicas=0", "replicas"),
         ("plans.gold.weight=1", "plans/gold"),
         ("plans.Gold.weight=1", "Gold"),
         ("scenarios.train.timeoutSeconds=5", "scenarios/train"),

@@ -76,7 +76,7 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
     assert_eq!(rights(&operator, "kube-system").await, everywhere);
 
     let mut at_home = everywhere;
-    at_home.extend(lines(&[("leases.coordination.k8s.io", "create get patch update")]));
+    at_home.extend(lines(&[("leases.coordination.k8s.io", "create get update")]));
     assert_eq!(rights(&operator, NAMESPACE).await, at_home);
 }
 

@@ -101,6 +101,8 @@ async fn install(cluster: &Cluster) -> Process {
         format!("image.repository={IMAGE}"),
         // It was imported into the nodes, and no registry has it.
         "image.pullPolicy=Never".to_owned(),
+        // Its log is the one that is followed.
+        "replicas=1".to_owned(),
         format!("nodeSelector.kubernetes\\.io/hostname={SYSTEM_NODE}"),
         "extraEnv[0].name=RUST_LOG,extraEnv[0].value=info\\,crofter=debug".to_owned(),
     ];
