@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::{
     api_types::{
         JobPhase, Reason,
+        quota::QuotaDimension,
         tenant::{EndedJobs, JobWindow, TenantUsage},
     },
     clock::ClockReading,
@@ -245,13 +246,9 @@ fn shown(snapshot: &UsageSnapshot) -> TenantUsage {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let ended = |phase| snapshot.ended.get(&phase).copied().map_or(0, signed);
     let UsageSnapshot { usage, started, resets_at, .. } = snapshot;
-    TenantUsage {
+    let mut shown = TenantUsage {
         queued_jobs: signed(usage.queued),
         active_jobs: signed(usage.active),
-        cpu_millicores: signed(usage.held.cpu_milli),
-        memory_bytes: signed(usage.held.memory_bytes),
-        gpus: signed(usage.held.gpus),
-        bandwidth_mbps: signed(usage.held.bandwidth_mbps),
         jobs_this_hour: signed(*started),
         jobs_hour_reset_at: resets_at.map(Time),
         ended: EndedJobs {
@@ -262,7 +259,13 @@ fn shown(snapshot: &UsageSnapshot) -> TenantUsage {
             timed_out: ended(JobPhase::TimedOut),
         },
         ..TenantUsage::default()
+    };
+    for dimension in QuotaDimension::all() {
+        if let (Some(held), Some(used)) = (usage.held.amount(dimension), dimension.used_mut(&mut shown)) {
+            *used = signed(held);
+        }
     }
+    shown
 }
 
 #[cfg(test)]

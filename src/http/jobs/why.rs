@@ -19,6 +19,7 @@ use crate::{
     api_types::{
         Job, JobPhase, Reason,
         plan::{EffectiveQuotas, Limit},
+        quota::QuotaDimension,
         tenant::TenantUsage,
     },
     domain::{admission::Verdict, resources::Resources},
@@ -171,41 +172,25 @@ fn quota_checks(
     asked: Option<&Resources>,
     fresh: bool,
 ) -> Vec<Check> {
-    /// 10^6: the amount of memory is in megabytes.
-    const MB: u64 = 1_000_000;
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
-    let limit = Limit::from_quota;
     let asked = asked.copied().unwrap_or_default();
-    let hour = number(usage.jobs_this_hour);
-    let window =
-        Check::amount("rate_window", "jobs an hour", hour, fresh.into(), limit(quotas.max_jobs_per_hour));
-    let at = usage.jobs_hour_reset_at.as_ref().map(|at| at.0);
-    vec![
-        Check { at, ..window },
-        Check::amount("job_quota", "jobs at once", number(usage.active_jobs), 1, limit(quotas.max_jobs)),
-        Check::amount(
-            "cpu",
-            "millicores",
-            number(usage.cpu_millicores),
-            asked.cpu_milli,
-            limit(quotas.max_cpu_cores).times(1000),
-        ),
-        Check::amount(
-            "memory",
-            "MB",
-            number(usage.memory_bytes).div_ceil(MB),
-            asked.memory_bytes.div_ceil(MB),
-            limit(quotas.max_memory_gb).times(1000),
-        ),
-        Check::amount("gpus", "GPUs", number(usage.gpus), asked.gpus, limit(quotas.max_gpus)),
-        Check::amount(
-            "bandwidth",
-            "Mbit/s",
-            number(usage.bandwidth_mbps),
-            asked.bandwidth_mbps,
-            limit(quotas.max_bandwidth_mbps),
-        ),
-    ]
+    // The hourly window is checked first.
+    let all = [QuotaDimension::JobsPerHour].into_iter();
+    let all = all.chain(QuotaDimension::all().filter(|dimension| *dimension != QuotaDimension::JobsPerHour));
+    let check = |dimension: QuotaDimension| {
+        let check = dimension.check()?;
+        let asked = match dimension {
+            QuotaDimension::JobsPerHour => fresh.into(),
+            QuotaDimension::Jobs => 1,
+            _ => asked.amount(dimension)?,
+        };
+        let used = number(dimension.used(usage)?).div_ceil(check.size);
+        let limit = dimension.limit(quotas).divided_by(check.size);
+        let at = usage.jobs_hour_reset_at.as_ref().filter(|_| dimension == QuotaDimension::JobsPerHour);
+        let amount = Check::amount(check.name, check.unit, used, asked.div_ceil(check.size), limit);
+        Some(Check { at: at.map(|at| at.0), ..amount })
+    };
+    all.filter_map(check).collect()
 }
 
 /// The checks of nodes and of other tenants, from the scheduler's reason: it checks nodes only within the quotas.
