@@ -273,27 +273,10 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::{
-        api_types::job::{OnQuota, Priority, Queue},
-        domain::{
-            admission::{JobInput, JobState},
-            resources::Resources,
-        },
-    };
+    use crate::domain::admission::JobInput;
 
     fn job(uid: &str) -> JobInput {
-        JobInput {
-            uid: uid.into(),
-            namespace: "no-tenant".into(),
-            created: jiff::Timestamp::UNIX_EPOCH,
-            queue: Queue::Default,
-            priority: Priority::Medium,
-            asked: Ok(Resources::default()),
-            group: None,
-            on_quota: OnQuota::Queue,
-            state: JobState::Waiting(1),
-            reported: None,
-        }
+        JobInput { uid: uid.into(), namespace: "no-tenant".into(), ..JobInput::default() }
     }
 
     #[tokio::test]
