@@ -42,7 +42,7 @@ struct Row {
     unit: u64,
     /// What follows an amount in messages, such as `4 CPU cores`.
     amounts: &'static str,
-    /// The name in a ResourceQuota, where Kubernetes enforces the quota too; [`GPU`] stands for the GPUs' resource.
+    /// The name in a ResourceQuota, where Kubernetes enforces the quota too; [`GPU`] is replaced by the GPUs' resource.
     resource_quota: Option<&'static str>,
     /// The name of the check in `/why`, and the unit of its numbers with how many of [`QuotaDimension::used`] it is.
     check: Option<Check>,
@@ -82,7 +82,7 @@ const fn rest(name: &'static str, description: &'static str) -> Option<RestField
     Some(RestField { name, description })
 }
 
-/// Stands for the name of the extended resource that counts GPUs.
+/// The placeholder of the name of the extended resource that counts GPUs.
 pub const GPU: &str = "{gpu}";
 /// Bytes in a MB.
 const MEGA: u64 = 1_000_000;
