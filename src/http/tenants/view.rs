@@ -74,14 +74,17 @@ enum TenantStatus {
 }
 
 /// The schema of an object with a field for each dimension.
-fn schema(description: &str, properties: impl Iterator<Item = (String, Value)>, is_required: bool) -> Schema {
-    let properties: Vec<(String, Value)> = properties.collect();
-    let names: Vec<&String> = properties.iter().filter(|_| is_required).map(|(name, _)| name).collect();
-    let required = json!(names);
-    let properties: Map<String, Value> = properties.into_iter().collect();
-    json_schema!({
-        "type": "object", "description": description, "properties": properties, "required": required,
-    })
+fn schema(description: &str, fields: impl Iterator<Item = (String, Value)>, are_required: bool) -> Schema {
+    let (mut properties, mut names) = (Map::new(), Vec::new());
+    for (name, field) in fields {
+        names.push(name.clone());
+        properties.insert(name, field);
+    }
+    let mut schema = json_schema!({"type": "object", "description": description, "properties": properties});
+    if are_required {
+        schema.insert("required".to_owned(), json!(names));
+    }
+    schema
 }
 
 fn integer(description: &str) -> Value {
