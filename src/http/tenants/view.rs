@@ -358,7 +358,21 @@ pub fn stats(app: &App, tenant: &Tenant) -> Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api_types::Plans;
+    use crate::{api_types::Plans, http::body};
+
+    #[test]
+    fn own_quotas_are_read_by_name_and_refused_as_other_fields_are() {
+        let read = |text: &str| body::read::<OwnQuotas>(text.as_bytes()).map(|own| json!(Quotas::from(own)));
+        assert_eq!(read(r#"{"max_gpus": 2, "max_jobs": null}"#).unwrap(), json!({"maxGpus": 2}));
+        for (bad, expected) in [
+            (r#"{"maxGpus": 2}"#, "unknown field `maxGpus`, expected one of `max_jobs`, `max_queued_jobs`, "),
+            (r#"{"max_gpus": "2"}"#, "max_gpus: invalid type: string \"2\", expected a whole number"),
+            ("7", "expected an object"),
+        ] {
+            let problem = read(bad).unwrap_err();
+            assert!(problem.detail().contains(expected), "{bad}: {}", problem.detail());
+        }
+    }
 
     #[test]
     fn what_quotas_still_allow_is_never_negative() {
