@@ -10,8 +10,10 @@
 //! not count much by itself: to count the whole job much would starve tenants that are owed less than one slot, and to
 //! count none of it would give them too much (as methods of apportionment differ that round seats up or down).
 //!
-//! Recent usage only ever counts against a tenant. One that was idle has a load of nothing, not less, and what it is owed
-//! is its guarantee: idle time is not saved up.
+//! Idle time is not saved up. A tenant that begins to use or to want a pool begins with the load at which a job beyond a
+//! guarantee was admitted there last, if its own is lower (as CFS gives a task that wakes up the least virtual runtime of
+//! those that run, and start-time fair queueing the virtual time). Otherwise one that is owed a part of a slot would get
+//! every slot until it had caught up with a day of the others.
 
 use jiff::Timestamp;
 
@@ -59,6 +61,12 @@ impl FairShareOrder {
         let load = recent / f64::from(weight.max(1));
         Self { surplus: share.with_job > guarantee + TOLERANCE, load: load.max(0.0).to_bits() }
     }
+
+    /// The load, where the job is beyond the guarantee.
+    #[must_use]
+    pub fn surplus_load(&self) -> Option<f64> {
+        self.surplus.then(|| f64::from_bits(self.load))
+    }
 }
 
 /// A tenant's share of a pool, and what a job would make of it; all as parts of 1.
@@ -90,6 +98,19 @@ impl DecayedUsage {
         let elapsed = now.duration_since(at).as_secs_f64().max(0.0);
         let mean = self.held + (self.mean - self.held) * (-elapsed / HALF_LIFE_SECONDS).exp2();
         if mean > MIN_SHARE { mean } else { 0.0 }
+    }
+
+    /// What was used once and is no more, decaying from `now` on.
+    #[must_use]
+    pub fn past(mean: f64, now: Timestamp) -> Self {
+        Self { mean, held: 0.0, at: Some(now) }
+    }
+
+    /// Counts at least this mean at `now`.
+    pub fn raise_to(&mut self, least: f64, now: Timestamp) {
+        if self.mean(now) < least {
+            *self = Self { mean: least, at: Some(now), ..*self };
+        }
     }
 
     /// Sets what is used from now on.
