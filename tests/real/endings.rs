@@ -48,7 +48,7 @@ fn now() -> Timestamp {
 }
 
 #[tokio::test]
-async fn a_bad_end_is_told_with_its_reason_and_last_words() {
+async fn a_failure_is_reported_with_its_reason_and_last_output() {
     let Some(world) = world() else { return };
     let _calm = CALM.read().await;
     let verbs = world.verbs().await;
@@ -130,5 +130,5 @@ async fn a_pod_deleted_by_hand_is_run_again_however_it_ended() {
         verbs.within::<Pod>(&namespace(TENANT)).get(status(&again).pod.as_deref().unwrap()).await.unwrap();
     assert_eq!(pod.labels().get(names::LABEL_ATTEMPT).map(String::as_str), Some("2"));
     verbs.jobs(TENANT).delete("meddled", &DeleteParams::default()).await.unwrap();
-    verbs.until_gone(&verbs.jobs(TENANT), "meddled").await;
+    verbs.until_deleted(&verbs.jobs(TENANT), "meddled").await;
 }
