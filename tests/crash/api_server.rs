@@ -32,7 +32,7 @@ async fn completed(verbs: &Verbs<'_>, tenant: &str) -> Vec<Job> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_api_server_loses_nothing() {
-    let (world, _alone) = API_FAULTS.take().await;
+    let (world, _exclusive) = API_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     verbs.tenant("phoenix", json!({"plan": "pro"})).await;
@@ -65,7 +65,7 @@ async fn a_dead_api_server_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_api_server_holds_nothing_up_for_ever() {
-    let (world, _alone) = API_FAULTS.take().await;
+    let (world, _exclusive) = API_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();

@@ -165,7 +165,7 @@ fn is_released(pod: Option<&Pod>) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_before_every_single_write_a_job_runs_once() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     Life::prepare(&verbs).await;

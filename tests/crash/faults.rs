@@ -192,7 +192,7 @@ async fn the_jobs_own_end_is_tried_again_only_under_always() {
 /// The operator runs with a limit that a test can wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_does_not_start_in_time_is_given_up() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     world.operator_flags(&["--start-limit-seconds", "5"]);
     world.start_operator();
     let scene = Scene::new(world, "imageless", json!({})).await;

@@ -62,7 +62,7 @@ async fn killed(world: &World, moment: Moment, request: &str, made: impl AsyncFn
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_idempotency_key_makes_one_job_though_the_server_is_killed_meanwhile() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;

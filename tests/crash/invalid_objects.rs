@@ -73,7 +73,7 @@ fn kinds(job: &Job) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_objects_are_reported_and_stop_no_others() {
-    let (world, _alone) = API_FAULTS.take().await;
+    let (world, _exclusive) = API_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     verbs.tenant("mixed", json!({"plan": "basic"})).await;

@@ -127,7 +127,7 @@ async fn until_it_opens(verbs: &Verbs<'_>, besides: &str) -> TenantApiKeyStatus 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_whose_text_was_lost_gets_another_and_the_one_before_stays() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     prepare(&verbs).await;
     // Given an operator that may not write the key's Secret.

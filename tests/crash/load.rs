@@ -106,7 +106,7 @@ impl Books {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_jobs_are_never_over_any_quota_and_nothing_leaks() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();

@@ -1,8 +1,8 @@
 //! Crofter under faults, on a real control plane: killed and stopped at any moment, with an API server that dies or
 //! hangs, with nodes that are lost, and with objects that can't be read.
 //!
-//! Tests that hurt the operator or the API server take their cluster for themselves and come one after the other; the
-//! others share one that has no database at all. Run with `--test-threads 8`: most of the time is waiting.
+//! Tests that kill the operator or the API server lock their cluster and run one after the other; the others share one
+//! without a database. Run with `--test-threads 8`: most of the time is waiting.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
@@ -61,12 +61,12 @@ impl ExclusiveCluster {
     }
 }
 
-/// Where the operator is killed.
+/// The cluster whose operator the tests kill.
 static OPERATOR_FAULTS: LazyLock<ExclusiveCluster> = LazyLock::new(ExclusiveCluster::new);
-/// Where the API server is.
+/// The cluster whose API server the tests kill or freeze.
 static API_FAULTS: LazyLock<ExclusiveCluster> = LazyLock::new(ExclusiveCluster::new);
 
-/// Where nothing is, and where there is no database.
+/// The cluster without faults and without a database.
 fn fault_free() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| World::start(Cluster::builder().postgres(false)));
     &WORLD

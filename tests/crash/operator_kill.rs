@@ -93,7 +93,7 @@ async fn check(verbs: &Verbs<'_>, tenant: &str, count: usize, pods: &History<Pod
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_every_job_completes_exactly_once() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     let jobs = History::<Job>::start(verbs.all(), watcher::Config::default()).await;
@@ -142,7 +142,7 @@ async fn check_charges(verbs: &Verbs<'_>, tenant: &str, jobs: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_is_quick_and_clean_and_the_next_start_resumes() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();

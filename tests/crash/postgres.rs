@@ -82,7 +82,7 @@ async fn keys_go_on(client: &Client<'_>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_postgres_killed_everything_but_history_works_and_history_catches_up() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;

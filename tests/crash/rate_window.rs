@@ -23,7 +23,7 @@ async fn is_limited(verbs: &Verbs<'_>, name: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_start_and_the_eleventh_waits_whatever_is_deleted_or_restarted() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();

@@ -181,7 +181,7 @@ async fn rightful(verbs: &Verbs<'_>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_key_pepper_or_password_is_outside_its_secret() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.operator_logs(Some("trace"));
     world.start_operator();

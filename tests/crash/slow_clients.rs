@@ -138,7 +138,7 @@ async fn unread(world: &World, key: &str) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_and_odd_connections_end_and_delay_no_other_client() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;
@@ -218,7 +218,7 @@ async fn slow_and_odd_connections_end_and_delay_no_other_client() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_connections_at_once_are_survived() {
-    let (world, _alone) = OPERATOR_FAULTS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;

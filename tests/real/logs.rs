@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use crate::{
-    CALM,
+    NODE_LOCK,
     common::{WAIT_TIMEOUT, namespace},
     kubectl, script, world,
 };
@@ -26,7 +26,7 @@ echo "last" >&2
 #[tokio::test]
 async fn a_log_is_followed_from_before_the_start_to_the_end() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
     // Given the REST API behind a port forward, and a key that it accepts.
     let mut forward = Command::new(kubectl(&world.cluster));

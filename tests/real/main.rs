@@ -57,7 +57,7 @@ fn available() -> bool {
 
 /// Held for writing while a node fails, for reading by all that would notice: a kubelet that is killed takes along the
 /// containers that it is just making.
-static CALM: RwLock<()> = RwLock::const_new(());
+static NODE_LOCK: RwLock<()> = RwLock::const_new(());
 
 /// The cluster of this test binary; `None` where there can't be one. It goes when the process does.
 fn world() -> Option<&'static World> {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{ResourceExt, api::ListParams};
 
 use crate::{
-    CALM,
+    NODE_LOCK,
     common::{Verbs, WAIT_TIMEOUT, namespace},
     script, world,
 };
@@ -28,7 +28,7 @@ async fn until_ready(verbs: &Verbs<'_>, wanted: &str) {
 #[tokio::test]
 async fn a_job_that_ends_while_its_kubelet_is_away_ends_once() {
     let Some(world) = world() else { return };
-    let _storm = CALM.write().await;
+    let _exclusive = NODE_LOCK.write().await;
     let verbs = world.verbs().await;
     let nodes = world.cluster.real_nodes().unwrap();
     // Given a running job.

@@ -6,7 +6,7 @@ use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
 use crate::{
-    CALM, WORKERS,
+    NODE_LOCK, WORKERS,
     common::{Verbs, namespace},
     script_with, world,
 };
@@ -33,7 +33,7 @@ async fn secret(verbs: &Verbs<'_>, tenant: &str) {
 #[tokio::test]
 async fn a_job_finds_its_own_world_on_its_tenants_node() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
     let more = json!({
         "args": ["zero", "one", "two"],

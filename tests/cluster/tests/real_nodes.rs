@@ -43,7 +43,7 @@ fn available() -> bool {
 
 /// Held for writing while a node fails, for reading by all that would notice: a kubelet that is killed takes along the
 /// containers that it is just making.
-static CALM: RwLock<()> = RwLock::const_new(());
+static NODE_LOCK: RwLock<()> = RwLock::const_new(());
 
 fn cluster() -> Option<(&'static Cluster, &'static RealNodes)> {
     static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -155,7 +155,7 @@ fn address(pod: &Pod) -> &str {
 #[tokio::test]
 async fn output_and_exit_code_arrive() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let pods = Pods::of(cluster).await;
     let shaped =
         json!({ "kubernetes.io/ingress-bandwidth": "100M", "kubernetes.io/egress-bandwidth": "100M" });
@@ -173,7 +173,7 @@ async fn output_and_exit_code_arrive() {
 #[tokio::test]
 async fn memory_beyond_the_limit_is_an_oom_kill() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let ended = Pods::of(cluster).await.run(pod("oom", "tail /dev/zero")).await;
     assert_eq!(terminated(&ended).unwrap().reason.as_deref(), Some("OOMKilled"));
     assert_eq!(exit_code(&ended), 137);
@@ -182,7 +182,7 @@ async fn memory_beyond_the_limit_is_an_oom_kill() {
 #[tokio::test]
 async fn a_deadline_ends_a_pod() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let endless = with(pod("deadline", "exec sleep 1000"), "/spec/activeDeadlineSeconds", json!(2));
     let ended = Pods::of(cluster).await.run(endless).await;
     assert_eq!(phase(&ended), "Failed");
@@ -192,7 +192,7 @@ async fn a_deadline_ends_a_pod() {
 #[tokio::test]
 async fn a_deleted_pod_gets_sigterm_and_after_its_grace_sigkill() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let pods = Pods::of(cluster).await;
     let kept = |pod| with(pod, "/metadata/finalizers", json!(["crofter.test/seen"]));
     // Ready when its trap is: a signal before that would be the shell's own end.
@@ -219,7 +219,7 @@ async fn a_deleted_pod_gets_sigterm_and_after_its_grace_sigkill() {
 #[tokio::test]
 async fn pods_reach_each_other_by_address_service_and_name() {
     let Some((cluster, nodes)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let pods = Pods::of(cluster).await;
     let [first, second] = nodes.names().collect::<Vec<_>>()[..] else { panic!("two nodes") };
     let server = "echo found >/tmp/index.html; exec httpd -f -p 8080 -h /tmp";
@@ -248,7 +248,7 @@ async fn pods_reach_each_other_by_address_service_and_name() {
 #[tokio::test]
 async fn an_image_made_here_runs_on_every_node() {
     let Some((cluster, nodes)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("image.tar");
     // Any dynamic program will do.
@@ -270,7 +270,7 @@ async fn an_image_made_here_runs_on_every_node() {
 #[tokio::test]
 async fn a_killed_kubelet_loses_its_node_but_not_the_pod() {
     let Some((cluster, nodes)) = cluster() else { return };
-    let _storm = CALM.write().await;
+    let _exclusive = NODE_LOCK.write().await;
     let pods = Pods::of(cluster).await;
     // A node of its own while it is away: the other tests' pods would wait for it.
     let node = nodes.names().last().unwrap();
