@@ -350,6 +350,7 @@ async fn what_surrounds_a_job_is_bounded() {
             .collect::<serde_json::Map<_, _>>()
             .into()
     };
+    // A job with more labels, annotations or finalizers than the bound is refused with the numbers.
     let message = "labels and annotations have 131136 characters in all: give at most 131072";
     refused(&jobs, &job(json!({"labels": labels(2049)})), message).await;
     let annotations = json!({"note": "x".repeat(131_069)});
@@ -358,6 +359,7 @@ async fn what_surrounds_a_job_is_bounded() {
     let finalizers: Vec<_> = (0..33).map(|n| format!("example.com/f{n}")).collect();
     let message = "there are 33 finalizers and ownerReferences: give at most 32";
     refused(&jobs, &job(json!({"finalizers": finalizers})), message).await;
+    // A job at the bound is admitted.
     let fits = job(json!({"labels": labels(2048)}));
     jobs.create(&PostParams { dry_run: true, ..PostParams::default() }, &fits).await.unwrap();
 }
