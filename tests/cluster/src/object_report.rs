@@ -139,7 +139,10 @@ async fn read_all(cluster: &Cluster, paths: &[String]) -> Result<Vec<Result<Valu
     let client = cluster.client().await?;
     let read = paths.iter().map(async |path| {
         let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-        client.request::<Value>(request).await.map_err(|error| error.to_string())
+        client.request::<Value>(request).await.map_err(|error| match error {
+            kube::Error::Api(status) => status.message,
+            other => other.to_string(),
+        })
     });
     Ok(join_all(read).await)
 }
@@ -155,13 +158,13 @@ fn print_all<'a>(answers: impl Iterator<Item = (&'a String, Result<Value, String
                 continue;
             }
         };
-        let objects = match answer["items"].take() {
-            Value::Array(items) if items.is_empty() => {
+        let objects = match answer.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) if items.is_empty() => {
                 text.push_str(&format!("--- {path}: no items\n"));
                 items
             }
             // Items have no kind of their own.
-            Value::Array(items) => {
+            Some(Value::Array(items)) => {
                 let kind = answer["kind"].as_str().unwrap_or_default().trim_end_matches("List").to_owned();
                 let with_kind = |mut item: Value| {
                     item["kind"] = Value::from(kind.as_str());
@@ -335,6 +338,7 @@ mod tests {
         let text = print_all(paths.iter().zip(answers));
         assert_eq!(text.matches("--- Pod pod-").count(), MAX_OBJECTS, "{text}");
         assert_eq!(text.matches("--- Pod pod-3\n").count(), 1, "{text}");
+        assert!(!text.contains("items"), "{text}");
         for words in ["--- /absent: not found\n", "--- /empty: no items\n", "the others are left out\n"] {
             assert!(text.contains(words), "{words}: {text}");
         }
