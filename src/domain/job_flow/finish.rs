@@ -5,9 +5,11 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
 use super::{
-    Step, View, assign, canceled, closed, move_to, running_left,
+    Step, View, assign, canceled,
+    limits::running_left,
+    move_to,
+    running::{closed, stopping},
     start::{placed, unstartable},
-    stopping,
 };
 use crate::{
     api_types::{

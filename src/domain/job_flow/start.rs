@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::{Step, UNDER_LOAD_AFTER, View, assign, delete, move_to, stopping};
+use super::{Step, UNDER_LOAD_AFTER, View, assign, delete, move_to, running::stopping};
 use crate::{
     api_types::{JobPhase, JobStatus, Reason},
     domain::{
