@@ -1,4 +1,4 @@
-//! Which jobs are to look again when something beside them has changed.
+//! Which jobs are reconciled when another object has changed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,16 +6,14 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use jiff::SignedDuration;
 use kube::{
     ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::Context;
 use crate::{
-    api_types::{Job, JobPhase, Plans, Scenarios, Tenant, plan::Limit},
-    domain::{job_flow, job_state::is_terminal},
+    api_types::{Job, JobPhase, Tenant},
+    domain::job_state::is_terminal,
 };
 
 /// Tenants whose jobs are looked for in one pass over all jobs. At a start each of them is new.
@@ -52,28 +50,4 @@ fn is_in(job: &Job, namespaces: &HashSet<String>) -> bool {
 
 fn phase(job: &Job) -> JobPhase {
     job.status.as_ref().map_or(JobPhase::Queued, |status| status.phase)
-}
-
-/// What bounds the running time of jobs.
-pub(super) struct Limits {
-    plans: Arc<Plans>,
-    scenarios: Arc<Scenarios>,
-}
-
-impl Limits {
-    /// Those of now.
-    pub(super) fn in_force(context: &Context) -> Self {
-        Self {
-            plans: Arc::clone(&context.plans.borrow()),
-            scenarios: Arc::clone(&context.scenarios.borrow()),
-        }
-    }
-
-    /// How long a job of that tenant may run; `None` is unlimited.
-    pub(super) fn running(&self, job: &Job, tenant: Option<&Tenant>) -> Option<SignedDuration> {
-        let plan = |tenant: &Tenant| Some(self.plans.get(&tenant.spec.plan)?.effective(&tenant.spec.quotas));
-        let quotas = tenant.and_then(plan);
-        let plan = quotas.map_or(Limit::Unlimited, |quotas| Limit::from_quota(quotas.job_timeout_minutes));
-        job_flow::running_limit(self.scenarios.timeout_seconds(&job.spec), plan)
-    }
 }
