@@ -31,7 +31,7 @@ use crate::{api_types::Reason, names};
 /// A tenant, as far as its nodes are concerned. Suspended and expired tenants keep their nodes, so neither shows here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantFacts {
-    /// Name of its plan, for sentences.
+    /// Name of its plan, for messages.
     pub plan: String,
     /// Its quotas; `None` when the plan is unknown: what is admitted stays, and nothing new is.
     pub quotas: Option<WorkerQuotas>,
@@ -81,8 +81,8 @@ pub struct Fleet {
 pub struct Refusal {
     /// Machine reason.
     pub reason: Reason,
-    /// A sentence with numbers.
-    pub sentence: String,
+    /// Why, with numbers.
+    pub message: String,
 }
 
 /// What to do next with a node.
@@ -193,16 +193,14 @@ pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &N
     assess(tenant, quotas, &all).into_iter().find(|(assessed, _)| assessed.name == node.name)?.1
 }
 
-/// The nodes labelled for `tenant` that exceed its quotas, in a sentence; `None` when all fit.
+/// The nodes labelled for `tenant` that exceed its quotas, as a message; `None` when all fit.
 #[must_use]
 pub fn over_quota(tenant: &str, plan: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts]) -> Option<String> {
-    /// Nodes that the sentence names.
+    /// Nodes that the message names.
     const NAMED: usize = 3;
     let assessed = assess(tenant, quotas, nodes);
-    let refused: Vec<_> = assessed
-        .iter()
-        .filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?.sentence())))
-        .collect();
+    let refused: Vec<_> =
+        assessed.iter().filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?.message()))).collect();
     let named: Vec<String> =
         refused.iter().take(NAMED).map(|(name, excess)| format!("{name} ({excess})")).collect();
     let rest = match refused.len().saturating_sub(NAMED) {
@@ -238,7 +236,7 @@ impl Fleet {
     }
 
     fn entitlement(&self, node: &NodeFacts) -> Entitlement {
-        let refuse = |reason, sentence| Entitlement::Refused(Refusal { reason, sentence });
+        let refuse = |reason, message| Entitlement::Refused(Refusal { reason, message });
         if node.deleting {
             return Entitlement::None;
         }
@@ -266,11 +264,11 @@ impl Fleet {
     }
 
     fn entitlement_of_tenant(&self, node: &NodeFacts, tenant: &str) -> Entitlement {
-        let refuse = |reason, sentence| Entitlement::Refused(Refusal { reason, sentence });
+        let refuse = |reason, message| Entitlement::Refused(Refusal { reason, message });
         let Some(facts) = self.tenants.get(tenant) else {
-            let sentence =
+            let message =
                 format!("the label {} names `{tenant}`, and there is no such tenant", names::NODE_TENANT);
-            return refuse(Reason::NoSuchTenant, sentence);
+            return refuse(Reason::NoSuchTenant, message);
         };
         if facts.terminating {
             return refuse(Reason::Terminating, format!("tenant {tenant} is being deleted"));
@@ -279,17 +277,17 @@ impl Fleet {
             if node.admitted.as_deref() == Some(tenant) {
                 return Entitlement::Group(tenant.to_owned());
             }
-            let sentence = format!(
+            let message = format!(
                 "tenant {tenant} is on plan `{}`, which does not exist: nothing new is admitted to it",
                 facts.plan
             );
-            return refuse(Reason::UnknownPlan, sentence);
+            return refuse(Reason::UnknownPlan, message);
         };
         match assess(tenant, quotas, &self.nodes).into_iter().find(|(assessed, _)| assessed.name == node.name)
         {
             Some((_, None)) => Entitlement::Group(tenant.to_owned()),
             Some((_, Some(excess))) => {
-                let excess = excess.sentence();
+                let excess = excess.message();
                 refuse(Reason::WorkersOverQuota, format!("tenant {tenant} on plan {}: {excess}", facts.plan))
             }
             None => Entitlement::Unknown,

@@ -14,7 +14,7 @@ use crate::{
     names,
 };
 
-/// The nodes labelled for `tenant` that exceed its quotas, in a sentence with numbers for the condition
+/// The nodes labelled for `tenant` that exceed its quotas, as a message with numbers for the condition
 /// `WorkersAdmitted`=False; `None` when all fit. `nodes` are all nodes of the cluster, as
 /// [`prepare`](super::prepare) left them.
 #[must_use]

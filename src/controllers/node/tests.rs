@@ -1,12 +1,13 @@
 mod any_order;
 mod world;
 
-use kube::runtime::watcher::Event;
-use serde_json::json;
+use kube::runtime::{controller::Action, reflector::ObjectRef, watcher::Event};
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use self::world::{Fault, Lab, World, label, taint};
-use super::*;
+use super::{reconcile::ROOM_INTERVAL, *};
+use crate::{kube_ext::controller::ReconcileError, names};
 
 fn empty() -> Arc<Mutex<World>> {
     Arc::default()
@@ -197,7 +198,7 @@ async fn a_write_without_an_answer_counts_until_it_is_known_or_impossible() {
         lab.world().add_node("old", 4, Some("acme"), 1);
         let old = lab.sync_node("old").unwrap();
         let waiting = reconcile(old, Arc::clone(&lab.context)).await.unwrap();
-        assert_eq!(waiting, Action::requeue(LOOK_FOR_ROOM), "{fault:?}");
+        assert_eq!(waiting, Action::requeue(ROOM_INTERVAL), "{fault:?}");
         assert_eq!(label(&lab.world().nodes["old"], names::NODE_ADMITTED), None, "{fault:?}");
 
         lab.reconcile("young").await.unwrap();

@@ -50,7 +50,7 @@ fn admit(group: &str) -> Step {
 
 fn refused(step: Step) -> (Reason, String) {
     match step {
-        Step::Refuse(refusal) => (refusal.reason, refusal.sentence),
+        Step::Refuse(refusal) => (refusal.reason, refusal.message),
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -72,8 +72,8 @@ fn the_oldest_are_admitted_and_the_rest_refused_with_numbers() {
         fleet(Some(quotas(2, 16, 1)), vec![node("c", 3, 1, 0), node("a", 1, 1, 0), node("b", 1, 1, 0)]);
     let steps = steps(&fleet);
     assert_eq!(steps[1..], [admit("acme"), admit("acme")]);
-    let sentence = "tenant acme on plan basic: maxWorkers is 2, and there are 2 older workers";
-    assert_eq!(refused(steps[0].clone()), (Reason::WorkersOverQuota, sentence.to_owned()));
+    let message = "tenant acme on plan basic: maxWorkers is 2, and there are 2 older workers";
+    assert_eq!(refused(steps[0].clone()), (Reason::WorkersOverQuota, message.to_owned()));
 }
 
 #[test]
@@ -91,10 +91,9 @@ fn cores_and_gpus_count_and_a_node_too_large_blocks_nobody() {
         refused(steps[2].clone()).1,
         "tenant acme on plan basic: maxGpus is 1: older workers have 1, and this one has 1"
     );
-    let sentence = over_quota("acme", "basic", &quotas(1, -1, -1), &fleet.nodes).unwrap();
+    let message = over_quota("acme", "basic", &quotas(1, -1, -1), &fleet.nodes).unwrap();
     assert!(
-        sentence
-            .starts_with("plan basic: 3 of 4 labelled workers are refused: large (maxWorkers is 1, and t")
+        message.starts_with("plan basic: 3 of 4 labelled workers are refused: large (maxWorkers is 1, and t")
     );
     assert_eq!(over_quota("acme", "basic", &quotas(-1, -1, -1), &fleet.nodes), None);
 }
@@ -208,15 +207,15 @@ fn labels_that_mean_nothing_are_refused() {
     let fleet = fleet(Some(quotas(5, 16, 0)), Vec::new());
     let step = |node: &NodeFacts| fleet.step(node, &LivePods::new());
     let both = NodeFacts { pool: Some("gpu".to_owned()), ..node("n", 1, 4, 0) };
-    let (reason, sentence) = refused(step(&both));
+    let (reason, message) = refused(step(&both));
     assert_eq!(reason, Reason::InvalidObject);
-    assert!(sentence.contains("labelled for 2 groups, tenant acme and pool gpu"), "{sentence}");
+    assert!(message.contains("labelled for 2 groups, tenant acme and pool gpu"), "{message}");
     assert!(matches!(step(&working(both, "acme")), Step::Release { .. }));
 
     let nobody = NodeFacts { tenant: Some("nobody".to_owned()), ..node("n", 1, 4, 0) };
-    let (reason, sentence) = refused(step(&nobody));
+    let (reason, message) = refused(step(&nobody));
     assert_eq!(reason, Reason::NoSuchTenant);
-    assert!(sentence.ends_with("names `nobody`, and there is no such tenant"), "{sentence}");
+    assert!(message.ends_with("names `nobody`, and there is no such tenant"), "{message}");
 }
 
 #[test]
@@ -235,9 +234,9 @@ fn an_unknown_plan_keeps_what_is_there_and_admits_nothing() {
     let (kept, new) = (working(node("a", 1, 4, 0), "acme"), node("b", 2, 4, 0));
     let fleet = fleet(None, vec![kept.clone(), new.clone()]);
     assert_eq!(fleet.step(&kept, &LivePods::new()), Step::Keep);
-    let (reason, sentence) = refused(fleet.step(&new, &LivePods::new()));
+    let (reason, message) = refused(fleet.step(&new, &LivePods::new()));
     assert_eq!(reason, Reason::UnknownPlan);
-    assert!(sentence.contains("plan `basic`, which does not exist"), "{sentence}");
+    assert!(message.contains("plan `basic`, which does not exist"), "{message}");
 }
 
 #[test]
