@@ -453,11 +453,11 @@ impl attempt::ChargeStatus for MirrorHandle {
 }
 
 impl attempt::RateWindows for SchedulerHandle {
-    fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+    fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
         Self::request_charge(self, namespace, job_uid, soon);
     }
 
-    fn may_let_go(
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,

@@ -8,14 +8,23 @@ use std::sync::{
 };
 
 use futures::stream;
-use kube::runtime::reflector::{self, store::Writer};
+use jiff::Timestamp;
+use kube::runtime::{
+    controller::Action,
+    reflector::{self, store::Writer},
+};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    reconcile::reconcile_pod,
+    record::{CHARGE_POLL, MIRROR_POLL},
+    *,
+};
 use crate::{
     api_types::tenant::JobWindow,
     domain::rate_window::RateWindow,
     kube_ext::{
+        controller::ReconcileError,
         invalid,
         mock::{self, Call, Fake, outline, put},
     },
@@ -47,12 +56,12 @@ impl ChargeStatus for Mirror {
 struct Asked(Mutex<Vec<String>>);
 
 impl RateWindows for Asked {
-    fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+    fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
         let soon = if soon { " soon" } else { "" };
         self.0.lock().unwrap().push(format!("{namespace}/{job_uid}{soon}"));
     }
 
-    fn may_let_go(
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
@@ -187,10 +196,10 @@ impl Bench {
     }
 
     /// One reconcile of the pod as it is stored; and the calls that it made.
-    async fn release(&self) -> (Result<Action, CallError>, Vec<Call>) {
+    async fn release(&self) -> (Result<Action, Error>, Vec<Call>) {
         let pod: Pod = serde_json::from_value(self.fake.get(POD)).unwrap();
         self.fake.calls();
-        let result = release(&pod, &self.context).await;
+        let result = reconcile_pod(&pod, &self.context).await;
         (result, self.fake.calls())
     }
 
