@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use kube::runtime::controller::Action;
+use kube::{ResourceExt, runtime::controller::Action};
 use serde_json::Map;
 
 use super::{Context, Error};
@@ -22,8 +22,10 @@ pub(super) async fn reconcile(key: Arc<Meta<TenantApiKey>>, context: Arc<Context
     let dependencies = &context.dependencies;
     let report = async {
         let now = dependencies.clock.now();
-        invalid::report(&dependencies.client, &key, &dependencies.events, now, describe).await?;
-        Ok(Action::await_change())
+        match invalid::report(&dependencies.client, &key, &dependencies.events, now, describe).await {
+            Ok(()) => Ok(Action::await_change()),
+            Err(source) => Err(Error::ReportInvalid { key: key.name_any(), source }),
+        }
     };
     context.reconciler.run(&*key, report).await
 }

@@ -12,14 +12,14 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Context, build, validate::Validated};
+use super::{Context, build, error::Error, validate::Validated};
 use crate::{
     api_types::api_key::KeyVersion,
     domain::api_key::{
         Key, Peppers,
         lifecycle::{self, Stored},
     },
-    kube_ext::{CallError, call::within_opt, within},
+    kube_ext::{call::within_opt, within},
     names,
 };
 
@@ -39,7 +39,7 @@ pub(super) async fn find(
     valid: &Validated,
     versions: &[KeyVersion],
     peppers: &Peppers,
-) -> Result<Found, CallError> {
+) -> Result<Found, Error> {
     let reference = ObjectRef::new(&valid.secret_name).within(&valid.namespace);
     let cached = context.secrets.get(&reference);
     if let (Some(newest), Some(cached)) = (versions.first(), cached)
@@ -52,7 +52,8 @@ pub(super) async fn find(
     }
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let what = format!("failed to read Secret {}", valid.secret_name);
-    let found = within_opt(what, api.get(&valid.secret_name)).await?;
+    let found = within_opt(what, api.get(&valid.secret_name)).await;
+    let found = found.map_err(|source| Error::ReadSecret { secret: valid.secret_name.clone(), source })?;
     Ok(judge(found.as_ref(), valid, versions, peppers, context))
 }
 
@@ -87,19 +88,21 @@ fn judge(
 /// Puts a text into the Secret.
 ///
 /// # Errors
-/// [`CallError`]; a conflict (409) means that the Secret is not as it was found.
+/// [`Error`]; a conflict (409) means that the Secret is not as it was found.
 pub(super) async fn write(
     context: &Context,
     valid: &Validated,
     found: &Found,
     text: &Key,
-) -> Result<(), CallError> {
+) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let secret = build::secret(valid, text);
+    let failed = |source| Error::WriteSecret { secret: valid.secret_name.clone(), source };
     let version = match &found.place {
         None => {
             let what = format!("failed to create Secret {}", valid.secret_name);
-            within(what, api.create(&PostParams::default(), &secret)).await?.resource_version()
+            let created = within(what, api.create(&PostParams::default(), &secret)).await;
+            created.map_err(failed)?.resource_version()
         }
         Some((uid, version)) => {
             let labels = secret.metadata.labels;
@@ -109,7 +112,8 @@ pub(super) async fn write(
             });
             let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
             let call = api.patch_metadata(&valid.secret_name, &params, &patch);
-            within(format!("failed to write Secret {}", valid.secret_name), call).await?.resource_version()
+            let written = within(format!("failed to write Secret {}", valid.secret_name), call).await;
+            written.map_err(failed)?.resource_version()
         }
     };
     context.state.verified(&valid.uid, version.unwrap_or_default(), text.id().as_str());
