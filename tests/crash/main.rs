@@ -30,6 +30,7 @@ mod no_database;
 mod nodes;
 mod postgres;
 mod stored;
+mod tenant_writes;
 
 use std::sync::LazyLock;
 
