@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod call;
 mod change;
 pub mod controller;
+pub mod courtesy;
 pub mod events;
 pub mod finalizer;
 pub mod guard;

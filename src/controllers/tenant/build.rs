@@ -18,9 +18,12 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::{
     counts,
+    error::Error,
+    reconcile_state::{Fingerprint, ReconcileState},
     validate::{Owner, Subject, Validated},
 };
 use crate::{
@@ -59,6 +62,16 @@ pub(super) struct Children {
     pub(super) policies: Vec<NetworkPolicy>,
     pub(super) account: ServiceAccount,
     pub(super) bindings: Vec<RoleBinding>,
+}
+
+/// The hash of the children of a tenant. They are built only where the tenant is not as it was last time.
+///
+/// # Errors
+/// Where the children can't be put into JSON.
+pub(super) fn fingerprint(tenant: &Validated, state: &ReconcileState) -> Result<Fingerprint, Error> {
+    let hash = || Ok(Sha256::digest(serde_json::to_vec(&build(tenant))?).into());
+    let serialise = |source| Error::SerialiseChildren { tenant: tenant.owner.name.clone(), source };
+    state.fingerprint(tenant, hash).map_err(serialise)
 }
 
 /// Builds the children of a tenant.
@@ -226,7 +239,7 @@ mod tests {
             "spec": spec,
         });
         let tenant: Tenant = serde_json::from_value(object).unwrap();
-        let valid = validate(&tenant, &Plans::built_in().unwrap(), &settings).unwrap();
+        let valid = validate(&tenant, &Plans::built_in().unwrap(), &settings, false).unwrap();
         serde_json::to_value(build(&Validated { counts_objects: true, ..valid })).unwrap()
     }
 

@@ -12,6 +12,7 @@ mod apply;
 mod build;
 mod counts;
 mod deletion;
+mod dereference;
 mod error;
 mod invalid;
 mod reconcile;
@@ -20,6 +21,7 @@ mod status;
 mod triggers;
 mod usage;
 mod validate;
+mod write_status;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +58,7 @@ use crate::{
     config::Settings,
     kube_ext::{
         controller::{Reconciler, log_errors},
+        courtesy::CourtesyBudget,
         events::Events,
         invalid::{self as invalid_ext, InvalidObjects},
         pulse,
@@ -107,6 +110,8 @@ pub struct Dependencies {
     pub clock: Clock,
     /// Where Events go.
     pub events: Events,
+    /// The budget of status writes that no client waits for.
+    pub courtesy: CourtesyBudget,
     /// The operator's configuration.
     pub settings: Settings,
     /// The operator's own namespace.

@@ -14,14 +14,15 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{
-    usage::{UsageWriteLimiter, WriteDecision},
-    validate::Validated,
+use super::{usage::WriteDecision, validate::Validated};
+use crate::{
+    hex::hex,
+    kube_ext::courtesy::{Courtesy, CourtesyBudget, Reservation},
 };
-use crate::hex::hex;
 
 /// Hash of the children that were applied.
 pub(super) type Fingerprint = [u8; 32];
@@ -46,23 +47,20 @@ struct Entry {
     /// The version of each child that a watch has delivered last; `None` when it went.
     seen: BTreeMap<Key, Option<String>>,
     usage_written: Option<Instant>,
-    /// When it is this tenant's turn to have its usage written, if that is waited for.
-    usage_slot: Option<Instant>,
-    /// The step of a deletion last told of, and when.
+    /// The courtesy write that is reserved for its usage.
+    usage_reserved: Option<Reservation>,
+    /// The step of a deletion reported last, and when.
     step: Option<(&'static str, Instant)>,
 }
 
 /// By name of tenant.
 #[derive(Debug, Default)]
-pub(super) struct ReconcileState {
-    entries: Mutex<HashMap<String, Entry>>,
-    limiter: Mutex<UsageWriteLimiter>,
-}
+pub(super) struct ReconcileState(Mutex<HashMap<String, Entry>>);
 
 impl ReconcileState {
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Each method leaves the map whole, so a poisoned lock holds nothing broken.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, tenant: &str, f: impl FnOnce(&mut Entry) -> T) -> T {
@@ -186,22 +184,24 @@ impl ReconcileState {
         self.with(tenant, |entry| entry.usage_written).map(|at| at.elapsed())
     }
 
-    /// How long the usage of this tenant has to wait for its turn to be written. It keeps the turn until it is written.
-    pub(super) fn usage_slot(&self, tenant: &str) -> WriteDecision {
-        let now = Instant::now();
-        let next = || now + self.limiter.lock().unwrap_or_else(PoisonError::into_inner).reserve(now);
-        let turn = self.with(tenant, |entry| *entry.usage_slot.get_or_insert_with(next));
-        match turn.saturating_duration_since(now) {
-            Duration::ZERO => WriteDecision::Now,
-            wait => WriteDecision::In(wait),
-        }
+    /// Whether the budget of courtesy writes allows to write the usage of this tenant now, or when to try again. The write
+    /// stays reserved until usage is written.
+    pub(super) fn reserve_usage(
+        &self,
+        tenant: &str,
+        budget: &CourtesyBudget,
+        now: Timestamp,
+    ) -> WriteDecision {
+        let reserve = || budget.reserve(Courtesy::TenantStatus);
+        let reserved = self.with(tenant, |entry| *entry.usage_reserved.get_or_insert_with(reserve));
+        budget.wait(Courtesy::TenantStatus, reserved, now).map_or(WriteDecision::Now, WriteDecision::In)
     }
 
     /// Usage was written.
     pub(super) fn recorded_usage(&self, tenant: &str) {
         self.with(tenant, |entry| {
             entry.usage_written = Some(Instant::now());
-            entry.usage_slot = None;
+            entry.usage_reserved = None;
         });
     }
 
@@ -210,7 +210,7 @@ impl ReconcileState {
         self.with(tenant, |entry| entry.step).map(|(step, at)| (step, at.elapsed()))
     }
 
-    /// A step of a deletion was told of.
+    /// A step of a deletion was reported.
     pub(super) fn recorded_step(&self, tenant: &str, step: &'static str) {
         self.with(tenant, |entry| entry.step = Some((step, Instant::now())));
     }

@@ -38,7 +38,7 @@ pub(super) enum Outcome {
 #[derive(Clone, Debug)]
 pub(super) struct Report {
     pub(super) generation: Option<i64>,
-    pub(super) standing: PhaseDecision,
+    pub(super) phase: PhaseDecision,
     pub(super) outcome: Outcome,
     pub(super) snapshot: UsageSnapshot,
     pub(super) workers: WorkersView,
@@ -50,7 +50,7 @@ pub(super) struct Report {
 pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> TenantStatus {
     let Report {
         generation,
-        standing,
+        phase: decision,
         outcome,
         snapshot: UsageSnapshot { usage, window, .. },
         workers,
@@ -60,7 +60,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
         Outcome::Paused => old.phase == Some(TenantPhase::Stalled),
         _ => matches!(outcome, Outcome::Stalled(_)),
     };
-    let phase = Some(tenant_state::phase(&standing, stalled));
+    let phase = Some(tenant_state::phase(&decision, stalled));
     let mut new = TenantStatus { phase, usage: Some(usage), ..old.clone() };
     new.job_window = window.or(new.job_window);
     match &outcome {
@@ -76,7 +76,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
         new.summary = Some(usage::summary(usage, quotas));
     }
     if outcome != Outcome::Paused {
-        let wanted = wanted(&standing, outcome, &workers, deletion_prevented);
+        let wanted = wanted(&decision, outcome, &workers, deletion_prevented);
         new.observed_generation = generation.unwrap_or(new.observed_generation);
         new.conditions = conditions::merge(&old.conditions, wanted, generation, now);
     }
@@ -84,7 +84,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
 }
 
 fn wanted(
-    standing: &PhaseDecision,
+    decision: &PhaseDecision,
     outcome: Outcome,
     workers: &WorkersView,
     deletion_prevented: Option<&'static str>,
@@ -122,8 +122,9 @@ fn wanted(
         }
         Some(why) => Wanted::no(conditions::WORKERS_ADMITTED, Reason::WorkersOverQuota, why.clone()),
     };
-    let standing = blocked.unwrap_or_else(|| active(standing.accepts(), standing.reason, &standing.message));
-    [Some(ready), Some(standing), Some(admitted), abnormal.or(prevented)].into_iter().flatten().collect()
+    let accepting = || active(decision.accepts(), decision.reason, &decision.message);
+    let accepting = blocked.unwrap_or_else(accepting);
+    [Some(ready), Some(accepting), Some(admitted), abnormal.or(prevented)].into_iter().flatten().collect()
 }
 
 /// An Event worth telling: that a condition has a new reason.

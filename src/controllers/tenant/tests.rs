@@ -86,6 +86,7 @@ fn bench() -> Bench {
         client: fake.client(),
         clock: Clock::of(move || *tell_time.lock().unwrap()),
         events: mock::events(fake.client()),
+        courtesy: CourtesyBudget::default(),
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         namespace: "crofter-system".into(),
         plans,

@@ -5,8 +5,6 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use tokio::time::Instant;
-
 use super::UsageSnapshot;
 use crate::{
     api_types::{
@@ -24,10 +22,6 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(15);
 /// The same where that is waited for: many pods go with one write, and a deletion is still quick.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// Tenants whose usage is written each second, where that of many changes: what the API server can do is for their jobs.
-const TENANTS_PER_SECOND: u32 = 5;
-/// So many are written at once before that.
-const BURST: u32 = 50;
 /// So many pods that may go are enough for a write: the others may have to wait for room in the window.
 const MANY: usize = MAX_SETTLING / 2;
 
@@ -38,7 +32,7 @@ pub(super) enum WriteDecision {
     No,
     /// Write it.
     Now,
-    /// Write it when it is this tenant's turn.
+    /// Write it as soon as the budget of courtesy writes allows.
     Queue,
     /// Leave what is written for this long.
     In(Duration),
@@ -72,26 +66,6 @@ pub(super) fn due(
     match since {
         Some(since) if since < interval => WriteDecision::In(interval - since),
         _ => then,
-    }
-}
-
-/// When tenants have their usage written: each has a turn, and once more come than may be written at once, turns are evenly
-/// spaced.
-#[derive(Debug, Default)]
-pub(super) struct UsageWriteLimiter {
-    /// When the next turn is, and a burst later; may be past.
-    next: Option<Instant>,
-}
-
-impl UsageWriteLimiter {
-    /// How long it is until the next turn.
-    pub(super) fn reserve(&mut self, now: Instant) -> Duration {
-        let space = Duration::from_secs(1) / TENANTS_PER_SECOND;
-        // Turns that were not taken are kept for later, but for no more than a burst of them.
-        let burst = space * (BURST - 1);
-        let due = self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
-        self.next = Some(now + due + space);
-        due.saturating_sub(burst)
     }
 }
 
@@ -169,24 +143,6 @@ mod tests {
         assert_eq!(due(1, 2, Some(15)), WriteDecision::Queue);
         assert_eq!(due(2, 3, Some(1)), WriteDecision::Now, "a limit is reached");
         assert_eq!(due(3, 2, Some(1)), WriteDecision::In(Duration::from_secs(14)), "and left again");
-    }
-
-    #[test]
-    fn turns_are_spaced_where_more_come_than_a_burst() {
-        let mut limiter = UsageWriteLimiter::default();
-        let start = Instant::now();
-        let mut take = |so_many: u32, second| {
-            let now = start + Duration::from_secs(second);
-            (0..so_many).map(|_| limiter.reserve(now)).collect::<Vec<_>>()
-        };
-        let millis = Duration::from_millis;
-        let first = take(BURST + 3, 1000);
-        assert!(first[..50].iter().all(Duration::is_zero), "{first:?}");
-        assert_eq!(first[50..], [millis(200), millis(400), millis(600)]);
-        assert_eq!(take(2, 1001), [Duration::ZERO, Duration::ZERO], "as many as a second brings, less 3");
-        assert_eq!(take(1, 1001), [millis(200)]);
-        let later = take(BURST + 1, 5000);
-        assert!(later[..50].iter().all(Duration::is_zero) && later[50] == millis(200), "{later:?}");
     }
 
     #[test]

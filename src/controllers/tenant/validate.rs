@@ -72,7 +72,12 @@ impl Refusal {
 }
 
 /// Checks a tenant's spec against the plan table and the rules that the schema can't state.
-pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> Result<Validated, Refusal> {
+pub(super) fn validate(
+    tenant: &Tenant,
+    plans: &Plans,
+    settings: &Settings,
+    counts_objects: bool,
+) -> Result<Validated, Refusal> {
     let owner = Owner::of(tenant, settings);
     if owner.namespace.len() > NAMESPACE_ROOM {
         return Err(Refusal::invalid(format!(
@@ -99,7 +104,7 @@ pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> R
         isolation: spec.network_isolation,
         pod_security: spec.pod_security,
         gpu_resource: settings.gpu_resource.clone(),
-        counts_objects: false,
+        counts_objects,
     })
 }
 
@@ -134,7 +139,7 @@ mod tests {
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
         });
         let tenant: Tenant = serde_json::from_value(object).unwrap();
-        validate(&tenant, &Plans::built_in().unwrap(), &settings).unwrap_err()
+        validate(&tenant, &Plans::built_in().unwrap(), &settings, false).unwrap_err()
     }
 
     #[test]
