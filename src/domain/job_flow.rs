@@ -1,8 +1,8 @@
-//! The way of a job: from what is known of it, the one next step.
+//! The life of a job: from what is known of it, the one next step.
 //!
-//! Level-triggered: every call looks at the whole job and all its pods, so that a step that was lost, repeated or
+//! Level-triggered: every call reads the whole job and all its pods, so that a step that was lost, repeated or
 //! interrupted anywhere is found again. Steps are ordered so that nothing runs twice: attempt n+1 is created only when
-//! no pod of attempt n exists, and what ended is in the status before its pod is let go.
+//! no pod of attempt n exists, and the end of an attempt is in the status before the finalizer of its pod is removed.
 
 mod ended;
 mod finish;
@@ -40,8 +40,8 @@ use crate::api_types::{
     conditions::{self, Wanted},
 };
 
-/// While others wait for the API server, `Assigned` and `Running` are written only where the pod has not gone further by
-/// then: starts and ends go first, and short jobs have ended by then. Under load a job of 4 s is there for 6: its end, too,
+/// While others wait for the API server, `Assigned` and `Running` are written only where the pod has not advanced by
+/// then: starts and ends come first, and short jobs have ended by then. Under load a job of 4 s takes 6: its end, too,
 /// waits for the API server.
 pub const UNDER_LOAD_AFTER: SignedDuration = SignedDuration::from_secs(8);
 
@@ -62,14 +62,14 @@ pub struct View<'a> {
     pub start_limit: SignedDuration,
     /// The extended resource that counts GPUs.
     pub gpu_resource: &'a str,
-    /// Whether many jobs are being taken further, or were just now, so that what can wait should.
+    /// Whether the controller is saturated, or was just now, so that writes that can wait should.
     pub busy: bool,
     /// Whether the job's namespace belongs to no tenant, so that the job can't run there.
     pub foreign: bool,
     /// The time of day, for what is written.
     pub now: Timestamp,
-    /// The time by which waiting and running are measured: as `now` was when the current attempt was first seen, and what
-    /// has passed since by a clock that does not step. A clock that is set ends no attempt and holds none up.
+    /// The time by which waiting and running are measured: as `now` was when the current attempt was first seen, and
+    /// what has passed since by a clock that does not step. A clock that is set ends no attempt and holds none up.
     pub steady: Timestamp,
 }
 
@@ -100,8 +100,8 @@ pub enum Step {
         /// When and why.
         stop: Stop,
     },
-    /// The pod of this attempt is not in the cache: ask the API server, and call [`lost`] if it is gone.
-    Look(u32),
+    /// The cache lacks the pod of this attempt: ask the API server, and call [`lost`] if it does not exist.
+    ConfirmLost(u32),
     /// Delete the job: its time after the end is up.
     Expire,
 }
@@ -127,12 +127,12 @@ pub fn next(view: &View<'_>) -> Result<Step, IllegalMove> {
         JobPhase::Retrying => retrying(view, &status, attempt),
         _ => match pod_of(view, attempt) {
             Some(pod) => at_work(view, &status, attempt, pod),
-            None => Ok(Step::Look(attempt)),
+            None => Ok(Step::ConfirmLost(attempt)),
         },
     }
 }
 
-/// The status to write when the pod of the current attempt does not exist any more, and nobody saw it end.
+/// The status to write when the pod of the current attempt does not exist any more, and its end was not seen.
 ///
 /// # Errors
 /// [`IllegalMove`], as [`next`].
@@ -141,7 +141,7 @@ pub fn lost(view: &View<'_>) -> Result<Step, IllegalMove> {
     let started_at = status.started_at.as_ref().map(|t| t.0);
     let ending = Ending {
         reason: Reason::PodDeleted,
-        message: "the pod is gone and nobody saw it end".to_owned(),
+        message: "the pod was deleted before its end was seen".to_owned(),
         cause: Cause::Deletion,
         exit_code: None,
         started_at,

@@ -14,7 +14,7 @@ use crate::api_types::JobPhase;
 pub struct IllegalMove {
     /// Where the job is.
     pub from: JobPhase,
-    /// Where it should have gone.
+    /// Where it was to go.
     pub to: JobPhase,
 }
 
@@ -32,15 +32,15 @@ pub fn successors(from: JobPhase) -> &'static [JobPhase] {
     }
 }
 
-/// States that one write may pass on its way to the one that it stores: a pod has started, or ended, before anybody
-/// wrote `Assigned`; and a job that ran too long and is tried again is stored as `Retrying` at once. Through any other
-/// state a job goes with a write of its own, so that everybody can see it there.
+/// States that one write may skip on its way to the one that it stores: a pod has started, or ended, before the
+/// controller wrote `Assigned`; and a job that ran too long and is tried again is stored as `Retrying` at once. Through
+/// any other state a job goes with a write of its own, so that every client can observe it there.
 const PASSED: [JobPhase; 2] = [JobPhase::Assigned, JobPhase::TimedOut];
 
 /// Checks a way through the state machine, from what is stored to what is to be: each step is legal, or stays where it
-/// is, and only states are passed that one write may pass.
+/// is, and a write skips only states that it may skip.
 ///
-/// A way of several steps is one write: a pod that has started before anybody wrote `Assigned` takes its job from
+/// A way of several steps is one write: a pod that has started before `Assigned` was written takes its job from
 /// Queued by way of Assigned to Running at once.
 ///
 /// # Errors
@@ -106,8 +106,8 @@ mod tests {
         }
     }
 
-    /// What one write may store, as text. A job that waits can be found anywhere, because its pod can have gone any
-    /// way before somebody looked; a retry is seen to wait, and to be queued again, before it runs.
+    /// What one write may store, as text. A job that waits can be found anywhere, because its pod can have come to
+    /// any state before it is reconciled; a retry is seen to wait, and to be queued again, before it runs.
     const STORABLE: &str = "Queued>Assigned Queued>Running Queued>Completed Queued>Failed Queued>TimedOut \
         Queued>Retrying Queued>Canceled Queued>Rejected Assigned>Running Assigned>Completed Assigned>Failed \
         Assigned>TimedOut Assigned>Retrying Assigned>Canceled Running>Completed Running>Failed Running>TimedOut \
@@ -150,6 +150,6 @@ mod tests {
         assert_eq!(error.to_string(), "a job can't go from Completed to Running");
         assert_eq!(check_way(Running, &[TimedOut, Retrying]), Ok(()));
         assert!(check_way(TimedOut, &[TimedOut, Retrying]).is_err(), "it is stored as an end");
-        assert!(check_way(Running, &[Retrying, Queued]).is_err(), "nobody would see it retry");
+        assert!(check_way(Running, &[Retrying, Queued]).is_err(), "no client would observe the retry");
     }
 }

@@ -1,16 +1,18 @@
-//! Which nodes work for whom: a pure function of the labels, sizes and ages of all nodes and the quotas of all tenants.
+//! Which nodes are admitted to which group: a pure function of the labels, sizes and ages of all nodes and the quotas
+//! of all tenants.
 //!
 //! What a node is *entitled* to depends on its worker label and on the older nodes of that label, never on who is
 //! admitted at the moment. So every reconcile of the same cluster gives the same answer, after a restart too, and:
 //! - nodes are entitled in the order of their label's age, as long as they fit maxWorkers, maxCpuCores and maxGpus;
 //! - one that does not fit is refused and the next is tried, so a node that is too large blocks no other;
-//! - a younger node never costs an older one its place. Where room appears for an older one that was refused, a younger
+//! - a younger node never displaces an older one. Where room appears for an older one that was refused, a younger
 //!   one that had filled the gap loses its admission to it.
 //!
-//! What happens *next* to a node follows from its entitlement and what is on it. Two rules keep it safe at every moment:
-//! - a node is admitted only while it fits on top of all that *hold* the admission, entitled or not: those that lose it are
-//!   released first;
-//! - a node changes hands, and loses its taint, only when no job pod of another group is left on it.
+//! What happens *next* to a node follows from its entitlement and what is on it. Two rules keep it safe at every
+//! moment:
+//! - a node is admitted only while it fits on top of all that *hold* the admission, entitled or not: those that lose it
+//!   are released first;
+//! - a node changes its group, and loses its taint, only when no job pod of another group is left on it.
 //!
 //! A node that is being released counts no more: maxWorkers limits admitted nodes, and nothing new starts on it.
 //! Size is the node's capacity, not what is allocatable: it is what the machine is, while allocatable moves with the
@@ -175,8 +177,9 @@ fn assess<'a>(
     claimed.into_iter().map(&mut verdict).collect()
 }
 
-/// What quota `node` exceeds, labelled for `tenant` on top of the older ones; `None` when there is room. One that is not
-/// labelled for it yet is asked about as the youngest. A node whose capacity is not known counts as one, of no size.
+/// What quota `node` exceeds, labelled for `tenant` on top of the older ones; `None` when there is room. One that is
+/// not labelled for it yet is asked about as the youngest. A node whose capacity is not known counts as one, of no
+/// size.
 #[must_use]
 pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &NodeFacts) -> Option<Excess> {
     let since = if node.labelled_for(tenant) { node.since } else { Timestamp::MAX };
@@ -266,8 +269,7 @@ impl Fleet {
     fn entitlement_of_tenant(&self, node: &NodeFacts, tenant: &str) -> Entitlement {
         let refuse = |reason, message| Entitlement::Refused(Refusal { reason, message });
         let Some(facts) = self.tenants.get(tenant) else {
-            let message =
-                format!("the label {} names `{tenant}`, and there is no such tenant", names::NODE_TENANT);
+            let message = format!("the label {} names `{tenant}`, which does not exist", names::NODE_TENANT);
             return refuse(Reason::NoSuchTenant, message);
         };
         if facts.terminating {

@@ -1,7 +1,7 @@
 //! What keeps a container from starting, and whether it can pass.
 //!
-//! A kubelet says why a container waits, in one word and a sentence; kube-scheduler, why a pod gets no node. Four kinds of
-//! it never pass by themselves:
+//! A kubelet says why a container waits, in one word and a message; kube-scheduler, why a pod gets no node. Four kinds of
+//! it never end by themselves:
 //!
 //! | word | what it says | the job |
 //! |---|---|---|
@@ -36,7 +36,7 @@ pub const REASONS: [Reason; 4] = [
 pub struct StartError {
     /// The kubelet's word.
     pub reason: Reason,
-    /// The kubelet's word and sentence.
+    /// The kubelet's word and message.
     pub message: String,
     /// How long after the creation of the pod it may pass by itself.
     pub grace: SignedDuration,

@@ -249,7 +249,7 @@ impl Assembly {
         invalid
     }
 
-    /// How a tenant's workers stand, for its status.
+    /// The workers of a tenant, for its status.
     fn workers(&self) -> tenant::WorkersOf {
         let (nodes, plans) = (self.caches.nodes.clone(), self.plans.clone());
         let gpu_resource = self.settings.gpu_resource.clone();

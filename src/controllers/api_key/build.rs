@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use super::validate::Validated;
 use crate::{api_types::TenantApiKey, domain::api_key::Key, names};
 
-/// The Secret with this text. It goes with its key, by owner reference.
+/// The Secret with this token. It is deleted with its key, by owner reference.
 pub(super) fn secret(valid: &Validated, text: &Key) -> Secret {
     let (tenant, tenant_uid) = &valid.tenant;
     let labels = [
@@ -58,6 +58,7 @@ mod tests {
 
     #[test]
     fn the_whole_secret() {
+        // Given: a valid key and a token of known bytes.
         let seed = Seed::of(|bytes| {
             bytes.fill(0xff);
             Ok::<_, ()>(())
@@ -71,7 +72,9 @@ mod tests {
             rotate_every: None,
             request: None,
         };
+        // When: its Secret is built.
         let built = serde_json::to_value(secret(&valid, &Key::new(&seed.unwrap()))).unwrap();
+        // Then: it is this as a whole.
         let expected = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
             "metadata": {

@@ -1,7 +1,7 @@
 //! Keys that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! Whether such a key is meant to be refused can't be known, so it is (`keys`). The controller leaves its Secret as it is;
-//! the key says `Stalled`/`InvalidObject` with the decoder's words, and continues where it was once it was mended.
+//! Whether such a key is meant to be refused can't be known, so it is (`keys`). The controller leaves its Secret as it
+//! is; the key says `Stalled`/`InvalidObject` with the decoder's words, and continues where it was once it was mended.
 
 use std::sync::Arc;
 

@@ -1,12 +1,13 @@
-//! The API key controller: gives each [`TenantApiKey`] a text in a Secret, and keeps in its status what that text is
-//! recognised by; rotates, restores and ends it.
+//! The API key controller: gives each [`TenantApiKey`] a token in a Secret, and keeps in its status the hash by which
+//! that token is recognised; rotates, restores and ends it.
 //!
-//! A reconcile has five steps, each in a module of its own: `dereference` and `secret` (the tenant, the peppers, the Secret as
-//! it is), `validate`, the step that follows (`domain::api_key::lifecycle`; `build` makes the Secret), `apply`, `status`.
+//! A reconcile has five steps, each in a module of its own: `dereference` and `secret` (the tenant, the peppers, the
+//! Secret as it is), `validate`, the step that follows (`domain::api_key::lifecycle`; `build` makes the Secret),
+//! `apply`, `status`.
 //!
-//! Guarantees: the text of a key is in its Secret, for a moment in this process's memory, and nowhere else; a Secret that
-//! is not the key's is never changed; wherever the process is killed, the next one leaves a Secret that opens, and at most
-//! two versions that do.
+//! Guarantees: the token of a key is in its Secret, for a moment in this process's memory, and nowhere else; a Secret
+//! that is not the key's is never changed; wherever the process is killed, the next one leaves a Secret that opens, and
+//! at most two versions that do.
 
 mod apply;
 mod build;
@@ -81,11 +82,11 @@ pub struct Dependencies {
     pub tenants: Store<Tenant>,
     /// The peppers in force.
     pub peppers: watch::Receiver<pepper::State>,
-    /// What the administrator set.
+    /// The operator's configuration.
     pub settings: Settings,
     /// The operator's own namespace.
     pub namespace: String,
-    /// For people.
+    /// Where Events go.
     pub events: Events,
     /// The time of day.
     pub clock: Clock,

@@ -1,4 +1,4 @@
-//! First and fourth step: the key's Secret as it is, and the text that goes into it.
+//! First and fourth step: the key's Secret as it is, and the token that is written into it.
 //!
 //! A Secret is the key's when the API server has its owner reference with the key's UID. It is made by `create`, which
 //! fails where one exists, and changed under the UID and version that were read, so that no race lets a foreign one
@@ -30,10 +30,10 @@ pub(super) struct Found {
     /// The text in it, where it was read and is one of the key's.
     pub(super) text: Option<Key>,
     /// UID and version of a Secret that is the key's.
-    place: Option<(String, String)>,
+    identity: Option<(String, String)>,
 }
 
-/// Looks at the Secret. It is read only when it is not known from before to hold the newest text.
+/// Finds the Secret. It is read only when it is not known from before to hold the newest text.
 pub(super) async fn find(
     context: &Context,
     valid: &Validated,
@@ -48,7 +48,7 @@ pub(super) async fn find(
         && let (Some(uid), Some(version)) = (cached.uid(), cached.resource_version())
         && context.state.is_verified(&valid.uid, &version, &newest.key_id)
     {
-        return Ok(Found { stored: Stored::Holds(id), text: None, place: Some((uid, version)) });
+        return Ok(Found { stored: Stored::Holds(id), text: None, identity: Some((uid, version)) });
     }
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let what = format!("failed to read Secret {}", valid.secret_name);
@@ -65,24 +65,24 @@ fn judge(
     context: &Context,
 ) -> Found {
     let Some(secret) = found else {
-        return Found { stored: Stored::Absent, text: None, place: None };
+        return Found { stored: Stored::Absent, text: None, identity: None };
     };
     if secret.owner_references().iter().all(|owner| owner.uid != valid.uid) {
-        return Found { stored: Stored::Foreign, text: None, place: None };
+        return Found { stored: Stored::Foreign, text: None, identity: None };
     }
-    let place = secret.uid().zip(secret.resource_version());
+    let identity = secret.uid().zip(secret.resource_version());
     let entry = secret.data.as_ref().and_then(|data| data.get(names::SECRET_TOKEN));
     let text = entry.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).and_then(|t| Key::parse(t).ok());
     let text = text.filter(|text| versions.iter().any(|v| lifecycle::recognises(v, text, peppers)));
     let Some(text) = text else {
-        return Found { stored: Stored::Damaged, text: None, place };
+        return Found { stored: Stored::Damaged, text: None, identity };
     };
-    if let Some((_, version)) = &place
+    if let Some((_, version)) = &identity
         && versions.first().is_some_and(|newest| newest.key_id == text.id().as_str())
     {
         context.state.verified(&valid.uid, version.clone(), text.id().as_str());
     }
-    Found { stored: Stored::Holds(text.id()), text: Some(text), place }
+    Found { stored: Stored::Holds(text.id()), text: Some(text), identity }
 }
 
 /// Puts a text into the Secret.
@@ -98,7 +98,7 @@ pub(super) async fn write(
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let secret = build::secret(valid, text);
     let failed = |source| Error::WriteSecret { secret: valid.secret_name.clone(), source };
-    let version = match &found.place {
+    let version = match &found.identity {
         None => {
             let what = format!("failed to create Secret {}", valid.secret_name);
             let created = within(what, api.create(&PostParams::default(), &secret)).await;

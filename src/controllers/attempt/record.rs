@@ -1,4 +1,5 @@
-//! Third step: whether an attempt that has ended is on record: in the mirror, and in the hourly window of Tenant status.
+//! Third step: whether an attempt that has ended is on record: in the mirror, and in the hourly window of Tenant
+//! status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,8 +22,8 @@ use crate::{
 
 /// The time between two questions to the mirror whether it has an attempt.
 pub(super) const MIRROR_POLL: Duration = Duration::from_secs(2);
-/// When to ask again for a charge to be stored: the tenant's change should have requeued the pod, but the window has room
-/// for a bounded number of charges that are being stored.
+/// When to ask again for a charge to be stored: the tenant's change should have requeued the pod, but the window has
+/// room for a bounded number of charges that are being stored.
 pub(super) const CHARGE_POLL: Duration = Duration::from_secs(5);
 
 /// Whether the mirror has an attempt.
@@ -55,8 +56,8 @@ pub(super) fn finalizer_delay_left(finished_at: Timestamp, now: Timestamp) -> Op
     delays_finalizer.then(|| (FINALIZER_DELAY - since).unsigned_abs())
 }
 
-/// Whether the mirror has the attempt. Where the cache has no job, the API server is asked for it: it may be one that can't
-/// be read, or a new one.
+/// Whether the mirror has the attempt. Where the cache has no job, the API server is asked for it: it may be one that
+/// can't be read, or a new one.
 pub(super) async fn in_mirror(found: &Dereferenced<'_>, context: &Context) -> Result<InMirror, Error> {
     let Dereferenced { attempt, job_uid, owner, job, .. } = found;
     match context.accounts.as_ref().filter(|accounts| !accounts.committed(job_uid, *attempt)) {
@@ -71,8 +72,8 @@ pub(super) async fn in_mirror(found: &Dereferenced<'_>, context: &Context) -> Re
     }
 }
 
-/// Whether a job can be held in place of its pod: only what the Job carries in its status may leave etcd before Postgres
-/// has it, and a job that is being deleted accepts no new finalizer.
+/// Whether a job can be held in place of its pod: only what the Job carries in its status may leave etcd before
+/// Postgres has it, and a job that is being deleted accepts no new finalizer.
 fn can_be_held(job: &Job) -> bool {
     job.metadata.deletion_timestamp.is_none() || finalizer::has(job, names::FINALIZER_ACCOUNTED)
 }

@@ -33,7 +33,7 @@ use crate::{
 const JOB: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render";
 const POD: &str = "/api/v1/namespaces/tenant-acme/pods/render-j1-1";
 
-/// A mirror in the test's hands.
+/// A mirror that the test sets.
 #[derive(Default)]
 struct Mirror {
     committed: AtomicBool,
@@ -113,7 +113,7 @@ fn bench(with_mirror: bool) -> Bench {
     let mirror = Arc::new(Mirror::default());
     let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn ChargeStatus>);
     let (asked, now) = (Arc::new(Asked::default()), Arc::new(Mutex::new(at("00:10:00"))));
-    let tell = Arc::clone(&now);
+    let clock = Arc::clone(&now);
     let context = Context {
         client: fake.client(),
         jobs,
@@ -122,7 +122,7 @@ fn bench(with_mirror: bool) -> Bench {
         accounts,
         windows: Arc::clone(&asked) as Arc<dyn RateWindows>,
         waiting: Waiting::default(),
-        clock: Clock::of(move || *tell.lock().unwrap()),
+        clock: Clock::of(move || *clock.lock().unwrap()),
         reconciler: reconciler(Metrics::default()),
     };
     let (jobs, pods, tenants, invalid) = (job_writer, pod_writer, tenant_writer, invalid_writer);
@@ -163,7 +163,7 @@ impl Bench {
         put(&mut self.tenants, tenant);
     }
 
-    /// The tenant changes: the pods that look again.
+    /// The tenant changes: the pods that are requeued.
     fn freed(&self) -> Vec<String> {
         let Context { waiting, tenants, windows, pods, clock, .. } = &self.context;
         let acme = tenants.known.get(&ObjectRef::new("acme")).unwrap();
@@ -186,7 +186,7 @@ impl Bench {
         put(&mut self.jobs, self.fake.get(JOB));
     }
 
-    /// A job whose status tells how the attempt ended.
+    /// A job whose status has the end of the attempt.
     fn job_with_record(&mut self, metadata: Value) {
         let record = json!({
             "attempt": 1, "pod": "render-j1-1", "finishedAt": "2030-01-01T00:00:09Z", "reason": "Succeeded",
@@ -209,7 +209,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_pod_is_held_until_the_jobs_status_tells_of_it() {
+async fn a_pod_is_held_until_the_jobs_status_has_its_end() {
     let mut bench = bench(false);
     bench.job(json!({}), json!({"phase": "Running", "attempt": 1}));
     let (action, calls) = bench.release().await;
@@ -222,7 +222,7 @@ async fn a_pod_is_held_until_the_jobs_status_tells_of_it() {
     assert_eq!(outline(&calls), [format!("PATCH {POD}")]);
     let expected =
         json!({"metadata": {"uid": "p1", "resourceVersion": version, "finalizers": ["x.io/other"]}});
-    assert_eq!(calls[0].body, expected, "and nobody else's finalizer is lost");
+    assert_eq!(calls[0].body, expected, "and no foreign finalizer is lost");
     assert_eq!(outline(&bench.release().await.1), [""; 0]);
 }
 
@@ -239,7 +239,7 @@ async fn an_orphan_that_still_runs_is_ended_and_then_counted() {
     let mut bench = bench(true);
     bench.job(json!({}), json!({"phase": "Running", "attempt": 1}));
     bench.pod(json!({"ownerReferences": null}), json!({"phase": "Running"}));
-    assert_eq!(outline(&bench.release().await.1), [""; 0], "its job is there");
+    assert_eq!(outline(&bench.release().await.1), [""; 0], "its job exists");
     mock::drop_all(&mut bench.jobs);
     let (action, calls) = bench.release().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::await_change(), vec![format!("DELETE {POD}")]));
@@ -299,7 +299,7 @@ async fn with_a_mirror_a_pod_is_held_until_it_is_committed() {
 }
 
 #[tokio::test]
-async fn while_the_mirror_is_behind_the_job_is_held_first_and_then_the_pod_goes() {
+async fn while_the_mirror_is_behind_the_job_is_held_first_and_then_the_pod_is_released() {
     let mut bench = bench(true);
     bench.job_with_record(json!({}));
     bench.mirror.behind.store(true, Ordering::SeqCst);
@@ -354,11 +354,11 @@ async fn a_job_that_exists_and_is_not_in_the_cache_holds_its_pods() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_going_is_not_asked_to_stay() {
+async fn a_job_that_is_being_deleted_gets_no_finalizer() {
     let mut bench = bench(true);
     bench.mirror.behind.store(true, Ordering::SeqCst);
-    let going = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["x.io/other"]});
-    bench.job_with_record(going);
+    let terminating = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["x.io/other"]});
+    bench.job_with_record(terminating);
     let (action, calls) = bench.release().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR_POLL), vec![]));
 
@@ -368,7 +368,7 @@ async fn a_job_that_is_going_is_not_asked_to_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_let_go_before_jobs_and_tenants_are_known() {
+async fn no_finalizer_is_removed_before_jobs_and_tenants_are_known() {
     let mut bench = bench(false);
     let ((jobs, mut no_jobs), (tenants, mut no_tenants)) = (reflector::store(), reflector::store());
     let pod = bench.context.pods.state().remove(0);

@@ -1,5 +1,5 @@
-//! Second step: whether the attempt of a pod is over, so that its finalizer may be removed once it is on record. Pure, but
-//! for the pods that wait.
+//! Second step: whether the attempt of a pod is over, so that its finalizer may be removed once it is on record. Pure,
+//! but for the pods that wait.
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -16,8 +16,8 @@ use crate::{
 
 /// What a pod is to the controller.
 pub(super) enum Validity {
-    /// Nothing is to be done before it changes: it runs, is paused, has no finalizer, or its job's status does not say yet
-    /// how the attempt ended.
+    /// Nothing is to be done before it changes: it runs, is paused, has no finalizer, or its job's status does not say
+    /// yet how the attempt ended.
     Exempt,
     /// It may still run, and no object owns it any more.
     Orphaned,

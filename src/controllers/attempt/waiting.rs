@@ -1,9 +1,10 @@
 //! Whether the finalizer of a pod may be removed as far as its tenant is concerned, and which pods wait for that.
 //!
 //! A job is charged to its tenant's hourly window by its first pod, so that pod is held until Tenant status counts it:
-//! as it is *stored*, which the cache of tenants shows, for what is not stored is lost with the process. Pods that have to
-//! wait are kept by tenant, and are reconciled again when the tenant has changed. Nothing is counted for a tenant that is
-//! being deleted, is deleted, or can't be read (its status can't be written either, and it must be possible to delete it).
+//! as it is *stored*, which the cache of tenants shows, for what is not stored is lost with the process. Pods that have
+//! to wait are kept by tenant, and are reconciled again when the tenant has changed. Nothing is counted for a tenant
+//! that is being deleted, is deleted, or can't be read (its status can't be written either, and it must be possible to
+//! delete it).
 
 use std::{
     collections::HashMap,
@@ -26,11 +27,12 @@ use crate::{
 
 /// The hourly windows of all tenants.
 pub trait RateWindows: Send + Sync {
-    /// Requests that Tenant status counts the charge of a job, by tenant namespace and UID, so that the finalizer of its first
-    /// pod may be removed; `soon` where a client waits for that. A second request changes nothing.
+    /// Requests that Tenant status counts the charge of a job, by tenant namespace and UID, so that the finalizer of
+    /// its first pod may be removed; `soon` where a client waits for that. A second request changes nothing.
     fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool);
 
-    /// Whether what Tenant status has `stored` of the window allows to remove the finalizer of that pod, made at `created`.
+    /// Whether what Tenant status has `stored` of the window allows to remove the finalizer of that pod, made at
+    /// `created`.
     fn may_remove_finalizer(
         &self,
         namespace: &str,
@@ -74,7 +76,7 @@ pub(super) struct Charge {
 }
 
 impl Charge {
-    /// The charge that a pod stands for; `None` for those of later attempts.
+    /// The charge of a pod; `None` for those of later attempts.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let job_uid = attempt::job_uid(pod)?.to_owned();
         let namespace = pod.namespace().unwrap_or_default();

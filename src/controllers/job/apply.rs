@@ -1,7 +1,7 @@
 //! Fourth step: pods are created, stopped and deleted as the step says, and the job itself is released and expires.
 //!
-//! Each of these is safe to repeat: a pod's name is a function of the Job's UID and the attempt, and a deletion names the
-//! UID that it is meant for.
+//! Each of these is safe to repeat: a pod's name is a function of the Job's UID and the attempt, and a deletion names
+//! the UID that it is meant for.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub(super) async fn apply(
     let job = view.job;
     let action = match step {
         Step::Write(status) => return Ok(Outcome::Status(status)),
-        Step::Look(number) => return confirm_lost(view, number, context).await,
+        Step::ConfirmLost(number) => return confirm_lost(view, number, context).await,
         Step::Create(admission) => match found.tenant.as_deref() {
             Some(tenant) => return create::create(view, tenant, &admission, context).await,
             None => Action::requeue(CACHE_REQUEUE),
@@ -155,7 +155,7 @@ async fn release_job(job: &Job, context: &Context) -> Result<bool, Error> {
     Ok(mirrored)
 }
 
-/// Whether the job may leave etcd: it is in the mirror as it is, or there is no mirror.
+/// Whether the job may leave etcd: it is in the mirror as it is, or no mirror exists.
 fn is_mirrored(job: &Job, context: &Context) -> bool {
     context.mirrored.as_ref().is_none_or(|mirrored| mirrored(job))
 }

@@ -93,7 +93,7 @@ fn spec(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> PodSpe
 }
 
 /// The group's nodes only, and among them rather the one whose room was reserved: where kube-scheduler spreads what was
-/// packed together, a large job that was admitted finds its room gone.
+/// packed together, a large job that was admitted finds its room taken.
 fn affinity(admission: &Admission) -> Affinity {
     let among = |key: &str, value: &str| NodeSelectorRequirement {
         key: key.to_owned(),

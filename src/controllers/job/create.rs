@@ -1,8 +1,8 @@
 //! The creation of an attempt's pod, and what each answer of the API server means.
 //!
-//! The admission is claimed first: what was taken back meanwhile makes no pod. A pod that was made a moment ago is not
-//! made again. A pod of that name may be there already, made by an earlier try: then it is the job's own. What a refusal
-//! means is `domain::pod_create`'s table.
+//! The admission is claimed first: no pod is created for one that was withdrawn meanwhile. A pod that was created just
+//! now is not created again. A pod of that name may exist already, from an earlier try: then it is the job's own. What
+//! a refusal means is `domain::pod_create`'s table.
 
 use std::{sync::Arc, time::Duration};
 
@@ -56,7 +56,7 @@ pub(super) async fn create(
     let namespace = job.namespace().unwrap_or_default();
     let _leave = match context.outages.enter(&namespace) {
         Ok(leave) => leave,
-        Err(sentence) => return Ok(give_back(&uid, &admission, Meaning::GiveBack, sentence, context)),
+        Err(message) => return Ok(give_back(&uid, &admission, Meaning::GiveBack, message, context)),
     };
     let name = pod.name_any();
     let api = pods_api(job, context);
@@ -78,9 +78,9 @@ pub(super) async fn create(
                 // A quota whose count was changed meanwhile answers with a conflict, too.
                 None => Ok(refused(view, &admission, &error, context)),
                 Some(_) => {
-                    let sentence =
+                    let message =
                         format!("the pod name {name} is taken by a pod of another owner: delete that pod");
-                    Ok(give_back(&uid, &admission, Meaning::GiveBack, sentence, context))
+                    Ok(give_back(&uid, &admission, Meaning::GiveBack, message, context))
                 }
             }
         }
@@ -92,20 +92,20 @@ pub(super) async fn create(
 fn refused(view: &View<'_>, admission: &Admission, error: &CallError, context: &Context) -> Outcome {
     let answer = answer(error);
     let meaning = pod_create::meaning(&answer);
-    let sentence = pod_create::sentence(&answer, meaning);
+    let message = pod_create::message(&answer, meaning);
     let job = view.job;
     let outage =
-        Some(sentence.as_str()).filter(|_| pod_create::is_outage(&answer) && meaning != Meaning::Keep);
+        Some(message.as_str()).filter(|_| pod_create::is_outage(&answer) && meaning != Meaning::Keep);
     context.outages.report(&job.namespace().unwrap_or_default(), outage);
     match meaning {
-        Meaning::Final => job_flow::refused(view, Reason::PodRefused, sentence).into(),
+        Meaning::Final => job_flow::refused(view, Reason::PodRefused, message).into(),
         Meaning::Keep => {
             tracing::warn!(job = job.name_any(), namespace = job.namespace(), %error, "failed to create a pod, will retry");
             Outcome::Done(Action::requeue(UNREACHABLE))
         }
         Meaning::TryAgain | Meaning::GiveBack => {
             let uid = job.uid().unwrap_or_default();
-            give_back(&uid, admission, meaning, sentence, context)
+            give_back(&uid, admission, meaning, message, context)
         }
     }
 }
@@ -123,11 +123,11 @@ fn give_back(
     job_uid: &str,
     admission: &Admission,
     meaning: Meaning,
-    sentence: String,
+    message: String,
     context: &Context,
 ) -> Outcome {
     context.metrics.pod_refused();
-    tracing::debug!(job_uid, sentence, "a pod was refused for the moment");
-    let wait = context.scheduler.pod_create_failed(job_uid, admission.attempt, meaning, sentence);
+    tracing::debug!(job_uid, message, "a pod was refused for the moment");
+    let wait = context.scheduler.pod_create_failed(job_uid, admission.attempt, meaning, message);
     Outcome::Done(wait.map_or_else(Action::await_change, Action::requeue))
 }

@@ -1,7 +1,7 @@
 //! Jobs that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! The controller changes neither them nor their pods; each says `Stalled`/`InvalidObject` with the decoder's words. A job
-//! that was mended continues where it was: `domain::job_flow` then writes its whole status.
+//! The controller changes neither them nor their pods; each says `Stalled`/`InvalidObject` with the decoder's words. A
+//! job that was mended continues where it was: `domain::job_flow` then writes its whole status.
 
 use std::sync::Arc;
 

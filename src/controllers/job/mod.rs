@@ -1,9 +1,9 @@
 //! The job controller: takes the next step of every Job, and is the one writer of its status and of its pods.
 //!
-//! A reconcile has five steps, each in a module of its own: `dereference` (caches only), `validate`, the step that follows
-//! (`domain::job_flow`; `build` makes the pod), `apply` and `create`, `status`. Each is safe to repeat: a pod's name is a
-//! function of the Job's UID and the attempt, a status is written only over the version that it was computed from, and a
-//! deletion names the UID that it is meant for.
+//! A reconcile has five steps, each in a module of its own: `dereference` (caches only), `validate`, the step that
+//! follows (`domain::job_flow`; `build` makes the pod), `apply` and `create`, `status`. Each is safe to repeat: a pod's
+//! name is a function of the Job's UID and the attempt, a status is written only over the version that it was computed
+//! from, and a deletion names the UID that it is meant for.
 
 mod ages;
 mod apply;
@@ -62,7 +62,7 @@ use crate::{
     scheduler::SchedulerHandle,
 };
 
-/// Jobs that are taken further at once. On two cores an API server does no more with 128 requests in flight than with 32,
+/// Jobs that are reconciled at once. On two cores an API server does no more with 128 requests in flight than with 32,
 /// and sometimes no more than with 16 (`make bench` prints it); each waits the longer.
 const CONCURRENCY: u16 = 16;
 /// Room between the jobs' watch and the two controllers.
@@ -96,15 +96,15 @@ pub struct Context {
     pub plans: watch::Receiver<Arc<Plans>>,
     /// The scenarios in force.
     pub scenarios: watch::Receiver<Arc<Scenarios>>,
-    /// What the administrator set.
+    /// The operator's configuration.
     pub settings: Settings,
     /// A pod must have started this long after it was made.
     pub start_limit: SignedDuration,
-    /// The mirror's word on a job; `None` without a mirror.
+    /// Whether the mirror has a job; `None` without a mirror.
     pub mirrored: Option<Mirrored>,
-    /// For people.
+    /// Where Events go.
     pub events: Events,
-    /// Steps under way.
+    /// Reconciles in flight.
     pub inflight: InflightReconciles,
     /// Jobs as last written.
     pub mutations: MutationCache,
@@ -122,9 +122,9 @@ pub struct Context {
     pub reconciler: Reconciler,
 }
 
-/// What the watch delivers jobs.
+/// The changes of jobs.
 pub struct Changes {
-    /// All of it.
+    /// Of all jobs.
     pub all: mpsc::Receiver<Change<Job>>,
     /// Where the ones that can't be read are kept.
     pub invalid: Writer<Meta<Job>>,
@@ -132,9 +132,9 @@ pub struct Changes {
 
 /// Runs until `shutdown`; reconciles in flight finish first.
 ///
-/// Nothing happens before the caches of jobs, pods and tenants are whole: a pod that is not there is taken for gone. Then
-/// jobs that were admitted come first, and those that have a pod; all others are looked at after the first decision, or
-/// 100,000 that wait or have ended would keep the first one from its pod for seconds.
+/// No job is reconciled before the caches of jobs, pods and tenants are whole: a pod that the cache lacks counts as
+/// deleted. Then jobs that were admitted come first, and those that have a pod; all others are reconciled after the
+/// first decision, or 100,000 that wait or have ended would delay the first pod by seconds.
 pub async fn run(
     context: Arc<Context>,
     jobs: Changes,
@@ -147,8 +147,8 @@ pub async fn run(
     let (valid_sender, objects) = mpsc::channel(CHANNEL);
     let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let forgetful = Arc::clone(&context);
-    let gone = move |job: &Job| forgetful.ages.forget(job);
-    let sorting = sort(jobs.all, jobs.invalid, valid_sender, invalid_sender, gone);
+    let forget = move |job: &Job| forgetful.ages.forget(job);
+    let sorting = sort(jobs.all, jobs.invalid, valid_sender, invalid_sender, forget);
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let decided = || {
         let scheduler = context.scheduler.clone();
@@ -171,7 +171,7 @@ pub async fn run(
             Arc::clone(&context),
         )
         .for_each(log_errors);
-    // A pod that is not in the cache yet would count as gone, and another attempt could start beside it.
+    // A pod that the cache lacks still would count as deleted, and another attempt could start while it runs.
     let whole = async {
         until_whole(&context.jobs).await
             && until_whole(&context.pods).await

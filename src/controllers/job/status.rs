@@ -40,7 +40,8 @@ async fn write(job: &Job, new: &JobStatus, context: &Context) -> Result<(), Erro
     Ok(())
 }
 
-/// An Event for what a user may have to act upon: an attempt that ended badly, and a pod that is refused for the moment.
+/// An Event for what a user may have to act upon: an attempt that ended badly, and a pod that is refused for the
+/// moment.
 fn publish_event(job: &Job, new: &JobStatus, context: &Context) {
     let old = job.status.as_ref();
     let Some(reason) = new.reason.as_deref().and_then(|r| r.parse::<Reason>().ok()) else { return };

@@ -41,7 +41,7 @@ const PODS: &str = "/api/v1/namespaces/tenant-acme/pods";
 const POD: &str = "/api/v1/namespaces/tenant-acme/pods/render-j1-1";
 const START: &str = "2030-01-01T00:00:00Z";
 
-/// A controller's context with everything around it in the test's hands.
+/// A controller's context, with all that surrounds it set by the test.
 struct Bench {
     fake: Fake,
     context: Context,
@@ -56,7 +56,7 @@ struct Bench {
 fn bench(verdict: Option<Verdict>) -> Bench {
     let fake = Fake::default();
     let now = Arc::new(Mutex::new(START.parse().unwrap()));
-    let tell_time = Arc::clone(&now);
+    let clock = Arc::clone(&now);
     let ((jobs, _), (pods, pod_writer), (tenants, tenant_writer)) =
         (mock::cache(), mock::cache(), mock::cache());
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
@@ -79,7 +79,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         expectations: PodExpectations::default(),
         ages: Ages::default(),
         outages: Outages::default(),
-        clock: Clock::of(move || *tell_time.lock().unwrap()),
+        clock: Clock::of(move || *clock.lock().unwrap()),
         metrics: Metrics::default(),
         reconciler: reconciler(Metrics::default()),
     };

@@ -16,8 +16,8 @@ use crate::{
     domain::job_state::is_terminal,
 };
 
-/// Tenants whose jobs are looked for in one pass over all jobs. At a start each of them is new.
-const TOGETHER: usize = 1024;
+/// Tenants whose jobs are looked up at once among all jobs. At a start each of them is new.
+const MAX_BATCH: usize = 1024;
 
 /// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
 /// time limits. What else its status says (usage, every few seconds) concerns no job.
@@ -34,8 +34,8 @@ pub(super) fn of_changed_tenants(
         let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
         status.and_then(|s| s.namespace.clone()).filter(|_| !exists || before != Some(now))
     };
-    changes.ready_chunks(TOGETHER).flat_map(move |told| {
-        let namespaces: HashSet<String> = told.into_iter().filter_map(&mut changed).collect();
+    changes.ready_chunks(MAX_BATCH).flat_map(move |changes| {
+        let namespaces: HashSet<String> = changes.into_iter().filter_map(&mut changed).collect();
         let concerned = match namespaces.is_empty() {
             true => Vec::new(),
             false => jobs.state_filter(|job| !is_terminal(phase(job)) && is_in(job, &namespaces)),

@@ -18,8 +18,8 @@ use crate::{
     kube_ext::{invalid::InvalidObjects, is_paused},
 };
 
-/// What to do with a job that is not to be changed now: one that can't be read, of which the cache holds an earlier state
-/// (`invalid` reports it), and one that is paused and does not have to end.
+/// What to do with a job that is not to be changed now: one that can't be read, of which the cache holds an earlier
+/// state (`invalid` reports it), and one that is paused and does not have to end.
 pub(super) fn exempt(found: &Dereferenced, view: &View<'_>, invalid: &InvalidObjects<Job>) -> Option<Action> {
     if invalid.contains(view.job) {
         return Some(Action::await_change());
@@ -58,7 +58,7 @@ pub(super) struct ValidJob<'a> {
 /// Why no pod can be made of a job.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
-    /// It can't be told what it asks for.
+    /// Its requests can't be read.
     #[error(transparent)]
     Asks(#[from] AskError),
     /// The kernel could not execute it.
@@ -75,7 +75,7 @@ pub(super) enum Refusal {
     /// It was never stored.
     #[error("the job has no UID yet")]
     NoUid,
-    /// It would hand an API key to its container.
+    /// It would pass an API key to its container.
     #[error("Secret {0} holds an API key: a job can't refer to it")]
     KeySecret(String),
 }
@@ -91,7 +91,7 @@ impl Refusal {
     }
 }
 
-/// Reads a job; the error is a sentence for its owner.
+/// Reads a job; the error is a message for its owner.
 pub(super) fn validate<'a>(
     job: &'a Job,
     tenant: &Tenant,
@@ -171,26 +171,26 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_can_not_be_built_says_why() {
+    fn a_job_of_which_no_pod_can_be_built_is_refused_with_the_cause() {
         let refused = |spec, scenarios: &Scenarios| {
             let refusal = validate(&job(spec), &tenant(json!({})), scenarios, None).err().unwrap();
             (refusal.reason(), refusal.to_string())
         };
         let none = Scenarios::default();
-        let (reason, sentence) = refused(json!({"scenario": "infer"}), &catalogue());
+        let (reason, message) = refused(json!({"scenario": "infer"}), &catalogue());
         assert_eq!(reason, Reason::UnknownScenario);
-        assert_eq!(sentence, "the catalogue has no scenario `infer`: it has train");
-        let (_, sentence) = refused(json!({"scenario": "train", "image": "a"}), &none);
-        assert_eq!(sentence, "the catalogue has no scenario `train`: it is empty");
+        assert_eq!(message, "the catalogue has no scenario `infer`: it has train");
+        let (_, message) = refused(json!({"scenario": "train", "image": "a"}), &none);
+        assert_eq!(message, "the catalogue has no scenario `train`: it is empty");
         assert_eq!(refused(json!({}), &none), (Reason::PodRefused, "no image: give spec.image".to_owned()));
-        let (reason, sentence) = refused(json!({"image": "a", "runAsUser": 0}), &none);
-        assert!(reason == Reason::PodRefused && sentence.contains("PodSecurity"), "{sentence}");
+        let (reason, message) = refused(json!({"image": "a", "runAsUser": 0}), &none);
+        assert!(reason == Reason::PodRefused && message.contains("PodSecurity"), "{message}");
         let parameters: std::collections::BTreeMap<_, _> =
             (0..32).map(|n| (format!("p{n}"), "x".repeat(4096))).collect();
-        let (reason, sentence) = refused(json!({"image": "a", "parameters": parameters}), &none);
-        assert!(reason == Reason::PodRefused && sentence.contains("at most 131071"), "{sentence}");
-        let (reason, sentence) = refused(json!({"image": "a", "resources": {"cpu": "many"}}), &none);
+        let (reason, message) = refused(json!({"image": "a", "parameters": parameters}), &none);
+        assert!(reason == Reason::PodRefused && message.contains("at most 131071"), "{message}");
+        let (reason, message) = refused(json!({"image": "a", "resources": {"cpu": "many"}}), &none);
         assert_eq!(reason, Reason::PodRefused);
-        assert!(sentence.starts_with("spec.resources.cpu: `many`"), "{sentence}");
+        assert!(message.starts_with("spec.resources.cpu: `many`"), "{message}");
     }
 }

@@ -1,11 +1,12 @@
 //! What this process has written, for as long as the cache may be behind.
 //!
-//! The watch may deliver a pod's event before the job's own last write ([`MutationCache`]). Computed from the cache, the
-//! next status would be refused (409), and an attempt whose end was written already might be taken for one that never was.
+//! The watch may deliver a pod's event before the job's own last write ([`MutationCache`]). Computed from the cache,
+//! the next status would be refused (409), and an attempt whose end was written already might be taken for one that
+//! never was.
 //!
-//! It may deliver a job's event before the event of the job's pod ([`PodExpectations`]). Created again, the pod would be
-//! refused (409), but not before the namespace's ResourceQuota has counted it once more; that count stays until the quota
-//! controller's next full resync, after five minutes, and keeps other pods of the tenant out.
+//! It may deliver a job's event before the event of the job's pod ([`PodExpectations`]). Created again, the pod would
+//! be refused (409), but not before the namespace's ResourceQuota has counted it once more; that count stays until the
+//! quota controller's next full resync, after five minutes, and keeps other pods of the tenant out.
 
 use std::{
     collections::HashMap,
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_written_stands_until_the_cache_has_it() {
+    async fn what_was_written_counts_until_the_cache_has_it() {
         let written = MutationCache::default();
         written.put(job("a", "10"));
         assert_eq!(newest(&written, "a", "9"), "10", "as numbers, not as text");
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_jobs_that_are_gone_nothing_is_kept() {
+    async fn deleted_jobs_are_forgotten() {
         let written = MutationCache::default();
         written.put(job("a", "10"));
         tokio::time::advance(KEPT).await;

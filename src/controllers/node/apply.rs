@@ -9,8 +9,8 @@ use kube::{
 use super::{Context, build::Change, dereference::Dereferenced, error::Error, prepare};
 use crate::{domain::node_admission::facts::read, kube_ext::call::within, names};
 
-/// Writes a change to a node; the node after it. A node that has changed or is deleted meanwhile (`None`) is no failure:
-/// the watch delivers that.
+/// Writes a change to a node; the node after it. A node that has changed or is deleted meanwhile (`None`) is no
+/// failure: the watch delivers that.
 pub(super) async fn apply(
     found: &Dereferenced,
     change: Option<&Change>,

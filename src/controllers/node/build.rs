@@ -1,5 +1,5 @@
-//! Third step: the one write to a node, label, taint and annotation together, under the resource version they were decided
-//! from. Pure.
+//! Third step: the one write to a node, label, taint and annotation together, under the resource version they were
+//! decided from. Pure.
 //!
 //! A merge-patch replaces a list as a whole. Taints that others set meanwhile can't get lost by that, as the resource
 //! version makes such a patch fail; and the UID keeps it from reaching another node of the same name.

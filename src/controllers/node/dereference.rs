@@ -1,5 +1,5 @@
-//! First step: a node, its group and its pods, from the caches and from own writes that the caches lack still. No call is
-//! made.
+//! First step: a node, its group and its pods, from the caches and from own writes that the caches lack still. No call
+//! is made.
 
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ impl Dereferenced {
         self.fleet.step(&self.facts, &self.live)
     }
 
-    /// Whether an admission of it was written without an answer, and is not wanted any more: it is made impossible before
-    /// anything else is done.
+    /// Whether an admission of it was written without an answer, and is not wanted any more: it is made impossible
+    /// before anything else is done.
     pub(super) fn needs_fence(&self, step: &Step) -> bool {
         self.facts.unconfirmed.is_some() && !matches!(step, Step::Admit { .. })
     }

@@ -1,5 +1,5 @@
-//! Second step: what is asked of the API server itself, because a cache that lags, or lacks what can't be decoded, would
-//! say that something is deleted that is not.
+//! Second step: what is asked of the API server itself, because a cache that lags, or lacks what can't be decoded,
+//! would say that something is deleted that is not.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt, api::ListParams};
@@ -17,8 +17,8 @@ use crate::{
     names,
 };
 
-/// Whether a step may be taken as far as the API server says: a node is drained before it is admitted to another group or
-/// loses its taint, and a tenant is deleted before its nodes are released or refused for that.
+/// Whether a step may be taken as far as the API server says: a node is drained before it is admitted to another group
+/// or loses its taint, and a tenant is deleted before its nodes are released or refused for that.
 pub(super) async fn confirm(found: &Dereferenced, step: &Step, context: &Context) -> Result<bool, Error> {
     let node = &found.node;
     if found.needs_fence(step) {

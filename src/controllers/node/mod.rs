@@ -1,16 +1,16 @@
 //! The node controller: carries out what `domain::node_admission` decides, one node at a time.
 //!
-//! A reconcile has five steps, each in a module of its own: `dereference` (caches and own writes), `live_reads` (what the
-//! API server has to confirm), `build`, `apply`, `report`.
+//! A reconcile has five steps, each in a module of its own: `dereference` (caches and own writes), `live_reads` (what
+//! the API server has to confirm), `build`, `apply`, `report`.
 //!
 //! Guarantees:
 //! - label and taint of a node change in one write, which fails if anything about the node has changed meanwhile;
-//! - nodes are reconciled one after the other, and each reconcile sees all own writes however late the watch is (`writes`),
-//!   so a tenant never holds more than its quotas;
-//! - a node is admitted to another group, or loses its taint, only after the API server itself has said that no job pod of
-//!   an earlier group is left: the cache alone is not trusted with that;
-//! - a tenant that is missing from the cache loses its workers only after the API server has said that it is deleted: one
-//!   that can't be decoded is not in the cache either.
+//! - nodes are reconciled one after the other, and each reconcile sees all own writes however late the watch is
+//!   (`writes`), so a tenant never holds more than its quotas;
+//! - a node is admitted to another group, or loses its taint, only after the API server itself has said that no job pod
+//!   of an earlier group is left: the cache alone is not trusted with that;
+//! - a tenant that is missing from the cache loses its workers only after the API server has said that it is deleted:
+//!   one that can't be decoded is not in the cache either.
 //!
 //! No other client may write the label and the taint; the label's prefix is one that kubelets can't set on themselves.
 
@@ -115,7 +115,7 @@ pub async fn run(
     let (by_tenant, by_pod) = (store.clone(), store.clone());
     Controller::for_shared_stream(nodes.flat_map(move |node| stream::iter(neighbours.of(node))), store)
         .watches_shared_stream(
-            tenants.filter(move |tenant| ready(changes.is_one(tenant))),
+            tenants.filter(move |tenant| ready(changes.is_relevant(tenant))),
             move |tenant: Arc<Tenant>| triggers::of_tenant(&tenant.name_any(), &by_tenant),
         )
         .watches_shared_stream(pods, move |pod: Arc<Pod>| triggers::of_pod(&pod, &by_pod))

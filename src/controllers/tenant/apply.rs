@@ -98,19 +98,19 @@ fn version_in<K: Child, M: Child>(known: &Store<M>, child: &K) -> Option<((Strin
     Some(((K::kind(&()).into_owned(), name), version))
 }
 
-/// What stands under the name of a tenant's namespace.
+/// What exists under the name of a tenant's namespace.
 #[derive(Debug)]
 pub(super) enum Found {
     Absent,
     /// The tenant's own.
     Ours(Namespace),
-    /// On its way out, whoever's it was.
+    /// Being deleted, whether it was the tenant's or not.
     Terminating(Namespace),
-    /// Foreign; with the sentence that says whose.
+    /// Foreign; with a message that says whose.
     Foreign(String),
 }
 
-/// Looks at the namespace itself, not at a cache.
+/// Reads the namespace from the API server, not from a cache.
 pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Found, Error> {
     let api: Api<Namespace> = Api::all(client.clone());
     let name = &owner.namespace;
@@ -173,8 +173,8 @@ pub(super) async fn apply(
     Ok(provisioned)
 }
 
-/// Applies the children that differ from what was applied last, to the namespace as it was found (`None`: it is to be made),
-/// and deletes what is too much.
+/// Applies the children that differ from what was applied last, to the namespace as it was found (`None`: it is to be
+/// made), and deletes those that are not wanted.
 async fn apply_all(
     context: &Context,
     owner: &Owner,

@@ -38,9 +38,9 @@ use crate::{
 pub(super) const NAME: &str = "crofter";
 /// Name of the ResourceQuota that bounds the number of Jobs and API keys.
 pub(super) const OBJECTS: &str = "crofter-objects";
-/// Jobs that may be kept beside those that run and wait: those that have ended, and what is beyond the queue.
+/// Jobs that may be kept in addition to those that run and wait: those that have ended, and the overflow of the queue.
 const KEPT_JOBS: i64 = 1000;
-/// The same, as so many hours of maxJobsPerHour where that is more.
+/// The same, as hours of maxJobsPerHour where that is more.
 const KEPT_HOURS: i64 = 10;
 /// API keys of a tenant.
 const API_KEYS: &str = "100";
@@ -148,8 +148,8 @@ fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> Resourc
     quota_of(owner, NAME, hard)
 }
 
-/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as many
-/// again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
+/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as
+/// many again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
 fn objects(owner: &Owner, quotas: &EffectiveQuotas) -> ResourceQuota {
     let EffectiveQuotas { max_jobs, max_queued_jobs, max_jobs_per_hour, .. } = *quotas;
     let bounded = [max_jobs, max_queued_jobs, max_jobs_per_hour].iter().all(|quota| *quota >= 0);

@@ -1,8 +1,8 @@
 //! The end of a tenant, step by step, each repeatable and none waiting inside.
 //!
-//! Cancel the jobs, wait for their pods to be gone, revoke the API keys, wait for the workers to be released, take the namespace down (or,
-//! on Retain, leave it without anything of ours). It needs nothing of the spec but the deletion policy, so a tenant
-//! whose spec is not understood any more can go as well.
+//! Cancel the jobs, wait until their pods are deleted, revoke the API keys, wait until the workers are released, delete
+//! the namespace (or, on Retain, remove our labels and children from it). It needs nothing of the spec but the deletion
+//! policy, so a tenant whose spec is not understood any more can go as well.
 
 use std::time::Duration;
 
@@ -37,14 +37,14 @@ const CANCELS: usize = 8;
 /// Names listed in a message.
 const NAMES: usize = 3;
 
-/// A tenant that goes.
+/// What the deletion of a tenant needs to know.
 #[derive(Clone, Debug)]
 pub(super) struct DeletionPlan {
     pub(super) owner: Owner,
     /// The namespace stays.
     pub(super) retain: bool,
-    /// The node controller knows that the tenant goes, and releases its workers. It can't of a tenant that does not
-    /// decode, whose workers are released once the tenant is deleted.
+    /// The node controller sees the deletion, and releases the workers. It does not see that of a tenant that can't be
+    /// read, whose workers are released once the tenant is deleted.
     pub(super) wait_for_workers: bool,
 }
 
@@ -178,7 +178,7 @@ async fn revoke_keys(context: &Context, owner: &Owner) -> Result<(), Error> {
     Ok(())
 }
 
-/// Pods that may still run, or whose use is not counted yet. Those that ended for good go with the namespace.
+/// Pods that may still run, or whose use is not counted yet. Those that have ended are deleted with the namespace.
 fn pods_left(context: &Context, owner: &Owner) -> Option<String> {
     let pods = context.dependencies.pods.state();
     let under_way = |pod: &Pod| finalizer::has(pod, names::FINALIZER_ACCOUNTED) || !attempt::is_over(pod);
@@ -206,7 +206,7 @@ fn some_of(mut names: Vec<String>) -> Option<String> {
     (count > 0).then(|| format!("{count} ({}{more})", names.join(", ")))
 }
 
-/// What the API server says keeps a namespace from going.
+/// What the API server says keeps a namespace from being deleted.
 fn holdup(namespace: &Namespace) -> String {
     let conditions = namespace.status.as_ref().and_then(|status| status.conditions.as_deref());
     let said = conditions.unwrap_or_default().iter().filter(|condition| condition.status == "True");

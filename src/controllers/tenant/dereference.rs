@@ -16,7 +16,8 @@ pub(super) struct Dereferenced {
     pub(super) phase: PhaseDecision,
     /// The plan table in force.
     pub(super) plans: Arc<Plans>,
-    /// Whether the number of the tenant's objects is bounded: from when Kubernetes can count them, and wherever it was before.
+    /// Whether the number of the tenant's objects is bounded: from when Kubernetes can count them, and wherever it was
+    /// before.
     pub(super) counts_objects: bool,
 }
 
@@ -31,8 +32,8 @@ pub(super) fn dereference(tenant: &Tenant, context: &Context) -> Dereferenced {
     }
 }
 
-/// Usage by the scheduler, with the storage that the namespace's quota has counted; as last written where the scheduler does
-/// not know the tenant yet.
+/// Usage by the scheduler, with the storage that the namespace's quota has counted; as last written where the scheduler
+/// does not know the tenant yet.
 pub(super) fn current_usage(tenant: &Tenant, context: &Context, old: &TenantStatus) -> UsageSnapshot {
     let owner = Owner::of(tenant, &context.dependencies.settings);
     let known = (context.dependencies.snapshot)(&owner.namespace);

@@ -1,7 +1,7 @@
 //! Tenants that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! They stop no other client. Each gets a `Stalled`/`InvalidObject` condition with the decoder's words, and can be deleted:
-//! what deletion needs is read leniently from the raw object.
+//! They stop no other client. Each gets a `Stalled`/`InvalidObject` condition with the decoder's words, and can be
+//! deleted: what deletion needs is read leniently from the raw object.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,10 +36,10 @@ use crate::{
 /// The metadata of a tenant, which can always be read.
 pub(super) type TenantMeta = Meta<Tenant>;
 
-/// Between two looks at a deletion: what it waits for is not mapped to unreadable tenants.
+/// How often a deletion is advanced: the objects that it waits for are not mapped to unreadable tenants.
 const DELETION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reports on a tenant that it can't be read, and takes its deletion further.
+/// Reports on a tenant that it can't be read, and advances its deletion.
 pub(super) async fn reconcile(tenant: Arc<TenantMeta>, context: Arc<Context>) -> Result<Action, Error> {
     context.reconciler.run(&*tenant, reconcile_invalid(&tenant.name_any(), &context)).await
 }

@@ -1,8 +1,8 @@
-//! The tenant controller: gives each [`Tenant`] its namespace and all that belongs to it, keeps it so, says how the
-//! tenant stands, and takes everything down in order when the tenant goes.
+//! The tenant controller: gives each [`Tenant`] its namespace and all that belongs to it, repairs drift, reports the
+//! tenant's status, and deletes everything in order when the tenant is deleted.
 //!
-//! A reconcile has five steps, each in a module of its own: dereference (`apply` looks at the namespace, everything else
-//! comes from watch caches), `validate`, `build`, `apply`, `status`. Reconciles are frequent and cheap: children
+//! A reconcile has five steps, each in a module of its own: `dereference` (caches only; `apply` reads the namespace),
+//! `validate`, `build`, `apply`, `status` with its writer `write_status`. Reconciles are frequent and cheap: children
 //! are applied only when what is wanted has changed, or a watch has delivered a change to one of them.
 //!
 //! Guarantees: a namespace that is not the tenant's is never changed or deleted; no two reconciles of one tenant run at
@@ -76,12 +76,12 @@ const LONGEST_DELAY: Duration = Duration::from_secs(300);
 /// Room between the tenants' watch and the two controllers.
 const CHANNEL: usize = 64;
 
-/// How a tenant's labelled nodes stand against its quotas.
+/// A tenant's labelled nodes, compared with its quotas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkersView {
     /// Nodes admitted.
     pub admitted: i64,
-    /// Why others were refused, in a sentence with numbers; `None` when none was.
+    /// Why others were refused, as a message with numbers; `None` when none was.
     pub refused: Option<String>,
 }
 
@@ -90,15 +90,15 @@ pub struct WorkersView {
 pub struct UsageSnapshot {
     /// What it uses.
     pub usage: TenantUsage,
-    /// What its status is to say of the hourly window; `None` leaves what is there.
+    /// The hourly window as its status is to have it; `None` leaves the stored one.
     pub window: Option<JobWindow>,
-    /// Whether a client waits for a pod that may go once that is stored.
+    /// Whether a client waits for a pod whose finalizer may be removed once that is stored.
     pub awaited: bool,
 }
 
 /// What the scheduler knows of a tenant (by namespace); `None` while it does not know the tenant.
 pub type UsageSnapshotOf = Arc<dyn Fn(&str) -> Option<UsageSnapshot> + Send + Sync>;
-/// How a tenant's workers stand.
+/// The workers of a tenant.
 pub type WorkersOf = Arc<dyn Fn(&Tenant) -> WorkersView + Send + Sync>;
 
 /// What the controller needs from the rest of the operator.
@@ -281,7 +281,7 @@ pub async fn run(
         .run(invalid::reconcile, invalid::error_policy, Arc::clone(&context))
         .for_each(log_errors);
 
-    // Deletion takes an empty cache for "all gone": no reconcile before every cache is whole.
+    // To a deletion an empty cache means that nothing is left: no reconcile before every cache is whole.
     let reconciles = async {
         if whole_before(caches_ready(&context), shutdown).await {
             future::join(controller, second).await;

@@ -1,8 +1,8 @@
 //! Last step: the status that a reconcile leaves behind, and the Events that go with it. Pure.
 //!
-//! kstatus reads it right at every moment: `observedGeneration` is the generation looked at, `Reconciling` is there
-//! while work is left, `Stalled` while nothing will happen before somebody acts. A tenant that is suspended or expired
-//! because its spec says so is Ready, and not Active.
+//! kstatus reads it right at every moment: `observedGeneration` is the generation that was reconciled, `Reconciling` is
+//! True while work is left, `Stalled` while nothing will happen before a user acts. A tenant that is suspended or
+//! expired because its spec says so is Ready, and not Active.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -28,9 +28,9 @@ pub(super) enum Outcome {
     Provisioned { namespace: String, quotas: EffectiveQuotas },
     /// Something else has to happen first, and will.
     Working { reason: Reason, message: String },
-    /// Nothing will happen before somebody changes something.
+    /// Nothing will happen before a user changes something.
     Stalled(Refusal),
-    /// The tenant is paused: nothing was looked at.
+    /// The tenant is paused: it was not reconciled.
     Paused,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
             new.effective_quotas = Some(quotas.clone());
         }
         Outcome::Stalled(Refusal { reason: Reason::NamespaceConflict, .. }) => new.namespace = None,
-        // What was made before still stands.
+        // The children that were applied before stay.
         Outcome::Stalled(_) | Outcome::Working { .. } | Outcome::Paused => (),
     }
     if let (Some(usage), Some(quotas)) = (&new.usage, &new.effective_quotas) {
@@ -127,7 +127,7 @@ fn wanted(
     [Some(ready), Some(accepting), Some(admitted), abnormal.or(prevented)].into_iter().flatten().collect()
 }
 
-/// An Event worth telling: that a condition has a new reason.
+/// An Event: a condition has a new reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusEvent {
     pub(super) reason: Reason,
@@ -141,8 +141,8 @@ pub(super) fn events(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
     for condition in new {
         let before = old.iter().find(|c| c.type_ == condition.type_);
         let unchanged = before.is_some_and(|c| c.reason == condition.reason);
-        let Some((reason, warning)) = tellable(&condition.reason) else { continue };
-        // That a new tenant accepts jobs goes without saying; that it does so again does not.
+        let Some((reason, warning)) = published(&condition.reason) else { continue };
+        // That a new tenant accepts jobs is no Event; that it does so again is one.
         let expected = before.is_none() && reason == Reason::Accepting;
         if !unchanged && !expected && all.iter().all(|event| event.reason != reason) {
             all.push(StatusEvent { reason, note: condition.message.clone(), warning });
@@ -152,7 +152,7 @@ pub(super) fn events(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
 }
 
 /// The reasons that make an Event, and whether it is a warning.
-fn tellable(reason: &str) -> Option<(Reason, bool)> {
+fn published(reason: &str) -> Option<(Reason, bool)> {
     [
         (Reason::Provisioned, false),
         (Reason::Provisioning, false),

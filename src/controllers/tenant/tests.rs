@@ -30,7 +30,7 @@ use crate::kube_ext::mock::{self, Call, Fake, drop_all, outline, put};
 const TENANT: &str = "/apis/crofter.io/v1alpha1/tenants/acme";
 const NAMESPACE: &str = "/api/v1/namespaces/tenant-acme";
 
-/// A controller's context with everything around it in the test's hands.
+/// A controller's context, with all that surrounds it set by the test.
 struct Bench {
     fake: Fake,
     /// Whether Kubernetes counts Jobs.
@@ -80,11 +80,11 @@ fn bench() -> Bench {
     let (nodes_store, nodes) = reflector::store();
     let (known, children) = caches();
     let (count, counted) = watch::channel(false);
-    let (tell_usage, tell_time) = (Arc::clone(&snapshot), Arc::clone(&now));
+    let (shown_usage, clock) = (Arc::clone(&snapshot), Arc::clone(&now));
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
     let dependencies = Dependencies {
         client: fake.client(),
-        clock: Clock::of(move || *tell_time.lock().unwrap()),
+        clock: Clock::of(move || *clock.lock().unwrap()),
         events: mock::events(fake.client()),
         courtesy: CourtesyBudget::default(),
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
@@ -94,7 +94,7 @@ fn bench() -> Bench {
         keys: keys_store,
         pods: pods_store,
         nodes: nodes_store,
-        snapshot: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
+        snapshot: Arc::new(move |_| shown_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
         watches: crate::kube_ext::pulse::Watches::default(),
         metrics: Metrics::default(),

@@ -1,7 +1,8 @@
 //! Usage against quota: what is worth a write, and the texts for columns. Pure.
 //!
-//! The hourly window goes with usage. It is in more of a hurry where it lets pods go that a client waits for, or so many
-//! that the window has no room for more, and in none where it only forgets those that are deleted.
+//! The hourly window is written with usage. It is urgent where finalizers of pods that a client waits for may be
+//! removed then, or where the window has no room for more of them, and no reason for a write where it only forgets
+//! deleted pods.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -20,10 +21,10 @@ use crate::{
 
 /// Usage that changes is written at most this often.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// The same where that is waited for: many pods go with one write, and a deletion is still quick.
+/// The same where a client waits: one write stores many charges, and a deletion is still quick.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// So many pods that may go are enough for a write: the others may have to wait for room in the window.
-const MANY: usize = MAX_SETTLING / 2;
+/// Charges that are enough for a write: other pods may have to wait for room in the window.
+const URGENT_CHARGES: usize = MAX_SETTLING / 2;
 
 /// What to do about usage that may have changed.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,9 +39,9 @@ pub(super) enum WriteDecision {
     In(Duration),
 }
 
-/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s when pods are waited for
-/// or many may go, and otherwise in turn, at most every 15 s. `since` is the time since it was last written by this process,
-/// by a clock that does not step.
+/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s where a client waits
+/// for pods or many charges are stored, and otherwise as the budget of courtesy writes allows, at most every 15 s.
+/// `since` is the time since it was last written by this process, by a clock that does not step.
 pub(super) fn due(
     old: &TenantStatus,
     new: &UsageSnapshot,
@@ -76,7 +77,7 @@ enum Urgency {
     None,
     /// Something has changed, and no pod waits for it.
     Normal,
-    /// Finalizers of pods may be removed, and many are, or a deletion waits for one.
+    /// Many finalizers of pods may be removed then, or a deletion waits for one.
     High,
 }
 
@@ -86,7 +87,7 @@ fn window_urgency(old: Option<&JobWindow>, new: &UsageSnapshot) -> Urgency {
     let known: HashSet<&String> = old.into_iter().flat_map(|old| &old.settling).collect();
     let freed = settling.iter().filter(|uid| !known.contains(uid)).count();
     let end_moved = old.is_none_or(|old| *not_before != old.not_before);
-    if freed >= MANY || *awaited && (freed > 0 || end_moved) {
+    if freed >= URGENT_CHARGES || *awaited && (freed > 0 || end_moved) {
         Urgency::High
     } else if freed > 0
         || old.is_none_or(|old| end_moved || *resets_at != old.resets_at || *settled != old.settled)
@@ -112,7 +113,7 @@ pub(super) fn summary(usage: &TenantUsage, quotas: &EffectiveQuotas) -> TenantSu
     }
 }
 
-/// What is negative in a status that somebody else wrote shows as 0.
+/// A negative value in a status that another client wrote shows as 0.
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hourly_limit_is_told_at_once() {
+    fn the_hourly_limit_is_written_at_once() {
         let quotas = EffectiveQuotas { max_jobs_per_hour: 10, ..EffectiveQuotas::default() };
         let usage = |jobs_this_hour| TenantUsage { jobs_this_hour, ..TenantUsage::default() };
         let due = |old, new| {
@@ -166,7 +167,7 @@ mod tests {
         }
     }
 
-    /// What is due where the window was written so many seconds ago.
+    /// What is due where the window was written `since` seconds ago.
     fn due_of_window(
         old: Option<JobWindow>,
         new: Option<JobWindow>,
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_written_soon_when_somebody_waits_for_it() {
+    fn the_window_is_written_soon_where_a_client_waits() {
         let due = |old, new, since| due_of_window(old, new, true, since);
         let one = || Some(window(1, &["a"]));
         assert_eq!(due(one(), one(), 60), WriteDecision::No);
@@ -190,19 +191,19 @@ mod tests {
         assert_eq!(
             due(one(), Some(window(1, &[])), 60),
             WriteDecision::No,
-            "its pod is gone: no write of its own"
+            "its pod is deleted: no write of its own"
         );
         assert_eq!(due(one(), Some(window(2, &["a"])), 1), WriteDecision::In(Duration::from_secs(14)));
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
         assert_eq!(
             due(one(), next, 1),
             WriteDecision::In(Duration::from_secs(1)),
-            "the pods of an earlier one may go"
+            "the finalizers of an earlier window's pods may be removed"
         );
     }
 
     #[test]
-    fn the_window_is_written_with_usage_when_nobody_waits_for_it() {
+    fn the_window_is_written_with_usage_where_no_client_waits() {
         let due = |old, new, since| due_of_window(old, new, false, since);
         let one = || Some(window(1, &["a"]));
         assert_eq!(due(one(), one(), 60), WriteDecision::No);
@@ -211,15 +212,15 @@ mod tests {
         assert_eq!(due(one(), Some(window(2, &["a", "b"])), 15), WriteDecision::Queue);
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
         assert_eq!(due(one(), next, 1), WriteDecision::In(Duration::from_secs(14)));
-        let names: Vec<String> = (0..=MANY).map(|n| n.to_string()).collect();
+        let names: Vec<String> = (0..=URGENT_CHARGES).map(|n| n.to_string()).collect();
         let many: Vec<&str> = names.iter().map(String::as_str).collect();
         assert_eq!(
-            due(one(), Some(window(257, &many[..MANY])), 2),
+            due(one(), Some(window(257, &many[..URGENT_CHARGES])), 2),
             WriteDecision::Now,
             "others wait for room"
         );
         assert_eq!(
-            due(one(), Some(window(256, &many[..MANY - 1])), 2),
+            due(one(), Some(window(256, &many[..URGENT_CHARGES - 1])), 2),
             WriteDecision::In(Duration::from_secs(13))
         );
     }

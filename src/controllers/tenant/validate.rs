@@ -41,7 +41,7 @@ impl Owner {
 pub(super) struct Validated {
     pub(super) owner: Owner,
     pub(super) quotas: EffectiveQuotas,
-    /// Who has which role; roles that nobody has are absent.
+    /// The subjects of each role; roles without subjects are absent.
     pub(super) access: BTreeMap<AccessRole, BTreeSet<Subject>>,
     pub(super) isolation: NetworkIsolation,
     pub(super) pod_security: PodSecurity,
@@ -58,7 +58,7 @@ pub(super) enum Subject {
     ServiceAccount { namespace: String, name: String },
 }
 
-/// Why a tenant can't be provisioned before somebody changes something.
+/// Why a tenant can't be provisioned before a user changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: Reason,

@@ -1,7 +1,7 @@
 //! The token of a key: `crft_<key id, 12 base62>_<secret, 43 base62><checksum, 6 base62>`.
 //!
-//! The prefix lets scanners find a leaked key, the id can be shown to anybody, the secret holds 256 random bits, and the
-//! checksum (CRC-32 of all before it) tells a typing error or a forgery by chance without asking anything. The secret
+//! The prefix lets scanners find a leaked key, the id may be public, the secret holds 256 random bits, and the
+//! checksum (CRC-32 of all before it) detects a typing error or a forgery by chance without asking anything. The secret
 //! is held in types that don't print it and that clear their memory.
 
 use std::fmt;
@@ -156,8 +156,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The last `N` base 62 digits of a number given as big-endian bytes. Of as many bytes as the digits have room for, nothing
-/// is lost; of more, the digits are as good as evenly distributed.
+/// The last `N` base 62 digits of a number given as big-endian bytes. Of as many bytes as the digits have room for,
+/// nothing is lost; of more, the digits are as good as evenly distributed.
 fn digits<const N: usize>(number: &[u8]) -> SecretBox<[u8; N]> {
     let mut number = SecretSlice::from(number.to_vec());
     let number = number.expose_secret_mut();

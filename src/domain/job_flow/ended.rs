@@ -1,4 +1,4 @@
-//! A job that has ended: what still runs is stopped, what ran goes on record, and the job expires.
+//! A job that has ended: what still runs is stopped, the record of its attempts is completed, and the job expires.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A job that has ended keeps its pods for their logs, but none that could still run, and what ran all the same (its
-/// pod was made just before the job was canceled) goes on record.
+/// pod was created just before the job was canceled) is recorded.
 pub(super) fn after_the_end(view: &View<'_>, status: &JobStatus) -> Step {
     let record = |pod: &Arc<Pod>| {
         let bounds = bounds(view, status, attempt::number(pod)?, pod);

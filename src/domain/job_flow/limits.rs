@@ -5,8 +5,8 @@ use jiff::SignedDuration;
 use super::View;
 use crate::api_types::plan::Limit;
 
-/// The running time that is allowed in all: the job's or its scenario's, at most the plan's. It is handed to an attempt
-/// when its pod is made ([`attempt::allowance`]): a plan that changes concerns the attempts after it, and ends nothing
+/// The running time that is allowed in all: the job's or its scenario's, at most the plan's. An attempt gets it when
+/// its pod is created ([`attempt::allowance`]): a plan that changes concerns the attempts after it, and ends nothing
 /// that runs.
 #[must_use]
 pub fn running_limit(timeout_seconds: Option<i64>, plan_minutes: Limit) -> Option<SignedDuration> {

@@ -34,12 +34,12 @@ pub(super) fn queued(view: &View<'_>, status: &JobStatus, attempt: u32) -> Resul
             }
             None => Ok(Step::Create(admission.clone())),
         },
-        Some(Verdict::Reject(reason, sentence)) => {
-            move_to(view, status, &[JobPhase::Rejected], *reason, sentence.clone(), |_| ())
+        Some(Verdict::Reject(reason, message)) => {
+            move_to(view, status, &[JobPhase::Rejected], *reason, message.clone(), |_| ())
         }
-        // A new sentence alone (other numbers, the same reason) is not worth a write.
-        Some(Verdict::Wait(reason, sentence)) if status.reason.as_deref() != Some(reason.as_str()) => {
-            move_to(view, status, &[JobPhase::Queued], *reason, sentence.clone(), |_| ())
+        // A new message alone (other numbers, the same reason) is not worth a write.
+        Some(Verdict::Wait(reason, message)) if status.reason.as_deref() != Some(reason.as_str()) => {
+            move_to(view, status, &[JobPhase::Queued], *reason, message.clone(), |_| ())
         }
         _ => Ok(Step::Wait(None)),
     }

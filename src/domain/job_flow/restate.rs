@@ -6,8 +6,9 @@ use crate::{
     domain::job_state::{IllegalMove, is_terminal},
 };
 
-/// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be read,
-/// that its namespace belongs to no tenant, or, once it has ended, that its newest spec (a late `canceled`) was not looked at.
+/// Whether the status says of the job what is not so any more, and no other step will change that: that it can't be
+/// read, that its namespace belongs to no tenant, or, once it has ended, that its newest spec (a late `canceled`) was
+/// not observed.
 pub(super) fn out_of_date(view: &View<'_>, status: &JobStatus) -> bool {
     let job = view.job;
     let adopted = !view.foreign && status.reason.as_deref() == Some(Reason::NotATenantNamespace.as_str());

@@ -22,13 +22,13 @@ pub(super) fn at_work(
     number: u32,
     pod: &Pod,
 ) -> Result<Step, IllegalMove> {
-    let going = pod.metadata.deletion_timestamp.is_some();
+    let is_deleted = pod.metadata.deletion_timestamp.is_some();
     let bounds = bounds(view, status, number, pod);
     match (attempt::observe_within(pod, &bounds), view.drain) {
         (Observed::Ended(ending), _) => {
             finish(view, status, number, ending, attempt::record_within(pod, view.gpu_resource, &bounds))
         }
-        _ if going => Ok(Step::Wait(None)),
+        _ if is_deleted => Ok(Step::Wait(None)),
         (Observed::Running { .. }, _) if canceled(view.job) => Ok(stop_pod(view, pod, Reason::Canceled)),
         // Kubelets forget what they have reported.
         _ if canceled(view.job) && status.phase == JobPhase::Running => {
@@ -36,7 +36,7 @@ pub(super) fn at_work(
         }
         _ if canceled(view.job) => Ok(delete(pod)),
         (_, Some(reason)) => stop(view, status, number, pod, reason),
-        // Kubelets forget what they have told, but make no container twice.
+        // Kubelets forget what they have reported, but start no container twice.
         (Observed::Waiting { .. }, None) if status.phase == JobPhase::Running => {
             let started_at = status.started_at.as_ref().map_or_else(|| attempt::created(pod), |time| time.0);
             running(view, status, number, pod, started_at)
@@ -54,9 +54,9 @@ fn running(
     started_at: Timestamp,
 ) -> Result<Step, IllegalMove> {
     let node = attempt::node(pod).map(str::to_owned);
-    let told = started_at.saturating_add(UNDER_LOAD_AFTER).unwrap_or(started_at);
-    if view.busy && status.phase != JobPhase::Running && (started_at..told).contains(&view.steady) {
-        return Ok(Step::Wait(Some(told)));
+    let due = started_at.saturating_add(UNDER_LOAD_AFTER).unwrap_or(started_at);
+    if view.busy && status.phase != JobPhase::Running && (started_at..due).contains(&view.steady) {
+        return Ok(Step::Wait(Some(due)));
     }
     if status.phase != JobPhase::Running || status.node != node || stopping(status).is_some() {
         let message = format!("attempt {number} runs on {}", node.as_deref().unwrap_or("a node"));
@@ -105,8 +105,8 @@ pub fn time_is_up(view: &View<'_>) -> Option<Timestamp> {
     ends.min()
 }
 
-/// Stops an attempt of a tenant that drains. The status says so first: the pod takes its time to end, and the attempt is
-/// to cost no retry even when the tenant has been opened again by then.
+/// Stops an attempt of a tenant that drains. The status says so first: the pod takes its time to end, and the attempt
+/// is to cost no retry even when the tenant has been opened again by then.
 fn stop(
     view: &View<'_>,
     status: &JobStatus,

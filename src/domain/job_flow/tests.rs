@@ -1,4 +1,4 @@
-//! Tests of the way of a job. A small world: the status written by one step is the job of the next.
+//! Tests of the life of a job. A small world: the status written by one step is the job of the next.
 
 mod cancel;
 mod disruptions;
@@ -159,7 +159,11 @@ fn the_fast_way_is_two_status_writes() {
     let running = world.write(1);
     assert_eq!((running.phase, running.attempt, running.node.as_deref()), (JobPhase::Running, 1, Some("n")));
     assert_eq!(running.conditions[0].type_, "Reconciling");
-    assert_eq!(world.step(2), Step::Wait(Some(at(1 + 30 * 60))), "looks again when the plan's time is up");
+    assert_eq!(
+        world.step(2),
+        Step::Wait(Some(at(1 + 30 * 60))),
+        "reconciled again when the plan's time is up"
+    );
     world.ended(1, 1, 4, 0, &json!({}));
     let done = world.write(5);
     assert_eq!((done.phase, done.exit_code, done.running_millis), (JobPhase::Completed, Some(0), 4000));
@@ -201,7 +205,7 @@ fn a_pod_that_ended_unseen_ends_its_job_in_one_write() {
 }
 
 #[test]
-fn a_slow_start_is_told_and_given_up_after_five_minutes() {
+fn a_slow_start_is_reported_and_given_up_after_five_minutes() {
     let mut world = World::new(&json!({}));
     world.pending(1, 0);
     assert_eq!(world.write(2).phase, JobPhase::Assigned);
@@ -229,10 +233,10 @@ fn a_slow_start_is_told_and_given_up_after_five_minutes() {
 }
 
 #[test]
-fn the_kubelets_words_are_told_when_they_come_and_not_at_every_change() {
+fn the_kubelets_words_are_written_when_they_come_and_not_at_every_change() {
     let mut world = World::new(&json!({}));
     world.pending(1, 0);
-    assert_eq!(world.write(2).message.as_deref(), Some("attempt 1 has a place in a"));
+    assert_eq!(world.write(2).message.as_deref(), Some("attempt 1 is admitted to a"));
     let waits = |world: &mut World, reason: &str, message: &str| {
         let waiting = container(&json!({"waiting": {"reason": reason, "message": message}}));
         world.pod(1, 0, &json!({}), &json!({"phase": "Pending", "containerStatuses": [waiting]}));
@@ -240,9 +244,9 @@ fn the_kubelets_words_are_told_when_they_come_and_not_at_every_change() {
     waits(&mut world, "ContainerCreating", "");
     assert_eq!(world.step(3), Step::Wait(Some(at(300))));
     waits(&mut world, "ErrImagePull", "no such host");
-    let told = world.write(4);
+    let written = world.write(4);
     assert_eq!(
-        (told.phase, told.message.as_deref()),
+        (written.phase, written.message.as_deref()),
         (JobPhase::Assigned, Some("ErrImagePull: no such host"))
     );
     waits(&mut world, "ImagePullBackOff", "Back-off pulling image");
@@ -264,7 +268,7 @@ fn a_waiting_reason_is_written_once() {
 }
 
 #[test]
-fn a_retry_has_a_fresh_pod_when_the_old_one_is_gone() {
+fn a_retry_has_a_new_pod_when_the_old_one_is_deleted() {
     let mut world = World::new(&json!({"maxRetries": 1, "retryPolicy": "Always"}));
     world.admit(1);
     world.running(1, 0);
@@ -304,7 +308,7 @@ fn a_start_that_the_kubelet_has_forgotten_is_remembered() {
 
     let mut unseen = World::new(&json!({}));
     unseen.pod(1, 0, &json!({}), &status);
-    assert_eq!(unseen.write(9).attempts[0].started_at, None, "nobody saw it run");
+    assert_eq!(unseen.write(9).attempts[0].started_at, None, "it was not seen to run");
 }
 
 #[test]
@@ -321,12 +325,12 @@ fn a_container_that_its_kubelet_has_forgotten_still_runs() {
 }
 
 #[test]
-fn a_pod_that_vanished_is_looked_for_before_it_is_given_up() {
+fn a_missing_pod_is_confirmed_before_it_counts_as_lost() {
     let mut world = World::new(&json!({}));
     world.running(1, 0);
     world.write(0);
     world.pods.clear();
-    assert_eq!(world.step(1), Step::Look(1));
+    assert_eq!(world.step(1), Step::ConfirmLost(1));
     let Step::Write(status) = lost(&world.view(9)).unwrap() else { panic!() };
     assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Retrying, Some("PodDeleted")));
 }

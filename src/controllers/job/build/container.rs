@@ -70,8 +70,8 @@ fn amounts(asked: &Resources, gpu_resource: &str) -> BTreeMap<String, Quantity> 
     amounts
 }
 
-/// What it asks for is all that it gets. Scratch volumes have limits of their own: where they are all that is asked for of
-/// the disk, what is written elsewhere has none, as without them.
+/// What it asks for is all that it gets. Scratch volumes have limits of their own: where they are all that is asked for
+/// of the disk, what is written elsewhere has none, as without them.
 fn limits(job: &ValidJob<'_>, asked: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
     let mut limits = asked.clone();
     if job.spec.resources.as_ref().is_none_or(|own| own.ephemeral_storage.is_none()) {
@@ -89,8 +89,8 @@ fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
         ("CROFTER_ATTEMPT", admission.attempt.to_string()),
         ("CROFTER_TENANT", job.tenant.clone()),
     ];
-    // Parameters are texts and reach the container as they are; `env`, `command` and `args` are a pod's, where `$(NAME)`
-    // is the value of that variable and `$$` one `$`.
+    // Parameters are texts and reach the container as they are; `env`, `command` and `args` are a pod's, where
+    // `$(NAME)` is the value of that variable and `$$` one `$`.
     let parameters = &job.spec.parameters;
     let json = environment::parameters_json(parameters)
         .map(|json| plain(environment::PARAMETERS.to_owned(), environment::literal(&json)));

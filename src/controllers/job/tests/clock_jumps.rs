@@ -36,9 +36,10 @@ async fn a_clock_that_jumps_ends_no_attempt_and_keeps_none_running() {
 
 #[tokio::test]
 async fn a_clock_that_jumps_neither_fails_a_start_nor_holds_a_retry_up() {
+    // The clock jumps an hour ahead while a pod starts.
     let (mut bench, set) = bench_with_a_clock_that_steps();
     let set = |seconds: i64| *set.lock().unwrap() = time(seconds).parse().unwrap();
-    let status = json!({"phase": "Assigned", "attempt": 1, "pod": "render-j1-1", "message": "attempt 1 has a place in acme"});
+    let status = json!({"phase": "Assigned", "attempt": 1, "pod": "render-j1-1", "message": "attempt 1 is admitted to acme"});
     bench.job(json!({}), json!({}), status);
     put(&mut bench.pods, pod(json!({}), json!({"phase": "Pending"})));
     bench.at(10);

@@ -13,8 +13,8 @@ async fn a_draining_tenants_job_is_stopped_and_requeued_without_a_charge() {
     assert_eq!(bench.status()["reason"], "TenantSuspended");
     assert_eq!(outline(&bench.step().await.1), [format!("DELETE {POD}")]);
 
-    let going = json!({"deletionTimestamp": time(36), "deletionGracePeriodSeconds": 30});
-    put(&mut bench.pods, pod(going, ended(143)));
+    let terminating = json!({"deletionTimestamp": time(36), "deletionGracePeriodSeconds": 30});
+    put(&mut bench.pods, pod(terminating, ended(143)));
     assert_eq!(outline(&bench.step().await.1), [STATUS, "Event TenantSuspended"]);
     let status = bench.status();
     assert_eq!((&status["phase"], &status["retries"]), (&json!("Retrying"), &json!(0)));
@@ -51,6 +51,7 @@ async fn a_paused_job_is_left_alone() {
 /// Only an administrator pauses a job, and a pause keeps no tenant from its deletion.
 #[tokio::test]
 async fn being_paused_keeps_no_job_from_its_end() {
+    // A paused job that is canceled or deleted ends.
     const PAUSED: &str = "crofter.io/paused";
     let paused = || json!({"annotations": {PAUSED: "true"}});
     let deleted = json!({
@@ -62,6 +63,7 @@ async fn being_paused_keeps_no_job_from_its_end() {
         bench.step().await.0.unwrap();
         assert_eq!(bench.status()["phase"], "Canceled");
     }
+    // A paused job of a tenant that drains is stopped.
     let running = json!({"phase": "Running", "attempt": 1, "reason": "Running"});
     let mut draining = bench(None);
     draining.tenant(json!({"suspended": true, "suspendPolicy": "Drain"}));
@@ -70,6 +72,7 @@ async fn being_paused_keeps_no_job_from_its_end() {
     draining.step().await.0.unwrap();
     assert_eq!(draining.status()["reason"], "TenantSuspended");
 
+    // A paused job whose time is up is stopped.
     let mut late = bench(None);
     late.job(
         paused(),

@@ -31,7 +31,8 @@ async fn a_job_does_not_expire_before_the_mirror_has_it() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
+async fn a_job_that_was_held_for_the_mirror_is_released_once_the_mirror_has_it() {
+    // While the mirror lacks the job, it keeps its finalizer.
     let held = || json!({"finalizers": ["x.io/other", "crofter.io/accounted"]});
     let bench = bench(None).with_mirror();
     completed(&bench, held());
@@ -39,7 +40,7 @@ async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
     assert_eq!(
         (action.unwrap(), outline(&calls)),
         (Action::requeue(MIRROR_POLL), vec![]),
-        "nobody else asks again"
+        "no event requeues it"
     );
     bench.at(58);
     assert_eq!(
@@ -47,6 +48,7 @@ async fn a_job_that_was_held_for_the_mirror_is_let_go_once_the_mirror_has_it() {
         Action::requeue(Duration::from_secs(2)),
         "and its time is kept"
     );
+    // Once the mirror has it, the finalizer is removed.
     bench.at(0);
     bench.in_mirror.store(true, Ordering::SeqCst);
     let (action, calls) = bench.step().await;

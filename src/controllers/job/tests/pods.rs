@@ -26,6 +26,7 @@ async fn a_canceled_jobs_pod_is_stopped_as_it_is_known_and_stays() {
 #[tokio::test]
 async fn a_pod_that_can_not_be_stopped_is_deleted_by_uid_with_its_own_grace() {
     for (spec, now) in [(json!({"canceled": true}), 9), (json!({}), 5 + 30 * 60)] {
+        // A pod that did not heed its deadline is deleted.
         let mut bench = bench(None);
         bench.at_work(spec);
         bench.at(now);
@@ -43,6 +44,7 @@ async fn a_pod_that_can_not_be_stopped_is_deleted_by_uid_with_its_own_grace() {
         // No gracePeriodSeconds: the pod's own counts.
         assert_eq!(calls[0].body, json!({"propagationPolicy": "Background", "preconditions": {"uid": "p1"}}));
 
+        // A pod of which the API server refuses the deadline is deleted.
         put(&mut bench.pods, pod(json!({"resourceVersion": "1"}), running()));
         bench.fake.refuse(POD, 422);
         let (_, calls) = bench.step().await;
@@ -68,7 +70,7 @@ async fn a_pod_that_is_not_in_the_cache_is_asked_for() {
     assert_eq!(outline(&calls), [&format!("GET {POD}"), STATUS, "Event PodDeleted"]);
     let status = bench.status();
     assert_eq!((&status["phase"], &status["disruptions"]), (&json!("Retrying"), &json!(1)));
-    assert_eq!(status["message"], "the pod is gone and nobody saw it end");
+    assert_eq!(status["message"], "the pod was deleted before its end was seen");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn why_a_job_waits_is_written_once() {
+async fn the_reason_of_a_waiting_job_is_written_once() {
     let verdict = Verdict::Wait(Reason::WaitingForQuota, "free allows 5 jobs at once: 5 admitted".into());
     let bench = bench(Some(verdict));
     bench.queued();
@@ -55,7 +55,7 @@ async fn a_running_pod_is_written_over_the_version_it_was_computed_from() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy_and_just_after() {
+async fn running_is_written_later_while_the_controller_is_saturated_and_just_after() {
     let mut bench = bench(admitted());
     bench.queued();
     put(&mut bench.pods, pod(json!({}), running()));
@@ -73,13 +73,14 @@ async fn that_a_job_runs_is_written_later_while_half_of_the_hands_are_busy_and_j
 
 #[tokio::test]
 async fn an_ended_pod_ends_its_job() {
-    for (code, phase, told) in [(0, "Completed", None), (3, "Failed", Some("Event NonZeroExit".to_owned()))] {
+    for (code, phase, event) in [(0, "Completed", None), (3, "Failed", Some("Event NonZeroExit".to_owned()))]
+    {
         let mut bench = bench(None);
         bench.at_work(json!({}));
         bench.at(10);
         put(&mut bench.pods, pod(json!({}), ended(code)));
         let (_, calls) = bench.step().await;
-        assert_eq!(outline(&calls), [vec![STATUS.to_owned()], told.into_iter().collect()].concat());
+        assert_eq!(outline(&calls), [vec![STATUS.to_owned()], event.into_iter().collect()].concat());
         assert!(calls[0].body["metadata"]["resourceVersion"].is_string());
         let status = &calls[0].body["status"];
         assert_eq!((&status["phase"], &status["exitCode"]), (&json!(phase), &json!(code)));
@@ -99,8 +100,8 @@ async fn a_status_computed_from_an_old_job_is_refused_and_computed_again() {
     put(&mut bench.pods, pod(json!({}), ended(0)));
     let (result, calls) = bench.step_with(cached).await;
     assert_eq!(result.unwrap(), Action::requeue(CONFLICT_REQUEUE));
-    assert_eq!(outline(&calls), [STATUS], "nothing is told of what was not written");
+    assert_eq!(outline(&calls), [STATUS], "no Event of a status that was not written");
     assert_eq!(bench.status()["phase"], "Running");
     bench.step().await.0.unwrap();
-    assert_eq!(bench.status()["phase"], "Completed", "what ended first stands");
+    assert_eq!(bench.status()["phase"], "Completed", "the end that came first counts");
 }

@@ -3,13 +3,15 @@
 use super::*;
 
 #[test]
-fn cancel_works_everywhere_and_what_ended_first_stands() {
+fn cancel_works_in_every_phase_and_the_end_that_came_first_counts() {
+    // While it is queued.
     let mut queued = World::new(&json!({"canceled": true}));
     queued.admit(1);
     assert_eq!(queued.write(0).phase, JobPhase::Canceled);
     queued.pending(1, 0);
     assert!(matches!(queued.step(1), Step::Delete { .. }), "a pod that was already on its way");
 
+    // While it runs.
     let mut running = World::new(&json!({}));
     running.running(1, 0);
     running.write(0);
@@ -21,6 +23,7 @@ fn cancel_works_everywhere_and_what_ended_first_stands() {
     let kinds: Vec<_> = canceled.conditions.iter().map(|c| c.type_.as_str()).collect();
     assert_eq!(kinds, ["Finished"], "what `kubectl wait` waits for");
 
+    // The end that came before the deletion counts.
     let mut won = World::new(&json!({"canceled": true}));
     won.ended(1, 0, 3, 0, &deleted(4));
     assert_eq!(won.write(6).phase, JobPhase::Completed);
@@ -38,7 +41,7 @@ fn cancel_works_everywhere_and_what_ended_first_stands() {
 }
 
 #[test]
-fn what_ran_after_all_goes_on_record() {
+fn an_attempt_that_ran_after_all_is_recorded() {
     let mut world = World::new(&json!({"canceled": true}));
     assert_eq!(world.write(0).phase, JobPhase::Canceled, "while its pod is made and not in the cache yet");
     world.running(1, 0);

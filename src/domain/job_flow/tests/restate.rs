@@ -24,7 +24,7 @@ fn a_job_in_a_namespace_of_no_tenant_is_stalled_until_it_is_one() {
 }
 
 #[test]
-fn a_job_that_can_be_read_again_says_what_it_is() {
+fn a_job_that_can_be_read_again_gets_its_whole_status() {
     let mut world = World::new(&json!({}));
     let broken = json!({"observedGeneration": 1, "phase": "Queued", "reason": "InvalidObject", "conditions": [{
         "type": "Stalled", "status": "True", "reason": "InvalidObject", "message": "m", "lastTransitionTime": START}]});
@@ -47,7 +47,7 @@ fn a_job_that_can_be_read_again_says_what_it_is() {
 }
 
 #[test]
-fn a_spec_that_changes_after_the_end_is_looked_at_and_changes_nothing() {
+fn a_spec_that_changes_after_the_end_is_observed_and_changes_nothing() {
     let mut world = World::new(&json!({}));
     let ended = json!({"observedGeneration": 1, "phase": "Completed", "reason": "Succeeded"});
     world.job.status = Some(serde_json::from_value(ended).unwrap());

@@ -30,7 +30,7 @@ fn the_job_container_alone_decides_the_end_and_the_rest_of_its_pod_is_ended() {
         world.pod(1, 0, &stop, &over);
         assert_eq!(world.step(9), Step::Wait(None));
         let attempt::Observed::Ended(again) = attempt::observe(&world.pods[0]) else { panic!() };
-        assert_eq!(again.exit_code, Some(code), "whoever looks later sees the same end: {again:?}");
+        assert_eq!(again.exit_code, Some(code), "a later reconcile sees the same end: {again:?}");
         assert_eq!(again.cause, if code == 0 { Cause::Success } else { Cause::Job });
     }
 }
