@@ -72,7 +72,7 @@ impl<'a> Work<'a> {
 
 /// Carries a step out, and writes the status that it leads to.
 pub(super) async fn apply(work: &Work<'_>, next: &Next, context: &Context) -> Result<Action, Error> {
-    match (&next.step, &work.at_hand, &work.secret.text) {
+    match (&next.step, &work.at_hand, &work.secret.token) {
         (Step::Issue { cause, kept }, ..) => issue(work, *cause, kept.clone(), context).await,
         (Step::Deliver, Some(token), _) => {
             secret::write(context, work.valid, &work.secret, token).await?;

@@ -14,15 +14,15 @@ use super::validate::Validated;
 use crate::{api_types::TenantApiKey, domain::api_key::Key, names};
 
 /// The Secret with this token. It is deleted with its key, by owner reference.
-pub(super) fn secret(valid: &Validated, text: &Key) -> Secret {
+pub(super) fn secret(valid: &Validated, token: &Key) -> Secret {
     let (tenant, tenant_uid) = &valid.tenant;
     let labels = [
         (names::LABEL_MANAGED_BY, names::MANAGER),
         (names::LABEL_TENANT, tenant),
         (names::LABEL_TENANT_UID, tenant_uid),
     ];
-    let id = text.id();
-    let data = [(names::SECRET_TOKEN, text.token().expose_secret()), (names::SECRET_KEY_ID, id.as_str())];
+    let id = token.id();
+    let data = [(names::SECRET_TOKEN, token.token().expose_secret()), (names::SECRET_KEY_ID, id.as_str())];
     let bytes = |(name, value): (&str, &str)| (name.to_owned(), ByteString(value.as_bytes().to_vec()));
     Secret {
         metadata: ObjectMeta {

@@ -27,13 +27,13 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) stored: Stored,
-    /// The text in it, where it was read and is one of the key's.
-    pub(super) text: Option<Key>,
+    /// The token in it, where it was read and is one of the key's.
+    pub(super) token: Option<Key>,
     /// UID and version of a Secret that is the key's.
     identity: Option<(String, String)>,
 }
 
-/// Finds the Secret. It is read only when it is not known from before to hold the newest text.
+/// Finds the Secret. It is read only when it is not known from before to hold the newest token.
 pub(super) async fn find(
     context: &Context,
     valid: &Validated,
@@ -48,16 +48,16 @@ pub(super) async fn find(
         && let (Some(uid), Some(version)) = (cached.uid(), cached.resource_version())
         && context.state.is_verified(&valid.uid, &version, &newest.key_id)
     {
-        return Ok(Found { stored: Stored::Holds(id), text: None, identity: Some((uid, version)) });
+        return Ok(Found { stored: Stored::Holds(id), token: None, identity: Some((uid, version)) });
     }
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let what = format!("failed to read Secret {}", valid.secret_name);
     let found = within_opt(what, api.get(&valid.secret_name)).await;
     let found = found.map_err(|source| Error::ReadSecret { secret: valid.secret_name.clone(), source })?;
-    Ok(judge(found.as_ref(), valid, versions, peppers, context))
+    Ok(assess(found.as_ref(), valid, versions, peppers, context))
 }
 
-fn judge(
+fn assess(
     found: Option<&Secret>,
     valid: &Validated,
     versions: &[KeyVersion],
@@ -65,27 +65,27 @@ fn judge(
     context: &Context,
 ) -> Found {
     let Some(secret) = found else {
-        return Found { stored: Stored::Absent, text: None, identity: None };
+        return Found { stored: Stored::Absent, token: None, identity: None };
     };
     if secret.owner_references().iter().all(|owner| owner.uid != valid.uid) {
-        return Found { stored: Stored::Foreign, text: None, identity: None };
+        return Found { stored: Stored::Foreign, token: None, identity: None };
     }
     let identity = secret.uid().zip(secret.resource_version());
     let entry = secret.data.as_ref().and_then(|data| data.get(names::SECRET_TOKEN));
-    let text = entry.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).and_then(|t| Key::parse(t).ok());
-    let text = text.filter(|text| versions.iter().any(|v| lifecycle::recognises(v, text, peppers)));
-    let Some(text) = text else {
-        return Found { stored: Stored::Damaged, text: None, identity };
+    let token = entry.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).and_then(|t| Key::parse(t).ok());
+    let token = token.filter(|token| versions.iter().any(|v| lifecycle::recognises(v, token, peppers)));
+    let Some(token) = token else {
+        return Found { stored: Stored::Damaged, token: None, identity };
     };
     if let Some((_, version)) = &identity
-        && versions.first().is_some_and(|newest| newest.key_id == text.id().as_str())
+        && versions.first().is_some_and(|newest| newest.key_id == token.id().as_str())
     {
-        context.state.verified(&valid.uid, version.clone(), text.id().as_str());
+        context.state.verified(&valid.uid, version.clone(), token.id().as_str());
     }
-    Found { stored: Stored::Holds(text.id()), text: Some(text), identity }
+    Found { stored: Stored::Holds(token.id()), token: Some(token), identity }
 }
 
-/// Puts a text into the Secret.
+/// Writes a token into the Secret.
 ///
 /// # Errors
 /// [`Error`]; a conflict (409) means that the Secret is not as it was found.
@@ -93,10 +93,10 @@ pub(super) async fn write(
     context: &Context,
     valid: &Validated,
     found: &Found,
-    text: &Key,
+    token: &Key,
 ) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
-    let secret = build::secret(valid, text);
+    let secret = build::secret(valid, token);
     let failed = |source| Error::WriteSecret { secret: valid.secret_name.clone(), source };
     let version = match &found.identity {
         None => {
@@ -116,6 +116,6 @@ pub(super) async fn write(
             written.map_err(failed)?.resource_version()
         }
     };
-    context.state.verified(&valid.uid, version.unwrap_or_default(), text.id().as_str());
+    context.state.verified(&valid.uid, version.unwrap_or_default(), token.id().as_str());
     Ok(())
 }

@@ -180,17 +180,17 @@ impl Bench {
         versions.iter().map(|version| version["keyId"].as_str().unwrap().to_owned()).collect()
     }
 
-    fn text(&self) -> Key {
+    fn token(&self) -> Key {
         let secret: Secret = serde_json::from_value(self.fake.get(SECRET)).unwrap();
         Key::parse(std::str::from_utf8(&secret.data.unwrap()["token"].0).unwrap()).unwrap()
     }
 
-    /// Whether the text in the Secret is the one of the newest version.
+    /// Whether the token in the Secret is the one of the newest version.
     fn opens(&self) -> bool {
         let key: TenantApiKey = serde_json::from_value(self.fake.get(KEY)).unwrap();
         let pepper::State::InForce(peppers) = &*self.peppers.borrow() else { panic!("no pepper") };
         let newest = &key.status.unwrap().versions[0];
-        lifecycle::recognises(newest, &self.text(), peppers)
+        lifecycle::recognises(newest, &self.token(), peppers)
     }
 
     /// `type` to `status/reason` of the stored key's conditions.
@@ -240,7 +240,7 @@ async fn a_hash_is_written_first_and_then_its_token_once() {
         bench.conditions(),
         conditions(&[("Active", "True/KeyAccepted"), ("Ready", "True/KeyIssued")])
     );
-    assert_eq!((bench.status()["keyId"].as_str(), bench.text().id().as_str()), (Some(&*id), &*id));
+    assert_eq!((bench.status()["keyId"].as_str(), bench.token().id().as_str()), (Some(&*id), &*id));
     assert!(bench.opens());
     assert_eq!(bench.fake.get(SECRET)["metadata"]["ownerReferences"][0]["uid"], json!("k1"));
 
@@ -306,7 +306,7 @@ async fn killed_between_the_two_writes_the_next_one_makes_another_version() {
     bench.fake.refuse(&format!("{KEY}/status"), 500);
     assert!(bench.try_reconcile().await.0.is_err());
     bench.fake.refuse(&format!("{KEY}/status"), 0);
-    let delivered = bench.text().id();
+    let delivered = bench.token().id();
     bench.restart();
     bench.converge().await;
     assert_eq!((bench.ids()[0].as_str(), bench.opens()), (delivered.as_str(), true));
@@ -396,8 +396,8 @@ async fn nothing_but_the_secret_holds_the_token() {
         }
     }
     // When: all that was written and is shown is gathered, apart from the Secret.
-    let text = bench.text();
-    let text = text.token().expose_secret();
+    let key = bench.token();
+    let text = key.token().expose_secret();
     let secrets: Vec<&Call> = calls.iter().filter(|call| call.path.starts_with(SECRETS)).collect();
     assert!(secrets.iter().any(|call| call.body["data"]["token"].is_string()));
     let written: Vec<_> = calls.iter().filter(|call| !call.path.starts_with(SECRETS)).collect();

@@ -4,7 +4,7 @@
 //! is nowhere else, so a version whose token was lost in between (`keyId` does not name it yet, and no process has it)
 //! can't be delivered any more, and is replaced by a new one. In the other order the Secret would hold, for a time, a
 //! token that is not accepted. From this follow the guarantees:
-//! - the Secret's text is accepted, or will be replaced by one that is, wherever the operator is killed;
+//! - the Secret's token is accepted, or will be replaced by one that is, wherever the operator is killed;
 //! - at most two versions are accepted: the one that no client has is dropped first, then the older one;
 //! - the version before is accepted at least until the new one is in the Secret, and from then on for the overlap;
 //! - a token is made once. The token of a Secret is only compared with the hashes, never adopted: a client that can
@@ -34,9 +34,9 @@ pub enum Stored {
     Absent,
     /// A Secret that is not this key's.
     Foreign,
-    /// The text of this version.
+    /// The token of this version.
     Holds(KeyId),
-    /// The key's own Secret, without a text that is accepted.
+    /// The key's own Secret, without a token that is accepted.
     Damaged,
 }
 
@@ -73,7 +73,7 @@ pub enum Cause {
     Scheduled,
     /// The Secret is deleted or holds another token.
     Restored,
-    /// The text of the one before never reached the Secret.
+    /// The token of the one before never reached the Secret.
     Undelivered,
 }
 
@@ -100,7 +100,7 @@ pub enum Step {
     },
     /// Write the token at hand into the Secret.
     Deliver,
-    /// Hash the text in the Secret under the newest pepper, too.
+    /// Hash the token in the Secret under the newest pepper, too.
     Rehash,
     /// The Secret was damaged; repair it when that is due.
     Hold(Versions),
@@ -121,7 +121,7 @@ pub struct Next {
     pub at: Option<Timestamp>,
 }
 
-/// Why a version is refused whatever its text.
+/// Why a version is refused whatever its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// `spec.revoked`.
@@ -289,7 +289,7 @@ pub fn mac_of(version: &KeyVersion, pepper: PepperVersion) -> Option<Mac> {
     Mac::of(&stored.mac.0)
 }
 
-/// Whether `key` is the text of this version.
+/// Whether `key` is the token of this version.
 #[must_use]
 pub fn recognises(version: &KeyVersion, key: &Key, peppers: &Peppers) -> bool {
     let same = |pepper| Some(mac_of(version, pepper)?.is(&peppers.mac(pepper, key)?));

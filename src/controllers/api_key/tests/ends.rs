@@ -7,10 +7,10 @@ async fn revoked_and_expired_keys_are_not_looked_after_any_more() {
     let bench = bench();
     bench.key(json!({}), json!({"rotateEvery": "1h", "expiresAt": "2030-01-01T02:00:00Z"}));
     bench.converge().await;
-    let text = bench.text().id();
+    let token = bench.token().id();
     bench.after(3600);
     bench.converge().await;
-    assert_ne!(bench.text().id(), text, "by schedule");
+    assert_ne!(bench.token().id(), token, "by schedule");
     assert_eq!(bench.status()["versions"][1]["validUntil"], json!("2030-01-01T02:00:00Z"), "with the key");
     bench.after(3600);
     assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyExpired"]);
@@ -69,7 +69,7 @@ async fn a_new_pepper_hashes_the_text_that_is_there() {
     bench.key(json!({}), json!({}));
     bench.converge().await;
     bench.sync();
-    let (text, conditions) = (bench.text().id(), bench.status()["conditions"].clone());
+    let (token, conditions) = (bench.token().id(), bench.status()["conditions"].clone());
     for (in_force, hashed) in [([1, 2].as_slice(), json!([2, 1])), (&[2], json!([2]))] {
         bench.peppers.send_replace(peppers(in_force));
         assert_eq!(bench.reconcile_once().await, [get(), STATUS.into()]);
@@ -78,7 +78,7 @@ async fn a_new_pepper_hashes_the_text_that_is_there() {
         assert!(bench.opens());
         bench.converge().await;
     }
-    assert_eq!((bench.text().id(), bench.status()["conditions"].clone()), (text, conditions));
+    assert_eq!((bench.token().id(), bench.status()["conditions"].clone()), (token, conditions));
 }
 
 #[tokio::test]

@@ -50,8 +50,8 @@ struct World {
     peppers: Vec<u32>,
     now: i64,
     made: u64,
-    /// All texts that ever were made, by id.
-    texts: BTreeMap<String, Key>,
+    /// All tokens that were ever made, by id.
+    tokens: BTreeMap<String, Key>,
     causes: Vec<Cause>,
 }
 
@@ -66,7 +66,7 @@ impl World {
             peppers: vec![1],
             now: 1_000_000,
             made: 0,
-            texts: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             causes: Vec::new(),
         }
     }
@@ -76,11 +76,11 @@ impl World {
     }
 
     fn stored(&self) -> Stored {
-        let Slot::Ours(text) = &self.slot else {
+        let Slot::Ours(token) = &self.slot else {
             return if matches!(self.slot, Slot::Empty) { Stored::Absent } else { Stored::Foreign };
         };
         let known = |key: &&Key| self.status.versions.iter().any(|v| recognises(v, key, &self.peppers()));
-        text.as_ref().filter(known).map_or(Stored::Damaged, |key| Stored::Holds(key.id()))
+        token.as_ref().filter(known).map_or(Stored::Damaged, |key| Stored::Holds(key.id()))
     }
 
     fn next(&self) -> Next {
@@ -114,7 +114,7 @@ impl World {
                 self.status.versions = [new].into_iter().chain(kept).collect();
                 self.status.last_rotate_request =
                     self.annotation.as_deref().map(request).or(self.status.last_rotate_request.take());
-                self.texts.insert(key.id().to_string(), key.clone());
+                self.tokens.insert(key.id().to_string(), key.clone());
                 self.at_hand = Some(key);
             }
             Step::Deliver => {
@@ -136,14 +136,14 @@ impl World {
         reconciles
     }
 
-    /// The texts that open something now.
+    /// The tokens that open something now.
     fn accepted(&self) -> Vec<String> {
         let accepts = |key: &&Key| {
             self.status.versions.iter().any(|v| {
                 refused(&self.spec, v, at(self.now)).is_none() && recognises(v, key, &self.peppers())
             })
         };
-        self.texts.values().filter(accepts).map(|key| key.id().to_string()).collect()
+        self.tokens.values().filter(accepts).map(|key| key.id().to_string()).collect()
     }
 
     fn in_secret(&self) -> Option<String> {
@@ -226,8 +226,8 @@ fn a_damaged_secret_gets_a_new_version_and_not_more_often_than_that() {
     }
     assert_eq!(world.causes[1..], [Cause::Restored; 3]);
     assert!(!world.accepted().contains(&first), "two at most");
-    // The text of the version before is a text of the key, and not what should be there.
-    let before = world.texts[&world.status.versions[1].key_id].clone();
+    // The token of the version before is a token of the key, and not what should be there.
+    let before = world.tokens[&world.status.versions[1].key_id].clone();
     world.slot = Slot::Ours(Some(before));
     world.now += 10;
     assert!(matches!(world.next().step, Step::Issue { cause: Cause::Restored, .. }));
@@ -290,7 +290,7 @@ fn revoked_is_for_good_and_nothing_is_kept() {
 fn a_new_pepper_costs_no_key() {
     let mut world = World::new(spec(json!({})));
     world.converge();
-    let text = world.in_secret();
+    let token = world.in_secret();
     let pepper = |world: &World| world.status.versions[0].macs.iter().map(|m| m.pepper).collect::<Vec<_>>();
     world.peppers = vec![1, 2];
     world.converge();
@@ -302,7 +302,7 @@ fn a_new_pepper_costs_no_key() {
     world.peppers = vec![2];
     world.converge();
     assert_eq!(pepper(&world), [2]);
-    assert_eq!((world.in_secret(), world.causes.len()), (text, 1));
+    assert_eq!((world.in_secret(), world.causes.len()), (token, 1));
     world.peppers = vec![3];
     world.now += 10;
     world.converge();
@@ -378,7 +378,7 @@ impl World {
             }
             Event::Squat => self.slot = Slot::Foreign,
             Event::PutBack => {
-                let old = self.texts.values().next().cloned();
+                let old = self.tokens.values().next().cloned();
                 self.slot = Slot::Ours(old);
             }
             Event::Pepper => {
