@@ -53,7 +53,7 @@ impl CallError {
         }
     }
 
-    /// The API server's own words of a refusal.
+    /// The API server's own message of a refusal.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
         match self {
@@ -65,7 +65,7 @@ impl CallError {
         }
     }
 
-    /// What the API server says of single fields of an object that it refuses: each field and the words about it.
+    /// What the API server says of single fields of an object that it refuses: each field and its message.
     #[must_use]
     pub fn causes(&self) -> Vec<(&str, &str)> {
         let status = match self {
@@ -79,7 +79,7 @@ impl CallError {
         causes.map(|cause| (cause.field.as_str(), cause.message.as_str())).collect()
     }
 
-    /// The object isn't there (404).
+    /// The object does not exist (404).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(404)
