@@ -63,7 +63,7 @@ impl<'a> Work<'a> {
             request: self.valid.request.as_deref(),
             status: self.status,
             peppers: self.peppers,
-            stored: self.secret.stored.clone(),
+            stored: self.secret.stored,
             at_hand: self.at_hand.is_some(),
             now: self.now,
         }
