@@ -14,6 +14,7 @@ pub mod invalid;
 mod list_watch;
 #[cfg(test)]
 pub(crate) mod mock;
+pub mod mutation_cache;
 mod outbox;
 pub mod pulse;
 pub mod status;

@@ -12,6 +12,7 @@ mod cached;
 mod create;
 mod dereference;
 mod error;
+mod expectations;
 mod inflight;
 mod invalid;
 mod outage;
@@ -21,7 +22,6 @@ mod status;
 mod tests;
 mod triggers;
 mod validate;
-mod write_cache;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,12 +39,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::reconcile::{error_policy, reconcile};
 pub use self::{
-    ages::Ages,
-    cached::prepare,
-    error::Error,
-    inflight::InflightReconciles,
+    ages::Ages, cached::prepare, error::Error, expectations::PodExpectations, inflight::InflightReconciles,
     outage::Outages,
-    write_cache::{MutationCache, PodExpectations},
 };
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant},
@@ -55,6 +51,7 @@ use crate::{
         controller::{Reconciler, log_errors},
         events::Events,
         invalid::{InvalidObjects, Meta, sort},
+        mutation_cache::MutationCache,
         streams::{held_until, received},
         watch::{Change, until_whole, whole_before},
     },
@@ -107,7 +104,7 @@ pub struct Context {
     /// Reconciles in flight.
     pub inflight: InflightReconciles,
     /// Jobs as last written.
-    pub mutations: MutationCache,
+    pub mutations: MutationCache<Job>,
     /// Pods made lately.
     pub expectations: PodExpectations,
     /// When attempts were first seen.

@@ -61,6 +61,7 @@ use crate::{
         courtesy::CourtesyBudget,
         events::Events,
         invalid::{self as invalid_ext, InvalidObjects},
+        mutation_cache::MutationCache,
         pulse,
         streams::{received, replaced},
         watch::{Change, Watch, until_whole, whole_before},
@@ -141,6 +142,8 @@ pub struct Context {
     dependencies: Dependencies,
     known: Known,
     state: Arc<ReconcileState>,
+    /// Tenants as last written.
+    mutations: MutationCache<Tenant>,
     invalid: InvalidObjects<Tenant>,
     /// Whether Kubernetes counts Jobs.
     counted: watch::Receiver<bool>,
@@ -245,7 +248,8 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
         bindings: watches.child("role_bindings", &dependencies, &state, ours()),
     };
     let reconciler = reconciler(dependencies.metrics.clone());
-    (Arc::new(Context { dependencies, known, state, invalid, counted, reconciler }), watches)
+    let mutations = MutationCache::default();
+    (Arc::new(Context { dependencies, known, state, mutations, invalid, counted, reconciler }), watches)
 }
 
 /// Runs the controller until `shutdown`, and then until the reconciles in flight have finished.

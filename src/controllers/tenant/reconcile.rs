@@ -24,6 +24,8 @@ const REPORTED_FAILURES: u32 = 3;
 /// [`Error`] when a call failed for another reason than that the tenant has changed meanwhile; the failure is in the
 /// tenant's status unless it may end by itself within seconds.
 pub async fn reconcile(tenant: Arc<Tenant>, context: Arc<Context>) -> Result<Action, Error> {
+    // As last written, where the watch has not delivered that: another event may come first.
+    let tenant = context.mutations.newest(tenant);
     let result = context.reconciler.run(&*tenant, reconcile_tenant(&tenant, &context)).await;
     if let Err(error) = &result {
         report_failure(&tenant, &context, error).await;

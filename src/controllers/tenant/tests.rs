@@ -103,6 +103,7 @@ fn bench() -> Bench {
         dependencies,
         known,
         state: Arc::default(),
+        mutations: MutationCache::default(),
         invalid: invalid_ext::cache().0,
         counted,
         reconciler: reconciler(Metrics::default()),
@@ -117,7 +118,9 @@ impl Bench {
         let (dependencies, known) = (dependencies.clone(), known.clone());
         let (invalid, counted) = (invalid.clone(), counted.clone());
         let (state, reconciler) = (Arc::default(), reconciler(Metrics::default()));
-        self.context = Arc::new(Context { dependencies, known, state, invalid, counted, reconciler });
+        let mutations = MutationCache::default();
+        self.context =
+            Arc::new(Context { dependencies, known, state, mutations, invalid, counted, reconciler });
     }
 
     /// Stores a tenant that has the finalizer already.

@@ -38,7 +38,8 @@ pub(super) async fn write_status(
     }
     let api: Api<Tenant> = Api::all(dependencies.client.clone());
     let written = status_ext::write(&api, tenant, tenant.status.as_ref(), &status).await;
-    if written.map_err(|source| Error::WriteStatus { tenant: name.clone(), source })?.is_some() {
+    if let Some(written) = written.map_err(|source| Error::WriteStatus { tenant: name.clone(), source })? {
+        context.mutations.put(written);
         if writes_usage {
             context.state.recorded_usage(&name);
         }

@@ -80,6 +80,19 @@ async fn a_restarted_operator_leaves_alone_what_is_as_it_was_left() {
 }
 
 #[tokio::test]
+async fn while_the_cache_is_behind_a_tenant_is_reconciled_as_it_was_written() {
+    let bench = bench();
+    bench.tenant(json!({}));
+    let cached: Arc<Tenant> = Arc::new(serde_json::from_value(bench.fake.get(TENANT)).unwrap());
+    reconcile(Arc::clone(&cached), Arc::clone(&bench.context)).await.unwrap();
+    bench.context.dependencies.events.flush(Duration::from_secs(1)).await;
+    assert_eq!(bench.conditions()["Ready"], "True/Provisioned");
+    bench.fake.calls();
+    reconcile(cached, Arc::clone(&bench.context)).await.unwrap();
+    assert_eq!(outline(&bench.fake.calls()), [""; 0], "no status that would be refused");
+}
+
+#[tokio::test]
 async fn a_changed_plan_costs_the_quota_and_the_status() {
     let mut bench = bench();
     bench.tenant(json!({"plan": "free"}));
