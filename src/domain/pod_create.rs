@@ -83,9 +83,9 @@ pub fn is_outage(answer: &Answer<'_>) -> bool {
     }
 }
 
-/// The sentence for a job that waits or ends because of an answer.
+/// The message of a job that waits or ends because of an answer.
 #[must_use]
-pub fn sentence(answer: &Answer<'_>, meaning: Meaning) -> String {
+pub fn message(answer: &Answer<'_>, meaning: Meaning) -> String {
     match answer {
         Answer::Refused { words, .. } => {
             let words = shortened(words);
@@ -257,10 +257,10 @@ mod tests {
     fn a_sentence_has_the_api_servers_words_and_an_end() {
         let words = "é".repeat(5000);
         let answer = Answer::Refused { code: 422, words: &words };
-        let said = sentence(&answer, Meaning::Final);
+        let said = message(&answer, Meaning::Final);
         assert_eq!(said, format!("the API server refuses the pod: {}...", "é".repeat(1000)));
         let answer = Answer::Refused { code: 500, words: "etcdserver: leader changed" };
-        let said = sentence(&answer, Meaning::GiveBack);
+        let said = message(&answer, Meaning::GiveBack);
         assert_eq!(said, "the API server refuses the pod for the moment: etcdserver: leader changed");
     }
 }

@@ -36,7 +36,7 @@ pub const REASONS: [Reason; 4] = [
 pub struct StartError {
     /// The kubelet's word.
     pub reason: Reason,
-    /// The kubelet's word and sentence.
+    /// The kubelet's word and message.
     pub message: String,
     /// How long after the creation of the pod it may end by itself.
     pub grace: SignedDuration,

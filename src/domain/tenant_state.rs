@@ -45,14 +45,13 @@ pub fn decide(tenant: &Tenant, now: Timestamp) -> PhaseDecision {
         return decision(TenantPhase::Terminating, Reason::Terminating, message.to_owned());
     }
     if spec.suspended {
-        let message =
-            format!("spec.suspended is true: no job starts, queued ones keep their place, {running}");
+        let message = format!("spec.suspended is true: no job starts, queued ones stay queued, {running}");
         return decision(TenantPhase::Suspended, Reason::TenantSuspended, message);
     }
     match spec.expires_at.as_ref().map(|time| time.0) {
         Some(expiry) if expiry <= now => {
             let message = format!(
-                "the tenant expired at {expiry}: no job starts, queued ones keep their place, {running}; \
+                "the tenant expired at {expiry}: no job starts, queued ones stay queued, {running}; \
                  a later spec.expiresAt reactivates it"
             );
             decision(TenantPhase::Expired, Reason::TenantExpired, message)
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_comes_by_itself_and_goes_with_a_later_time() {
+    fn expiry_comes_by_itself_and_ends_with_a_later_time() {
         let spec = json!({"expiresAt": "1970-01-01T00:01:40Z"});
         let before = decide(&tenant("a", spec.clone(), false), at(99));
         assert!(before.accepts());

@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// No answer in time.
-    #[error("{what}: no answer from the API server within {} s", LIMIT.as_secs())]
+    #[error("{what}: {}", no_answer())]
     Timeout {
         /// What was being done.
         what: String,
@@ -27,7 +27,20 @@ pub enum CallError {
     },
 }
 
+fn no_answer() -> String {
+    format!("no answer from the API server within {} s", LIMIT.as_secs())
+}
+
 impl CallError {
+    /// Why the call failed, without what was being done: for an error that says that itself.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Timeout { .. } => no_answer(),
+            Self::Api { source, .. } => source.to_string(),
+        }
+    }
+
     /// The HTTP status of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
@@ -40,7 +53,7 @@ impl CallError {
         }
     }
 
-    /// The API server's own words of a refusal.
+    /// The API server's own message of a refusal.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
         match self {
@@ -52,7 +65,7 @@ impl CallError {
         }
     }
 
-    /// What the API server says of single fields of an object that it refuses: each field and the words about it.
+    /// What the API server says of single fields of an object that it refuses: each field and its message.
     #[must_use]
     pub fn causes(&self) -> Vec<(&str, &str)> {
         let status = match self {
@@ -66,7 +79,7 @@ impl CallError {
         causes.map(|cause| (cause.field.as_str(), cause.message.as_str())).collect()
     }
 
-    /// The object isn't there (404).
+    /// The object does not exist (404).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(404)
@@ -134,5 +147,6 @@ mod tests {
             within("failed to read x", std::future::pending::<Result<(), kube::Error>>()).await.unwrap_err();
         assert_eq!(error.category(), "timeout");
         assert_eq!(error.to_string(), "failed to read x: no answer from the API server within 20 s");
+        assert_eq!(error.cause(), "no answer from the API server within 20 s");
     }
 }

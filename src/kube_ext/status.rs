@@ -19,11 +19,31 @@ use super::call::{CallError, within};
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// The status can't be put into JSON.
-    #[error("serialising the status: {0}")]
+    #[error("failed to serialise the status: {0}")]
     Serialise(#[from] serde_json::Error),
     /// The API server refused it.
     #[error(transparent)]
     Call(#[from] CallError),
+}
+
+impl StatusError {
+    /// Why the status was not written, without what was being done: for an error that says that itself.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Serialise(error) => format!("it can't be put into JSON: {error}"),
+            Self::Call(error) => error.cause(),
+        }
+    }
+
+    /// A word from a closed list, for metrics.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Serialise(_) => "serialise",
+            Self::Call(error) => error.category(),
+        }
+    }
 }
 
 /// Writes `new` where it differs from `old`, the status of `object`. `None` when nothing differs.

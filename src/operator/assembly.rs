@@ -25,9 +25,11 @@ use crate::{
     },
     keys::{self, Keys, pepper},
     kube_ext::{
+        courtesy::CourtesyBudget,
         events::{self, Events},
         guard::Guarded,
         invalid::{self, InvalidObjects},
+        mutation_cache::MutationCache,
         pulse::Watches,
         streams::{DistinctReceiver, distinct},
         watch::Watch,
@@ -62,6 +64,8 @@ pub(super) struct Assembly {
     metrics: Metrics,
     watches: Watches,
     events: Events,
+    /// Shared by all writers of statuses.
+    courtesy: CourtesyBudget,
     scheduler: SchedulerHandle,
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
@@ -120,6 +124,7 @@ impl Assembly {
             clock: Clock::system(),
             metrics,
             watches,
+            courtesy: CourtesyBudget::default(),
             scheduler: SchedulerHandle::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
@@ -187,6 +192,7 @@ impl Assembly {
             requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
+            courtesy: self.courtesy.clone(),
             gpu_resource: self.settings.gpu_resource.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -215,6 +221,7 @@ impl Assembly {
                 client: self.client.clone(),
                 clock: self.clock.clone(),
                 events: self.events.clone(),
+                courtesy: self.courtesy.clone(),
                 settings: self.settings.clone(),
                 namespace,
                 plans: self.plans.clone(),
@@ -293,7 +300,7 @@ impl Assembly {
             mirrored: mirror.cloned().map(mirrored),
             events: self.events.clone(),
             inflight: job::InflightReconciles::default(),
-            mutations: job::MutationCache::default(),
+            mutations: MutationCache::default(),
             expectations: job::PodExpectations::default(),
             ages: job::Ages::default(),
             outages: job::Outages::default(),
@@ -453,7 +460,7 @@ impl attempt::ChargeStatus for MirrorHandle {
 }
 
 impl attempt::RateWindows for SchedulerHandle {
-    fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+    fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
         Self::request_charge(self, namespace, job_uid, soon);
     }
 

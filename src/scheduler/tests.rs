@@ -47,6 +47,7 @@ impl World {
             requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans,
             scenarios,
+            courtesy: CourtesyBudget::default(),
             gpu_resource: "example.com/gpu".to_owned(),
             clock,
             metrics: Metrics::default(),

@@ -294,7 +294,7 @@ impl Cluster {
         for (node, facts) in nodes.into_iter().zip(&fleet.nodes) {
             match fleet.step(facts, &LivePods::new()) {
                 Step::Refuse(refusal) if refusal.reason == Reason::WorkersOverQuota => {
-                    self.refused.push(format!("{}: {}", node.0, refusal.sentence));
+                    self.refused.push(format!("{}: {}", node.0, refusal.message));
                 }
                 _ => self.workers.push(node),
             }

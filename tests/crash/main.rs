@@ -30,6 +30,7 @@ mod rate_window;
 mod secret_encodings;
 mod secret_leaks;
 mod slow_clients;
+mod tenant_writes;
 
 use std::sync::LazyLock;
 

@@ -18,9 +18,12 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::{
     counts,
+    error::Error,
+    reconcile_state::{Fingerprint, ReconcileState},
     validate::{Owner, Subject, Validated},
 };
 use crate::{
@@ -36,9 +39,9 @@ use crate::{
 pub(super) const NAME: &str = "crofter";
 /// Name of the ResourceQuota that bounds the number of Jobs and API keys.
 pub(super) const OBJECTS: &str = "crofter-objects";
-/// Jobs that may be kept beside those that run and wait: those that have ended, and what is beyond the queue.
+/// Jobs that may be kept in addition to those that run and wait: those that have ended, and the overflow of the queue.
 const KEPT_JOBS: i64 = 1000;
-/// The same, as so many hours of maxJobsPerHour where that is more.
+/// The same, as hours of maxJobsPerHour where that is more.
 const KEPT_HOURS: i64 = 10;
 /// API keys of a tenant.
 const API_KEYS: &str = "100";
@@ -60,6 +63,16 @@ pub(super) struct Children {
     pub(super) policies: Vec<NetworkPolicy>,
     pub(super) account: ServiceAccount,
     pub(super) bindings: Vec<RoleBinding>,
+}
+
+/// The hash of the children of a tenant. They are built only where the tenant is not as it was last time.
+///
+/// # Errors
+/// Where the children can't be put into JSON.
+pub(super) fn fingerprint(tenant: &Validated, state: &ReconcileState) -> Result<Fingerprint, Error> {
+    let hash = || Ok(Sha256::digest(serde_json::to_vec(&build(tenant))?).into());
+    let serialise = |source| Error::SerialiseChildren { tenant: tenant.owner.name.clone(), source };
+    state.fingerprint(tenant, hash).map_err(serialise)
 }
 
 /// Builds the children of a tenant.
@@ -132,8 +145,8 @@ fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> Resourc
     quota_of(owner, NAME, hard)
 }
 
-/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as many
-/// again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
+/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as
+/// many again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
 fn objects(owner: &Owner, quotas: &EffectiveQuotas) -> ResourceQuota {
     let EffectiveQuotas { max_jobs, max_queued_jobs, max_jobs_per_hour, .. } = *quotas;
     let bounded = [max_jobs, max_queued_jobs, max_jobs_per_hour].iter().all(|quota| *quota >= 0);
@@ -223,7 +236,7 @@ mod tests {
             "spec": spec,
         });
         let tenant: Tenant = serde_json::from_value(object).unwrap();
-        let valid = validate(&tenant, &Plans::built_in().unwrap(), &settings).unwrap();
+        let valid = validate(&tenant, &Plans::built_in().unwrap(), &settings, false).unwrap();
         serde_json::to_value(build(&Validated { counts_objects: true, ..valid })).unwrap()
     }
 

@@ -50,8 +50,8 @@ struct World {
     peppers: Vec<u32>,
     now: i64,
     made: u64,
-    /// All tokens that ever were made, by id.
-    texts: BTreeMap<String, Key>,
+    /// All tokens that were ever made, by id.
+    tokens: BTreeMap<String, Key>,
     causes: Vec<Cause>,
 }
 
@@ -66,7 +66,7 @@ impl World {
             peppers: vec![1],
             now: 1_000_000,
             made: 0,
-            texts: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             causes: Vec::new(),
         }
     }
@@ -76,11 +76,11 @@ impl World {
     }
 
     fn stored(&self) -> Stored {
-        let Slot::Ours(text) = &self.slot else {
+        let Slot::Ours(token) = &self.slot else {
             return if matches!(self.slot, Slot::Empty) { Stored::Absent } else { Stored::Foreign };
         };
         let known = |key: &&Key| self.status.versions.iter().any(|v| recognises(v, key, &self.peppers()));
-        text.as_ref().filter(known).map_or(Stored::Damaged, |key| Stored::Holds(key.id()))
+        token.as_ref().filter(known).map_or(Stored::Damaged, |key| Stored::Holds(key.id()))
     }
 
     fn next(&self) -> Next {
@@ -98,11 +98,11 @@ impl World {
         })
     }
 
-    /// Carries out one step as the controller does; false when nothing is left to do.
+    /// As the controller carries a step out; false when nothing is left to do.
     fn reconcile(&mut self) -> bool {
         let before = self.status.clone();
         match self.next().step {
-            Step::Settle(v) | Step::Hold(v) | Step::Conflict(v) | Step::Expire(v) => {
+            Step::UpToDate(v) | Step::Hold(v) | Step::Conflict(v) | Step::Expire(v) => {
                 (self.status.versions, self.status.key_id) = (v.all, v.delivered);
             }
             Step::Revoke => (self.status.versions, self.status.key_id) = (vec![], None),
@@ -114,7 +114,7 @@ impl World {
                 self.status.versions = [new].into_iter().chain(kept).collect();
                 self.status.last_rotate_request =
                     self.annotation.as_deref().map(request).or(self.status.last_rotate_request.take());
-                self.texts.insert(key.id().to_string(), key.clone());
+                self.tokens.insert(key.id().to_string(), key.clone());
                 self.at_hand = Some(key);
             }
             Step::Deliver => {
@@ -129,21 +129,21 @@ impl World {
         before != self.status
     }
 
-    /// Reconciles until nothing is left to do, and returns how often.
+    /// Reconciles until nothing is left to do.
     fn converge(&mut self) -> usize {
         let reconciles = (0..10).take_while(|_| self.reconcile()).count();
-        assert!(reconciles < 6, "the key does not converge: {self:?}");
+        assert!(reconciles < 6, "it does not converge: {self:?}");
         reconciles
     }
 
-    /// The tokens that are accepted now.
+    /// The tokens that open something now.
     fn accepted(&self) -> Vec<String> {
         let accepts = |key: &&Key| {
             self.status.versions.iter().any(|v| {
                 refused(&self.spec, v, at(self.now)).is_none() && recognises(v, key, &self.peppers())
             })
         };
-        self.texts.values().filter(accepts).map(|key| key.id().to_string()).collect()
+        self.tokens.values().filter(accepts).map(|key| key.id().to_string()).collect()
     }
 
     fn in_secret(&self) -> Option<String> {
@@ -226,8 +226,8 @@ fn a_damaged_secret_gets_a_new_version_and_not_more_often_than_that() {
     }
     assert_eq!(world.causes[1..], [Cause::Restored; 3]);
     assert!(!world.accepted().contains(&first), "two at most");
-    // The text of the version before is a text of the key, and not what should be there.
-    let before = world.texts[&world.status.versions[1].key_id].clone();
+    // The token of the version before is a token of the key, and not what should be there.
+    let before = world.tokens[&world.status.versions[1].key_id].clone();
     world.slot = Slot::Ours(Some(before));
     world.now += 10;
     assert!(matches!(world.next().step, Step::Issue { cause: Cause::Restored, .. }));
@@ -290,15 +290,19 @@ fn revoked_is_for_good_and_nothing_is_kept() {
 fn a_new_pepper_costs_no_key() {
     let mut world = World::new(spec(json!({})));
     world.converge();
-    let text = world.in_secret();
+    let token = world.in_secret();
     let pepper = |world: &World| world.status.versions[0].macs.iter().map(|m| m.pepper).collect::<Vec<_>>();
     world.peppers = vec![1, 2];
     world.converge();
-    assert_eq!(pepper(&world), [2, 1], "whoever does not have the new one yet recognises the key, too");
+    assert_eq!(
+        pepper(&world),
+        [2, 1],
+        "a process that does not have the new pepper yet recognises the key, too"
+    );
     world.peppers = vec![2];
     world.converge();
     assert_eq!(pepper(&world), [2]);
-    assert_eq!((world.in_secret(), world.causes.len()), (text, 1));
+    assert_eq!((world.in_secret(), world.causes.len()), (token, 1));
     world.peppers = vec![3];
     world.now += 10;
     world.converge();
@@ -374,7 +378,7 @@ impl World {
             }
             Event::Squat => self.slot = Slot::Foreign,
             Event::PutBack => {
-                let old = self.texts.values().next().cloned();
+                let old = self.tokens.values().next().cloned();
                 self.slot = Slot::Ours(old);
             }
             Event::Pepper => {
@@ -396,6 +400,7 @@ proptest! {
     ) {
         let spec = if scheduled { json!({"rotateEvery": "5m"}) } else { json!({}) };
         let mut world = World::new(self::spec(spec));
+        // At every moment at most two versions are accepted, and no forged one.
         for event in &events {
             let before = world.accepted();
             let (in_secret, delivered) = (world.in_secret(), world.status.key_id.clone());
@@ -413,6 +418,7 @@ proptest! {
                 prop_assert!(world.accepted().contains(&id), "{:?} {:?}", event, world);
             }
         }
+        // In the end the Secret's token is accepted, unless the key has ended.
         world.now += 10;
         world.converge();
         let next = world.next();
@@ -422,7 +428,7 @@ proptest! {
             prop_assert_eq!(&world.status.key_id, &world.in_secret());
         }
         prop_assert!(next.at.is_none_or(|t| t > at(world.now)));
-        // Nothing changes by itself until the returned time; then a step is due, or a later time is returned.
+        // Until the time given nothing changes by itself, and then something does, or the time advances.
         if let Some(then) = next.at {
             world.now = then.as_second() - 1;
             let step = world.next().step;

@@ -54,7 +54,7 @@ fn a_job_that_is_well_survives_more_drains_than_it_has_retries_and_one_that_kill
 
 #[test]
 fn what_the_cluster_ends_is_a_disruption_whatever_the_policy() {
-    let lost = json!({"phase": "Failed", "reason": "NodeLost", "message": "gone"});
+    let lost = json!({"phase": "Failed", "reason": "NodeLost", "message": "lost"});
     let shutdown = json!({"phase": "Failed", "reason": "NodeShutdown", "message": "spot"});
     let collected = json!({"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True",
         "reason": "DeletionByPodGC", "message": "no such node"}]});

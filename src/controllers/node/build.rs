@@ -1,4 +1,5 @@
-//! The one write to a node: label, taint and annotation together, under the resource version they were decided from.
+//! Third step: the one write to a node, label, taint and annotation together, under the resource version they were
+//! decided from. Pure.
 //!
 //! A merge-patch replaces a list as a whole. Taints that others set meanwhile can't get lost by that, as the resource
 //! version makes such a patch fail; and the UID keeps it from reaching another node of the same name.
@@ -7,32 +8,90 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use super::dereference::Dereferenced;
 use crate::{
+    api_types::Reason,
     domain::{
-        node_admission::since,
+        node_admission::{Step, since},
         worker::{NO_SCHEDULE, is_ours, label, tainted, taints},
     },
     names,
 };
 
+/// A write to a node.
+pub(super) struct Change {
+    /// What it does, as in `admit Node n1 to tenant acme`.
+    pub(super) action: String,
+    /// The group that it admits the node to.
+    pub(super) admits: Option<String>,
+    pub(super) patch: Value,
+    /// The Event that reports it, reason and note.
+    pub(super) event: Option<(Reason, String)>,
+}
+
+/// The write that a step asks for, if it does.
+pub(super) fn change(found: &Dereferenced, step: &Step) -> Option<Change> {
+    let (node, name) = (&*found.node, found.node.name_any());
+    if found.needs_fence(step) {
+        let action = format!("fence the admission of Node {name}");
+        return Some(Change { action, admits: None, patch: fence(node), event: None });
+    }
+    let (action, admits, patch, reason, note) = match step {
+        Step::Admit { group, .. } => {
+            let patch = admit(node, group);
+            let (admits, group) = (Some(group.clone()), described(group));
+            let action = format!("admit Node {name} to {group}");
+            (action, admits, patch, Reason::WorkerAdmitted, format!("admitted to {group}"))
+        }
+        Step::Release { group, because } => {
+            let pods: usize = found.live.values().sum();
+            let why = because.as_ref().map_or("its worker label has changed", |b| b.message.as_str());
+            let group = described(group);
+            let note = format!("released from {group}: {why}; job pods that finish first: {pods}");
+            (format!("release Node {name} from {group}"), None, release(node), Reason::WorkerReleasing, note)
+        }
+        Step::Free { group } => {
+            let group = described(group);
+            let note = format!("no longer kept for {group}: no job pod is left");
+            (
+                format!("remove the taint of {group} from Node {name}"),
+                None,
+                free(node),
+                Reason::WorkerReleased,
+                note,
+            )
+        }
+        Step::Leave | Step::Keep | Step::Refuse(_) | Step::Wait(_) => return None,
+    };
+    Some(Change { action, admits, patch, event: Some((reason, note)) })
+}
+
+/// A worker group in words.
+fn described(group: &str) -> String {
+    match group.strip_prefix(&names::pool_group("")) {
+        Some(pool) => format!("shared pool {pool}"),
+        None => format!("tenant {group}"),
+    }
+}
+
 /// Admits `node` to `group`.
-pub(super) fn admit(node: &Node, group: &str) -> Value {
+fn admit(node: &Node, group: &str) -> Value {
     build(node, Some(group), Some(group))
 }
 
-/// Takes the label off `node` and leaves the taint, put right if need be.
-pub(super) fn release(node: &Node) -> Value {
+/// Removes the label of `node` and leaves the taint, corrected if need be.
+fn release(node: &Node) -> Value {
     let group = tainted(node).or_else(|| label(node, names::NODE_ADMITTED));
     build(node, None, group)
 }
 
-/// Takes the taint off `node`.
-pub(super) fn free(node: &Node) -> Value {
+/// Removes the taint of `node`.
+fn free(node: &Node) -> Value {
     build(node, None, None)
 }
 
 /// Changes `node` in nothing but its resource version, so that an earlier write based on the present one fails.
-pub(super) fn fence(node: &Node) -> Value {
+fn fence(node: &Node) -> Value {
     let version = node.resource_version();
     json!({"metadata": {
         "uid": node.uid(),
@@ -125,7 +184,7 @@ mod tests {
         assert_eq!(
             patch["spec"]["taints"],
             json!([foreign(), ours("acme")]),
-            "set when somebody took it off"
+            "set where another client removed it"
         );
         assert_eq!(patch["metadata"]["annotations"][names::NODE_WORKER_SINCE], "2026-01-02T00:00:00Z acme");
 
