@@ -274,7 +274,7 @@ fn difference<K: Resource<DynamicType = ()>>(before: &[Arc<K>], after: &[Arc<K>]
 ///
 /// `Store::wait_until_ready` keeps one waker (kube 5.0, `DelayedInit`): of several tasks that wait, only the last one
 /// to be polled is woken. So each asks again after a moment.
-pub async fn until_whole<K>(store: &Store<K>) -> bool
+pub async fn until_synced<K>(store: &Store<K>) -> bool
 where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
@@ -287,7 +287,7 @@ where
 }
 
 /// Waits until caches are synced; false when a watch has ended, or `shutdown` has come, before.
-pub async fn whole_before(whole: impl Future<Output = bool>, shutdown: impl Future<Output = ()>) -> bool {
+pub async fn synced_before(whole: impl Future<Output = bool>, shutdown: impl Future<Output = ()>) -> bool {
     tokio::select! {
         whole = whole => whole,
         () = shutdown => false,
@@ -358,7 +358,7 @@ mod tests {
         let waiters: Vec<_> = (0..3)
             .map(|_| {
                 let store = watch.store();
-                tokio::spawn(async move { until_whole(&store).await })
+                tokio::spawn(async move { until_synced(&store).await })
             })
             .collect();
         tokio::task::yield_now().await;

@@ -13,9 +13,9 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    KILLS,
+    OPERATOR_FAULTS,
     audit::{Audit, Request},
-    common::{PATIENCE, Verbs, condition, namespace},
+    common::{Verbs, WAIT_TIMEOUT, condition, namespace},
 };
 
 /// How many tenants change at once; more by this variable of the environment.
@@ -32,7 +32,7 @@ const PREFIX: &str = "plan-";
 /// Waits until all tenants of the test are as `holds` says.
 async fn until_all(verbs: &Verbs<'_>, what: &str, holds: impl Fn(&Tenant) -> bool) {
     let api = verbs.all::<Tenant>();
-    wait::until(PATIENCE * 10, what, || async {
+    wait::until(WAIT_TIMEOUT * 10, what, || async {
         let all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
         let all: Vec<_> = all.iter().filter(|tenant| tenant.name_any().starts_with(PREFIX)).collect();
         let missing = all.iter().filter(|tenant| !holds(tenant)).count();
@@ -45,7 +45,7 @@ async fn until_all(verbs: &Verbs<'_>, what: &str, holds: impl Fn(&Tenant) -> boo
 /// The operator's writes until it has written nothing for [`QUIET`].
 async fn writes_until_quiet(audit: &Audit) -> Vec<Request> {
     let writes = RefCell::new((Vec::new(), tokio::time::Instant::now()));
-    wait::until(PATIENCE * 10, "the operator to have written all", || async {
+    wait::until(WAIT_TIMEOUT * 10, "the operator to have written all", || async {
         let new: Vec<_> = audit.next().into_iter().filter(Request::is_write_of_operator).collect();
         let (all, last) = &mut *writes.borrow_mut();
         if !new.is_empty() {
@@ -76,7 +76,7 @@ fn by_tenant(writes: &[Request], tenants: &[String]) -> BTreeMap<String, Vec<Str
 #[tokio::test]
 async fn a_changed_plan_costs_a_tenant_three_writes_and_a_deleted_child_one() {
     // Given: tenants with all that they own, of which the operator has nothing left to write.
-    let (world, _guard) = KILLS.take().await;
+    let (world, _guard) = OPERATOR_FAULTS.take().await;
     world.start_operator();
     world.until_ready().await;
     let verbs = world.verbs().await;
@@ -126,7 +126,7 @@ async fn a_changed_plan_costs_a_tenant_three_writes_and_a_deleted_child_one() {
     let ours = ListParams::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
     let policy = policies.list(&ours).await.unwrap().items.remove(0).metadata.name.unwrap();
     policies.delete(&policy, &DeleteParams::default()).await.unwrap();
-    wait::until(PATIENCE, "the policy to exist again", || async {
+    wait::until(WAIT_TIMEOUT, "the policy to exist again", || async {
         policies.get_opt(&policy).await.unwrap().ok_or("absent")
     })
     .await

@@ -55,7 +55,7 @@ use crate::{
         invalid::{InvalidObjects, Meta, cache, sort},
         pulse,
         streams::received,
-        watch::{Change, Watch, until_whole, whole_before},
+        watch::{Change, Watch, synced_before, until_synced},
     },
     metrics::Metrics,
     names,
@@ -170,10 +170,10 @@ pub async fn run(
         )
         .for_each(log_errors);
     let whole = async {
-        until_whole(keys).await && until_whole(tenants).await && until_whole(&context.secrets).await
+        until_synced(keys).await && until_synced(tenants).await && until_synced(&context.secrets).await
     };
     let reconciles = async {
-        if whole_before(whole, shutdown).await {
+        if synced_before(whole, shutdown).await {
             future::join(controller, second).await;
         }
     };

@@ -43,7 +43,7 @@ use crate::{
     clock::Clock,
     kube_ext::{
         controller::{Reconciler, log_errors},
-        watch::{until_whole, whole_before},
+        watch::{synced_before, until_synced},
     },
     metrics::Metrics,
 };
@@ -102,8 +102,8 @@ pub async fn run(
 ) {
     let shutdown = shutdown.shared();
     // A job or a tenant that the cache lacks still would count as deleted.
-    let both = async { until_whole(&context.jobs).await && until_whole(&context.tenants.known).await };
-    if !whole_before(both, shutdown.clone()).await {
+    let both = async { until_synced(&context.jobs).await && until_synced(&context.tenants.known).await };
+    if !synced_before(both, shutdown.clone()).await {
         return;
     }
     let waiting = Arc::clone(&context);

@@ -53,7 +53,7 @@ use crate::{
         invalid::{InvalidObjects, Meta, sort},
         mutation_cache::MutationCache,
         streams::{held_until, received},
-        watch::{Change, until_whole, whole_before},
+        watch::{Change, synced_before, until_synced},
     },
     metrics::Metrics,
     scheduler::SchedulerHandle,
@@ -170,12 +170,12 @@ pub async fn run(
         .for_each(log_errors);
     // A pod that the cache lacks still would count as deleted, and another attempt could start while it runs.
     let whole = async {
-        until_whole(&context.jobs).await
-            && until_whole(&context.pods).await
-            && until_whole(&context.tenants).await
+        until_synced(&context.jobs).await
+            && until_synced(&context.pods).await
+            && until_synced(&context.tenants).await
     };
     let reconciles = async {
-        if whole_before(whole, shutdown).await {
+        if synced_before(whole, shutdown).await {
             future::join(controller, second).await;
         }
     };

@@ -59,7 +59,7 @@ use crate::{
         controller::{Reconciler, log_errors},
         events::Events,
         streams::replaced,
-        watch::{until_whole, whole_before},
+        watch::{synced_before, until_synced},
     },
     metrics::Metrics,
 };
@@ -106,7 +106,7 @@ pub async fn run(
 ) {
     let shutdown = shutdown.shared();
     // A tenant or a pod that the cache lacks still would count as deleted.
-    if !whole_before(context.caches.whole(), shutdown.clone()).await {
+    if !synced_before(context.caches.whole(), shutdown.clone()).await {
         return;
     }
     let store = context.caches.nodes.clone();
@@ -130,7 +130,7 @@ pub async fn run(
 impl Caches {
     /// Waits until all that existed at the start is in; `false` when a watch has ended instead.
     async fn whole(&self) -> bool {
-        until_whole(&self.nodes).await && until_whole(&self.tenants).await && until_whole(&self.pods).await
+        until_synced(&self.nodes).await && until_synced(&self.tenants).await && until_synced(&self.pods).await
     }
 }
 

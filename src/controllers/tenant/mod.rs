@@ -64,7 +64,7 @@ use crate::{
         mutation_cache::MutationCache,
         pulse,
         streams::{received, replaced},
-        watch::{Change, Watch, until_whole, whole_before},
+        watch::{Change, Watch, synced_before, until_synced},
     },
     metrics::Metrics,
     names,
@@ -287,7 +287,7 @@ pub async fn run(
 
     // To a deletion an empty cache means that nothing is left: no reconcile before every cache is whole.
     let reconciles = async {
-        if whole_before(caches_ready(&context), shutdown).await {
+        if synced_before(caches_ready(&context), shutdown).await {
             future::join(controller, second).await;
         }
     };
@@ -300,16 +300,16 @@ async fn caches_ready(context: &Context) -> bool {
     let Dependencies { jobs, keys, pods, nodes, .. } = &context.dependencies;
     let Known { namespaces, quotas, limits, policies, accounts, bindings } = &context.known;
     let ready = future::join_all([
-        until_whole(jobs).boxed(),
-        until_whole(keys).boxed(),
-        until_whole(pods).boxed(),
-        until_whole(nodes).boxed(),
-        until_whole(namespaces).boxed(),
-        until_whole(quotas).boxed(),
-        until_whole(limits).boxed(),
-        until_whole(policies).boxed(),
-        until_whole(accounts).boxed(),
-        until_whole(bindings).boxed(),
+        until_synced(jobs).boxed(),
+        until_synced(keys).boxed(),
+        until_synced(pods).boxed(),
+        until_synced(nodes).boxed(),
+        until_synced(namespaces).boxed(),
+        until_synced(quotas).boxed(),
+        until_synced(limits).boxed(),
+        until_synced(policies).boxed(),
+        until_synced(accounts).boxed(),
+        until_synced(bindings).boxed(),
     ]);
     ready.await.into_iter().all(|whole| whole)
 }
