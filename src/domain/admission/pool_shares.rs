@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use slotmap::SlotMap;
 
 use super::{
     backfill::{AdmittedSizes, SizeBucket},
     fair_share::{DecayedUsage, FairShareOrder, Share, dominant_share},
-    ids::{Arena, BlockedId, ClassId, MemberId, TenantId},
+    ids::{BlockedId, ClassId, MemberId, TenantId},
 };
 use crate::domain::resources::Resources;
 
@@ -19,10 +20,10 @@ use crate::domain::resources::Resources;
 pub struct PoolShares {
     /// What the pool's nodes have in all.
     capacity: Resources,
-    members: Arena<MemberId, Member>,
+    members: SlotMap<MemberId, Member>,
     /// Sum of the weights that count.
     weights: u64,
-    blocked: Arena<BlockedId, BlockedClass>,
+    blocked: SlotMap<BlockedId, BlockedClass>,
     /// Jobs admitted so far.
     admitted: AdmittedSizes,
     /// Tenants with a blocked job, by its size and by the number of smaller admissions at which it may starve.
@@ -81,7 +82,7 @@ impl PoolShares {
     /// Removes a tenant; returns what it used lately.
     pub fn leave(&mut self, member: MemberId) -> DecayedUsage {
         self.set_counted(member, false);
-        self.members.remove(member).recent
+        self.members.remove(member).map_or_else(DecayedUsage::default, |member| member.recent)
     }
 
     pub fn usage(&self, member: MemberId) -> &Resources {

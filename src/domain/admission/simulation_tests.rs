@@ -78,6 +78,9 @@ fn service_is_by_weight_whatever_the_shares_and_lengths() {
         // The lightest are owed a twentieth of a slot, the heaviest less than a half.
         (100, 20, 60, 80),
         (12, 31, 600, 30),
+        // Longer than the half-life of the recent share.
+        (40, 60, 4 * 3600, 20),
+        (12, 31, 8 * 3600, 20),
     ] {
         let end = seconds * jobs_long;
         let mut world = backlogged(tenants, slots, seconds, end);

@@ -22,6 +22,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use slotmap::SlotMap;
 
 pub use self::assess::Assessment;
 use self::reservation::Reservation;
@@ -29,7 +30,7 @@ use super::{
     UsageSnapshot,
     agenda::Agenda,
     backfill::Overtaken,
-    ids::{Arena, ClassId, JobIdx, MemberId, PoolId, TenantId},
+    ids::{ClassId, JobIdx, MemberId, PoolId, TenantId},
     inputs::{TenantInput, Usage},
     inventory::Inventory,
     job_class::{BackfillCount, Inadmissible, JobClass, Shape},
@@ -61,7 +62,7 @@ pub struct TenantQueue {
     /// Jobs that have ended, by phase.
     ended: BTreeMap<JobPhase, u64>,
 
-    classes: Arena<ClassId, JobClass>,
+    classes: SlotMap<ClassId, JobClass>,
     class_ids: HashMap<Shape, ClassId>,
     /// The classes to assess, by their first job: those not assessed yet, and in a cycle those that were blocked and may
     /// have room by now.
@@ -398,8 +399,8 @@ impl TenantQueue {
         self.drop_reservation(job, &mut shared.inventory);
         if self.classes[id].first().is_none() {
             self.unblock(id, &mut shared.inventory);
-            let class = self.classes.remove(id);
-            self.class_ids.remove(&class.shape);
+            self.class_ids.remove(&self.classes[id].shape);
+            self.classes.remove(id);
         }
     }
 
