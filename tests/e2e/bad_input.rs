@@ -358,8 +358,9 @@ async fn an_unknown_plan_stalls_with_the_known_names() {
     verbs.new_tenant("planless", json!({"plan": "platinum"})).await.unwrap();
     let stalled = |t: &Tenant| condition_reason(t, "Stalled").as_deref() == Some("UnknownPlan");
     let tenant = verbs.until_tenant("planless", "UnknownPlan", stalled).await;
-    let said =
-        tenant.status.unwrap().conditions.iter().find(|c| c.type_ == "Stalled").unwrap().message.clone();
+    let status = tenant.status.unwrap();
+    assert_eq!(status.phase.unwrap().to_string(), "Stalled");
+    let said = &status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap().message;
     assert!(said.contains("platinum") && said.contains("basic") && said.contains("enterprise"), "{said}");
     verbs.patch_tenant("planless", json!({"spec": {"plan": "free"}})).await.unwrap();
     verbs
