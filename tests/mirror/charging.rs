@@ -136,11 +136,7 @@ async fn a_pod_that_names_the_tenant_of_another_namespace_charges_no_tenant() {
         world.pods.apply(pod).await;
     }
     let _mirror = world.start().await;
-    world
-        .sees(
-            "SELECT string_agg(tenant || ' ' || job_uid, ', ') FROM usage_events",
-            &format!("acme {}", uid(5)),
-        )
-        .await;
+    let charged = "SELECT string_agg(concat_ws(' ', tenant_uid, job_uid), ', ') FROM usage_events";
+    world.sees(charged, &format!("{} {}", uid(1), uid(5))).await;
     world.sees(HOURS, ONE).await;
 }
