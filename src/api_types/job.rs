@@ -15,7 +15,7 @@ use self::rules::{fixed, fixed_list, fixed_number, fixed_quantity, fixed_volumes
 #[cfg(test)]
 pub(crate) use self::status::MOVES;
 pub use self::{
-    rules::MOST_BYTES,
+    rules::MAX_TEXT_BYTES,
     status::{AttemptRecord, JobPhase, JobStatus},
 };
 use super::{

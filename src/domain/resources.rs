@@ -185,6 +185,18 @@ impl Sub for Resources {
     }
 }
 
+impl QuotaDimension {
+    /// An amount as people write it in the unit of the quota, such as `1.5` of CPU cores.
+    #[must_use]
+    pub fn written(self, amount: u64) -> String {
+        match self.unit() {
+            1 => amount.to_string(),
+            1000 => cores(amount),
+            _ => gigabytes(amount),
+        }
+    }
+}
+
 /// The scratch volumes of a job, together.
 fn scratch(spec: &JobSpec) -> Result<u64, AskError> {
     spec.volumes.iter().try_fold(0_u64, |sum, volume| {

@@ -7,17 +7,13 @@ use super::{
     synthetic::{self, Synthetic},
     trace::{self, Work},
 };
-use crate::api_types::{Plans, Reason};
+use crate::api_types::{Plans, Reason, quota::QuotaDimension};
 
 /// One plan `a` and one plan `b`, alike and without limits but for what is replaced.
 fn plans(change: impl Fn(String) -> String) -> Plans {
-    let plan = |name: &str| {
-        format!(
-            "  {name}: {{weight: 1, maxJobs: -1, maxQueuedJobs: -1, maxJobsPerHour: -1, maxWorkers: -1, \
-             maxCpuCores: -1, maxMemoryGb: -1, maxGpus: -1, maxStorageGb: -1, maxBandwidthMbps: -1, \
-             jobTimeoutMinutes: -1}}\n"
-        )
-    };
+    let quotas: String =
+        QuotaDimension::all().map(|dimension| format!(", {}: -1", dimension.field())).collect();
+    let plan = |name: &str| format!("  {name}: {{weight: 1{quotas}}}\n");
     Plans::from_yaml(&format!("plans:\n{}{}", change(plan("a")), plan("b"))).unwrap()
 }
 

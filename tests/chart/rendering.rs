@@ -3,11 +3,11 @@
 use std::{fs, process::Command};
 
 use crofter::{
-    api_types::{Plans, Scenarios, crd},
+    api_types::{Plans, Scenarios, crd, quota::QuotaDimension},
     yaml,
 };
 use crofter_test_cluster::tools::Tools;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{chart, failed, succeeded};
 
@@ -33,9 +33,15 @@ fn env<'a>(deployment: &'a Value, name: &str) -> Option<&'a Value> {
     env.iter().find(|e| e["name"] == name)
 }
 
-const PLAN: &str = r#"{"gold": {"weight": 9, "maxJobs": 5000000, "maxQueuedJobs": -1, "maxJobsPerHour": -1,
-    "maxWorkers": 100, "maxCpuCores": 256, "maxMemoryGb": 1024, "maxGpus": 0, "maxStorageGb": 10,
-    "maxBandwidthMbps": 10, "jobTimeoutMinutes": 60}}"#;
+/// A plan table with every quota.
+fn plans() -> String {
+    let mut gold: Value = QuotaDimension::all().map(|dimension| (dimension.field(), json!(100))).collect();
+    gold["weight"] = json!(9);
+    gold["maxJobs"] = json!(5_000_000);
+    gold["maxQueuedJobs"] = json!(-1);
+    gold["maxGpus"] = json!(0);
+    format!("plans={}", json!({"gold": gold}))
+}
 
 const SCENARIO: &str = r#"{"train": {"description": "training & <more>", "image": "registry/train:3",
     "command": ["/train"], "args": ["--epochs", "10"], "env": [{"name": "LOG", "value": "info"}],
@@ -91,7 +97,7 @@ fn the_plans_in_the_policy_are_those_of_the_operator() {
     assert!(expression(&objects).ends_with(&names), "{}", expression(&objects));
     assert!(of_kind(&objects, "ConfigMap").is_empty());
 
-    let plans = format!("plans={PLAN}");
+    let plans = plans();
     let objects = rendered(&["--set-json", &plans, "--set", "defaultTenant.plan=gold"]);
     assert!(expression(&objects).ends_with(r#"["gold"]"#), "{}", expression(&objects));
     let table = of_kind(&objects, "ConfigMap")[0].pointer("/data/plans.yaml").unwrap().as_str().unwrap();
@@ -143,7 +149,7 @@ fn the_operator_is_configured_by_the_values() {
         Some(&Value::from("metadata.namespace"))
     );
 
-    let (plans, scenarios) = (format!("plans={PLAN}"), format!("scenarios={SCENARIO}"));
+    let (plans, scenarios) = (plans(), format!("scenarios={SCENARIO}"));
     let objects = rendered(&[
         "--set-json",
         &plans,
@@ -252,9 +258,8 @@ fn bad_values_are_refused_with_their_name() {
         let error = failed(&helm(&["template", "crofter", "--set", value]));
         assert!(error.contains(named), "{value}: {error}");
     }
-    let unlimited_weight = PLAN.replace(r#""weight": 9"#, r#""weight": 0"#);
-    let plans = format!("plans={unlimited_weight}");
-    let error = failed(&helm(&["template", "crofter", "--set-json", &plans]));
+    let weightless = plans().replace(r#""weight":9"#, r#""weight":0"#);
+    let error = failed(&helm(&["template", "crofter", "--set-json", &weightless]));
     assert!(error.contains("plans/gold/weight"), "{error}");
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crofter::{
-    api_types::{Job, Scenarios, Tenant, TenantApiKey, crd},
+    api_types::{Job, Scenarios, Tenant, TenantApiKey, crd, quota::QuotaDimension, tenant::TenantUsage},
     domain::{
         api_key::lifecycle,
         resources::{AskError, Resources},
@@ -212,6 +212,11 @@ fn places(
     }
 }
 
+/// Every quota.
+fn quotas() -> Value {
+    QuotaDimension::all().map(|dimension| (dimension.field(), json!(1))).collect()
+}
+
 /// The path of every field of a schema.
 fn fields(schema: &Value, path: &str, all: &mut BTreeSet<String>) {
     all.insert(path.to_owned());
@@ -310,10 +315,7 @@ async fn every_tenant_that_the_schema_admits_is_read() {
     let whole = json!({
         "displayName": "Acme", "plan": "free", "suspended": false, "suspendPolicy": "Hold",
         "expiresAt": "2030-01-01T00:00:00Z",
-        "quotas": {
-            "maxJobs": 1, "maxQueuedJobs": 1, "maxJobsPerHour": 1, "maxWorkers": 1, "maxCpuCores": 1, "maxMemoryGb": 1,
-            "maxGpus": 1, "maxStorageGb": 1, "maxBandwidthMbps": 1, "jobTimeoutMinutes": 1,
-        },
+        "quotas": quotas(),
         "sharedPools": ["gpu"],
         "access": [
             {"kind": "User", "name": "ann", "role": "admin"},
@@ -445,17 +447,11 @@ fn paused(kind: &str, name: &str, spec: Value) -> Value {
 #[tokio::test]
 async fn every_status_that_the_schemas_admit_is_read() {
     let time = "2030-01-01T00:00:00Z";
-    let quotas = json!({
-        "maxJobs": 1, "maxQueuedJobs": 1, "maxJobsPerHour": 1, "maxWorkers": 1, "maxCpuCores": 1, "maxMemoryGb": 1,
-        "maxGpus": 1, "maxStorageGb": 1, "maxBandwidthMbps": 1, "jobTimeoutMinutes": 1,
-    });
+    let mut usage = json!(TenantUsage::default());
+    usage["jobsHourResetAt"] = json!(time);
     let tenant = json!({
-        "observedGeneration": 1, "phase": "Active", "namespace": "tenant-x", "effectiveQuotas": quotas, "applied": "x",
-        "usage": {
-            "queuedJobs": 1, "activeJobs": 1, "cpuMillicores": 1, "memoryBytes": 1, "gpus": 1, "storageBytes": 1,
-            "bandwidthMbps": 1, "workers": 1, "jobsThisHour": 1, "jobsHourResetAt": time,
-            "ended": {"completed": 1, "failed": 1, "canceled": 1, "rejected": 1, "timedOut": 1},
-        },
+        "observedGeneration": 1, "phase": "Active", "namespace": "tenant-x", "effectiveQuotas": quotas(), "applied": "x",
+        "usage": usage,
         "jobWindow": {"resetsAt": time, "notBefore": time, "settled": 1, "settling": ["u"]},
         "summary": {"jobs": "1", "cpu": "1", "memory": "1", "gpus": "1", "workers": "1", "jobsThisHour": "1"},
         "conditions": conditions(),

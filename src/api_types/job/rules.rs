@@ -9,7 +9,7 @@ use crate::{api_types::quantity::as_quantity, names::KEY_SECRET_PREFIX};
 
 /// The most bytes that the texts of a spec may have: a pod holds each parameter twice, etcd takes 1.5 MB, the operator
 /// keeps every job in memory, and Linux gives a process at most 128 KiB in one argument or variable.
-pub const MOST_BYTES: usize = 64 << 10;
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// A field that stays as submitted.
 pub(super) fn fixed(field: &str) -> Rule {
@@ -113,7 +113,7 @@ pub(super) fn distinct_variables() -> Rule {
     Rule::new(format!("!self.exists(a, {shared})")).message(Message::Expression(message))
 }
 
-/// The texts of a spec have at most [`MOST_BYTES`] in all.
+/// The texts of a spec have at most [`MAX_TEXT_BYTES`] in all.
 pub(super) fn size() -> Rule {
     let bytes = |path: &str| format!("bytes({path}).size()");
     let one = |field: &str| format!("(has(self.{field}) ? {} : 0)", bytes(&format!("self.{field}")));
@@ -140,8 +140,8 @@ pub(super) fn size() -> Rule {
     let sum = sum.join(" + ");
     // Not by `+`: the API server does not know how long `string(…)` is, and takes it for very long.
     let message = format!(
-        "'the texts of the spec have %d bytes in all: give at most {MOST_BYTES}, and put what is larger into a ConfigMap or \
+        "'the texts of the spec have %d bytes in all: give at most {MAX_TEXT_BYTES}, and put what is larger into a ConfigMap or \
          a volume'.format([{sum}])"
     );
-    Rule::new(format!("{sum} <= {MOST_BYTES}")).message(Message::Expression(message))
+    Rule::new(format!("{sum} <= {MAX_TEXT_BYTES}")).message(Message::Expression(message))
 }

@@ -25,7 +25,8 @@ use super::{
 };
 use crate::{
     api_types::{
-        plan::{EffectiveQuotas, Limit},
+        plan::EffectiveQuotas,
+        quota::QuotaDimension,
         tenant::{AccessRole, PodSecurity},
     },
     names,
@@ -118,20 +119,16 @@ fn namespace(owner: &Owner, pod_security: PodSecurity) -> Namespace {
 /// The plan's own numbers, so that `kubectl describe quota` reads like the plan; what is unlimited has no entry. And a
 /// bound for the number of what a tenant may make itself, each of which costs etcd up to 1 MiB.
 fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> ResourceQuota {
-    let number = |value: i64| Limit::from_quota(value).at_most().map(|n| n.to_string());
-    let gigabytes = |value: i64| Limit::from_quota(value).at_most().map(|n| format!("{n}G"));
-    let hard = [
-        ("requests.cpu".to_owned(), number(quotas.max_cpu_cores)),
-        ("requests.memory".to_owned(), gigabytes(quotas.max_memory_gb)),
-        (format!("requests.{gpu_resource}"), number(quotas.max_gpus)),
-        ("requests.storage".to_owned(), gigabytes(quotas.max_storage_gb)),
-        ("pods".to_owned(), number(quotas.max_jobs)),
-        ("services.nodeports".to_owned(), Some("0".to_owned())),
-        ("services.loadbalancers".to_owned(), Some("0".to_owned())),
-        ("count/configmaps".to_owned(), Some(CORE_OBJECTS.to_owned())),
-        ("count/secrets".to_owned(), Some(CORE_OBJECTS.to_owned())),
-        ("persistentvolumeclaims".to_owned(), Some(CORE_OBJECTS.to_owned())),
+    let of_plan =
+        QuotaDimension::all().filter_map(|dimension| dimension.resource_quota(quotas, gpu_resource));
+    let bounds = [
+        ("services.nodeports", "0"),
+        ("services.loadbalancers", "0"),
+        ("count/configmaps", CORE_OBJECTS),
+        ("count/secrets", CORE_OBJECTS),
+        ("persistentvolumeclaims", CORE_OBJECTS),
     ];
+    let hard = of_plan.chain(bounds.map(|(name, most)| (name.to_owned(), Some(most.to_owned()))));
     quota_of(owner, NAME, hard)
 }
 

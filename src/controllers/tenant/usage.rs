@@ -14,10 +14,7 @@ use crate::{
         quota::QuotaDimension,
         tenant::{JobWindow, TenantStatus, TenantSummary, TenantUsage},
     },
-    domain::{
-        rate_window::MAX_SETTLING,
-        resources::{cores, gigabytes},
-    },
+    domain::rate_window::MAX_SETTLING,
 };
 
 /// Usage that changes is written at most this often.
@@ -123,18 +120,26 @@ fn window_urgency(old: Option<&JobWindow>, new: &UsageSnapshot) -> Urgency {
     }
 }
 
+/// Bytes in a thousandth of a GB.
+const MEGA: i64 = 1_000_000;
+/// Bytes in a GB.
+const GIGA: u64 = 1_000_000_000;
+
 /// The texts for columns, such as `3/20`, `1.5/16` and `2/unlimited`.
 pub(super) fn summary(usage: &TenantUsage, quotas: &EffectiveQuotas) -> TenantSummary {
-    let of = |used: String, quota: i64| format!("{used}/{}", Limit::from_quota(quota));
-    /// Bytes in a thousandth of a GB.
-    const MEGA: i64 = 1_000_000;
+    let of = |dimension: QuotaDimension| {
+        // Bytes are rounded to the thousandths of a GB that people read.
+        let half = if dimension.unit() == GIGA { MEGA / 2 } else { 0 };
+        let used = unsigned(dimension.used(usage).unwrap_or(0).saturating_add(half));
+        format!("{}/{}", dimension.written(used), Limit::from_quota(dimension.quota(quotas)))
+    };
     TenantSummary {
-        jobs: of(usage.active_jobs.to_string(), quotas.max_jobs),
-        cpu: of(cores(unsigned(usage.cpu_millicores)), quotas.max_cpu_cores),
-        memory: of(gigabytes(unsigned(usage.memory_bytes.saturating_add(MEGA / 2))), quotas.max_memory_gb),
-        gpus: of(usage.gpus.to_string(), quotas.max_gpus),
-        workers: of(usage.workers.to_string(), quotas.max_workers),
-        jobs_this_hour: of(usage.jobs_this_hour.to_string(), quotas.max_jobs_per_hour),
+        jobs: of(QuotaDimension::Jobs),
+        cpu: of(QuotaDimension::Cpu),
+        memory: of(QuotaDimension::Memory),
+        gpus: of(QuotaDimension::Gpus),
+        workers: of(QuotaDimension::Workers),
+        jobs_this_hour: of(QuotaDimension::JobsPerHour),
     }
 }
 

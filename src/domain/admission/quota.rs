@@ -3,7 +3,7 @@
 use super::inputs::TenantInput;
 use crate::{
     api_types::{Reason, plan::Limit, quota::QuotaDimension},
-    domain::resources::{Resources, cores, gigabytes},
+    domain::resources::Resources,
 };
 
 /// A quota that a job exceeds. Only the numbers: a queue of ten thousand classes is assessed again at every end of a job, and
@@ -30,25 +30,6 @@ pub(super) enum Nothing {
     Minutes,
 }
 
-/// An amount in the words of messages, such as `1.5 CPU cores`.
-fn written(of: QuotaDimension, amount: u64) -> String {
-    match of {
-        QuotaDimension::Cpu => cores(amount),
-        QuotaDimension::Memory | QuotaDimension::Storage => gigabytes(amount),
-        _ => amount.to_string(),
-    }
-}
-
-fn unit(of: QuotaDimension) -> &'static str {
-    match of {
-        QuotaDimension::Cpu => "CPU cores",
-        QuotaDimension::Memory => "GB of memory",
-        QuotaDimension::Gpus => "GPUs",
-        QuotaDimension::Bandwidth => "Mbit/s",
-        other => other.noun(),
-    }
-}
-
 impl Excess {
     /// Why a job waits that exceeds it.
     pub(super) fn reason(self) -> Reason {
@@ -68,9 +49,9 @@ impl Excess {
             }
             Self::Amount { of, held, asked } => {
                 let limit = of.limit(&tenant.quotas);
-                let allowed = limit.at_most().map_or_else(|| limit.to_string(), |most| written(of, most));
-                let (unit, asked) = (unit(of), written(of, asked));
-                match held.map(|held| written(of, held)) {
+                let allowed = limit.at_most().map_or_else(|| limit.to_string(), |most| of.written(most));
+                let (unit, asked) = (of.amounts(), of.written(asked));
+                match held.map(|held| of.written(held)) {
                     Some(held) => {
                         format!("{plan} allows {allowed} {unit}: {held} in use, this job asks for {asked}")
                     }

@@ -51,18 +51,7 @@ fn worker(group: &str, cores: u64) -> WorkerInput {
 }
 
 fn job(uid: &str, tenant: &str, asked: Resources) -> JobInput {
-    JobInput {
-        uid: uid.into(),
-        namespace: tenant.into(),
-        created: Timestamp::UNIX_EPOCH,
-        queue: Queue::Default,
-        priority: Priority::Medium,
-        asked: Ok(asked),
-        group: None,
-        on_quota: OnQuota::Queue,
-        state: JobState::Waiting(1),
-        reported: None,
-    }
+    JobInput { uid: uid.into(), namespace: tenant.into(), asked: Ok(asked), ..JobInput::default() }
 }
 
 /// A job that runs on a node.

@@ -15,11 +15,7 @@ use std::{
 
 use anyhow::Context;
 use crofter::{
-    api_types::{
-        JobPhase,
-        job::{OnQuota, Priority, Queue},
-        plan::EffectiveQuotas,
-    },
+    api_types::{JobPhase, plan::EffectiveQuotas},
     clock::ClockReading,
     domain::{
         admission::{Dispatcher, JobInput, JobState, TenantInput, Verdict, WorkerInput},
@@ -218,13 +214,8 @@ impl World {
             uid: format!("{:08}", self.jobs).into(),
             namespace: namespace(self.jobs % self.tenants).into(),
             created: at(self.now),
-            queue: Queue::Default,
-            priority: Priority::Medium,
             asked: Ok(asked),
-            group: None,
-            on_quota: OnQuota::Queue,
-            state: JobState::Waiting(1),
-            reported: None,
+            ..JobInput::default()
         }
     }
 
