@@ -5,7 +5,7 @@
 //! (the tenant's weight over the weights of all that use the pool or have demand for it) comes before all that do not.
 //! Otherwise, and among those, the tenant with the lowest load is next: its recent share divided by the weight of its plan.
 //!
-//! The recent share is the mean share with a half-life of four hours (Kueue: `usageHalfLifeTime`). The present share, with
+//! The recent share is the mean share with a half-life of a day (Kueue: `usageHalfLifeTime`). The present share, with
 //! half of the job in question, counts a little in it, so that many decisions at one moment count each other. A job must
 //! not count much by itself: to count the whole job much would starve tenants that are owed less than one slot, and to
 //! count none of it would give them too much (as methods of apportionment differ that round seats up or down).
@@ -17,10 +17,11 @@ use jiff::Timestamp;
 
 use crate::domain::resources::Resources;
 
-/// After this many seconds usage counts half.
-const HALF_LIFE_SECONDS: f64 = 4.0 * 3600.0;
+/// After this many seconds usage counts half. Of jobs that run longer it counts the present ones too much; a week, as in
+/// Slurm, forgets too slowly where tenants are owed a part of a slot (docs/adr/0044).
+const HALF_LIFE_SECONDS: f64 = 24.0 * 3600.0;
 /// How much the present share counts in the recent one: about as much as one minute more of it.
-const PRESENT: f64 = 1.0 / 256.0;
+const PRESENT: f64 = 1.0 / 2048.0;
 /// A recent share below this counts as none.
 const MIN_SHARE: f64 = 1e-6;
 /// Shares are compared with this tolerance: a guarantee of a third is reached by three of nine.
@@ -146,16 +147,16 @@ mod tests {
     }
 
     #[test]
-    fn recent_usage_halves_in_four_hours_and_is_forgotten() {
+    fn recent_usage_halves_in_a_day_and_is_forgotten() {
         let mut recent = DecayedUsage::default();
-        let hours = |hours: i64| at(hours * 3600);
-        recent.set(0.5, hours(0));
-        assert!((recent.mean(hours(4)) - 0.25).abs() < 1e-9, "half of what it uses, after one half-life");
-        recent.set(0.0, hours(4));
-        assert!((recent.mean(hours(8)) - 0.125).abs() < 1e-9);
-        recent.set(0.0, hours(8));
-        assert!((recent.mean(hours(7)) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
-        assert!(recent.mean(hours(120)).abs() < 1e-12);
+        let days = |days: i64| at(days * 86_400);
+        recent.set(0.5, days(0));
+        assert!((recent.mean(days(1)) - 0.25).abs() < 1e-9, "half of what it uses, after one half-life");
+        recent.set(0.0, days(1));
+        assert!((recent.mean(days(2)) - 0.125).abs() < 1e-9);
+        recent.set(0.0, days(2));
+        assert!((recent.mean(days(1)) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
+        assert!(recent.mean(days(30)).abs() < 1e-12);
     }
 
     #[test]
