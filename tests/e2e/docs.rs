@@ -47,6 +47,34 @@ async fn the_first_request_of_the_rest_page_makes_a_job() {
 }
 
 #[tokio::test]
+async fn the_wait_of_the_page_of_jobs_ends_at_every_end() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/jobs.md")).unwrap();
+    let command = page.lines().find(|line| line.contains(" wait tjob/")).unwrap();
+    let verbs = world().verbs().await;
+    verbs.tenant("awaited", json!({"plan": "basic"})).await;
+    verbs.worker("awaited-1", "awaited", "2").await;
+    verbs.job("awaited", "good", json!({})).await;
+    verbs.job("awaited", "bad", json!({"parameters": {"exit-code": "3"}})).await;
+    verbs
+        .job("awaited", "late", json!({"timeoutSeconds": 1, "parameters": {"run-seconds": "forever"}}))
+        .await;
+    verbs.job("awaited", "unwanted", json!({"canceled": true})).await;
+    verbs.job("awaited", "refused", json!({"resources": {"cpu": "1000"}})).await;
+    for (name, phase) in [
+        ("good", "Completed"),
+        ("bad", "Failed"),
+        ("late", "TimedOut"),
+        ("unwanted", "Canceled"),
+        ("refused", "Rejected"),
+    ] {
+        let command = command.replace("tenant-acme", "tenant-awaited").replace("nightly-report", name);
+        type_in(&command, &[]).await;
+        let job = verbs.within::<Job>("tenant-awaited").get(name).await.unwrap();
+        assert_eq!(job.status.unwrap().phase.to_string(), phase, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn the_examples_apply_as_they_say() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tenants.yaml")).unwrap();
     let typed =

@@ -122,3 +122,21 @@ async fn a_pod_outlives_its_job_and_its_tenant() {
     world.sees(row, "acme tenant-acme render Completed f").await;
     world.sees("SELECT epoch::text FROM mirror_state", "1").await;
 }
+
+/// Who creates a pod chooses its labels.
+#[tokio::test]
+async fn a_pod_that_names_the_tenant_of_another_namespace_charges_no_tenant() {
+    let mut world = World::new().await;
+    world.tenants.apply(tenant("acme", 1)).await;
+    let mut elsewhere = ended_pod(7, 3, 1, ("acme", 1));
+    elsewhere.metadata.namespace = Some("tenant-umbra".to_owned());
+    // The name of one tenant with the UID of another.
+    let mixed = ended_pod(8, 4, 1, ("umbra", 1));
+    for pod in [elsewhere, mixed, ended_pod(9, 5, 1, ("acme", 1))] {
+        world.pods.apply(pod).await;
+    }
+    let _mirror = world.start().await;
+    let charged = "SELECT string_agg(concat_ws(' ', tenant_uid, job_uid), ', ') FROM usage_events";
+    world.sees(charged, &format!("{} {}", uid(1), uid(5))).await;
+    world.sees(HOURS, ONE).await;
+}

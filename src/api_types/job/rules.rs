@@ -101,6 +101,18 @@ pub(super) fn no_key_secret(before: &str, name: &str, after: &str) -> Rule {
     Rule::new(format!("{before}{name}.startsWith('{KEY_SECRET_PREFIX}'){after}")).message(&*message)
 }
 
+/// No two parameters are one variable (`names::parameter_variable`); the message has the names of those that are.
+pub(super) fn distinct_variables() -> Rule {
+    let variable = |name: &str| format!("{name}.lowerAscii().replace('-', '_').replace('.', '_')");
+    let shared = format!("self.exists(b, a != b && {} == {})", variable("a"), variable("b"));
+    // By `format`: of a text that `+` or `join` makes of a map's keys the API server knows no bound.
+    let message = format!(
+        "'parameters %s differ from one another only in case or in - _ . and would be one environment variable: rename \
+         them'.format([self.filter(a, {shared})])"
+    );
+    Rule::new(format!("!self.exists(a, {shared})")).message(Message::Expression(message))
+}
+
 /// The texts of a spec have at most [`MAX_TEXT_BYTES`] in all.
 pub(super) fn size() -> Rule {
     let bytes = |path: &str| format!("bytes({path}).size()");
