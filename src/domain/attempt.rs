@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_before_the_deletion_stands() {
+    fn an_end_before_the_deletion_is_kept() {
         let status = json!({"phase": "Failed", "containerStatuses": terminated(1, "Error")});
         let asked_after =
             json!({"deletionTimestamp": "2026-01-01T00:00:40Z", "deletionGracePeriodSeconds": 30});

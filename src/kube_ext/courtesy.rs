@@ -207,7 +207,7 @@ mod tests {
         Timestamp::from_millisecond(millis).unwrap()
     }
 
-    /// The tokens for reasons, where so many jobs were admitted since the last call.
+    /// The tokens for reasons, with the number of jobs admitted since the last call.
     fn available(budget: &CourtesyBudget, now: Timestamp, admitted: usize) -> usize {
         budget.admitted(now, admitted);
         budget.available(Courtesy::Reason, now)
@@ -286,7 +286,7 @@ mod tests {
         let (budget, kind) = (used_up(), Courtesy::TenantStatus);
         let reserved: Vec<_> = (0..150).map(|_| budget.reserve(kind)).collect();
         let ready = |now| reserved.iter().filter(|one| budget.wait(kind, **one, now).is_none()).count();
-        // So many that no time is left without admissions; their own tokens are shared with the reasons.
+        // Enough that no time is left without admissions; their own tokens are shared with the reasons.
         for second in 0..=10 {
             budget.admitted(at(second * 1000), 8);
         }

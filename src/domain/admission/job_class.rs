@@ -30,7 +30,7 @@ pub struct Shape {
     pub fresh: bool,
 }
 
-/// The queued jobs of one shape. The first stands for all: what holds it back holds the others back, too.
+/// The queued jobs of one shape. The first represents all: what holds it back holds the others back, too.
 #[derive(Debug)]
 pub struct JobClass {
     pub shape: Shape,

@@ -258,7 +258,7 @@ impl Dispatcher {
 const MAX_JOBS_VISITED: usize = 4096;
 
 impl Dispatcher {
-    /// At most so many jobs, by UID, whose status is to get a new reason to wait: from now on [`Self::verdict`] has it.
+    /// At most `max` jobs, by UID, whose status is to get a new reason to wait: from now on [`Self::verdict`] has it.
     pub fn take_reason_updates(&mut self, max: usize) -> Vec<Arc<str>> {
         let mut updates = Vec::new();
         for _ in 0..MAX_JOBS_VISITED {

@@ -172,13 +172,13 @@ impl PoolShares {
         self.admitted.smaller(&SizeBucket::of(asked))
     }
 
-    /// Has a tenant enqueued when so many smaller jobs were admitted. That is never taken back: a tenant whose job waits no
+    /// Has a tenant enqueued when `admitted` smaller jobs were admitted. That is never taken back: a tenant whose job waits no
     /// longer by then is enqueued once too often.
     pub fn watch(&mut self, asked: &Resources, admitted: u64, tenant: TenantId) {
         self.watches.entry(SizeBucket::of(asked)).or_default().insert((admitted, tenant));
     }
 
-    /// At most so many of the tenants whose job may starve by now; each watch is returned once.
+    /// At most `max` of the tenants whose job may starve by now; each watch is returned once.
     pub fn take_overtaken(&mut self, max: usize) -> Vec<TenantId> {
         let mut all = Vec::new();
         self.watches.retain(|size, tenants| {

@@ -10,15 +10,15 @@ use crate::{
 /// few of these messages are ever read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// Jobs at once, of which so many are admitted.
+    /// Jobs at once, of which `active` are admitted.
     Jobs { active: u64 },
     /// An amount; `held`, where what others use is counted.
     Amount { of: QuotaDimension, held: Option<u64>, asked: u64 },
-    /// Jobs an hour, of which so many have started.
+    /// Jobs an hour, of which `started` have started.
     Hour { started: u64 },
     /// A quota of 0 that concerns every job.
     Nothing(Nothing),
-    /// What is left is set aside for a larger job that so many have overtaken.
+    /// What is left is set aside for a larger job, which other jobs have overtaken `times` times.
     SetAside { times: u64 },
 }
 
@@ -84,7 +84,7 @@ pub(super) fn alone(tenant: &TenantInput, asked: &Resources) -> Option<Excess> {
     amount(tenant, None, asked).or_else(nothing)
 }
 
-/// The first quota that `asked` on top of `held` goes over, where so many jobs are active.
+/// The first quota that `asked` on top of `held` goes over, with `active` other jobs.
 pub(super) fn with_held(
     tenant: &TenantInput,
     held: &Resources,
@@ -105,7 +105,7 @@ fn amount(tenant: &TenantInput, held: Option<&Resources>, asked: &Resources) -> 
     })
 }
 
-/// That no more jobs may start in this hour, where so many have.
+/// That no more jobs may start in this hour, after `started`.
 pub(super) fn hour(tenant: &TenantInput, started: u64) -> Option<Excess> {
     rate_limited(tenant, started, 0).then_some(Excess::Hour { started })
 }

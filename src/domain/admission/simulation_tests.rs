@@ -50,7 +50,7 @@ fn service_is_by_weight_with_equal_jobs() {
     assert!(weights.iter().all(|(name, _)| waits(name)), "all are backlogged");
 }
 
-/// Tenants of weights 1, 2, 4 and 8 in a pool, all with more jobs than they get; jobs of about so many seconds.
+/// Tenants of weights 1, 2, 4 and 8 in a pool, all with more jobs than they get; jobs of about `seconds`.
 fn backlogged(tenants: usize, slots: usize, seconds: i64, end: i64) -> World {
     let mut world = World::default();
     world.workers(POOL, slots, 1);
@@ -301,6 +301,7 @@ proptest! {
         jobs in prop::collection::vec((0_i64..600, 0_usize..3, 1_u64..5, 1_i64..200), 1..60),
         changes in prop::collection::vec((0_usize..3, 0_usize..6, 0_i64..6), 1..12),
     ) {
+        // Three tenants with jobs, one of them with a node of its own.
         let mut world = World::default();
         world.workers(POOL, 2, 8);
         world.workers("a", 1, 4);
@@ -310,6 +311,7 @@ proptest! {
         for (at, tenant, cores, seconds) in jobs {
             world.submit(at, ["a", "b", "c"][tenant], cores, seconds);
         }
+        // A change every 50 seconds.
         for (n, (tenant, change, number)) in changes.into_iter().enumerate() {
             world.run(50 * n as i64, |_| false);
             let input = world.tenant(["a", "b", "c"][tenant], 1);
@@ -322,6 +324,7 @@ proptest! {
                 _ => world.restart(),
             }
         }
+        // Once all is open again, every job gets its turn.
         for name in ["a", "b", "c"] {
             let input = world.tenant(name, 1);
             (input.closed, input.quotas.max_jobs, input.quotas.max_queued_jobs) = (None, -1, -1);

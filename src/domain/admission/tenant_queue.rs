@@ -483,7 +483,7 @@ impl TenantQueue {
         self.backoff_count + older(&self.queued) + older(&self.overflow)
     }
 
-    /// Whether so many jobs may be queued.
+    /// Whether the quota allows this number of queued jobs.
     fn may_queue(&self, jobs: u64) -> bool {
         Limit::from_quota(self.input.quotas.max_queued_jobs).allows(jobs)
     }

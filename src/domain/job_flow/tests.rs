@@ -146,7 +146,8 @@ fn deleted(seconds: i64) -> Value {
 #[test]
 fn the_fast_way_is_two_status_writes() {
     let mut world = World::new(&json!({}));
-    assert_eq!(world.step(0), Step::Wait(None), "not judged yet");
+    assert_eq!(world.step(0), Step::Wait(None), "not assessed yet");
+    // Admitted: the pod is created, and starts at once.
     world.admit(1);
     assert!(matches!(world.step(0), Step::Create(Admission { attempt: 1, .. })));
     world.pending(1, 0);
@@ -155,6 +156,7 @@ fn the_fast_way_is_two_status_writes() {
         Step::Wait(Some(at(2))),
         "Assigned is not written for a pod that starts at once"
     );
+    // The first write.
     world.running(1, 1);
     let running = world.write(1);
     assert_eq!((running.phase, running.attempt, running.node.as_deref()), (JobPhase::Running, 1, Some("n")));
@@ -164,6 +166,7 @@ fn the_fast_way_is_two_status_writes() {
         Step::Wait(Some(at(1 + 30 * 60))),
         "reconciled again when the plan's time is up"
     );
+    // The second one.
     world.ended(1, 1, 4, 0, &json!({}));
     let done = world.write(5);
     assert_eq!((done.phase, done.exit_code, done.running_millis), (JobPhase::Completed, Some(0), 4000));
