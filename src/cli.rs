@@ -28,7 +28,7 @@ pub struct Cli {
 enum Command {
     /// Run the operator until SIGTERM or Ctrl-C.
     Run(Box<Config>),
-    /// Run the REST API alone until SIGTERM or Ctrl-C, beside an operator elsewhere.
+    /// Run the REST API alone until SIGTERM or Ctrl-C, for an operator that runs elsewhere.
     Api(Box<Config>),
     /// Bring the database's schema up to date, and end. `run` does the same when it connects.
     Migrate(Box<Config>),

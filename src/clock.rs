@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 type Read = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Tells the time of day.
+/// Reads the time of day.
 #[derive(Clone)]
 pub struct Clock {
     now: Read,
@@ -34,17 +34,17 @@ impl Clock {
         Self { now: Arc::new(Timestamp::now), steady: Arc::new(steady), boot: Arc::new(since_boot) }
     }
 
-    /// A clock that tells what `tell` says, and never steps.
+    /// A clock that returns what `read` returns, and never steps.
     #[must_use]
-    pub fn of(tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        let tell: Read = Arc::new(tell);
-        Self { now: Arc::clone(&tell), steady: Arc::clone(&tell), boot: tell }
+    pub fn of(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        let read: Read = Arc::new(read);
+        Self { now: Arc::clone(&read), steady: Arc::clone(&read), boot: read }
     }
 
-    /// The same with a time of day that steps: it is what `tell` says.
+    /// The same with a time of day that steps: it is what `read` returns.
     #[must_use]
-    pub fn set_to(self, tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { now: Arc::new(tell), ..self }
+    pub fn set_to(self, read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { now: Arc::new(read), ..self }
     }
 
     /// The time of day.
@@ -59,8 +59,8 @@ impl Clock {
         ClockReading { wall: self.now(), steady: self.steady() }
     }
 
-    /// A time that only differences are made of: that of this clock's making, and what has passed since, whatever was done to
-    /// the time of day.
+    /// A time that only differences are made of: that of this clock's making, and what has passed since, whatever was
+    /// done to the time of day.
     #[must_use]
     pub fn steady(&self) -> Timestamp {
         (self.steady)()

@@ -18,10 +18,10 @@ use crate::{
     names,
 };
 
-/// How often a table's file is looked at for a change.
-const TABLE_LOOK: Duration = Duration::from_secs(10);
+/// How often the file of a table is read for a change.
+const TABLE_READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the operator is told at start.
+/// The flags and environment variables of the operator.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Postgres to mirror into, as a postgres:// URL; without it everything but history works.
@@ -129,7 +129,7 @@ pub async fn scenarios(file: Option<PathBuf>) -> anyhow::Result<(watch::Receiver
     followed("scenario catalogue", file, Scenarios::default(), Scenarios::from_yaml).await
 }
 
-/// A task that follows a file, for as long as somebody holds what was read from it.
+/// A task that follows a file, for as long as a receiver of its content exists.
 pub type Follow = BoxFuture<'static, ()>;
 
 /// What `file` holds, and the task that takes it again whenever the file has changed; `built_in` where there is no file.
@@ -153,7 +153,7 @@ where
     let (sender, receiver) = watch::channel(Arc::new(table));
     let follow = async move {
         loop {
-            tokio::time::sleep(TABLE_LOOK).await;
+            tokio::time::sleep(TABLE_READ_INTERVAL).await;
             let now = match read(what, &path).await {
                 Ok(now) => now,
                 Err(error) => {
@@ -246,7 +246,7 @@ mod tests {
         receiver.changed().await.unwrap();
         assert!(receiver.borrow_and_update().get("starter").is_some());
         std::fs::write(&file.0, "plans: {}").unwrap();
-        tokio::time::sleep(TABLE_LOOK * 3).await;
+        tokio::time::sleep(TABLE_READ_INTERVAL * 3).await;
         assert!(!receiver.has_changed().unwrap());
         follow.abort();
     }
@@ -258,7 +258,7 @@ mod tests {
         let follow = tokio::spawn(follow);
         assert!(receiver.borrow_and_update().get("a").is_some());
         std::fs::remove_file(&file.0).unwrap();
-        tokio::time::sleep(TABLE_LOOK * 3).await;
+        tokio::time::sleep(TABLE_READ_INTERVAL * 3).await;
         assert!(!receiver.has_changed().unwrap());
         std::fs::write(&file.0, "scenarios: {b: {image: i}}").unwrap();
         receiver.changed().await.unwrap();

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod config;
 pub mod controllers;
 pub mod db;
+#[cfg(test)]
+mod docs_tests;
 pub mod domain;
 pub mod hex;
 pub mod http;

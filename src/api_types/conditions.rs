@@ -1,7 +1,7 @@
 //! Conditions as kstatus reads them.
 //!
-//! `Ready` and `Active` are always there; `Reconciling` and `Stalled` only while True (kstatus, "abnormal-true").
-//! A transition time moves only when the status word does, so that an unchanged condition compares equal.
+//! `Ready` and `Active` are always present; `Reconciling` and `Stalled` only while True (kstatus, "abnormal-true").
+//! A transition time moves only when the status does, so that an unchanged condition compares equal.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -14,7 +14,7 @@ pub const READY: &str = "Ready";
 pub const ACTIVE: &str = "Active";
 /// Work is under way; present only while True.
 pub const RECONCILING: &str = "Reconciling";
-/// Nothing will happen before somebody changes something; present only while True.
+/// No step is possible until a client changes an object; present only while True.
 pub const STALLED: &str = "Stalled";
 /// The job has ended, however; present only when True.
 pub const FINISHED: &str = "Finished";
@@ -50,7 +50,7 @@ impl Wanted {
     }
 }
 
-/// The whole list to write: `wanted` in order, each with its earlier transition time where its status word is the same.
+/// The whole list to write: `wanted` in order, each with its earlier transition time where its status is the same.
 /// Conditions that are not wanted any more are left out.
 #[must_use]
 pub fn merge(

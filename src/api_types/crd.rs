@@ -1,7 +1,7 @@
 //! The CustomResourceDefinitions as they are installed, generated from the types.
 //!
 //! What the derive can't say is added here:
-//! - the status that an object has before anybody looked at it, so that a client never sees an object without one, and a
+//! - the status that an object has before its first reconcile, so that a client never sees an object without one, and a
 //!   job that starts at once costs no write that says "queued";
 //! - the texts that a time may be, and the bounds of an `int32`: Kubernetes checks `date-time` loosely, and what it stores
 //!   must be read;

@@ -15,18 +15,13 @@ use self::rules::{fixed, fixed_list, fixed_number, fixed_quantity, fixed_volumes
 #[cfg(test)]
 pub(crate) use self::status::MOVES;
 pub use self::{
-    rules::MOST_BYTES,
+    rules::MAX_TEXT_BYTES,
     status::{AttemptRecord, JobPhase, JobStatus},
 };
 use super::{
     quantity::{self, Quantity},
     text,
 };
-
-/// No two parameters are one variable (`names::parameter_variable`), as CEL. The names can't be in the message: of a text made
-/// of them the API server knows no bound, and refuses the rule as too costly. The REST API has them (`domain::environment`).
-const COLLIDING: &str = "!self.exists(a, self.exists(b, a != b && \
-    a.lowerAscii().replace('-', '_').replace('.', '_') == b.lowerAscii().replace('-', '_').replace('.', '_')))";
 
 /// Job is a unit of batch work, which is queued fairly, run as one pod on the tenant's workers, retried and metered.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -121,8 +116,7 @@ pub struct JobSpec {
     #[x_kube(
         validation = Rule::new("self.all(k, k.matches('^[A-Za-z]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))")
             .message("a parameter's name is at most 63 letters, digits, - _ and ., and begins with a letter"),
-        validation = Rule::new(COLLIDING)
-            .message("two parameters differ only in case or in - _ . and would be one environment variable: rename one of them")
+        validation = rules::distinct_variables()
     )]
     pub parameters: BTreeMap<String, ParameterValue>,
 

@@ -85,6 +85,15 @@ impl Limit {
         }
     }
 
+    /// This limit in a larger unit of `size`, rounded down; unlimited stays unlimited.
+    #[must_use]
+    pub fn divided_by(self, size: u64) -> Self {
+        match self {
+            Self::AtMost(n) => Self::AtMost(n / size.max(1)),
+            Self::Unlimited => Self::Unlimited,
+        }
+    }
+
     /// Whether `total` keeps within the limit.
     #[must_use]
     pub fn allows(self, total: u64) -> bool {

@@ -190,7 +190,7 @@ fn scaled(text: &str, scale: u128) -> Result<u128, QuantityError> {
     if negative {
         return Err(QuantityError::Negative(text.to_owned()));
     }
-    // The decimal point is before the digit of this index, or so many zeros before the first or behind the last.
+    // The decimal point is before the digit of this index, or that many zeros before the first or after the last.
     let length = |digits: usize| i64::try_from(digits).unwrap_or(i64::MAX);
     let point = length(whole.len()).saturating_add(power);
     let count = length(digits.len());

@@ -2,14 +2,14 @@
 //!
 //! What a job itself gives wins, field by field, so that a scenario says what most jobs of its kind want and a job only
 //! what is different about it. A table is read whole or not at all, and held to the bounds that a Job's own fields have:
-//! what a scenario supplies could stand in the job as well.
+//! a job could have each field that a scenario supplies.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Deserialize;
 
 use super::{
-    job::{EnvVar, JobResources, JobSpec, MOST_BYTES},
+    job::{EnvVar, JobResources, JobSpec, MAX_TEXT_BYTES},
     quantity::{self, Quantity, Range},
 };
 use crate::yaml;
@@ -50,7 +50,7 @@ pub struct Variable {
     pub value: String,
 }
 
-/// The fields of [`JobResources`], and no others: a Job's are kept narrow by the API server, a table's by nobody else.
+/// The fields of [`JobResources`], and no others: the API server refuses other fields of a Job, and this type those of a table.
 #[derive(Deserialize)]
 #[serde(remote = "JobResources", rename_all = "camelCase", deny_unknown_fields)]
 struct OnlyResources {
@@ -150,7 +150,7 @@ impl Scenarios {
         Ok(self.of(spec)?.map_or(Cow::Borrowed(spec), |scenario| Cow::Owned(scenario.complete(spec.clone()))))
     }
 
-    /// The longest a job may run by itself or by its scenario, in seconds. A scenario that has gone from the catalogue
+    /// The longest a job may run by itself or by its scenario, in seconds. A scenario that the catalogue no longer has
     /// bounds nothing.
     #[must_use]
     pub fn timeout_seconds(&self, spec: &JobSpec) -> Option<i64> {
@@ -211,10 +211,10 @@ impl Scenario {
         let variables = self.env.iter().flat_map(|variable| [&variable.name, &variable.value]);
         let texts = [&self.image].into_iter().chain(&self.command).chain(&self.args).chain(variables);
         let bytes: usize = texts.map(String::len).sum();
-        if bytes <= MOST_BYTES {
+        if bytes <= MAX_TEXT_BYTES {
             return Ok(());
         }
-        Err(("texts", format!("have {bytes} bytes in all: give at most {MOST_BYTES}")))
+        Err(("texts", format!("have {bytes} bytes in all: give at most {MAX_TEXT_BYTES}")))
     }
 }
 
@@ -381,22 +381,23 @@ mod tests {
         assert_eq!(timeout(json!({"scenario": "train"})), Some(600));
         assert_eq!(timeout(json!({"scenario": "train", "timeoutSeconds": 900})), Some(900));
         assert_eq!(timeout(json!({"image": "i"})), None);
-        assert_eq!(timeout(json!({"scenario": "gone"})), None);
+        assert_eq!(timeout(json!({"scenario": "removed"})), None);
     }
 
     #[test]
-    fn an_unknown_scenario_is_told_with_the_known_ones() {
+    fn the_error_of_an_unknown_scenario_lists_the_known_ones() {
         let spec = serde_json::from_value(json!({"scenario": "train"})).unwrap();
-        let told =
+        let error =
             |catalogue: &str| Scenarios::from_yaml(catalogue).unwrap().of(&spec).unwrap_err().to_string();
-        assert_eq!(told("scenarios: {}"), "the catalogue has no scenario `train`: it is empty");
+        assert_eq!(error("scenarios: {}"), "the catalogue has no scenario `train`: it is empty");
         let three = "scenarios: {c: {image: i}, a: {image: i}, b: {image: i}}";
-        assert_eq!(told(three), "the catalogue has no scenario `train`: it has a, b, c");
+        assert_eq!(error(three), "the catalogue has no scenario `train`: it has a, b, c");
     }
 
     #[test]
     fn a_bad_catalogue_says_which_scenario_and_field() {
-        for (bad, told) in [
+        // Bad fields of a scenario.
+        for (bad, expected) in [
             ("resources: {cpu: many}", "scenario `train`: resources.cpu is wrong: `many` is no quantity"),
             (
                 "resources: {memory: -1Gi}",
@@ -429,9 +430,10 @@ mod tests {
             ("runAsUser: -1", "scenario `train`: runAsUser is -1: give 0 to 2147483647"),
         ] {
             let error = catalogue(&format!("\n        image: i\n        {bad}")).unwrap_err().to_string();
-            assert!(error.contains(told), "{bad}: {error}");
+            assert!(error.contains(expected), "{bad}: {error}");
         }
-        for (bad, told) in [
+        // Bad scenarios and catalogues.
+        for (bad, expected) in [
             ("scenarios: {train: {}}", "scenarios.train: missing field `image`"),
             ("scenarios: {train: {image: ''}}", "scenario `train`: image has 0 characters"),
             (
@@ -446,8 +448,9 @@ mod tests {
             ("", "missing field `scenarios`"),
         ] {
             let error = Scenarios::from_yaml(bad).unwrap_err().to_string();
-            assert!(error.contains(told), "{bad}: {error}");
+            assert!(error.contains(expected), "{bad}: {error}");
         }
+        // Too many entries, and too many bytes.
         let many = vec!["x"; 257].join(", ");
         let error =
             catalogue(&format!("\n        image: i\n        args: [{many}]")).unwrap_err().to_string();

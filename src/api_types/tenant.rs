@@ -281,7 +281,7 @@ pub struct TenantStatus {
     pub applied: Option<String>,
 }
 
-/// The observed generation of what nobody has looked at yet.
+/// The observed generation of an object that was not reconciled yet.
 #[must_use]
 pub fn unobserved() -> i64 {
     -1

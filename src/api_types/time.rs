@@ -7,7 +7,7 @@ use jiff::{Timestamp, civil, fmt::temporal::Pieces, tz::Offset};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Deserializer, de::Error};
 
-/// The texts that a field of a spec takes, beside being a `date-time`. Kubernetes checks that format loosely: it takes
+/// The texts that a field of a spec takes, in addition to being a `date-time`. Kubernetes checks that format loosely: it takes
 /// any offset, any number of digits, and whatever follows a second `t`.
 pub const FORM: &str = "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 
@@ -27,7 +27,7 @@ pub fn parse(text: &str) -> Result<Timestamp, jiff::Error> {
     Ok(time.max(first()))
 }
 
-/// The last time there is, of a text that means a later one.
+/// The last time that exists, for a text that means a later one.
 fn beyond(text: &str) -> Option<Timestamp> {
     let pieces = Pieces::parse(text).ok()?;
     let written = pieces.date().to_datetime(pieces.time()?);

@@ -1,7 +1,7 @@
 //! What a pod says of its attempt: waiting, running, or ended, and then how and what it is charged for.
 //!
-//! The kubelet's word on the container `job` decides. An attempt has ended when that container has; its pod may then still
-//! run others, which hold its room and keep the next attempt waiting until the pod [is over](is_over).
+//! The kubelet's word on the container `job` decides. An attempt has ended when that container has; its pod may then
+//! still run others, which hold its room and keep the next attempt waiting until the pod [is over](is_over).
 
 mod ending;
 pub mod stop;
@@ -47,7 +47,7 @@ pub enum Observed {
 pub struct Ending {
     /// In one word.
     pub reason: Reason,
-    /// In a sentence.
+    /// As a message.
     pub message: String,
     /// Whose doing it was.
     pub cause: Cause,
@@ -124,8 +124,8 @@ pub fn observe_within(pod: &Pod, bounds: &Bounds) -> Observed {
     }
 }
 
-/// Whether nothing of a pod can run any more: it is in an end phase, or was deleted before it had a node. Until then its
-/// kubelet and kube-scheduler keep its room, whatever became of its job.
+/// Whether nothing of a pod can run any more: it is in an end phase, or was deleted before it had a node. Until then
+/// its kubelet and kube-scheduler keep its room, whatever became of its job.
 #[must_use]
 pub fn is_over(pod: &Pod) -> bool {
     let unbound = pod.metadata.deletion_timestamp.is_some() && node(pod).is_none();
@@ -260,6 +260,7 @@ mod tests {
 
     #[test]
     fn the_clusters_doing_is_not_the_jobs() {
+        // An eviction, and a kubelet that rejects the pod.
         let evicted = ended(
             json!({}),
             json!({"phase": "Failed", "reason": "Evicted", "message": "low on disk", "conditions":
@@ -269,13 +270,14 @@ mod tests {
         let refused =
             ended(json!({}), json!({"phase": "Failed", "reason": "OutOfcpu", "message": "no room"}));
         assert_eq!((refused.cause, refused.message.as_str()), (Cause::Infrastructure, "OutOfcpu: no room"));
-        let gone = ended(
+        // A node that is lost, with and without the end of its containers.
+        let lost = ended(
             json!({}),
             json!({"phase": "Failed", "containerStatuses": terminated(137, "Error"), "conditions":
             [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}]}),
         );
         assert_eq!(
-            (gone.reason, gone.cause, gone.message.as_str()),
+            (lost.reason, lost.cause, lost.message.as_str()),
             (Reason::NodeLost, Cause::Infrastructure, "node is gone")
         );
         let running = json!([{"name": "job", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
@@ -287,12 +289,13 @@ mod tests {
         );
         assert_eq!((left.reason, left.exit_code), (Reason::NodeLost, None));
         assert_eq!(left.finished_at.duration_since(left.started_at.unwrap()).as_secs(), 40);
+        // The deadline is the job's own.
         let late = ended(json!({}), json!({"phase": "Failed", "reason": "DeadlineExceeded"}));
         assert_eq!((late.reason, late.cause), (Reason::DeadlineExceeded, Cause::Timeout));
     }
 
     #[test]
-    fn what_ended_before_the_deletion_stands() {
+    fn an_end_before_the_deletion_is_kept() {
         let status = json!({"phase": "Failed", "containerStatuses": terminated(1, "Error")});
         let asked_after =
             json!({"deletionTimestamp": "2026-01-01T00:00:40Z", "deletionGracePeriodSeconds": 30});
@@ -384,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_keeps_its_room_until_it_can_not_run_whatever_its_container_says() {
+    fn a_pod_keeps_its_room_until_it_can_not_run_whatever_the_state_of_its_container() {
         let bound = |status| pod(&json!({"deletionTimestamp": "2026-01-01T00:00:40Z"}), &status);
         let sidecar = json!({"phase": "Running", "containerStatuses": terminated(0, "Completed")});
         assert!(!is_over(&bound(sidecar)), "a sidecar runs on");
@@ -417,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_says_why() {
+    fn a_waiting_container_has_its_cause() {
         let status = json!({"phase": "Pending", "containerStatuses": [{"name": "job", "image": "i", "imageID": "",
             "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]});
         let Observed::Waiting { detail } = observe(&pod(&json!({}), &status)) else { panic!() };

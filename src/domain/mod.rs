@@ -17,4 +17,5 @@ pub mod resources;
 pub mod retry;
 pub mod start_error;
 pub mod tenant_state;
+pub mod waiting;
 pub mod worker;

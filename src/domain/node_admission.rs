@@ -1,16 +1,18 @@
-//! Which nodes work for whom: a pure function of the labels, sizes and ages of all nodes and the quotas of all tenants.
+//! Which nodes are admitted to which group: a pure function of the labels, sizes and ages of all nodes and the quotas
+//! of all tenants.
 //!
 //! What a node is *entitled* to depends on its worker label and on the older nodes of that label, never on who is
 //! admitted at the moment. So every reconcile of the same cluster gives the same answer, after a restart too, and:
 //! - nodes are entitled in the order of their label's age, as long as they fit maxWorkers, maxCpuCores and maxGpus;
 //! - one that does not fit is refused and the next is tried, so a node that is too large blocks no other;
-//! - a younger node never costs an older one its place. Where room appears for an older one that was refused, a younger
+//! - a younger node never displaces an older one. Where room appears for an older one that was refused, a younger
 //!   one that had filled the gap loses its admission to it.
 //!
-//! What happens *next* to a node follows from its entitlement and what is on it. Two rules keep it safe at every moment:
-//! - a node is admitted only while it fits on top of all that *hold* the admission, entitled or not: those that lose it are
-//!   released first;
-//! - a node changes hands, and loses its taint, only when no job pod of another group is left on it.
+//! What happens *next* to a node follows from its entitlement and what is on it. Two rules keep it safe at every
+//! moment:
+//! - a node is admitted only while it fits on top of all that *hold* the admission, entitled or not: those that lose it
+//!   are released first;
+//! - a node changes its group, and loses its taint, only when no job pod of another group is left on it.
 //!
 //! A node that is being released counts no more: maxWorkers limits admitted nodes, and nothing new starts on it.
 //! Size is the node's capacity, not what is allocatable: it is what the machine is, while allocatable moves with the
@@ -31,7 +33,7 @@ use crate::{api_types::Reason, names};
 /// A tenant, as far as its nodes are concerned. Suspended and expired tenants keep their nodes, so neither shows here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantFacts {
-    /// Name of its plan, for sentences.
+    /// Name of its plan, for messages.
     pub plan: String,
     /// Its quotas; `None` when the plan is unknown: what is admitted stays, and nothing new is.
     pub quotas: Option<WorkerQuotas>,
@@ -81,8 +83,8 @@ pub struct Fleet {
 pub struct Refusal {
     /// Machine reason.
     pub reason: Reason,
-    /// A sentence with numbers.
-    pub sentence: String,
+    /// Why, with numbers.
+    pub message: String,
 }
 
 /// What to do next with a node.
@@ -175,8 +177,9 @@ fn assess<'a>(
     claimed.into_iter().map(&mut verdict).collect()
 }
 
-/// What quota `node` exceeds, labelled for `tenant` on top of the older ones; `None` when there is room. One that is not
-/// labelled for it yet is asked about as the youngest. A node whose capacity is not known counts as one, of no size.
+/// What quota `node` exceeds, labelled for `tenant` on top of the older ones; `None` when there is room. One that is
+/// not labelled for it yet is asked about as the youngest. A node whose capacity is not known counts as one, of no
+/// size.
 #[must_use]
 pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &NodeFacts) -> Option<Excess> {
     let since = if node.labelled_for(tenant) { node.since } else { Timestamp::MAX };
@@ -193,16 +196,14 @@ pub fn excess(tenant: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts], node: &N
     assess(tenant, quotas, &all).into_iter().find(|(assessed, _)| assessed.name == node.name)?.1
 }
 
-/// The nodes labelled for `tenant` that exceed its quotas, in a sentence; `None` when all fit.
+/// The nodes labelled for `tenant` that exceed its quotas, as a message; `None` when all fit.
 #[must_use]
 pub fn over_quota(tenant: &str, plan: &str, quotas: &WorkerQuotas, nodes: &[NodeFacts]) -> Option<String> {
-    /// Nodes that the sentence names.
+    /// Nodes that the message names.
     const NAMED: usize = 3;
     let assessed = assess(tenant, quotas, nodes);
-    let refused: Vec<_> = assessed
-        .iter()
-        .filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?.sentence())))
-        .collect();
+    let refused: Vec<_> =
+        assessed.iter().filter_map(|(node, excess)| Some((&node.name, excess.as_ref()?.message()))).collect();
     let named: Vec<String> =
         refused.iter().take(NAMED).map(|(name, excess)| format!("{name} ({excess})")).collect();
     let rest = match refused.len().saturating_sub(NAMED) {
@@ -238,7 +239,7 @@ impl Fleet {
     }
 
     fn entitlement(&self, node: &NodeFacts) -> Entitlement {
-        let refuse = |reason, sentence| Entitlement::Refused(Refusal { reason, sentence });
+        let refuse = |reason, message| Entitlement::Refused(Refusal { reason, message });
         if node.deleting {
             return Entitlement::None;
         }
@@ -266,11 +267,10 @@ impl Fleet {
     }
 
     fn entitlement_of_tenant(&self, node: &NodeFacts, tenant: &str) -> Entitlement {
-        let refuse = |reason, sentence| Entitlement::Refused(Refusal { reason, sentence });
+        let refuse = |reason, message| Entitlement::Refused(Refusal { reason, message });
         let Some(facts) = self.tenants.get(tenant) else {
-            let sentence =
-                format!("the label {} names `{tenant}`, and there is no such tenant", names::NODE_TENANT);
-            return refuse(Reason::NoSuchTenant, sentence);
+            let message = format!("the label {} names `{tenant}`, which does not exist", names::NODE_TENANT);
+            return refuse(Reason::NoSuchTenant, message);
         };
         if facts.terminating {
             return refuse(Reason::Terminating, format!("tenant {tenant} is being deleted"));
@@ -279,17 +279,17 @@ impl Fleet {
             if node.admitted.as_deref() == Some(tenant) {
                 return Entitlement::Group(tenant.to_owned());
             }
-            let sentence = format!(
+            let message = format!(
                 "tenant {tenant} is on plan `{}`, which does not exist: nothing new is admitted to it",
                 facts.plan
             );
-            return refuse(Reason::UnknownPlan, sentence);
+            return refuse(Reason::UnknownPlan, message);
         };
         match assess(tenant, quotas, &self.nodes).into_iter().find(|(assessed, _)| assessed.name == node.name)
         {
             Some((_, None)) => Entitlement::Group(tenant.to_owned()),
             Some((_, Some(excess))) => {
-                let excess = excess.sentence();
+                let excess = excess.message();
                 refuse(Reason::WorkersOverQuota, format!("tenant {tenant} on plan {}: {excess}", facts.plan))
             }
             None => Entitlement::Unknown,

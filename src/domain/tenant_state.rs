@@ -41,18 +41,17 @@ pub fn decide(tenant: &Tenant, now: Timestamp) -> PhaseDecision {
         SuspendPolicy::Drain => "running ones are stopped and requeued (suspendPolicy Drain)",
     };
     if terminating(tenant) {
-        let message = "the tenant is being deleted: nothing new is accepted and its jobs are canceled";
+        let message = "the tenant is being deleted: no new job is accepted and its jobs are canceled";
         return decision(TenantPhase::Terminating, Reason::Terminating, message.to_owned());
     }
     if spec.suspended {
-        let message =
-            format!("spec.suspended is true: no job starts, queued ones keep their place, {running}");
+        let message = format!("spec.suspended is true: no job starts, queued ones stay queued, {running}");
         return decision(TenantPhase::Suspended, Reason::TenantSuspended, message);
     }
     match spec.expires_at.as_ref().map(|time| time.0) {
         Some(expiry) if expiry <= now => {
             let message = format!(
-                "the tenant expired at {expiry}: no job starts, queued ones keep their place, {running}; \
+                "the tenant expired at {expiry}: no job starts, queued ones stay queued, {running}; \
                  a later spec.expiresAt reactivates it"
             );
             decision(TenantPhase::Expired, Reason::TenantExpired, message)
@@ -78,8 +77,8 @@ pub fn terminating(tenant: &Tenant) -> bool {
     tenant.metadata.deletion_timestamp.is_some() && deletion_prevented(tenant.spec.prevent_deletion).is_none()
 }
 
-/// Why a tenant must stay although its deletion was asked for. The chart's tenant `default` is protected as any other one,
-/// by its spec, so that removing Crofter needs no way around.
+/// Why a tenant must stay although its deletion was asked for. The chart's tenant `default` is protected as any other
+/// one, by its spec, so that removing Crofter needs no way around.
 #[must_use]
 pub fn deletion_prevented(prevent_deletion: bool) -> Option<&'static str> {
     prevent_deletion.then_some(
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_comes_by_itself_and_goes_with_a_later_time() {
+    fn expiry_comes_by_itself_and_ends_with_a_later_time() {
         let spec = json!({"expiresAt": "1970-01-01T00:01:40Z"});
         let before = decide(&tenant("a", spec.clone(), false), at(99));
         assert!(before.accepts());

@@ -5,7 +5,7 @@
 //! before the response has a line without a status, as it may have had its effect.
 //!
 //! Of what clients send, a line has only what could be a name or a UID. So no client can forge a line or colour a terminal,
-//! and a key in the wrong place does not reach the log.
+//! and a key in a wrong field does not reach the log.
 
 use std::{
     convert::Infallible,

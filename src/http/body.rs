@@ -161,10 +161,12 @@ mod tests {
         let content = |value: &'static [u8]| ("content-type", value);
         let length = |value: &'static [u8]| ("content-length", value);
         let good = || Bytes::from(r#"{"a": 1}"#);
+        // Step 1: a JSON media type is accepted.
         for media in ["application/json", "Application/JSON; charset=utf-8"] {
             assert_eq!(sent(&[("content-type", media.as_bytes())], good()).await, Ok(1.into()), "{media}");
         }
-        let cut = [Ok(Chunk::from(r#"{"a": "#)), Err(std::io::Error::other("gone"))];
+        // Step 2: another media type, a duplicate header and a body that is cut or too long are refused.
+        let cut = [Ok(Chunk::from(r#"{"a": "#)), Err(std::io::Error::other("disconnected"))];
         let longest = r#"{"a": 1}"#.to_owned() + &" ".repeat(MAX_BYTES - 8);
         let chunk = || Ok::<_, std::io::Error>(" ".repeat(1024));
         let chunks = |n| Bytes::from_stream(futures::stream::iter(std::iter::repeat_with(chunk).take(n)));
@@ -186,6 +188,7 @@ mod tests {
         ] {
             assert_eq!(sent(headers, body).await, Err(code), "{headers:?}");
         }
+        // Step 3: a body of exactly the longest length is accepted.
         assert_eq!(sent(&[JSON], Bytes::from(longest)).await, Ok(1.into()));
     }
 
@@ -201,6 +204,7 @@ mod tests {
     fn hostile_bodies_are_refused_each_for_its_own_fault() {
         let deep = format!("{{\"a\": {}1{}}}", "[".repeat(32), "]".repeat(32));
         let bottomless = "[".repeat(100_000);
+        // Step 1: a body that is not strict JSON is malformed.
         for (body, words) in [
             ("", "EOF"),
             ("{\"a\": 1", "EOF"),
@@ -217,6 +221,7 @@ mod tests {
             assert_eq!(code, Code::MalformedBody, "{said}");
             assert!(said.contains(words), "{said}");
         }
+        // Step 2: strict JSON of another form is invalid.
         for (body, words) in [
             ("{\"b\": 1}", "unknown field `b`"),
             ("[[]]", "expected an object"),

@@ -1,4 +1,4 @@
-//! Routes without credentials: liveness, readiness, the meaning of problem codes, and the OpenAPI document. The rules of
+//! Routes without credentials: liveness, readiness, the meaning of problem codes and of reasons, and the OpenAPI document. The rules of
 //! liveness are in `kube_ext::pulse`.
 
 use axum::{
@@ -19,6 +19,7 @@ use super::{
     routes::Routes,
 };
 use crate::{
+    api_types::{Reason, reason},
     kube_ext::pulse::{WatchState, Watches},
     scheduler::SchedulerHandle,
 };
@@ -68,6 +69,20 @@ pub fn routes(pages: &Pages) -> Routes {
             ),
         )
         .get(
+            "/reasons",
+            reasons,
+            Operation::new("listReasons", "Describe all reasons", "Describes each reason that a status can have.")
+                .text(200, "These are all reasons.", "text/markdown"),
+        )
+        .get(
+            "/reasons/{reason}",
+            reason,
+            reason_parameter(
+                Operation::new("getReason", "Describe a reason", "Describes the cause of a reason and what to do about it.")
+                    .text(200, "This is the description of the reason.", "text/markdown"),
+            ),
+        )
+        .get(
             "/openapi.json",
             async move || json.json(),
             Operation::new("getOpenapi", "Read this document", "Returns this document.")
@@ -84,6 +99,12 @@ pub fn routes(pages: &Pages) -> Routes {
 fn code(mut operation: Operation) -> Operation {
     let schema = json!({"$ref": "#/components/schemas/ProblemCode"});
     operation.takes_path("code", "This is the code of the problem.", &schema);
+    operation
+}
+
+fn reason_parameter(mut operation: Operation) -> Operation {
+    let schema = json!({"type": "string", "maxLength": 64, "pattern": "^[A-Za-z]+$"});
+    operation.takes_path("reason", "This is the reason.", &schema);
     operation
 }
 
@@ -184,4 +205,18 @@ pub async fn problems() -> Response {
 pub async fn problem(code: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let text = code.ok().and_then(|Path(code)| section(&code));
     text.map(markdown).ok_or_else(|| Problem::not_found("code"))
+}
+
+/// `GET /reasons`: the sections of all reasons.
+pub async fn reasons() -> Response {
+    markdown(reason::PAGE)
+}
+
+/// `GET /reasons/{reason}`: the section of a reason.
+///
+/// # Errors
+/// `not_found`.
+pub async fn reason(reason: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let text = reason.ok().and_then(|Path(word)| word.parse::<Reason>().ok()?.section());
+    text.map(markdown).ok_or_else(|| Problem::not_found("reason"))
 }

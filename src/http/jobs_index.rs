@@ -360,14 +360,17 @@ mod tests {
             });
             (scan.jobs.len(), scan.stopped_at)
         };
+        // Step 1: each scan ends at its budget, and the next one resumes there.
         let (found, stopped) = scan(None, 9, 800);
         assert_eq!((found, scanned.get()), (1, 800));
         assert_eq!(stopped.unwrap().0.as_second(), 1200, "the 800th of 2,000");
         let (found, stopped) = scan(stopped, 9, 800);
         assert_eq!((found, stopped.unwrap().0.as_second(), scanned.get()), (1, 400, 800));
         assert_eq!((scan(stopped, 9, 800), scanned.get()), ((0, None), 400), "the end");
+        // Step 2: a scan ends once it has enough matches.
         assert_eq!(scan(None, 2, 9999).0, 2);
         assert!(scanned.get() <= 1500, "it stops soon after the last match: {}", scanned.get());
+        // Step 3: a budget that ends with the last job, and an empty namespace.
         assert_eq!(scan(None, 9, 2000), (2, Some((Timestamp::from_second(0).unwrap(), Uuid::from_u128(0)))));
         assert_eq!(index.newest("b", None, 9, 800, rare).stopped_at, None);
     }

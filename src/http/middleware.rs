@@ -99,7 +99,7 @@ pub async fn handle(
     let audited = AuditLine::of(&mut request, id_text);
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
-    // What a client may invent, a key in the wrong place included, becomes neither label nor line.
+    // Text that a client may invent, such as a key in a wrong field, is neither in a label nor in a line of the log.
     let method = metrics::method(request.method().as_str());
     let origin = middleware.origins.of(request.headers());
     let span = span(method, route, id_text);

@@ -1,5 +1,5 @@
 //! A connection whose client must keep reading: a write that waits for [`WRITE_TIMEOUT`] fails, and with it the connection,
-//! which would otherwise keep its place for ever.
+//! which would otherwise keep its permit for ever.
 
 use std::{pin::Pin, time::Duration};
 

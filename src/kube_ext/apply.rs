@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::call::{CallError, within, within_opt};
 use crate::names;
 
-/// Applies `desired` as the field manager `crofter`, taking fields that somebody else changed back.
+/// Applies `desired` as the field manager `crofter`, and takes back the fields that other clients have changed.
 ///
 /// # Errors
 /// [`CallError`].
@@ -28,7 +28,7 @@ where
     .await
 }
 
-/// Deletes the object of that name if it still has this UID; an absent or another object is left alone.
+/// Deletes the object of that name if it still has this UID; an absent object, or one with another UID, is left as it is.
 ///
 /// # Errors
 /// [`CallError`] for everything but absent (404) and another UID (409).

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_together_does_not_come_back_together() {
+    fn objects_that_failed_together_are_not_retried_together() {
         let of = |key: usize| delay(FIRST, Duration::from_secs(60), 5, &key.to_string());
         assert_eq!(of(1), of(1));
         let different: std::collections::BTreeSet<_> = (0..100).map(of).collect();

@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// No answer in time.
-    #[error("{what}: no answer from the API server within {} s", limit.as_secs())]
+    #[error("{what}: {}", no_answer(*limit))]
     Timeout {
         /// What was being done.
         what: String,
@@ -31,7 +31,20 @@ pub enum CallError {
     },
 }
 
+fn no_answer(limit: Duration) -> String {
+    format!("no answer from the API server within {} s", limit.as_secs())
+}
+
 impl CallError {
+    /// Why the call failed, without what was being done: for an error that says that itself.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Timeout { limit, .. } => no_answer(*limit),
+            Self::Api { source, .. } => source.to_string(),
+        }
+    }
+
     /// The HTTP status of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
@@ -44,7 +57,7 @@ impl CallError {
         }
     }
 
-    /// The API server's own words of a refusal.
+    /// The API server's own message of a refusal.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
         match self {
@@ -56,7 +69,7 @@ impl CallError {
         }
     }
 
-    /// What the API server says of single fields of an object that it refuses: each field and the words about it.
+    /// What the API server says of single fields of an object that it refuses: each field and its message.
     #[must_use]
     pub fn causes(&self) -> Vec<(&str, &str)> {
         let status = match self {
@@ -70,7 +83,7 @@ impl CallError {
         causes.map(|cause| (cause.field.as_str(), cause.message.as_str())).collect()
     }
 
-    /// The object isn't there (404).
+    /// The object does not exist (404).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(404)
@@ -151,5 +164,6 @@ mod tests {
             within("failed to read x", std::future::pending::<Result<(), kube::Error>>()).await.unwrap_err();
         assert_eq!(error.category(), "timeout");
         assert_eq!(error.to_string(), "failed to read x: no answer from the API server within 20 s");
+        assert_eq!(error.cause(), "no answer from the API server within 20 s");
     }
 }

@@ -29,7 +29,7 @@ pub trait ReconcileError: Error {
         self.category() == "conflict"
     }
 
-    /// The failure may pass by itself within seconds.
+    /// The failure may end by itself within seconds.
     fn is_transient(&self) -> bool {
         matches!(self.category(), "timeout" | "unreachable" | "throttled" | "server_error")
     }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_conflict_is_tried_again_soon_and_a_failure_ever_later() {
+    async fn a_conflict_is_retried_soon_and_failures_with_growing_delays() {
         let reconciler = Reconciler::new("tenant", Metrics::default(), Duration::from_secs(30));
         let acme = tenant("acme");
         let run = async |result: Result<Action, Failed>| reconciler.run(&acme, async { result }).await;

@@ -1,4 +1,4 @@
-//! Finalizers: set and taken away under the resource version that was read, so that no other one is lost.
+//! Finalizers: added and removed under the resource version that was read, so that no other one is lost.
 
 use std::fmt::Debug;
 
@@ -17,7 +17,7 @@ pub fn has<K: Resource>(object: &K, finalizer: &str) -> bool {
     object.finalizers().iter().any(|f| f == finalizer)
 }
 
-/// Adds the finalizer; nothing is written when it is there.
+/// Adds the finalizer; an object that has it is not written.
 ///
 /// # Errors
 /// [`CallError`]; a conflict (409) means that `object` is not the newest.
@@ -32,7 +32,7 @@ where
     set(api, object, &all).await
 }
 
-/// Takes the finalizer away; nothing is written when it is not there, and an object that is deleted is no error.
+/// Removes the finalizer; nothing is written where the object does not have it, and a deleted object is no error.
 ///
 /// # Errors
 /// [`CallError`]; a conflict (409) means that `object` is not the newest.

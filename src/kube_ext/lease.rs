@@ -82,7 +82,8 @@ impl Leadership {
     /// Whether this process has led and does not any more.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.state.borrow().acquired && !self.leads()
+        let acquired = self.state.borrow().acquired;
+        acquired && !self.leads()
     }
 
     /// Waits until this process leads for the first time.
@@ -227,7 +228,10 @@ impl Election {
 
     async fn read(&self) -> Result<Option<Lease>, CallError> {
         let what = format!("failed to read Lease {} in {}", names::LEASE, self.namespace);
-        within_limit(CALL_LIMIT, what, self.api.get_opt(names::LEASE)).await
+        match within_limit(CALL_LIMIT, what, self.api.get(names::LEASE)).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// Writes the Lease with this process as its holder: a new one, or under the resource version of the one that was read.

@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod call;
 mod change;
 pub mod controller;
+pub mod courtesy;
 pub mod events;
 pub mod finalizer;
 pub mod guard;
@@ -15,6 +16,7 @@ pub mod lease;
 mod list_watch;
 #[cfg(test)]
 pub(crate) mod mock;
+pub mod mutation_cache;
 mod outbox;
 pub mod pulse;
 pub mod status;

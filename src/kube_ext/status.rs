@@ -19,11 +19,31 @@ use super::call::{CallError, within};
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// The status can't be put into JSON.
-    #[error("serialising the status: {0}")]
+    #[error("failed to serialise the status: {0}")]
     Serialise(#[from] serde_json::Error),
     /// The API server refused it.
     #[error(transparent)]
     Call(#[from] CallError),
+}
+
+impl StatusError {
+    /// Why the status was not written, without what was being done: for an error that says that itself.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Serialise(error) => format!("it can't be put into JSON: {error}"),
+            Self::Call(error) => error.cause(),
+        }
+    }
+
+    /// A word from a closed list, for metrics.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Serialise(_) => "serialise",
+            Self::Call(error) => error.category(),
+        }
+    }
 }
 
 /// Writes `new` where it differs from `old`, the status of `object`. `None` when nothing differs.
@@ -57,8 +77,8 @@ fn merge_diff(old: &Value, new: &Value) -> Option<Value> {
         return Some(new.clone());
     };
     let mut patch = Map::new();
-    for gone in before.keys().filter(|key| !after.contains_key(*key)) {
-        patch.insert(gone.clone(), Value::Null);
+    for removed in before.keys().filter(|key| !after.contains_key(*key)) {
+        patch.insert(removed.clone(), Value::Null);
     }
     for (key, value) in after {
         if let Some(difference) = merge_diff(before.get(key).unwrap_or(&Value::Null), value) {
@@ -73,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_patched_and_what_is_gone_becomes_null() {
+    fn only_differences_are_patched_and_a_removed_field_becomes_null() {
         let old = json!({"phase": "Queued", "node": "a", "usage": {"jobs": 1, "gpus": 0}, "list": [1]});
         let new = json!({"phase": "Queued", "usage": {"jobs": 2, "gpus": 0}, "list": [1, 2]});
         assert_eq!(merge_diff(&old, &new), Some(json!({"node": null, "usage": {"jobs": 2}, "list": [1, 2]})));

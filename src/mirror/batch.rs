@@ -16,7 +16,7 @@ use crate::{
 /// Bytes of one transaction, more or less: the last row may go beyond.
 const BYTES: usize = 4 << 20;
 /// Portions that fail one after the other while the database answers: then it is not the rows.
-const MOST_FAILURES: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 /// Within which a database that is well answers.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -215,7 +215,7 @@ impl Portions {
                 None => failures = 0,
                 Some(error) => {
                     failures += 1;
-                    if failures == MOST_FAILURES {
+                    if failures == MAX_FAILURES {
                         return Err(error);
                     }
                 }
@@ -290,6 +290,7 @@ mod tests {
         size: usize,
         failure: Option<Failure>,
         written: Arc<Mutex<Vec<usize>>>,
+        portions: Arc<Mutex<Vec<usize>>>,
     }
 
     impl Rows for Row {
@@ -310,6 +311,7 @@ mod tests {
 
         async fn write(_: &Pool, _: Writer, rows: &[Self]) -> Result<(), Error> {
             assert!(rows.len() <= PORTION);
+            rows[0].portions.lock().unwrap().push(rows.len());
             assert!(rows.iter().map(|r| r.size).sum::<usize>() < BYTES + rows[0].size, "too large");
             if let Some(cause) = rows.iter().find_map(|r| r.failure) {
                 return Err(Error { doing: "writing", cause: cause() });
@@ -328,16 +330,19 @@ mod tests {
         error: Option<Error>,
         outcome: Outcome<usize>,
         written: Vec<usize>,
+        /// The number of rows of each portion that was tried.
+        portions: Vec<usize>,
         most: usize,
     }
 
     async fn write(size: usize, failures: &[(usize, Failure)]) -> Ran {
-        let written = Arc::new(Mutex::new(Vec::new()));
+        let (written, tried) = <(Arc<Mutex<Vec<usize>>>, Arc<Mutex<Vec<usize>>>)>::default();
         let row = |number| Row {
             number,
             size,
             failure: failures.iter().find(|(n, _)| *n == number).map(|(_, cause)| *cause),
             written: Arc::clone(&written),
+            portions: Arc::clone(&tried),
         };
         let pool = Pool::new(&"postgres://localhost/x".into(), Options::default()).unwrap();
         let mut portions = Portions::new(pool, Metrics::default());
@@ -348,7 +353,8 @@ mod tests {
         let mut noted: Vec<usize> = outcome.written.iter().copied().collect();
         noted.sort_unstable();
         assert_eq!(noted, written, "each once");
-        Ran { error, outcome, written, most: portions.most }
+        let tried = tried.lock().unwrap().clone();
+        Ran { error, outcome, written, portions: tried, most: portions.most }
     }
 
     fn slow() -> Cause {
@@ -380,6 +386,12 @@ mod tests {
         assert!(result.outcome.failed.contains(&1400) && result.outcome.failed.len() == 1000);
         assert_eq!(result.written.len(), 1500);
         assert!(result.most >= 500, "the next ones are smaller, and grow again: {}", result.most);
+    }
+
+    #[tokio::test]
+    async fn the_portion_after_one_that_is_too_slow_is_half_as_large_and_the_next_ones_grow() {
+        let result = write(10, &[(400, slow)]).await;
+        assert_eq!(result.portions, [PORTION, PORTION / 2, PORTION]);
     }
 
     #[tokio::test]

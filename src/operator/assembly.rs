@@ -29,10 +29,12 @@ use crate::{
     },
     keys::{self, Keys, pepper},
     kube_ext::{
+        courtesy::CourtesyBudget,
         events::{self, Events},
         guard::Guarded,
         invalid::{self, InvalidObjects},
         lease::{Acquired, Leadership},
+        mutation_cache::MutationCache,
         pulse::Watches,
         streams::{DistinctReceiver, distinct},
         watch::Watch,
@@ -81,6 +83,8 @@ pub(super) struct Assembly {
     metrics: Metrics,
     watches: Watches,
     events: Events,
+    /// Shared by all writers of statuses.
+    courtesy: CourtesyBudget,
     scheduler: SchedulerHandle,
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
@@ -144,6 +148,7 @@ impl Assembly {
             clock: Clock::system(),
             metrics,
             watches,
+            courtesy: CourtesyBudget::default(),
             scheduler: SchedulerHandle::new(Dispatcher::new(elastic.iter().map(String::as_str))),
             tenants,
             jobs,
@@ -180,7 +185,7 @@ impl Assembly {
         self.parts.essential(name, following);
     }
 
-    /// Whether the REST API can answer: the caches are whole, and on a leader the scheduler has decided. A replica that was
+    /// Whether the REST API can answer: the caches are synced, and on a leader the scheduler has decided. A replica that was
     /// ready before it leads stays ready, or no replica would be while another one takes over. None is once it stops.
     pub(super) fn readiness(&self) -> IsReady {
         let (index, watches, scheduler) = (self.index.clone(), self.watches.clone(), self.scheduler.clone());
@@ -189,9 +194,9 @@ impl Assembly {
         Arc::new(move || {
             let running = watches.states();
             let mut core = running.iter().filter(|watch| CORE.contains(&watch.name));
-            let whole = index.is_synced() && core.all(|watch| watch.whole);
+            let synced = index.is_synced() && core.all(|watch| watch.synced);
             let decided = was_ready.load(Ordering::Relaxed) || !leadership.leads() || scheduler.is_ready();
-            let is_ready = whole && decided;
+            let is_ready = synced && decided;
             was_ready.fetch_or(is_ready, Ordering::Relaxed);
             is_ready && stop.clone().now_or_never().is_none()
         })
@@ -247,6 +252,7 @@ impl Assembly {
             requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans: self.plans.clone(),
             scenarios: self.scenarios.clone(),
+            courtesy: self.courtesy.clone(),
             gpu_resource: self.settings.gpu_resource.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -275,6 +281,7 @@ impl Assembly {
                 client: self.clients.leader.clone(),
                 clock: self.clock.clone(),
                 events: self.events.clone(),
+                courtesy: self.courtesy.clone(),
                 settings: self.settings.clone(),
                 namespace,
                 plans: self.plans.clone(),
@@ -304,7 +311,7 @@ impl Assembly {
         invalid
     }
 
-    /// How a tenant's workers stand, for its status.
+    /// The state of a tenant's workers, for its status.
     fn workers(&self) -> tenant::WorkersOf {
         let (nodes, plans) = (self.caches.nodes.clone(), self.plans.clone());
         let gpu_resource = self.settings.gpu_resource.clone();
@@ -356,7 +363,7 @@ impl Assembly {
             mirrored: mirror.cloned().map(mirrored),
             events: self.events.clone(),
             inflight: job::InflightReconciles::default(),
-            mutations: job::MutationCache::default(),
+            mutations: MutationCache::default(),
             expectations: job::PodExpectations::default(),
             ages: job::Ages::default(),
             outages: job::Outages::default(),
@@ -524,11 +531,11 @@ impl attempt::ChargeStatus for MirrorHandle {
 }
 
 impl attempt::RateWindows for SchedulerHandle {
-    fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+    fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
         Self::request_charge(self, namespace, job_uid, soon);
     }
 
-    fn may_let_go(
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,

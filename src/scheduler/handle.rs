@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::{
     api_types::{
         JobPhase, Reason,
+        quota::QuotaDimension,
         tenant::{EndedJobs, JobWindow, TenantUsage},
     },
     clock::ClockReading,
@@ -245,13 +246,9 @@ fn shown(snapshot: &UsageSnapshot) -> TenantUsage {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let ended = |phase| snapshot.ended.get(&phase).copied().map_or(0, signed);
     let UsageSnapshot { usage, started, resets_at, .. } = snapshot;
-    TenantUsage {
+    let mut shown = TenantUsage {
         queued_jobs: signed(usage.queued),
         active_jobs: signed(usage.active),
-        cpu_millicores: signed(usage.held.cpu_milli),
-        memory_bytes: signed(usage.held.memory_bytes),
-        gpus: signed(usage.held.gpus),
-        bandwidth_mbps: signed(usage.held.bandwidth_mbps),
         jobs_this_hour: signed(*started),
         jobs_hour_reset_at: resets_at.map(Time),
         ended: EndedJobs {
@@ -262,7 +259,13 @@ fn shown(snapshot: &UsageSnapshot) -> TenantUsage {
             timed_out: ended(JobPhase::TimedOut),
         },
         ..TenantUsage::default()
+    };
+    for dimension in QuotaDimension::all() {
+        if let (Some(held), Some(used)) = (usage.held.amount(dimension), dimension.used_mut(&mut shown)) {
+            *used = signed(held);
+        }
     }
+    shown
 }
 
 #[cfg(test)]
@@ -270,27 +273,10 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::{
-        api_types::job::{OnQuota, Priority, Queue},
-        domain::{
-            admission::{JobInput, JobState},
-            resources::Resources,
-        },
-    };
+    use crate::domain::admission::JobInput;
 
     fn job(uid: &str) -> JobInput {
-        JobInput {
-            uid: uid.into(),
-            namespace: "no-tenant".into(),
-            created: jiff::Timestamp::UNIX_EPOCH,
-            queue: Queue::Default,
-            priority: Priority::Medium,
-            asked: Ok(Resources::default()),
-            group: None,
-            on_quota: OnQuota::Queue,
-            state: JobState::Waiting(1),
-            reported: None,
-        }
+        JobInput { uid: uid.into(), namespace: "no-tenant".into(), ..JobInput::default() }
     }
 
     #[tokio::test]

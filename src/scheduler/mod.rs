@@ -9,7 +9,6 @@
 mod foreign_pods;
 mod from_objects;
 mod handle;
-mod reason_budget;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +30,6 @@ use tokio::sync::{mpsc, watch};
 use self::{
     foreign_pods::DaemonUsage,
     from_objects::{JobPods, PodState},
-    reason_budget::TokenBucket,
 };
 pub use self::{foreign_pods::prepare as prepare_foreign_pods, handle::SchedulerHandle};
 use crate::{
@@ -44,6 +42,7 @@ use crate::{
         worker::worker,
     },
     kube_ext::{
+        courtesy::{Courtesy, CourtesyBudget},
         finalizer,
         streams::{DistinctSender, received},
         watch::Change,
@@ -109,6 +108,8 @@ pub struct Context {
     pub plans: watch::Receiver<Arc<Plans>>,
     /// The catalogue of scenarios in force.
     pub scenarios: watch::Receiver<Arc<Scenarios>>,
+    /// The budget of status writes that no client waits for.
+    pub courtesy: CourtesyBudget,
     /// The extended resource that counts GPUs.
     pub gpu_resource: String,
     /// The time of day.
@@ -128,7 +129,6 @@ pub struct Scheduler {
     jobs: HashMap<Arc<str>, ObjectRef<Job>>,
     pods: JobPods,
     daemons: DaemonUsage,
-    reason_budget: TokenBucket,
     ready: bool,
 }
 
@@ -153,7 +153,6 @@ impl Scheduler {
             jobs: HashMap::new(),
             pods: JobPods::default(),
             daemons: DaemonUsage::default(),
-            reason_budget: TokenBucket::default(),
             ready: false,
         }
     }
@@ -416,12 +415,12 @@ impl Scheduler {
         }
         self.apply(changed_tenants);
         let begun = tokio::time::Instant::now();
-        let handle = self.context.handle.clone();
+        let (handle, courtesy) = (self.context.handle.clone(), &self.context.courtesy);
         let (Decision { decided, usage }, reasons) = handle.decide(|dispatcher| {
             let decision = dispatcher.decide();
-            let available = self.reason_budget.available(steady, decision.decided.len());
-            let reasons = dispatcher.take_reason_updates(available);
-            self.reason_budget.take(reasons.len());
+            courtesy.admitted(steady, decision.decided.len());
+            let reasons = dispatcher.take_reason_updates(courtesy.available(Courtesy::Reason, steady));
+            courtesy.take(Courtesy::Reason, reasons.len());
             (decision, reasons)
         });
         self.context.metrics.decided(begun.elapsed());

@@ -47,6 +47,7 @@ impl World {
             requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
             plans,
             scenarios,
+            courtesy: CourtesyBudget::default(),
             gpu_resource: "example.com/gpu".to_owned(),
             clock,
             metrics: Metrics::default(),
@@ -55,7 +56,7 @@ impl World {
         Self { scheduler, handle, jobs, _receivers: (of_jobs, of_tenants), _tables: tables }
     }
 
-    /// One whose caches are whole, with a tenant and a node that takes so many pods.
+    /// One whose caches are synced, with a tenant and a node that takes this number of pods.
     fn with_a_node(pods: u32) -> Self {
         let mut world = Self::new(Clock::of(|| Timestamp::UNIX_EPOCH));
         let quotas = json!({"maxBandwidthMbps": 1000});

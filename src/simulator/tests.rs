@@ -7,17 +7,13 @@ use super::{
     synthetic::{self, Synthetic},
     trace::{self, Work},
 };
-use crate::api_types::{Plans, Reason};
+use crate::api_types::{Plans, Reason, quota::QuotaDimension};
 
 /// One plan `a` and one plan `b`, alike and without limits but for what is replaced.
 fn plans(change: impl Fn(String) -> String) -> Plans {
-    let plan = |name: &str| {
-        format!(
-            "  {name}: {{weight: 1, maxJobs: -1, maxQueuedJobs: -1, maxJobsPerHour: -1, maxWorkers: -1, \
-             maxCpuCores: -1, maxMemoryGb: -1, maxGpus: -1, maxStorageGb: -1, maxBandwidthMbps: -1, \
-             jobTimeoutMinutes: -1}}\n"
-        )
-    };
+    let quotas: String =
+        QuotaDimension::all().map(|dimension| format!(", {}: -1", dimension.field())).collect();
+    let plan = |name: &str| format!("  {name}: {{weight: 1{quotas}}}\n");
     Plans::from_yaml(&format!("plans:\n{}{}", change(plan("a")), plan("b"))).unwrap()
 }
 
@@ -56,7 +52,7 @@ fn times_are_exact() {
     let expected = [
         (Some(0.0), Some(100.0), End::Completed),
         (Some(0.0), Some(50.5), End::Failed),
-        // Needs both cores; the job of one core passes it.
+        // Needs both cores; the job of one core is backfilled.
         (Some(100.0), Some(107.0), End::Completed),
         (Some(50.5), Some(51.5), End::Completed),
     ];
@@ -239,7 +235,7 @@ fn table_and_picture_name_what_they_show() {
     for wanted in [
         "3 jobs of 2 tenants in 0.2 days: 2 completed, 1 rejected (DoesNotFit)",
         "Pool s: 1 workers, 2 cores; used: 100.0 % of the CPU",
-        "somebody waited for its room",
+        "jobs waited for its room",
         "WaitingForCapacity",
         "bob",
     ] {

@@ -3,11 +3,11 @@
 use std::{fs, process::Command};
 
 use crofter::{
-    api_types::{Plans, Scenarios, crd},
+    api_types::{Plans, Scenarios, crd, quota::QuotaDimension},
     yaml,
 };
 use crofter_test_cluster::tools::Tools;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{chart, failed, succeeded};
 
@@ -33,9 +33,15 @@ fn env<'a>(deployment: &'a Value, name: &str) -> Option<&'a Value> {
     env.iter().find(|e| e["name"] == name)
 }
 
-const PLAN: &str = r#"{"gold": {"weight": 9, "maxJobs": 5000000, "maxQueuedJobs": -1, "maxJobsPerHour": -1,
-    "maxWorkers": 100, "maxCpuCores": 256, "maxMemoryGb": 1024, "maxGpus": 0, "maxStorageGb": 10,
-    "maxBandwidthMbps": 10, "jobTimeoutMinutes": 60}}"#;
+/// A plan table with every quota.
+fn plans() -> String {
+    let mut gold: Value = QuotaDimension::all().map(|dimension| (dimension.field(), json!(100))).collect();
+    gold["weight"] = json!(9);
+    gold["maxJobs"] = json!(5_000_000);
+    gold["maxQueuedJobs"] = json!(-1);
+    gold["maxGpus"] = json!(0);
+    format!("plans={}", json!({"gold": gold}))
+}
 
 const SCENARIO: &str = r#"{"train": {"description": "training & <more>", "image": "registry/train:3",
     "command": ["/train"], "args": ["--epochs", "10"], "env": [{"name": "LOG", "value": "info"}],
@@ -91,7 +97,7 @@ fn the_plans_in_the_policy_are_those_of_the_operator() {
     assert!(expression(&objects).ends_with(&names), "{}", expression(&objects));
     assert!(of_kind(&objects, "ConfigMap").is_empty());
 
-    let plans = format!("plans={PLAN}");
+    let plans = plans();
     let objects = rendered(&["--set-json", &plans, "--set", "defaultTenant.plan=gold"]);
     assert!(expression(&objects).ends_with(r#"["gold"]"#), "{}", expression(&objects));
     let table = of_kind(&objects, "ConfigMap")[0].pointer("/data/plans.yaml").unwrap().as_str().unwrap();
@@ -130,6 +136,7 @@ fn mounted(deployment: &Value, variable: &str, map: &Value) {
 
 #[test]
 fn the_operator_is_configured_by_the_values() {
+    // Given no values, the operator has its defaults.
     let objects = rendered(&[]);
     let plain = of_kind(&objects, "Deployment")[0];
     assert_eq!(env(plain, "DATABASE_URL"), None);
@@ -142,7 +149,8 @@ fn the_operator_is_configured_by_the_values() {
         Some(&Value::from("metadata.namespace"))
     );
 
-    let (plans, scenarios) = (format!("plans={PLAN}"), format!("scenarios={SCENARIO}"));
+    // Given all values, each reaches the operator.
+    let (plans, scenarios) = (plans(), format!("scenarios={SCENARIO}"));
     let objects = rendered(&[
         "--set-json",
         &plans,
@@ -168,6 +176,7 @@ fn the_operator_is_configured_by_the_values() {
     let origins = &env(full, "CROFTER_CORS_ORIGINS").unwrap()["value"];
     assert_eq!(origins, "https://app.example.org,http://localhost:3000");
     assert_eq!(env(full, "RUST_LOG").unwrap()["value"], "debug");
+    // The pod and the mounted files follow the values as well.
     let pod = full.pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["terminationGracePeriodSeconds"], 60);
     assert_eq!(pod["containers"][0]["image"], "registry.example.com/crofter:1.2");
@@ -251,6 +260,7 @@ fn two_replicas_are_spread_updated_one_by_one_and_never_drained_together() {
 
 #[test]
 fn bad_values_are_refused_with_their_name() {
+    // Each bad value is refused by the schema or by a template, and the error names it.
     for (value, named) in [
         ("databse.existingSecret=pg", "databse"),
         ("namespacePrefix=Tenant_", "namespacePrefix"),
@@ -283,9 +293,9 @@ fn bad_values_are_refused_with_their_name() {
         let error = failed(&helm(&["template", "crofter", "--set", value]));
         assert!(error.contains(named), "{value}: {error}");
     }
-    let unlimited_weight = PLAN.replace(r#""weight": 9"#, r#""weight": 0"#);
-    let plans = format!("plans={unlimited_weight}");
-    let error = failed(&helm(&["template", "crofter", "--set-json", &plans]));
+    // A bad field within a whole plan is named by its path.
+    let weightless = plans().replace(r#""weight":9"#, r#""weight":0"#);
+    let error = failed(&helm(&["template", "crofter", "--set-json", &weightless]));
     assert!(error.contains("plans/gold/weight"), "{error}");
 }
 

@@ -11,18 +11,29 @@ use std::{
 use crofter_test_cluster::{Cluster, wait};
 use serde_json::Value;
 
-/// A request as the audit log tells of it.
+/// A request as the audit log has it.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub user: String,
+    /// What its client calls itself.
+    pub agent: String,
     pub verb: String,
     /// With its subresource, as RBAC names it: `jobs/status`.
     pub resource: String,
     pub namespace: String,
+    /// Empty for collections.
+    pub name: String,
     pub code: u64,
 }
 
-/// A place in the audit log.
+impl Request {
+    /// Whether it is a write of the operator.
+    pub fn is_write_of_operator(&self) -> bool {
+        self.agent.starts_with("crofter/") && !matches!(self.verb.as_str(), "get" | "list" | "watch")
+    }
+}
+
+/// A position in the audit log.
 pub struct Audit {
     path: PathBuf,
     at: AtomicU64,
@@ -37,8 +48,8 @@ impl Audit {
         }
     }
 
-    /// Goes on to right behind the next request that is `wanted`, if there is one already.
-    pub fn find(&self, wanted: impl Fn(&Request) -> bool) -> Option<Request> {
+    /// Moves behind the next request that is `wanted`, and returns it; `None` while the log has none.
+    pub fn find(&self, mut wanted: impl FnMut(&Request) -> bool) -> Option<Request> {
         let mut file = std::fs::File::open(&self.path).ok()?;
         file.seek(SeekFrom::Start(self.at.load(Ordering::Relaxed))).unwrap();
         let mut text = String::new();
@@ -51,6 +62,16 @@ impl Audit {
             }
         }
         None
+    }
+
+    /// The requests since the last call of this or of [`Audit::find`].
+    pub fn next(&self) -> Vec<Request> {
+        let mut all = Vec::new();
+        self.find(|request| {
+            all.push(request.clone());
+            false
+        });
+        all
     }
 
     /// What a user's requests since the beginning call their client.
@@ -75,9 +96,11 @@ fn parse(entry: &Value) -> Request {
     let (resource, sub) = (text("/objectRef/resource"), text("/objectRef/subresource"));
     Request {
         user: text("/user/username"),
+        agent: text("/userAgent"),
         verb: text("/verb"),
         resource: if sub.is_empty() { resource } else { format!("{resource}/{sub}") },
         namespace: text("/objectRef/namespace"),
+        name: text("/objectRef/name"),
         code: entry.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or_default(),
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     API_FAULTS, KILLS,
     audit::{Audit, Request},
-    common::{PATIENCE, Verbs, World, ask, phase, rest},
+    common::{Verbs, WAIT_TIMEOUT, World, ask, phase, rest},
     history::{check_completed_once, check_pods, of_pods},
 };
 
@@ -58,9 +58,11 @@ impl<'a> Replica<'a> {
     }
 
     async fn until_ready(&self) {
-        wait::until(PATIENCE, &format!("{} to be ready", self.name), || ask(self.metrics_port, "/readyz"))
-            .await
-            .unwrap();
+        wait::until(WAIT_TIMEOUT, &format!("{} to be ready", self.name), || {
+            ask(self.metrics_port, "/readyz")
+        })
+        .await
+        .unwrap();
     }
 
     async fn leads(&self) -> bool {
@@ -71,7 +73,7 @@ impl<'a> Replica<'a> {
     /// Waits until it leads; how long that took.
     async fn until_leads(&self) -> Duration {
         let begun = Instant::now();
-        wait::until(PATIENCE, &format!("{} to lead", self.name), || async {
+        wait::until(WAIT_TIMEOUT, &format!("{} to lead", self.name), || async {
             if self.leads().await { Ok(()) } else { Err("it follows") }
         })
         .await
@@ -81,7 +83,7 @@ impl<'a> Replica<'a> {
 
     /// Waits for the end of the process; its code.
     async fn ended(&self) -> Option<i32> {
-        wait::until(PATIENCE, &format!("the end of {}", self.name), || async {
+        wait::until(WAIT_TIMEOUT, &format!("the end of {}", self.name), || async {
             match self.process.lock().unwrap().check() {
                 Err(process::Error::Ended { status, .. }) => Ok(status.code()),
                 other => Err(other.map_err(|error| error.to_string())),
@@ -148,7 +150,7 @@ async fn jobs(verbs: &Verbs<'_>, tenant: &str, round: &str) {
 
 /// Waits until all jobs of a tenant have completed, each in its first attempt.
 async fn all_completed(verbs: &Verbs<'_>, tenant: &str) {
-    let jobs = wait::until(PATIENCE, &format!("all jobs of {tenant} to complete"), || async {
+    let jobs = wait::until(WAIT_TIMEOUT, &format!("all jobs of {tenant} to complete"), || async {
         let jobs = verbs.jobs(tenant).list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
         match jobs.iter().find(|job| phase(job) != JobPhase::Completed) {
             None => Ok(jobs),
@@ -271,7 +273,7 @@ async fn of_two_replicas_that_are_restarted_together_one_leads() {
     both.iter().for_each(Replica::kill);
     both.iter().for_each(Replica::restart);
     jobs(&verbs, "twins", "after").await;
-    wait::until(PATIENCE, "one of them to lead", || async {
+    wait::until(WAIT_TIMEOUT, "one of them to lead", || async {
         let [first, second] = &both;
         if first.leads().await != second.leads().await { Ok(()) } else { Err("none or both lead") }
     })
@@ -317,7 +319,7 @@ async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
     crate::common::keys::make(&verbs, "client", "all", spec).await.unwrap();
     crate::common::keys::until_ready(&verbs, "client", "all").await;
     let key = crate::common::keys::text(&verbs, "client", "all").await;
-    wait::until(PATIENCE, "the key to be known", || async {
+    wait::until(WAIT_TIMEOUT, "the key to be known", || async {
         let answer = second.rest("GET", "/v1/whoami", &key, None).await;
         if answer.status == 200 { Ok(()) } else { Err(answer) }
     })
@@ -342,7 +344,7 @@ async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
         let listed = second.rest("GET", "/v1/jobs?limit=1", &key, None).await;
         assert_eq!(listed.status, 200, "{listed:?}");
         requests += 2;
-        assert!(killed.elapsed() < PATIENCE, "it never led");
+        assert!(killed.elapsed() < WAIT_TIMEOUT, "it never led");
     }
     println!("{requests} requests while the leader changed");
     new_key(&second, &key, &[&second]).await;

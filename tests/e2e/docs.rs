@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
-    common::{PATIENCE, rest},
+    common::{WAIT_TIMEOUT, rest},
     world,
 };
 
-/// The first block of a page of docs/ in which `words` stand.
+/// The first block of a page of docs/ that contains `words`.
 fn block(page: &str, words: &str) -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page)).unwrap();
     let mut blocks = text.split("```").skip(1).step_by(2);
@@ -28,7 +28,8 @@ async fn type_in(commands: &str, env: &[(&str, &str)]) -> Output {
     shell.args(["-euo", "pipefail", "-c", commands]).envs(env.iter().copied()).kill_on_drop(true);
     shell.current_dir(env!("CARGO_MANIFEST_DIR"));
     shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
-    let output = tokio::time::timeout(PATIENCE, shell.output()).await.expect("the commands to end").unwrap();
+    let output =
+        tokio::time::timeout(WAIT_TIMEOUT, shell.output()).await.expect("the commands to end").unwrap();
     assert!(output.status.success(), "{commands}\n{}", String::from_utf8_lossy(&output.stderr));
     output
 }
@@ -43,6 +44,34 @@ async fn the_first_request_of_the_rest_page_makes_a_job() {
     let job: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(job["status"], "queued", "{job}");
     assert_eq!((&job["queue"], &job["priority"]), (&json!("live"), &json!("high")));
+}
+
+#[tokio::test]
+async fn the_wait_of_the_page_of_jobs_ends_at_every_end() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/jobs.md")).unwrap();
+    let command = page.lines().find(|line| line.contains(" wait tjob/")).unwrap();
+    let verbs = world().verbs().await;
+    verbs.tenant("awaited", json!({"plan": "basic"})).await;
+    verbs.worker("awaited-1", "awaited", "2").await;
+    verbs.job("awaited", "good", json!({})).await;
+    verbs.job("awaited", "bad", json!({"parameters": {"exit-code": "3"}})).await;
+    verbs
+        .job("awaited", "late", json!({"timeoutSeconds": 1, "parameters": {"run-seconds": "forever"}}))
+        .await;
+    verbs.job("awaited", "unwanted", json!({"canceled": true})).await;
+    verbs.job("awaited", "refused", json!({"resources": {"cpu": "1000"}})).await;
+    for (name, phase) in [
+        ("good", "Completed"),
+        ("bad", "Failed"),
+        ("late", "TimedOut"),
+        ("unwanted", "Canceled"),
+        ("refused", "Rejected"),
+    ] {
+        let command = command.replace("tenant-acme", "tenant-awaited").replace("nightly-report", name);
+        type_in(&command, &[]).await;
+        let job = verbs.within::<Job>("tenant-awaited").get(name).await.unwrap();
+        assert_eq!(job.status.unwrap().phase.to_string(), phase, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-//! What the schemas admit and what the operator reads are the same: every field of the three CRDs is tried at its bounds
-//! and in every spelling on the real API server, and whatever is admitted is read, and written again as it was read.
+//! What the schemas admit and what the operator reads are the same: every field of the three CRDs is tried at its
+//! bounds and in every spelling on the real API server, and whatever is admitted is read, and written again as it was
+//! read.
 //!
 //! Nothing is stored: all requests are dry runs.
 
@@ -9,7 +10,7 @@ use std::{
 };
 
 use crofter::{
-    api_types::{Job, Scenarios, Tenant, TenantApiKey, crd},
+    api_types::{Job, Scenarios, Tenant, TenantApiKey, crd, quota::QuotaDimension, tenant::TenantUsage},
     domain::{
         api_key::lifecycle,
         resources::{AskError, Resources},
@@ -191,7 +192,7 @@ fn candidates(schema: &Value) -> Vec<Value> {
     all
 }
 
-/// Every place of a value, as a JSON pointer, with its schema. `seen` gets the path of each within the schema.
+/// The JSON pointer of every part of a value, with its schema. `seen` gets the path of each within the schema.
 fn places(
     schema: &Value,
     value: &Value,
@@ -212,6 +213,11 @@ fn places(
     }
 }
 
+/// Every quota.
+fn quotas() -> Value {
+    QuotaDimension::all().map(|dimension| (dimension.field(), json!(1))).collect()
+}
+
 /// The path of every field of a schema.
 fn fields(schema: &Value, path: &str, all: &mut BTreeSet<String>) {
     all.insert(path.to_owned());
@@ -229,7 +235,7 @@ fn schema(kind: &str, part: &str) -> Value {
     json!(found)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part].clone()
 }
 
-/// The variants of a whole `part` in which one place is another value, each with that place.
+/// The variants of a whole `part` in which one part has another value, each with the pointer of that part.
 fn variants(kind: &str, part: &str, whole: &Value) -> Vec<(String, Value)> {
     let schema = schema(kind, part);
     let (mut seen, mut all, mut places_of) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -310,10 +316,7 @@ async fn every_tenant_that_the_schema_admits_is_read() {
     let whole = json!({
         "displayName": "Acme", "plan": "free", "suspended": false, "suspendPolicy": "Hold",
         "expiresAt": "2030-01-01T00:00:00Z",
-        "quotas": {
-            "maxJobs": 1, "maxQueuedJobs": 1, "maxJobsPerHour": 1, "maxWorkers": 1, "maxCpuCores": 1, "maxMemoryGb": 1,
-            "maxGpus": 1, "maxStorageGb": 1, "maxBandwidthMbps": 1, "jobTimeoutMinutes": 1,
-        },
+        "quotas": quotas(),
         "sharedPools": ["gpu"],
         "access": [
             {"kind": "User", "name": "ann", "role": "admin"},
@@ -328,6 +331,7 @@ async fn every_tenant_that_the_schema_admits_is_read() {
 
 #[tokio::test]
 async fn every_job_that_the_schema_admits_is_read() {
+    // Given a job with every field.
     let whole = json!({
         "image": "registry/render:1", "command": ["/render"], "args": ["--fast"], "workingDir": "/work",
         "env": [
@@ -345,6 +349,7 @@ async fn every_job_that_the_schema_admits_is_read() {
         "imagePullSecrets": ["pull"], "queue": "live", "priority": "high", "timeoutSeconds": 60, "maxRetries": 1,
         "retryPolicy": "Always", "pool": "gpu", "onQuota": "Reject", "ttlSecondsAfterFinished": 60, "canceled": false,
     });
+    // Each variant that the schema admits is read, and asks for resources.
     let catalogue = Scenarios::from_yaml("scenarios: {train: {image: i}}").unwrap();
     let url = "/apis/crofter.io/v1alpha1/namespaces/default/jobs";
     specs_are_read::<Job>(whole, url, |job| match Resources::of_job(&job.spec, &catalogue) {
@@ -445,17 +450,12 @@ fn paused(kind: &str, name: &str, spec: Value) -> Value {
 #[tokio::test]
 async fn every_status_that_the_schemas_admit_is_read() {
     let time = "2030-01-01T00:00:00Z";
-    let quotas = json!({
-        "maxJobs": 1, "maxQueuedJobs": 1, "maxJobsPerHour": 1, "maxWorkers": 1, "maxCpuCores": 1, "maxMemoryGb": 1,
-        "maxGpus": 1, "maxStorageGb": 1, "maxBandwidthMbps": 1, "jobTimeoutMinutes": 1,
-    });
+    // Tenants.
+    let mut usage = json!(TenantUsage::default());
+    usage["jobsHourResetAt"] = json!(time);
     let tenant = json!({
-        "observedGeneration": 1, "phase": "Active", "namespace": "tenant-x", "effectiveQuotas": quotas, "applied": "x",
-        "usage": {
-            "queuedJobs": 1, "activeJobs": 1, "cpuMillicores": 1, "memoryBytes": 1, "gpus": 1, "storageBytes": 1,
-            "bandwidthMbps": 1, "workers": 1, "jobsThisHour": 1, "jobsHourResetAt": time,
-            "ended": {"completed": 1, "failed": 1, "canceled": 1, "rejected": 1, "timedOut": 1},
-        },
+        "observedGeneration": 1, "phase": "Active", "namespace": "tenant-x", "effectiveQuotas": quotas(), "applied": "x",
+        "usage": usage,
         "jobWindow": {"resetsAt": time, "notBefore": time, "settled": 1, "settling": ["u"]},
         "summary": {"jobs": "1", "cpu": "1", "memory": "1", "gpus": "1", "workers": "1", "jobsThisHour": "1"},
         "conditions": conditions(),
@@ -464,6 +464,7 @@ async fn every_status_that_the_schemas_admit_is_read() {
     let object = paused("Tenant", "status-tried", json!({}));
     statuses_are_read::<Tenant>(object, &format!("{base}/tenants"), tenant).await;
 
+    // Jobs.
     let job = json!({
         "observedGeneration": 1, "phase": "Running", "reason": "Running", "message": "runs", "attempt": 1, "retries": 0,
         "disruptions": 0,
@@ -478,6 +479,7 @@ async fn every_status_that_the_schemas_admit_is_read() {
     let object = paused("Job", "status-tried", json!({"image": "i"}));
     statuses_are_read::<Job>(object, &format!("{base}/namespaces/default/jobs"), job).await;
 
+    // API keys.
     let key = json!({
         "observedGeneration": 1, "keyId": "abcdefghijkl", "lastRotateRequest": "now", "conditions": conditions(),
         "versions": [{

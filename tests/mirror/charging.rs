@@ -1,4 +1,4 @@
-//! An attempt is charged once, whoever tells of it.
+//! An attempt is charged once, whatever reports it.
 
 use crofter::db;
 use futures::StreamExt;
@@ -21,7 +21,7 @@ const TWO: &str =
     "14 3600000 7200000000 3865470566400000 0 36000000, 15 3600000 7200000000 3865470566400000 0 36000000";
 
 #[tokio::test]
-async fn a_pod_that_ended_is_charged_and_told() {
+async fn an_ended_pod_is_charged_and_the_charge_is_reported() {
     let mut world = World::new().await;
     world.tenants.apply(tenant("acme", 1)).await;
     world.jobs.apply(job("render", 3, "acme", json!({"phase": "Running"}))).await;
@@ -45,7 +45,7 @@ async fn a_pod_that_ended_is_charged_and_told() {
 }
 
 #[tokio::test]
-async fn telling_it_again_changes_nothing() {
+async fn a_repeated_event_changes_nothing() {
     let mut world = World::new().await;
     world.tenants.apply(tenant("acme", 1)).await;
     let ended = json!({"phase": "Completed", "attempts": [attempt(1), attempt(2)]});
@@ -121,4 +121,22 @@ async fn a_pod_outlives_its_job_and_its_tenant() {
     world.jobs.apply(job("render", 3, "acme", json!({"phase": "Completed"}))).await;
     world.sees(row, "acme tenant-acme render Completed f").await;
     world.sees("SELECT epoch::text FROM mirror_state", "1").await;
+}
+
+/// Who creates a pod chooses its labels.
+#[tokio::test]
+async fn a_pod_that_names_the_tenant_of_another_namespace_charges_no_tenant() {
+    let mut world = World::new().await;
+    world.tenants.apply(tenant("acme", 1)).await;
+    let mut elsewhere = ended_pod(7, 3, 1, ("acme", 1));
+    elsewhere.metadata.namespace = Some("tenant-umbra".to_owned());
+    // The name of one tenant with the UID of another.
+    let mixed = ended_pod(8, 4, 1, ("umbra", 1));
+    for pod in [elsewhere, mixed, ended_pod(9, 5, 1, ("acme", 1))] {
+        world.pods.apply(pod).await;
+    }
+    let _mirror = world.start().await;
+    let charged = "SELECT string_agg(concat_ws(' ', tenant_uid, job_uid), ', ') FROM usage_events";
+    world.sees(charged, &format!("{} {}", uid(1), uid(5))).await;
+    world.sees(HOURS, ONE).await;
 }

@@ -9,7 +9,7 @@ use crate::{api_types::quantity::as_quantity, names::KEY_SECRET_PREFIX};
 
 /// The most bytes that the texts of a spec may have: a pod holds each parameter twice, etcd takes 1.5 MB, the operator
 /// keeps every job in memory, and Linux gives a process at most 128 KiB in one argument or variable.
-pub const MOST_BYTES: usize = 64 << 10;
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// A field that stays as submitted.
 pub(super) fn fixed(field: &str) -> Rule {
@@ -101,7 +101,19 @@ pub(super) fn no_key_secret(before: &str, name: &str, after: &str) -> Rule {
     Rule::new(format!("{before}{name}.startsWith('{KEY_SECRET_PREFIX}'){after}")).message(&*message)
 }
 
-/// The texts of a spec have at most [`MOST_BYTES`] in all.
+/// No two parameters are one variable (`names::parameter_variable`); the message has the names of those that are.
+pub(super) fn distinct_variables() -> Rule {
+    let variable = |name: &str| format!("{name}.lowerAscii().replace('-', '_').replace('.', '_')");
+    let shared = format!("self.exists(b, a != b && {} == {})", variable("a"), variable("b"));
+    // By `format`: of a text that `+` or `join` makes of a map's keys the API server knows no bound.
+    let message = format!(
+        "'parameters %s differ from one another only in case or in - _ . and would be one environment variable: rename \
+         them'.format([self.filter(a, {shared})])"
+    );
+    Rule::new(format!("!self.exists(a, {shared})")).message(Message::Expression(message))
+}
+
+/// The texts of a spec have at most [`MAX_TEXT_BYTES`] in all.
 pub(super) fn size() -> Rule {
     let bytes = |path: &str| format!("bytes({path}).size()");
     let one = |field: &str| format!("(has(self.{field}) ? {} : 0)", bytes(&format!("self.{field}")));
@@ -128,8 +140,8 @@ pub(super) fn size() -> Rule {
     let sum = sum.join(" + ");
     // Not by `+`: the API server does not know how long `string(…)` is, and takes it for very long.
     let message = format!(
-        "'the texts of the spec have %d bytes in all: give at most {MOST_BYTES}, and put what is larger into a ConfigMap or \
+        "'the texts of the spec have %d bytes in all: give at most {MAX_TEXT_BYTES}, and put what is larger into a ConfigMap or \
          a volume'.format([{sum}])"
     );
-    Rule::new(format!("{sum} <= {MOST_BYTES}")).message(Message::Expression(message))
+    Rule::new(format!("{sum} <= {MAX_TEXT_BYTES}")).message(Message::Expression(message))
 }

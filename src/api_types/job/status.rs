@@ -17,7 +17,7 @@ pub(crate) const MOVES: &str = "self == oldSelf \
     || oldSelf == 'Retrying' && self in ['Queued', 'Failed', 'Canceled'] \
     || !(oldSelf in ['Queued', 'Assigned', 'Running', 'Completed', 'Failed', 'TimedOut', 'Retrying', 'Canceled', 'Rejected'])";
 
-/// Where a job is. Legal moves stand in `domain::job_state`.
+/// The phase of a job. `domain::job_state` has the legal moves.
 #[derive(
     Clone,
     Copy,

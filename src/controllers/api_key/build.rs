@@ -13,16 +13,16 @@ use secrecy::ExposeSecret;
 use super::validate::Validated;
 use crate::{api_types::TenantApiKey, domain::api_key::Key, names};
 
-/// The Secret with this text. It goes with its key, by owner reference.
-pub(super) fn secret(valid: &Validated, text: &Key) -> Secret {
+/// The Secret with this token. It is deleted with its key, by owner reference.
+pub(super) fn secret(valid: &Validated, token: &Key) -> Secret {
     let (tenant, tenant_uid) = &valid.tenant;
     let labels = [
         (names::LABEL_MANAGED_BY, names::MANAGER),
         (names::LABEL_TENANT, tenant),
         (names::LABEL_TENANT_UID, tenant_uid),
     ];
-    let id = text.id();
-    let data = [(names::SECRET_TOKEN, text.token().expose_secret()), (names::SECRET_KEY_ID, id.as_str())];
+    let id = token.id();
+    let data = [(names::SECRET_TOKEN, token.token().expose_secret()), (names::SECRET_KEY_ID, id.as_str())];
     let bytes = |(name, value): (&str, &str)| (name.to_owned(), ByteString(value.as_bytes().to_vec()));
     Secret {
         metadata: ObjectMeta {
@@ -58,6 +58,7 @@ mod tests {
 
     #[test]
     fn the_whole_secret() {
+        // Given: a valid key and a token of known bytes.
         let seed = Seed::of(|bytes| {
             bytes.fill(0xff);
             Ok::<_, ()>(())
@@ -71,7 +72,9 @@ mod tests {
             rotate_every: None,
             request: None,
         };
+        // When: its Secret is built.
         let built = serde_json::to_value(secret(&valid, &Key::new(&seed.unwrap()))).unwrap();
+        // Then: it is this as a whole.
         let expected = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
             "metadata": {

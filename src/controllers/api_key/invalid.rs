@@ -1,11 +1,11 @@
 //! Keys that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! Whether such a key is meant to be refused can't be known, so it is (`keys`). The controller leaves its Secret as it is;
-//! the key says `Stalled`/`InvalidObject` with the decoder's words, and continues where it was once it was mended.
+//! Whether such a key is meant to be refused can't be known, so it is (`keys`). The controller leaves its Secret as it
+//! is; the key says `Stalled`/`InvalidObject` with the decoder's words, and continues where it was once it was mended.
 
 use std::sync::Arc;
 
-use kube::runtime::controller::Action;
+use kube::{ResourceExt, runtime::controller::Action};
 use serde_json::Map;
 
 use super::{Context, Error};
@@ -22,8 +22,10 @@ pub(super) async fn reconcile(key: Arc<Meta<TenantApiKey>>, context: Arc<Context
     let dependencies = &context.dependencies;
     let report = async {
         let now = dependencies.clock.now();
-        invalid::report(&dependencies.client, &key, &dependencies.events, now, describe).await?;
-        Ok(Action::await_change())
+        match invalid::report(&dependencies.client, &key, &dependencies.events, now, describe).await {
+            Ok(()) => Ok(Action::await_change()),
+            Err(source) => Err(Error::ReportInvalid { key: key.name_any(), source }),
+        }
     };
     context.reconciler.run(&*key, report).await
 }

@@ -1,14 +1,18 @@
-//! The API key controller: gives each [`TenantApiKey`] a text in a Secret, and keeps in its status what that text is
-//! recognised by; rotates, restores and ends it.
+//! The API key controller: gives each [`TenantApiKey`] a token in a Secret, and keeps in its status the hash by which
+//! that token is recognised; rotates, restores and ends it.
 //!
-//! What is to happen is `domain::api_key::lifecycle`'s; a reconcile finds out what there is (`secret`), checks it (`validate`),
-//! builds (`build`), writes, and says how the key stands (`status`).
+//! A reconcile has five steps, each in a module of its own: `dereference` and `secret` (the tenant, the peppers, the
+//! Secret as it is), `validate`, the step that follows (`domain::api_key::lifecycle`; `build` makes the Secret),
+//! `apply`, `status`.
 //!
-//! Guarantees: the text of a key is in its Secret, for a moment in this process's memory, and nowhere else; a Secret that
-//! is not the key's is never changed; wherever the process is killed, the next one leaves a Secret that opens, and at most
-//! two versions that do.
+//! Guarantees: the token of a key is in its Secret, for a moment in this process's memory, and nowhere else; a Secret
+//! that is not the key's is never changed; wherever the process is killed, the next one leaves a Secret that opens, and
+//! at most two versions that do.
 
+mod apply;
 mod build;
+mod dereference;
+mod error;
 mod invalid;
 mod reconcile;
 mod reconcile_state;
@@ -16,6 +20,7 @@ mod secret;
 mod status;
 mod triggers;
 mod validate;
+mod write_status;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +40,7 @@ use kube::{
 };
 use tokio::sync::{mpsc, watch};
 
+pub use error::Error;
 pub use reconcile::{error_policy, reconcile};
 
 use self::reconcile_state::ReconcileState;
@@ -44,18 +50,16 @@ use crate::{
     config::Settings,
     keys::pepper,
     kube_ext::{
-        CallError,
-        controller::{ReconcileError, Reconciler, log_errors},
+        controller::{Reconciler, log_errors},
         events::Events,
         invalid::{InvalidObjects, Meta, cache, sort},
         pulse,
-        status::StatusError,
         streams::received,
-        watch::{Change, Watch, until_whole, whole_before},
+        watch::{Change, Watch, synced_before, until_synced},
     },
     metrics::Metrics,
     names,
-    random::{self, Random},
+    random::Random,
 };
 
 /// Reconciles at once.
@@ -78,11 +82,11 @@ pub struct Dependencies {
     pub tenants: Store<Tenant>,
     /// The peppers in force.
     pub peppers: watch::Receiver<pepper::State>,
-    /// What the administrator set.
+    /// The operator's configuration.
     pub settings: Settings,
     /// The operator's own namespace.
     pub namespace: String,
-    /// For people.
+    /// Where Events go.
     pub events: Events,
     /// The time of day.
     pub clock: Clock,
@@ -101,35 +105,6 @@ pub struct Context {
     invalid: InvalidObjects<TenantApiKey>,
     state: ReconcileState,
     reconciler: Reconciler,
-}
-
-/// Why a reconcile did not reach its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A call to the API server failed.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// The status was not written.
-    #[error(transparent)]
-    Status(#[from] StatusError),
-    /// No randomness to make a key of.
-    #[error("making a key: {0}")]
-    Random(#[from] random::Unavailable),
-    /// There is no pepper, and none could be made.
-    #[error(transparent)]
-    Pepper(#[from] pepper::Error),
-}
-
-impl ReconcileError for Error {
-    fn category(&self) -> &'static str {
-        match self {
-            Self::Call(error)
-            | Self::Status(StatusError::Call(error))
-            | Self::Pepper(pepper::Error::Call(error)) => error.category(),
-            Self::Status(StatusError::Serialise(_)) => "serialise",
-            Self::Random(_) | Self::Pepper(pepper::Error::Random(_)) => "random",
-        }
-    }
 }
 
 fn reconciler(metrics: Metrics) -> Reconciler {
@@ -195,10 +170,10 @@ pub async fn run(
         )
         .for_each(log_errors);
     let whole = async {
-        until_whole(keys).await && until_whole(tenants).await && until_whole(&context.secrets).await
+        until_synced(keys).await && until_synced(tenants).await && until_synced(&context.secrets).await
     };
     let reconciles = async {
-        if whole_before(whole, shutdown).await {
+        if synced_before(whole, shutdown).await {
             future::join(controller, second).await;
         }
     };

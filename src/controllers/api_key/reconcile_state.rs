@@ -1,7 +1,7 @@
-//! What the controller remembers from one reconcile of a key to the next, by the key's UID.
+//! What the controller keeps from one reconcile of a key to the next, by the key's UID.
 //!
-//! All of it may be lost at any time: a text that was not delivered is then replaced by a new one, and a Secret is read
-//! once more. A text is remembered only from the write of its hash until that of its Secret.
+//! All of it may be lost at any time: a token that was not delivered is then replaced by a new one, and a Secret is read
+//! once more. A token is kept only from the write of its hash until that of its Secret.
 
 use std::{
     collections::HashMap,
@@ -14,9 +14,9 @@ use crate::{api_types::TenantApiKey, domain::api_key::Key};
 
 #[derive(Default)]
 struct Entry {
-    /// The text that is on its way into the Secret.
+    /// The token that is being written into the Secret.
     at_hand: Option<Key>,
-    /// The version of the Secret that was read, and the id of the version whose text it holds.
+    /// The version of the Secret that was read, and the id of the version whose token it holds.
     verified: Option<(String, String)>,
 }
 
@@ -31,17 +31,17 @@ impl ReconcileState {
     }
 
     /// A version was made, and its hash written.
-    pub(super) fn hold(&self, uid: &str, text: Key) {
-        self.entries().entry(uid.to_owned()).or_default().at_hand = Some(text);
+    pub(super) fn hold(&self, uid: &str, token: Key) {
+        self.entries().entry(uid.to_owned()).or_default().at_hand = Some(token);
     }
 
-    /// The text on its way, if it is that of this version.
+    /// The token that is being written, if it is that of this version.
     pub(super) fn at_hand(&self, uid: &str, key_id: &str) -> Option<Key> {
         let entries = self.entries();
-        entries.get(uid)?.at_hand.as_ref().filter(|text| text.id().as_str() == key_id).cloned()
+        entries.get(uid)?.at_hand.as_ref().filter(|token| token.id().as_str() == key_id).cloned()
     }
 
-    /// The Secret of this version holds the text of this one, which is not on its way any more.
+    /// The Secret of this version holds the token of this one, which is written.
     pub(super) fn verified(&self, uid: &str, secret_version: String, key_id: &str) {
         let mut entries = self.entries();
         let entry = entries.entry(uid.to_owned()).or_default();
@@ -49,7 +49,7 @@ impl ReconcileState {
         entry.at_hand = None;
     }
 
-    /// Whether the Secret in this version is known to hold the text of this version of the key.
+    /// Whether the Secret in this version is known to hold the token of this version of the key.
     pub(super) fn is_verified(&self, uid: &str, secret_version: &str, key_id: &str) -> bool {
         let known = |entry: &Entry| {
             entry.verified.as_ref().is_some_and(|(secret, id)| secret == secret_version && id == key_id)
@@ -74,15 +74,15 @@ mod tests {
             bytes.fill(3);
             Ok::<_, ()>(())
         });
-        let text = Key::new(&seed.unwrap());
-        let id = text.id().to_string();
-        let memory = ReconcileState::default();
-        memory.hold("u", text);
-        assert!(memory.at_hand("u", "another").is_none() && memory.at_hand("v", &id).is_none());
-        assert!(memory.at_hand("u", &id).is_some());
-        memory.verified("u", "7".into(), &id);
-        assert!(memory.at_hand("u", &id).is_none());
-        assert!(memory.is_verified("u", "7", &id));
-        assert!(!memory.is_verified("u", "8", &id) && !memory.is_verified("u", "7", "another"));
+        let token = Key::new(&seed.unwrap());
+        let id = token.id().to_string();
+        let state = ReconcileState::default();
+        state.hold("u", token);
+        assert!(state.at_hand("u", "another").is_none() && state.at_hand("v", &id).is_none());
+        assert!(state.at_hand("u", &id).is_some());
+        state.verified("u", "7".into(), &id);
+        assert!(state.at_hand("u", &id).is_none());
+        assert!(state.is_verified("u", "7", &id));
+        assert!(!state.is_verified("u", "8", &id) && !state.is_verified("u", "7", "another"));
     }
 }

@@ -1,4 +1,4 @@
-//! First and fourth step: the key's Secret as it is, and the text that goes into it.
+//! First and fourth step: the key's Secret as it is, and the token that is written into it.
 //!
 //! A Secret is the key's when the API server has its owner reference with the key's UID. It is made by `create`, which
 //! fails where one exists, and changed under the UID and version that were read, so that no race lets a foreign one
@@ -12,14 +12,14 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Context, build, validate::Validated};
+use super::{Context, build, error::Error, validate::Validated};
 use crate::{
     api_types::api_key::KeyVersion,
     domain::api_key::{
         Key, Peppers,
         lifecycle::{self, Stored},
     },
-    kube_ext::{CallError, call::within_opt, within},
+    kube_ext::{call::within_opt, within},
     names,
 };
 
@@ -27,19 +27,19 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) stored: Stored,
-    /// The text in it, where it was read and is one of the key's.
-    pub(super) text: Option<Key>,
+    /// The token in it, where it was read and is one of the key's.
+    pub(super) token: Option<Key>,
     /// UID and version of a Secret that is the key's.
-    place: Option<(String, String)>,
+    identity: Option<(String, String)>,
 }
 
-/// Looks at the Secret. It is read only when it is not known from before to hold the newest text.
+/// Finds the Secret. It is read only when it is not known from before to hold the newest token.
 pub(super) async fn find(
     context: &Context,
     valid: &Validated,
     versions: &[KeyVersion],
     peppers: &Peppers,
-) -> Result<Found, CallError> {
+) -> Result<Found, Error> {
     let reference = ObjectRef::new(&valid.secret_name).within(&valid.namespace);
     let cached = context.secrets.get(&reference);
     if let (Some(newest), Some(cached)) = (versions.first(), cached)
@@ -48,15 +48,16 @@ pub(super) async fn find(
         && let (Some(uid), Some(version)) = (cached.uid(), cached.resource_version())
         && context.state.is_verified(&valid.uid, &version, &newest.key_id)
     {
-        return Ok(Found { stored: Stored::Holds(id), text: None, place: Some((uid, version)) });
+        return Ok(Found { stored: Stored::Holds(id), token: None, identity: Some((uid, version)) });
     }
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let what = format!("failed to read Secret {}", valid.secret_name);
-    let found = within_opt(what, api.get(&valid.secret_name)).await?;
-    Ok(judge(found.as_ref(), valid, versions, peppers, context))
+    let found = within_opt(what, api.get(&valid.secret_name)).await;
+    let found = found.map_err(|source| Error::ReadSecret { secret: valid.secret_name.clone(), source })?;
+    Ok(assess(found.as_ref(), valid, versions, peppers, context))
 }
 
-fn judge(
+fn assess(
     found: Option<&Secret>,
     valid: &Validated,
     versions: &[KeyVersion],
@@ -64,42 +65,44 @@ fn judge(
     context: &Context,
 ) -> Found {
     let Some(secret) = found else {
-        return Found { stored: Stored::Absent, text: None, place: None };
+        return Found { stored: Stored::Absent, token: None, identity: None };
     };
     if secret.owner_references().iter().all(|owner| owner.uid != valid.uid) {
-        return Found { stored: Stored::Foreign, text: None, place: None };
+        return Found { stored: Stored::Foreign, token: None, identity: None };
     }
-    let place = secret.uid().zip(secret.resource_version());
+    let identity = secret.uid().zip(secret.resource_version());
     let entry = secret.data.as_ref().and_then(|data| data.get(names::SECRET_TOKEN));
-    let text = entry.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).and_then(|t| Key::parse(t).ok());
-    let text = text.filter(|text| versions.iter().any(|v| lifecycle::recognises(v, text, peppers)));
-    let Some(text) = text else {
-        return Found { stored: Stored::Damaged, text: None, place };
+    let token = entry.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).and_then(|t| Key::parse(t).ok());
+    let token = token.filter(|token| versions.iter().any(|v| lifecycle::recognises(v, token, peppers)));
+    let Some(token) = token else {
+        return Found { stored: Stored::Damaged, token: None, identity };
     };
-    if let Some((_, version)) = &place
-        && versions.first().is_some_and(|newest| newest.key_id == text.id().as_str())
+    if let Some((_, version)) = &identity
+        && versions.first().is_some_and(|newest| newest.key_id == token.id().as_str())
     {
-        context.state.verified(&valid.uid, version.clone(), text.id().as_str());
+        context.state.verified(&valid.uid, version.clone(), token.id().as_str());
     }
-    Found { stored: Stored::Holds(text.id()), text: Some(text), place }
+    Found { stored: Stored::Holds(token.id()), token: Some(token), identity }
 }
 
-/// Puts a text into the Secret.
+/// Writes a token into the Secret.
 ///
 /// # Errors
-/// [`CallError`]; a conflict (409) means that the Secret is not as it was found.
+/// [`Error`]; a conflict (409) means that the Secret is not as it was found.
 pub(super) async fn write(
     context: &Context,
     valid: &Validated,
     found: &Found,
-    text: &Key,
-) -> Result<(), CallError> {
+    token: &Key,
+) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
-    let secret = build::secret(valid, text);
-    let version = match &found.place {
+    let secret = build::secret(valid, token);
+    let failed = |source| Error::WriteSecret { secret: valid.secret_name.clone(), source };
+    let version = match &found.identity {
         None => {
             let what = format!("failed to create Secret {}", valid.secret_name);
-            within(what, api.create(&PostParams::default(), &secret)).await?.resource_version()
+            let created = within(what, api.create(&PostParams::default(), &secret)).await;
+            created.map_err(failed)?.resource_version()
         }
         Some((uid, version)) => {
             let labels = secret.metadata.labels;
@@ -109,9 +112,10 @@ pub(super) async fn write(
             });
             let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
             let call = api.patch_metadata(&valid.secret_name, &params, &patch);
-            within(format!("failed to write Secret {}", valid.secret_name), call).await?.resource_version()
+            let written = within(format!("failed to write Secret {}", valid.secret_name), call).await;
+            written.map_err(failed)?.resource_version()
         }
     };
-    context.state.verified(&valid.uid, version.unwrap_or_default(), text.id().as_str());
+    context.state.verified(&valid.uid, version.unwrap_or_default(), token.id().as_str());
     Ok(())
 }

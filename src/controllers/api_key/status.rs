@@ -1,7 +1,7 @@
 //! Last step: the status that a reconcile leaves behind, and the Events that go with it. Pure.
 //!
-//! A key that is revoked or expired because its spec says so is Ready, and not Active, as a tenant is. A key that is stalled
-//! goes on being Active as long as a version of it is accepted.
+//! A key that is revoked or expired because its spec says so is Ready, and not Active, as a tenant is. A key that is
+//! stalled stays Active as long as a version of it is accepted.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -25,7 +25,7 @@ pub(super) enum Outcome {
     Ended { reason: Reason, message: String },
     /// Something else has to happen first, and will.
     Working { reason: Reason, message: String },
-    /// Nothing will happen before somebody changes something.
+    /// Nothing will happen before a user changes something.
     Stalled(Refusal),
     /// Nothing that conditions speak of.
     Unchanged,
@@ -34,10 +34,11 @@ pub(super) enum Outcome {
 /// The versions and the outcome of a step that makes nothing.
 pub(super) fn outcome(step: &Step, spec: &TenantApiKeySpec, secret: &str) -> (Versions, Outcome) {
     match step {
-        Step::Settle(versions) => (versions.clone(), Outcome::InOrder { secret: secret.to_owned() }),
+        Step::UpToDate(versions) => (versions.clone(), Outcome::InOrder { secret: secret.to_owned() }),
         Step::Hold(versions) => {
-            let message =
-                format!("Secret {secret} does not hold the key's text: a new version is made in a moment");
+            let message = format!(
+                "Secret {secret} does not hold the key's token: a new version is made within seconds"
+            );
             (versions.clone(), Outcome::Working { reason: Reason::SecretDamaged, message })
         }
         Step::Conflict(versions) => {
@@ -57,7 +58,7 @@ pub(super) fn outcome(step: &Step, spec: &TenantApiKeySpec, secret: &str) -> (Ve
             let message = "spec.revoked is true: the key is refused, for good".to_owned();
             (Versions::default(), Outcome::Ended { reason: Reason::KeyRevoked, message })
         }
-        // These make something, and say themselves how it goes on.
+        // These make a version, and write their own outcome.
         Step::Issue { .. } | Step::Deliver | Step::Rehash => (Versions::default(), Outcome::Unchanged),
     }
 }
@@ -68,7 +69,7 @@ pub(super) fn issuing(cause: Cause, id: &str, secret: &str) -> String {
         Cause::First => "the first version",
         Cause::Requested => "a rotation was asked for",
         Cause::Scheduled => "spec.rotateEvery is over",
-        Cause::Restored => "the Secret is gone or does not hold the key's text any more",
+        Cause::Restored => "the Secret is deleted or does not hold the key's token any more",
         Cause::Undelivered => "the version before did not reach the Secret",
     };
     format!("{why}: version {id} is on its way into Secret {secret}")
@@ -135,7 +136,7 @@ fn wanted(new: &TenantApiKeyStatus, outcome: Outcome) -> Option<Vec<Wanted>> {
     Some(all)
 }
 
-/// An Event worth telling.
+/// An Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusEvent {
     pub(super) reason: Reason,
@@ -149,7 +150,7 @@ pub(super) fn events(old: &TenantApiKeyStatus, new: &TenantApiKeyStatus) -> Vec<
     for condition in &new.conditions {
         let same = |c: &&Condition| c.type_ == condition.type_ && c.reason == condition.reason;
         let unchanged = old.conditions.iter().any(|c| same(&c));
-        let Some((reason, warning)) = tellable(&condition.reason) else { continue };
+        let Some((reason, warning)) = published(&condition.reason) else { continue };
         if !unchanged && all.iter().all(|event| event.reason != reason) {
             all.push(StatusEvent { reason, note: condition.message.clone(), warning });
         }
@@ -166,18 +167,16 @@ fn delivered(old: &TenantApiKeyStatus, new: &TenantApiKeyStatus) -> Option<Statu
     let (reason, note) = match new.versions.get(1).map(|before| (&before.key_id, &before.valid_until)) {
         Some((before, Some(until))) => (
             Reason::KeyRotated,
-            format!("key {id} has taken the place of {before}, which is accepted until {}", until.0),
+            format!("key {id} has replaced {before}, which is accepted until {}", until.0),
         ),
-        _ if old.key_id.is_some() => {
-            (Reason::KeyRotated, format!("key {id} has taken the place of the one before"))
-        }
+        _ if old.key_id.is_some() => (Reason::KeyRotated, format!("key {id} has replaced the one before")),
         _ => (Reason::KeyIssued, format!("key {id} is in its Secret")),
     };
     Some(StatusEvent { reason, note, warning: false })
 }
 
 /// The reasons that make an Event, and whether it is a warning.
-fn tellable(reason: &str) -> Option<(Reason, bool)> {
+fn published(reason: &str) -> Option<(Reason, bool)> {
     [
         (Reason::KeyRevoked, false),
         (Reason::KeyExpired, false),

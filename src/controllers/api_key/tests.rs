@@ -34,7 +34,7 @@ fn get() -> String {
     format!("GET {SECRET}")
 }
 
-/// A controller's context with everything around it in the test's hands.
+/// A controller's context, with all that surrounds it set by the test.
 struct Bench {
     fake: Fake,
     context: Arc<Context>,
@@ -87,7 +87,7 @@ fn context(
     peppers: watch::Receiver<pepper::State>,
     (keys, tenants, secrets): (Store<TenantApiKey>, Store<Tenant>, Store<SecretMeta>),
 ) -> Context {
-    let tell_time = Arc::clone(now);
+    let clock = Arc::clone(now);
     let dependencies = Dependencies {
         client: fake.client(),
         keys,
@@ -96,7 +96,7 @@ fn context(
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         namespace: "crofter-system".into(),
         events: mock::events(fake.client()),
-        clock: Clock::of(move || *tell_time.lock().unwrap()),
+        clock: Clock::of(move || *clock.lock().unwrap()),
         random: random(),
         metrics: Metrics::default(),
         watches: crate::kube_ext::pulse::Watches::default(),
@@ -123,7 +123,7 @@ impl Bench {
     }
 
     /// One reconcile of the key as it is stored now; and the calls that it made.
-    async fn try_pass(&self) -> (Result<Action, Error>, Vec<Call>) {
+    async fn try_reconcile(&self) -> (Result<Action, Error>, Vec<Call>) {
         let key: TenantApiKey = serde_json::from_value(self.fake.get(KEY)).unwrap();
         self.fake.calls();
         let result = reconcile(Arc::new(key), Arc::clone(&self.context)).await;
@@ -132,19 +132,19 @@ impl Bench {
     }
 
     async fn reconcile_once(&self) -> Vec<String> {
-        let (result, calls) = self.try_pass().await;
+        let (result, calls) = self.try_reconcile().await;
         result.unwrap();
         outline(&calls)
     }
 
-    /// Reconciles until nothing is called any more but looks at the Secret.
-    async fn settle(&self) {
+    /// Reconciles until no call is made any more but reads of the Secret.
+    async fn converge(&self) {
         for _ in 0..6 {
             if self.reconcile_once().await.iter().all(|call| call.starts_with("GET")) {
                 return;
             }
         }
-        panic!("it does not come to rest: {}", self.fake.get(KEY));
+        panic!("it does not converge: {}", self.fake.get(KEY));
     }
 
     /// The watch of Secrets catches up.
@@ -180,17 +180,17 @@ impl Bench {
         versions.iter().map(|version| version["keyId"].as_str().unwrap().to_owned()).collect()
     }
 
-    fn text(&self) -> Key {
+    fn token(&self) -> Key {
         let secret: Secret = serde_json::from_value(self.fake.get(SECRET)).unwrap();
         Key::parse(std::str::from_utf8(&secret.data.unwrap()["token"].0).unwrap()).unwrap()
     }
 
-    /// Whether the text in the Secret is the one of the newest version.
+    /// Whether the token in the Secret is the one of the newest version.
     fn opens(&self) -> bool {
         let key: TenantApiKey = serde_json::from_value(self.fake.get(KEY)).unwrap();
         let pepper::State::InForce(peppers) = &*self.peppers.borrow() else { panic!("no pepper") };
         let newest = &key.status.unwrap().versions[0];
-        lifecycle::recognises(newest, &self.text(), peppers)
+        lifecycle::recognises(newest, &self.token(), peppers)
     }
 
     /// `type` to `status/reason` of the stored key's conditions.
@@ -217,10 +217,11 @@ fn the_controller_can_be_spawned() {
 }
 
 #[tokio::test]
-async fn a_hash_is_written_first_and_then_its_text_once() {
+async fn a_hash_is_written_first_and_then_its_token_once() {
+    // Given: a new key. First reconcile: only the hash of a version is written.
     let mut bench = bench();
     bench.key(json!({}), json!({}));
-    let (_, calls) = bench.try_pass().await;
+    let (_, calls) = bench.try_reconcile().await;
     assert_eq!(outline(&calls), [get(), STATUS.to_owned()]);
     let id = bench.ids()[0].clone();
     assert_eq!(calls[1].body["status"]["versions"][0]["macs"][0]["pepper"], json!(1));
@@ -229,7 +230,8 @@ async fn a_hash_is_written_first_and_then_its_text_once() {
     assert_eq!(bench.conditions(), conditions(&expected));
     assert_eq!(bench.status()["keyId"], Value::Null);
 
-    let (_, calls) = bench.try_pass().await;
+    // Second reconcile: the token is delivered and the key is accepted.
+    let (_, calls) = bench.try_reconcile().await;
     assert_eq!(
         outline(&calls),
         [get(), format!("POST {SECRETS}"), STATUS.to_owned(), "Event KeyIssued".into()]
@@ -238,14 +240,15 @@ async fn a_hash_is_written_first_and_then_its_text_once() {
         bench.conditions(),
         conditions(&[("Active", "True/KeyAccepted"), ("Ready", "True/KeyIssued")])
     );
-    assert_eq!((bench.status()["keyId"].as_str(), bench.text().id().as_str()), (Some(&*id), &*id));
+    assert_eq!((bench.status()["keyId"].as_str(), bench.token().id().as_str()), (Some(&*id), &*id));
     assert!(bench.opens());
     assert_eq!(bench.fake.get(SECRET)["metadata"]["ownerReferences"][0]["uid"], json!("k1"));
 
+    // Then: nothing is left to do, also after a restart.
     bench.sync();
     assert_eq!(bench.reconcile_once().await, [""; 0], "nothing changed, so nothing is asked or written");
     bench.restart();
-    assert_eq!(bench.reconcile_once().await, [get()], "another process looks once");
+    assert_eq!(bench.reconcile_once().await, [get()], "another process reads it once");
     assert_eq!(bench.reconcile_once().await, [""; 0]);
 }
 
@@ -254,7 +257,7 @@ async fn an_annotation_rotates_once_and_the_version_before_stays_for_the_overlap
     let mut bench = bench();
     let rotate = |word: &str| json!({"annotations": {names::ANNOTATION_ROTATE: word}});
     bench.key(rotate("at its making"), json!({"overlapSeconds": 60}));
-    bench.settle().await;
+    bench.converge().await;
     let first = bench.ids();
     assert_eq!(bench.status()["lastRotateRequest"], json!("at its making"));
     bench.change(json!({"metadata": rotate("again")}));
@@ -262,49 +265,50 @@ async fn an_annotation_rotates_once_and_the_version_before_stays_for_the_overlap
     assert_eq!(bench.reconcile_once().await, [STATUS]);
     assert_eq!(bench.ids().len(), 2);
     assert_eq!(bench.conditions()["Active"], "True/KeyAccepted");
-    let (action, calls) = bench.try_pass().await;
+    let (action, calls) = bench.try_reconcile().await;
     assert_eq!(outline(&calls), [get(), format!("PATCH {SECRET}"), STATUS.into(), "Event KeyRotated".into()]);
     let metadata = &calls[1].body["metadata"];
     assert!(metadata["uid"].is_string() && metadata["resourceVersion"].is_string(), "{metadata}");
     assert_eq!(action.unwrap(), Action::requeue(std::time::Duration::from_secs(60)));
     assert_eq!(bench.ids()[1..], first);
     assert_eq!(bench.status()["versions"][1]["validUntil"], json!("2030-01-01T00:01:00Z"));
-    bench.settle().await;
+    bench.converge().await;
     bench.after(60);
-    bench.settle().await;
+    bench.converge().await;
     assert_eq!(bench.ids().len(), 1);
     assert!(bench.opens());
 }
 
 #[tokio::test]
 async fn killed_between_the_two_writes_the_next_one_makes_another_version() {
+    // A first version whose hash was written and whose token is lost is replaced.
     let mut bench = bench();
     bench.key(json!({}), json!({}));
     bench.reconcile_once().await;
     let lost = bench.ids();
     bench.restart();
-    bench.settle().await;
+    bench.converge().await;
     assert_ne!(bench.ids(), lost);
     assert!(bench.ids().len() == 1 && bench.opens());
 
-    // The same in a rotation: the one that is in the Secret stays, the one that nobody holds goes.
+    // The same in a rotation: the version in the Secret stays, the one that no client has is dropped.
     let first = bench.ids();
     bench.change(json!({"metadata": {"annotations": {names::ANNOTATION_ROTATE: "x"}}}));
     bench.reconcile_once().await;
     let lost = bench.ids()[0].clone();
     bench.restart();
-    bench.settle().await;
+    bench.converge().await;
     assert!(bench.ids()[1..] == first && !bench.ids().contains(&lost) && bench.opens());
 
     // After both writes, before the last: nothing is made again.
     bench.change(json!({"metadata": {"annotations": {names::ANNOTATION_ROTATE: "y"}}}));
     bench.reconcile_once().await;
     bench.fake.refuse(&format!("{KEY}/status"), 500);
-    assert!(bench.try_pass().await.0.is_err());
+    assert!(bench.try_reconcile().await.0.is_err());
     bench.fake.refuse(&format!("{KEY}/status"), 0);
-    let delivered = bench.text().id();
+    let delivered = bench.token().id();
     bench.restart();
-    bench.settle().await;
+    bench.converge().await;
     assert_eq!((bench.ids()[0].as_str(), bench.opens()), (delivered.as_str(), true));
 }
 
@@ -315,10 +319,10 @@ async fn a_secret_that_is_refused_is_tried_again_with_the_same_text() {
     bench.reconcile_once().await;
     let ids = bench.ids();
     bench.fake.refuse_with(SECRETS, 403, "exceeded quota");
-    assert!(bench.try_pass().await.0.is_err());
+    assert!(bench.try_reconcile().await.0.is_err());
     assert_eq!(bench.conditions()["Reconciling"], "True/ApiError");
     bench.fake.refuse(SECRETS, 0);
-    bench.settle().await;
+    bench.converge().await;
     assert_eq!(bench.ids(), ids);
     assert!(bench.opens());
 }
@@ -327,30 +331,30 @@ async fn a_secret_that_is_refused_is_tried_again_with_the_same_text() {
 async fn a_damaged_or_missing_secret_gets_a_new_version_and_keeps_what_is_not_ours() {
     let bench = bench();
     bench.key(json!({}), json!({}));
-    bench.settle().await;
+    bench.converge().await;
     let first = bench.ids();
     let mut secret = bench.fake.get(SECRET);
     secret["data"]["token"] = json!("Y3JmdF9mb3JnZWQ=");
     secret["data"]["theirs"] = json!("eA==");
     bench.fake.put(SECRET, secret);
-    let (action, _) = bench.try_pass().await;
+    let (action, _) = bench.try_reconcile().await;
     assert_eq!(action.unwrap(), Action::requeue(std::time::Duration::from_secs(10)));
     bench.after(10);
     let calls = bench.reconcile_once().await;
-    assert_eq!(calls, [get(), STATUS.into()], "told when it was found");
-    bench.settle().await;
+    assert_eq!(calls, [get(), STATUS.into()], "reported when it was found");
+    bench.converge().await;
     assert!(bench.opens() && bench.ids()[1..] == first);
     assert_eq!(bench.fake.get(SECRET)["data"]["theirs"], json!("eA=="));
 
     let second = bench.ids()[0].clone();
     bench.fake.take(SECRET);
     bench.after(10);
-    bench.settle().await;
+    bench.converge().await;
     assert!(bench.opens() && bench.ids()[1] == second && bench.ids().len() == 2);
 }
 
 #[tokio::test]
-async fn a_secret_of_somebody_else_is_never_touched() {
+async fn a_foreign_secret_is_never_touched() {
     for owners in [json!(null), json!([{"apiVersion": "v1", "kind": "Pod", "name": "ci", "uid": "other"}])] {
         let bench = bench();
         bench.key(json!({}), json!({}));
@@ -360,7 +364,7 @@ async fn a_secret_of_somebody_else_is_never_touched() {
         });
         bench.fake.put(SECRET, foreign);
         let before = bench.fake.get(SECRET);
-        let (action, calls) = bench.try_pass().await;
+        let (action, calls) = bench.try_reconcile().await;
         assert_eq!(outline(&calls), [get(), STATUS.into(), "Event SecretConflict".into()]);
         assert_eq!(action.unwrap(), Action::requeue(std::time::Duration::from_secs(30)));
         let expected = [
@@ -372,26 +376,28 @@ async fn a_secret_of_somebody_else_is_never_touched() {
         assert_eq!(bench.reconcile_once().await, [get()], "said once");
         assert_eq!(bench.fake.get(SECRET), before);
         bench.fake.take(SECRET);
-        bench.settle().await;
+        bench.converge().await;
         assert!(bench.opens());
     }
 }
 
 /// Text, secret and pepper, raw and in base64, in all that is written but the Secret itself.
 #[tokio::test]
-async fn nothing_but_the_secret_holds_the_text() {
+async fn nothing_but_the_secret_holds_the_token() {
     use secrecy::ExposeSecret;
+    // Given: a key that was rotated three times.
     let bench = bench();
     bench.key(json!({}), json!({}));
     let mut calls = Vec::new();
     for word in ["a", "b", "c"] {
         bench.change(json!({"metadata": {"annotations": {names::ANNOTATION_ROTATE: word}}}));
         for _ in 0..3 {
-            calls.extend(bench.try_pass().await.1);
+            calls.extend(bench.try_reconcile().await.1);
         }
     }
-    let text = bench.text();
-    let text = text.token().expose_secret();
+    // When: all that was written and is shown is gathered, apart from the Secret.
+    let key = bench.token();
+    let text = key.token().expose_secret();
     let secrets: Vec<&Call> = calls.iter().filter(|call| call.path.starts_with(SECRETS)).collect();
     assert!(secrets.iter().any(|call| call.body["data"]["token"].is_string()));
     let written: Vec<_> = calls.iter().filter(|call| !call.path.starts_with(SECRETS)).collect();
@@ -402,6 +408,7 @@ async fn nothing_but_the_secret_holds_the_text() {
         *bench.peppers.borrow(),
         bench.context.dependencies.metrics.text().unwrap(),
     );
+    // Then: no token is in it, nor the pepper.
     let token = bench.fake.get(SECRET)["data"]["token"].as_str().unwrap().to_owned();
     for canary in [&text[18..61], text, &token, &token[..40]] {
         assert!(!shown.contains(canary), "{canary} in {shown}");

@@ -1,4 +1,4 @@
-//! What makes a reconcile of a key due, beside a change of the key itself.
+//! What makes a reconcile of a key due, besides a change of the key itself.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     kube_ext::{streams::received, watch::Change},
 };
 
-/// A Secret came, changed or went: its key looks at it.
+/// A Secret was created, changed or deleted: its key is reconciled.
 pub(super) fn secrets(
     secrets: impl Stream<Item = Arc<SecretMeta>> + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<TenantApiKey>> + Send + 'static {
@@ -29,8 +29,8 @@ fn owner(secret: &SecretMeta) -> Option<ObjectRef<TenantApiKey>> {
     Some(ObjectRef::new(&owner.name).within(&secret.namespace()?))
 }
 
-/// The keys in the namespace of each tenant that came, went, began to go, or got its namespace. What else its status says
-/// (usage, every few seconds) concerns no key.
+/// The keys in the namespace of each tenant that came, went, began to go, or got its namespace. What else its status
+/// says (usage, every few seconds) concerns no key.
 pub(super) fn tenants(
     changes: mpsc::Receiver<Change<Tenant>>,
     keys: Store<TenantApiKey>,
@@ -80,7 +80,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_look_again_when_their_tenant_is_another() {
+    async fn keys_are_requeued_when_their_tenant_changes() {
+        // Given: keys of two tenants.
         let (keys, mut writer) = mock::cache();
         for (name, namespace) in [("a", "tenant-acme"), ("b", "tenant-acme"), ("c", "tenant-other")] {
             let metadata = json!({"name": name, "namespace": namespace});
@@ -89,6 +90,7 @@ mod tests {
                 json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": metadata, "spec": {}}),
             );
         }
+        // When: one tenant gets its namespace, other usage, another UID, and is deleted.
         let tenant = |uid: &str, namespace: Value, jobs: u32| {
             let whole = json!({
                 "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": uid}, "spec": {},
@@ -103,11 +105,12 @@ mod tests {
         {
             sender.send(change).await.unwrap();
         }
-        let Change::Applied(gone) = tenant("2", at(), 2) else { unreachable!() };
-        sender.send(Change::Deleted(gone)).await.unwrap();
+        let Change::Applied(deleted) = tenant("2", at(), 2) else { unreachable!() };
+        sender.send(Change::Deleted(deleted)).await.unwrap();
         drop(sender);
+        // Then: its keys are requeued for all but the usage.
         let woken: Vec<_> = tenants(receiver, keys).map(|key| key.name).collect().await;
-        assert_eq!(woken.len(), 6, "when it got its namespace, was another, and went: {woken:?}");
+        assert_eq!(woken.len(), 6, "when it got its namespace, got another UID, and was deleted: {woken:?}");
         assert!(woken.iter().all(|name| name != "c"));
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     names,
 };
 
-/// A key that can be looked after.
+/// A key that can be reconciled.
 #[derive(Clone, Debug)]
 pub(super) struct Validated {
     /// Name and UID of the tenant.
@@ -23,7 +23,7 @@ pub(super) struct Validated {
     pub(super) request: Option<String>,
 }
 
-/// Why nothing can be done for a key before somebody changes something.
+/// Why nothing can be done for a key before a user changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: Reason,

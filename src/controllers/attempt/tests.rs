@@ -8,14 +8,23 @@ use std::sync::{
 };
 
 use futures::stream;
-use kube::runtime::reflector::{self, store::Writer};
+use jiff::Timestamp;
+use kube::runtime::{
+    controller::Action,
+    reflector::{self, store::Writer},
+};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    reconcile::reconcile_pod,
+    record::{CHARGE_POLL, MIRROR_POLL},
+    *,
+};
 use crate::{
     api_types::tenant::JobWindow,
     domain::rate_window::RateWindow,
     kube_ext::{
+        controller::ReconcileError,
         invalid,
         mock::{self, Call, Fake, outline, put},
     },
@@ -24,7 +33,7 @@ use crate::{
 const JOB: &str = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/render";
 const POD: &str = "/api/v1/namespaces/tenant-acme/pods/render-j1-1";
 
-/// A mirror in the test's hands.
+/// A mirror that the test sets.
 #[derive(Default)]
 struct Mirror {
     committed: AtomicBool,
@@ -47,12 +56,12 @@ impl ChargeStatus for Mirror {
 struct Asked(Mutex<Vec<String>>);
 
 impl RateWindows for Asked {
-    fn settle(&self, namespace: &str, job_uid: &str, soon: bool) {
+    fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
         let soon = if soon { " soon" } else { "" };
         self.0.lock().unwrap().push(format!("{namespace}/{job_uid}{soon}"));
     }
 
-    fn may_let_go(
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
@@ -104,7 +113,7 @@ fn bench(with_mirror: bool) -> Bench {
     let mirror = Arc::new(Mirror::default());
     let accounts = with_mirror.then(|| Arc::clone(&mirror) as Arc<dyn ChargeStatus>);
     let (asked, now) = (Arc::new(Asked::default()), Arc::new(Mutex::new(at("00:10:00"))));
-    let tell = Arc::clone(&now);
+    let clock = Arc::clone(&now);
     let context = Context {
         client: fake.client(),
         jobs,
@@ -113,7 +122,7 @@ fn bench(with_mirror: bool) -> Bench {
         accounts,
         windows: Arc::clone(&asked) as Arc<dyn RateWindows>,
         waiting: Waiting::default(),
-        clock: Clock::of(move || *tell.lock().unwrap()),
+        clock: Clock::of(move || *clock.lock().unwrap()),
         reconciler: reconciler(Metrics::default()),
     };
     let (jobs, pods, tenants, invalid) = (job_writer, pod_writer, tenant_writer, invalid_writer);
@@ -154,7 +163,7 @@ impl Bench {
         put(&mut self.tenants, tenant);
     }
 
-    /// The tenant changes: the pods that look again.
+    /// The tenant changes: the pods that are requeued.
     fn freed(&self) -> Vec<String> {
         let Context { waiting, tenants, windows, pods, clock, .. } = &self.context;
         let acme = tenants.known.get(&ObjectRef::new("acme")).unwrap();
@@ -177,7 +186,7 @@ impl Bench {
         put(&mut self.jobs, self.fake.get(JOB));
     }
 
-    /// A job whose status tells how the attempt ended.
+    /// A job whose status has the end of the attempt.
     fn job_with_record(&mut self, metadata: Value) {
         let record = json!({
             "attempt": 1, "pod": "render-j1-1", "finishedAt": "2030-01-01T00:00:09Z", "reason": "Succeeded",
@@ -187,10 +196,10 @@ impl Bench {
     }
 
     /// One reconcile of the pod as it is stored; and the calls that it made.
-    async fn release(&self) -> (Result<Action, CallError>, Vec<Call>) {
+    async fn release(&self) -> (Result<Action, Error>, Vec<Call>) {
         let pod: Pod = serde_json::from_value(self.fake.get(POD)).unwrap();
         self.fake.calls();
-        let result = release(&pod, &self.context).await;
+        let result = reconcile_pod(&pod, &self.context).await;
         (result, self.fake.calls())
     }
 
@@ -200,7 +209,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_pod_is_held_until_the_jobs_status_tells_of_it() {
+async fn a_pod_is_held_until_the_jobs_status_has_its_end() {
     let mut bench = bench(false);
     bench.job(json!({}), json!({"phase": "Running", "attempt": 1}));
     let (action, calls) = bench.release().await;
@@ -213,7 +222,7 @@ async fn a_pod_is_held_until_the_jobs_status_tells_of_it() {
     assert_eq!(outline(&calls), [format!("PATCH {POD}")]);
     let expected =
         json!({"metadata": {"uid": "p1", "resourceVersion": version, "finalizers": ["x.io/other"]}});
-    assert_eq!(calls[0].body, expected, "and nobody else's finalizer is lost");
+    assert_eq!(calls[0].body, expected, "and no foreign finalizer is lost");
     assert_eq!(outline(&bench.release().await.1), [""; 0]);
 }
 
@@ -230,7 +239,7 @@ async fn an_orphan_that_still_runs_is_ended_and_then_counted() {
     let mut bench = bench(true);
     bench.job(json!({}), json!({"phase": "Running", "attempt": 1}));
     bench.pod(json!({"ownerReferences": null}), json!({"phase": "Running"}));
-    assert_eq!(outline(&bench.release().await.1), [""; 0], "its job is there");
+    assert_eq!(outline(&bench.release().await.1), [""; 0], "its job exists");
     mock::drop_all(&mut bench.jobs);
     let (action, calls) = bench.release().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::await_change(), vec![format!("DELETE {POD}")]));
@@ -290,7 +299,7 @@ async fn with_a_mirror_a_pod_is_held_until_it_is_committed() {
 }
 
 #[tokio::test]
-async fn while_the_mirror_is_behind_the_job_is_held_first_and_then_the_pod_goes() {
+async fn while_the_mirror_is_behind_the_job_is_held_first_and_then_the_pod_is_released() {
     let mut bench = bench(true);
     bench.job_with_record(json!({}));
     bench.mirror.behind.store(true, Ordering::SeqCst);
@@ -345,11 +354,11 @@ async fn a_job_that_exists_and_is_not_in_the_cache_holds_its_pods() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_going_is_not_asked_to_stay() {
+async fn a_job_that_is_being_deleted_gets_no_finalizer() {
     let mut bench = bench(true);
     bench.mirror.behind.store(true, Ordering::SeqCst);
-    let going = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["x.io/other"]});
-    bench.job_with_record(going);
+    let terminating = json!({"deletionTimestamp": "2030-01-01T00:00:30Z", "finalizers": ["x.io/other"]});
+    bench.job_with_record(terminating);
     let (action, calls) = bench.release().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(MIRROR_POLL), vec![]));
 
@@ -359,7 +368,7 @@ async fn a_job_that_is_going_is_not_asked_to_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_let_go_before_jobs_and_tenants_are_known() {
+async fn no_finalizer_is_removed_before_jobs_and_tenants_are_known() {
     let mut bench = bench(false);
     let ((jobs, mut no_jobs), (tenants, mut no_tenants)) = (reflector::store(), reflector::store());
     let pod = bench.context.pods.state().remove(0);

@@ -1,9 +1,10 @@
-//! Whether a pod may go as far as its tenant is concerned, and which pods wait for that.
+//! Whether the finalizer of a pod may be removed as far as its tenant is concerned, and which pods wait for that.
 //!
 //! A job is charged to its tenant's hourly window by its first pod, so that pod is held until Tenant status counts it:
-//! as it is *stored*, which the cache of tenants tells, for what is not stored is lost with the process. Whoever has to
-//! wait is remembered by tenant, and looks again when the tenant has changed. Nothing is counted for a tenant that goes,
-//! is deleted, or can't be read (its status can't be written either, and it must be possible to delete it).
+//! as it is *stored*, which the cache of tenants shows, for what is not stored is lost with the process. Pods that have
+//! to wait are kept by tenant, and are reconciled again when the tenant has changed. Nothing is counted for a tenant
+//! that is being deleted, is deleted, or can't be read (its status can't be written either, and it must be possible to
+//! delete it).
 
 use std::{
     collections::HashMap,
@@ -26,12 +27,13 @@ use crate::{
 
 /// The hourly windows of all tenants.
 pub trait RateWindows: Send + Sync {
-    /// The first pod of that job, in that tenant namespace, wants to go: Tenant status is to count it, soon where somebody
-    /// waits for the pod. Asking again changes nothing.
-    fn settle(&self, namespace: &str, job_uid: &str, soon: bool);
+    /// Requests that Tenant status counts the charge of a job, by tenant namespace and UID, so that the finalizer of
+    /// its first pod may be removed; `soon` where a client waits for that. A second request changes nothing.
+    fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool);
 
-    /// Whether what Tenant status has `stored` of the window allows that pod, made at `created`, to go.
-    fn may_let_go(
+    /// Whether what Tenant status has `stored` of the window allows to remove the finalizer of that pod, made at
+    /// `created`.
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
@@ -74,22 +76,22 @@ pub(super) struct Charge {
 }
 
 impl Charge {
-    /// The charge that a pod stands for; `None` for those of later attempts.
+    /// The charge of a pod; `None` for those of later attempts.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let job_uid = attempt::job_uid(pod)?.to_owned();
         let namespace = pod.namespace().unwrap_or_default();
         (attempt::number(pod) == Some(1)).then(|| Self { namespace, job_uid, created: attempt::created(pod) })
     }
 
-    /// Has the tenant's status count it, soon where a client waits for the pod.
-    pub(super) fn store(&self, windows: &dyn RateWindows, soon: bool) {
-        windows.settle(&self.namespace, &self.job_uid, soon);
+    /// Requests that the tenant's status counts it, soon where a client waits for the pod.
+    pub(super) fn request(&self, windows: &dyn RateWindows, soon: bool) {
+        windows.request_charge(&self.namespace, &self.job_uid, soon);
     }
 
     /// Whether the tenant's status counts it, or need not.
     pub(super) fn is_stored(&self, tenant: &Tenant, windows: &dyn RateWindows, now: Timestamp) -> bool {
         let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
-        windows.may_let_go(&self.namespace, stored, &self.job_uid, self.created, now)
+        windows.may_remove_finalizer(&self.namespace, stored, &self.job_uid, self.created, now)
     }
 }
 
@@ -112,13 +114,13 @@ impl Waiting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod waits. To be told *before* the tenant is looked at, so that no change falls between.
+    /// A pod waits. To be called *before* the tenant is read, so that no change of it is missed.
     pub(super) fn add(&self, pod: &Pod, wait: Wait) {
         let Some(tenant) = pod.labels().get(names::LABEL_TENANT) else { return };
         self.all().entry(tenant.clone()).or_default().insert(ObjectRef::from_obj(pod), wait);
     }
 
-    /// A pod is looked at: it waits no more, or will be added again.
+    /// A pod is reconciled: it waits no more, or will be added again.
     pub(super) fn remove(&self, pod: &Pod) {
         let Some(tenant) = pod.labels().get(names::LABEL_TENANT) else { return };
         let mut all = self.all();

@@ -1,9 +1,9 @@
 //! How old attempts are, by a clock that does not step.
 //!
-//! Pods carry the times of the API server and of their node. They are compared with the time of day once, when this process
-//! first sees an attempt; from then on its age grows with a clock that does not step. So neither a clock that jumps an hour
-//! ahead ends what has an hour left, nor one that is set back keeps an attempt running, or a retry waiting, for an hour.
-//! After a restart they are compared again.
+//! Pods carry the times of the API server and of their node. They are compared with the time of day once, when this
+//! process first sees an attempt; from then on its age grows with a clock that does not step. So neither a clock that
+//! jumps an hour ahead ends what has an hour left, nor one that is set back keeps an attempt running, or a retry
+//! waiting, for an hour. After a restart they are compared again.
 
 use std::{
     collections::HashMap,

@@ -1,10 +1,10 @@
-//! What of a Job enters the cache: the fields that a part of the operator reads, and so no more than its spec and status
-//! may have.
+//! What of a Job enters the cache: the fields that a part of the operator reads, and so no more than its spec and
+//! status may have.
 //!
 //! The cache holds every Job, ended ones for as long as they are kept, and nothing bounds metadata but the size of an
-//! object: an annotation of kubectl's alone is the spec once more. No pod will be made of a job that has ended, so that the
-//! fields of its spec of which one is made, up to 64 KiB, are not kept. The REST API reads them in the history or from the
-//! API server, the mirror has them from the time when the job ran, else it reads them from the API server.
+//! object: an annotation of kubectl's alone is the spec once more. No pod will be made of a job that has ended, so that
+//! the fields of its spec of which one is made, up to 64 KiB, are not kept. The REST API reads them in the history or
+//! from the API server, the mirror has them from the time when the job ran, else it reads them from the API server.
 
 use crate::{
     api_types::Job,

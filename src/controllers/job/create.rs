@@ -1,14 +1,20 @@
 //! The creation of an attempt's pod, and what each answer of the API server means.
 //!
-//! The admission is claimed first: what was taken back meanwhile makes no pod. A pod that was made a moment ago is not
-//! made again. A pod of that name may be there already, made by an earlier try: then it is the job's own. What a refusal
-//! means is `domain::pod_create`'s table.
+//! The admission is claimed first: no pod is created for one that was withdrawn meanwhile. A pod that was created just
+//! now is not created again. A pod of that name may exist already, from an earlier try: then it is the job's own. What
+//! a refusal means is `domain::pod_create`'s table.
 
 use std::{sync::Arc, time::Duration};
 
 use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
-use super::{Context, Error, build, is_own, pods_api, settle};
+use super::{
+    Context,
+    apply::{Outcome, is_own, pods_api},
+    build,
+    error::Error,
+    validate,
+};
 use crate::{
     api_types::{Reason, Tenant},
     domain::{
@@ -31,81 +37,75 @@ pub(super) async fn create(
     tenant: &Tenant,
     admission: &Admission,
     context: &Context,
-) -> Result<Action, Error> {
+) -> Result<Outcome, Error> {
     let job = view.job;
     let uid = job.uid().unwrap_or_default();
     if let Some(left) = context.expectations.pending_for(&uid, admission.attempt) {
-        return Ok(Action::requeue(left));
+        return Ok(Outcome::Done(Action::requeue(left)));
     }
     let Some(admission) = context.scheduler.claim(&uid, admission.attempt) else {
-        return Ok(Action::await_change());
+        return Ok(Outcome::Done(Action::await_change()));
     };
     let scenarios = Arc::clone(&context.scenarios.borrow());
-    let pod = match build::validate(job, tenant, &scenarios, job_flow::running_left(view)) {
+    let pod = match validate::validate(job, tenant, &scenarios, job_flow::running_left(view)) {
         Ok(valid) => build::pod(&valid, &admission, &context.settings.gpu_resource),
         Err(refusal) => {
-            let step = job_flow::refused(view, refusal.reason(), refusal.to_string());
-            return settle(step, job, context).await;
+            return Ok(job_flow::refused(view, refusal.reason(), refusal.to_string()).into());
         }
     };
     let namespace = job.namespace().unwrap_or_default();
     let _leave = match context.outages.enter(&namespace) {
         Ok(leave) => leave,
-        Err(sentence) => return Ok(give_back(&uid, &admission, Meaning::GiveBack, sentence, context)),
+        Err(message) => return Ok(give_back(&uid, &admission, Meaning::GiveBack, message, context)),
     };
     let name = pod.name_any();
     let api = pods_api(job, context);
-    match within(format!("failed to create pod {name}"), api.create(&PostParams::default(), &pod)).await {
+    match within(format!("failed to create Pod {name}"), api.create(&PostParams::default(), &pod)).await {
         Ok(_) => {
             context.outages.report(&namespace, None);
             context.expectations.put(&uid, admission.attempt);
             context.metrics.admitted();
-            Ok(Action::await_change())
+            Ok(Outcome::Done(Action::await_change()))
         }
         Err(error) if error.is_conflict() => {
             context.outages.report(&namespace, None);
-            let existing = within_opt(format!("failed to read pod {name}"), api.get(&name)).await?;
-            match existing {
+            let existing = within_opt(format!("failed to read Pod {name}"), api.get(&name)).await;
+            match existing.map_err(|source| Error::ReadPod { pod: name.clone(), source })? {
                 Some(pod) if is_own(&pod.metadata, job, context) => {
                     context.expectations.put(&uid, admission.attempt);
-                    Ok(Action::await_change())
+                    Ok(Outcome::Done(Action::await_change()))
                 }
                 // A quota whose count was changed meanwhile answers with a conflict, too.
-                None => refused(view, &admission, &error, context).await,
+                None => Ok(refused(view, &admission, &error, context)),
                 Some(_) => {
-                    let sentence =
+                    let message =
                         format!("the pod name {name} is taken by a pod of another owner: delete that pod");
-                    Ok(give_back(&uid, &admission, Meaning::GiveBack, sentence, context))
+                    Ok(give_back(&uid, &admission, Meaning::GiveBack, message, context))
                 }
             }
         }
-        Err(error) => refused(view, &admission, &error, context).await,
+        Err(error) => Ok(refused(view, &admission, &error, context)),
     }
 }
 
 /// What comes of a pod that was not created.
-async fn refused(
-    view: &View<'_>,
-    admission: &Admission,
-    error: &CallError,
-    context: &Context,
-) -> Result<Action, Error> {
+fn refused(view: &View<'_>, admission: &Admission, error: &CallError, context: &Context) -> Outcome {
     let answer = answer(error);
     let meaning = pod_create::meaning(&answer);
-    let sentence = pod_create::sentence(&answer, meaning);
+    let message = pod_create::message(&answer, meaning);
     let job = view.job;
     let outage =
-        Some(sentence.as_str()).filter(|_| pod_create::is_outage(&answer) && meaning != Meaning::Keep);
+        Some(message.as_str()).filter(|_| pod_create::is_outage(&answer) && meaning != Meaning::Keep);
     context.outages.report(&job.namespace().unwrap_or_default(), outage);
     match meaning {
-        Meaning::Final => settle(job_flow::refused(view, Reason::PodRefused, sentence), job, context).await,
+        Meaning::Final => job_flow::refused(view, Reason::PodRefused, message).into(),
         Meaning::Keep => {
             tracing::warn!(job = job.name_any(), namespace = job.namespace(), %error, "failed to create a pod, will retry");
-            Ok(Action::requeue(UNREACHABLE))
+            Outcome::Done(Action::requeue(UNREACHABLE))
         }
         Meaning::TryAgain | Meaning::GiveBack => {
             let uid = job.uid().unwrap_or_default();
-            Ok(give_back(&uid, admission, meaning, sentence, context))
+            give_back(&uid, admission, meaning, message, context)
         }
     }
 }
@@ -123,13 +123,11 @@ fn give_back(
     job_uid: &str,
     admission: &Admission,
     meaning: Meaning,
-    sentence: String,
+    message: String,
     context: &Context,
-) -> Action {
+) -> Outcome {
     context.metrics.pod_refused();
-    tracing::debug!(job_uid, sentence, "a pod was refused for the moment");
-    match context.scheduler.pod_create_failed(job_uid, admission.attempt, meaning, sentence) {
-        Some(wait) => Action::requeue(wait),
-        None => Action::await_change(),
-    }
+    tracing::debug!(job_uid, message, "a pod was refused for the moment");
+    let wait = context.scheduler.pod_create_failed(job_uid, admission.attempt, meaning, message);
+    Outcome::Done(wait.map_or_else(Action::await_change, Action::requeue))
 }

@@ -1,4 +1,4 @@
-//! Whether so many steps are under way that what can wait should.
+//! Whether the controller is saturated, so that writes that can wait should.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,12 +12,12 @@ use tokio::{
 
 use super::CONCURRENCY;
 
-/// From so many on, what can wait does.
+/// Reconciles in flight from which the controller counts as saturated.
 pub(super) const BUSY: u16 = CONCURRENCY / 2;
-/// And for so long after: an API server that has too much to do answers in bursts, between which hands are free.
+/// For how long after: an API server that has too much to do answers in bursts, between which workers are free.
 pub(super) const BUSY_FOR: Duration = Duration::from_secs(2);
 
-/// Counts the steps that are under way.
+/// Counts the reconciles in flight.
 pub struct InflightReconciles {
     free: Semaphore,
     busy_until: Mutex<Instant>,
@@ -30,7 +30,7 @@ impl Default for InflightReconciles {
 }
 
 impl InflightReconciles {
-    /// Begins a step, which is under way until what this returns is dropped.
+    /// Begins a reconcile, which is in flight until the returned permit is dropped.
     pub(super) fn begin(&self) -> Option<SemaphorePermit<'_>> {
         let begun = self.free.try_acquire().ok();
         if usize::from(CONCURRENCY).saturating_sub(self.free.available_permits()) >= BUSY.into() {
@@ -39,7 +39,7 @@ impl InflightReconciles {
         begun
     }
 
-    /// Whether there are many, or were just now.
+    /// Whether many are in flight, or were just now.
     pub(super) fn is_saturated(&self) -> bool {
         Instant::now() < *self.busy_until.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,14 +1,14 @@
 //! Jobs that are stored in a form that can't be read (by hand, or under another schema).
 //!
-//! The controller changes neither them nor their pods; each says `Stalled`/`InvalidObject` with the decoder's words. A job
-//! that was mended continues where it was: `domain::job_flow` then writes its whole status.
+//! The controller changes neither them nor their pods; each says `Stalled`/`InvalidObject` with the decoder's words. A
+//! job that was mended continues where it was: `domain::job_flow` then writes its whole status.
 
 use std::sync::Arc;
 
-use kube::runtime::controller::Action;
+use kube::{ResourceExt, runtime::controller::Action};
 use serde_json::{Map, json};
 
-use super::{Context, Error};
+use super::{Context, error::Error};
 use crate::{
     api_types::{
         Job, JobPhase, Reason,
@@ -22,8 +22,10 @@ use crate::{
 pub(super) async fn reconcile(job: Arc<Meta<Job>>, context: Arc<Context>) -> Result<Action, Error> {
     let Context { client, events, clock, reconciler, .. } = &*context;
     let report = async {
-        invalid::report(client, &job, events, clock.now(), describe).await?;
-        Ok(Action::await_change())
+        match invalid::report(client, &job, events, clock.now(), describe).await {
+            Ok(()) => Ok(Action::await_change()),
+            Err(source) => Err(Error::ReportInvalid { job: job.name_any(), source }),
+        }
     };
     reconciler.run(&*job, report).await
 }

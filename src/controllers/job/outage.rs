@@ -1,9 +1,10 @@
-//! Namespaces in which pods can't be created at the moment, whatever pod it is: a webhook that hangs, an API server that
-//! answers with 5xx or not at all.
+//! Namespaces in which pods can't be created at the moment, whatever pod it is: a webhook that hangs, an API server
+//! that answers with 5xx or not at all.
 //!
-//! Each of these creations may hold a worker of the controller for as long as a call may take, and every job of the tenant
-//! would try its own. So the answer to one is taken for the answer to all of the namespace for a few seconds; after that
-//! one pod is tried, and of all namespaces only few at a time. The other workers stay free for jobs that run and end.
+//! Each of these creations may hold a worker of the controller for as long as a call may take, and every job of the
+//! tenant would try its own. So the answer to one is taken for the answer to all of the namespace for a few seconds;
+//! after that one pod is tried, and of all namespaces only few at a time. The other workers stay free for jobs that run
+//! and end.
 
 use std::{
     collections::HashMap,
@@ -34,7 +35,7 @@ pub struct Outages {
 struct Outage {
     /// What is answered until then.
     until: Instant,
-    sentence: String,
+    message: String,
 }
 
 /// The leave to create a pod; what comes of it is to be reported ([`Outages::report`]).
@@ -53,30 +54,30 @@ impl Outages {
     /// Leave to create a pod in a namespace.
     ///
     /// # Errors
-    /// The sentence of its outage, while that lasts.
+    /// The message of its outage, while that lasts.
     pub(super) fn enter(&self, namespace: &str) -> Result<Leave, String> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(outage) = known.get_mut(namespace) else { return Ok(Leave { _probe: None }) };
         if Instant::now() < outage.until {
-            return Err(outage.sentence.clone());
+            return Err(outage.message.clone());
         }
         match Arc::clone(&self.probes).try_acquire_owned() {
             Ok(probe) => {
                 outage.until = Instant::now() + PROBE;
                 Ok(Leave { _probe: Some(probe) })
             }
-            Err(_) => Err(outage.sentence.clone()),
+            Err(_) => Err(outage.message.clone()),
         }
     }
 
-    /// What came of a creation: the sentence where no pod can be created in the namespace.
+    /// Records what came of a creation: the message where no pod can be created in the namespace.
     pub(super) fn report(&self, namespace: &str, outage: Option<&str>) {
         let now = Instant::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match outage {
-            Some(sentence) => {
+            Some(message) => {
                 known.retain(|_, outage| now < outage.until + FORGOTTEN);
-                let outage = Outage { until: now + PAUSE, sentence: sentence.to_owned() };
+                let outage = Outage { until: now + PAUSE, message: message.to_owned() };
                 known.insert(namespace.to_owned(), outage);
             }
             None => {

@@ -1,4 +1,4 @@
-//! Which jobs are to look again when something beside them has changed.
+//! Which jobs are reconciled when another object has changed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,20 +6,18 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use jiff::SignedDuration;
 use kube::{
     ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::Context;
 use crate::{
-    api_types::{Job, JobPhase, Plans, Scenarios, Tenant, plan::Limit},
-    domain::{job_flow, job_state::is_terminal},
+    api_types::{Job, JobPhase, Tenant},
+    domain::job_state::is_terminal,
 };
 
-/// Tenants whose jobs are looked for in one pass over all jobs. At a start each of them is new.
-const TOGETHER: usize = 1024;
+/// Tenants whose jobs are looked up at once among all jobs. At a start each of them is new.
+const MAX_BATCH: usize = 1024;
 
 /// The jobs that have not ended of each tenant whose spec or phase has changed: they may have to stop, or have other
 /// time limits. What else its status says (usage, every few seconds) concerns no job.
@@ -36,8 +34,8 @@ pub(super) fn of_changed_tenants(
         let before = if exists { seen.insert(name, now.clone()) } else { seen.remove(&name) };
         status.and_then(|s| s.namespace.clone()).filter(|_| !exists || before != Some(now))
     };
-    changes.ready_chunks(TOGETHER).flat_map(move |told| {
-        let namespaces: HashSet<String> = told.into_iter().filter_map(&mut changed).collect();
+    changes.ready_chunks(MAX_BATCH).flat_map(move |changes| {
+        let namespaces: HashSet<String> = changes.into_iter().filter_map(&mut changed).collect();
         let concerned = match namespaces.is_empty() {
             true => Vec::new(),
             false => jobs.state_filter(|job| !is_terminal(phase(job)) && is_in(job, &namespaces)),
@@ -52,28 +50,4 @@ fn is_in(job: &Job, namespaces: &HashSet<String>) -> bool {
 
 fn phase(job: &Job) -> JobPhase {
     job.status.as_ref().map_or(JobPhase::Queued, |status| status.phase)
-}
-
-/// What bounds the running time of jobs.
-pub(super) struct Limits {
-    plans: Arc<Plans>,
-    scenarios: Arc<Scenarios>,
-}
-
-impl Limits {
-    /// Those of now.
-    pub(super) fn in_force(context: &Context) -> Self {
-        Self {
-            plans: Arc::clone(&context.plans.borrow()),
-            scenarios: Arc::clone(&context.scenarios.borrow()),
-        }
-    }
-
-    /// How long a job of that tenant may run; `None` is unlimited.
-    pub(super) fn running(&self, job: &Job, tenant: Option<&Tenant>) -> Option<SignedDuration> {
-        let plan = |tenant: &Tenant| Some(self.plans.get(&tenant.spec.plan)?.effective(&tenant.spec.quotas));
-        let quotas = tenant.and_then(plan);
-        let plan = quotas.map_or(Limit::Unlimited, |quotas| Limit::from_quota(quotas.job_timeout_minutes));
-        job_flow::running_limit(self.scenarios.timeout_seconds(&job.spec), plan)
-    }
 }

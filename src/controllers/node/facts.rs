@@ -14,7 +14,7 @@ use crate::{
     names,
 };
 
-/// The nodes labelled for `tenant` that exceed its quotas, in a sentence with numbers for the condition
+/// The nodes labelled for `tenant` that exceed its quotas, as a message with numbers for the condition
 /// `WorkersAdmitted`=False; `None` when all fit. `nodes` are all nodes of the cluster, as
 /// [`prepare`](super::prepare) left them.
 #[must_use]
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exceeds_a_tenants_quotas_is_told_with_numbers() {
+    fn nodes_over_a_tenants_quotas_are_reported_with_numbers() {
         let tenant: Tenant = serde_json::from_value(json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"},
             "spec": {"plan": "basic", "quotas": {"maxGpus": 5}},

@@ -1,47 +1,70 @@
-//! What is asked of the API server itself, because a cache that lags, or lacks what can't be decoded, would say that
-//! something is deleted that is not.
+//! Second step: what is asked of the API server itself, because a cache that lags, or lacks what can't be decoded,
+//! would say that something is deleted that is not.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt, api::ListParams};
 
-use super::{Context, Error, Seen, live};
+use super::{
+    Context,
+    dereference::{Dereferenced, live},
+    error::Error,
+    report,
+};
 use crate::{
     api_types::{Reason, Tenant},
-    domain::{job_pod::JobPod, node_admission::Refusal, worker},
+    domain::{job_pod::JobPod, node_admission::Step, worker},
     kube_ext::call::{within, within_opt},
     names,
 };
 
-impl Context {
-    /// Asks the API server whether no job pod but those of `group` is left on a node.
-    pub(super) async fn is_drained(&self, node: &Node, group: Option<&String>) -> Result<bool, Error> {
-        let name = node.name_any();
-        let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
-        let params = ListParams::default().fields(&format!("spec.nodeName={name}")).labels(&ours);
-        let api = Api::<Pod>::all(self.client.clone());
-        let pods =
-            within(format!("failed to list the job pods on node {name}"), async { api.list(&params).await })
-                .await?;
-        let own = pods.iter().filter(|pod| JobPod::of(&pod.metadata, &self.namespace_prefix).is_some());
-        Ok(live(own).keys().all(|owner| Some(owner) == group))
+/// Whether a step may be taken as far as the API server says: a node is drained before it is admitted to another group
+/// or loses its taint, and a tenant is deleted before its nodes are released or refused for that.
+pub(super) async fn confirm(found: &Dereferenced, step: &Step, context: &Context) -> Result<bool, Error> {
+    let node = &found.node;
+    if found.needs_fence(step) {
+        return Ok(true);
     }
+    match step {
+        Step::Admit { group, after: Some(_) } => is_drained(node, Some(group), context).await,
+        Step::Free { .. } => is_drained(node, None, context).await,
+        Step::Release { group, because } => {
+            let is_deleted = because.as_ref().is_some_and(|refusal| refusal.reason == Reason::NoSuchTenant);
+            let is_own = worker::label(node, names::NODE_TENANT) == Some(group);
+            Ok(!(is_deleted && is_own && tenant_exists(group, context).await?))
+        }
+        Step::Refuse(refusal)
+            if refusal.reason == Reason::NoSuchTenant && !report::is_reported(node, refusal, context) =>
+        {
+            match worker::label(node, names::NODE_TENANT) {
+                Some(tenant) => Ok(!tenant_exists(tenant, context).await?),
+                None => Ok(true),
+            }
+        }
+        Step::Admit { after: None, .. } | Step::Refuse(_) | Step::Keep | Step::Leave | Step::Wait(_) => {
+            Ok(true)
+        }
+    }
+}
 
-    /// Whether a node would be released only because its tenant, though it exists, can't be read.
-    pub(super) async fn is_tenant_invalid(
-        &self,
-        seen: &Seen,
-        group: &str,
-        because: Option<&Refusal>,
-    ) -> Result<bool, Error> {
-        let gone = because.is_some_and(|refusal| refusal.reason == Reason::NoSuchTenant);
-        let own = worker::label(&seen.node, names::NODE_TENANT) == Some(group);
-        Ok(gone && own && self.exists(group).await?)
-    }
+/// Asks the API server whether no job pod but those of `group` is left on a node.
+async fn is_drained(node: &Node, group: Option<&String>, context: &Context) -> Result<bool, Error> {
+    let name = node.name_any();
+    let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
+    let params = ListParams::default().fields(&format!("spec.nodeName={name}")).labels(&ours);
+    let api = Api::<Pod>::all(context.client.clone());
+    let pods =
+        within(format!("failed to list the job pods on Node {name}"), async { api.list(&params).await })
+            .await
+            .map_err(|source| Error::ListPods { node: name, source })?;
+    let own = pods.iter().filter(|pod| JobPod::of(&pod.metadata, &context.namespace_prefix).is_some());
+    Ok(live(own).keys().all(|owner| Some(owner) == group))
+}
 
-    /// Asks the API server whether there is a tenant of that name, readable or not.
-    pub(super) async fn exists(&self, tenant: &str) -> Result<bool, Error> {
-        let api = Api::<Tenant>::all(self.client.clone());
-        let call = async { api.get_metadata(tenant).await };
-        Ok(within_opt(format!("failed to look up tenant {tenant}"), call).await?.is_some())
-    }
+/// Asks the API server whether a tenant of that name exists, readable or not.
+async fn tenant_exists(tenant: &str, context: &Context) -> Result<bool, Error> {
+    let api = Api::<Tenant>::all(context.client.clone());
+    let call = async { api.get_metadata(tenant).await };
+    let found = within_opt(format!("failed to read Tenant {tenant}"), call).await;
+    let found = found.map_err(|source| Error::ReadTenant { tenant: tenant.to_owned(), source })?;
+    Ok(found.is_some())
 }

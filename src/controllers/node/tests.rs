@@ -1,12 +1,13 @@
 mod any_order;
 mod world;
 
-use kube::runtime::watcher::Event;
-use serde_json::json;
+use kube::runtime::{controller::Action, reflector::ObjectRef, watcher::Event};
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use self::world::{Fault, Lab, World, label, taint};
-use super::*;
+use super::{reconcile::ROOM_INTERVAL, *};
+use crate::{kube_ext::controller::ReconcileError, names};
 
 fn empty() -> Arc<Mutex<World>> {
     Arc::default()
@@ -14,13 +15,16 @@ fn empty() -> Arc<Mutex<World>> {
 
 #[tokio::test]
 async fn a_node_is_admitted_with_one_write_and_an_event() {
+    // Given: a labelled node within the quotas.
     let mut lab = Lab::new(&empty());
     lab.tenant("acme", 1, -1);
     lab.world().add_node("n1", 4, Some("acme"), 1);
     lab.sync();
+    // When: it is reconciled twice, with a cache that is behind.
     lab.reconcile("n1").await.unwrap();
     lab.reconcile("n1").await.unwrap();
 
+    // Then: one write sets label, taint and annotation, and one Event reports it.
     let world = lab.world();
     assert_eq!(
         world.requests,
@@ -46,7 +50,7 @@ async fn a_node_is_admitted_with_one_write_and_an_event() {
 }
 
 #[tokio::test]
-async fn a_refused_node_is_told_of_once_for_each_sentence_and_not_touched() {
+async fn a_refused_node_is_reported_once_for_each_message_and_not_written() {
     let mut lab = Lab::new(&empty());
     lab.tenant("acme", 0, -1);
     lab.world().add_node("n1", 4, Some("acme"), 1);
@@ -81,11 +85,12 @@ async fn the_age_is_written_down_so_that_the_order_stays() {
     lab.sync();
     lab.reconcile("n1").await.unwrap();
     lab.reconcile("n2").await.unwrap();
-    assert_eq!(lab.world().requests.len(), 1, "n1 keeps its place");
+    assert_eq!(lab.world().requests.len(), 1, "n1 is not displaced");
 }
 
 #[tokio::test]
-async fn the_cache_is_not_trusted_with_handing_a_node_over() {
+async fn a_node_is_admitted_to_another_group_only_after_a_live_read() {
+    // Given: a node that is admitted to one tenant, with a pod, and labelled for another.
     let mut lab = Lab::new(&empty());
     lab.tenant("acme", 1, -1);
     lab.tenant("umbra", 1, -1);
@@ -187,19 +192,21 @@ async fn what_changed_meanwhile_is_left_to_the_watch_and_the_rest_is_tried_again
 #[tokio::test]
 async fn a_write_without_an_answer_counts_until_it_is_known_or_impossible() {
     for fault in [Fault::Lost, Fault::Unanswered, Fault::Late] {
+        // Given: an admission whose answer is lost.
         let mut lab = Lab::new(&empty());
         lab.tenant("acme", 1, -1);
         lab.world().add_node("young", 4, Some("acme"), 5);
         lab.sync();
         lab.world().fault = Some(fault);
         lab.reconcile("young").await.unwrap_err();
-        // An older one appears, which is entitled to the only place.
+        // An older node appears, which is entitled to the only admission.
         lab.world().add_node("old", 4, Some("acme"), 1);
         let old = lab.sync_node("old").unwrap();
         let waiting = reconcile(old, Arc::clone(&lab.context)).await.unwrap();
-        assert_eq!(waiting, Action::requeue(LOOK_FOR_ROOM), "{fault:?}");
+        assert_eq!(waiting, Action::requeue(ROOM_INTERVAL), "{fault:?}");
         assert_eq!(label(&lab.world().nodes["old"], names::NODE_ADMITTED), None, "{fault:?}");
 
+        // When: it is fenced, and comes after that.
         lab.reconcile("young").await.unwrap();
         let late = lab.world().late.take();
         if let Some((name, patch)) = late {
@@ -210,6 +217,7 @@ async fn a_write_without_an_answer_counts_until_it_is_known_or_impossible() {
             lab.reconcile("young").await.unwrap();
             lab.reconcile("old").await.unwrap();
         }
+        // Then: only the older node is admitted.
         let holders = holders(&lab.world(), "acme");
         assert_eq!(holders, ["old"], "{fault:?}");
         let fence = lab.world().nodes["old"]["metadata"]["annotations"][names::NODE_FENCE].clone();
@@ -229,9 +237,10 @@ async fn a_paused_node_is_left_alone() {
     assert!(lab.world().requests.is_empty());
 }
 
-/// The controller as it runs: what it is told by one kind of object leads it to the right nodes.
+/// The controller as it runs: events of each kind of object requeue the right nodes.
 #[tokio::test(start_paused = true)]
 async fn changes_of_nodes_tenants_and_pods_lead_to_the_nodes_concerned() {
+    // Given: the running controller, and two nodes for one tenant with room for one.
     let mut lab = Lab::new(&empty());
     let tenant = lab.tenant("acme", 1, -1);
     lab.world().add_node("n1", 4, Some("acme"), 1);
@@ -247,20 +256,24 @@ async fn changes_of_nodes_tenants_and_pods_lead_to_the_nodes_concerned() {
     for name in ["n1", "n2"] {
         nodes.send(lab.sync_node(name).unwrap()).await.unwrap();
     }
+    // Events of nodes: the older node is admitted.
     let works = |world: &World, name: &str| label(&world.nodes[name], names::NODE_ADMITTED).is_some();
     lab.until("n1 admitted and n2 refused", |w| works(w, "n1") && w.events.len() == 2).await;
     nodes.send(lab.sync_node("n1").unwrap()).await.unwrap();
     rest().await;
 
+    // The plan table.
     lab.plans.send_replace(Arc::new(without_plan("basic")));
     lab.until("n2 refused for its tenant's plan", |w| w.events.last().unwrap().0 == "UnknownPlan").await;
     lab.plans.send_replace(Arc::new(Plans::built_in().unwrap()));
 
+    // A tenant whose quota grows.
     tenants.send(lab.tenant("acme", 2, -1)).await.unwrap();
     lab.until("n2 admitted with the larger quota", |w| works(w, "n2")).await;
     nodes.send(lab.sync_node("n2").unwrap()).await.unwrap();
     rest().await;
 
+    // A tenant whose quota shrinks, and the pod that its node waits for.
     let pod: Pod = serde_json::from_value(lab.world().add_pod("n2", "acme")).unwrap();
     lab.sync_pods();
     tenants.send(lab.tenant("acme", 1, -1)).await.unwrap();
@@ -270,15 +283,16 @@ async fn changes_of_nodes_tenants_and_pods_lead_to_the_nodes_concerned() {
     lab.world().pods.clear();
     lab.sync_pods();
     pods.send(Arc::new(pod)).await.unwrap();
-    lab.until("n2 free once its pod is gone", |w| taint(&w.nodes["n2"]).is_none()).await;
+    lab.until("n2 free once its pod is deleted", |w| taint(&w.nodes["n2"]).is_none()).await;
     nodes.send(lab.sync_node("n2").unwrap()).await.unwrap();
     rest().await;
 
-    let gone = lab.context.caches.nodes.get(&ObjectRef::new("n1")).unwrap();
+    // A node that is deleted.
+    let deleted = lab.context.caches.nodes.get(&ObjectRef::new("n1")).unwrap();
     lab.world().nodes.remove("n1");
     lab.sync_node("n1");
-    nodes.send(gone).await.unwrap();
-    lab.until("n2 takes the place of the deleted n1", |w| works(w, "n2")).await;
+    nodes.send(deleted).await.unwrap();
+    lab.until("n2 is admitted instead of the deleted n1", |w| works(w, "n2")).await;
 
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();

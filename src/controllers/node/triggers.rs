@@ -1,8 +1,8 @@
-//! Which nodes to look at again when something has changed.
+//! Which nodes are reconciled when something has changed.
 //!
 //! A change of one node may make room for another of the same group, or take it. Kubelets and the tenant controller
-//! write status all the time, so what nobody's admission depends on is filtered out by comparing with what was last
-//! seen; without that, each heartbeat of one node would have all nodes of its group looked at.
+//! write status all the time, so changes that no admission depends on are filtered out by comparing with what was seen
+//! last; without that, each heartbeat of one node would requeue all nodes of its group.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,7 +36,7 @@ impl Neighbours {
         Self { nodes, gpu_resource, seen: HashMap::new() }
     }
 
-    /// The nodes to look at, `node` first.
+    /// The nodes to reconcile, `node` first.
     pub(super) fn of(&mut self, node: Arc<Node>) -> Vec<Arc<Node>> {
         let name = node.name_any();
         let now = self.nodes.get(&ObjectRef::from_obj(node.as_ref())).map(|n| read(&n, &self.gpu_resource));
@@ -58,13 +58,14 @@ impl Neighbours {
     }
 }
 
-/// The tenants that a node is labelled for or admitted to. Pools have no quota, so their nodes don't concern each other.
+/// The tenants that a node is labelled for or admitted to. Pools have no quota, so their nodes don't concern each
+/// other.
 fn tenants(facts: &NodeFacts) -> impl Iterator<Item = &str> {
     let admitted = facts.admitted.as_deref().filter(|group| !group.contains('.'));
     facts.tenant.as_deref().into_iter().chain(admitted)
 }
 
-/// Lets a tenant pass when something changed that its nodes depend on.
+/// Filters the changes of tenants that their nodes depend on.
 pub(super) struct TenantChanges {
     tenants: Store<Tenant>,
     /// UID, generation and whether its deletion is under way, by name.
@@ -76,7 +77,7 @@ impl TenantChanges {
         Self { tenants, seen: HashMap::new() }
     }
 
-    pub(super) fn is_one(&mut self, tenant: &Tenant) -> bool {
+    pub(super) fn is_relevant(&mut self, tenant: &Tenant) -> bool {
         let name = tenant.name_any();
         let now = self
             .tenants
@@ -97,7 +98,7 @@ pub(super) fn of_tenant(tenant: &str, nodes: &Store<Node>) -> Vec<ObjectRef<Node
     nodes.state_filter(concerned).iter().map(|node| ObjectRef::from_obj(node.as_ref())).collect()
 }
 
-/// The node of a job pod, when it waits for pods to end: a settled worker doesn't care.
+/// The node of a job pod, when it waits for pods to end: the step of an admitted node does not depend on pods.
 pub(super) fn of_pod(pod: &Pod, nodes: &Store<Node>) -> Option<ObjectRef<Node>> {
     let reference = ObjectRef::new(pod.spec.as_ref()?.node_name.as_deref()?);
     let node = nodes.get(&reference)?;

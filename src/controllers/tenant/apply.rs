@@ -24,13 +24,20 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context,
-    build::Children,
+    build::{self, Children},
     error::Error,
     reconcile_state::{Fingerprint, Hashes, Key, Versions},
-    validate::Owner,
+    status::Outcome,
+    validate::{Owner, Refusal, Validated},
 };
 use crate::{
-    kube_ext::{CallError, apply, call::within_opt, within},
+    api_types::{Reason, Tenant},
+    kube_ext::{
+        CallError,
+        apply::{self, delete_exactly},
+        call::within_opt,
+        within,
+    },
     names,
 };
 
@@ -91,25 +98,25 @@ fn version_in<K: Child, M: Child>(known: &Store<M>, child: &K) -> Option<((Strin
     Some(((K::kind(&()).into_owned(), name), version))
 }
 
-/// What stands under the name of a tenant's namespace.
+/// What exists under the name of a tenant's namespace.
 #[derive(Debug)]
 pub(super) enum Found {
     Absent,
     /// The tenant's own.
     Ours(Namespace),
-    /// On its way out, whoever's it was.
+    /// Being deleted, whether it was the tenant's or not.
     Terminating(Namespace),
-    /// Foreign; with the sentence that says whose.
+    /// Foreign; with a message that says whose.
     Foreign(String),
 }
 
-/// Looks at the namespace itself, not at a cache.
-pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Found, CallError> {
+/// Reads the namespace from the API server, not from a cache.
+pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Found, Error> {
     let api: Api<Namespace> = Api::all(client.clone());
     let name = &owner.namespace;
-    let Some(found) = within_opt(format!("failed to read Namespace {name}"), api.get(name)).await? else {
-        return Ok(Found::Absent);
-    };
+    let found = within_opt(format!("failed to read Namespace {name}"), api.get(name)).await;
+    let found = found.map_err(|source| Error::ReadNamespace { namespace: name.clone(), source })?;
+    let Some(found) = found else { return Ok(Found::Absent) };
     if found.metadata.deletion_timestamp.is_some() {
         return Ok(Found::Terminating(found));
     }
@@ -130,15 +137,52 @@ pub(super) async fn find_namespace(client: &Client, owner: &Owner) -> Result<Fou
     })
 }
 
-/// Applies the children that differ from what was applied last, to the namespace as it was found (`None`: it is to be made),
-/// and deletes what is too much.
-pub(super) async fn apply_all(
+/// Applies the children of a tenant, unless just these were applied last and no other client has changed one.
+pub(super) async fn apply(
+    tenant: &Tenant,
+    valid: &Validated,
+    fingerprint: Fingerprint,
+    context: &Context,
+) -> Result<Outcome, Error> {
+    let owner = &valid.owner;
+    let provisioned =
+        Outcome::Provisioned { namespace: owner.namespace.clone(), quotas: valid.quotas.clone() };
+    if let Some(kept) = tenant.status.as_ref().and_then(|status| status.applied.as_deref()) {
+        context.state.resume(&owner.name, &fingerprint, kept, || {
+            let children = build::build(valid);
+            Some((context.known.versions(&children)?, hashes(&children).ok()?))
+        });
+    }
+    if context.state.is_applied(&owner.name, &fingerprint) {
+        return Ok(provisioned);
+    }
+    let found = match find_namespace(&context.dependencies.client, owner).await? {
+        Found::Absent => None,
+        Found::Ours(namespace) => Some(namespace),
+        Found::Terminating(_) => {
+            let message = format!("waiting for the earlier namespace {} to be deleted", owner.namespace);
+            return Ok(Outcome::Working { reason: Reason::Provisioning, message });
+        }
+        Found::Foreign(message) => {
+            return Ok(Outcome::Stalled(Refusal { reason: Reason::NamespaceConflict, message }));
+        }
+    };
+    apply_all(context, owner, found.as_ref(), build::build(valid)).await?;
+    tracing::info!(tenant = owner.name, namespace = owner.namespace, "children applied");
+    context.state.applied(&owner.name, fingerprint);
+    Ok(provisioned)
+}
+
+/// Applies the children that differ from what was applied last, to the namespace as it was found (`None`: it is to be
+/// made), and deletes those that are not wanted.
+async fn apply_all(
     context: &Context,
     owner: &Owner,
     found: Option<&Namespace>,
     children: Children,
 ) -> Result<(), Error> {
-    let wanted = hashes(&children)?;
+    let serialise = |source| Error::SerialiseChildren { tenant: owner.name.clone(), source };
+    let wanted = hashes(&children).map_err(serialise)?;
     let Children { mut namespace, quota, objects, limits, policies, account, bindings } = children;
     let Known { quotas, limits: ranges, policies: networks, accounts, bindings: grants, .. } = &context.known;
     if found.is_none() {
@@ -150,12 +194,16 @@ pub(super) async fn apply_all(
         Some(found) => found.uid(),
         None => {
             let what = format!("failed to create Namespace {}", owner.namespace);
-            within(what, namespaces.create(&PostParams::default(), &namespace)).await?.uid()
+            let created = within(what, namespaces.create(&PostParams::default(), &namespace)).await;
+            let failed = |source| Error::CreateNamespace { namespace: owner.namespace.clone(), source };
+            created.map_err(failed)?.uid()
         }
     };
     // With the UID the API server refuses when another namespace has taken the name meanwhile.
     namespace.metadata.uid = uid;
-    apply_one(context, &namespaces, owner, &namespace).await?;
+    apply_one(context, &namespaces, owner, &namespace)
+        .await
+        .map_err(|source| not_applied(&namespace, source))?;
     let wanted: Vec<_> = [quota].into_iter().chain(objects).collect();
     apply_kind(context, quotas, owner, &wanted).await?;
     apply_kind(context, ranges, owner, &[limits]).await?;
@@ -207,12 +255,12 @@ where
             Err(error) if error.code() == Some(422) => {
                 let reference = ObjectRef::<M>::new(&child.name_any()).within(&owner.namespace);
                 if let Some(uid) = known.get(&reference).and_then(|found| found.uid()) {
-                    tracing::warn!(%error, "a child can't be brought in line and is made anew");
-                    apply::delete_exactly(&api, &child.name_any(), &uid, None).await?;
+                    tracing::warn!(%error, "a child can't be brought in line and is replaced");
+                    delete(&api, &child.name_any(), &uid).await?;
                 }
-                return Err(error.into());
+                return Err(not_applied(child, error));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(not_applied(child, error)),
         }
     }
     remove_others::<K, M>(context, known, owner, desired).await
@@ -233,9 +281,23 @@ where
     for child in ours.filter(|child| desired.iter().all(|wanted| wanted.name_any() != child.name_any())) {
         let name = child.name_any();
         tracing::info!(kind = %K::kind(&()), name, namespace = owner.namespace, "deleting what is not wanted any more");
-        apply::delete_exactly(&api, &name, &child.uid().unwrap_or_default(), None).await?;
+        delete(&api, &name, &child.uid().unwrap_or_default()).await?;
     }
     Ok(())
+}
+
+pub(super) async fn delete<K: Child + DeserializeOwned>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+) -> Result<(), Error> {
+    let deleted = delete_exactly(api, name, uid, None).await;
+    let (kind, name) = (K::kind(&()).into_owned(), name.to_owned());
+    deleted.map_err(|source| Error::DeleteChild { kind, name, source })
+}
+
+fn not_applied<K: Child>(child: &K, source: CallError) -> Error {
+    Error::ApplyChild { kind: K::kind(&()).into_owned(), name: child.name_any(), source }
 }
 
 /// A kind that tenants own, as a whole or as its metadata.

@@ -18,14 +18,18 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::{
     counts,
+    error::Error,
+    reconcile_state::{Fingerprint, ReconcileState},
     validate::{Owner, Subject, Validated},
 };
 use crate::{
     api_types::{
-        plan::{EffectiveQuotas, Limit},
+        plan::EffectiveQuotas,
+        quota::QuotaDimension,
         tenant::{AccessRole, PodSecurity},
     },
     names,
@@ -35,9 +39,9 @@ use crate::{
 pub(super) const NAME: &str = "crofter";
 /// Name of the ResourceQuota that bounds the number of Jobs and API keys.
 pub(super) const OBJECTS: &str = "crofter-objects";
-/// Jobs that may be kept beside those that run and wait: those that have ended, and what is beyond the queue.
+/// Jobs that may be kept in addition to those that run and wait: those that have ended, and the overflow of the queue.
 const KEPT_JOBS: i64 = 1000;
-/// The same, as so many hours of maxJobsPerHour where that is more.
+/// The same, as hours of maxJobsPerHour where that is more.
 const KEPT_HOURS: i64 = 10;
 /// API keys of a tenant.
 const API_KEYS: &str = "100";
@@ -59,6 +63,16 @@ pub(super) struct Children {
     pub(super) policies: Vec<NetworkPolicy>,
     pub(super) account: ServiceAccount,
     pub(super) bindings: Vec<RoleBinding>,
+}
+
+/// The hash of the children of a tenant. They are built only where the tenant is not as it was last time.
+///
+/// # Errors
+/// Where the children can't be put into JSON.
+pub(super) fn fingerprint(tenant: &Validated, state: &ReconcileState) -> Result<Fingerprint, Error> {
+    let hash = || Ok(Sha256::digest(serde_json::to_vec(&build(tenant))?).into());
+    let serialise = |source| Error::SerialiseChildren { tenant: tenant.owner.name.clone(), source };
+    state.fingerprint(tenant, hash).map_err(serialise)
 }
 
 /// Builds the children of a tenant.
@@ -118,25 +132,21 @@ fn namespace(owner: &Owner, pod_security: PodSecurity) -> Namespace {
 /// The plan's own numbers, so that `kubectl describe quota` reads like the plan; what is unlimited has no entry. And a
 /// bound for the number of what a tenant may make itself, each of which costs etcd up to 1 MiB.
 fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> ResourceQuota {
-    let number = |value: i64| Limit::from_quota(value).at_most().map(|n| n.to_string());
-    let gigabytes = |value: i64| Limit::from_quota(value).at_most().map(|n| format!("{n}G"));
-    let hard = [
-        ("requests.cpu".to_owned(), number(quotas.max_cpu_cores)),
-        ("requests.memory".to_owned(), gigabytes(quotas.max_memory_gb)),
-        (format!("requests.{gpu_resource}"), number(quotas.max_gpus)),
-        ("requests.storage".to_owned(), gigabytes(quotas.max_storage_gb)),
-        ("pods".to_owned(), number(quotas.max_jobs)),
-        ("services.nodeports".to_owned(), Some("0".to_owned())),
-        ("services.loadbalancers".to_owned(), Some("0".to_owned())),
-        ("count/configmaps".to_owned(), Some(CORE_OBJECTS.to_owned())),
-        ("count/secrets".to_owned(), Some(CORE_OBJECTS.to_owned())),
-        ("persistentvolumeclaims".to_owned(), Some(CORE_OBJECTS.to_owned())),
+    let of_plan =
+        QuotaDimension::all().filter_map(|dimension| dimension.resource_quota(quotas, gpu_resource));
+    let bounds = [
+        ("services.nodeports", "0"),
+        ("services.loadbalancers", "0"),
+        ("count/configmaps", CORE_OBJECTS),
+        ("count/secrets", CORE_OBJECTS),
+        ("persistentvolumeclaims", CORE_OBJECTS),
     ];
+    let hard = of_plan.chain(bounds.map(|(name, most)| (name.to_owned(), Some(most.to_owned()))));
     quota_of(owner, NAME, hard)
 }
 
-/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as many
-/// again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
+/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as
+/// many again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
 fn objects(owner: &Owner, quotas: &EffectiveQuotas) -> ResourceQuota {
     let EffectiveQuotas { max_jobs, max_queued_jobs, max_jobs_per_hour, .. } = *quotas;
     let bounded = [max_jobs, max_queued_jobs, max_jobs_per_hour].iter().all(|quota| *quota >= 0);
@@ -226,7 +236,7 @@ mod tests {
             "spec": spec,
         });
         let tenant: Tenant = serde_json::from_value(object).unwrap();
-        let valid = validate(&tenant, &Plans::built_in().unwrap(), &settings).unwrap();
+        let valid = validate(&tenant, &Plans::built_in().unwrap(), &settings, false).unwrap();
         serde_json::to_value(build(&Validated { counts_objects: true, ..valid })).unwrap()
     }
 

@@ -1,10 +1,10 @@
 //! Whether Kubernetes counts Jobs, so that a quota may bound their number.
 //!
-//! Kubernetes' quota controller learns of a new kind within 30 s, and does not return to the quotas that already name it
-//! before its next full resync (5 min). Until then the API server refuses every create of that kind in the namespace of such a
-//! quota (`status unknown for quota`): a cluster's first tenants would not take a job for minutes. So the quota that
-//! counts Jobs is made only once another one has the number of Jobs in its status: the chart's `crofter-counts`, in the
-//! operator's own namespace, where nothing makes Jobs.
+//! Kubernetes' quota controller learns of a new kind within 30 s, and does not return to the quotas that already name
+//! it before its next full resync (5 min). Until then the API server refuses every create of that kind in the namespace
+//! of such a quota (`status unknown for quota`): a cluster's first tenants would not take a job for minutes. So the
+//! quota that counts Jobs is made only once another one has the number of Jobs in its status: the chart's
+//! `crofter-counts`, in the operator's own namespace, where nothing makes Jobs.
 //!
 //! From then on it stays: what the quota controller has counted once it does not lose.
 
@@ -21,10 +21,10 @@ use crate::{
 
 /// The resource that the quota of objects bounds, and by whose usage it is seen that it is counted.
 pub(super) const JOBS: &str = "count/jobs.crofter.io";
-/// From one look at the chart's quota to the next.
+/// How often the chart's quota is read.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// Waits until Jobs are counted, and tells of it.
+/// Waits until Jobs are counted, and sends that.
 pub(super) async fn wait(client: Client, namespace: String, counted: watch::Sender<bool>) {
     loop {
         match are_counted(&client, &namespace).await {

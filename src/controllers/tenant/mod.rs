@@ -1,8 +1,8 @@
-//! The tenant controller: gives each [`Tenant`] its namespace and all that belongs to it, keeps it so, says how the
-//! tenant stands, and takes everything down in order when the tenant goes.
+//! The tenant controller: gives each [`Tenant`] its namespace and all that belongs to it, repairs drift, reports the
+//! tenant's status, and deletes everything in order when the tenant is deleted.
 //!
-//! A reconcile has five steps, each in a module of its own: dereference (`apply` looks at the namespace, everything else
-//! comes from watch caches), `validate`, `build`, `apply`, `status`. Reconciles are frequent and cheap: children
+//! A reconcile has five steps, each in a module of its own: `dereference` (caches only; `apply` reads the namespace),
+//! `validate`, `build`, `apply`, `status` with its writer `write_status`. Reconciles are frequent and cheap: children
 //! are applied only when what is wanted has changed, or a watch has delivered a change to one of them.
 //!
 //! Guarantees: a namespace that is not the tenant's is never changed or deleted; no two reconciles of one tenant run at
@@ -12,6 +12,7 @@ mod apply;
 mod build;
 mod counts;
 mod deletion;
+mod dereference;
 mod error;
 mod invalid;
 mod reconcile;
@@ -20,6 +21,7 @@ mod status;
 mod triggers;
 mod usage;
 mod validate;
+mod write_status;
 
 #[cfg(test)]
 mod tests;
@@ -56,11 +58,13 @@ use crate::{
     config::Settings,
     kube_ext::{
         controller::{Reconciler, log_errors},
+        courtesy::CourtesyBudget,
         events::Events,
         invalid::{self as invalid_ext, InvalidObjects},
+        mutation_cache::MutationCache,
         pulse,
         streams::{received, replaced},
-        watch::{Change, Watch, until_whole, whole_before},
+        watch::{Change, Watch, synced_before, until_synced},
     },
     metrics::Metrics,
     names,
@@ -73,12 +77,12 @@ const LONGEST_DELAY: Duration = Duration::from_secs(300);
 /// Room between the tenants' watch and the two controllers.
 const CHANNEL: usize = 64;
 
-/// How a tenant's labelled nodes stand against its quotas.
+/// A tenant's labelled nodes, compared with its quotas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkersView {
     /// Nodes admitted.
     pub admitted: i64,
-    /// Why others were refused, in a sentence with numbers; `None` when none was.
+    /// Why others were refused, as a message with numbers; `None` when none was.
     pub refused: Option<String>,
 }
 
@@ -87,15 +91,15 @@ pub struct WorkersView {
 pub struct UsageSnapshot {
     /// What it uses.
     pub usage: TenantUsage,
-    /// What its status is to say of the hourly window; `None` leaves what is there.
+    /// The hourly window as its status is to have it; `None` leaves the stored one.
     pub window: Option<JobWindow>,
-    /// Whether a client waits for a pod that may go once that is stored.
+    /// Whether a client waits for a pod whose finalizer may be removed once that is stored.
     pub awaited: bool,
 }
 
 /// What the scheduler knows of a tenant (by namespace); `None` while it does not know the tenant.
 pub type UsageSnapshotOf = Arc<dyn Fn(&str) -> Option<UsageSnapshot> + Send + Sync>;
-/// How a tenant's workers stand.
+/// The workers of a tenant.
 pub type WorkersOf = Arc<dyn Fn(&Tenant) -> WorkersView + Send + Sync>;
 
 /// What the controller needs from the rest of the operator.
@@ -107,6 +111,8 @@ pub struct Dependencies {
     pub clock: Clock,
     /// Where Events go.
     pub events: Events,
+    /// The budget of status writes that no client waits for.
+    pub courtesy: CourtesyBudget,
     /// The operator's configuration.
     pub settings: Settings,
     /// The operator's own namespace.
@@ -136,6 +142,8 @@ pub struct Context {
     dependencies: Dependencies,
     known: Known,
     state: Arc<ReconcileState>,
+    /// Tenants as last written.
+    mutations: MutationCache<Tenant>,
     invalid: InvalidObjects<Tenant>,
     /// Whether Kubernetes counts Jobs.
     counted: watch::Receiver<bool>,
@@ -240,7 +248,8 @@ pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
         bindings: watches.child("role_bindings", &dependencies, &state, ours()),
     };
     let reconciler = reconciler(dependencies.metrics.clone());
-    (Arc::new(Context { dependencies, known, state, invalid, counted, reconciler }), watches)
+    let mutations = MutationCache::default();
+    (Arc::new(Context { dependencies, known, state, mutations, invalid, counted, reconciler }), watches)
 }
 
 /// Runs the controller until `shutdown`, and then until the reconciles in flight have finished.
@@ -276,9 +285,9 @@ pub async fn run(
         .run(invalid::reconcile, invalid::error_policy, Arc::clone(&context))
         .for_each(log_errors);
 
-    // Deletion takes an empty cache for "all gone": no reconcile before every cache is whole.
+    // To a deletion an empty cache means that nothing is left: no reconcile before every cache is whole.
     let reconciles = async {
-        if whole_before(caches_ready(&context), shutdown).await {
+        if synced_before(caches_ready(&context), shutdown).await {
             future::join(controller, second).await;
         }
     };
@@ -291,16 +300,16 @@ async fn caches_ready(context: &Context) -> bool {
     let Dependencies { jobs, keys, pods, nodes, .. } = &context.dependencies;
     let Known { namespaces, quotas, limits, policies, accounts, bindings } = &context.known;
     let ready = future::join_all([
-        until_whole(jobs).boxed(),
-        until_whole(keys).boxed(),
-        until_whole(pods).boxed(),
-        until_whole(nodes).boxed(),
-        until_whole(namespaces).boxed(),
-        until_whole(quotas).boxed(),
-        until_whole(limits).boxed(),
-        until_whole(policies).boxed(),
-        until_whole(accounts).boxed(),
-        until_whole(bindings).boxed(),
+        until_synced(jobs).boxed(),
+        until_synced(keys).boxed(),
+        until_synced(pods).boxed(),
+        until_synced(nodes).boxed(),
+        until_synced(namespaces).boxed(),
+        until_synced(quotas).boxed(),
+        until_synced(limits).boxed(),
+        until_synced(policies).boxed(),
+        until_synced(accounts).boxed(),
+        until_synced(bindings).boxed(),
     ]);
     ready.await.into_iter().all(|whole| whole)
 }

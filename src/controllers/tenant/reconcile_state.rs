@@ -1,12 +1,13 @@
 //! What the controller remembers from one reconcile of a tenant to the next.
 //!
-//! All of it may be lost at any time: a reconcile that finds nothing here applies every child again and writes usage once
-//! more. What is remembered never says how the cluster is, only which version of each child was written, and which
-//! one a watch has delivered last: as long as these are the same, no other client has changed a child. Tenant status keeps a
-//! mark of it ([`ReconcileState::applied_hash`]), so that a restart need not apply the children of every tenant again.
+//! All of it may be lost at any time: a reconcile that finds nothing here applies every child again and writes usage
+//! once more. What is remembered never says how the cluster is, only which version of each child was written, and which
+//! one a watch has delivered last: as long as these are the same, no other client has changed a child. Tenant status
+//! keeps a mark of it ([`ReconcileState::applied_hash`]), so that a restart need not apply the children of every tenant
+//! again.
 //!
-//! Times here only pace what is written. They are of a clock that does not step: by the time of day, one that is set back
-//! by an hour would keep a tenant's status as it is for an hour.
+//! Times here only pace what is written. They are of a clock that does not step: by the time of day, one that is set
+//! back by an hour would keep a tenant's status as it is for an hour.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,14 +15,15 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{
-    usage::{UsageWriteLimiter, WriteDecision},
-    validate::Validated,
+use super::{usage::WriteDecision, validate::Validated};
+use crate::{
+    hex::hex,
+    kube_ext::courtesy::{Courtesy, CourtesyBudget, Reservation},
 };
-use crate::hex::hex;
 
 /// Hash of the children that were applied.
 pub(super) type Fingerprint = [u8; 32];
@@ -43,26 +45,23 @@ struct Entry {
     hashes: Hashes,
     /// The version of each child as we wrote it.
     written: Versions,
-    /// The version of each child that a watch has delivered last; `None` when it went.
+    /// The version of each child that a watch has delivered last; `None` when it is deleted.
     seen: BTreeMap<Key, Option<String>>,
     usage_written: Option<Instant>,
-    /// When it is this tenant's turn to have its usage written, if that is waited for.
-    usage_slot: Option<Instant>,
-    /// The step of a deletion last told of, and when.
+    /// The courtesy write that is reserved for its usage.
+    usage_reserved: Option<Reservation>,
+    /// The step of a deletion reported last, and when.
     step: Option<(&'static str, Instant)>,
 }
 
 /// By name of tenant.
 #[derive(Debug, Default)]
-pub(super) struct ReconcileState {
-    entries: Mutex<HashMap<String, Entry>>,
-    limiter: Mutex<UsageWriteLimiter>,
-}
+pub(super) struct ReconcileState(Mutex<HashMap<String, Entry>>);
 
 impl ReconcileState {
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         // Each method leaves the map whole, so a poisoned lock holds nothing broken.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, tenant: &str, f: impl FnOnce(&mut Entry) -> T) -> T {
@@ -92,8 +91,8 @@ impl ReconcileState {
         })
     }
 
-    /// A watch delivers a child: its version, or that it went (`None`). True when that is not as we left it, and for
-    /// every child that went: a deletion waits for that.
+    /// A watch delivers a child: its version, or that it is deleted (`None`). True when that is not as it was written,
+    /// and for every child that is deleted: a deletion of the tenant waits for that.
     pub(super) fn observed(&self, tenant: &str, kind: &str, name: &str, version: Option<String>) -> bool {
         let key = (kind.to_owned(), name.to_owned());
         let mut entries = self.entries();
@@ -147,7 +146,7 @@ impl ReconcileState {
         self.with(tenant, |entry| entry.applied = Some(children));
     }
 
-    /// Whether just these children were applied, and each is, as far as told, as it was written.
+    /// Whether just these children were applied, and each is, as far as the watches have delivered, as it was written.
     pub(super) fn is_applied(&self, tenant: &str, children: &Fingerprint) -> bool {
         self.with(tenant, |entry| {
             let as_written = |(key, seen): (&Key, &Option<String>)| seen.as_ref() == entry.written.get(key);
@@ -160,8 +159,8 @@ impl ReconcileState {
         self.with(tenant, |entry| Some(mark(entry.applied.as_ref()?, &entry.written)))
     }
 
-    /// Before the first apply since the start: takes the children for applied, where the mark kept in Tenant status says
-    /// that just these were, and their versions are the same still.
+    /// Before the first apply since the start: takes the children for applied, where the mark kept in Tenant status
+    /// says that just these were, and their versions are the same still.
     pub(super) fn resume(
         &self,
         tenant: &str,
@@ -186,22 +185,24 @@ impl ReconcileState {
         self.with(tenant, |entry| entry.usage_written).map(|at| at.elapsed())
     }
 
-    /// How long the usage of this tenant has to wait for its turn to be written. It keeps the turn until it is written.
-    pub(super) fn usage_slot(&self, tenant: &str) -> WriteDecision {
-        let now = Instant::now();
-        let next = || now + self.limiter.lock().unwrap_or_else(PoisonError::into_inner).reserve(now);
-        let turn = self.with(tenant, |entry| *entry.usage_slot.get_or_insert_with(next));
-        match turn.saturating_duration_since(now) {
-            Duration::ZERO => WriteDecision::Now,
-            wait => WriteDecision::In(wait),
-        }
+    /// Whether the budget of courtesy writes allows to write the usage of this tenant now, or when to try again. The
+    /// write stays reserved until usage is written.
+    pub(super) fn reserve_usage(
+        &self,
+        tenant: &str,
+        budget: &CourtesyBudget,
+        now: Timestamp,
+    ) -> WriteDecision {
+        let reserve = || budget.reserve(Courtesy::TenantStatus);
+        let reserved = self.with(tenant, |entry| *entry.usage_reserved.get_or_insert_with(reserve));
+        budget.wait(Courtesy::TenantStatus, reserved, now).map_or(WriteDecision::Now, WriteDecision::In)
     }
 
     /// Usage was written.
     pub(super) fn recorded_usage(&self, tenant: &str) {
         self.with(tenant, |entry| {
             entry.usage_written = Some(Instant::now());
-            entry.usage_slot = None;
+            entry.usage_reserved = None;
         });
     }
 
@@ -210,7 +211,7 @@ impl ReconcileState {
         self.with(tenant, |entry| entry.step).map(|(step, at)| (step, at.elapsed()))
     }
 
-    /// A step of a deletion was told of.
+    /// A step of a deletion was reported.
     pub(super) fn recorded_step(&self, tenant: &str, step: &'static str) {
         self.with(tenant, |entry| entry.step = Some((step, Instant::now())));
     }
@@ -266,7 +267,7 @@ mod tests {
         let applied = || state.is_applied("a", &[1; 32]);
         assert!(!applied());
         apply(&state, &[("x", "11")]);
-        assert!(applied(), "nothing was told yet");
+        assert!(applied(), "no event yet");
         assert!(!state.is_applied("a", &[2; 32]), "other children are wanted now");
         assert!(!saw("x", Some("11")) && applied());
         assert!(saw("x", Some("12")) && !applied(), "changed by another client");
@@ -275,12 +276,12 @@ mod tests {
         assert!(saw("x", None) && !applied(), "deleted");
         apply(&state, &[("x", "15")]);
         assert!(!saw("x", Some("15")) && applied());
-        assert!(saw("y", Some("16")) && !applied(), "one too many");
-        assert!(saw("y", None) && applied(), "gone again");
+        assert!(saw("y", Some("16")) && !applied(), "a child that is not wanted");
+        assert!(saw("y", None) && applied(), "deleted again");
     }
 
     #[test]
-    fn a_change_told_during_the_apply_is_not_lost() {
+    fn a_change_during_the_apply_is_not_lost() {
         let state = ReconcileState::default();
         state.applying("a", &wanted(&[("x", 0)]));
         // Another client changed what was just written, and the watch is faster than the answer.
@@ -306,6 +307,7 @@ mod tests {
 
     #[test]
     fn an_apply_writes_only_the_children_that_differ() {
+        // Given: which children an apply of these would write.
         let state = ReconcileState::default();
         let due = |children: &[(&str, u8)]| -> Vec<String> {
             state.applying("a", &wanted(children));
@@ -313,20 +315,24 @@ mod tests {
             names.filter(|name| !state.is_recorded("a", "K", name)).map(str::to_owned).collect()
         };
         let done = |name: &str, version: &str| state.recorded("a", "K", name, version.to_owned());
+        // The first apply, and its repetition.
         assert_eq!(due(&[("x", 0), ("y", 0)]), ["x", "y"]);
         done("x", "11");
         assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "an apply that failed after the first");
         done("y", "12");
         state.applied("a", [1; 32]);
+        // Another content.
         assert_eq!(due(&[("x", 1), ("y", 0)]), ["x"], "its content has changed");
         assert_eq!(due(&[("x", 0), ("y", 0)]), ["x"], "and was not applied");
         done("x", "13");
         state.observed("a", "K", "x", Some("13".to_owned()));
+        // Changes by other clients.
         state.observed("a", "K", "y", Some("14".to_owned()));
         assert_eq!(due(&[("x", 0), ("y", 0)]), ["y"], "changed by another client");
         done("y", "15");
         state.observed("a", "K", "x", None);
         assert_eq!(due(&[("x", 0), ("y", 0)]), ["x", "y"], "deleted, and an earlier version was seen last");
+        // A namespace that was created again.
         state.forget_children("a");
         assert_eq!(due(&[("x", 0)]), ["x"]);
         done("x", "16");
@@ -336,6 +342,7 @@ mod tests {
 
     #[test]
     fn after_a_restart_only_what_is_as_it_was_left_is_taken_for_applied() {
+        // Given: the hash that an earlier process left in the status.
         let versions = |all: &[(&str, &str)]| -> Option<(Versions, Hashes)> {
             let one = |(name, version): &(&str, &str)| (key(name), (*version).to_owned());
             Some((all.iter().map(one).collect(), wanted(&[("x", 0), ("y", 0)])))
@@ -344,6 +351,7 @@ mod tests {
         assert_eq!(before.applied_hash("a"), None);
         apply(&before, &[("x", "11"), ("y", "12")]);
         let kept = before.applied_hash("a").unwrap();
+        // When: a new process finds these children. Then: they count as applied only where all are the same.
         let resumed = |children: Fingerprint, found: &[(&str, &str)]| {
             let state = ReconcileState::default();
             state.resume("a", &children, &kept, || versions(found));
@@ -358,10 +366,11 @@ mod tests {
         assert!(!resumed([1; 32], &[("x", "11"), ("y", "13")]), "changed by another client");
         assert!(!resumed([1; 32], &[("x", "11")]), "deleted");
 
+        // Not where a watch has delivered another child before, or an apply has failed.
         let state = ReconcileState::default();
         state.observed("a", "K", "z", Some("14".to_owned()));
         state.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));
-        assert!(!state.is_applied("a", &[1; 32]), "one too many");
+        assert!(!state.is_applied("a", &[1; 32]), "a child that is not wanted");
         state.applying("a", &wanted(&[("x", 0)]));
         state.recorded("a", "K", "x", "15".to_owned());
         state.resume("a", &[1; 32], &kept, || versions(&[("x", "11"), ("y", "12")]));

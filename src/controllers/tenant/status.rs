@@ -1,8 +1,8 @@
 //! Last step: the status that a reconcile leaves behind, and the Events that go with it. Pure.
 //!
-//! kstatus reads it right at every moment: `observedGeneration` is the generation looked at, `Reconciling` is there
-//! while work is left, `Stalled` while nothing will happen before somebody acts. A tenant that is suspended or expired
-//! because its spec says so is Ready, and not Active.
+//! kstatus reads it right at every moment: `observedGeneration` is the generation that was reconciled, `Reconciling` is
+//! True while work is left, `Stalled` while nothing will happen before a user acts. A tenant that is suspended or
+//! expired because its spec says so is Ready, and not Active.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -28,9 +28,9 @@ pub(super) enum Outcome {
     Provisioned { namespace: String, quotas: EffectiveQuotas },
     /// Something else has to happen first, and will.
     Working { reason: Reason, message: String },
-    /// Nothing will happen before somebody changes something.
+    /// Nothing will happen before a user changes something.
     Stalled(Refusal),
-    /// The tenant is paused: nothing was looked at.
+    /// The tenant is paused: it was not reconciled.
     Paused,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Outcome {
 #[derive(Clone, Debug)]
 pub(super) struct Report {
     pub(super) generation: Option<i64>,
-    pub(super) standing: PhaseDecision,
+    pub(super) phase: PhaseDecision,
     pub(super) outcome: Outcome,
     pub(super) snapshot: UsageSnapshot,
     pub(super) workers: WorkersView,
@@ -50,7 +50,7 @@ pub(super) struct Report {
 pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> TenantStatus {
     let Report {
         generation,
-        standing,
+        phase: decision,
         outcome,
         snapshot: UsageSnapshot { usage, window, .. },
         workers,
@@ -60,7 +60,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
         Outcome::Paused => old.phase == Some(TenantPhase::Stalled),
         _ => matches!(outcome, Outcome::Stalled(_)),
     };
-    let phase = Some(tenant_state::phase(&standing, stalled));
+    let phase = Some(tenant_state::phase(&decision, stalled));
     let mut new = TenantStatus { phase, usage: Some(usage), ..old.clone() };
     new.job_window = window.or(new.job_window);
     match &outcome {
@@ -69,14 +69,14 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
             new.effective_quotas = Some(quotas.clone());
         }
         Outcome::Stalled(Refusal { reason: Reason::NamespaceConflict, .. }) => new.namespace = None,
-        // What was made before still stands.
+        // The children that were applied before stay.
         Outcome::Stalled(_) | Outcome::Working { .. } | Outcome::Paused => (),
     }
     if let (Some(usage), Some(quotas)) = (&new.usage, &new.effective_quotas) {
         new.summary = Some(usage::summary(usage, quotas));
     }
     if outcome != Outcome::Paused {
-        let wanted = wanted(&standing, outcome, &workers, deletion_prevented);
+        let wanted = wanted(&decision, outcome, &workers, deletion_prevented);
         new.observed_generation = generation.unwrap_or(new.observed_generation);
         new.conditions = conditions::merge(&old.conditions, wanted, generation, now);
     }
@@ -84,7 +84,7 @@ pub(super) fn next(old: &TenantStatus, report: Report, now: Timestamp) -> Tenant
 }
 
 fn wanted(
-    standing: &PhaseDecision,
+    decision: &PhaseDecision,
     outcome: Outcome,
     workers: &WorkersView,
     deletion_prevented: Option<&'static str>,
@@ -122,11 +122,12 @@ fn wanted(
         }
         Some(why) => Wanted::no(conditions::WORKERS_ADMITTED, Reason::WorkersOverQuota, why.clone()),
     };
-    let standing = blocked.unwrap_or_else(|| active(standing.accepts(), standing.reason, &standing.message));
-    [Some(ready), Some(standing), Some(admitted), abnormal.or(prevented)].into_iter().flatten().collect()
+    let accepting = || active(decision.accepts(), decision.reason, &decision.message);
+    let accepting = blocked.unwrap_or_else(accepting);
+    [Some(ready), Some(accepting), Some(admitted), abnormal.or(prevented)].into_iter().flatten().collect()
 }
 
-/// An Event worth telling: that a condition has a new reason.
+/// An Event: a condition has a new reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusEvent {
     pub(super) reason: Reason,
@@ -140,8 +141,8 @@ pub(super) fn events(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
     for condition in new {
         let before = old.iter().find(|c| c.type_ == condition.type_);
         let unchanged = before.is_some_and(|c| c.reason == condition.reason);
-        let Some((reason, warning)) = tellable(&condition.reason) else { continue };
-        // That a new tenant accepts jobs goes without saying; that it does so again does not.
+        let Some((reason, warning)) = published(&condition.reason) else { continue };
+        // That a new tenant accepts jobs is no Event; that it does so again is one.
         let expected = before.is_none() && reason == Reason::Accepting;
         if !unchanged && !expected && all.iter().all(|event| event.reason != reason) {
             all.push(StatusEvent { reason, note: condition.message.clone(), warning });
@@ -151,7 +152,7 @@ pub(super) fn events(old: &[Condition], new: &[Condition]) -> Vec<StatusEvent> {
 }
 
 /// The reasons that make an Event, and whether it is a warning.
-fn tellable(reason: &str) -> Option<(Reason, bool)> {
+fn published(reason: &str) -> Option<(Reason, bool)> {
     [
         (Reason::Provisioned, false),
         (Reason::Provisioning, false),

@@ -30,7 +30,7 @@ use crate::kube_ext::mock::{self, Call, Fake, drop_all, outline, put};
 const TENANT: &str = "/apis/crofter.io/v1alpha1/tenants/acme";
 const NAMESPACE: &str = "/api/v1/namespaces/tenant-acme";
 
-/// A controller's context with everything around it in the test's hands.
+/// A controller's context, with all that surrounds it set by the test.
 struct Bench {
     fake: Fake,
     /// Whether Kubernetes counts Jobs.
@@ -80,12 +80,13 @@ fn bench() -> Bench {
     let (nodes_store, nodes) = reflector::store();
     let (known, children) = caches();
     let (count, counted) = watch::channel(false);
-    let (tell_usage, tell_time) = (Arc::clone(&snapshot), Arc::clone(&now));
+    let (shown_usage, clock) = (Arc::clone(&snapshot), Arc::clone(&now));
     let (_, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
     let dependencies = Dependencies {
         client: fake.client(),
-        clock: Clock::of(move || *tell_time.lock().unwrap()),
+        clock: Clock::of(move || *clock.lock().unwrap()),
         events: mock::events(fake.client()),
+        courtesy: CourtesyBudget::default(),
         settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
         namespace: "crofter-system".into(),
         plans,
@@ -93,7 +94,7 @@ fn bench() -> Bench {
         keys: keys_store,
         pods: pods_store,
         nodes: nodes_store,
-        snapshot: Arc::new(move |_| tell_usage.lock().unwrap().clone()),
+        snapshot: Arc::new(move |_| shown_usage.lock().unwrap().clone()),
         workers: Arc::new(|_| WorkersView { admitted: 1, refused: None }),
         watches: crate::kube_ext::pulse::Watches::default(),
         metrics: Metrics::default(),
@@ -102,6 +103,7 @@ fn bench() -> Bench {
         dependencies,
         known,
         state: Arc::default(),
+        mutations: MutationCache::default(),
         invalid: invalid_ext::cache().0,
         counted,
         reconciler: reconciler(Metrics::default()),
@@ -116,7 +118,9 @@ impl Bench {
         let (dependencies, known) = (dependencies.clone(), known.clone());
         let (invalid, counted) = (invalid.clone(), counted.clone());
         let (state, reconciler) = (Arc::default(), reconciler(Metrics::default()));
-        self.context = Arc::new(Context { dependencies, known, state, invalid, counted, reconciler });
+        let mutations = MutationCache::default();
+        self.context =
+            Arc::new(Context { dependencies, known, state, mutations, invalid, counted, reconciler });
     }
 
     /// Stores a tenant that has the finalizer already.

@@ -1,7 +1,7 @@
-//! What makes a reconcile of a tenant due, beside a change of the tenant itself.
+//! What makes a reconcile of a tenant due, besides a change of the tenant itself.
 //!
-//! Children are told to their tenant by the name of the namespace they are in, which nobody can change, not by their
-//! labels, which anybody with access can.
+//! Children are mapped to their tenant by the name of the namespace they are in, which no client can change, not by
+//! their labels, which any client with access can.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -40,7 +40,7 @@ pub(super) fn children<M: Child>(
     settings: Settings,
     state: Arc<ReconcileState>,
 ) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
-    told(changes).filter_map(move |(child, exists)| {
+    existing(changes).filter_map(move |(child, exists)| {
         let name = child.name_any();
         // The namespace is itself a child, found by its own name.
         let namespace = child.namespace().unwrap_or_else(|| name.clone());
@@ -56,7 +56,7 @@ pub(super) fn storage(
     settings: Settings,
 ) -> impl Stream<Item = ObjectRef<Tenant>> + Send + 'static {
     let mut seen: HashMap<String, Option<Quantity>> = HashMap::new();
-    told(changes).filter_map(move |(quota, exists)| {
+    existing(changes).filter_map(move |(quota, exists)| {
         let used = quota.status.as_ref().and_then(|s| s.used.as_ref()?.get("requests.storage").cloned());
         let uid = quota.uid().unwrap_or_default();
         let before = if exists { seen.insert(uid, used.clone()) } else { seen.remove(&uid) };
@@ -67,7 +67,7 @@ pub(super) fn storage(
 }
 
 /// Objects, each with whether it exists (still).
-fn told<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = (Arc<K>, bool)> + Send + 'static
+fn existing<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = (Arc<K>, bool)> + Send + 'static
 where
     K: Resource + Send + Sync + 'static,
 {
@@ -79,7 +79,7 @@ where
     received(changes).filter_map(move |change| std::future::ready(one(change)))
 }
 
-/// A pod of a tenant that is being deleted has changed: the deletion may go on. No other client waits for pods.
+/// A pod of a tenant that is being deleted has changed: the deletion may advance. No other reconcile waits for pods.
 pub(super) fn pods(
     objects: impl Stream<Item = Arc<Pod>> + Send + 'static,
     tenants: Store<Tenant>,
@@ -92,7 +92,7 @@ pub(super) fn pods(
     })
 }
 
-/// A node has changed or gone: the tenants that it is or was for, or admitted to, look again.
+/// A node has changed or is deleted: the tenants that it is or was for, or admitted to, are reconciled.
 pub(super) fn nodes(
     objects: impl Stream<Item = Arc<Node>> + Send + 'static,
     known: Store<Node>,
@@ -155,15 +155,15 @@ mod tests {
         let counted = quota("tenant-a", "5", json!({"used": {"pods": "3"}}));
         let edited = quota("tenant-a", "9", json!({}));
         let elsewhere = quota("default", "9", json!({}));
-        let told = |all| names(children(changes(all), settings(), Arc::clone(&state)));
+        let requeued = |all| names(children(changes(all), settings(), Arc::clone(&state)));
         let applied = |quota: &Arc<ResourceQuota>| Change::Applied(Arc::clone(quota));
-        assert_eq!(told(vec![applied(&ours), applied(&counted), applied(&elsewhere)]).await, [""; 0]);
-        assert_eq!(told(vec![applied(&edited)]).await, ["a"]);
-        assert_eq!(told(vec![applied(&ours), Change::Deleted(ours)]).await, ["a"]);
+        assert_eq!(requeued(vec![applied(&ours), applied(&counted), applied(&elsewhere)]).await, [""; 0]);
+        assert_eq!(requeued(vec![applied(&edited)]).await, ["a"]);
+        assert_eq!(requeued(vec![applied(&ours), Change::Deleted(ours)]).await, ["a"]);
     }
 
     #[tokio::test]
-    async fn storage_is_told_when_it_changes() {
+    async fn changed_storage_requeues_its_tenant() {
         let with = |used: Value| Change::Applied(quota("tenant-a", "5", json!({"used": used})));
         let one = json!({"requests.storage": "1G"});
         let all = vec![with(one.clone()), with(one), with(json!({"requests.storage": "2G"}))];
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_relabelled_node_is_told_to_both_tenants() {
+    async fn a_relabelled_node_requeues_both_tenants() {
         let (known, mut writer) = mock::cache::<Node>();
         mock::put(&mut writer, json!({"metadata": {"name": "n"}}));
         let node = |tenant: Value| object::<Node>(json!({"metadata": {"name": "n", "labels": tenant}}));
@@ -183,16 +183,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pods_are_told_to_tenants_that_go() {
+    async fn pods_requeue_tenants_that_are_being_deleted() {
         let (tenants, mut writer) = mock::cache::<Tenant>();
-        for (name, deleted) in [("stays", None), ("goes", Some("2030-01-01T00:00:00Z"))] {
+        for (name, deleted) in [("stays", None), ("deleted", Some("2030-01-01T00:00:00Z"))] {
             let metadata = json!({"name": name, "deletionTimestamp": deleted});
             mock::put(&mut writer, json!({"metadata": metadata, "spec": {}}));
         }
         let pod = |tenant: &str| {
             object(json!({"metadata": {"name": "p", "labels": {names::LABEL_TENANT: tenant}}}))
         };
-        let all = stream::iter([pod("stays"), pod("goes"), pod("unknown")]);
-        assert_eq!(names(pods(all, tenants)).await, ["goes"]);
+        let all = stream::iter([pod("stays"), pod("deleted"), pod("unknown")]);
+        assert_eq!(names(pods(all, tenants)).await, ["deleted"]);
     }
 }

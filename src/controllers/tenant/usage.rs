@@ -1,11 +1,10 @@
 //! Usage against quota: what is worth a write, and the texts for columns. Pure.
 //!
-//! The hourly window goes with usage. It is in more of a hurry where it lets pods go that a client waits for, or so many
-//! that the window has no room for more, and in none where it only forgets those that are deleted.
+//! The hourly window is written with usage. It is urgent where finalizers of pods that a client waits for may be
+//! removed then, or where the window has no room for more of them, and no reason for a write where it only forgets
+//! deleted pods.
 
 use std::{collections::HashSet, time::Duration};
-
-use tokio::time::Instant;
 
 use super::UsageSnapshot;
 use crate::{
@@ -14,22 +13,15 @@ use crate::{
         quota::QuotaDimension,
         tenant::{JobWindow, TenantStatus, TenantSummary, TenantUsage},
     },
-    domain::{
-        rate_window::MAX_SETTLING,
-        resources::{cores, gigabytes},
-    },
+    domain::rate_window::MAX_SETTLING,
 };
 
 /// Usage that changes is written at most this often.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// The same where that is waited for: many pods go with one write, and a deletion is still quick.
+/// The same where a client waits: one write stores many charges, and a deletion is still quick.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
-/// Tenants whose usage is written each second, where that of many changes: what the API server can do is for their jobs.
-const TENANTS_PER_SECOND: u32 = 5;
-/// So many are written at once before that.
-const BURST: u32 = 50;
-/// So many pods that may go are enough for a write: the others may have to wait for room in the window.
-const MANY: usize = MAX_SETTLING / 2;
+/// Charges that are enough for a write: other pods may have to wait for room in the window.
+const URGENT_CHARGES: usize = MAX_SETTLING / 2;
 
 /// What to do about usage that may have changed.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,15 +30,15 @@ pub(super) enum WriteDecision {
     No,
     /// Write it.
     Now,
-    /// Write it when it is this tenant's turn.
+    /// Write it as soon as the budget of courtesy writes allows.
     Queue,
     /// Leave what is written for this long.
     In(Duration),
 }
 
-/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s when pods are waited for
-/// or many may go, and otherwise in turn, at most every 15 s. `since` is the time since it was last written by this process,
-/// by a clock that does not step.
+/// Whether `new` is to be written over `old`: at once when it reaches a limit, at most every 2 s where a client waits
+/// for pods or many charges are stored, and otherwise as the budget of courtesy writes allows, at most every 15 s.
+/// `since` is the time since it was last written by this process, by a clock that does not step.
 pub(super) fn due(
     old: &TenantStatus,
     new: &UsageSnapshot,
@@ -75,26 +67,6 @@ pub(super) fn due(
     }
 }
 
-/// When tenants have their usage written: each has a turn, and once more come than may be written at once, turns are evenly
-/// spaced.
-#[derive(Debug, Default)]
-pub(super) struct UsageWriteLimiter {
-    /// When the next turn is, and a burst later; may be past.
-    next: Option<Instant>,
-}
-
-impl UsageWriteLimiter {
-    /// How long it is until the next turn.
-    pub(super) fn reserve(&mut self, now: Instant) -> Duration {
-        let space = Duration::from_secs(1) / TENANTS_PER_SECOND;
-        // Turns that were not taken are kept for later, but for no more than a burst of them.
-        let burst = space * (BURST - 1);
-        let due = self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
-        self.next = Some(now + due + space);
-        due.saturating_sub(burst)
-    }
-}
-
 /// How urgently the hourly window is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Urgency {
@@ -102,7 +74,7 @@ enum Urgency {
     None,
     /// Something has changed, and no pod waits for it.
     Normal,
-    /// Finalizers of pods may be removed, and many are, or a deletion waits for one.
+    /// Many finalizers of pods may be removed then, or a deletion waits for one.
     High,
 }
 
@@ -112,7 +84,7 @@ fn window_urgency(old: Option<&JobWindow>, new: &UsageSnapshot) -> Urgency {
     let known: HashSet<&String> = old.into_iter().flat_map(|old| &old.settling).collect();
     let freed = settling.iter().filter(|uid| !known.contains(uid)).count();
     let end_moved = old.is_none_or(|old| *not_before != old.not_before);
-    if freed >= MANY || *awaited && (freed > 0 || end_moved) {
+    if freed >= URGENT_CHARGES || *awaited && (freed > 0 || end_moved) {
         Urgency::High
     } else if freed > 0
         || old.is_none_or(|old| end_moved || *resets_at != old.resets_at || *settled != old.settled)
@@ -123,22 +95,30 @@ fn window_urgency(old: Option<&JobWindow>, new: &UsageSnapshot) -> Urgency {
     }
 }
 
+/// Bytes in a thousandth of a GB.
+const MEGA: i64 = 1_000_000;
+/// Bytes in a GB.
+const GIGA: u64 = 1_000_000_000;
+
 /// The texts for columns, such as `3/20`, `1.5/16` and `2/unlimited`.
 pub(super) fn summary(usage: &TenantUsage, quotas: &EffectiveQuotas) -> TenantSummary {
-    let of = |used: String, quota: i64| format!("{used}/{}", Limit::from_quota(quota));
-    /// Bytes in a thousandth of a GB.
-    const MEGA: i64 = 1_000_000;
+    let of = |dimension: QuotaDimension| {
+        // Bytes are rounded to the thousandths of a GB that people read.
+        let half = if dimension.unit() == GIGA { MEGA / 2 } else { 0 };
+        let used = unsigned(dimension.used(usage).unwrap_or(0).saturating_add(half));
+        format!("{}/{}", dimension.written(used), Limit::from_quota(dimension.quota(quotas)))
+    };
     TenantSummary {
-        jobs: of(usage.active_jobs.to_string(), quotas.max_jobs),
-        cpu: of(cores(unsigned(usage.cpu_millicores)), quotas.max_cpu_cores),
-        memory: of(gigabytes(unsigned(usage.memory_bytes.saturating_add(MEGA / 2))), quotas.max_memory_gb),
-        gpus: of(usage.gpus.to_string(), quotas.max_gpus),
-        workers: of(usage.workers.to_string(), quotas.max_workers),
-        jobs_this_hour: of(usage.jobs_this_hour.to_string(), quotas.max_jobs_per_hour),
+        jobs: of(QuotaDimension::Jobs),
+        cpu: of(QuotaDimension::Cpu),
+        memory: of(QuotaDimension::Memory),
+        gpus: of(QuotaDimension::Gpus),
+        workers: of(QuotaDimension::Workers),
+        jobs_this_hour: of(QuotaDimension::JobsPerHour),
     }
 }
 
-/// What is negative in a status that somebody else wrote shows as 0.
+/// A negative value in a status that another client wrote shows as 0.
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
@@ -172,25 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_spaced_where_more_come_than_a_burst() {
-        let mut limiter = UsageWriteLimiter::default();
-        let start = Instant::now();
-        let mut take = |so_many: u32, second| {
-            let now = start + Duration::from_secs(second);
-            (0..so_many).map(|_| limiter.reserve(now)).collect::<Vec<_>>()
-        };
-        let millis = Duration::from_millis;
-        let first = take(BURST + 3, 1000);
-        assert!(first[..50].iter().all(Duration::is_zero), "{first:?}");
-        assert_eq!(first[50..], [millis(200), millis(400), millis(600)]);
-        assert_eq!(take(2, 1001), [Duration::ZERO, Duration::ZERO], "as many as a second brings, less 3");
-        assert_eq!(take(1, 1001), [millis(200)]);
-        let later = take(BURST + 1, 5000);
-        assert!(later[..50].iter().all(Duration::is_zero) && later[50] == millis(200), "{later:?}");
-    }
-
-    #[test]
-    fn the_hourly_limit_is_told_at_once() {
+    fn the_hourly_limit_is_written_at_once() {
         let quotas = EffectiveQuotas { max_jobs_per_hour: 10, ..EffectiveQuotas::default() };
         let usage = |jobs_this_hour| TenantUsage { jobs_this_hour, ..TenantUsage::default() };
         let due = |old, new| {
@@ -210,7 +172,7 @@ mod tests {
         }
     }
 
-    /// What is due where the window was written so many seconds ago.
+    /// What is due where the window was written `since` seconds ago.
     fn due_of_window(
         old: Option<JobWindow>,
         new: Option<JobWindow>,
@@ -223,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_written_soon_when_somebody_waits_for_it() {
+    fn the_window_is_written_soon_where_a_client_waits() {
         let due = |old, new, since| due_of_window(old, new, true, since);
         let one = || Some(window(1, &["a"]));
         assert_eq!(due(one(), one(), 60), WriteDecision::No);
@@ -234,19 +196,19 @@ mod tests {
         assert_eq!(
             due(one(), Some(window(1, &[])), 60),
             WriteDecision::No,
-            "its pod is gone: no write of its own"
+            "its pod is deleted: no write of its own"
         );
         assert_eq!(due(one(), Some(window(2, &["a"])), 1), WriteDecision::In(Duration::from_secs(14)));
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
         assert_eq!(
             due(one(), next, 1),
             WriteDecision::In(Duration::from_secs(1)),
-            "the pods of an earlier one may go"
+            "the finalizers of an earlier window's pods may be removed"
         );
     }
 
     #[test]
-    fn the_window_is_written_with_usage_when_nobody_waits_for_it() {
+    fn the_window_is_written_with_usage_where_no_client_waits() {
         let due = |old, new, since| due_of_window(old, new, false, since);
         let one = || Some(window(1, &["a"]));
         assert_eq!(due(one(), one(), 60), WriteDecision::No);
@@ -255,15 +217,15 @@ mod tests {
         assert_eq!(due(one(), Some(window(2, &["a", "b"])), 15), WriteDecision::Queue);
         let next = Some(JobWindow { not_before: Some(Time(at(3600))), ..window(0, &[]) });
         assert_eq!(due(one(), next, 1), WriteDecision::In(Duration::from_secs(14)));
-        let names: Vec<String> = (0..=MANY).map(|n| n.to_string()).collect();
+        let names: Vec<String> = (0..=URGENT_CHARGES).map(|n| n.to_string()).collect();
         let many: Vec<&str> = names.iter().map(String::as_str).collect();
         assert_eq!(
-            due(one(), Some(window(257, &many[..MANY])), 2),
+            due(one(), Some(window(257, &many[..URGENT_CHARGES])), 2),
             WriteDecision::Now,
             "others wait for room"
         );
         assert_eq!(
-            due(one(), Some(window(256, &many[..MANY - 1])), 2),
+            due(one(), Some(window(256, &many[..URGENT_CHARGES - 1])), 2),
             WriteDecision::In(Duration::from_secs(13))
         );
     }

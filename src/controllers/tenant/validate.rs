@@ -41,7 +41,7 @@ impl Owner {
 pub(super) struct Validated {
     pub(super) owner: Owner,
     pub(super) quotas: EffectiveQuotas,
-    /// Who has which role; roles that nobody has are absent.
+    /// The subjects of each role; roles without subjects are absent.
     pub(super) access: BTreeMap<AccessRole, BTreeSet<Subject>>,
     pub(super) isolation: NetworkIsolation,
     pub(super) pod_security: PodSecurity,
@@ -58,7 +58,7 @@ pub(super) enum Subject {
     ServiceAccount { namespace: String, name: String },
 }
 
-/// Why a tenant can't be provisioned before somebody changes something.
+/// Why a tenant can't be provisioned before a user changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: Reason,
@@ -72,7 +72,12 @@ impl Refusal {
 }
 
 /// Checks a tenant's spec against the plan table and the rules that the schema can't state.
-pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> Result<Validated, Refusal> {
+pub(super) fn validate(
+    tenant: &Tenant,
+    plans: &Plans,
+    settings: &Settings,
+    counts_objects: bool,
+) -> Result<Validated, Refusal> {
     let owner = Owner::of(tenant, settings);
     if owner.namespace.len() > NAMESPACE_ROOM {
         return Err(Refusal::invalid(format!(
@@ -99,7 +104,7 @@ pub(super) fn validate(tenant: &Tenant, plans: &Plans, settings: &Settings) -> R
         isolation: spec.network_isolation,
         pod_security: spec.pod_security,
         gpu_resource: settings.gpu_resource.clone(),
-        counts_objects: false,
+        counts_objects,
     })
 }
 
@@ -134,7 +139,7 @@ mod tests {
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
         });
         let tenant: Tenant = serde_json::from_value(object).unwrap();
-        validate(&tenant, &Plans::built_in().unwrap(), &settings).unwrap_err()
+        validate(&tenant, &Plans::built_in().unwrap(), &settings, false).unwrap_err()
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Agenda {
         self.awaiting_reservation.push_back(tenant);
     }
 
-    /// The tenants that have waited longest for a reservation, at most so many.
+    /// At most `max` tenants, those that have waited longest for a reservation.
     pub(super) fn take_awaiting_reservation(&mut self, max: usize) -> Vec<TenantId> {
         let count = max.min(self.awaiting_reservation.len());
         self.awaiting_reservation.drain(..count).collect()

@@ -85,8 +85,9 @@ fn size(amount: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use slotmap::KeyData;
+
     use super::*;
-    use crate::domain::admission::ids::Handle as _;
 
     #[test]
     fn sizes_grow_with_amounts_and_are_few() {
@@ -113,7 +114,7 @@ mod tests {
 
     #[test]
     fn starving_at_the_limit_and_forgotten_when_it_waits_no_longer() {
-        let (one, two) = (JobIdx::new(1), JobIdx::new(2));
+        let (one, two) = (KeyData::from_ffi(1).into(), KeyData::from_ffi(2).into());
         let mut overtaken = Overtaken::default();
         overtaken.add(one, BACKFILL_LIMIT - 1);
         overtaken.add(two, 0);

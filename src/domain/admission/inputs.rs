@@ -85,8 +85,26 @@ pub struct JobInput {
     pub reported: Option<Reason>,
 }
 
+/// A new job that asks for nothing, for tests and measurements: they give the fields that matter to them.
+impl Default for JobInput {
+    fn default() -> Self {
+        Self {
+            uid: Arc::default(),
+            namespace: Arc::default(),
+            created: Timestamp::UNIX_EPOCH,
+            queue: Queue::default(),
+            priority: Priority::default(),
+            asked: Ok(Resources::default()),
+            group: None,
+            on_quota: OnQuota::default(),
+            state: JobState::Waiting(1),
+            reported: None,
+        }
+    }
+}
+
 impl JobInput {
-    /// Its place in the order of its tenant's jobs.
+    /// Its position in the order of its tenant's jobs.
     pub(super) fn rank(&self) -> Rank {
         Rank::new(self.queue, self.priority, self.created, Arc::clone(&self.uid))
     }

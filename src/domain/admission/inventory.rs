@@ -13,11 +13,12 @@ mod node_sizes;
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
+use slotmap::SlotMap;
 
 pub use self::node_sizes::LargerNode;
 use self::node_sizes::NodeSizes;
 use super::{
-    ids::{Arena, NodeId, PoolId, TenantId},
+    ids::{NodeId, PoolId, TenantId},
     inputs::WorkerInput,
     max_free_tree::MaxFreeTree,
     pool_shares::{Nomination, PoolShares},
@@ -27,8 +28,8 @@ use crate::domain::resources::Resources;
 /// All pools and nodes.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    pools: Arena<PoolId, Pool>,
-    nodes: Arena<NodeId, Node>,
+    pools: SlotMap<PoolId, Pool>,
+    nodes: SlotMap<NodeId, Node>,
     pool_ids: HashMap<Arc<str>, PoolId>,
     node_ids: HashMap<Arc<str>, NodeId>,
     /// Nodes whose room has changed since the last [`Self::take_changes`].
@@ -124,8 +125,8 @@ impl Inventory {
     fn drop_unused_pool(&mut self, id: PoolId) {
         let pool = &self.pools[id];
         if pool.users == 0 && pool.nodes.is_empty() && !pool.unsorted && !pool.elastic {
-            let pool = self.pools.remove(id);
             self.pool_ids.remove(&pool.name);
+            self.pools.remove(id);
         }
     }
 
@@ -241,8 +242,8 @@ impl Inventory {
     fn drop_unused_node(&mut self, id: NodeId) {
         let node = &self.nodes[id];
         if node.worker.is_none() && node.users == 0 && !node.changed {
-            let node = self.nodes.remove(id);
             self.node_ids.remove(&node.name);
+            self.nodes.remove(id);
         }
     }
 
@@ -415,7 +416,7 @@ impl Inventory {
 }
 
 impl Pool {
-    fn sort(&mut self, nodes: &mut Arena<NodeId, Node>, now: Timestamp) {
+    fn sort(&mut self, nodes: &mut SlotMap<NodeId, Node>, now: Timestamp) {
         self.nodes.sort_by(|a, b| {
             let (a, b) = (&nodes[*a], &nodes[*b]);
             let key = |node: &Node| (node.capacity().gpus, node.capacity().cpu_milli);

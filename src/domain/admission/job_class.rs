@@ -30,7 +30,7 @@ pub struct Shape {
     pub fresh: bool,
 }
 
-/// The queued jobs of one shape. The first stands for all: what holds it back holds the others back, too.
+/// The queued jobs of one shape. The first represents all: what holds it back holds the others back, too.
 #[derive(Debug)]
 pub struct JobClass {
     pub shape: Shape,
@@ -53,14 +53,41 @@ pub enum Inadmissible {
     /// A quota of the tenant, or what is set aside of it.
     Quota(Excess),
     /// Room on the nodes. The message is made when it is asked for.
-    Room(Reason),
+    Room(NoRoom),
 }
 
 impl Inadmissible {
     pub fn reason(self) -> Reason {
         match self {
             Self::Quota(excess) => excess.reason(),
-            Self::Room(reason) => reason,
+            Self::Room(no_room) => no_room.reason(),
+        }
+    }
+}
+
+/// Why no node can take a job that the quotas allow. Whatever depends on it matches all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The pools have no node.
+    NoNodes,
+    /// No node could hold it, were it empty, or the tenant may not use its pool.
+    TooLarge,
+    /// A node with room is reserved for a larger job.
+    Reserved,
+    /// No node has enough free room.
+    Full,
+    /// The class has no job.
+    NoJob,
+}
+
+impl NoRoom {
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::NoNodes => Reason::NoWorkers,
+            Self::TooLarge => Reason::DoesNotFit,
+            Self::Reserved => Reason::WaitingForTurn,
+            Self::Full => Reason::WaitingForCapacity,
+            Self::NoJob => Reason::Queued,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api_types::{JobPhase, Reason},
+    api_types::{JobPhase, Reason, reason::StartCondition},
     domain::{
         admission::{
             agenda::Agenda,
@@ -59,23 +59,9 @@ impl SizeCheck {
 
     /// The state of a job that is seen for the first time: after a restart its status says whether it has waited.
     fn of(input: &JobInput) -> Self {
-        use Reason::{
-            DoesNotFit, NoWorkers, PodRefused, QueueFull, RateLimited, WaitingForCapacity, WaitingForQuota,
-            WaitingForTurn,
-        };
-        let has_waited = matches!(
-            input.reported,
-            Some(
-                DoesNotFit
-                    | NoWorkers
-                    | PodRefused
-                    | QueueFull
-                    | RateLimited
-                    | WaitingForCapacity
-                    | WaitingForQuota
-                    | WaitingForTurn
-            )
-        );
+        // Its tenant was active, so the job was assessed.
+        let unmet = input.reported.and_then(Reason::unmet);
+        let has_waited = unmet.is_some_and(|condition| condition > StartCondition::BackOff);
         if has_waited || input.has_run() { Self::Passed } else { Self::Pending }
     }
 }

@@ -50,12 +50,13 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use slotmap::SlotMap;
 
 pub use self::inputs::{
     Admission, JobInput, JobState, ProspectiveJob, TenantInput, Usage, Verdict, WorkerInput,
 };
 use self::{
-    ids::{Arena, ClassId, JobIdx, NodeId, TenantId},
+    ids::{ClassId, JobIdx, NodeId, TenantId},
     job_class::JobClass,
     job_entry::JobEntry,
     reason_updates::Classes,
@@ -71,7 +72,7 @@ use crate::{
 /// The state of admission.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
-    tenants: Arena<TenantId, TenantQueue>,
+    tenants: SlotMap<TenantId, TenantQueue>,
     /// Tenants by namespace.
     namespaces: HashMap<Arc<str>, TenantId>,
     /// Jobs by UID.
@@ -123,7 +124,7 @@ impl Dispatcher {
     pub fn tick(&mut self, now: ClockReading) {
         self.shared.now = now;
         for tenant in self.shared.agenda.take_due(now) {
-            // The handle may belong to a newer tenant by now: then this is one assessment too many.
+            // `None` for a tenant that was dropped meanwhile.
             if let Some(queue) = self.tenants.get_mut(tenant) {
                 queue.end_pod_backoff(&mut self.shared);
                 queue.requeue_all(&mut self.shared.agenda);
@@ -239,7 +240,7 @@ impl Dispatcher {
             return *tenant;
         }
         let name: Arc<str> = namespace.into();
-        let tenant = self.tenants.insert_with(|id| TenantQueue::new(id, Arc::clone(&name)));
+        let tenant = self.tenants.insert_with_key(|id| TenantQueue::new(id, Arc::clone(&name)));
         self.namespaces.insert(name, tenant);
         tenant
     }
@@ -247,8 +248,8 @@ impl Dispatcher {
     /// Drops a namespace in which nothing is left.
     fn drop_if_empty(&mut self, tenant: TenantId) {
         if self.tenants[tenant].is_empty() {
-            let queue = self.tenants.remove(tenant);
-            self.namespaces.remove(queue.namespace());
+            self.namespaces.remove(self.tenants[tenant].namespace());
+            self.tenants.remove(tenant);
         }
     }
 }
@@ -257,7 +258,7 @@ impl Dispatcher {
 const MAX_JOBS_VISITED: usize = 4096;
 
 impl Dispatcher {
-    /// At most so many jobs, by UID, whose status is to get a new reason to wait: from now on [`Self::verdict`] has it.
+    /// At most `max` jobs, by UID, whose status is to get a new reason to wait: from now on [`Self::verdict`] has it.
     pub fn take_reason_updates(&mut self, max: usize) -> Vec<Arc<str>> {
         let mut updates = Vec::new();
         for _ in 0..MAX_JOBS_VISITED {
@@ -278,7 +279,7 @@ impl Dispatcher {
     }
 }
 
-impl Classes for Arena<TenantId, TenantQueue> {
+impl Classes for SlotMap<TenantId, TenantQueue> {
     fn class_mut(&mut self, tenant: TenantId, class: ClassId) -> Option<&mut JobClass> {
         self.get_mut(tenant)?.class_mut(class)
     }

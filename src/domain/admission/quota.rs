@@ -3,22 +3,22 @@
 use super::inputs::TenantInput;
 use crate::{
     api_types::{Reason, plan::Limit, quota::QuotaDimension},
-    domain::resources::{Resources, cores, gigabytes},
+    domain::resources::Resources,
 };
 
 /// A quota that a job exceeds. Only the numbers: a queue of ten thousand classes is assessed again at every end of a job, and
 /// few of these messages are ever read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// Jobs at once, of which so many are admitted.
+    /// Jobs at once, of which `active` are admitted.
     Jobs { active: u64 },
     /// An amount; `held`, where what others use is counted.
     Amount { of: QuotaDimension, held: Option<u64>, asked: u64 },
-    /// Jobs an hour, of which so many have started.
+    /// Jobs an hour, of which `started` have started.
     Hour { started: u64 },
     /// A quota of 0 that concerns every job.
     Nothing(Nothing),
-    /// What is left is set aside for a larger job that so many have overtaken.
+    /// What is left is set aside for a larger job, which other jobs have overtaken `times` times.
     SetAside { times: u64 },
 }
 
@@ -28,25 +28,6 @@ pub(super) enum Nothing {
     Jobs,
     JobsPerHour,
     Minutes,
-}
-
-/// An amount in the words of messages, such as `1.5 CPU cores`.
-fn written(of: QuotaDimension, amount: u64) -> String {
-    match of {
-        QuotaDimension::Cpu => cores(amount),
-        QuotaDimension::Memory | QuotaDimension::Storage => gigabytes(amount),
-        _ => amount.to_string(),
-    }
-}
-
-fn unit(of: QuotaDimension) -> &'static str {
-    match of {
-        QuotaDimension::Cpu => "CPU cores",
-        QuotaDimension::Memory => "GB of memory",
-        QuotaDimension::Gpus => "GPUs",
-        QuotaDimension::Bandwidth => "Mbit/s",
-        other => other.noun(),
-    }
 }
 
 impl Excess {
@@ -68,9 +49,9 @@ impl Excess {
             }
             Self::Amount { of, held, asked } => {
                 let limit = of.limit(&tenant.quotas);
-                let allowed = limit.at_most().map_or_else(|| limit.to_string(), |most| written(of, most));
-                let (unit, asked) = (unit(of), written(of, asked));
-                match held.map(|held| written(of, held)) {
+                let allowed = limit.at_most().map_or_else(|| limit.to_string(), |most| of.written(most));
+                let (unit, asked) = (of.amounts(), of.written(asked));
+                match held.map(|held| of.written(held)) {
                     Some(held) => {
                         format!("{plan} allows {allowed} {unit}: {held} in use, this job asks for {asked}")
                     }
@@ -103,7 +84,7 @@ pub(super) fn alone(tenant: &TenantInput, asked: &Resources) -> Option<Excess> {
     amount(tenant, None, asked).or_else(nothing)
 }
 
-/// The first quota that `asked` on top of `held` goes over, where so many jobs are active.
+/// The first quota that `asked` on top of `held` goes over, with `active` other jobs.
 pub(super) fn with_held(
     tenant: &TenantInput,
     held: &Resources,
@@ -124,7 +105,7 @@ fn amount(tenant: &TenantInput, held: Option<&Resources>, asked: &Resources) -> 
     })
 }
 
-/// That no more jobs may start in this hour, where so many have.
+/// That no more jobs may start in this hour, after `started`.
 pub(super) fn hour(tenant: &TenantInput, started: u64) -> Option<Excess> {
     rate_limited(tenant, started, 0).then_some(Excess::Hour { started })
 }

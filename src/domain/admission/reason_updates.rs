@@ -80,7 +80,7 @@ impl TenantUpdates {
     fn next_of_classes(&mut self, tenant: TenantId, classes: &mut impl Classes) -> Option<JobIdx> {
         loop {
             let (id, visited) = self.classes.pop_front()?;
-            // The class may have ended, and another one have its handle: then that is visited once too often.
+            // `None` for a class that has no jobs any more.
             let Some(class) = classes.class_mut(tenant, id) else { continue };
             if let Some((rank, job)) = class.job_after(visited.as_ref()) {
                 self.classes.push_back((id, Some(rank.clone())));

@@ -1,19 +1,16 @@
 //! What the queues of all tenants share.
 
 use super::{
-    agenda::Agenda,
-    ids::{Arena, JobIdx},
-    inventory::Inventory,
-    job_entry::JobEntry,
-    reason_updates::ReasonUpdates,
+    agenda::Agenda, ids::JobIdx, inventory::Inventory, job_entry::JobEntry, reason_updates::ReasonUpdates,
 };
 use crate::clock::ClockReading;
+use slotmap::SlotMap;
 
 /// What the queues of all tenants share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) now: ClockReading,
-    pub(super) jobs: Arena<JobIdx, JobEntry>,
+    pub(super) jobs: SlotMap<JobIdx, JobEntry>,
     pub(super) inventory: Inventory,
     pub(super) agenda: Agenda,
     pub(super) reason_updates: ReasonUpdates,

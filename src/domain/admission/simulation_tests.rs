@@ -50,7 +50,7 @@ fn service_is_by_weight_with_equal_jobs() {
     assert!(weights.iter().all(|(name, _)| waits(name)), "all are backlogged");
 }
 
-/// Tenants of weights 1, 2, 4 and 8 in a pool, all with more jobs than they get; jobs of about so many seconds.
+/// Tenants of weights 1, 2, 4 and 8 in a pool, all with more jobs than they get; jobs of about `seconds`.
 fn backlogged(tenants: usize, slots: usize, seconds: i64, end: i64) -> World {
     let mut world = World::default();
     world.workers(POOL, slots, 1);
@@ -78,6 +78,9 @@ fn service_is_by_weight_whatever_the_shares_and_lengths() {
         // The lightest are owed a twentieth of a slot, the heaviest less than a half.
         (100, 20, 60, 80),
         (12, 31, 600, 30),
+        // Longer than the half-life of the recent share.
+        (40, 60, 4 * 3600, 20),
+        (12, 31, 8 * 3600, 20),
     ] {
         let end = seconds * jobs_long;
         let mut world = backlogged(tenants, slots, seconds, end);
@@ -141,6 +144,26 @@ fn a_tenant_that_arrives_gets_its_share_within_one_job_length_and_no_more() {
         assert!((7..=9).contains(&world.running("late")) || world.now < 1110, "at {}", world.now);
         false
     });
+}
+
+#[test]
+fn idle_time_is_no_credit_where_each_tenant_is_owed_less_than_one_slot() {
+    // Forty tenants are owed a quarter of a slot each, and use the pool for an hour.
+    let mut world = World::default();
+    world.workers(POOL, 10, 1);
+    for n in 0..40 {
+        let name = format!("t{n:02}");
+        world.tenant(&name, 1);
+        (0..40).for_each(|m| _ = world.submit(0, &name, 1, 50 + (n * 7 + m) % 20));
+    }
+    // Another one was idle so far.
+    world.tenant("late", 1);
+    (0..400).for_each(|m| _ = world.submit(3600, "late", 1, 50 + m % 20));
+    world.run(4800, |_| false);
+
+    let (late, all) = (world.service("late", 3600, 4800), 10.0 * 1200.0);
+    println!("a tenant that was idle gets {:.2} of its share", late * 41.0 / all);
+    assert!((0.5..=1.5).contains(&(late * 41.0 / all)), "{late} of {all} core seconds");
 }
 
 #[test]
@@ -278,6 +301,7 @@ proptest! {
         jobs in prop::collection::vec((0_i64..600, 0_usize..3, 1_u64..5, 1_i64..200), 1..60),
         changes in prop::collection::vec((0_usize..3, 0_usize..6, 0_i64..6), 1..12),
     ) {
+        // Three tenants with jobs, one of them with a node of its own.
         let mut world = World::default();
         world.workers(POOL, 2, 8);
         world.workers("a", 1, 4);
@@ -287,6 +311,7 @@ proptest! {
         for (at, tenant, cores, seconds) in jobs {
             world.submit(at, ["a", "b", "c"][tenant], cores, seconds);
         }
+        // A change every 50 seconds.
         for (n, (tenant, change, number)) in changes.into_iter().enumerate() {
             world.run(50 * n as i64, |_| false);
             let input = world.tenant(["a", "b", "c"][tenant], 1);
@@ -299,6 +324,7 @@ proptest! {
                 _ => world.restart(),
             }
         }
+        // Once all is open again, every job gets its turn.
         for name in ["a", "b", "c"] {
             let input = world.tenant(name, 1);
             (input.closed, input.quotas.max_jobs, input.quotas.max_queued_jobs) = (None, -1, -1);

@@ -22,6 +22,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use slotmap::SlotMap;
 
 pub use self::assess::Assessment;
 use self::reservation::Reservation;
@@ -29,7 +30,7 @@ use super::{
     UsageSnapshot,
     agenda::Agenda,
     backfill::Overtaken,
-    ids::{Arena, ClassId, JobIdx, MemberId, PoolId, TenantId},
+    ids::{ClassId, JobIdx, MemberId, PoolId, TenantId},
     inputs::{TenantInput, Usage},
     inventory::Inventory,
     job_class::{BackfillCount, Inadmissible, JobClass, Shape},
@@ -61,7 +62,7 @@ pub struct TenantQueue {
     /// Jobs that have ended, by phase.
     ended: BTreeMap<JobPhase, u64>,
 
-    classes: Arena<ClassId, JobClass>,
+    classes: SlotMap<ClassId, JobClass>,
     class_ids: HashMap<Shape, ClassId>,
     /// The classes to assess, by their first job: those not assessed yet, and in a cycle those that were blocked and may
     /// have room by now.
@@ -287,12 +288,16 @@ impl TenantQueue {
     }
 
     /// Counts the tenant's weight in the pools that it uses or has demand for.
-    fn weigh(&self, inventory: &mut Inventory) {
+    fn weigh(&self, shared: &mut Shared) {
+        let Shared { inventory, now, .. } = shared;
         let is_open = !self.is_closed();
         for Membership { pool, member, demand } in &self.memberships {
             let shares = inventory.shares_mut(*pool);
             let counts = is_open && (*demand > 0 || *shares.usage(*member) != Resources::default());
-            shares.set_counted(*member, counts);
+            match counts {
+                true => shares.count(*member, now.steady),
+                false => shares.uncount(*member),
+            }
         }
     }
 
@@ -398,8 +403,8 @@ impl TenantQueue {
         self.drop_reservation(job, &mut shared.inventory);
         if self.classes[id].first().is_none() {
             self.unblock(id, &mut shared.inventory);
-            let class = self.classes.remove(id);
-            self.class_ids.remove(&class.shape);
+            self.class_ids.remove(&self.classes[id].shape);
+            self.classes.remove(id);
         }
     }
 
@@ -478,7 +483,7 @@ impl TenantQueue {
         self.backoff_count + older(&self.queued) + older(&self.overflow)
     }
 
-    /// Whether so many jobs may be queued.
+    /// Whether the quota allows this number of queued jobs.
     fn may_queue(&self, jobs: u64) -> bool {
         Limit::from_quota(self.input.quotas.max_queued_jobs).allows(jobs)
     }

@@ -12,11 +12,7 @@ use jiff::Timestamp;
 
 use super::{Dispatcher, JobInput, JobState, TenantInput, Verdict, WorkerInput};
 use crate::{
-    api_types::{
-        JobPhase, Reason,
-        job::{OnQuota, Priority, Queue},
-        plan::EffectiveQuotas,
-    },
+    api_types::{JobPhase, Reason, plan::EffectiveQuotas},
     clock::ClockReading,
     domain::resources::Resources,
 };
@@ -80,13 +76,8 @@ impl World {
             uid: format!("{:06}", self.jobs.len()).into(),
             namespace: tenant.into(),
             created: self::at(at),
-            queue: Queue::Default,
-            priority: Priority::Medium,
             asked: Ok(cpu(cores)),
-            group: None,
-            on_quota: OnQuota::Queue,
-            state: JobState::Waiting(1),
-            reported: None,
+            ..JobInput::default()
         };
         self.arrivals.insert((at, self.jobs.len()));
         self.jobs.push(Job { input, seconds, node: None, started: None, rejected: false });

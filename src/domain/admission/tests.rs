@@ -51,18 +51,7 @@ fn worker(group: &str, cores: u64) -> WorkerInput {
 }
 
 fn job(uid: &str, tenant: &str, asked: Resources) -> JobInput {
-    JobInput {
-        uid: uid.into(),
-        namespace: tenant.into(),
-        created: Timestamp::UNIX_EPOCH,
-        queue: Queue::Default,
-        priority: Priority::Medium,
-        asked: Ok(asked),
-        group: None,
-        on_quota: OnQuota::Queue,
-        state: JobState::Waiting(1),
-        reported: None,
-    }
+    JobInput { uid: uid.into(), namespace: tenant.into(), asked: Ok(asked), ..JobInput::default() }
 }
 
 /// A job that runs on a node.
@@ -165,6 +154,7 @@ fn a_quota_of_none_lets_no_job_start() {
     let everything = Resources { gpus: 1, bandwidth_mbps: 1, ..cpu(1) };
     let large = Resources { gpus: 8, ..worker("acme", 8).capacity };
     for (cut, message) in cuts {
+        // A new job, one that has waited and one that has run before.
         let mut acme = tenant("acme", "pro");
         let workers = vec![("n1", WorkerInput { capacity: large, ..worker("acme", 8) })];
         let waiting =
@@ -179,6 +169,7 @@ fn a_quota_of_none_lets_no_job_start() {
         }
         assert_eq!(dispatcher.usage_snapshot("acme").unwrap().started, 0);
     }
+    // No queued jobs: it waits outside of the queue.
     let mut acme = tenant("acme", "pro");
     acme.quotas.max_queued_jobs = 0;
     let dispatcher = decide(&[acme], vec![("n1", worker("acme", 8))], vec![job("new", "acme", cpu(1))]);

@@ -1,8 +1,8 @@
 //! How an attempt ended.
 //!
-//! The container `job` alone decides: other containers, which an admission webhook may have added, neither keep a job that
-//! has ended running nor change how it ended. A container that ended by itself keeps its end, whatever happened to its pod
-//! afterwards. Times of a node are compared with others' only within their [`Bounds`].
+//! The container `job` alone decides: other containers, which an admission webhook may have added, neither keep a job
+//! that has ended running nor change how it ended. A container that ended by itself keeps its end, whatever happened to
+//! its pod afterwards. Times of a node are compared with others' only within their [`Bounds`].
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -19,7 +19,7 @@ const REMOVAL: SignedDuration = SignedDuration::from_secs(10);
 pub(super) fn ending(pod: &Pod, container: Option<&ContainerStatus>, bounds: &Bounds) -> Ending {
     let status = pod.status.clone().unwrap_or_default();
     let terminated = container.and_then(|c| c.state.as_ref()?.terminated.as_ref());
-    // A node that is gone reports no end of its containers: they are left as running.
+    // A node that is lost reports no end of its containers: they are left as running.
     let running = container.and_then(|c| Some(c.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0));
     let said = terminated.and_then(|t| Some(t.finished_at.as_ref()?.0));
     let started = terminated.and_then(started).or(running);
@@ -142,8 +142,8 @@ fn started(terminated: &ContainerStateTerminated) -> Option<Timestamp> {
 /// Whether the container ended because of the deletion: not before it was asked for. What ended first is kept.
 ///
 /// Once the containers have ended the kubelet deletes the pod again, without grace, and the API server then writes that
-/// time over the one of the first deletion. A container that ended shortly before is taken for a killed one: to run a job
-/// again that had failed is the smaller mistake than to fail one that was killed.
+/// time over the one of the first deletion. A container that ended shortly before is taken for a killed one: to run a
+/// job again that had failed is the smaller mistake than to fail one that was killed.
 fn killed_by_deletion(pod: &Pod, terminated: &ContainerStateTerminated, finished_at: Timestamp) -> bool {
     let Some(Time(deadline)) = pod.metadata.deletion_timestamp else { return false };
     let grace = pod.metadata.deletion_grace_period_seconds.filter(|seconds| *seconds > 0);

@@ -1,8 +1,8 @@
 //! Ending a pod without deleting it, so that its log stays.
 //!
 //! The kubelet ends a pod, with its grace, when its `activeDeadlineSeconds` are over, and the API server lets them be
-//! shortened while it runs. What it then says is the same whoever shortened them, so the pod itself carries who asked and
-//! when, written by the same patch.
+//! shortened while it runs. What it then says is the same whichever client shortened them, so the pod itself carries
+//! who asked and when, written by the same patch.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -59,7 +59,7 @@ mod tests {
     use crate::kube_ext::mock;
 
     #[test]
-    fn a_pod_says_who_stopped_it_and_when() {
+    fn a_stopped_pod_carries_the_reason_and_the_time() {
         let stop = Stop { at: "2026-01-01T00:00:09.7Z".parse().unwrap(), reason: Reason::Canceled };
         let patch = stop.patch("p1", "7");
         assert_eq!(patch["metadata"]["uid"], "p1");

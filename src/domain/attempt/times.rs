@@ -1,8 +1,8 @@
 //! When an attempt ran: what its node says, within the bounds of what the API server saw.
 //!
-//! A node's clock may be minutes off, or be set while a container runs. A container starts after its pod was created and
-//! ends before now, by the API server's time; a start that was recorded while it ran is kept. Where both of a node's
-//! times are off by the same amount, the time between them is right.
+//! A node's clock may be minutes off, or be set while a container runs. A container starts after its pod was created
+//! and ends before now, by the API server's time; a start that was recorded while it ran is kept. Where both of a
+//! node's times are off by the same amount, the time between them is right.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;

@@ -1,13 +1,15 @@
-//! Where the end of an attempt takes its job: what it is called, whether it is tried again, and what goes on record.
+//! Where the end of an attempt takes its job: the phase, whether there is a retry, and the record of the attempt.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
 use super::{
-    Step, View, assign, canceled, closed, move_to, running_left,
+    Step, View, assign, canceled,
+    limits::running_left,
+    move_to,
+    running::{closed, stopping},
     start::{placed, unstartable},
-    stopping,
 };
 use crate::{
     api_types::{
@@ -81,7 +83,7 @@ pub(super) fn put_on_record(new: &mut JobStatus, record: AttemptRecord) {
     new.attempts.drain(..surplus);
 }
 
-/// Whether a status tells, or has told, how an attempt ended.
+/// Whether a status has, or had, the record of an attempt that ended.
 #[must_use]
 pub fn on_record(status: &JobStatus, attempt: i32) -> bool {
     status.attempt > attempt || status.attempts.iter().any(|record| record.attempt == attempt)
@@ -141,12 +143,12 @@ enum Charge {
     Nothing,
     /// One of `maxRetries`.
     Retry,
-    /// One of [`retry::MOST_DISRUPTIONS`].
+    /// One of [`retry::MAX_DISRUPTIONS`].
     Disruption,
 }
 
 impl Charge {
-    /// Counts it, and returns how many of its kind there are with it.
+    /// Counts it, and returns the number of its kind, this one included.
     fn to(self, status: &mut JobStatus) -> Option<u32> {
         let count = match self {
             Self::Nothing => return None,
@@ -158,7 +160,7 @@ impl Charge {
     }
 }
 
-/// Whether the cluster ended an attempt that could have gone its way; a pod that did not start in time could not.
+/// Whether the cluster ended an attempt that could have succeeded; a pod that did not start in time could not.
 fn is_disruption(ending: &Ending) -> bool {
     matches!(ending.cause, Cause::Infrastructure | Cause::Deletion) && ending.reason != Reason::StartTimeout
 }
@@ -191,7 +193,7 @@ fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
     }
     let (charge, most) = match is_disruption(ending) {
         // Zero is no small number of retries but the wish for no second run.
-        true if spec.max_retries > 0 => (Charge::Disruption, retry::MOST_DISRUPTIONS),
+        true if spec.max_retries > 0 => (Charge::Disruption, retry::MAX_DISRUPTIONS),
         _ => (Charge::Retry, spec.max_retries),
     };
     let message = match charge {

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::{Step, UNDER_LOAD_AFTER, View, assign, delete, move_to, stopping};
+use super::{Step, UNDER_LOAD_AFTER, View, assign, delete, move_to, running::stopping};
 use crate::{
     api_types::{JobPhase, JobStatus, Reason},
     domain::{
@@ -43,15 +43,15 @@ pub(super) fn waiting(
         return Ok(Step::Wait(Some(assigned)));
     }
     let other = stopping(status).or_else(|| unstartable(status)).is_some();
-    if status.phase == JobPhase::Assigned && !other && !is_news(status, detail.as_deref()) {
+    if status.phase == JobPhase::Assigned && !other && !needs_report(status, detail.as_deref()) {
         return Ok(Step::Wait(Some(limit)));
     }
     let message = detail.unwrap_or_else(|| placed(number, pod));
     move_to(view, status, &[JobPhase::Assigned], Reason::Admitted, message, |new| assign(new, number, pod))
 }
 
-/// Ends an attempt whose container can never start. The status says so first, because what the kubelet said is gone with the
-/// pod's end; the job ends with that, and with its record.
+/// Ends an attempt whose container can never start. The status says so first, because the kubelet's message is deleted
+/// with the pod's end; the job ends with that, and with its record.
 fn never_starts(
     view: &View<'_>,
     status: &JobStatus,
@@ -78,15 +78,15 @@ pub(super) fn unstartable(status: &JobStatus) -> Option<Reason> {
     start_error::REASONS.contains(&reason).then_some(reason)
 }
 
-/// What is said of a pod of which nobody has said anything.
+/// The message of a pod of which the kubelet has reported nothing.
 pub(super) fn placed(number: u32, pod: &Pod) -> String {
     let group = pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str);
-    format!("attempt {number} has a place in {group}")
+    format!("attempt {number} is admitted to {group}")
 }
 
 /// Whether what keeps a pod from starting is something else than the status says: other numbers in the same words, or
 /// the kubelet's change between a pull that failed and the pause before the next, are not worth a write.
-fn is_news(status: &JobStatus, detail: Option<&str>) -> bool {
+fn needs_report(status: &JobStatus, detail: Option<&str>) -> bool {
     let kind = |words: &str| match words.split(':').next().unwrap_or_default() {
         "ImagePullBackOff" => "ErrImagePull".to_owned(),
         other => other.replace(|c: char| c.is_ascii_digit(), ""),

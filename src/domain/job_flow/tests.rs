@@ -1,7 +1,10 @@
-//! Tests of the way of a job. A small world: the status written by one step is the job of the next.
+//! Tests of the life of a job. A small world: the status written by one step is the job of the next.
 
+mod cancel;
 mod disruptions;
 mod limits;
+mod restate;
+mod sidecars;
 mod starts;
 
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api_types::plan::Limit;
 
 const START: &str = "2026-01-01T00:00:00Z";
 
@@ -142,7 +146,8 @@ fn deleted(seconds: i64) -> Value {
 #[test]
 fn the_fast_way_is_two_status_writes() {
     let mut world = World::new(&json!({}));
-    assert_eq!(world.step(0), Step::Wait(None), "not judged yet");
+    assert_eq!(world.step(0), Step::Wait(None), "not assessed yet");
+    // Admitted: the pod is created, and starts at once.
     world.admit(1);
     assert!(matches!(world.step(0), Step::Create(Admission { attempt: 1, .. })));
     world.pending(1, 0);
@@ -151,11 +156,17 @@ fn the_fast_way_is_two_status_writes() {
         Step::Wait(Some(at(2))),
         "Assigned is not written for a pod that starts at once"
     );
+    // The first write.
     world.running(1, 1);
     let running = world.write(1);
     assert_eq!((running.phase, running.attempt, running.node.as_deref()), (JobPhase::Running, 1, Some("n")));
     assert_eq!(running.conditions[0].type_, "Reconciling");
-    assert_eq!(world.step(2), Step::Wait(Some(at(1 + 30 * 60))), "looks again when the plan's time is up");
+    assert_eq!(
+        world.step(2),
+        Step::Wait(Some(at(1 + 30 * 60))),
+        "reconciled again when the plan's time is up"
+    );
+    // The second one.
     world.ended(1, 1, 4, 0, &json!({}));
     let done = world.write(5);
     assert_eq!((done.phase, done.exit_code, done.running_millis), (JobPhase::Completed, Some(0), 4000));
@@ -197,7 +208,7 @@ fn a_pod_that_ended_unseen_ends_its_job_in_one_write() {
 }
 
 #[test]
-fn a_slow_start_is_told_and_given_up_after_five_minutes() {
+fn a_slow_start_is_reported_and_given_up_after_five_minutes() {
     let mut world = World::new(&json!({}));
     world.pending(1, 0);
     assert_eq!(world.write(2).phase, JobPhase::Assigned);
@@ -225,10 +236,10 @@ fn a_slow_start_is_told_and_given_up_after_five_minutes() {
 }
 
 #[test]
-fn the_kubelets_words_are_told_when_they_come_and_not_at_every_change() {
+fn the_kubelets_words_are_written_when_they_come_and_not_at_every_change() {
     let mut world = World::new(&json!({}));
     world.pending(1, 0);
-    assert_eq!(world.write(2).message.as_deref(), Some("attempt 1 has a place in a"));
+    assert_eq!(world.write(2).message.as_deref(), Some("attempt 1 is admitted to a"));
     let waits = |world: &mut World, reason: &str, message: &str| {
         let waiting = container(&json!({"waiting": {"reason": reason, "message": message}}));
         world.pod(1, 0, &json!({}), &json!({"phase": "Pending", "containerStatuses": [waiting]}));
@@ -236,9 +247,9 @@ fn the_kubelets_words_are_told_when_they_come_and_not_at_every_change() {
     waits(&mut world, "ContainerCreating", "");
     assert_eq!(world.step(3), Step::Wait(Some(at(300))));
     waits(&mut world, "ErrImagePull", "no such host");
-    let told = world.write(4);
+    let written = world.write(4);
     assert_eq!(
-        (told.phase, told.message.as_deref()),
+        (written.phase, written.message.as_deref()),
         (JobPhase::Assigned, Some("ErrImagePull: no such host"))
     );
     waits(&mut world, "ImagePullBackOff", "Back-off pulling image");
@@ -260,7 +271,7 @@ fn a_waiting_reason_is_written_once() {
 }
 
 #[test]
-fn a_retry_has_a_fresh_pod_when_the_old_one_is_gone() {
+fn a_retry_has_a_new_pod_when_the_old_one_is_deleted() {
     let mut world = World::new(&json!({"maxRetries": 1, "retryPolicy": "Always"}));
     world.admit(1);
     world.running(1, 0);
@@ -300,56 +311,7 @@ fn a_start_that_the_kubelet_has_forgotten_is_remembered() {
 
     let mut unseen = World::new(&json!({}));
     unseen.pod(1, 0, &json!({}), &status);
-    assert_eq!(unseen.write(9).attempts[0].started_at, None, "nobody saw it run");
-}
-
-#[test]
-fn cancel_works_everywhere_and_what_ended_first_stands() {
-    let mut queued = World::new(&json!({"canceled": true}));
-    queued.admit(1);
-    assert_eq!(queued.write(0).phase, JobPhase::Canceled);
-    queued.pending(1, 0);
-    assert!(matches!(queued.step(1), Step::Delete { .. }), "a pod that was already on its way");
-
-    let mut running = World::new(&json!({}));
-    running.running(1, 0);
-    running.write(0);
-    running.job.spec.canceled = true;
-    assert!(matches!(running.step(1), Step::Stop { stop: Stop { reason: Reason::Canceled, .. }, .. }));
-    running.ended(1, 0, 5, 143, &deleted(1));
-    let canceled = running.write(6);
-    assert_eq!(canceled.phase, JobPhase::Canceled);
-    let kinds: Vec<_> = canceled.conditions.iter().map(|c| c.type_.as_str()).collect();
-    assert_eq!(kinds, ["Finished"], "what `kubectl wait` waits for");
-
-    let mut won = World::new(&json!({"canceled": true}));
-    won.ended(1, 0, 3, 0, &deleted(4));
-    assert_eq!(won.write(6).phase, JobPhase::Completed);
-    let mut saved = World::new(&json!({"canceled": true}));
-    saved.ended(1, 0, 5, 0, &deleted(4));
-    let canceled = saved.write(6);
-    assert_eq!(
-        (canceled.phase, canceled.exit_code),
-        (JobPhase::Canceled, Some(0)),
-        "it ended because of SIGTERM"
-    );
-    let mut failed_first = World::new(&json!({"canceled": true}));
-    failed_first.ended(1, 0, 1, 3, &deleted(4));
-    assert_eq!(failed_first.write(6).phase, JobPhase::Failed);
-}
-
-#[test]
-fn what_ran_after_all_goes_on_record() {
-    let mut world = World::new(&json!({"canceled": true}));
-    assert_eq!(world.write(0).phase, JobPhase::Canceled, "while its pod is made and not in the cache yet");
-    world.running(1, 0);
-    assert!(matches!(world.step(1), Step::Delete { .. }));
-    world.ended(1, 0, 3, 143, &deleted(2));
-    let recorded = world.write(3);
-    assert_eq!((recorded.phase, recorded.attempt, recorded.running_millis), (JobPhase::Canceled, 1, 3000));
-    assert_eq!((recorded.attempts.len(), recorded.attempts[0].reason.as_str()), (1, "PodDeleted"));
-    assert!(on_record(&recorded, 1) && !on_record(&recorded, 2));
-    assert_eq!(world.step(4), Step::Wait(None), "once");
+    assert_eq!(unseen.write(9).attempts[0].started_at, None, "it was not seen to run");
 }
 
 #[test]
@@ -365,94 +327,13 @@ fn a_container_that_its_kubelet_has_forgotten_still_runs() {
     assert!(matches!(world.step(5), Step::Stop { .. }), "it has a log");
 }
 
-/// A job container and one that a webhook added, which runs on.
-fn with_sidecar(state: &Value) -> Value {
-    let mut sidecar = container(&json!({"running": {"startedAt": START}}));
-    sidecar["name"] = json!("mesh");
-    json!({"phase": "Running", "containerStatuses": [sidecar, container(state)]})
-}
-
 #[test]
-fn the_job_container_alone_decides_the_end_and_the_rest_of_its_pod_is_ended() {
-    for (code, phase) in [(0, JobPhase::Completed), (3, JobPhase::Failed)] {
-        let mut world = World::new(&json!({}));
-        world.pod(1, 0, &json!({}), &with_sidecar(&json!({"running": {"startedAt": START}})));
-        assert_eq!(world.write(1).phase, JobPhase::Running);
-        let ended =
-            json!({"terminated": {"exitCode": code, "startedAt": START, "finishedAt": at(7).to_string()}});
-        world.pod(1, 0, &json!({}), &with_sidecar(&ended));
-        let done = world.write(8);
-        assert_eq!((done.phase, done.exit_code, done.running_millis), (phase, Some(code), 7000));
-        assert_eq!(done.attempts.len(), 1);
-        assert!(matches!(world.step(8), Step::Stop { .. }), "the sidecar is ended");
-        // It was killed, which makes the pod one that failed.
-        let stop = json!({"annotations": {"crofter.io/stop-requested": format!("{} Succeeded", at(8))}});
-        let mut over = with_sidecar(&ended);
-        (over["phase"], over["reason"]) = (json!("Failed"), json!("DeadlineExceeded"));
-        over["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137}});
-        world.pod(1, 0, &stop, &over);
-        assert_eq!(world.step(9), Step::Wait(None));
-        let attempt::Observed::Ended(again) = attempt::observe(&world.pods[0]) else { panic!() };
-        assert_eq!(again.exit_code, Some(code), "whoever looks later sees the same end: {again:?}");
-        assert_eq!(again.cause, if code == 0 { Cause::Success } else { Cause::Job });
-    }
-}
-
-#[test]
-fn no_attempt_starts_while_a_sidecar_of_the_one_before_may_run() {
-    let mut world = World::new(&json!({"retryPolicy": "Always"}));
-    let ended = json!({"terminated": {"exitCode": 3, "startedAt": START, "finishedAt": at(7).to_string()}});
-    world.pod(1, 0, &json!({}), &with_sidecar(&ended));
-    assert_eq!(world.write(8).phase, JobPhase::Retrying);
-    assert!(matches!(world.step(60), Step::Delete { .. }));
-    world.pod(1, 0, &deleted(60), &with_sidecar(&ended));
-    assert_eq!(world.step(90), Step::Wait(None));
-    world.pods.clear();
-    assert_eq!(world.write(100).phase, JobPhase::Queued);
-}
-
-#[test]
-fn a_sidecar_that_kubernetes_ends_by_itself_is_left_to_it() {
-    let mut world = World::new(&json!({}));
-    let ended = container(
-        &json!({"terminated": {"exitCode": 0, "startedAt": START, "finishedAt": at(7).to_string()}}),
-    );
-    let mut native = container(&json!({"running": {"startedAt": START}}));
-    native["name"] = json!("mesh");
-    let status = json!({"phase": "Running", "containerStatuses": [ended], "initContainerStatuses": [native]});
-    world.pod(1, 0, &json!({}), &status);
-    assert_eq!(world.write(8).phase, JobPhase::Completed);
-    assert_eq!(world.step(8), Step::Wait(None));
-}
-
-#[test]
-fn a_job_in_a_namespace_of_no_tenant_is_stalled_until_it_is_one() {
-    let mut world = World { foreign: true, ..World::new(&json!({})) };
-    let status = world.write(0);
-    assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Queued, Some("NotATenantNamespace")));
-    let condition = &status.conditions[0];
-    assert_eq!((condition.type_.as_str(), status.observed_generation), ("Stalled", 1), "kstatus: failed");
-    assert_eq!(world.step(1), Step::Wait(None), "once");
-    world.job.metadata.generation = Some(2);
-    assert_eq!(world.write(2).observed_generation, 2);
-    world.foreign = false;
-    let status = world.write(3);
-    assert_eq!(
-        (status.reason.as_deref(), status.conditions[0].type_.as_str()),
-        (Some("Queued"), "Reconciling")
-    );
-    world.foreign = true;
-    world.job.spec.canceled = true;
-    assert_eq!(world.write(4).phase, JobPhase::Canceled);
-}
-
-#[test]
-fn a_pod_that_vanished_is_looked_for_before_it_is_given_up() {
+fn a_missing_pod_is_confirmed_before_it_counts_as_lost() {
     let mut world = World::new(&json!({}));
     world.running(1, 0);
     world.write(0);
     world.pods.clear();
-    assert_eq!(world.step(1), Step::Look(1));
+    assert_eq!(world.step(1), Step::ConfirmLost(1));
     let Step::Write(status) = lost(&world.view(9)).unwrap() else { panic!() };
     assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Retrying, Some("PodDeleted")));
 }
@@ -464,40 +345,4 @@ fn a_finished_job_expires_when_it_asked_for_it() {
     world.write(1);
     assert_eq!(world.step(2), Step::Wait(Some(at(11))));
     assert_eq!(world.step(11), Step::Expire);
-}
-
-#[test]
-fn a_job_that_can_be_read_again_says_what_it_is() {
-    let mut world = World::new(&json!({}));
-    let broken = json!({"observedGeneration": 1, "phase": "Queued", "reason": "InvalidObject", "conditions": [{
-        "type": "Stalled", "status": "True", "reason": "InvalidObject", "message": "m", "lastTransitionTime": START}]});
-    world.job.status = Some(serde_json::from_value(broken.clone()).unwrap());
-    world.admit(1);
-    let status = world.write(1);
-    assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Queued, Some("Queued")));
-    assert_eq!(status.conditions[0].type_, "Reconciling");
-    assert!(matches!(world.step(1), Step::Create(_)));
-
-    let ended = JobStatus {
-        phase: JobPhase::Completed,
-        reason: Some("Succeeded".into()),
-        ..serde_json::from_value(broken).unwrap()
-    };
-    world.job.status = Some(ended);
-    let status = world.write(2);
-    assert_eq!((status.phase, status.conditions[1].type_.as_str()), (JobPhase::Completed, "Complete"));
-    assert_eq!(world.step(2), Step::Wait(None));
-}
-
-#[test]
-fn a_spec_that_changes_after_the_end_is_looked_at_and_changes_nothing() {
-    let mut world = World::new(&json!({}));
-    let ended = json!({"observedGeneration": 1, "phase": "Completed", "reason": "Succeeded"});
-    world.job.status = Some(serde_json::from_value(ended).unwrap());
-    assert_eq!(world.step(1), Step::Wait(None));
-    world.job.spec.canceled = true;
-    world.job.metadata.generation = Some(2);
-    let status = world.write(2);
-    assert_eq!((status.phase, status.observed_generation), (JobPhase::Completed, 2));
-    assert_eq!(world.step(2), Step::Wait(None));
 }

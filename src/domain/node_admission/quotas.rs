@@ -55,7 +55,7 @@ pub struct Excess {
 impl Excess {
     /// For Events and conditions.
     #[must_use]
-    pub fn sentence(&self) -> String {
+    pub fn message(&self) -> String {
         let Self { quota, used, asked, .. } = *self;
         let limit = self.limit();
         match quota {

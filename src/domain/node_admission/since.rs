@@ -38,7 +38,7 @@ pub fn of(node: &Node) -> Option<Timestamp> {
     recorded.map(|(time, _)| time).or_else(|| node.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
-/// The annotation as it should stand, if it is worth keeping: it speaks of the node's present label.
+/// The annotation, if it is worth keeping: it is about the node's present label.
 #[must_use]
 pub fn annotation(node: &Node) -> Option<&str> {
     let (_, group) = worker_label(node)?;
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_s_creation_where_nobody_owns_the_label() {
+    fn the_node_s_creation_where_no_manager_owns_the_label() {
         let (annotation, _) = prepared(json!({(names::NODE_POOL): "gpu"}), None);
         assert_eq!(annotation.as_deref(), Some("2026-01-01T00:00:00Z pool.gpu"));
         assert_eq!(of(&node(json!({}), None)).unwrap().to_string(), "2026-01-01T00:00:00Z");

@@ -50,7 +50,7 @@ fn admit(group: &str) -> Step {
 
 fn refused(step: Step) -> (Reason, String) {
     match step {
-        Step::Refuse(refusal) => (refusal.reason, refusal.sentence),
+        Step::Refuse(refusal) => (refusal.reason, refusal.message),
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -72,12 +72,12 @@ fn the_oldest_are_admitted_and_the_rest_refused_with_numbers() {
         fleet(Some(quotas(2, 16, 1)), vec![node("c", 3, 1, 0), node("a", 1, 1, 0), node("b", 1, 1, 0)]);
     let steps = steps(&fleet);
     assert_eq!(steps[1..], [admit("acme"), admit("acme")]);
-    let sentence = "tenant acme on plan basic: maxWorkers is 2, and there are 2 older workers";
-    assert_eq!(refused(steps[0].clone()), (Reason::WorkersOverQuota, sentence.to_owned()));
+    let message = "tenant acme on plan basic: maxWorkers is 2, and there are 2 older workers";
+    assert_eq!(refused(steps[0].clone()), (Reason::WorkersOverQuota, message.to_owned()));
 }
 
 #[test]
-fn cores_and_gpus_count_and_a_node_too_large_blocks_nobody() {
+fn cores_and_gpus_count_and_a_node_too_large_blocks_no_other() {
     let large = node("large", 2, 32, 0);
     let nodes = vec![node("old", 1, 12, 1), large, node("gpu", 3, 1, 1), node("young", 4, 4, 0)];
     let fleet = fleet(Some(quotas(5, 16, 1)), nodes);
@@ -91,10 +91,9 @@ fn cores_and_gpus_count_and_a_node_too_large_blocks_nobody() {
         refused(steps[2].clone()).1,
         "tenant acme on plan basic: maxGpus is 1: older workers have 1, and this one has 1"
     );
-    let sentence = over_quota("acme", "basic", &quotas(1, -1, -1), &fleet.nodes).unwrap();
+    let message = over_quota("acme", "basic", &quotas(1, -1, -1), &fleet.nodes).unwrap();
     assert!(
-        sentence
-            .starts_with("plan basic: 3 of 4 labelled workers are refused: large (maxWorkers is 1, and t")
+        message.starts_with("plan basic: 3 of 4 labelled workers are refused: large (maxWorkers is 1, and t")
     );
     assert_eq!(over_quota("acme", "basic", &quotas(-1, -1, -1), &fleet.nodes), None);
 }
@@ -126,7 +125,7 @@ fn a_younger_node_that_filled_a_gap_makes_way() {
     let fleet = fleet(Some(quotas(5, 16, 0)), vec![large.clone(), young.clone()]);
     assert_eq!(fleet.step(&large, &LivePods::new()), Step::Wait(Waiting::Room), "never both at once");
     let Step::Release { because: Some(because), .. } = fleet.step(&young, &pods("acme", 1)) else {
-        panic!("the younger one keeps its place");
+        panic!("the younger one is not displaced");
     };
     assert_eq!(because.reason, Reason::WorkersOverQuota);
     let released = draining(node("young", 3, 8, 0), "acme");
@@ -146,7 +145,7 @@ fn a_quota_cut_takes_the_newest() {
 }
 
 #[test]
-fn a_relabelled_node_passes_when_the_pods_of_the_old_group_are_gone() {
+fn a_relabelled_node_is_admitted_when_the_pods_of_the_old_group_have_ended() {
     let fleet = fleet(Some(quotas(5, 16, 0)), Vec::new());
     let with = |node: &NodeFacts| Fleet { nodes: vec![node.clone()], ..fleet.clone() };
     let step = |node: &NodeFacts, live: &LivePods| with(node).step(node, live);
@@ -175,9 +174,9 @@ fn a_relabelled_node_passes_when_the_pods_of_the_old_group_are_gone() {
 
 #[test]
 fn an_unlabelled_or_deleted_node_is_given_back() {
-    let gone = |node: NodeFacts| NodeFacts { tenant: None, ..node };
+    let unlabelled = |node: NodeFacts| NodeFacts { tenant: None, ..node };
     let deleting = |node: NodeFacts| NodeFacts { deleting: true, ..node };
-    for change in [gone, deleting] {
+    for change in [unlabelled, deleting] {
         let fleet = fleet(Some(quotas(5, 16, 0)), Vec::new());
         let step = |node: NodeFacts, live: &LivePods| fleet.step(&change(node), live);
         let bare = node("n", 1, 4, 0);
@@ -208,15 +207,15 @@ fn labels_that_mean_nothing_are_refused() {
     let fleet = fleet(Some(quotas(5, 16, 0)), Vec::new());
     let step = |node: &NodeFacts| fleet.step(node, &LivePods::new());
     let both = NodeFacts { pool: Some("gpu".to_owned()), ..node("n", 1, 4, 0) };
-    let (reason, sentence) = refused(step(&both));
+    let (reason, message) = refused(step(&both));
     assert_eq!(reason, Reason::InvalidObject);
-    assert!(sentence.contains("labelled for 2 groups, tenant acme and pool gpu"), "{sentence}");
+    assert!(message.contains("labelled for 2 groups, tenant acme and pool gpu"), "{message}");
     assert!(matches!(step(&working(both, "acme")), Step::Release { .. }));
 
-    let nobody = NodeFacts { tenant: Some("nobody".to_owned()), ..node("n", 1, 4, 0) };
-    let (reason, sentence) = refused(step(&nobody));
+    let orphan = NodeFacts { tenant: Some("unknown".to_owned()), ..node("n", 1, 4, 0) };
+    let (reason, message) = refused(step(&orphan));
     assert_eq!(reason, Reason::NoSuchTenant);
-    assert!(sentence.ends_with("names `nobody`, and there is no such tenant"), "{sentence}");
+    assert!(message.ends_with("names `unknown`, which does not exist"), "{message}");
 }
 
 #[test]
@@ -235,9 +234,9 @@ fn an_unknown_plan_keeps_what_is_there_and_admits_nothing() {
     let (kept, new) = (working(node("a", 1, 4, 0), "acme"), node("b", 2, 4, 0));
     let fleet = fleet(None, vec![kept.clone(), new.clone()]);
     assert_eq!(fleet.step(&kept, &LivePods::new()), Step::Keep);
-    let (reason, sentence) = refused(fleet.step(&new, &LivePods::new()));
+    let (reason, message) = refused(fleet.step(&new, &LivePods::new()));
     assert_eq!(reason, Reason::UnknownPlan);
-    assert!(sentence.contains("plan `basic`, which does not exist"), "{sentence}");
+    assert!(message.contains("plan `basic`, which does not exist"), "{message}");
 }
 
 #[test]
@@ -303,7 +302,7 @@ proptest! {
     }
 
     #[test]
-    fn a_younger_node_never_costs_an_older_one_its_place(fleet in any_fleet()) {
+    fn a_younger_node_never_displaces_an_older_one(fleet in any_fleet()) {
         for young in &fleet.nodes {
             let mut without = fleet.clone();
             without.nodes.retain(|node| node.name != young.name);
@@ -321,12 +320,14 @@ proptest! {
     /// start, never two groups on one node, and in the end exactly the entitled nodes work.
     #[test]
     fn any_order_of_steps_is_safe_and_ends_well(mut fleet in any_fleet(), order in vec(any::<prop::sample::Index>(), 150)) {
+        // Given: any fleet, with pods of the groups that its nodes are admitted to.
         let mut live: Vec<LivePods> = fleet.nodes.iter().map(|node| {
             node.admitted.iter().map(|group| (group.clone(), 1)).collect()
         }).collect();
         prop_assume!(!fleet.nodes.is_empty());
         let rounds = (0..20).flat_map(|_| 0..fleet.nodes.len()).collect::<Vec<_>>();
         let all: Vec<usize> = order.iter().map(|index| index.index(fleet.nodes.len())).chain(rounds).collect();
+        // When: steps are taken in any order. Then: each keeps quotas and groups.
         for index in all {
             let before = ["acme", "umbra"].map(|tenant| within(&fleet, tenant));
             let step = fleet.step(&fleet.nodes[index], &live[index]);
@@ -351,6 +352,7 @@ proptest! {
                 prop_assert!(!was || within(&fleet, tenant));
             }
         }
+        // In the end just the entitled nodes are admitted.
         let working: Vec<_> = fleet.nodes.iter().filter(|node| node.admitted.is_some()).collect();
         prop_assert!(working.iter().all(|node| node.admitted == node.tainted && node.admitted == node.tenant));
         prop_assert_eq!(working.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), entitled(&fleet));

@@ -22,11 +22,12 @@ use sha2::{Digest, Sha256};
 
 use super::{api, ended::with_payload, idempotency_key::IdempotencyKey, rate, view::JobView};
 use crate::{
-    api_types::{Job, JobPhase, JobSpec, Reason},
+    api_types::{Job, JobPhase, JobSpec, Reason, reason::StartCondition},
     domain::{
         admission::{ProspectiveJob, Verdict},
         environment,
         resources::Resources,
+        waiting::{Explanation, explain},
     },
     hex::hex,
     http::{
@@ -45,8 +46,6 @@ use crate::{
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// How long a request waits for a verdict.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The message of a job that was admitted and whose status does not say so yet.
-pub const BEING_CREATED: &str = "its pod is being created";
 
 /// The description of a route that creates a job.
 pub fn creates_job(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
@@ -164,7 +163,7 @@ pub async fn create(app: &App, context: &Context, new: NewJob) -> Result<Respons
         None => create_job(app, context, &new).await?,
         Some((reason, message)) => match earlier_job(app, context, &new).await? {
             Some(job) => (job, true),
-            None => return Err(rejected(app, context, Some(reason), message)),
+            None => return Err(rejected(app, context, Explanation::new(reason, message))),
         },
     };
     let job = match is_decided(&job) {
@@ -175,8 +174,8 @@ pub async fn create(app: &App, context: &Context, new: NewJob) -> Result<Respons
                 Arc::new(with_payload(&job, new.spec.clone()))
             }
             Some(Outcome::Written(job)) => job,
-            Some(Outcome::Expected(reason, message)) => {
-                let job = with_reason(job, reason, message);
+            Some(Outcome::Expected(explanation)) => {
+                let job = explained(job, explanation);
                 return Ok(created(app, context, &job, StatusCode::CREATED, replayed));
             }
             None => return Ok(created(app, context, &job, StatusCode::ACCEPTED, replayed)),
@@ -184,9 +183,7 @@ pub async fn create(app: &App, context: &Context, new: NewJob) -> Result<Respons
     };
     if phase(&job) == JobPhase::Rejected {
         delete_rejected(app, &job);
-        let status = job.status.clone().unwrap_or_default();
-        let reason = status.reason.as_deref().and_then(|reason| reason.parse().ok());
-        return Err(rejected(app, context, reason, status.message.unwrap_or_default()));
+        return Err(rejected(app, context, explain(job.status.as_ref(), None)));
     }
     Ok(created(app, context, &job, StatusCode::CREATED, replayed))
 }
@@ -195,9 +192,9 @@ pub async fn create(app: &App, context: &Context, new: NewJob) -> Result<Respons
 enum Outcome {
     /// The job's status has it.
     Written(Arc<Job>),
-    /// The scheduler of this process has decided that the job waits or is admitted, for this reason and with this message.
-    /// The status will say so, unless the decision changes first.
-    Expected(Reason, String),
+    /// The scheduler of this process has decided that the job waits or is admitted. The status will say so, unless the
+    /// decision changes first.
+    Expected(Explanation),
 }
 
 /// The outcome of a job; `None` where there is none in time.
@@ -210,8 +207,7 @@ async fn wait_for_verdict(app: &App, watch: &mut JobWatch, job: &Job) -> Option<
             None => pending().await,
         };
         match verdict {
-            Verdict::Wait(reason, message) => Some(Outcome::Expected(reason, message)),
-            Verdict::Admit(_) => Some(Outcome::Expected(Reason::Admitted, BEING_CREATED.to_owned())),
+            Verdict::Wait(..) | Verdict::Admit(_) => Some(Outcome::Expected(Explanation::from(&verdict))),
             // The response to a rejected job needs its status.
             Verdict::Reject(..) => pending().await,
         }
@@ -280,9 +276,9 @@ fn is_decided(job: &Job) -> bool {
 }
 
 /// The job with the reason and message that its status will have.
-fn with_reason(mut job: Job, reason: Reason, message: String) -> Job {
+fn explained(mut job: Job, Explanation { reason, message }: Explanation) -> Job {
     let status = job.status.get_or_insert_default();
-    (status.reason, status.message) = (Some(reason.as_str().to_owned()), Some(message));
+    (status.reason, status.message) = (reason, message);
     job
 }
 
@@ -303,22 +299,30 @@ fn created(app: &App, context: &Context, job: &Job, status: StatusCode, replayed
 }
 
 /// The problem of a job that was rejected, or would be.
-fn rejected(app: &App, context: &Context, reason: Option<Reason>, message: String) -> Problem {
-    let problem = match reason {
-        Some(Reason::RateLimited) => {
+fn rejected(app: &App, context: &Context, explanation: Explanation) -> Problem {
+    let Explanation { reason, message } = explanation.clone();
+    let detail = message.clone().unwrap_or_default();
+    let problem = match explanation.known().and_then(Reason::unmet) {
+        Some(StartCondition::RateWindow) => {
             let wait = rate::resets_in(app, context).unwrap_or(60);
-            Problem::new(Code::RateLimited, &message).retry_after(wait)
+            Problem::new(Code::RateLimited, detail).retry_after(wait)
         }
-        // Of the jobs that could wait, the scheduler rejects only those over the number of jobs.
-        Some(Reason::WaitingForQuota) => {
-            let max = rate::max_jobs(app, context);
-            let detail = max.map(|max| format!("max concurrent jobs limit reached ({max}/{max})"));
-            Problem::new(Code::QuotaExceeded, detail.unwrap_or_else(|| message.clone())).retry_after(5)
+        Some(StartCondition::Quota) => {
+            // Where as many jobs run and wait as may run, that is what the scheduler has rejected the job for.
+            let of_jobs = explanation.known() == Some(Reason::WaitingForQuota);
+            let detail = of_jobs.then(|| rate::jobs_used_up(app, context)).flatten().unwrap_or(detail);
+            Problem::new(Code::QuotaExceeded, detail).retry_after(5)
         }
-        Some(Reason::QueueFull) => Problem::new(Code::QuotaExceeded, &message).retry_after(5),
-        _ => Problem::new(Code::JobRejected, &message),
+        Some(
+            StartCondition::TenantActive
+            | StartCondition::BackOff
+            | StartCondition::NodeFit
+            | StartCondition::Turn
+            | StartCondition::Pod,
+        )
+        | None => Problem::new(Code::JobRejected, detail),
     };
-    let problem = problem.with_reason(reason.map(|reason| reason.as_str().to_owned()), Some(message));
+    let problem = problem.with_reason(reason, message);
     rate::headers(app, context)
         .into_iter()
         .fold(problem, |problem, (name, value)| problem.with_header(name, value.to_str().unwrap_or_default()))

@@ -411,6 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_page_of_the_history_leads_to_the_next_one() {
+        // Given: a queued job, and reads of the history that end at a time.
         let lab = Lab::new();
         let made = lab.job(1, json!({"phase": "Queued"}));
         let made_at = made.metadata.creation_timestamp.as_ref().unwrap().0;
@@ -427,7 +428,7 @@ mod tests {
             page(&lab.app, ("t", "tenant-acme"), &query, Some(recorded)).now_or_never().unwrap()
         };
 
-        // Older jobs are on the page whose search reaches them.
+        // Step 1: an empty page has a cursor; older jobs are on the page whose search reaches them.
         let to = "9999-01-01T00:00:00Z";
         let empty = of(searched(to));
         assert!(empty.jobs.is_empty());
@@ -435,6 +436,7 @@ mod tests {
         assert_eq!(next, (to.parse().unwrap(), Uuid::from_u128(1)));
         assert!(made_at < next.0);
 
+        // Step 2: the next page has the job, and the last one no cursor.
         let with_one = of(searched("1971-01-01T00:00:00Z"));
         assert!(with_one.jobs.len() == 1 && with_one.next_cursor.is_some());
         let last = of(JobsPage::default());

@@ -26,10 +26,13 @@ pub fn usage(app: &App, context: &Context) -> TenantUsage {
     live.or_else(written).unwrap_or_default()
 }
 
-/// Most jobs at once, where that is limited.
+/// That the jobs that run and wait are as many as may run at once; `None` where they are fewer, or no limit exists.
 #[must_use]
-pub fn max_jobs(app: &App, context: &Context) -> Option<i64> {
-    quotas(app, context).map(|quotas| quotas.max_jobs).filter(|max| *max >= 0)
+pub fn jobs_used_up(app: &App, context: &Context) -> Option<String> {
+    let max = quotas(app, context)?.max_jobs;
+    let usage = usage(app, context);
+    let is_used_up = max >= 0 && usage.active_jobs.saturating_add(usage.queued_jobs) >= max;
+    is_used_up.then(|| format!("max concurrent jobs limit reached ({max}/{max})"))
 }
 
 /// Seconds until the current window ends.

@@ -215,8 +215,10 @@ mod tests {
             "status": {"phase": "TimedOut", "reason": "DeadlineExceeded", "exitCode": 137},
         }))
         .unwrap();
+        // Step 1: no value of a variable is shown.
         let shown = serde_json::to_value(JobView::of(&job, "t")).unwrap();
         assert!(!shown.to_string().contains("geheim"), "{shown}");
+        // Step 2: fields and words are in snake case.
         for (field, expected) in [
             ("id", json!("u")),
             ("tenant_id", json!("t")),

@@ -10,18 +10,21 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Id, cached_job,
-    create::BEING_CREATED,
-    rate,
+    Id, cached_job, rate,
     view::{StatusWord, word},
 };
 use crate::{
     api_types::{
         Job, JobPhase, Reason,
         plan::{EffectiveQuotas, Limit},
+        quota::QuotaDimension,
+        reason::StartCondition,
         tenant::TenantUsage,
     },
-    domain::{admission::Verdict, resources::Resources},
+    domain::{
+        resources::Resources,
+        waiting::{self, Explanation},
+    },
     http::{
         App,
         auth::{ByKey, Context, JobsRead},
@@ -45,7 +48,10 @@ pub struct Why {
     reason: Option<String>,
     /// This sentence says why the job is in its state, with numbers.
     message: Option<String>,
-    /// This is the job's place among the tenant's waiting jobs, from 1. It is null beyond the 10,000th.
+    /// This is the path on this server that has the cause of the reason and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    docs: Option<String>,
+    /// This is the job's position among the tenant's waiting jobs, from 1. It is null beyond the 10,000th.
     position: Option<usize>,
     /// This is `scheduler` where the numbers are of this moment, and `status` where this replica does not lead.
     #[schemars(extend("enum" = ["scheduler", "status"]))]
@@ -78,6 +84,10 @@ pub struct Check {
 }
 
 impl Check {
+    fn of(condition: StartCondition, ok: Option<bool>, detail: impl Into<String>) -> Self {
+        Self::plain(condition.into(), ok, detail)
+    }
+
     fn plain(name: &'static str, ok: Option<bool>, detail: impl Into<String>) -> Self {
         Self { name, ok, detail: detail.into(), used: None, asked: None, limit: None, at: None }
     }
@@ -121,30 +131,20 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let uid = job.uid().unwrap_or_default();
     let verdict = app.scheduler().filter(|_| waiting).and_then(|scheduler| scheduler.current_verdict(&uid));
     let source = if app.scheduler().is_some_and(SchedulerHandle::is_ready) { "scheduler" } else { "status" };
-    let (reason, message) = match verdict {
-        Some(Verdict::Wait(reason, message) | Verdict::Reject(reason, message)) => {
-            (Some(reason.as_str().to_owned()), Some(message))
-        }
-        Some(Verdict::Admit(_)) => {
-            (Some(Reason::Admitted.as_str().to_owned()), Some(BEING_CREATED.to_owned()))
-        }
-        None => (status.reason.clone(), status.message.clone()),
-    };
-    let checks =
-        if waiting { checks(app, context, job, reason.as_deref(), message.as_deref()) } else { Vec::new() };
+    let explanation = waiting::explain(Some(&status), verdict.as_ref());
+    let checks = if waiting { checks(app, context, job, &explanation) } else { Vec::new() };
     let namespace = &context.principal.tenant.namespace;
     let position = waiting.then(|| app.jobs.position(namespace, job)).flatten();
-    Why { id: uid, status: word(status.phase), waiting, reason, message, position, source, checks }
+    let docs = explanation.known().map(Reason::path);
+    let Explanation { reason, message } = explanation;
+    Why { id: uid, status: word(status.phase), waiting, reason, message, docs, position, source, checks }
 }
 
-fn checks(
-    app: &App,
-    context: &Context,
-    job: &Job,
-    reason: Option<&str>,
-    message: Option<&str>,
-) -> Vec<Check> {
-    let mut checks = vec![Check::plain("tenant_active", Some(true), "the tenant accepts and runs jobs")];
+fn checks(app: &App, context: &Context, job: &Job, explanation: &Explanation) -> Vec<Check> {
+    let (reason, message) = (explanation.known(), explanation.message.as_deref());
+    let is_active = reason.and_then(Reason::unmet) != Some(StartCondition::TenantActive);
+    let detail = message.filter(|_| !is_active).unwrap_or("the tenant accepts and runs jobs");
+    let mut checks = vec![Check::of(StartCondition::TenantActive, Some(is_active), detail)];
     let usage = rate::usage(app, context);
     let asked = Resources::of_job(&job.spec, &app.scenarios.borrow()).ok();
     if let Some(quotas) = rate::quotas(app, context) {
@@ -153,10 +153,10 @@ fn checks(
         checks.extend(quota_checks(&quotas, &usage, asked.as_ref(), fresh));
     }
     let within_quota = checks.iter().all(|check| check.ok == Some(true));
-    checks.extend(placement_checks(reason.and_then(|reason| reason.parse().ok()), message, within_quota));
+    checks.extend(placement_checks(reason, message, within_quota));
     if let Some(at) = job.status.as_ref().and_then(|status| status.not_before.as_ref()) {
         let over = at.0 <= app.clock.now();
-        let back_off = Check::plain("back_off", Some(over), "no attempt before this time");
+        let back_off = Check::of(StartCondition::BackOff, Some(over), "no attempt before this time");
         checks.insert(1, Check { at: Some(at.0), ..back_off });
     }
     checks
@@ -169,72 +169,61 @@ fn quota_checks(
     asked: Option<&Resources>,
     fresh: bool,
 ) -> Vec<Check> {
-    /// 10^6: the amount of memory is in megabytes.
-    const MB: u64 = 1_000_000;
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
-    let limit = Limit::from_quota;
     let asked = asked.copied().unwrap_or_default();
-    let hour = number(usage.jobs_this_hour);
-    let window =
-        Check::amount("rate_window", "jobs an hour", hour, fresh.into(), limit(quotas.max_jobs_per_hour));
-    let at = usage.jobs_hour_reset_at.as_ref().map(|at| at.0);
-    vec![
-        Check { at, ..window },
-        Check::amount("job_quota", "jobs at once", number(usage.active_jobs), 1, limit(quotas.max_jobs)),
-        Check::amount(
-            "cpu",
-            "millicores",
-            number(usage.cpu_millicores),
-            asked.cpu_milli,
-            limit(quotas.max_cpu_cores).times(1000),
-        ),
-        Check::amount(
-            "memory",
-            "MB",
-            number(usage.memory_bytes).div_ceil(MB),
-            asked.memory_bytes.div_ceil(MB),
-            limit(quotas.max_memory_gb).times(1000),
-        ),
-        Check::amount("gpus", "GPUs", number(usage.gpus), asked.gpus, limit(quotas.max_gpus)),
-        Check::amount(
-            "bandwidth",
-            "Mbit/s",
-            number(usage.bandwidth_mbps),
-            asked.bandwidth_mbps,
-            limit(quotas.max_bandwidth_mbps),
-        ),
-    ]
+    // The hourly window is checked first.
+    let all = [QuotaDimension::JobsPerHour].into_iter();
+    let all = all.chain(QuotaDimension::all().filter(|dimension| *dimension != QuotaDimension::JobsPerHour));
+    let check = |dimension: QuotaDimension| {
+        let check = dimension.check()?;
+        let asked = match dimension {
+            QuotaDimension::JobsPerHour => fresh.into(),
+            QuotaDimension::Jobs => 1,
+            _ => asked.amount(dimension)?,
+        };
+        let used = number(dimension.used(usage)?).div_ceil(check.size);
+        let limit = dimension.limit(quotas).divided_by(check.size);
+        let at = usage.jobs_hour_reset_at.as_ref().filter(|_| dimension == QuotaDimension::JobsPerHour);
+        let amount = Check::amount(check.name, check.unit, used, asked.div_ceil(check.size), limit);
+        Some(Check { at: at.map(|at| at.0), ..amount })
+    };
+    all.filter_map(check).collect()
 }
 
-/// The checks of nodes and of other tenants, from the scheduler's reason: it checks nodes only within the quotas.
+/// The checks of nodes, of other tenants and of the API server, from the scheduler's reason: it checks nodes only within
+/// the quotas.
 fn placement_checks(reason: Option<Reason>, message: Option<&str>, within_quota: bool) -> [Check; 3] {
     let said = || message.unwrap_or("the scheduler has not decided yet").to_owned();
-    let no_pod_yet = || Check::plain("pod", None, "not created before the job is admitted");
-    match reason {
-        Some(Reason::NoWorkers | Reason::WaitingForCapacity | Reason::DoesNotFit) => [
-            Check::plain("node_fit", Some(false), said()),
-            Check::plain("turn", None, "not checked before a node has capacity"),
-            no_pod_yet(),
+    let node = |ok, detail: String| Check::of(StartCondition::NodeFit, ok, detail);
+    let turn = |ok, detail: &str| Check::of(StartCondition::Turn, ok, detail);
+    let no_pod_yet = || Check::of(StartCondition::Pod, None, "not created before the job is admitted");
+    match reason.and_then(Reason::unmet) {
+        Some(StartCondition::NodeFit) => {
+            [node(Some(false), said()), turn(None, "not checked before a node has capacity"), no_pod_yet()]
+        }
+        Some(StartCondition::Turn) => {
+            [node(Some(true), "a node has capacity".to_owned()), turn(Some(false), &said()), no_pod_yet()]
+        }
+        Some(StartCondition::Pod) => [
+            node(None, "a node had capacity when the job was last admitted".to_owned()),
+            turn(None, "checked again when the pod is created again"),
+            Check::of(StartCondition::Pod, Some(false), said()),
         ],
-        Some(Reason::WaitingForTurn) => [
-            Check::plain("node_fit", Some(true), "a node has capacity"),
-            Check::plain("turn", Some(false), said()),
-            no_pod_yet(),
+        None if reason == Some(Reason::Admitted) => [
+            node(Some(true), said()),
+            turn(Some(true), "the job is first in fair-share order"),
+            Check::of(StartCondition::Pod, None, "being created"),
         ],
-        Some(Reason::Admitted) => [
-            Check::plain("node_fit", Some(true), said()),
-            Check::plain("turn", Some(true), "the job is first in fair-share order"),
-            Check::plain("pod", None, "being created"),
-        ],
-        Some(Reason::PodRefused) => [
-            Check::plain("node_fit", None, "a node had capacity when the job was last admitted"),
-            Check::plain("turn", None, "checked again when the pod is created again"),
-            Check::plain("pod", Some(false), said()),
-        ],
-        _ => {
+        Some(
+            StartCondition::TenantActive
+            | StartCondition::BackOff
+            | StartCondition::RateWindow
+            | StartCondition::Quota,
+        )
+        | None => {
             let why =
                 if within_quota { "not checked yet" } else { "not checked before the quotas allow the job" };
-            [Check::plain("node_fit", None, why), Check::plain("turn", None, why), no_pod_yet()]
+            [node(None, why.to_owned()), turn(None, why), no_pod_yet()]
         }
     }
 }
@@ -260,15 +249,13 @@ mod tests {
         let asked = Resources { cpu_milli: 1000, memory_bytes: 1, ..Resources::default() };
         let lines = quota_checks(&plans.get("free").unwrap().quotas, &usage, Some(&asked), true);
         let results: Vec<_> = lines.iter().map(|line| (line.name, line.ok)).collect();
-        let expected = [
-            ("rate_window", true),
-            ("job_quota", false),
-            ("cpu", false),
-            ("memory", true),
-            ("gpus", true),
-            ("bandwidth", true),
-        ];
-        assert_eq!(results, expected.map(|(name, ok)| (name, Some(ok))));
+        let (first, others) = results.split_at(3);
+        let expected = [("rate_window", true), ("job_quota", false), ("cpu", false)];
+        assert_eq!(first, expected.map(|(name, ok)| (name, Some(ok))));
+        for name in ["memory", "gpus", "bandwidth"] {
+            assert!(others.contains(&(name, Some(true))), "{name}: {others:?}");
+        }
+        assert!(others.iter().all(|(_, ok)| *ok == Some(true)), "{others:?}");
         assert_eq!((lines[2].used, lines[2].asked, lines[2].limit), (Some(3500), Some(1000), Some(4000)));
     }
 

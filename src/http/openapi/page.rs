@@ -35,7 +35,7 @@ pub fn html(document: &Value) -> String {
     page.0 += "<header>\n";
     page.element("h1", &format!("{title}: REST API"));
     page.prose(&document["info"]["description"]);
-    page.0 += "<p><a href=\"/openapi.json\">OpenAPI document</a> · <a href=\"/problems\">problems</a></p>\n</header>\n";
+    page.0 += "<p><a href=\"/openapi.json\">OpenAPI document</a> · <a href=\"/problems\">problems</a> · <a href=\"/reasons\">reasons</a></p>\n</header>\n";
     page.contents(document);
     page.0 += "<main>\n";
     for (path, method, operation) in operations(document) {
@@ -79,7 +79,7 @@ fn escaped(text: &str) -> String {
     })
 }
 
-/// Escaped, with what stands between backticks as code.
+/// Escaped, with the text between backticks as code.
 fn inline(text: &str) -> String {
     let part = |(n, part): (usize, &str)| match n % 2 {
         0 => escaped(part),

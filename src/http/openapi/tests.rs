@@ -47,16 +47,19 @@ fn the_document_holds_together() {
     let mut all = Vec::new();
     schemas("", &document, &mut all);
     assert!(all.len() > 300, "{}", all.len());
+    // Step 1: each reference leads to a schema.
     for (at, schema) in &all {
         if let Some(reference) = schema["$ref"].as_str() {
             assert!(document.pointer(&reference[1..]).is_some(), "{at}: {reference}");
         }
     }
+    // Step 2: no two operations have one id.
     let ids: Vec<&str> = operations(&document)
         .iter()
         .map(|(_, _, operation)| operation["operationId"].as_str().unwrap())
         .collect();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{ids:?}");
+    // Step 3: each operation has the parameters of its path, its responses, and links to operations.
     for (path, method, operation) in operations(&document) {
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         let named: BTreeSet<&str> = parameters
@@ -84,11 +87,13 @@ fn every_object_is_closed_and_every_field_of_a_body_is_bounded() {
     let named = document["components"]["schemas"].as_object().unwrap();
     let mut all = Vec::new();
     schemas("", &document["components"]["schemas"], &mut all);
+    // Step 1: every object is closed.
     for (at, schema) in &all {
         if schema["type"] == "object" && schema.get("properties").is_some() {
             assert_eq!(schema["additionalProperties"], false, "{at}");
         }
     }
+    // Step 2: every field of a body is described and bounded.
     let bodies = [
         "JobCreate",
         "Variable",
@@ -114,6 +119,7 @@ fn every_object_is_closed_and_every_field_of_a_body_is_bounded() {
             assert!(!is("array") || has("maxItems"), "{at} may have any number of items");
         }
     }
+    // Step 3: the bounds are those of the CRD.
     let image = &named["JobCreate"]["properties"]["image"];
     assert_eq!((&image["minLength"], &image["maxLength"]), (&1.into(), &1024.into()));
 }
@@ -126,6 +132,7 @@ fn the_document_keeps_to_the_schemas_that_generators_of_clients_read() {
     objects("", &document, &mut all);
     let schemas = all.iter().filter(|(at, _)| at.contains("schema"));
     let mut enumerations = BTreeSet::new();
+    // Step 1: the keywords of each schema.
     for (at, schema) in schemas {
         for keyword in ["const", "not", "allOf", "if", "x-kubernetes-int-or-string"] {
             assert!(schema.get(keyword).is_none() || at.ends_with("/properties"), "{at}: {keyword}");
@@ -165,6 +172,7 @@ fn the_document_keeps_to_the_schemas_that_generators_of_clients_read() {
             }
         }
     }
+    // Step 2: no schema has a name that generators use themselves.
     let schemes = document["components"]["securitySchemes"].as_object().unwrap();
     for name in named.keys() {
         // Go's constructors, and what generators name after operations.
@@ -178,6 +186,7 @@ fn the_document_keeps_to_the_schemas_that_generators_of_clients_read() {
             "{name} is a scheme of credentials too"
         );
     }
+    // Step 3: every problem has one type.
     for (path, method, operation) in operations(&document) {
         for (status, response) in operation["responses"].as_object().unwrap() {
             let problem = &response["content"]["application/problem+json"]["schema"];
@@ -270,6 +279,7 @@ fn every_operation_is_described_and_every_description_is_a_sentence() {
     let texts: Vec<(&String, &str)> =
         described.filter_map(|(at, it)| Some((at, it["description"].as_str()?))).collect();
     assert!(texts.len() > 400, "{}", texts.len());
+    // Step 1: each description is made of sentences.
     for (at, text) in texts {
         assert_eq!(flaw(text), None, "{at}");
         for sentence in text.replace(".\n", ".\u{0}").replace('\n', " ").split('\u{0}') {
@@ -277,6 +287,7 @@ fn every_operation_is_described_and_every_description_is_a_sentence() {
             assert!(has_verb(sentence), "{at}: no verb: {sentence}");
         }
     }
+    // Step 2: each operation has a tag, a summary and a description.
     let tags: Vec<&Value> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
     for (path, method, operation) in operations(&document) {
         assert!(tags.contains(&&operation["tags"][0]), "{method} {path}");
@@ -286,6 +297,7 @@ fn every_operation_is_described_and_every_description_is_a_sentence() {
         assert!(operation["description"].is_string(), "{method} {path}");
     }
     let named = document["components"]["schemas"].as_object().unwrap();
+    // Step 3: each schema and each field has a description.
     for (name, schema) in named {
         assert!(schema["description"].is_string(), "{name} is not described");
         for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
@@ -339,6 +351,33 @@ fn the_commands_that_the_docs_generate_clients_with_are_those_that_are_tested() 
         let pins = read(&format!("tests/clients/{file}"));
         let pinned = pins.split(before).nth(1).unwrap().split([' ', '"', '\n']).next().unwrap();
         assert!(section.contains(&format!("{name} {pinned}")), "{name} {pinned} is what is tested");
+    }
+}
+
+/// A route that is added is on the page about the REST API, and in the cluster tests that try each route with every kind of
+/// key, and with the ids of another tenant's objects.
+#[test]
+fn every_route_is_documented_and_tried_with_every_kind_of_key() {
+    let read =
+        |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = read("docs/rest-api.md");
+    let (with_keys, foreign) = (read("tests/e2e/api/routes.rs"), read("tests/e2e/api/foreign.rs"));
+    for (path, method, operation) in operations(&document()) {
+        let (method, path) = (method.to_uppercase(), path.strip_prefix("/v1").unwrap_or(path));
+        let path = path.replace("/tenants/{id}", "/tenants/{tenant}");
+        let is_on_page = |name: &str| ['`', '?'].iter().any(|end| page.contains(&format!("`{name}{end}")));
+        assert!(is_on_page(&format!("{method} {path}")) || is_on_page(&path), "rest-api.md: {method} {path}");
+        let security = operation["security"].as_array().unwrap();
+        if security.iter().any(|one| one.get("apiKey").is_some()) {
+            let path = path.replace("/jobs/{id}", "/jobs/{job}").replace("/keys/{id}", "/keys/{key}");
+            let is_in = |tests: &str, path: &str| tests.contains(&format!("\"{method}\", \"{path}\""));
+            let is_tried = is_in(&with_keys, &path) || is_in(&with_keys, &path.replace("{job}", "{ended}"));
+            assert!(is_tried, "tests/e2e/api/routes.rs: {method} {path}");
+            assert!(
+                !path.contains('{') || is_in(&foreign, &path),
+                "tests/e2e/api/foreign.rs: {method} {path}"
+            );
+        }
     }
 }
 

@@ -124,6 +124,7 @@ mod tests {
 
     #[test]
     fn an_invalid_object_is_explained_with_the_fields_of_the_body() {
+        // Each case: the message of the API server, its causes, and the expected detail.
         for (message, causes, said) in [
             (
                 "Job.crofter.io \"job-1\" is invalid: [spec.envFrom[0].configMap: Invalid value: …, <nil>: Invalid value: null: some …]",
@@ -172,6 +173,7 @@ mod tests {
             binding 'quiet' denied request: no jobs on Sunday";
         const RBAC: &str =
             "jobs.crofter.io is forbidden: User \"system:serviceaccount:a:b\" cannot create resource";
+        // Each case: the status and message of the API server, and the expected code and detail.
         for (status, words, code, detail) in [
             (403, TERMINATING, Code::TenantInactive, INACTIVE_TENANT),
             (404, "namespaces \"tenant-acme\" not found", Code::TenantInactive, INACTIVE_TENANT),

@@ -243,6 +243,7 @@ mod tests {
             },
         }))
         .unwrap();
+        // Given: the spec after a PUT of a body.
         let of = |body: Value| {
             let changes: Changes = body::read(body.to_string().as_bytes()).unwrap();
             let mut spec = serde_json::to_value(&tenant.spec).unwrap();
@@ -250,9 +251,11 @@ mod tests {
             let spec: crate::api_types::TenantSpec = serde_json::from_value(spec).unwrap();
             spec
         };
+        // Step 1: an empty body makes it a new tenant's.
         let plain =
             crate::api_types::TenantSpec { elastic: true, ..serde_json::from_value(json!({})).unwrap() };
         assert_eq!(json!(of(json!({}))), json!(plain), "a field that the API does not have stays");
+        // Step 2: fields of the body are taken.
         let given = of(
             json!({"plan": "basic", "quotas": {"max_gpus": 1}, "metadata": {"new": "2"}, "status": "suspended"}),
         );

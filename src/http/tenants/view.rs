@@ -1,6 +1,6 @@
 //! A tenant in responses.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use axum::{
     Json,
@@ -10,13 +10,15 @@ use axum::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::{Map, Value, json};
 
 use crate::{
     api_types::{
         Tenant,
-        plan::{EffectiveQuotas, Limit, Quotas},
+        plan::{EffectiveQuotas, Quotas},
+        quota::QuotaDimension,
         tenant::{TenantPhase, TenantUsage},
     },
     domain::tenant_state,
@@ -71,62 +73,105 @@ enum TenantStatus {
     Stalled,
 }
 
-macro_rules! quotas {
-    ($(#[doc = $doc:literal] $field:ident),* $(,)?) => {
-        /// These quotas are in force. A quota of -1 sets no limit.
-        #[derive(Debug, Serialize, JsonSchema)]
-        #[schemars(rename = "Quotas")]
-        pub struct AllQuotas { $(#[doc = $doc] pub(super) $field: i64,)* }
-
-        impl From<EffectiveQuotas> for AllQuotas {
-            fn from(from: EffectiveQuotas) -> Self {
-                Self { $($field: from.$field,)* }
-            }
-        }
-
-        /// These quotas replace those of the plan. Null leaves the quota of the plan, and -1 sets no limit.
-        #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-        #[serde(deny_unknown_fields)]
-        pub struct OwnQuotas { $(#[doc = $doc] #[serde(default)] $field: Option<i64>,)* }
-
-        impl From<OwnQuotas> for Quotas {
-            fn from(from: OwnQuotas) -> Self {
-                Self { $($field: from.$field,)* }
-            }
-        }
-    };
+/// The schema of an object with a field for each dimension.
+fn schema(description: &str, fields: impl Iterator<Item = (String, Value)>, are_required: bool) -> Schema {
+    let (mut properties, mut names) = (Map::new(), Vec::new());
+    for (name, field) in fields {
+        names.push(name.clone());
+        properties.insert(name, field);
+    }
+    let mut schema = json_schema!({"type": "object", "description": description, "properties": properties});
+    if are_required {
+        schema.insert("required".to_owned(), json!(names));
+    }
+    schema
 }
-quotas!(
-    /// This is how many jobs may run at once.
-    max_jobs,
-    /// This is how many jobs may wait.
-    max_queued_jobs,
-    /// This is how many jobs may start in an hour.
-    max_jobs_per_hour,
-    /// This is how many nodes may be assigned to the tenant.
-    max_workers,
-    /// This is how many CPU cores the jobs may use at once.
-    max_cpu_cores,
-    /// This is how much memory the jobs may use at once, in GB.
-    max_memory_gb,
-    /// This is how many GPUs the jobs may use at once.
-    max_gpus,
-    /// This is how much persistent storage the tenant may claim, in GB.
-    max_storage_gb,
-    /// This is how much network bandwidth the jobs may use at once, in Mbit/s.
-    max_bandwidth_mbps,
-    /// This is how many minutes a job may run.
-    job_timeout_minutes,
-);
+
+fn integer(description: &str) -> Value {
+    json!({"type": "integer", "format": "int64", "description": description})
+}
+
+/// These quotas are in force.
+#[derive(Debug)]
+pub struct AllQuotas(EffectiveQuotas);
+
+impl Serialize for AllQuotas {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(
+            QuotaDimension::all().map(|dimension| (dimension.rest_name(), dimension.quota(&self.0))),
+        )
+    }
+}
+
+impl JsonSchema for AllQuotas {
+    fn schema_name() -> Cow<'static, str> {
+        "Quotas".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let fields = QuotaDimension::all()
+            .map(|dimension| (dimension.rest_name(), integer(dimension.rest_description())));
+        schema("These quotas are in force. A quota of -1 sets no limit.", fields, true)
+    }
+}
+
+/// These quotas replace those of the plan.
+#[derive(Clone, Debug, Default)]
+pub struct OwnQuotas(Quotas);
+
+impl<'de> Deserialize<'de> for OwnQuotas {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let quotas = BTreeMap::<RestName, Option<i64>>::deserialize(deserializer)?;
+        let fields: Map<String, Value> =
+            quotas.into_iter().map(|(name, quota)| (name.0.field().to_owned(), json!(quota))).collect();
+        serde_json::from_value(fields.into()).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// The dimension of a field of [`OwnQuotas`].
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct RestName(QuotaDimension);
+
+impl<'de> Deserialize<'de> for RestName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = QuotaDimension::all().find(|dimension| dimension.rest_name() == name);
+        known.map(Self).ok_or_else(|| {
+            let names: Vec<String> =
+                QuotaDimension::all().map(|dimension| format!("`{}`", dimension.rest_name())).collect();
+            D::Error::custom(format_args!("unknown field `{name}`, expected one of {}", names.join(", ")))
+        })
+    }
+}
+
+impl JsonSchema for OwnQuotas {
+    fn schema_name() -> Cow<'static, str> {
+        "OwnQuotas".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let fields = QuotaDimension::all().map(|dimension| {
+            let mut field = integer(dimension.rest_description());
+            field["type"] = json!(["integer", "null"]);
+            (dimension.rest_name(), field)
+        });
+        let description = "These quotas replace those of the plan. Null leaves the quota of the plan, and -1 sets no limit.";
+        schema(description, fields, false)
+    }
+}
+
+impl From<OwnQuotas> for Quotas {
+    fn from(OwnQuotas(quotas): OwnQuotas) -> Self {
+        quotas
+    }
+}
 
 /// This is what a tenant uses.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "CurrentUsage")]
 pub struct UsageView {
-    /// This is how many jobs are admitted or run.
-    active_jobs: i64,
-    /// This is how many jobs wait.
-    queued_jobs: i64,
+    #[serde(flatten)]
+    amounts: Amounts,
     /// This is how many jobs have completed.
     completed_jobs: i64,
     /// This is how many jobs have failed.
@@ -137,20 +182,6 @@ pub struct UsageView {
     rejected_jobs: i64,
     /// This is how many jobs ran into their time limit.
     timed_out_jobs: i64,
-    /// This is how many nodes are admitted to the tenant.
-    active_workers: i64,
-    /// This is the CPU that is in use, in thousandths of a core.
-    cpu_millicores: i64,
-    /// This is the memory that is in use, in bytes.
-    memory_bytes: i64,
-    /// This is how many GPUs are in use.
-    gpus: i64,
-    /// This is the persistent storage that is claimed, in bytes.
-    storage_bytes: i64,
-    /// This is the network bandwidth that is in use, in Mbit/s.
-    bandwidth_mbps: i64,
-    /// This is how many jobs have started in the current hour.
-    jobs_this_hour: i64,
     /// This is when the current hour ends. It is null before the first job.
     jobs_hour_reset_at: Option<Timestamp>,
 }
@@ -158,63 +189,75 @@ pub struct UsageView {
 impl From<TenantUsage> for UsageView {
     fn from(from: TenantUsage) -> Self {
         Self {
-            active_jobs: from.active_jobs,
-            queued_jobs: from.queued_jobs,
             completed_jobs: from.ended.completed,
             failed_jobs: from.ended.failed,
             canceled_jobs: from.ended.canceled,
             rejected_jobs: from.ended.rejected,
             timed_out_jobs: from.ended.timed_out,
-            active_workers: from.workers,
-            cpu_millicores: from.cpu_millicores,
-            memory_bytes: from.memory_bytes,
-            gpus: from.gpus,
-            storage_bytes: from.storage_bytes,
-            bandwidth_mbps: from.bandwidth_mbps,
-            jobs_this_hour: from.jobs_this_hour,
-            jobs_hour_reset_at: from.jobs_hour_reset_at.map(|at| at.0),
+            jobs_hour_reset_at: from.jobs_hour_reset_at.as_ref().map(|at| at.0),
+            amounts: Amounts(from),
         }
     }
 }
 
-/// These numbers are what the quotas still allow. Null means that there is no limit. No number is below 0.
-#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Limits {
-    /// This is how many more jobs may run.
-    available_jobs: Option<u64>,
-    /// This is how many more nodes may be assigned to the tenant.
-    available_workers: Option<u64>,
-    /// This is how much more CPU the jobs may use, in thousandths of a core.
-    available_cpu_millicores: Option<u64>,
-    /// This is how much more memory the jobs may use, in bytes.
-    available_memory_bytes: Option<u64>,
-    /// This is how many more GPUs the jobs may use.
-    available_gpus: Option<u64>,
-    /// This is how much more persistent storage the tenant may claim, in bytes.
-    available_storage_bytes: Option<u64>,
-    /// This is how much more network bandwidth the jobs may use, in Mbit/s.
-    available_bandwidth_mbps: Option<u64>,
-    /// This is how many more jobs may start in the current hour.
-    available_jobs_this_hour: Option<u64>,
+/// What a tenant uses of each dimension.
+#[derive(Debug)]
+struct Amounts(TenantUsage);
+
+impl Serialize for Amounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(
+            QuotaDimension::all()
+                .filter_map(|dimension| Some((dimension.rest_usage()?.name, dimension.used(&self.0)?))),
+        )
+    }
 }
 
-impl Limits {
-    fn of(quotas: &EffectiveQuotas, usage: &TenantUsage) -> Self {
-        const GIGA: u64 = 1_000_000_000;
-        let left = |quota: i64, unit: u64, used: i64| {
-            let max = Limit::from_quota(quota).times(unit).at_most()?;
-            Some(max.saturating_sub(u64::try_from(used).unwrap_or(0)))
-        };
-        Self {
-            available_jobs: left(quotas.max_jobs, 1, usage.active_jobs),
-            available_workers: left(quotas.max_workers, 1, usage.workers),
-            available_cpu_millicores: left(quotas.max_cpu_cores, 1000, usage.cpu_millicores),
-            available_memory_bytes: left(quotas.max_memory_gb, GIGA, usage.memory_bytes),
-            available_gpus: left(quotas.max_gpus, 1, usage.gpus),
-            available_storage_bytes: left(quotas.max_storage_gb, GIGA, usage.storage_bytes),
-            available_bandwidth_mbps: left(quotas.max_bandwidth_mbps, 1, usage.bandwidth_mbps),
-            available_jobs_this_hour: left(quotas.max_jobs_per_hour, 1, usage.jobs_this_hour),
-        }
+impl JsonSchema for Amounts {
+    fn schema_name() -> Cow<'static, str> {
+        "Amounts".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let fields = QuotaDimension::all().filter_map(QuotaDimension::rest_usage);
+        let fields = fields.map(|field| (field.name.to_owned(), integer(field.description)));
+        schema("This is what a tenant uses.", fields, true)
+    }
+}
+
+/// These numbers are what the quotas still allow.
+#[derive(Debug)]
+pub struct Limits {
+    quotas: EffectiveQuotas,
+    usage: TenantUsage,
+}
+
+impl Serialize for Limits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(QuotaDimension::all().filter_map(|dimension| {
+            Some((dimension.rest_available()?.name, dimension.available(&self.usage, &self.quotas)))
+        }))
+    }
+}
+
+impl JsonSchema for Limits {
+    fn schema_name() -> Cow<'static, str> {
+        "Limits".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let fields = QuotaDimension::all().filter_map(QuotaDimension::rest_available).map(|field| {
+            let mut number = integer(field.description);
+            number["type"] = json!(["integer", "null"]);
+            number["minimum"] = 0.into();
+            (field.name.to_owned(), number)
+        });
+        let description = "These numbers are what the quotas still allow. Null means that there is no limit. No number is below 0.";
+        schema(description, fields, true)
     }
 }
 
@@ -287,7 +330,7 @@ pub fn view(app: &App, tenant: &Tenant) -> TenantView {
         plan: spec.plan.clone(),
         status: status(app, tenant),
         namespace: tenant.status.as_ref().and_then(|status| status.namespace.clone()),
-        quotas: quotas(app, tenant).map(Into::into),
+        quotas: quotas(app, tenant).map(AllQuotas),
         usage: usage(app, tenant).into(),
         metadata: spec.metadata.iter().map(|(key, value)| (key.clone(), value.0.clone())).collect(),
         shared_pools: spec.shared_pools.clone(),
@@ -306,8 +349,8 @@ pub fn stats(app: &App, tenant: &Tenant) -> Stats {
         name: tenant.name_any(),
         plan: tenant.spec.plan.clone(),
         status: status(app, tenant),
-        limits: quotas.as_ref().map(|quotas| Limits::of(quotas, &usage)),
-        quotas: quotas.map(Into::into),
+        limits: quotas.clone().map(|quotas| Limits { quotas, usage: usage.clone() }),
+        quotas: quotas.map(AllQuotas),
         usage: usage.into(),
     }
 }
@@ -315,7 +358,21 @@ pub fn stats(app: &App, tenant: &Tenant) -> Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api_types::Plans;
+    use crate::{api_types::Plans, http::body};
+
+    #[test]
+    fn own_quotas_are_read_by_name_and_refused_as_other_fields_are() {
+        let read = |text: &str| body::read::<OwnQuotas>(text.as_bytes()).map(|own| json!(Quotas::from(own)));
+        assert_eq!(read(r#"{"max_gpus": 2, "max_jobs": null}"#).unwrap(), json!({"maxGpus": 2}));
+        for (bad, expected) in [
+            (r#"{"maxGpus": 2}"#, "unknown field `maxGpus`, expected one of `max_jobs`, `max_queued_jobs`, "),
+            (r#"{"max_gpus": "2"}"#, "max_gpus: invalid type: string \"2\", expected a whole number"),
+            ("7", "expected an object"),
+        ] {
+            let problem = read(bad).unwrap_err();
+            assert!(problem.detail().contains(expected), "{bad}: {}", problem.detail());
+        }
+    }
 
     #[test]
     fn what_quotas_still_allow_is_never_negative() {
@@ -323,9 +380,9 @@ mod tests {
         let own = Quotas { max_gpus: Some(-1), ..Quotas::default() };
         let quotas = plans.get("free").unwrap().effective(&own);
         let usage = TenantUsage { active_jobs: 9, cpu_millicores: 1500, gpus: 3, ..TenantUsage::default() };
-        let limits = Limits::of(&quotas, &usage);
-        assert_eq!(limits.available_jobs, Some(0));
-        assert_eq!(limits.available_cpu_millicores, Some(2500));
-        assert_eq!(limits.available_gpus, None, "the quota has no limit");
+        let limits = json!(Limits { quotas, usage });
+        assert_eq!(limits["available_jobs"], 0);
+        assert_eq!(limits["available_cpu_millicores"], 2500);
+        assert!(limits["available_gpus"].is_null(), "the quota has no limit");
     }
 }

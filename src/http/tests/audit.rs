@@ -6,6 +6,7 @@ async fn each_change_has_one_line_and_no_line_has_a_secret() {
     let (captured, _guard) = capture();
     let lab = Lab::new();
     let headers = [("authorization", KEY), ("x-request-id", "r-1")];
+    // Step 1: requests of tenants, administrators and strangers.
     let made =
         lab.open("POST", "/v1/jobs", &headers, r#"{"image": "geheim-image", "on_quota": "queue"}"#).await;
     assert!(made.status().is_success(), "{}", made.status());
@@ -18,6 +19,7 @@ async fn each_change_has_one_line_and_no_line_has_a_secret() {
     assert_eq!(lab.ask("POST", "/v1/keys?tenant=acme", "Bearer crft_geheim", "{}").await.0, 401);
     assert_eq!(lab.ask("POST", "/v1/tenants/acme/nodes", ADMIN, r#"{"node": "n9"}"#).await.0, 404);
 
+    // Step 2: each change has its line.
     let lines = captured.audit();
     let brief: Vec<Value> = lines
         .iter()
@@ -36,6 +38,7 @@ async fn each_change_has_one_line_and_no_line_has_a_secret() {
     assert_eq!(brief, expected, "a GET has none");
     assert_eq!(lines[0]["request_id"], "r-1");
     assert!(lines[0]["made"].as_str().is_some_and(|uid| !uid.is_empty()) && lines[0]["key_id"].is_string());
+    // Step 3: no line has a secret.
     let text = captured.all();
     let audit: Vec<&str> = text.lines().filter(|line| line.contains(TARGET)).collect();
     assert!(!audit.join("\n").contains("geheim") && !audit.join("\n").contains("crft_"), "{audit:?}");

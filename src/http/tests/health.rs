@@ -16,7 +16,7 @@ async fn liveness_fails_where_a_restart_helps_and_readiness_names_stale_watches(
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         String::from_utf8(bytes.to_vec()).unwrap()
     };
-    // For an hour the API server does not answer.
+    // Step 1: for an hour the API server does not answer. A restart would not help.
     for _ in 0..60 {
         tokio::time::advance(Duration::from_secs(60)).await;
         jobs.failed(crate::kube_ext::pulse::Cause::Unreachable);
@@ -28,6 +28,7 @@ async fn liveness_fails_where_a_restart_helps_and_readiness_names_stale_watches(
     let behind = |name, cause| json!({"name": name, "current": false, "behind_since": "2029-12-31T23:00:00Z", "cause": cause});
     assert_eq!(body["watches"], json!([behind("jobs", "unreachable"), behind("pods", "silent")]));
 
+    // Step 2: one watch stops. A restart would help.
     jobs.delivered();
     pods.delivered();
     tokio::time::advance(Duration::from_secs(600)).await;

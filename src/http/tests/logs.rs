@@ -71,8 +71,8 @@ async fn follow_waits_for_a_job_that_has_not_started_and_without_it_is_refused()
         follow(&lab, "follow=true").await
     };
     assert!(futures::poll!(never.next()).is_pending());
-    let gone = lab.job(5, json!({"phase": "Queued", "attempt": 1}));
-    lab.app.jobs.delete(&gone);
+    let deleted = lab.job(5, json!({"phase": "Queued", "attempt": 1}));
+    lab.app.jobs.delete(&deleted);
     assert_eq!(piece(&mut never).await, Ok(None), "a job that is deleted has no log to come");
 }
 

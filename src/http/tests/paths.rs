@@ -7,7 +7,15 @@ use super::*;
 #[tokio::test]
 async fn every_path_exists_under_v1_too() {
     let lab = Lab::new();
-    for path in ["/healthz", "/problems", "/problems/internal", "/openapi.json", "/docs"] {
+    for path in [
+        "/healthz",
+        "/problems",
+        "/problems/internal",
+        "/reasons",
+        "/reasons/NoWorkers",
+        "/openapi.json",
+        "/docs",
+    ] {
         for prefix in ["", "/v1"] {
             let response = lab.open("GET", &format!("{prefix}{path}"), &[], "").await;
             assert_eq!(response.status(), 200, "{prefix}{path}");

@@ -1,13 +1,8 @@
 //! Submits that are refused, and what they cost the API server.
 
-use jiff::Timestamp;
-
 use super::*;
 use crate::{
-    api_types::{
-        Quotas,
-        job::{OnQuota, Priority, Queue},
-    },
+    api_types::Quotas,
     domain::{
         admission::{Dispatcher, JobInput, JobState, TenantInput},
         resources::Resources,
@@ -16,9 +11,14 @@ use crate::{
 
 /// A tenant of one job at a time, which has one that runs.
 fn busy() -> SchedulerHandle {
+    busy_with(1, Resources::default())
+}
+
+/// A tenant of `max_jobs` jobs at a time, of which one runs that asks for `asked`.
+fn busy_with(max_jobs: i64, asked: Resources) -> SchedulerHandle {
     let mut dispatcher = Dispatcher::default();
     let mut quotas = Plans::built_in().unwrap().get("free").unwrap().effective(&Quotas::default());
-    quotas.max_jobs = 1;
+    quotas.max_jobs = max_jobs;
     let view = TenantInput {
         name: "acme".into(),
         plan: "free".into(),
@@ -32,14 +32,9 @@ fn busy() -> SchedulerHandle {
     dispatcher.set_job(JobInput {
         uid: "runs".into(),
         namespace: "tenant-acme".into(),
-        created: Timestamp::UNIX_EPOCH,
-        queue: Queue::Default,
-        priority: Priority::Medium,
-        asked: Ok(Resources::default()),
-        group: None,
-        on_quota: OnQuota::Queue,
+        asked: Ok(asked),
         state: JobState::Active { group: None, bound: true },
-        reported: None,
+        ..JobInput::default()
     });
     dispatcher.decide();
     SchedulerHandle::ready(dispatcher)
@@ -88,6 +83,38 @@ async fn a_refused_submit_costs_the_api_server_no_call() {
     assert_eq!(outline(&lab), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_submit_that_a_quota_of_cores_refuses_has_the_numbers_of_that_quota() {
+    let asked = Resources { cpu_milli: 4000, ..Resources::default() };
+    let lab = Lab::with(Some(busy_with(5, asked)));
+    let (status, problem, _) = submit(&lab, None, r#"{"image": "i"}"#).await;
+    assert_eq!((status, &problem["code"]), (429, &json!("quota_exceeded")), "{problem}");
+    assert_eq!(problem["detail"], "free allows 4 CPU cores: 4 in use, this job asks for 1");
+    assert_eq!((&problem["message"], &problem["reason"]), (&problem["detail"], &json!("WaitingForQuota")));
+}
+
+#[tokio::test]
+async fn why_has_the_path_of_its_reason_and_a_tenant_that_runs_no_jobs() {
+    let lab = Lab::new();
+    let message = "the tenant's plan `gold` does not exist";
+    lab.job(1, json!({"phase": "Queued", "reason": "UnknownPlan", "message": message}));
+    let (status, why) = lab.ask("GET", &format!("/v1/jobs/{JOB_UID}/why"), KEY, "").await;
+    assert_eq!((status, &why["docs"]), (200, &json!("/reasons/UnknownPlan")), "{why}");
+    assert_eq!(why["checks"][0], json!({"name": "tenant_active", "ok": false, "detail": message}));
+    let page = lab.open("GET", "/reasons/UnknownPlan", &[], "").await;
+    assert_eq!(
+        (page.status().as_u16(), &page.headers()["content-type"]),
+        (200, &"text/markdown; charset=utf-8".parse().unwrap())
+    );
+    let page = page.into_body().collect().await.unwrap().to_bytes();
+    assert!(page.starts_with(b"## UnknownPlan\n"), "{page:?}");
+    assert_eq!(lab.ask("GET", "/reasons/unknownplan", KEY, "").await.1["code"], "not_found");
+    // A reason of another version is shown as it is, without a path.
+    lab.job(1, json!({"phase": "Queued", "reason": "OfANewerVersion"}));
+    let (_, why) = lab.ask("GET", &format!("/v1/jobs/{JOB_UID}/why"), KEY, "").await;
+    assert_eq!((&why["reason"], why.get("docs")), (&json!("OfANewerVersion"), None), "{why}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_job_that_may_wait_for_its_quota_is_created() {
     let lab = Lab::with(Some(busy()));
@@ -128,6 +155,7 @@ async fn a_webhook_of_another_vendor_is_not_an_inactive_tenant() {
     let words = "admission webhook \"rules.example.org\" denied the request: no work on Sunday";
     let terminating = "jobs.crofter.io \"job-1\" is forbidden: unable to create new content in namespace tenant-acme because \
         it is being terminated";
+    // For each route: a webhook, a namespace that is being deleted or absent, and missing rights of the operator.
     for (route, path, body) in [
         ("/v1/jobs", JOBS, r#"{"image": "i"}"#),
         ("/v1/keys?tenant=acme", KEYS, r#"{"scopes": ["jobs:read"]}"#),

@@ -54,10 +54,12 @@ async fn a_server_that_stops_does_not_wait_for_streams() {
     };
     let served =
         tokio::spawn(serve(listener, routes(lab.app.clone(), Metrics::default()), random(), stopped));
+    // Step 1: a client follows events, and another one a log.
     let job = format!("/jobs/{JOB_UID}");
     let mut events = open(address, &format!("{job}/events")).await;
     let mut log = open(address, &format!("{job}/logs?follow")).await;
     pieces.send("one\n".to_owned()).await.unwrap();
+    // Step 2: the server stops, and both streams end.
     lab.stop.send_replace(true);
     let (mut sent, mut printed) = (String::new(), String::new());
     at_once(async {
@@ -135,6 +137,7 @@ async fn closed(client: &mut tokio::io::DuplexStream) -> (u64, String) {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_lives_75_s_and_a_head_10() {
+    // Step 1: a connection without a request, and one that is idle between requests.
     let lab = Lab::new();
     assert_eq!(closed(&mut connected(&lab)).await, (10, String::new()), "the client sends nothing");
     let mut client = connected(&lab);
@@ -143,7 +146,7 @@ async fn an_idle_connection_lives_75_s_and_a_head_10() {
         assert!(exchange(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "), "after {idle} s");
     }
     assert_eq!(closed(&mut client).await, (75, String::new()));
-    // A head that drips on a used connection, and one that is sent late and slowly.
+    // Step 2: a head that drips on a used connection, and one that is sent late and slowly.
     let mut client = connected(&lab);
     exchange(&mut client, GOOD).await;
     tokio::time::sleep(Duration::from_secs(70)).await;
@@ -200,6 +203,7 @@ async fn the_response_to_a_malformed_head_is_a_problem_with_a_request_id() {
     let lab = Lab::new();
     let large = format!("GET / HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(101));
+    // Each case: a head, and the expected status and code; on a new connection and on a used one.
     for (bytes, status, code) in [
         ("GET / HTTP/1.1\r\nna me: y\r\n\r\n", 400, "malformed_request"),
         ("GET / HTTP/9.9\r\n\r\n", 400, "malformed_request"),

@@ -12,6 +12,7 @@ fn spans(lines: &[Value]) -> Vec<Value> {
 async fn a_request_has_a_span_with_its_route_and_tenant_and_without_secrets() {
     let (captured, _guard) = capture();
     let lab = Lab::new();
+    // Step 1: requests whose query, key, method, path, id and body have a secret.
     let id = |value: &'static str| ("x-request-id", value);
     lab.open("GET", "/v1/jobs?limit=7&cursor=geheim", &[("authorization", KEY), id("r-1")], "").await;
     let tenant = format!("/v1/tenants/{TENANT_UID}/stats");
@@ -21,6 +22,7 @@ async fn a_request_has_a_span_with_its_route_and_tenant_and_without_secrets() {
     lab.open("GEHEIM", "/geheim", &[("x-api-key", "crft_geheim"), id("r-4")], "").await;
     lab.open("POST", "/v1/jobs", &[("authorization", KEY), id("geheim r-5")], r#"{"image": "geheim"}"#).await;
 
+    // Step 2: each request has its span, and no line has a secret.
     let lines = captured.lines();
     let span = |method: &str, route: &str, tenant: Option<&str>, id: &str| {
         let mut span = json!({"name": "request", "method": method, "route": route, "request_id": id});

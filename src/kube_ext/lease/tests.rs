@@ -138,7 +138,7 @@ async fn a_leader_that_is_released_is_followed_at_the_next_read() {
     first.lab.leadership.acquired().await;
     let second = Replica::start("b", fake.client());
     seconds(5).await;
-    drop(first.release.take().unwrap().send(()));
+    first.release.take().unwrap().send(()).unwrap();
     first.lab.leadership.ended().await;
     assert!(!first.leads());
     assert_eq!(holder(&fake), "");
@@ -154,7 +154,7 @@ async fn a_follower_that_is_released_leaves_the_lease_to_its_holder() {
     first.lab.leadership.acquired().await;
     let mut second = Replica::start("b", fake.client());
     seconds(5).await;
-    drop(second.release.take().unwrap().send(()));
+    second.release.take().unwrap().send(()).unwrap();
     second.lab.leadership.ended().await;
     assert_eq!(holder(&fake), "a");
     assert!(first.leads());

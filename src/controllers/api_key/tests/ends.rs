@@ -6,11 +6,11 @@ use super::*;
 async fn revoked_and_expired_keys_are_not_looked_after_any_more() {
     let bench = bench();
     bench.key(json!({}), json!({"rotateEvery": "1h", "expiresAt": "2030-01-01T02:00:00Z"}));
-    bench.settle().await;
-    let text = bench.text().id();
+    bench.converge().await;
+    let token = bench.token().id();
     bench.after(3600);
-    bench.settle().await;
-    assert_ne!(bench.text().id(), text, "by schedule");
+    bench.converge().await;
+    assert_ne!(bench.token().id(), token, "by schedule");
     assert_eq!(bench.status()["versions"][1]["validUntil"], json!("2030-01-01T02:00:00Z"), "with the key");
     bench.after(3600);
     assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyExpired"]);
@@ -48,13 +48,13 @@ async fn a_key_outside_of_a_tenants_namespace_gets_nothing() {
 }
 
 #[tokio::test]
-async fn the_first_key_has_the_pepper_made_and_an_unusable_one_is_told() {
+async fn the_first_key_has_the_pepper_created_and_an_unusable_one_is_reported() {
     let bench = bench();
     bench.peppers.send_replace(pepper::State::Absent);
     bench.key(json!({}), json!({}));
     assert_eq!(bench.reconcile_once().await, ["POST /api/v1/namespaces/crofter-system/secrets"]);
     bench.peppers.send_replace(pepper::State::Pending);
-    assert_eq!(bench.reconcile_once().await, [""; 0], "until the watch tells of it");
+    assert_eq!(bench.reconcile_once().await, [""; 0], "until the watch delivers it");
     bench.peppers.send_replace(pepper::State::Unusable(crate::domain::api_key::mac::NoPepper::Short));
     assert_eq!(bench.reconcile_once().await, [STATUS, "Event PepperUnusable"]);
     assert_eq!(bench.conditions()["Stalled"], "True/PepperUnusable");
@@ -67,18 +67,18 @@ async fn the_first_key_has_the_pepper_made_and_an_unusable_one_is_told() {
 async fn a_new_pepper_hashes_the_text_that_is_there() {
     let mut bench = bench();
     bench.key(json!({}), json!({}));
-    bench.settle().await;
+    bench.converge().await;
     bench.sync();
-    let (text, conditions) = (bench.text().id(), bench.status()["conditions"].clone());
+    let (token, conditions) = (bench.token().id(), bench.status()["conditions"].clone());
     for (in_force, hashed) in [([1, 2].as_slice(), json!([2, 1])), (&[2], json!([2]))] {
         bench.peppers.send_replace(peppers(in_force));
         assert_eq!(bench.reconcile_once().await, [get(), STATUS.into()]);
         let macs = bench.status()["versions"][0]["macs"].as_array().unwrap().clone();
         assert_eq!(json!(macs.iter().map(|mac| &mac["pepper"]).collect::<Vec<_>>()), hashed);
         assert!(bench.opens());
-        bench.settle().await;
+        bench.converge().await;
     }
-    assert_eq!((bench.text().id(), bench.status()["conditions"].clone()), (text, conditions));
+    assert_eq!((bench.token().id(), bench.status()["conditions"].clone()), (token, conditions));
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn being_paused_keeps_no_key_from_its_end() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_read_says_so() {
+async fn an_invalid_key_is_reported() {
     let bench = bench();
     bench.key(json!({}), json!({"scopes": "all"}));
     let meta: Meta<TenantApiKey> = serde_json::from_value(bench.fake.get(KEY)).unwrap();

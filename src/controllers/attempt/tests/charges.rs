@@ -15,7 +15,7 @@ async fn a_first_pod_is_held_until_its_tenants_status_counts_it() {
     assert_eq!(bench.freed(), [""; 0], "others were counted");
 
     bench.tenant(json!({}), counted(&["j0", "j1"]));
-    assert_eq!((bench.freed(), bench.freed()), (vec!["render-j1-1".to_owned()], vec![]), "told once");
+    assert_eq!((bench.freed(), bench.freed()), (vec!["render-j1-1".to_owned()], vec![]), "requeued once");
     assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
     assert_eq!(bench.asked(), [""; 0]);
 }
@@ -31,7 +31,7 @@ async fn a_first_pod_that_is_being_deleted_is_to_be_counted_soon() {
 }
 
 #[tokio::test]
-async fn a_first_pod_whose_window_is_over_goes() {
+async fn a_first_pod_whose_window_is_over_is_released() {
     let mut bench = bench(false);
     bench.job_with_record(json!({}));
     bench.tenant(json!({}), counted(&[]));
@@ -55,7 +55,8 @@ async fn only_a_first_pod_is_charged() {
 }
 
 #[tokio::test]
-async fn nothing_is_counted_for_a_tenant_that_goes_or_is_another_or_can_not_be_read() {
+async fn nothing_is_counted_for_a_tenant_that_is_deleted_or_replaced_or_invalid() {
+    // Given: a pod whose charge is requested from its tenant.
     let mut bench = bench(false);
     bench.job_with_record(json!({}));
     let deleted = json!({"deletionTimestamp": "2030-01-01T00:00:05Z"});
@@ -63,15 +64,17 @@ async fn nothing_is_counted_for_a_tenant_that_goes_or_is_another_or_can_not_be_r
         bench.pod(json!({}), succeeded("00:00:09"));
         bench.tenant(json!({}), json!({}));
     };
+    // When: the tenant is deleted, replaced, or can't be read any more.
     type Change = fn(&mut Bench, Value);
     let changes: [(&str, Change); 3] = [
-        ("goes", |bench, deleted| bench.tenant(deleted, json!({}))),
-        ("another", |bench, _| bench.tenant(json!({"uid": "t2"}), json!({}))),
-        ("unreadable", |bench, _| {
+        ("is deleted", |bench, deleted| bench.tenant(deleted, json!({}))),
+        ("is replaced", |bench, _| bench.tenant(json!({"uid": "t2"}), json!({}))),
+        ("is invalid", |bench, _| {
             let meta = json!({"metadata": {"name": "acme", "uid": "t1"}});
             put(&mut bench.invalid, meta);
         }),
     ];
+    // Then: the pod is requeued, and its finalizer removed without a charge.
     for (what, change) in changes {
         waits(&mut bench);
         assert_eq!(outline(&bench.release().await.1), [""; 0], "{what}");
@@ -81,15 +84,16 @@ async fn nothing_is_counted_for_a_tenant_that_goes_or_is_another_or_can_not_be_r
         assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")], "{what}");
         assert_eq!(bench.asked(), [""; 0], "{what}");
     }
+    // The same where the tenant does not exist any more.
     mock::drop_all(&mut bench.invalid);
     waits(&mut bench);
     assert_eq!(outline(&bench.release().await.1), [""; 0]);
     mock::drop_all(&mut bench.tenants);
-    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")], "gone");
+    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")], "it does not exist");
 }
 
 #[tokio::test]
-async fn a_pod_that_nobody_deletes_lingers() {
+async fn a_pod_that_no_client_deletes_keeps_its_finalizer_for_a_minute() {
     let mut bench = bench(false);
     bench.job_with_record(json!({}));
     let seconds = |seconds| Action::requeue(Duration::from_secs(seconds));
@@ -133,7 +137,7 @@ async fn a_job_is_not_held_for_a_pod_that_has_to_stay() {
 }
 
 #[tokio::test]
-async fn pods_that_are_gone_are_forgotten() {
+async fn deleted_pods_are_forgotten() {
     let mut bench = bench(false);
     bench.job_with_record(json!({}));
     bench.tenant(json!({}), json!({}));
@@ -151,14 +155,14 @@ async fn a_tenants_change_lets_its_pods_go() {
     bench.job_with_record(json!({}));
     bench.tenant(json!({}), json!({}));
     let pod = bench.context.pods.state().remove(0);
-    let (mut tell, told) = futures::channel::mpsc::channel(1);
+    let (mut sender, tenants) = futures::channel::mpsc::channel(1);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let known = bench.context.tenants.known.clone();
     let running = tokio::spawn(run(
         Arc::new(bench.context),
         stream::iter([pod]).chain(stream::pending()),
         stream::pending(),
-        told,
+        tenants,
         stream::pending(),
         async { drop(stopped.await) },
     ));
@@ -167,7 +171,7 @@ async fn a_tenants_change_lets_its_pods_go() {
     let mut status = counted(&["j1"]);
     status["namespace"] = json!("tenant-acme");
     put(&mut bench.tenants, json!({"metadata": {"name": "acme", "uid": "t1"}, "spec": {}, "status": status}));
-    tell.try_send(known.state().remove(0)).unwrap();
+    sender.try_send(known.state().remove(0)).unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(outline(&bench.fake.calls()), [format!("PATCH {POD}")]);
     stop.send(()).unwrap();

@@ -19,7 +19,7 @@ async fn an_admitted_job_gets_its_pod() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_is_not_made_twice_while_its_news_is_on_the_way() {
+async fn a_pod_is_not_created_twice_while_its_event_is_pending() {
     let bench = bench(admitted());
     bench.queued();
     assert_eq!(outline(&bench.step().await.1), [format!("POST {PODS}")]);
@@ -27,7 +27,7 @@ async fn a_pod_is_not_made_twice_while_its_news_is_on_the_way() {
     let (action, calls) = bench.step().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(20)), vec![]));
     tokio::time::advance(Duration::from_secs(20)).await;
-    assert_eq!(outline(&bench.step().await.1)[0], format!("POST {PODS}"), "it may be gone");
+    assert_eq!(outline(&bench.step().await.1)[0], format!("POST {PODS}"), "it may be deleted");
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn a_pod_that_is_there_already_is_the_jobs_own() {
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
     assert_eq!(bench.admissions(), "0", "created once, counted once");
-    assert!(bench.step().await.1.is_empty(), "its news is on the way");
+    assert!(bench.step().await.1.is_empty(), "its event is pending");
 }
 
 #[tokio::test]
@@ -50,13 +50,13 @@ async fn a_foreign_pod_of_that_name_is_what_the_job_waits_for() {
     let (result, calls) = bench.step().await;
     assert_eq!(result.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [format!("POST {PODS}"), format!("GET {POD}")]);
-    assert_eq!(outline(&bench.step().await.1), [STATUS, "Event PodRefused"], "its place is for others");
+    assert_eq!(outline(&bench.step().await.1), [STATUS, "Event PodRefused"], "its room is for others");
     let words = "the pod name render-j1-1 is taken by a pod of another owner: delete that pod";
     assert_eq!(bench.status()["message"], words);
 }
 
 #[tokio::test]
-async fn a_conflict_without_a_pod_is_the_quotas_and_passes() {
+async fn a_conflict_without_a_pod_is_the_quotas_and_is_tried_again() {
     let bench = bench(admitted());
     bench.queued();
     bench.fake.refuse(PODS, 409);
@@ -117,7 +117,7 @@ async fn a_job_that_makes_no_pod_is_rejected_without_asking() {
 }
 
 #[tokio::test]
-async fn a_refusal_by_others_gives_the_place_back_and_is_said_in_status_and_event_once() {
+async fn a_refusal_by_others_gives_the_admission_back_and_is_reported_once() {
     let refusals = [
         (500, "Internal error occurred: failed calling webhook \"w.example.com\": connection refused"),
         (400, "admission webhook \"w.example.com\" denied the request: not in this minute"),
@@ -153,8 +153,8 @@ async fn while_a_webhook_is_down_one_job_of_a_namespace_tries_and_the_others_wai
     assert_eq!(outline(&bench.step().await.1), [format!("POST {PODS}")]);
     again();
     assert_eq!(outline(&bench.step().await.1), [""; 0], "answered already");
-    let sentence = format!("the API server refuses the pod for the moment: {words}");
-    assert_eq!(bench.context.scheduler.verdict("j1"), Some(Verdict::Wait(Reason::PodRefused, sentence)));
+    let message = format!("the API server refuses the pod for the moment: {words}");
+    assert_eq!(bench.context.scheduler.verdict("j1"), Some(Verdict::Wait(Reason::PodRefused, message)));
     bench.fake.refuse(PODS, 0);
     tokio::time::advance(Duration::from_secs(5)).await;
     again();
@@ -163,13 +163,13 @@ async fn while_a_webhook_is_down_one_job_of_a_namespace_tries_and_the_others_wai
 }
 
 #[tokio::test]
-async fn an_api_server_that_can_not_be_reached_is_tried_again_and_the_place_is_kept() {
+async fn an_api_server_that_can_not_be_reached_is_tried_again_and_the_admission_is_kept() {
     let mut bench = bench(admitted());
     bench.queued();
-    let gone = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+    let unreachable = tower::service_fn(|_: http::Request<kube::client::Body>| async {
         Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("connection refused"))
     });
-    bench.context.client = Client::new(gone, "default");
+    bench.context.client = Client::new(unreachable, "default");
     assert_eq!(bench.step().await.0.unwrap(), Action::requeue(Duration::from_secs(5)));
     assert!(matches!(bench.context.scheduler.verdict("j1"), Some(Verdict::Admit(_))));
 }

@@ -62,7 +62,7 @@ fn restarted(world: &Arc<Mutex<World>>) -> Lab {
     for (tenant, workers, cores) in QUOTAS {
         lab.tenant(tenant, workers, cores);
     }
-    // The list at the start is a live_reads read, and a dead process sends nothing more.
+    // The list at the start is a consistent read, and a dead process sends nothing more.
     lab.world().late = None;
     lab.sync();
     lab
@@ -121,7 +121,7 @@ fn wrong(world: &World) -> Option<String> {
 }
 
 /// Lets everything come to rest; whether it did.
-async fn settle(lab: &mut Lab) -> bool {
+async fn converge(lab: &mut Lab) -> bool {
     for _ in 0..20 {
         lab.world().pods.clear();
         lab.sync();
@@ -167,13 +167,13 @@ async fn live_through(happenings: Vec<Happening>) -> Result<(), TestCaseError> {
     }
     let mut lab = restarted(&world);
     for what in happenings {
-        let told = format!("{what:?}");
+        let event = format!("{what:?}");
         happen(&mut lab, &world, what).await;
         let wrong = wrong(&world.lock().unwrap());
-        prop_assert!(wrong.is_none(), "after {told}: {wrong:?}");
+        prop_assert!(wrong.is_none(), "after {event}: {wrong:?}");
     }
     lab.world().late = None;
-    prop_assert!(settle(&mut lab).await, "it never comes to rest");
+    prop_assert!(converge(&mut lab).await, "it does not converge");
     let should = should_have(&lab);
     for (tenant, names) in should {
         prop_assert_eq!(holders(&world.lock().unwrap(), &tenant), names, "{}", tenant);

@@ -22,7 +22,7 @@ pub(super) enum Fault {
     Lost,
     /// It has its effect, and is answered with an error.
     Unanswered,
-    /// It is answered with an error, and may have its effect later.
+    /// It is answered with an error, and may be applied later.
     Late,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn taint(node: &Value) -> Option<String> {
 }
 
 impl World {
-    /// Adds a node of so many cores, its worker label set at second `age`.
+    /// Adds a node of `cores` cores, its worker label set at second `age`.
     pub(super) fn add_node(&mut self, name: &str, cores: u64, tenant: Option<&str>, age: u64) {
         self.version += 1;
         let node = json!({
@@ -136,7 +136,7 @@ impl World {
             self.violations.push(format!("{name} lost its taint with pods of {groups:?}"));
         }
         if after["spec"]["taints"][0]["key"] != "foreign" {
-            self.violations.push(format!("{name} lost somebody else's taint"));
+            self.violations.push(format!("{name} lost a foreign taint"));
         }
         self.nodes.insert(name.to_owned(), after.clone());
         Ok(after)
@@ -206,12 +206,12 @@ pub(super) struct Lab {
 impl Lab {
     /// A new controller, as after a restart: its caches hold nothing yet.
     pub(super) fn new(world: &Arc<Mutex<World>>) -> Self {
-        let (told, changed) = tokio::sync::watch::channel(());
+        let (changes, changed) = tokio::sync::watch::channel(());
         let answering = Arc::clone(world);
         let client = mock::client(move |call| {
             let (code, answer) =
                 answering.lock().unwrap().answer(&call.method, &call.path, &call.query, call.body);
-            told.send_replace(());
+            changes.send_replace(());
             if code.is_success() { (code.as_u16(), answer) } else { mock::refusal(code.as_u16(), "no") }
         });
         let ((nodes, node_writer), (tenants, tenant_writer), (pods, pod_writer)) =
@@ -254,8 +254,8 @@ impl Lab {
             prepare(&mut node);
             node.managed_fields_mut().clear();
             self.nodes.apply_watcher_event(&Event::Apply(node));
-        } else if let Some(gone) = self.context.caches.nodes.get(&reference) {
-            self.nodes.apply_watcher_event(&Event::Delete(Node::clone(&gone)));
+        } else if let Some(deleted) = self.context.caches.nodes.get(&reference) {
+            self.nodes.apply_watcher_event(&Event::Delete(Node::clone(&deleted)));
         }
         self.context.caches.nodes.get(&reference)
     }

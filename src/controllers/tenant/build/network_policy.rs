@@ -36,7 +36,7 @@ pub(super) fn policies(owner: &Owner, isolation: NetworkIsolation) -> Vec<Networ
     }
 }
 
-/// A policy for all pods of the namespace. Empty lists are stated, so that a rule added by hand is taken away again.
+/// A policy for all pods of the namespace. Empty lists are stated, so that a rule added by hand is removed.
 fn policy(owner: &Owner, name: &str, types: &[&str], egress: Vec<NetworkPolicyEgressRule>) -> NetworkPolicy {
     NetworkPolicy {
         metadata: metadata(owner, name),

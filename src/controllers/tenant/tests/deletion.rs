@@ -5,7 +5,7 @@ const GET_NAMESPACE: &str = "GET /api/v1/namespaces/tenant-acme";
 const STATUS: &str = "PATCH /apis/crofter.io/v1alpha1/tenants/acme/status";
 const FINALIZER: &str = "PATCH /apis/crofter.io/v1alpha1/tenants/acme";
 
-fn going() -> Value {
+fn terminating() -> Value {
     json!({"finalizers": ["x.io/other", "crofter.io/tenant"], "deletionTimestamp": "2030-01-01T00:00:00Z"})
 }
 
@@ -30,8 +30,9 @@ fn key(name: &str, namespace: &str, revoked: bool) -> Value {
 
 #[tokio::test]
 async fn a_tenant_is_taken_down_step_by_step() {
+    // Given: a deleted tenant with jobs, pods, workers and API keys.
     let mut bench = bench();
-    bench.tenant_with(going(), json!({}));
+    bench.tenant_with(terminating(), json!({}));
     bench.namespace(own());
     let at = "/apis/crofter.io/v1alpha1/namespaces/tenant-acme/jobs/running";
     bench.fake.put(at, job("running", "tenant-acme", "Running", false));
@@ -51,6 +52,7 @@ async fn a_tenant_is_taken_down_step_by_step() {
     put(&mut bench.keys, key("old", "tenant-acme", true));
     put(&mut bench.keys, key("foreign", "tenant-other", false));
 
+    // Step 1: its jobs are canceled, and it waits for their pods.
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(30)));
     assert_eq!(outline(&calls), [GET_NAMESPACE, &format!("PATCH {at}"), STATUS, "Event Terminating"]);
@@ -68,6 +70,7 @@ async fn a_tenant_is_taken_down_step_by_step() {
     drop_all(&mut bench.jobs);
     assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE], "still waiting: nothing to say");
 
+    // Step 2: its keys are revoked, and it waits for its workers.
     drop_all(&mut bench.pods);
     let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [GET_NAMESPACE, &format!("PATCH {key_at}"), STATUS]);
@@ -75,17 +78,19 @@ async fn a_tenant_is_taken_down_step_by_step() {
     put(&mut bench.keys, key("ci", "tenant-acme", true));
     assert_eq!(bench.message("Reconciling"), "waiting for workers to be released: 1 (n)");
 
-    // The label goes first, the taint when the last pod has left.
+    // The label is removed first, the taint when the last pod has ended.
     let taints = json!([{"key": names::NODE_ADMITTED, "value": "acme", "effect": "NoSchedule"}]);
     put(&mut bench.nodes, json!({"metadata": {"name": "n"}, "spec": {"taints": taints}}));
     assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE], "still waiting");
 
+    // Step 3: its namespace is deleted.
     drop_all(&mut bench.nodes);
     let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [GET_NAMESPACE, "DELETE /api/v1/namespaces/tenant-acme", STATUS]);
     assert_eq!(calls[1].body["preconditions"], json!({"uid": "ns-1"}));
-    assert_eq!(bench.message("Reconciling"), "waiting for namespace tenant-acme to be gone");
+    assert_eq!(bench.message("Reconciling"), "waiting for namespace tenant-acme to be deleted");
 
+    // Step 4: its finalizer is removed.
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::await_change());
     assert_eq!(outline(&calls), [GET_NAMESPACE, FINALIZER]);
@@ -94,9 +99,9 @@ async fn a_tenant_is_taken_down_step_by_step() {
 }
 
 #[tokio::test]
-async fn what_holds_a_namespace_up_is_said_and_a_foreign_one_is_left_alone() {
+async fn what_delays_a_namespace_is_reported_and_a_foreign_one_is_left_alone() {
     let bench = bench();
-    bench.tenant_with(going(), json!({"plan": "unheard-of"}));
+    bench.tenant_with(terminating(), json!({"plan": "unheard-of"}));
     bench.namespace(own());
     let mut namespace = bench.fake.get(NAMESPACE);
     namespace["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
@@ -104,7 +109,7 @@ async fn what_holds_a_namespace_up_is_said_and_a_foreign_one_is_left_alone() {
     namespace["status"] = json!({"conditions": [hold]});
     bench.fake.put(NAMESPACE, namespace);
     assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE, STATUS, "Event Terminating"]);
-    assert_eq!(bench.message("Ready"), "waiting for namespace tenant-acme to be gone; pods. has 1");
+    assert_eq!(bench.message("Ready"), "waiting for namespace tenant-acme to be deleted; pods. has 1");
     bench.namespace(json!({}));
     assert_eq!(outline(&bench.reconcile_once().await.1), [GET_NAMESPACE, FINALIZER]);
     assert_eq!(bench.fake.get(NAMESPACE)["metadata"]["uid"], json!("ns-1"));
@@ -113,7 +118,7 @@ async fn what_holds_a_namespace_up_is_said_and_a_foreign_one_is_left_alone() {
 #[tokio::test]
 async fn a_retained_namespace_stays_without_anything_of_ours() {
     let mut bench = bench();
-    bench.tenant_with(going(), json!({"deletionPolicy": "Retain"}));
+    bench.tenant_with(terminating(), json!({"deletionPolicy": "Retain"}));
     let mut labels = own();
     labels["team"] = json!("a");
     bench.namespace(labels);
@@ -140,9 +145,9 @@ async fn a_retained_namespace_stays_without_anything_of_ours() {
 }
 
 #[tokio::test]
-async fn a_prevented_deletion_is_told_and_the_tenant_goes_on() {
+async fn a_prevented_deletion_is_reported_and_the_tenant_stays_active() {
     let bench = bench();
-    bench.tenant_with(going(), json!({"preventDeletion": true}));
+    bench.tenant_with(terminating(), json!({"preventDeletion": true}));
     let (_, calls) = bench.reconcile_once().await;
     assert!(outline(&calls).contains(&"Event DeletionPrevented".to_owned()), "{calls:?}");
     assert!(calls.iter().all(|call| call.method != "DELETE"));
@@ -160,7 +165,7 @@ async fn invalid_pass(bench: &Bench) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_tenant_that_cannot_be_read_says_so_and_can_be_deleted() {
+async fn an_invalid_tenant_is_reported_and_can_be_deleted() {
     let bench = bench();
     bench.tenant(json!({"plan": 7, "deletionPolicy": "Delete"}));
     bench.namespace(own());

@@ -15,6 +15,7 @@ const APPLY: [&str; 8] = [
 
 #[tokio::test]
 async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status() {
+    // First reconcile: the finalizer.
     let bench = bench();
     bench.tenant_with(json!({}), json!({}));
     let (action, calls) = bench.reconcile_once().await;
@@ -23,6 +24,7 @@ async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status
     assert_eq!(calls[0].body["metadata"]["finalizers"], json!(["crofter.io/tenant"]));
     assert_eq!(calls[0].body["metadata"]["uid"], json!("u-1"));
 
+    // Second reconcile: the namespace, the children, the status and its Event.
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::await_change());
     let made = ["GET /api/v1/namespaces/tenant-acme", "POST /api/v1/namespaces"];
@@ -43,6 +45,7 @@ async fn a_new_tenant_gets_its_finalizer_first_then_all_children_then_its_status
         status
     );
 
+    // Third reconcile: nothing, until a child drifts.
     let (_, calls) = bench.reconcile_once().await;
     assert_eq!(outline(&calls), [""; 0], "nothing changed, so nothing is asked or written");
     bench.context.state.observed("acme", "LimitRange", "crofter", None);
@@ -70,10 +73,23 @@ async fn a_restarted_operator_leaves_alone_what_is_as_it_was_left() {
     bench.restart();
     assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0]);
     let mut changed = all[2].clone();
-    changed["metadata"]["resourceVersion"] = json!("somebody's");
+    changed["metadata"]["resourceVersion"] = json!("foreign");
     put(&mut bench.children.limits, changed);
     bench.restart();
     assert_eq!(outline(&bench.reconcile_once().await.1)[1..], APPLY[..7], "another client has changed one");
+}
+
+#[tokio::test]
+async fn while_the_cache_is_behind_a_tenant_is_reconciled_as_it_was_written() {
+    let bench = bench();
+    bench.tenant(json!({}));
+    let cached: Arc<Tenant> = Arc::new(serde_json::from_value(bench.fake.get(TENANT)).unwrap());
+    reconcile(Arc::clone(&cached), Arc::clone(&bench.context)).await.unwrap();
+    bench.context.dependencies.events.flush(Duration::from_secs(1)).await;
+    assert_eq!(bench.conditions()["Ready"], "True/Provisioned");
+    bench.fake.calls();
+    reconcile(cached, Arc::clone(&bench.context)).await.unwrap();
+    assert_eq!(outline(&bench.fake.calls()), [""; 0], "no status that would be refused");
 }
 
 #[tokio::test]
@@ -105,7 +121,7 @@ async fn a_changed_plan_costs_the_quota_and_the_status() {
 }
 
 #[tokio::test]
-async fn a_child_that_somebody_deleted_costs_one_write() {
+async fn a_deleted_child_costs_one_write() {
     let bench = bench();
     bench.tenant(json!({}));
     bench.reconcile_once().await.0.unwrap();
@@ -159,7 +175,7 @@ async fn an_unknown_plan_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_namespace_of_somebody_else_is_never_touched() {
+async fn a_foreign_namespace_is_never_touched() {
     for labels in [json!({}), json!({"crofter.io/tenant": "acme", "crofter.io/tenant-uid": "u-0"})] {
         let bench = bench();
         bench.tenant(json!({}));
@@ -194,9 +210,9 @@ async fn a_namespace_on_its_way_out_is_waited_for() {
     let bench = bench();
     bench.tenant(json!({}));
     bench.namespace(json!({"crofter.io/tenant-uid": "u-0"}));
-    let mut going = bench.fake.get(NAMESPACE);
-    going["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
-    bench.fake.put(NAMESPACE, going);
+    let mut terminating = bench.fake.get(NAMESPACE);
+    terminating["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
+    bench.fake.put(NAMESPACE, terminating);
     let (action, _) = bench.reconcile_once().await;
     assert_eq!(action.unwrap(), Action::requeue(Duration::from_secs(30)));
     assert_eq!(bench.conditions()["Ready"], "False/Provisioning");
@@ -231,7 +247,7 @@ async fn suspended_or_expired_by_its_spec_is_ready_and_not_active() {
 }
 
 #[tokio::test]
-async fn a_role_that_nobody_has_any_more_loses_its_binding() {
+async fn a_role_without_subjects_loses_its_binding() {
     let mut bench = bench();
     let object = |name: &str, namespace: &str| json!({"metadata": {"name": name, "namespace": namespace, "uid": format!("of-{name}")}});
     bench.tenant(json!({"access": [{"kind": "User", "name": "ann", "role": "admin"}]}));
@@ -247,7 +263,7 @@ async fn a_role_that_nobody_has_any_more_loses_its_binding() {
 }
 
 #[tokio::test]
-async fn a_binding_that_names_another_role_is_made_anew() {
+async fn a_binding_that_names_another_role_is_replaced() {
     let mut bench = bench();
     let binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/tenant-acme/rolebindings/crofter-admin";
     bench.tenant(json!({"access": [{"kind": "User", "name": "ann", "role": "admin"}]}));
@@ -265,19 +281,19 @@ async fn a_binding_that_names_another_role_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_of_when_it_lasts_and_once() {
+async fn a_failure_that_lasts_is_reported_once() {
     let bench = bench();
     bench.tenant(json!({}));
     bench.fake.refuse("/api/v1/namespaces/tenant-acme/limitranges/crofter", 500);
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     for _ in 0..5 {
         let (result, calls) = bench.reconcile_once().await;
         let error = result.unwrap_err();
         let tenant = Arc::new(serde_json::from_value(bench.fake.get(TENANT)).unwrap());
         error_policy(tenant, &error, Arc::clone(&bench.context));
-        told.push(outline(&calls).into_iter().filter(|call| call.starts_with("Event")).count());
+        events.push(outline(&calls).into_iter().filter(|call| call.starts_with("Event")).count());
     }
-    assert_eq!(told, [0, 0, 1, 0, 0]);
+    assert_eq!(events, [0, 0, 1, 0, 0]);
     assert_eq!(bench.conditions()["Reconciling"], "True/ApiError");
     assert!(
         bench.message("Ready").contains("failed to apply LimitRange crofter"),
@@ -313,6 +329,7 @@ async fn a_clock_that_is_set_back_does_not_hold_status_up() {
 
 #[tokio::test(start_paused = true)]
 async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
+    // Given: a tenant with usage by the scheduler and storage by its quota.
     let mut bench = bench();
     let usage = |active_jobs| {
         let usage = TenantUsage { active_jobs, cpu_millicores: 1500, ..TenantUsage::default() };
@@ -327,17 +344,21 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
             "status": {"used": {"requests.storage": "2Gi"}},
         }),
     );
+    // Both are in its status.
     bench.reconcile_once().await.0.unwrap();
     let status = bench.fake.get(TENANT)["status"].clone();
     assert_eq!(status["usage"]["storageBytes"], json!(2_147_483_648_i64));
     assert_eq!(status["summary"]["jobs"], json!("1/5"));
     assert_eq!(status["summary"]["cpu"], json!("1.5/4"));
+    // A change within 15 s is deferred.
     *bench.snapshot.lock().unwrap() = usage(2);
     tokio::time::advance(Duration::from_secs(5)).await;
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), calls.len()), (Action::requeue(Duration::from_secs(10)), 0));
+    // A limit that is reached is written at once.
     *bench.snapshot.lock().unwrap() = usage(5);
     assert_eq!(outline(&bench.reconcile_once().await.1), [APPLY[7]], "maxJobs is reached");
+    // What is below the limit again is written after 15 s.
     *bench.snapshot.lock().unwrap() = usage(3);
     tokio::time::advance(Duration::from_secs(15)).await;
     let (_, calls) = bench.reconcile_once().await;
@@ -347,6 +368,7 @@ async fn usage_is_written_now_and_then_and_storage_comes_from_the_quota() {
 
 #[tokio::test(start_paused = true)]
 async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise() {
+    // Given: a tenant whose hourly window has one charge.
     let bench = bench();
     bench.tenant(json!({}));
     let counts = |settled: usize, settling: &[&str], awaited: bool| {
@@ -360,11 +382,13 @@ async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise()
     let stored = || bench.fake.get(TENANT)["status"].clone();
     let written = json!({"resetsAt": "2030-01-01T01:00:00Z", "settled": 1, "settling": ["a"]});
     assert_eq!((&stored()["jobWindow"], &stored()["summary"]["jobsThisHour"]), (&written, &json!("3/10")));
+    // A window that is unknown, or only forgets deleted pods, is not written.
     *bench.snapshot.lock().unwrap() = None;
     tokio::time::advance(Duration::from_secs(600)).await;
     assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "the scheduler knows nothing yet");
     *bench.snapshot.lock().unwrap() = window(1, &[]);
-    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "a pod is gone");
+    assert_eq!(outline(&bench.reconcile_once().await.1), [""; 0], "a pod is deleted");
+    // A charge that a client waits for is written, at most every 2 s.
     *bench.snapshot.lock().unwrap() = window(2, &["b"]);
     let (_, calls) = bench.reconcile_once().await;
     assert_eq!(calls[0].body["status"], json!({"jobWindow": {"settled": 2, "settling": ["b"]}}));
@@ -373,6 +397,7 @@ async fn the_hourly_window_is_written_when_pods_wait_for_it_and_kept_otherwise()
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(2)), vec![]));
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(outline(&bench.reconcile_once().await.1), [APPLY[7]]);
+    // A charge that no client waits for is written with usage.
     *bench.snapshot.lock().unwrap() = counts(4, &["b", "c", "d"], false);
     let (action, calls) = bench.reconcile_once().await;
     assert_eq!((action.unwrap(), outline(&calls)), (Action::requeue(Duration::from_secs(15)), vec![]));

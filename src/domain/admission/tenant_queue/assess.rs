@@ -12,7 +12,7 @@ use crate::{
         ids::{ClassId, JobIdx, NodeId, PoolId},
         inputs::Usage,
         inventory::{Inventory, LargerNode},
-        job_class::{Inadmissible, JobClass, Shape},
+        job_class::{Inadmissible, JobClass, NoRoom, Shape},
         order::Rank,
         quota::{self, Excess},
         shared::Shared,
@@ -69,7 +69,7 @@ impl TenantQueue {
         }
         let class = &self.classes[id];
         let Some((rank, _)) = class.first() else {
-            return Assessment::Inadmissible(Inadmissible::Room(Reason::Queued));
+            return Assessment::Inadmissible(Inadmissible::Room(NoRoom::NoJob));
         };
         if let Some(excess) = self.quota_excess(&class.shape, Some(rank), shared.now.wall) {
             let reason = excess.reason();
@@ -124,7 +124,7 @@ impl TenantQueue {
         }
         self.classes[id].unchecked = unchecked;
         if rejected.is_empty() {
-            return Assessment::Inadmissible(Inadmissible::Room(Reason::DoesNotFit));
+            return Assessment::Inadmissible(Inadmissible::Room(NoRoom::TooLarge));
         }
         let (reason, message) = self.explain(&self.classes[id].shape, infeasible, &shared.inventory);
         Assessment::Reject(rejected, reason, message)
@@ -215,11 +215,11 @@ impl TenantQueue {
     /// Why a shape finds no room.
     fn no_room(&self, shape: &Shape, inventory: &Inventory) -> Inadmissible {
         Inadmissible::Room(if !inventory.has_nodes(self.pools(shape)) {
-            Reason::NoWorkers
+            NoRoom::NoNodes
         } else if inventory.reserved_with_room(self.pools(shape), &shape.asked).is_some() {
-            Reason::WaitingForTurn
+            NoRoom::Reserved
         } else {
-            Reason::WaitingForCapacity
+            NoRoom::Full
         })
     }
 
@@ -255,7 +255,7 @@ impl TenantQueue {
         let (rank, _) = class.first().filter(|_| shape.on_quota != OnQuota::Reject && !self.is_closed())?;
         if let Some(infeasible) = self.infeasible(shape, inventory) {
             let is_too_large = !matches!(infeasible, Infeasible::Quota(_));
-            let same = before == Inadmissible::Room(Reason::DoesNotFit) && is_too_large;
+            let same = before == Inadmissible::Room(NoRoom::TooLarge) && is_too_large;
             return (same && class.unchecked.is_empty()).then_some(before);
         }
         match (before, self.quota_excess(shape, Some(rank), shared.now.wall)) {
@@ -281,8 +281,11 @@ impl TenantQueue {
         let (asked, group) = (shared.jobs[job].size(), shared.inventory.pool_name(pool));
         self.usage.queued -= 1;
         self.admitted += 1;
+        if let Some(membership) = self.memberships.iter().find(|membership| membership.pool == pool) {
+            let shares = shared.inventory.shares_mut(pool);
+            shares.count_admission(membership.member, &asked, shared.now.steady);
+        }
         self.add_usage(asked, Some(&group), shared);
-        shared.inventory.shares_mut(pool).count_admission(&asked);
         node.into_iter().for_each(|node| shared.inventory.take(node, asked));
         let entry = &mut shared.jobs[job];
         self.starting += u64::from(entry.is_first_attempt());

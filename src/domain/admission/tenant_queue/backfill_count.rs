@@ -3,7 +3,11 @@
 use super::{Membership, TenantQueue};
 use crate::{
     api_types::Reason,
-    domain::admission::{backfill::BACKFILL_LIMIT, inventory::Inventory, job_class::BackfillCount},
+    domain::admission::{
+        backfill::BACKFILL_LIMIT,
+        inventory::Inventory,
+        job_class::{BackfillCount, Inadmissible, NoRoom},
+    },
 };
 
 impl TenantQueue {
@@ -31,15 +35,19 @@ impl TenantQueue {
     /// Finds the job that is now the first that is blocked.
     pub(super) fn find_blocked_job(&mut self, inventory: &mut Inventory) {
         self.count_overtakes(inventory);
-        let blocked = self.classes.values().filter_map(|class| {
-            let by_quota = match class.inadmissible?.reason() {
-                Reason::WaitingForQuota => true,
-                Reason::WaitingForCapacity => false,
-                _ => return None,
-            };
-            let (rank, job) = class.first()?;
-            Some((rank, job, by_quota, &class.shape))
-        });
+        let blocked =
+            self.classes.values().filter_map(|class| {
+                let by_quota = match class.inadmissible? {
+                    Inadmissible::Quota(excess) if excess.reason() == Reason::WaitingForQuota => true,
+                    Inadmissible::Room(NoRoom::Full) => false,
+                    Inadmissible::Quota(_)
+                    | Inadmissible::Room(
+                        NoRoom::NoNodes | NoRoom::TooLarge | NoRoom::Reserved | NoRoom::NoJob,
+                    ) => return None,
+                };
+                let (rank, job) = class.first()?;
+                Some((rank, job, by_quota, &class.shape))
+            });
         let first = blocked.min_by(|a, b| a.0.cmp(b.0)).map(|(_, job, by_quota, shape)| {
             let allowed = self.allowed_range(shape.group.as_deref());
             let new = BackfillCount { job, by_quota, allowed, asked: shape.asked, counted: 0 };

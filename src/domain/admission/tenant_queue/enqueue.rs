@@ -34,7 +34,7 @@ impl TenantQueue {
         arrivals.iter().for_each(|job| self.enqueue_new(*job, shared));
         self.fill_queue(shared);
         arrivals.into_iter().for_each(|job| self.reject_overflow(job, shared));
-        self.weigh(&mut shared.inventory);
+        self.weigh(shared);
     }
 
     fn enqueue_new(&mut self, job: JobIdx, shared: &mut Shared) {
@@ -120,7 +120,7 @@ impl TenantQueue {
         self.no_turn_after(self.queued_before(submission, max), fresh, now)
     }
 
-    /// The same where so many jobs wait before it.
+    /// The same, with the number of jobs that wait before it.
     fn no_turn_after(&self, before: u64, fresh: bool, now: Timestamp) -> Option<(Reason, String)> {
         if let Some(message) = quota::no_turn_soon(&self.input, self.usage.active, before) {
             return Some((Reason::WaitingForQuota, message));

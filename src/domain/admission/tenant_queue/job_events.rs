@@ -16,7 +16,7 @@ use crate::domain::{
     retry,
 };
 
-/// The creation of a pod that fails for the moment is retried so many times before the admission is given back, the first
+/// The creation of a pod that fails for the moment is retried five times before the admission is given back, the first
 /// time after this pause, which doubles each time: three seconds in all.
 const MAX_QUICK_RETRIES: u32 = 5;
 const FIRST_QUICK_RETRY: Duration = Duration::from_millis(100);

@@ -9,7 +9,7 @@ use crate::{
     domain::admission::{
         backfill::BACKFILL_LIMIT,
         inputs::{Admission, Verdict},
-        job_class::{Inadmissible, JobClass, Shape},
+        job_class::{Inadmissible, JobClass, NoRoom, Shape},
         quota,
         shared::Shared,
     },
@@ -63,24 +63,24 @@ impl TenantQueue {
                 let now = self.quota_excess(&class.shape, Some(&job.rank), shared.now.wall);
                 now.filter(|now| now.reason() == excess.reason()).unwrap_or(excess).message(&self.input)
             }
-            Inadmissible::Room(reason) => self.no_room_message(class, reason, shared),
+            Inadmissible::Room(no_room) => self.no_room_message(class, no_room, shared),
         })
     }
 
-    fn no_room_message(&self, JobClass { shape, .. }: &JobClass, reason: Reason, shared: &Shared) -> String {
+    fn no_room_message(&self, JobClass { shape, .. }: &JobClass, no_room: NoRoom, shared: &Shared) -> String {
         let (pools, inventory) = (self.pools(shape), &shared.inventory);
-        match reason {
-            Reason::NoWorkers => inventory.no_workers(pools),
-            Reason::DoesNotFit if pools.clone().next().is_none() => self.no_pool_message(shape),
-            Reason::DoesNotFit => inventory.fits_nowhere(pools, &shape.asked),
-            Reason::WaitingForTurn => match inventory.reserved_with_room(pools, &shape.asked) {
+        match no_room {
+            NoRoom::NoNodes => inventory.no_workers(pools),
+            NoRoom::TooLarge if pools.clone().next().is_none() => self.no_pool_message(shape),
+            NoRoom::TooLarge => inventory.fits_nowhere(pools, &shape.asked),
+            NoRoom::Reserved => match inventory.reserved_with_room(pools, &shape.asked) {
                 Some(node) => format!(
                     "the room on {} is kept for a larger job that {BACKFILL_LIMIT} or more others have passed",
                     inventory.node_name(node)
                 ),
                 None => "room is kept for a larger job".to_owned(),
             },
-            _ => inventory.no_room(pools, &shape.asked),
+            NoRoom::Full | NoRoom::NoJob => inventory.no_room(pools, &shape.asked),
         }
     }
 

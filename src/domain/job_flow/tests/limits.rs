@@ -20,6 +20,7 @@ fn a_pod_that_has_started_is_stopped_and_not_deleted_so_that_its_log_stays() {
         (json!({"timeoutSeconds": 5}), "DeadlineExceeded", JobPhase::TimedOut),
         (json!({"canceled": true}), "Canceled", JobPhase::Canceled),
     ] {
+        // Given: a pod that runs, and is to end.
         let mut world = World::new(&spec);
         world.running(1, 0);
         if reason == "DeadlineExceeded" {
@@ -29,6 +30,7 @@ fn a_pod_that_has_started_is_stopped_and_not_deleted_so_that_its_log_stays() {
         let killed = |code: i32| json!({"terminated": {"exitCode": code, "startedAt": START, "finishedAt": at(9).to_string()}});
         // The kubelet says the same of both.
         let status = json!({"phase": "Failed", "reason": "DeadlineExceeded", "containerStatuses": [container(&killed(143))]});
+        // When: it was asked to stop. Then: it is deleted only where the kubelet does not heed that.
         world.pod(
             1,
             0,
@@ -38,6 +40,7 @@ fn a_pod_that_has_started_is_stopped_and_not_deleted_so_that_its_log_stays() {
         );
         assert_eq!(world.step(7), Step::Wait(Some(at(66))), "once is enough");
         assert!(matches!(world.step(66), Step::Delete { .. }), "a kubelet that does not heed the deadline");
+        // When: it has ended. Then: it stays, and the reason is that of the stop.
         world.pod(1, 0, &stop(6, reason), &status);
         let ended = world.write(10);
         assert_eq!((ended.phase, ended.reason.as_deref(), ended.exit_code), (phase, Some(reason), Some(143)));
@@ -72,10 +75,10 @@ fn a_pod_is_deleted_where_no_log_is_to_stay() {
     let mut waiting = World::new(&json!({"canceled": true}));
     waiting.pending(1, 0);
     assert!(matches!(waiting.step(1), Step::Delete { .. }), "it has none");
-    let mut going = World::new(&json!({}));
-    going.running(1, 0);
-    going.job.metadata.deletion_timestamp = Some(Time(at(1)));
-    assert!(matches!(going.step(1), Step::Delete { .. }), "it goes with its job");
+    let mut deleted = World::new(&json!({}));
+    deleted.running(1, 0);
+    deleted.job.metadata.deletion_timestamp = Some(Time(at(1)));
+    assert!(matches!(deleted.step(1), Step::Delete { .. }), "it is deleted with its job");
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn a_killed_container_of_a_node_that_is_behind_is_known_as_killed() {
 }
 
 #[test]
-fn what_its_status_says_of_a_run_is_charged_where_its_node_has_forgotten_all_of_it() {
+fn a_run_that_only_the_status_has_is_charged_where_the_node_has_forgotten_it() {
     let mut world = World::new(&json!({}));
     world.running(1, 0);
     world.write(0);
@@ -258,10 +261,10 @@ fn a_retry_without_running_time_is_no_retry() {
         assert_eq!(status.phase, phase, "{policy}");
         assert_eq!(running_left(&world.view(500)), Some(SignedDuration::from_secs(left)), "{policy}");
         if phase == JobPhase::Failed {
-            let sentence = "no running time is left for attempt 2: 6m 40s of 5m are used";
+            let message = "no running time is left for attempt 2: 6m 40s of 5m are used";
             assert_eq!(
                 (status.reason.as_deref(), status.message.as_deref()),
-                (Some("DeadlineExceeded"), Some(sentence))
+                (Some("DeadlineExceeded"), Some(message))
             );
         }
     }
@@ -290,7 +293,8 @@ fn a_retry_whose_time_a_cut_has_taken_while_it_waits_makes_no_pod() {
     }
 }
 
-/// `jobTimeoutMinutes: 0` says that no job may run: an admission from before makes no pod, and nothing ends as timed out.
+/// `jobTimeoutMinutes: 0` says that no job may run: an admission from before makes no pod, and nothing ends as timed
+/// out.
 #[test]
 fn where_no_job_may_run_no_pod_is_made() {
     let mut world = World::new(&json!({}));

@@ -1,4 +1,4 @@
-//! What can never start ends with the kubelet's words; what may pass waits.
+//! An attempt that can never start ends with the kubelet's words; one that may start later waits.
 
 use super::*;
 
@@ -12,12 +12,14 @@ fn an_image_whose_name_is_none_ends_its_job_at_once_with_the_kubelets_words() {
     let words = "couldn't parse image name \"UPPER/Case:tag\"";
     for policy in ["Infrastructure", "Always"] {
         for seen in [0, 3] {
+            // Given: a pod with an image that has no valid name, seen at once or after a while.
             let mut world = World::new(&json!({"retryPolicy": policy}));
             if seen > 0 {
                 world.pending(1, 0);
                 assert_eq!(world.write(2).phase, JobPhase::Assigned);
             }
             waits(&mut world, "InvalidImageName", words);
+            // Then: the reason is written, the pod deleted, and the job fails without a retry.
             let status = world.write(seen);
             assert_eq!(
                 (status.phase, status.reason.as_deref()),
@@ -40,6 +42,7 @@ fn an_image_whose_name_is_none_ends_its_job_at_once_with_the_kubelets_words() {
 
 #[test]
 fn a_secret_may_be_created_within_a_minute_of_the_pod() {
+    // Within a minute the attempt waits.
     let words = "secret \"db\" not found";
     let mut world = World::new(&json!({}));
     waits(&mut world, "CreateContainerConfigError", words);
@@ -49,12 +52,13 @@ fn a_secret_may_be_created_within_a_minute_of_the_pod() {
         (JobPhase::Assigned, Some("CreateContainerConfigError: secret \"db\" not found"))
     );
     assert_eq!(world.step(59), Step::Wait(Some(at(60))));
+    // After it the attempt is given up.
     let mut late = World { job: world.job.clone(), ..World::new(&json!({})) };
     waits(&mut late, "CreateContainerConfigError", words);
-    let sentence =
+    let message =
         "CreateContainerConfigError: secret \"db\" not found; it was not created within 1m of the pod";
     let status = late.write(60);
-    assert_eq!((status.phase, status.message.as_deref()), (JobPhase::Assigned, Some(sentence)));
+    assert_eq!((status.phase, status.message.as_deref()), (JobPhase::Assigned, Some(message)));
     assert!(matches!(late.step(60), Step::Delete { .. }));
     late.pods.clear();
     let Step::Write(failed) = lost(&late.view(62)).unwrap() else { panic!() };
@@ -62,7 +66,7 @@ fn a_secret_may_be_created_within_a_minute_of_the_pod() {
         (failed.phase, failed.reason.as_deref()),
         (JobPhase::Failed, Some("CreateContainerConfigError"))
     );
-    assert_eq!(failed.message.as_deref(), Some(sentence), "though its pod was not seen to end");
+    assert_eq!(failed.message.as_deref(), Some(message), "though its pod was not seen to end");
     // Where it was created in time, the job runs.
     world.running(1, 0);
     assert_eq!(world.write(61).phase, JobPhase::Running);
@@ -78,7 +82,7 @@ fn an_image_that_can_not_be_pulled_waits_and_is_tried_again() {
 }
 
 #[test]
-fn what_starts_after_all_goes_on_and_what_was_ended_while_it_did_is_run_again() {
+fn a_container_that_starts_after_all_runs_on_and_one_ended_meanwhile_is_run_again() {
     let waiting = || {
         let mut world = World::new(&json!({}));
         waits(&mut world, "CreateContainerConfigError", "secret \"db\" not found");

@@ -1,0 +1,45 @@
+//! One reconcile of a job: dereference, validate, build, apply, status.
+
+use std::sync::Arc;
+
+use kube::runtime::controller::Action;
+
+use super::{
+    Context,
+    apply::{self, Outcome},
+    dereference::dereference,
+    error::Error,
+    status, validate,
+};
+use crate::{api_types::Job, domain::job_flow};
+
+/// Brings the pods and the status of a job in line with the job.
+pub(super) async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
+    let _inflight = context.inflight.begin();
+    context.reconciler.run(&*job, reconcile_job(Arc::clone(&job), &context)).await
+}
+
+/// When to try again after a failure.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that a Controller asks for")]
+pub(super) fn error_policy(job: Arc<Job>, error: &Error, context: Arc<Context>) -> Action {
+    context.reconciler.retry(&*job, error)
+}
+
+/// Takes the one next step of a job.
+pub(super) async fn reconcile_job(cached: Arc<Job>, context: &Context) -> Result<Action, Error> {
+    // 1. Dereference: the job as it was written last, its tenant, its pods, and the scheduler's verdict.
+    let found = dereference(cached, context);
+    let view = found.view(&context.settings);
+    // 2. Validate: whether this controller may change the job now.
+    if let Some(action) = validate::exempt(&found, &view, &context.invalid) {
+        return Ok(action);
+    }
+    // 3. Build: the step that follows from all that. Pure.
+    let outcome = match job_flow::next(&view) {
+        // 4. Apply: what the step asks of pods, and of the job itself.
+        Ok(step) => apply::apply(step, &found, &view, context).await?,
+        Err(contradiction) => Outcome::Contradiction(contradiction),
+    };
+    // 5. Status: what is left to write.
+    status::update(&found.job, outcome, context).await
+}
