@@ -31,7 +31,7 @@ use crate::{
 pub const CALL_LIMIT: Duration = Duration::from_secs(3);
 /// How often a leader is checked for the end of its time. A write is checked by itself; this ends the process.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// Of failures in a row, the first is logged and then each one after so many.
+/// Of failures in a row, the first is logged, and then one of this number.
 const LOGGED_FAILURES: u32 = 30;
 
 /// Waits until this process leads. All clones are one.

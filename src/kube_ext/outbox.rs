@@ -364,6 +364,7 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel(1);
         tokio::spawn(outbox.clone().send_to(sender));
         let begun = Instant::now();
+        // Of 100,000 objects 2,000 exist at a time.
         put(&outbox, Change::Applied(map("first", 1))).await;
         put(&outbox, Change::Synced).await;
         for n in 0..100_000 {
@@ -373,7 +374,8 @@ mod tests {
             }
         }
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        let (len, order) = (outbox.queue().len(), outbox.queue().order.len());
+        let len = outbox.queue().len();
+        let order = outbox.queue().order.len();
         assert!(len == 2002 && order <= 2 * len + MAX_QUEUED_CHANGES, "{len} {order}");
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(outbox.backlog().since(), None);

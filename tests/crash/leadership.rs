@@ -326,6 +326,7 @@ async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
     .await
     .unwrap();
 
+    // While another replica leads.
     new_key(&second, &key, &[&first, &second]).await;
     let submitted = second.rest("POST", "/v1/jobs", &key, Some(&rest::job())).await;
     assert_eq!(submitted.status, 201, "its status has the decision in time: {submitted:?}");
@@ -335,6 +336,7 @@ async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
     let why = second.rest("GET", &format!("{path}/why"), &key, None).await;
     assert_eq!((why.status, &why.body["source"]), (200, &json!("status")), "{why:?}");
 
+    // While none leads, and then it does.
     first.kill();
     let killed = Instant::now();
     let mut requests = 0;

@@ -1,4 +1,4 @@
-//! The rules by themselves, and several replicas with clocks of their own beside an API server that loses and delays.
+//! The rules by themselves, and several replicas with clocks of their own and an API server that loses and delays.
 
 use std::collections::BTreeMap;
 
@@ -119,7 +119,7 @@ impl Replica {
         at(self.offset + real * self.rate / 1000)
     }
 
-    /// Real milliseconds for so many of its clock.
+    /// Real milliseconds for a duration of its clock.
     fn real(&self, own: i64) -> i64 {
         own * 1000 / self.rate
     }
@@ -246,7 +246,7 @@ impl World {
         (0..self.replicas.len()).filter(leads).collect()
     }
 
-    /// Runs for so many real milliseconds; each time that something happens at most one replica leads.
+    /// Runs until a real time; each time that something happens at most one replica leads.
     fn run(&mut self, until: i64) -> Result<(), TestCaseError> {
         while let Some(((time, _), (n, request, message, to_server, network))) = self.queue.pop_first() {
             if time > until {

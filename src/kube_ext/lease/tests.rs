@@ -37,13 +37,13 @@ impl Lab {
         Self { leadership: Leadership::new(clock), ahead }
     }
 
-    /// Leads for so many seconds.
+    /// Leads for a number of seconds.
     pub(crate) fn lead(&self, seconds: i64) {
         let until = self.leadership.clock.boot() + SignedDuration::from_secs(seconds);
         self.leadership.change(|state| (state.until, state.acquired) = (Some(until), true));
     }
 
-    /// Lets so many seconds pass at once, as for a process that is frozen.
+    /// Lets seconds pass at once, as for a process that is frozen.
     pub(crate) fn pass(&self, seconds: i64) {
         self.ahead.fetch_add(seconds, Ordering::SeqCst);
     }
