@@ -61,7 +61,7 @@ openapi: ## Write docs/openapi.json from src/http
 sqlx: deps ## Write .sqlx/: check the queries of src/db against a real Postgres
 	@scripts/sqlx
 
-bench: deps tools ## Measure the release-built operator beside a bare client (S=core|drain|contended|churn|big|rest ARGS="--scale 0.1")
+bench: deps tools ## Measure the release-built operator and a bare client (S=core|drain|contended|churn|big|rest ARGS="--scale 0.1")
 	$(CARGO) build --release --package crofter --package crofter-bench
 	target/release/crofter-bench $(S) $(ARGS)
 

@@ -1,8 +1,8 @@
 //! The one place where clocks are read.
 //!
-//! Rules and builders take a [`Timestamp`]; whoever drives them holds a [`Clock`], which a test sets to what it likes. What
-//! users see, and what they gave a point in time for, goes by the time of day. What only waits, paces or measures goes by a
-//! clock that does not step: tokio's `Instant`, or [`Clock::steady`] where it meets times of others.
+//! Rules and builders take a [`Timestamp`]; whoever drives them holds a [`Clock`], which a test sets to what it likes.
+//! What users see, and what they gave a point in time for, goes by the time of day. What only waits, paces or measures
+//! goes by a clock that does not step: tokio's `Instant`, or [`Clock::steady`] where it meets times of others.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 type Read = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Tells the time of day.
+/// Reads the time of day.
 #[derive(Clone)]
 pub struct Clock {
     now: Read,
@@ -31,17 +31,17 @@ impl Clock {
         Self { now: Arc::new(Timestamp::now), steady: Arc::new(steady) }
     }
 
-    /// A clock that tells what `tell` says, and never steps.
+    /// A clock that returns what `read` returns, and never steps.
     #[must_use]
-    pub fn of(tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        let tell: Read = Arc::new(tell);
-        Self { now: Arc::clone(&tell), steady: tell }
+    pub fn of(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        let read: Read = Arc::new(read);
+        Self { now: Arc::clone(&read), steady: read }
     }
 
-    /// The same with a time of day that steps: it is what `tell` says.
+    /// The same with a time of day that steps: it is what `read` returns.
     #[must_use]
-    pub fn set_to(self, tell: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { now: Arc::new(tell), ..self }
+    pub fn set_to(self, read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { now: Arc::new(read), ..self }
     }
 
     /// The time of day.
@@ -56,8 +56,8 @@ impl Clock {
         ClockReading { wall: self.now(), steady: self.steady() }
     }
 
-    /// A time that only differences are made of: that of this clock's making, and what has passed since, whatever was done to
-    /// the time of day.
+    /// A time that only differences are made of: that of this clock's making, and what has passed since, whatever was
+    /// done to the time of day.
     #[must_use]
     pub fn steady(&self) -> Timestamp {
         (self.steady)()

@@ -1,4 +1,4 @@
-//! Every name that Crofter gives or looks for in a cluster, written once.
+//! Every name that Crofter gives or reads in a cluster, written once.
 //!
 //! Labels, annotations, finalizers and the names of children are an interface: administrators select by them, policies
 //! refer to them, and a restart finds its own objects again by them. Whoever needs one takes it from here.
@@ -21,7 +21,7 @@ pub const API_MANAGER: &str = "crofter-api";
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label: name of the tenant an object belongs to.
 pub const LABEL_TENANT: &str = "crofter.io/tenant";
-/// Label: UID of the tenant an object belongs to; tells a recreated tenant from the earlier one of that name.
+/// Label: UID of the tenant an object belongs to; distinguishes a recreated tenant from the earlier one of that name.
 pub const LABEL_TENANT_UID: &str = "crofter.io/tenant-uid";
 /// Label on pods: name of the Job. A name too long for a label value is left out; the UID is always there.
 pub const LABEL_JOB: &str = "crofter.io/job";
@@ -62,7 +62,8 @@ pub const ANNOTATION_STOP: &str = "crofter.io/stop-requested";
 /// Annotation on a TenantApiKey: rotate it; any value that was not there before does it once.
 pub const ANNOTATION_ROTATE: &str = "crofter.io/rotate-requested-at";
 
-/// Annotation on a Job made by the REST API: a hash of what was asked for, by which a request that is repeated is known.
+/// Annotation on a Job made by the REST API: a hash of what was asked for, by which a request that is repeated is
+/// known.
 pub const ANNOTATION_REQUEST: &str = "crofter.io/request-digest";
 /// Annotation on a Job made by the REST API: UID of the job that it is to run again.
 pub const ANNOTATION_RETRY_OF: &str = "crofter.io/retry-of";
@@ -95,7 +96,7 @@ pub const JOB_CONTAINER: &str = "job";
 /// ServiceAccount of job pods in every tenant namespace; it has no token and no rights.
 pub const JOB_SERVICE_ACCOUNT: &str = "crofter-job";
 
-/// Name of the worker group of a shared pool, as it stands in [`NODE_ADMITTED`]. A tenant's own group is its name;
+/// Name of the worker group of a shared pool, the value of [`NODE_ADMITTED`]. A tenant's own group is its name;
 /// tenant names hold no dot, so the two never meet.
 #[must_use]
 pub fn pool_group(pool: &str) -> String {

@@ -181,7 +181,7 @@ impl Parts {
     /// The name of a part that ended before.
     async fn until(&mut self, stop: Stop) -> anyhow::Result<()> {
         tokio::select! {
-            // First: a controller that ends because it was told to is no failure.
+            // First: a controller that ends because of a stop has not failed.
             biased;
             () = stop => Ok(()),
             Some(ended) = self.essential.join_next() => bail!("an essential part ended: {}", name_of(ended)),
@@ -194,7 +194,7 @@ impl Parts {
         if tokio::time::timeout(FINISH, finish).await.is_err() {
             tracing::warn!(
                 seconds = FINISH.as_secs(),
-                "a controller did not finish; a restart goes on where it was"
+                "a controller did not finish in time; the next start resumes its work"
             );
         }
         let left = events.flush(FLUSH_EVENTS).await;
@@ -213,7 +213,8 @@ impl Parts {
     }
 }
 
-/// What the mirror needs to know before it starts. The database itself need not answer yet; the API server is waited for.
+/// What the mirror needs to know before it starts. The database itself need not answer yet; the API server is waited
+/// for.
 async fn mirror_config(
     client: &Client,
     url: &SecretString,
@@ -224,8 +225,8 @@ async fn mirror_config(
     Ok(mirror::Config::new(pool, uid, gpu_resource.to_owned()))
 }
 
-/// The UID of namespace kube-system, which is as old as the cluster and so names it. A process that ended because the API
-/// server is away would be started ever more rarely, and be late when it comes back.
+/// The UID of namespace kube-system, which is as old as the cluster and so names it. A process that ended because the
+/// API server is away would be started ever more rarely, and be late when it comes back.
 async fn cluster_uid(client: &Client) -> anyhow::Result<Uuid> {
     const RETRY: Duration = Duration::from_secs(5);
     let api: Api<Namespace> = Api::all(client.clone());
@@ -256,7 +257,7 @@ fn signal() -> anyhow::Result<Stop> {
         tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
         tracing::info!("stopping: what is under way is finished first");
         sender.send_replace(true);
-        // Keeps the channel open for whoever looks later.
+        // Keeps the channel open for later receivers.
         sender.closed().await;
     });
     let stopped = async move {

@@ -1,7 +1,7 @@
 //! The one place where randomness is taken from the operating system.
 //!
-//! As with time, whoever needs random bytes holds a [`Random`], which a test sets to what it likes. There is no generator of
-//! our own in between: what is made of the bytes are keys, and there are few of them.
+//! As with time, whoever needs random bytes holds a [`Random`], which a test sets to what it likes. There is no
+//! generator of our own in between: what is made of the bytes are keys, and there are few of them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub struct Unavailable;
 
 type Fill = dyn Fn(&mut [u8]) -> Result<(), Unavailable> + Send + Sync;
 
-/// Gives random bytes that nobody can guess.
+/// Returns random bytes from the operating system, fit for secrets.
 #[derive(Clone)]
 pub struct Random(Arc<Fill>);
 

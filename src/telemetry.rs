@@ -67,13 +67,13 @@ fn verbose(is_ready: bool, watches: &[WatchView]) -> String {
         let state = match behind_since {
             Some(since) => format!("behind since {since}"),
             None if *current => "ok".to_owned(),
-            None => "not whole yet".to_owned(),
+            None => "not synced yet".to_owned(),
         };
         let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
         format!("[{sign}]watch of {name}: {state}{cause}\n")
     };
     let lines: String = watches.iter().map(line).collect();
-    format!("{lines}{}", if is_ready { "ready\n" } else { "not ready: the caches are not whole yet\n" })
+    format!("{lines}{}", if is_ready { "ready\n" } else { "not ready: the caches are not synced yet\n" })
 }
 
 /// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
@@ -98,7 +98,7 @@ pub async fn serve(
                 verbose(is_ready, &WatchView::all(&watches, clock.now()))
             }
             _ if is_ready => "ok\n".to_owned(),
-            _ => "the caches are not whole yet\n".to_owned(),
+            _ => "the caches are not synced yet\n".to_owned(),
         };
         std::future::ready((status, text))
     };
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(
             verbose(false, &all),
             "[+]watch of jobs: ok\n[-]watch of pods: behind since 2030-01-01T00:00:00Z (silent)\n\
-             [-]watch of nodes: not whole yet (refused)\nnot ready: the caches are not whole yet\n"
+             [-]watch of nodes: not synced yet (refused)\nnot ready: the caches are not synced yet\n"
         );
     }
 

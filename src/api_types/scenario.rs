@@ -396,6 +396,7 @@ mod tests {
 
     #[test]
     fn a_bad_catalogue_says_which_scenario_and_field() {
+        // Bad fields of a scenario.
         for (bad, expected) in [
             ("resources: {cpu: many}", "scenario `train`: resources.cpu is wrong: `many` is no quantity"),
             (
@@ -431,6 +432,7 @@ mod tests {
             let error = catalogue(&format!("\n        image: i\n        {bad}")).unwrap_err().to_string();
             assert!(error.contains(expected), "{bad}: {error}");
         }
+        // Bad scenarios and catalogues.
         for (bad, expected) in [
             ("scenarios: {train: {}}", "scenarios.train: missing field `image`"),
             ("scenarios: {train: {image: ''}}", "scenario `train`: image has 0 characters"),
@@ -448,6 +450,7 @@ mod tests {
             let error = Scenarios::from_yaml(bad).unwrap_err().to_string();
             assert!(error.contains(expected), "{bad}: {error}");
         }
+        // Too many entries, and too many bytes.
         let many = vec!["x"; 257].join(", ");
         let error =
             catalogue(&format!("\n        image: i\n        args: [{many}]")).unwrap_err().to_string();

@@ -13,7 +13,7 @@ use super::{Cause, Error, Pool, ping};
 /// Between two probes of a database that does not answer.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Closed at first: calls pass. Cheap to clone; all clones are one.
+/// Closed at first: calls are made. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Breaker(Arc<AtomicBool>);
 

@@ -1,5 +1,5 @@
-//! Places that are given in turn by tenant. One that asks for many at once waits for its own, and whoever else asks is
-//! next: with `n` tenants that want all they can get, each has one of `n` permits that become free.
+//! Permits that are granted to tenants by round robin. A tenant that asks for many at once waits for its own, and other
+//! tenants are served in between: with `n` waiting tenants each gets one of `n` permits that become free.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-/// Gives the permits. Cheap to clone; all clones are one.
+/// Grants the permits. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub(super) struct FairSemaphore(Arc<Mutex<State>>);
 
@@ -18,7 +18,7 @@ struct State {
     free: u32,
     /// Tenants of which a client waits, in the order in which they are served. Each is in it once.
     order: VecDeque<Uuid>,
-    /// Who waits, the first one in front. None is empty.
+    /// The waiters of each tenant, the first one in front. No queue is empty.
     waiting: HashMap<Uuid, VecDeque<oneshot::Sender<Permit>>>,
 }
 
@@ -27,7 +27,7 @@ struct State {
 pub(super) struct Permit(FairSemaphore);
 
 impl FairSemaphore {
-    /// So many permits, all of them free.
+    /// A semaphore with this number of permits, all of them free.
     pub(super) fn new(permits: u32) -> Self {
         let state = State { free: permits, order: VecDeque::new(), waiting: HashMap::new() };
         Self(Arc::new(Mutex::new(state)))
@@ -67,7 +67,7 @@ impl State {
         receiver
     }
 
-    /// Whose turn it is. Those who have given up are passed over.
+    /// The next waiter in the round robin, without those that were dropped.
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         while let Some(tenant) = self.order.pop_front() {
             let Some(of_tenant) = self.waiting.get_mut(&tenant) else { continue };
@@ -90,7 +90,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let next = self.0.state().next();
         if let Some(next) = next {
-            // One who gives up at this moment drops the permit, which is given on by that.
+            // A waiter that is dropped at this moment drops the permit, which grants it to the next one.
             drop(next.send(Self(self.0.clone())));
         }
     }
@@ -106,7 +106,7 @@ mod tests {
         Uuid::from_u128(number)
     }
 
-    /// One who asks, and stands in the queue from now on.
+    /// A waiter, which is queued from now on.
     fn asks(permits: &FairSemaphore, number: u128) -> BoxFuture<'static, Permit> {
         let permits = permits.clone();
         let mut asking = async move { permits.acquire(tenant(number)).await }.boxed();
@@ -128,22 +128,22 @@ mod tests {
         let first = gets(&mut many[0]).unwrap();
         assert!(gets(&mut one).is_none());
         drop(first);
-        let second = gets(&mut one).expect("its turn is the second one");
+        let second = gets(&mut one).expect("tenant 2 is second in the round robin");
         assert!(gets(&mut many[1]).is_none());
         drop(second);
         assert!(gets(&mut many[1]).is_some());
     }
 
     #[tokio::test]
-    async fn who_gives_up_loses_nobody_a_place() {
+    async fn a_dropped_waiter_leaves_the_permits_of_the_others() {
         let permits = FairSemaphore::new(2);
         let held = (permits.acquire(tenant(1)).await, permits.acquire(tenant(1)).await);
-        let (gone, given, mut stays) = (asks(&permits, 2), asks(&permits, 3), asks(&permits, 4));
-        drop(gone);
+        let (dropped, granted, mut waiting) = (asks(&permits, 2), asks(&permits, 3), asks(&permits, 4));
+        drop(dropped);
         drop(held.0);
-        // It has been given a permit and does not look at it any more.
-        drop(given);
-        let permit = gets(&mut stays).expect("the permit that the other did not take");
+        // This waiter was granted a permit and is dropped before it takes it.
+        drop(granted);
+        let permit = gets(&mut waiting).expect("the permit that the other waiter did not take");
         drop((permit, held.1));
         let state = permits.state();
         assert_eq!((state.free, state.order.len(), state.waiting.len()), (2, 0, 0));

@@ -42,8 +42,8 @@ pub struct JobRow {
     pub node: Option<String>,
     /// Exit code of the last attempt.
     pub exit_code: Option<i32>,
-    /// What was submitted. Fields that are absent stay as the row has them: the cache lacks the payload of ended jobs, and
-    /// once submitted no field of it changes.
+    /// What was submitted. Fields that are absent stay as the row has them: the cache lacks the payload of ended jobs,
+    /// and once submitted no field of it changes.
     pub spec: Value,
     /// When it was made.
     pub created_at: Timestamp,
@@ -53,13 +53,14 @@ pub struct JobRow {
     pub started_at: Option<Timestamp>,
     /// When the job ended.
     pub finished_at: Option<Timestamp>,
-    /// When it was found gone, if it is.
+    /// When its deletion was seen; `None` while it exists.
     pub deleted_at: Option<Timestamp>,
     /// The object's resource version.
     pub resource_version: i64,
 }
 
-/// Writes rows that are newer than what is there. A living row's namesakes are deleted by then, whatever their rows say.
+/// Writes rows that are newer than those stored. An existing row's namesakes are deleted by then, whatever their rows
+/// say.
 ///
 /// # Errors
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.
@@ -202,8 +203,8 @@ pub async fn jobs_with_payload(pool: &Pool, uids: &[Uuid]) -> Result<HashSet<Uui
 /// Rows of one answer, or UIDs of one question, at most.
 const PAGE: usize = 10_000;
 
-/// How new the rows are of the jobs that the mirror takes for living, and of those in `uids`. Read in pages, each within
-/// a deadline of its own.
+/// How new the rows are of the jobs that the mirror takes for living, and of those in `uids`. Read in pages, each
+/// within a deadline of its own.
 ///
 /// # Errors
 /// When the database is away.
@@ -278,7 +279,7 @@ async fn deleted_among(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>, Er
     pool.within("failed to compare jobs", work).await
 }
 
-/// Marks as gone, at `at`, what is not there any more: a portion at a time.
+/// Marks these rows as deleted at `at`, a portion at a time.
 ///
 /// # Errors
 /// When the database is away.

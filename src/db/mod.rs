@@ -1,8 +1,9 @@
 //! Postgres: the only module that speaks SQL.
 //!
-//! Guarantees: every call ends within its own deadline, and soon after it in the server as well; nothing is ever written through a server that is read-only or
-//! has been demoted; text that Postgres can't hold (NUL) is replaced, not refused; passwords are in no error and no
-//! log line. Queries are literals checked against the migrations at compile time (`.sqlx/`, see `docs/mirror.md`).
+//! Guarantees: every call ends within its own deadline, and soon after it in the server as well; nothing is ever
+//! written through a server that is read-only or has been demoted; text that Postgres can't hold (NUL) is replaced, not
+//! refused; passwords are in no error and no log line. Queries are literals checked against the migrations at compile
+//! time (`.sqlx/`, see `docs/mirror.md`).
 
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ impl Error {
 
 impl Error {
     /// Whether the call took too long or was broken off, which may be because of its rows (too many or too large for
-    /// the time, or one that the server can't take) or because of the server: whether it answers now tells.
+    /// the time, or one that the server can't take) or because of the server: a second call shows which.
     #[must_use]
     pub fn may_be_of_the_rows(&self) -> bool {
         match &self.cause {

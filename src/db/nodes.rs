@@ -32,13 +32,14 @@ pub struct NodeRow {
     pub gpus: Option<i64>,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When it was found gone, if it is.
+    /// When its deletion was seen; `None` while it exists.
     pub deleted_at: Option<Timestamp>,
     /// The object's resource version.
     pub resource_version: i64,
 }
 
-/// Writes rows that are newer than what is there. A living row's namesakes are deleted by then, whatever their rows say.
+/// Writes rows that are newer than those stored. An existing row's namesakes are deleted by then, whatever their rows
+/// say.
 ///
 /// # Errors
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.
@@ -117,7 +118,7 @@ pub async fn node_versions(pool: &Pool, uids: &[Uuid]) -> Result<Vec<RowVersion>
     pool.within("failed to compare nodes", work).await
 }
 
-/// Marks as gone, at `at`, what is not there any more: a portion at a time.
+/// Marks these rows as deleted at `at`, a portion at a time.
 ///
 /// # Errors
 /// When the database is away.

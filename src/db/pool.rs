@@ -1,11 +1,11 @@
 //! A bounded set of connections to a server that takes writes.
 //!
 //! The server gives up where the caller does: a statement may take a little less than its caller waits, and the server
-//! notices a caller that has disconnected, which closes its connection. A transaction whose caller was cut off ends as well, and
-//! with it what it locks.
+//! notices a caller that has disconnected, which closes its connection. A transaction whose caller was cut off ends as
+//! well, and with it what it locks.
 //!
 //! Nothing connects before the first call, so a process starts with the database away. A connection is asked whether
-//! its server takes writes each time before it is used: after a failover the old primary goes on answering pings. A
+//! its server takes writes each time before it is used: after a failover the old primary still answers pings. A
 //! connection whose use did not end well is closed, never reused: its state is unknown.
 
 use std::{
@@ -122,12 +122,13 @@ impl Pool {
         ended.unwrap_or(Err(Cause::Deadline(deadline))).map_err(|cause| Error { doing, cause })
     }
 
-    /// A connection to a server that takes writes. Idle ones that have died meanwhile are passed over.
+    /// A connection to a server that takes writes. Idle ones that have died meanwhile are skipped.
     pub(super) async fn session(&self) -> Result<Session, Cause> {
         self.session_until(Instant::now() + self.options.call).await
     }
 
-    /// [`session`](Self::session) for a caller that waits until `deadline`: the server ends a statement a little earlier.
+    /// [`session`](Self::session) for a caller that waits until `deadline`: the server ends a statement a little
+    /// earlier.
     pub(super) async fn session_until(&self, deadline: Instant) -> Result<Session, Cause> {
         for _ in 0..self.options.connections {
             let mut session = Session { connection: Some(self.pool.acquire().await?) };
@@ -147,8 +148,8 @@ fn statement_timeout(wait: Duration) -> String {
     format!("{}ms", (wait * 9 / 10).as_millis().max(1))
 }
 
-/// Has the server bound what is done over a new connection: a transaction that nothing is asked of ends within `call`, and
-/// all ends soon after the connection is closed. A server older than one of these settings does without it.
+/// Has the server bound what is done over a new connection: a transaction that nothing is asked of ends within `call`,
+/// and all ends soon after the connection is closed. A server older than one of these settings does without it.
 async fn limit(connection: &mut PgConnection, call: Duration) -> Result<(), sqlx::Error> {
     let millis = |time: Duration| format!("{}ms", time.as_millis());
     let settings = [

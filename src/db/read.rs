@@ -1,5 +1,5 @@
-//! What the REST API reads: jobs of one tenant, the newest first, also those that are deleted from the cluster; and what
-//! they used.
+//! What the REST API reads: jobs of one tenant, the newest first, also those that are deleted from the cluster; and
+//! what they used.
 
 use std::future::Future;
 
@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::{Cause, Error, Options, Pool, breaker::Breaker, fair_semaphore::FairSemaphore, pool::Session};
 
-/// Jobs that one filtered list looks through at most: a tenant may have millions, and few that match.
+/// The most jobs that one filtered list scans: a tenant may have millions, and few that match.
 pub const LONGEST_SCAN: i64 = 10_000;
 
-/// Connections for reading, which tenants use in turn: a tenant that asks for much waits, and the others do not wait for
-/// it. While the database does not answer, calls fail at once ([`Cause::CircuitOpen`]). Cheap to clone.
+/// Connections for reading, which tenants get by round robin: a tenant with many reads waits, and the others do not
+/// wait for it. While the database does not answer, calls fail at once ([`Cause::CircuitOpen`]). Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Readers {
     pool: Pool,
@@ -38,7 +38,7 @@ impl Readers {
         })
     }
 
-    /// Has a tenant read over a connection, when it is its turn.
+    /// Runs a read of a tenant on a connection, once the tenant has a permit.
     async fn read<T, F>(
         &self,
         doing: &'static str,
@@ -66,7 +66,7 @@ impl Readers {
         let read = read.map_err(|cause| Error { doing, cause });
         if let Err(error) = &read
             && error.is_away()
-            // The turn may have come so late that no database could have answered.
+            // The permit may have come too late for any database to respond.
             && (!matches!(error.cause, Cause::Deadline(_)) || asked.elapsed() >= call / 2)
         {
             self.breaker.open(&self.pool, error);
@@ -106,7 +106,7 @@ pub struct JobRecord {
     pub started_at: Option<Timestamp>,
     /// When the job ended.
     pub finished_at: Option<Timestamp>,
-    /// When it was found gone, if it is.
+    /// When its deletion was seen; `None` while it exists.
     pub deleted_at: Option<Timestamp>,
 }
 
@@ -119,7 +119,7 @@ pub struct JobsWanted<'a> {
     pub queue: Option<&'a str>,
     /// Those after this one in the list: made earlier, or at the same time with a lower UID.
     pub before: Option<(Timestamp, Uuid)>,
-    /// So many at most.
+    /// The limit of the page.
     pub most: i64,
 }
 
@@ -128,8 +128,7 @@ pub struct JobsWanted<'a> {
 pub struct JobsPage {
     /// The newest first.
     pub jobs: Vec<JobRecord>,
-    /// How far was looked, where the search ended ([`LONGEST_SCAN`]) before as many were found as were asked for: there
-    /// may be others beyond this place.
+    /// The position at which the scan ended ([`LONGEST_SCAN`]) before the page was full: older jobs may match, too.
     pub searched_to: Option<(Timestamp, Uuid)>,
 }
 
@@ -177,14 +176,14 @@ pub async fn jobs_of(readers: &Readers, tenant_uid: Uuid, wanted: JobsWanted<'_>
     readers.read("failed to read jobs", tenant_uid, work).await
 }
 
-/// The place of the last job that one search looks at; `None` where there are fewer.
+/// The position of the last job that one search scans; `None` where there are fewer.
 async fn end_of_search(
     session: &mut Session,
     tenant_uid: Uuid,
     before: Option<(Timestamp, Uuid)>,
 ) -> Result<Option<(Timestamp, Uuid)>, Cause> {
     let (before, last) = before.unzip();
-    let place = sqlx::query!(
+    let last_scanned = sqlx::query!(
         r#"SELECT created_at AS "created_at: jiff_sqlx::Timestamp", uid FROM jobs
            WHERE tenant_uid = $1
              AND (created_at, uid) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
@@ -196,11 +195,11 @@ async fn end_of_search(
     )
     .fetch_optional(session.connection()?)
     .await?;
-    Ok(place.map(|place| (place.created_at.to_jiff(), place.uid)))
+    Ok(last_scanned.map(|row| (row.created_at.to_jiff(), row.uid)))
 }
 
-/// The jobs after the place `before` up to the place `to`, itself included. (Bounds without `OR`: the index serves them,
-/// whatever plan the server keeps for the statement.)
+/// The jobs after the position `before` up to the position `to`, itself included. (Bounds without `OR`: the index
+/// serves them, whatever plan the server keeps for the statement.)
 async fn jobs_between(
     session: &mut Session,
     tenant_uid: Uuid,
@@ -235,8 +234,8 @@ async fn jobs_between(
     Ok(rows.into_iter().map(|row| record!(row)).collect())
 }
 
-/// One job of a tenant; `None` where it never had it. Nothing of another tenant's is looked at (the index
-/// `jobs_of_tenant`), so that its job is refused as fast as none.
+/// One job of a tenant; `None` where it never had it. The query reads no rows of other tenants (the index
+/// `jobs_of_tenant`), so the response for another tenant's job takes as long as for one that never existed.
 ///
 /// # Errors
 /// When the database is away.

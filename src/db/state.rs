@@ -12,7 +12,7 @@ use super::{Cause, Error, Pool, pool::Session};
 /// Waiting for another process that is migrating, included.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(120);
 
-/// The right to write. The default is nobody's.
+/// The right to write. No process has the default one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Writer {
     number: i64,
@@ -35,7 +35,7 @@ pub struct Taken {
     pub new: bool,
     /// Number of the last transaction that the database holds.
     pub commits: i64,
-    /// So many transactions that this process has seen committed are lost.
+    /// The number of lost transactions that this process has seen committed.
     pub lost: i64,
     /// The server, or its timeline, is not the one of the last time: a standby was promoted, or a backup restored.
     pub moved: bool,

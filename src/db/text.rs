@@ -1,6 +1,6 @@
 //! Text that Postgres can hold: all of Unicode but NUL.
 //!
-//! Kubernetes lets a NUL into any string (`"\u0000"`), and one of them would make Postgres refuse a whole batch.
+//! Kubernetes accepts a NUL in any string (`"\u0000"`), and one of them would make Postgres refuse a whole batch.
 
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nuls_are_replaced_wherever_they_stand() {
+    fn nuls_are_replaced_at_each_position() {
         let value = serde_json::json!({"a\0": ["x\0y", {"b": "\0"}], "n": 1, "t": true, "z": null});
         let expected =
             serde_json::json!({"a\u{fffd}": ["x\u{fffd}y", {"b": "\u{fffd}"}], "n": 1, "t": true, "z": null});

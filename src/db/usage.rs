@@ -42,12 +42,12 @@ pub struct AttemptRow {
     pub job_uid: Uuid,
     /// How it ended and what it asked for.
     pub record: AttemptRecord,
-    /// Where a pod told of it: what else the pod says.
+    /// Where the attempt comes from a pod: the job and the tenant that the pod names.
     pub seen: Option<JobSeen>,
 }
 
 /// Writes attempts and charges them. No two of `rows` may be of the same job and number. Jobs (and tenants) that have
-/// no row get one, as gone, from what the pod says; an attempt of a job without either is refused.
+/// no row get one, marked as deleted, from what the pod names; an attempt of a job without either is refused.
 ///
 /// # Errors
 /// When the rows are refused ([`Error::refused_rows`]; none is written then), or the database is away.
@@ -107,7 +107,7 @@ async fn insert_seen(
 }
 
 /// The one statement: attempts, their charges, and the hourly sums of those charges that were not there yet. (Left
-/// join: an attempt without a job then has no tenant, which the table refuses; it must not pass for written.)
+/// join: an attempt without a job then has no tenant, which the table refuses; it must not count as written.)
 async fn insert_attempts(connection: &mut sqlx::PgConnection, rows: &[AttemptRow]) -> Result<(), Cause> {
     let usages = column(rows, |r| metering::usage(&r.record));
     let parts: Vec<(Uuid, i32, metering::HourlyUsage)> = rows

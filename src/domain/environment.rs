@@ -1,11 +1,11 @@
 //! What a job's process is given as environment and arguments: whether the kernel can execute it, and which variables
 //! its parameters are.
 //!
-//! Linux passes no string (`NAME=value`, an argument) of more than 128 KiB with its final NUL (`MAX_ARG_STRLEN`,
-//! 32 pages of 4 KiB), and all of them together in a quarter of the stack's limit, which is 2 MiB where the stack's is the
+//! Linux passes no string (`NAME=value`, an argument) of more than 128 KiB with its final NUL (`MAX_ARG_STRLEN`, 32
+//! pages of 4 KiB), and all of them together in a quarter of the stack's limit, which is 2 MiB where the stack's is the
 //! usual 8 MiB. Half of that is a job's; the rest is left for what is added where it can't be seen: the image's own
-//! variables, and those of Secrets and ConfigMaps. A pod within these bounds also fits into etcd (1.5 MiB).
-//! What is beyond ends with `argument list too long` in the container, after an image was pulled for it, so it is refused
+//! variables, and those of Secrets and ConfigMaps. A pod within these bounds also fits into etcd (1.5 MiB). What is
+//! beyond ends with `argument list too long` in the container, after an image was pulled for it, so it is refused
 //! before that, with the numbers.
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// Most bytes of one variable with its name, or of one argument: `MAX_ARG_STRLEN` without the final NUL.
-pub const MOST_OF_ONE: usize = 128 * 1024 - 1;
+pub const MAX_STRING_BYTES: usize = 128 * 1024 - 1;
 /// Most bytes of all of them.
-pub const MOST_IN_ALL: usize = 1024 * 1024;
+pub const MAX_TOTAL_BYTES: usize = 1024 * 1024;
 /// Variable with all parameters, as JSON.
 pub const PARAMETERS: &str = "CROFTER_PARAMETERS";
 /// The final NUL of a string, and the pointer to it.
@@ -39,7 +39,7 @@ pub enum EnvironmentError {
     },
     /// One string is too long.
     #[error(
-        "{what} has {bytes} bytes, and Linux passes at most {MOST_OF_ONE} to a process in one: put it into a volume"
+        "{what} has {bytes} bytes, and Linux passes at most {MAX_STRING_BYTES} to a process in one: put it into a volume"
     )]
     One {
         /// Which one.
@@ -49,7 +49,7 @@ pub enum EnvironmentError {
     },
     /// All parameters are too long together.
     #[error(
-        "the parameters have {bytes} bytes as JSON in {PARAMETERS}, and Linux passes at most {MOST_OF_ONE} to a process in \
+        "the parameters have {bytes} bytes as JSON in {PARAMETERS}, and Linux passes at most {MAX_STRING_BYTES} to a process in \
          one variable: put what is large into a volume"
     )]
     Parameters {
@@ -58,7 +58,7 @@ pub enum EnvironmentError {
     },
     /// All of it is too long together.
     #[error(
-        "command, arguments, environment and parameters have {bytes} bytes together, and at most {MOST_IN_ALL} are passed \
+        "command, arguments, environment and parameters have {bytes} bytes together, and at most {MAX_TOTAL_BYTES} are passed \
          to a process: put what is large into a volume"
     )]
     All {
@@ -74,8 +74,8 @@ pub fn parameters_json(parameters: &BTreeMap<String, ParameterValue>) -> Option<
     (!texts.is_empty()).then(|| serde_json::json!(texts).to_string())
 }
 
-/// A text that reaches the container as it is: Kubernetes replaces `$(NAME)` in the value of a variable, and makes one `$`
-/// of `$$`.
+/// A text that reaches the container as it is: Kubernetes replaces `$(NAME)` in the value of a variable, and makes one
+/// `$` of `$$`.
 #[must_use]
 pub fn literal(text: &str) -> String {
     text.replace('$', "$$")
@@ -89,13 +89,13 @@ pub fn check(spec: &JobSpec) -> Result<(), EnvironmentError> {
     let variables = parameter_variables(&spec.parameters)?;
     let json = parameters_json(&spec.parameters);
     if let Some(bytes) = json.as_ref().map(|json| PARAMETERS.len() + 1 + json.len())
-        && bytes > MOST_OF_ONE
+        && bytes > MAX_STRING_BYTES
     {
         return Err(EnvironmentError::Parameters { bytes });
     }
     let mut all = json.map_or(0, |json| PARAMETERS.len() + 1 + json.len() + EACH);
     let mut count = |what: &dyn Fn() -> String, bytes: usize| {
-        if bytes > MOST_OF_ONE {
+        if bytes > MAX_STRING_BYTES {
             return Err(EnvironmentError::One { what: what(), bytes });
         }
         all += bytes + EACH;
@@ -113,7 +113,7 @@ pub fn check(spec: &JobSpec) -> Result<(), EnvironmentError> {
     for (variable, (name, value)) in &variables {
         count(&|| format!("parameter {name}"), variable.len() + 1 + value.len())?;
     }
-    if all > MOST_IN_ALL { Err(EnvironmentError::All { bytes: all }) } else { Ok(()) }
+    if all > MAX_TOTAL_BYTES { Err(EnvironmentError::All { bytes: all }) } else { Ok(()) }
 }
 
 /// Name and value of each parameter, by its variable.
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_the_kernel_can_not_pass_in_one_variable_are_refused_with_the_numbers() {
+    fn parameters_too_long_for_one_variable_of_the_kernel_are_refused_with_the_numbers() {
         // {"p00":"...", ...}: 9 bytes and the value for each of 32, and one brace more; 19 for the variable's name.
         let error = checked(parameters(32, &"x".repeat(4096))).unwrap_err();
         assert_eq!(error, EnvironmentError::Parameters { bytes: 19 + 1 + 32 * (9 + 4096) });
@@ -177,7 +177,7 @@ mod tests {
             checked(all)
         };
         assert_eq!(most(4096 - 309), Ok(()));
-        assert_eq!(most(4096 - 308), Err(EnvironmentError::Parameters { bytes: MOST_OF_ONE + 1 }));
+        assert_eq!(most(4096 - 308), Err(EnvironmentError::Parameters { bytes: MAX_STRING_BYTES + 1 }));
         let escaped = checked(parameters(16, &"\u{1}".repeat(2048))).unwrap_err();
         assert!(
             matches!(escaped, EnvironmentError::Parameters { bytes: 196_000.. }),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_that_the_kernel_can_not_pass_is_refused_with_its_place() {
+    fn a_string_too_long_for_the_kernel_is_refused_with_its_position() {
         let long = "\u{1F600}".repeat(32 * 1024);
         let bytes = 128 * 1024;
         let refused = |spec: Value| checked(spec).unwrap_err();

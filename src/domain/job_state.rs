@@ -12,9 +12,9 @@ use crate::api_types::JobPhase;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a job can't go from {from} to {to}")]
 pub struct IllegalMove {
-    /// Where the job is.
+    /// The job's phase.
     pub from: JobPhase,
-    /// Where it should have gone.
+    /// The phase it was to enter.
     pub to: JobPhase,
 }
 
@@ -32,22 +32,22 @@ pub fn successors(from: JobPhase) -> &'static [JobPhase] {
     }
 }
 
-/// States that one write may pass on its way to the one that it stores: a pod has started, or ended, before anybody
-/// wrote `Assigned`; and a job that ran too long and is tried again is stored as `Retrying` at once. Through any other
-/// state a job goes with a write of its own, so that everybody can see it there.
-const PASSED: [JobPhase; 2] = [JobPhase::Assigned, JobPhase::TimedOut];
+/// Phases that one write may skip on its way to the one that it stores: a pod has started, or ended, before `Assigned`
+/// was written; and a job that ran too long and is retried is stored as `Retrying` at once. Each other phase has a
+/// write of its own, so that every watch sees it.
+const SKIPPABLE: [JobPhase; 2] = [JobPhase::Assigned, JobPhase::TimedOut];
 
 /// Checks a way through the state machine, from what is stored to what is to be: each step is legal, or stays where it
-/// is, and only states are passed that one write may pass.
+/// is, and only phases are skipped that one write may skip.
 ///
-/// A way of several steps is one write: a pod that has started before anybody wrote `Assigned` takes its job from
+/// A way of several steps is one write: a pod that has started before `Assigned` was written takes its job from
 /// Queued by way of Assigned to Running at once.
 ///
 /// # Errors
 /// [`IllegalMove`] names the first step that is not.
 pub fn check_way(from: JobPhase, way: &[JobPhase]) -> Result<(), IllegalMove> {
     way.iter().try_fold(from, |here, &to| {
-        let leaves = if here == from { !is_terminal(from) } else { PASSED.contains(&here) };
+        let leaves = if here == from { !is_terminal(from) } else { SKIPPABLE.contains(&here) };
         if here == to || leaves && successors(here).contains(&to) {
             Ok(to)
         } else {
@@ -64,7 +64,7 @@ pub fn storable(from: JobPhase) -> BTreeSet<JobPhase> {
     let mut here = if is_terminal(from) { vec![] } else { vec![from] };
     while let Some(phase) = here.pop() {
         for &next in successors(phase) {
-            if found.insert(next) && PASSED.contains(&next) {
+            if found.insert(next) && SKIPPABLE.contains(&next) {
                 here.push(next);
             }
         }
@@ -106,8 +106,8 @@ mod tests {
         }
     }
 
-    /// What one write may store, as text. A job that waits can be found anywhere, because its pod can have gone any
-    /// way before somebody looked; a retry is seen to wait, and to be queued again, before it runs.
+    /// What one write may store, as text. A waiting job can be stored in any later phase, because its pod can
+    /// have reached it before the next reconcile; a retry is stored as waiting, and as queued again, before it runs.
     const STORABLE: &str = "Queued>Assigned Queued>Running Queued>Completed Queued>Failed Queued>TimedOut \
         Queued>Retrying Queued>Canceled Queued>Rejected Assigned>Running Assigned>Completed Assigned>Failed \
         Assigned>TimedOut Assigned>Retrying Assigned>Canceled Running>Completed Running>Failed Running>TimedOut \
@@ -150,6 +150,6 @@ mod tests {
         assert_eq!(error.to_string(), "a job can't go from Completed to Running");
         assert_eq!(check_way(Running, &[TimedOut, Retrying]), Ok(()));
         assert!(check_way(TimedOut, &[TimedOut, Retrying]).is_err(), "it is stored as an end");
-        assert!(check_way(Running, &[Retrying, Queued]).is_err(), "nobody would see it retry");
+        assert!(check_way(Running, &[Retrying, Queued]).is_err(), "no watch would see the retry");
     }
 }

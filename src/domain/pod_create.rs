@@ -2,8 +2,8 @@
 //!
 //! Final is only what the API server itself says of the pod as it was sent: the same pod is refused again, whoever is
 //! asked and whenever. Everything that others have a say in (a webhook, a policy, a quota, an account, the namespace)
-//! may be different in a minute, so the job waits, says so, and its place goes to others. The words of an API server
-//! begin with who refuses; what a user wrote comes after that, so only beginnings are compared.
+//! may change within a minute, so the job waits, its status says why, and other jobs get its reservation. The words of
+//! an API server begin with who refuses; what a user wrote comes after that, so only beginnings are compared.
 //!
 //! | answer | meaning |
 //! |---|---|
@@ -18,11 +18,11 @@
 //! | 409: a quota was changed meanwhile, or an object of that name is just being deleted | `TryAgain` |
 //! | 429 | `TryAgain` |
 //! | other 5xx: each try may have been counted by the `ResourceQuota`, so there is one at a time | `GiveBack` |
-//! | no answer in time, 504: the pod may have been created | `GiveBack`; where it was, the job has its place again |
+//! | no answer in time, 504: the pod may have been created | `GiveBack`; if it was, the job is admitted again |
 //! | no connection: no pod can be created at all | [`Keep`](Meaning::Keep) |
 
-/// Most characters of an API server's words that are handed on: those of an invalid pod repeat the values.
-const MOST_WORDS: usize = 1000;
+/// The most characters of an API server's message that are kept: that of an invalid pod repeats the values.
+const MAX_MESSAGE_CHARS: usize = 1000;
 
 /// What the API server answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +45,12 @@ pub enum Answer<'a> {
 pub enum Meaning {
     /// The same pod is refused again: the job is Rejected.
     Final,
-    /// It mostly passes within seconds: the job keeps its place for some quick tries, then as [`GiveBack`](Self::GiveBack).
+    /// It mostly ends within seconds: the job stays admitted for some quick tries, then as
+    /// [`GiveBack`](Self::GiveBack).
     TryAgain,
-    /// It may pass, and nothing says when: the place is given back, and the job waits, longer each time.
+    /// It may end at an unknown time: the job's quota and node are released, and the job waits, longer each time.
     GiveBack,
-    /// It concerns every pod: the place is kept, because no other job could use it.
+    /// It concerns every pod: the job stays admitted, because no other job could use its quota and node.
     Keep,
 }
 
@@ -66,7 +67,7 @@ pub fn meaning(answer: &Answer<'_>) -> Meaning {
         400 if is_not_decoded(words) => Meaning::Final,
         413 if words.starts_with("Request entity too large") => Meaning::Final,
         422 if words.starts_with("Pod \"") => Meaning::Final,
-        403 if passes_soon(words) => Meaning::TryAgain,
+        403 if is_transient(words) => Meaning::TryAgain,
         409 | 429 => Meaning::TryAgain,
         500.. if is_too_large(words) => Meaning::Final,
         _ => Meaning::GiveBack,
@@ -110,7 +111,7 @@ fn is_of_others(words: &str) -> bool {
 }
 
 /// A quota whose count lags, or has not been made yet; an account that is about to be created with its namespace.
-fn passes_soon(words: &str) -> bool {
+fn is_transient(words: &str) -> bool {
     let soon = ["exceeded quota: ", "status unknown for quota: ", "error looking up service account "];
     after_name(words).is_some_and(|rest| soon.iter().any(|beginning| rest.starts_with(beginning)))
 }
@@ -133,7 +134,7 @@ fn is_too_large(words: &str) -> bool {
 }
 
 fn shortened(words: &str) -> String {
-    match words.char_indices().nth(MOST_WORDS) {
+    match words.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((end, _)) => format!("{}...", &words[..end]),
         None => words.to_owned(),
     }

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_the_whole_pod_takes_the_place_of_its_containers_and_overhead_is_added() {
+    fn a_request_of_the_whole_pod_replaces_those_of_its_containers_and_overhead_is_added() {
         let spec = json!({"containers": [container("100m", "1Ki")], "overhead": {"cpu": "10m"},
             "resources": {"requests": {"cpu": "2"}}});
         assert_eq!((asked(&spec).cpu_milli, asked(&spec).memory_bytes), (2010, 1 << 10));

@@ -4,18 +4,18 @@
 //! charged; the first one charged at or after its end opens the next. All of this is a function of the times at which
 //! first pods were created, so the order and number of the events about them does not matter.
 //!
-//! It can be rebuilt at any moment from the API server, whatever was deleted and created again meanwhile. A first pod is
-//! held by a finalizer until Tenant status (`status.jobWindow`) says that it is counted, so every job charged is to be
-//! found in one of two places: among the pods held, or in the number `settled`. Those that are in both while a
+//! It can be rebuilt at any moment from the API server, whatever was deleted and created again meanwhile. A first pod
+//! is held by a finalizer until Tenant status (`status.jobWindow`) says that it is counted, so every job charged is to
+//! be found in one of two places: among the pods held, or in the number `settled`. Those that are in both while a
 //! finalizer is taken away are named in `settling`, and counted once. Status also says where the window before ended
 //! (`notBefore`): what is older belongs to no window that still runs, and without that the rest of an old window would
-//! pass for the beginning of a new one.
+//! be taken for the beginning of a new one.
 //!
 //! An event within an hour of the pod's creation is counted exactly: even when the first job of a window comes last, it
-//! moves the window's start. (Later than that, jobs that it would
-//! have pushed into the next window may have been settled in this one.) Times are those of the API server; where they are
-//! compared with our own clock, a window lasts `LEEWAY` longer, so that a pod created at its end by our clock is not
-//! stamped into it by a clock that is behind, and then counted nowhere.
+//! moves the window's start. (Later than that, jobs that it would have pushed into the next window may have been
+//! settled in this one.) Times are those of the API server; where they are compared with our own clock, a window lasts
+//! `LEEWAY` longer, so that a pod created at its end by our clock is not stamped into it by a clock that is behind, and
+//! then counted nowhere.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -123,8 +123,9 @@ impl RateWindow {
         self.in_force(now).map(|window| over_at(window.start))
     }
 
-    /// Makes [`RateWindow::stored`] allow to remove the finalizer of the job's pod; true where that has changed. It has not
-    /// where it was allowed already, where the job is unknown, and while too many others are settling: call it again then.
+    /// Makes [`RateWindow::stored`] allow to remove the finalizer of the job's pod; true where that has changed. It has
+    /// not where it was allowed already, where the job is unknown, and while too many others are settling: call it
+    /// again then.
     pub fn settle(&mut self, job_uid: &str) -> bool {
         let settling = self.recorded.as_ref().map_or(0, |recorded| recorded.settling.len());
         let Some((created, window)) = self.open.get(job_uid).copied().zip(self.newest()) else {
@@ -138,8 +139,8 @@ impl RateWindow {
         true
     }
 
-    /// The job's pod was seen without its finalizer, or was deleted. One that was not settled, because the finalizer was
-    /// removed by hand, stays counted.
+    /// The job's pod was seen without its finalizer, or was deleted. One that was not settled, because the finalizer
+    /// was removed by hand, stays counted.
     pub fn finalizer_removed(&mut self, job_uid: &str) {
         let settling = self.recorded.as_mut().is_some_and(|recorded| recorded.settling.remove(job_uid));
         if !settling {
@@ -161,9 +162,9 @@ impl RateWindow {
         })
     }
 
-    /// Whether Tenant status, as it is stored, allows to remove the finalizer of a job's first pod, created at `created`: it is counted
-    /// there, or belongs to a window that is over there, and not only there: an end that has moved may not be stored yet,
-    /// and the pod belong to the window after it.
+    /// Whether Tenant status, as it is stored, allows to remove the finalizer of a job's first pod, created at
+    /// `created`: it is counted there, or belongs to a window that is over there, and not only there: an end that has
+    /// moved may not be stored yet, and the pod belong to the window after it.
     #[must_use]
     pub fn may_remove_finalizer(
         &self,
@@ -225,7 +226,7 @@ impl RateWindow {
         *self.newest.get_or_init(|| self.fold(Timestamp::MAX))
     }
 
-    /// The newest window that the charges up to a time make, in the order of their times. Those settled stand together
+    /// The newest window that the charges up to a time make, in the order of their times. Those settled count
     /// at the start of their window, which is as good as their own times: a window has the same start with them.
     fn fold(&self, last: Timestamp) -> Option<Window> {
         let open = self.open.values().map(|created| (*created, 1));

@@ -30,7 +30,7 @@ pub struct Resources {
     pub bandwidth_mbps: u64,
     /// Bytes of scratch space on the node's disk.
     pub ephemeral_bytes: u64,
-    /// Pods: one for each job; a kubelet takes no more than so many.
+    /// Pods: one for each job; a kubelet has a limit of them.
     pub pods: u64,
 }
 
@@ -71,8 +71,8 @@ impl AskError {
 }
 
 impl Resources {
-    /// The amount that counts against a quota, in the unit of [`QuotaDimension::limit`]; `None` of those that do not limit
-    /// what jobs hold.
+    /// The amount that counts against a quota, in the unit of [`QuotaDimension::limit`]; `None` of those that do not
+    /// limit what jobs hold.
     #[must_use]
     pub fn amount(&self, of: QuotaDimension) -> Option<u64> {
         match of {
@@ -89,10 +89,10 @@ impl Resources {
         }
     }
 
-    /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB. Its scratch volumes are on the
-    /// node's disk like what it writes elsewhere, and it is one pod. What is below the least that a job may ask for counts
-    /// as that: the CRD and the catalogue refuse it, so it was stored without their rules, and to a kubelet a limit of zero
-    /// is none.
+    /// What a job asks for: its own numbers, else its scenario's, else 1 core and 512 MiB. Its scratch volumes are on
+    /// the node's disk like what it writes elsewhere, and it is one pod. What is below the least that a job may ask for
+    /// counts as that: the CRD and the catalogue refuse it, so it was stored without their rules, and to a kubelet a
+    /// limit of zero is none.
     ///
     /// # Errors
     /// [`AskError`]: the catalogue does not have the job's scenario; or names the field that can't be read: the CRD's

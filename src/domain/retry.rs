@@ -1,9 +1,10 @@
 //! Bounds and back-off of further attempts: min(5 s x 2^n, 5 min), with jitter.
 //!
-//! Retries and disruptions are counted, bounded and paced each by itself. A disruption is an attempt that the cluster ended
-//! (drain, eviction, preemption, node loss, a deleted pod): a job that is well is to survive a week of node upgrades and
-//! reclaimed spot nodes, so its retries are not charged. But a job that brings down each node that it runs on looks the
-//! same, so there is a bound all the same: with the pauses between them, 16 disruptions take most of an hour.
+//! Retries and disruptions are counted, bounded and paced each by itself. A disruption is an attempt that the cluster
+//! ended (drain, eviction, preemption, node loss, a deleted pod): a healthy job is to survive a week of node upgrades
+//! and reclaimed spot nodes, so its retries are not charged. But a job that brings down each node that it runs on shows
+//! the same disruptions, so they have a bound as well: with the pauses between them, 16 disruptions take most of an
+//! hour.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// The most disruptions after which a job is run again; see the module.
-pub const MOST_DISRUPTIONS: i32 = 16;
+pub const MAX_DISRUPTIONS: i32 = 16;
 
 /// How long to wait after the `nth` retry, disruption or refusal (from 1) of a job.
 ///

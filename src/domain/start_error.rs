@@ -1,7 +1,7 @@
-//! What keeps a container from starting, and whether it can pass.
+//! What keeps a container from starting, and whether it can end by itself.
 //!
-//! A kubelet says why a container waits, in one word and a sentence; kube-scheduler, why a pod gets no node. Four kinds of
-//! it never pass by themselves:
+//! A kubelet says why a container waits, in one word and a sentence; kube-scheduler, why a pod gets no node. Four kinds
+//! of it never end by themselves:
 //!
 //! | word | what it says | the job |
 //! |---|---|---|
@@ -10,9 +10,9 @@
 //! | `CreateContainerConfigError` | a Secret, a ConfigMap or a key of one does not exist | ends [`GRACE`] after the pod was created |
 //! | (kube-scheduler) | `persistentvolumeclaim "x" not found` | likewise, as `ClaimNotFound` |
 //!
-//! The grace is for what is applied together with its job, in whatever order (GitOps, `kubectl apply -f dir/`): it counts
-//! from the pod's creation, so that what was pulled for minutes before the kubelet looked for the Secret has had its time.
-//! Everything else may pass (an image that can't be pulled, a registry that is away, a kubelet whose cache is behind) and
+//! The grace is for what is applied together with its job, in whatever order (GitOps, `kubectl apply -f dir/`): it
+//! counts from the pod's creation, so that a pull of minutes before the kubelet reads the Secret uses it up. Every
+//! other cause may end (an image that can't be pulled, a registry that is away, a kubelet whose cache is behind) and
 //! waits until the pod's start limit.
 
 use jiff::SignedDuration;
@@ -38,7 +38,7 @@ pub struct StartError {
     pub reason: Reason,
     /// The kubelet's word and sentence.
     pub message: String,
-    /// How long after the creation of the pod it may pass by itself.
+    /// How long after the creation of the pod it may end by itself.
     pub grace: SignedDuration,
 }
 
@@ -127,7 +127,7 @@ mod tests {
             (config, "configmap \"settings\" not found", Some(60)),
             (config, "couldn't find key password in Secret tenant-acme/db", Some(60)),
             (config, "couldn't find key level in ConfigMap tenant-acme/settings", Some(60)),
-            // These may pass.
+            // These may end.
             (config, "failed to sync secret cache: timed out waiting for the condition", None),
             (config, "services have not yet been read at least once, cannot construct envvars", None),
             ("CreateContainerError", "context deadline exceeded", None),

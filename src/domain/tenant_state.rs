@@ -41,7 +41,7 @@ pub fn decide(tenant: &Tenant, now: Timestamp) -> PhaseDecision {
         SuspendPolicy::Drain => "running ones are stopped and requeued (suspendPolicy Drain)",
     };
     if terminating(tenant) {
-        let message = "the tenant is being deleted: nothing new is accepted and its jobs are canceled";
+        let message = "the tenant is being deleted: no new job is accepted and its jobs are canceled";
         return decision(TenantPhase::Terminating, Reason::Terminating, message.to_owned());
     }
     if spec.suspended {
@@ -78,8 +78,8 @@ pub fn terminating(tenant: &Tenant) -> bool {
     tenant.metadata.deletion_timestamp.is_some() && deletion_prevented(tenant.spec.prevent_deletion).is_none()
 }
 
-/// Why a tenant must stay although its deletion was asked for. The chart's tenant `default` is protected as any other one,
-/// by its spec, so that removing Crofter needs no way around.
+/// Why a tenant must stay although its deletion was asked for. The chart's tenant `default` is protected as any other
+/// one, by its spec, so that removing Crofter needs no way around.
 #[must_use]
 pub fn deletion_prevented(prevent_deletion: bool) -> Option<&'static str> {
     prevent_deletion.then_some(

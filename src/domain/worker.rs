@@ -1,4 +1,5 @@
-//! What a Node object says of its work for a tenant or pool: the marks of admission, and what an admitted node can take.
+//! What a Node object says of its work for a tenant or pool: the marks of admission, and what an admitted node can
+//! take.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub struct Worker {
     pub allocatable: Resources,
     /// A pod placed here now would start: the kubelet says Ready, and the node is schedulable.
     pub ready: bool,
-    /// Neither cordoned nor tainted by somebody else (job pods tolerate Crofter's taint only). A node that is
+    /// Neither cordoned nor tainted by others (job pods tolerate Crofter's taint only). A node that is
     /// schedulable but not ready may come back by itself.
     pub schedulable: bool,
 }

@@ -17,7 +17,7 @@ pub fn has<K: Resource>(object: &K, finalizer: &str) -> bool {
     object.finalizers().iter().any(|f| f == finalizer)
 }
 
-/// Adds the finalizer; nothing is written when it is there.
+/// Adds the finalizer; an object that has it is not written.
 ///
 /// # Errors
 /// [`CallError`]; a conflict (409) means that `object` is not the newest.

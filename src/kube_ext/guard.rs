@@ -16,8 +16,9 @@ use crate::names::PREFIX;
 
 /// An object, or why it can't be read.
 ///
-/// As kube's `DeserializeGuard`, but for JSON only, and so in one step: kube's makes a tree of each object, copies that,
-/// and reads the copy, which took a quarter of the operator's time under load. Here the object is read from its text.
+/// As kube's `DeserializeGuard`, but for JSON only, and so in one step: kube's makes a tree of each object, copies
+/// that, and reads the copy, which took a quarter of the operator's time under load. Here the object is read from its
+/// text.
 #[derive(Clone, Debug)]
 pub struct Guarded<K>(pub Result<K, InvalidObject>);
 
@@ -79,7 +80,7 @@ mod tests {
     const GOOD: &str = r#"{"metadata":{"name":"good"},"data":{"a":"b"}}"#;
     const BAD: &str = r#"{"metadata":{"name":"bad","uid":"u"},"data":{"a":1}}"#;
 
-    fn told(object: &Guarded<ConfigMap>) -> (Option<&str>, Result<usize, &str>) {
+    fn summary(object: &Guarded<ConfigMap>) -> (Option<&str>, Result<usize, &str>) {
         let read = object.0.as_ref().map(|map| map.data.as_ref().map_or(0, |data| data.len()));
         (object.meta().name.as_deref(), read.map_err(|invalid| invalid.error.as_str()))
     }
@@ -90,7 +91,7 @@ mod tests {
     fn one_that_cannot_be_read_stops_none_of_a_list() {
         let list = format!(r#"{{"kind":"ConfigMapList","metadata":{{}},"items":[{BAD},{GOOD}]}}"#);
         let list: ObjectList<Guarded<ConfigMap>> = serde_json::from_str(&list).unwrap();
-        let all: Vec<_> = list.items.iter().map(told).collect();
+        let all: Vec<_> = list.items.iter().map(summary).collect();
         assert_eq!(all, [(Some("bad"), Err(WORDS)), (Some("good"), Ok(1))]);
     }
 
@@ -115,9 +116,9 @@ mod tests {
             serde_json::from_str::<WatchEvent<Guarded<ConfigMap>>>(&line)
         };
         let WatchEvent::Modified(bad) = event(BAD).unwrap() else { panic!("another event") };
-        assert_eq!(told(&bad), (Some("bad"), Err(WORDS)));
+        assert_eq!(summary(&bad), (Some("bad"), Err(WORDS)));
         let WatchEvent::Modified(good) = event(GOOD).unwrap() else { panic!("another event") };
-        assert_eq!(told(&good), (Some("good"), Ok(1)));
-        assert!(event(r#"{"metadata":7}"#).is_err(), "metadata that can't be read names nobody");
+        assert_eq!(summary(&good), (Some("good"), Ok(1)));
+        assert!(event(r#"{"metadata":7}"#).is_err(), "invalid metadata names no object");
     }
 }

@@ -1,8 +1,8 @@
 //! Objects that are stored in a form that can't be read: by hand, or under another schema.
 //!
-//! They stop no other client. [`sort`] takes them out of a watch's changes for a controller of their own, which works on
-//! their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of readable objects
-//! still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
+//! They stop no other client. [`sort`] takes them out of a watch's changes for a controller of their own, which works
+//! on their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of readable
+//! objects still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -75,14 +75,14 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> InvalidObjects<K> {
     }
 }
 
-/// Sends each object to the controller that can deal with it, and keeps the cache of those that can't be read; `gone` is
+/// Sends each object to the controller that can deal with it, and keeps the cache of invalid objects; `deleted` is
 /// called for each that was deleted. Ends when the watch or a controller does.
 pub async fn sort<K>(
     mut changes: mpsc::Receiver<Change<K>>,
     mut invalid: Writer<Meta<K>>,
     valid_sender: mpsc::Sender<Arc<K>>,
     invalid_sender: mpsc::Sender<Arc<Meta<K>>>,
-    gone: impl Fn(&K),
+    deleted: impl Fn(&K),
 ) where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
@@ -95,7 +95,7 @@ pub async fn sort<K>(
             }
             Change::Deleted(object) => {
                 invalid.apply_watcher_event(&watcher::Event::Delete(meta(object.meta())));
-                gone(&object);
+                deleted(&object);
                 valid_sender.send(object).await.is_ok()
             }
             Change::Invalid(object) => {

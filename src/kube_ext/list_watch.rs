@@ -1,16 +1,17 @@
 //! The objects of one kind and every change of them: LIST in pages, then WATCH, through failures.
 //!
 //! kube's `watcher` does the same and leaves three things without a bound, which this one has:
-//! - *Silence.* Every wait for the API server (the head of an answer, the next part of a page, the opening of a watch, its next
-//!   event) ends after [`SILENCE`]. A watch is asked for [`WATCH_SECONDS`] only and then ends in good order, so that a quiet
-//!   one and a dead one differ: bookmarks alone would not do, because a kind without any event since the API server started
-//!   has none. What stays silent is dropped and begun again, the watch from the last version seen.
-//! - *Memory.* The number of objects in a page follows the bytes of the page before; a page of more than [`PAGE_LIMIT`] is
-//!   dropped while it is read, and asked for again in a smaller number.
+//! - *Silence.* Every wait for the API server (the head of an answer, the next part of a page, the opening of a watch,
+//!   its next event) ends after [`SILENCE`]. A watch is asked for [`WATCH_SECONDS`] only and then ends in good order,
+//!   so that a quiet one and a dead one differ: bookmarks alone would not do, because a kind without any event since
+//!   the API server started has none. What stays silent is dropped and begun again, the watch from the last version
+//!   seen.
+//! - *Memory.* The number of objects in a page follows the bytes of the page before; a page of more than [`PAGE_LIMIT`]
+//!   is dropped while it is read, and asked for again in a smaller number.
 //! - *Signs of life.* Bookmarks and ends in good order are noted in the [`Pulse`], by which health is judged.
 //!
-//! A bookmark that is older than what was seen (etcd was restored from a backup) begins with a LIST again: a watch from a
-//! version that is yet to come would deliver nothing until then.
+//! A bookmark that is older than what was seen (etcd was restored from a backup) begins with a LIST again: a watch from
+//! a version that is yet to come would deliver nothing until then.
 
 use std::{error::Error as _, fmt::Debug, mem, time::Duration, vec};
 
@@ -37,12 +38,13 @@ use super::{
 
 /// Length of a watch. The API server sends a bookmark two seconds before, and then ends it.
 const WATCH_SECONDS: u32 = 60;
-/// The longest that one page may take, however steadily it comes. The API server compacts the version of a list, and so voids
-/// its next page, after as long.
+/// The longest that one page may take, however steadily it comes. The API server compacts the version of a list, and so
+/// voids its next page, after as long.
 const PAGE_DEADLINE: Duration = Duration::from_secs(300);
 /// The longest error text that is read.
 const ERROR_LIMIT: usize = 64 * 1024;
-/// The most bytes of a page: four times what one object may have in etcd, and a few for those of a page that is larger than the last.
+/// The most bytes of a page: four times what one object may have in etcd, and a few for those of a page that is larger
+/// than the last.
 const PAGE_LIMIT: usize = 48 << 20;
 /// A watch that ends sooner than this, without an event, counts as a failure: opening it again at once would be a loop.
 const SHORT: Duration = Duration::from_secs(1);
@@ -65,7 +67,7 @@ pub(super) enum Interruption {
     /// The watch ended as soon as it was opened.
     #[error("failed to watch: the watch ended at once")]
     Ended,
-    /// The store has gone back to an earlier version.
+    /// The version of the store has decreased: etcd was restored.
     #[error("failed to watch: the API server is at version {at}, and version {seen} was seen already")]
     Rewound {
         /// The version of a bookmark.
@@ -123,8 +125,8 @@ impl Interruption {
     }
 }
 
-/// Whether the certificate of the API server is not signed by the authority that this process read at its start. rustls' type
-/// is no dependency of ours; its words are.
+/// Whether the certificate of the API server is not signed by the authority that this process read at its start.
+/// rustls' type is no dependency of ours; its words are.
 fn is_untrusted(error: &kube::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
@@ -415,17 +417,17 @@ impl Default for PageSize {
 impl PageSize {
     /// As kube's and client-go's pages: of the first page nothing is known.
     const FIRST: u32 = 500;
-    /// For each page the API server (1.36) gathers all objects that are left and cuts them off, so that 100,000 Jobs, most
-    /// of them ended, take 13.5 s in pages of so many and 19.6 s in pages of 2,000, measured with a bare client.
-    const MOST: u32 = 10_000;
+    /// For each page the API server (1.36) gathers all objects that are left and cuts them off, so that 100,000 Jobs,
+    /// most of them ended, take 13.5 s in pages of 10,000 and 19.6 s in pages of 2,000, measured with a bare client.
+    const MAX_ITEMS: u32 = 10_000;
     /// The bytes that a page is to have.
-    const WANTED: usize = 32 << 20;
+    const TARGET_BYTES: usize = 32 << 20;
 
-    /// A page of so many objects had so many bytes.
+    /// Records that a page of `objects` had `bytes`.
     fn measured(&mut self, objects: usize, bytes: usize) {
         if let Some(each) = bytes.checked_div(objects) {
-            let fit = Self::WANTED / each.max(1);
-            self.0 = u32::try_from(fit).unwrap_or(Self::MOST).clamp(1, Self::MOST);
+            let fit = Self::TARGET_BYTES / each.max(1);
+            self.0 = u32::try_from(fit).unwrap_or(Self::MAX_ITEMS).clamp(1, Self::MAX_ITEMS);
         }
     }
 

@@ -1,7 +1,7 @@
 //! For the tests of controllers: an API server in memory, and caches that hold what a test puts there.
 //!
-//! [`Fake`] keeps objects by path, records every call in order, and refuses where it is told to. A test whose API server
-//! must know more puts its own answers behind [`client`].
+//! [`Fake`] keeps objects by path, records every call in order, and refuses the calls that the test names. A test whose
+//! API server must know more puts its own answers behind [`client`].
 
 use std::{
     collections::BTreeMap,
@@ -98,7 +98,7 @@ impl Fake {
 
     /// Refuses every call to that path from now on, with this code; 0 ends it.
     pub(crate) fn refuse(&self, path: &str, code: u16) {
-        self.refuse_with(path, code, "told to");
+        self.refuse_with(path, code, "refused by the test");
     }
 
     /// As [`refuse`](Self::refuse), in these words.
@@ -106,7 +106,7 @@ impl Fake {
         self.0.lock().unwrap().refusals.insert(path.to_owned(), (code, message.to_owned()));
     }
 
-    /// The calls since the last look.
+    /// The calls since the last call of this method.
     pub(crate) fn calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
@@ -163,7 +163,7 @@ impl Fake {
 /// A refusal in the API server's form.
 pub(crate) fn refusal(code: u16, message: &str) -> (u16, Value) {
     let status = json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code, "reason": "Told",
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code, "reason": "RefusedByTest",
     });
     (code, status)
 }
@@ -194,7 +194,7 @@ pub(crate) fn merge(object: &mut Value, patch: &Value) {
     }
 }
 
-/// A cache that is whole and holds nothing, and its writer.
+/// A cache that is synced and empty, and its writer.
 pub(crate) fn cache<K>() -> (Store<K>, Writer<K>)
 where
     K: Resource<DynamicType = ()> + Clone + 'static,

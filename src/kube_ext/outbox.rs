@@ -1,10 +1,10 @@
 //! What a subscriber of a watch has not taken yet.
 //!
-//! A watch feeds many parts, and one that does not take what it is sent must not keep it from the others. So each has an
-//! outbox: of an object that changes again before it was taken only the latest change is kept, at its own place, so that
-//! there is never more in it than there are objects, and what is taken is in the order in which it came, with gaps. (By that order the
-//! cache of keys knows how new it is.) One that is full slows the watch down for a moment ([`PATIENCE`]), as a channel
-//! would, and from then on, until it has been emptied, no more.
+//! A watch feeds many parts, and one that does not take what it is sent must not keep it from the others. So each has
+//! an outbox: of an object that changes again before its change was taken only the latest change is kept, in a slot of
+//! its own, so that an outbox never has more changes than objects exist, and the subscriber takes them in the order in
+//! which they came, with gaps. (By that order the cache of keys knows how new it is.) A full outbox slows the watch
+//! down once ([`DRAIN_TIMEOUT`]), as a channel would, and then no more until it has been emptied.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,15 +21,15 @@ use tokio::{
 
 use super::change::Change;
 
-/// Changes in an outbox from which on the watch waits for its subscriber.
-const FULL: usize = 1024;
-/// How long it does, until the outbox has been emptied.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The number of changes in an outbox at which the watch waits for its subscriber.
+const MAX_QUEUED_CHANGES: usize = 1024;
+/// How long the watch waits for the subscriber to empty the outbox.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Since when a subscriber has taken nothing although there is something. All clones are one.
+/// Since when a subscriber has taken no change from a non-empty outbox. All clones are one.
 #[derive(Clone, Debug)]
 pub(super) struct Backlog {
-    /// Where it was subscribed.
+    /// The location in the source where it subscribed.
     pub(super) subscriber: &'static Location<'static>,
     since: Arc<Mutex<Option<Instant>>>,
 }
@@ -55,13 +55,13 @@ struct Shared<K: Resource> {
 }
 
 struct Queue<K: Resource> {
-    /// Places in the order of their numbers; those that are not the latest of their object are void.
+    /// Slots in the order of their numbers; those that are not the latest of their object are void.
     order: VecDeque<(u64, Option<Arc<str>>)>,
-    /// The latest change of each object, by its key, and its place.
+    /// The latest change of each object, by its key, and the number of its slot.
     latest: HashMap<Arc<str>, (u64, Change<K>)>,
-    /// The place of [`Change::Synced`], if it is due.
+    /// The slot of [`Change::Synced`], if it is due.
     synced: Option<u64>,
-    /// The number of the next place.
+    /// The number of the next slot.
     next: u64,
     /// The watch has waited long enough, and does not again before it is empty.
     behind: bool,
@@ -94,42 +94,42 @@ impl<K: Resource<DynamicType = ()>> Queue<K> {
         self.latest.len() + usize::from(self.synced.is_some())
     }
 
-    fn place(&mut self, key: Option<Arc<str>>) -> u64 {
-        let place = self.next;
+    fn push_slot(&mut self, key: Option<Arc<str>>) -> u64 {
+        let slot = self.next;
         self.next += 1;
-        self.order.push_back((place, key));
-        place
+        self.order.push_back((slot, key));
+        slot
     }
 
     fn put(&mut self, key: Option<Arc<str>>, change: Change<K>) {
         let Some(key) = key else {
-            self.synced = Some(self.place(None));
+            self.synced = Some(self.push_slot(None));
             return;
         };
-        let place = self.place(Some(Arc::clone(&key)));
-        let before = self.latest.insert(key, (place, change)).map(|(before, _)| before);
+        let slot = self.push_slot(Some(Arc::clone(&key)));
+        let before = self.latest.insert(key, (slot, change)).map(|(before, _)| before);
         // All that there was comes before it.
         if before < self.synced && before.is_some() {
-            self.synced = Some(self.place(None));
+            self.synced = Some(self.push_slot(None));
         }
-        if self.order.len() > 2 * self.len() + FULL {
+        if self.order.len() > 2 * self.len() + MAX_QUEUED_CHANGES {
             let (latest, synced) = (&self.latest, self.synced);
-            self.order.retain(|(place, key)| match key {
-                Some(key) => latest.get(key).is_some_and(|(of, _)| of == place),
-                None => synced == Some(*place),
+            self.order.retain(|(slot, key)| match key {
+                Some(key) => latest.get(key).is_some_and(|(of, _)| of == slot),
+                None => synced == Some(*slot),
             });
         }
     }
 
     fn take(&mut self) -> Option<Change<K>> {
         let change = loop {
-            let (place, key) = self.order.pop_front()?;
+            let (slot, key) = self.order.pop_front()?;
             match key {
-                None if self.synced == Some(place) => {
+                None if self.synced == Some(slot) => {
                     self.synced = None;
                     break Change::Synced;
                 }
-                Some(key) if self.latest.get(&key).is_some_and(|(of, _)| *of == place) => {
+                Some(key) if self.latest.get(&key).is_some_and(|(of, _)| *of == slot) => {
                     break self.latest.remove(&key)?.1;
                 }
                 _ => (),
@@ -158,7 +158,7 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<K>> {
-        // Each method leaves it whole, so a poisoned lock holds nothing broken.
+        // Each method leaves the queue consistent, so a poisoned lock can be used.
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,18 +167,18 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
         let is_full = {
             let mut queue = self.queue();
             queue.put(key, change);
-            queue.len() >= FULL && !queue.behind
+            queue.len() >= MAX_QUEUED_CHANGES && !queue.behind
         };
         self.0.filled.notify_one();
         if !is_full {
             return;
         }
         let emptied = async {
-            while self.queue().len() >= FULL / 2 {
+            while self.queue().len() >= MAX_QUEUED_CHANGES / 2 {
                 self.0.emptied.notified().await;
             }
         };
-        if timeout(PATIENCE, emptied).await.is_err() {
+        if timeout(DRAIN_TIMEOUT, emptied).await.is_err() {
             self.queue().behind = true;
             let (kind, subscriber) = (K::kind(&()), self.0.backlog.subscriber);
             tracing::warn!(%kind, %subscriber, "a subscriber does not keep up with the watch, which does not wait for it");
@@ -196,10 +196,10 @@ impl<K: Resource<DynamicType = ()>> Outbox<K> {
         loop {
             self.filled().await;
             self.0.backlog.set(Some(Instant::now()));
-            let Ok(place) = subscriber.reserve().await else { return };
+            let Ok(permit) = subscriber.reserve().await else { return };
             self.0.backlog.set(None);
             if let Some(change) = self.queue().take() {
-                place.send(change);
+                permit.send(change);
             }
             self.0.emptied.notify_one();
         }
@@ -281,7 +281,7 @@ mod tests {
         for n in 0..100_000 {
             put(&outbox, Change::Applied(map(&(n % 3).to_string(), n))).await;
         }
-        assert!(outbox.queue().order.len() <= FULL + 6, "{}", outbox.queue().order.len());
+        assert!(outbox.queue().order.len() <= MAX_QUEUED_CHANGES + 6, "{}", outbox.queue().order.len());
     }
 
     #[tokio::test(start_paused = true)]
@@ -293,7 +293,7 @@ mod tests {
         for n in 0..3000 {
             put(&outbox, Change::Applied(map(&n.to_string(), 1))).await;
         }
-        assert_eq!(begun.elapsed(), PATIENCE);
+        assert_eq!(begun.elapsed(), DRAIN_TIMEOUT);
         tokio::time::advance(Duration::from_secs(600)).await;
         let behind = outbox.backlog().since().unwrap().elapsed();
         assert!(behind >= Duration::from_secs(600), "{behind:?}");

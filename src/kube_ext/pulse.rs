@@ -1,16 +1,17 @@
 //! Signs of life of the watches, and what they say of this process: whether a restart would mend it.
 //!
-//! A watch delivers something at least once a minute, however little happens: an event, a bookmark, a page of a list, or its
-//! own end in good order. What does not is *behind*, which `/readyz?verbose` shows. That alone is no reason to be restarted:
-//! an API server that is away, overloaded, or refuses is not mended by it, and all replicas that start at once, with
-//! empty caches, are the last that it needs when it comes back. So `/healthz` fails only where a new process would do better:
-//! - a watch has taken no step for [`STUCK`], neither delivered nor failed, although every attempt ends by itself before:
-//!   something in this process holds it;
-//! - a part that a watch feeds has taken nothing for [`STUCK`] although there is something, and all caches are whole, so that
-//!   it waits for none of them;
+//! A watch delivers something at least once a minute, however little happens: an event, a bookmark, a page of a list,
+//! or its own end in good order. What does not is *behind*, which `/readyz?verbose` shows. That alone is no reason to
+//! be restarted: an API server that is away, overloaded, or refuses is not mended by it, and all replicas that start at
+//! once, with empty caches, are the last that it needs when it comes back. So `/healthz` fails only where a new process
+//! would do better:
+//! - a watch has taken no step for [`STUCK`], neither delivered nor failed, although every attempt ends by itself
+//!   before: something in this process holds it;
+//! - a part that a watch feeds has taken no change from a non-empty outbox for [`STUCK`], and all caches are synced, so
+//!   that it waits for none of them;
 //! - a watch has delivered nothing for [`CUT_OFF`] and is not refused, while others hear from the same API server;
-//! - no watch has delivered anything for [`STUCK`] because the certificate of the API server is signed by an authority that
-//!   this process has not read: authorities are read at the start.
+//! - no watch has delivered anything for [`STUCK`] because the certificate of the API server is signed by an authority
+//!   that this process has not read: authorities are read at the start.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,12 +27,12 @@ use crate::metrics::Metrics;
 /// The longest wait for the next part of an answer: above the length of a watch, and above the 60 s after which the API
 /// server gives up an answer itself (`--request-timeout`).
 pub const SILENCE: Duration = Duration::from_secs(75);
-/// A watch that takes no step for so long has stopped: the longest that one takes is five minutes, of which a page of a list
-/// may be, and half a minute of back-off.
+/// A watch that takes no step for so long has stopped: the longest that one takes is five minutes, of which a page of a
+/// list may be, and half a minute of back-off.
 pub const STUCK: Duration = Duration::from_secs(600);
 /// A watch that fails for so long, while others do not, is taken for this process's fault.
 pub const CUT_OFF: Duration = Duration::from_secs(1800);
-/// Another watch that has delivered within this time shows that the API server is there.
+/// Another watch that has delivered within this time shows that the API server responds.
 const RECENT: Duration = Duration::from_secs(120);
 /// A watch that has delivered nothing for so long is behind.
 const BEHIND: Duration = SILENCE.saturating_add(Duration::from_secs(15));
@@ -74,7 +75,7 @@ struct Signs {
     /// When something last came from the API server.
     delivered: Instant,
     /// A list was complete.
-    whole: bool,
+    synced: bool,
     /// Why it was interrupted last, if nothing was delivered since.
     failure: Option<Cause>,
 }
@@ -82,14 +83,14 @@ struct Signs {
 impl Default for Pulse {
     fn default() -> Self {
         let now = Instant::now();
-        let signs = Signs { runs: false, stepped: now, delivered: now, whole: false, failure: None };
+        let signs = Signs { runs: false, stepped: now, delivered: now, synced: false, failure: None };
         Self { signs: Arc::new(Mutex::new(signs)), feeds: Arc::default(), renew: Arc::default() }
     }
 }
 
 impl Pulse {
     fn signs(&self) -> MutexGuard<'_, Signs> {
-        // Each method leaves it whole, so a poisoned lock holds nothing broken.
+        // Each method leaves the state consistent, so a poisoned lock can be used.
         self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -124,7 +125,7 @@ impl Pulse {
     /// The watch runs from now on.
     pub(super) fn begun(&self) {
         let now = Instant::now();
-        *self.signs() = Signs { runs: true, stepped: now, delivered: now, whole: false, failure: None };
+        *self.signs() = Signs { runs: true, stepped: now, delivered: now, synced: false, failure: None };
     }
 
     /// It took a step.
@@ -147,7 +148,7 @@ impl Pulse {
 
     /// A list was complete.
     pub(super) fn synced(&self) {
-        self.signs().whole = true;
+        self.signs().synced = true;
     }
 }
 
@@ -164,7 +165,7 @@ pub struct WatchState {
     /// Its name, from a closed list.
     pub name: &'static str,
     /// Whether its first list was complete.
-    pub whole: bool,
+    pub synced: bool,
     /// How long it has delivered nothing, where that is longer than a quiet watch can take.
     pub behind: Option<Duration>,
     /// Why it was interrupted last, if nothing was delivered since.
@@ -172,10 +173,10 @@ pub struct WatchState {
 }
 
 impl WatchState {
-    /// Whether its cache is whole and up to date, as far as is known.
+    /// Whether its cache is synced and up to date, as far as is known.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.whole && self.behind.is_none()
+        self.synced && self.behind.is_none()
     }
 }
 
@@ -214,7 +215,7 @@ impl Watches {
         let state = |(name, signs): (&'static str, Signs)| {
             let quiet = now.duration_since(signs.delivered);
             let behind = (quiet > BEHIND).then_some(quiet);
-            WatchState { name, whole: signs.whole, behind, cause: signs.failure }
+            WatchState { name, synced: signs.synced, behind, cause: signs.failure }
         };
         self.running().into_iter().map(state).collect()
     }
@@ -224,7 +225,7 @@ impl Watches {
     pub fn ailments(&self) -> Vec<String> {
         let (running, now) = (self.running(), Instant::now());
         let mut all = ailments(&running, now);
-        if running.iter().all(|(_, signs)| signs.whole) {
+        if running.iter().all(|(_, signs)| signs.synced) {
             all.extend(self.all().iter().flat_map(|(name, pulse)| held_up(name, &pulse.fed(), now)));
         }
         all
@@ -274,10 +275,10 @@ mod tests {
 
     const MINUTE: u64 = 60;
 
-    /// A watch that last took a step and last delivered so many seconds ago.
+    /// A watch that last took a step and last delivered these numbers of seconds ago.
     fn ago(now: Instant, stepped: u64, delivered: u64, failure: Option<Cause>) -> Signs {
         let at = |seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap();
-        Signs { runs: true, stepped: at(stepped), delivered: at(delivered), whole: true, failure }
+        Signs { runs: true, stepped: at(stepped), delivered: at(delivered), synced: true, failure }
     }
 
     fn now() -> Instant {
@@ -341,10 +342,10 @@ mod tests {
         tokio::time::advance(Duration::from_secs(100)).await;
         jobs.delivered();
         pods.failed(Cause::Silent);
-        let current = WatchState { name: "jobs", whole: true, behind: None, cause: None };
+        let current = WatchState { name: "jobs", synced: true, behind: None, cause: None };
         let behind = WatchState {
             name: "pods",
-            whole: false,
+            synced: false,
             behind: Some(Duration::from_secs(100)),
             cause: Some(Cause::Silent),
         };

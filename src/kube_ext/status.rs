@@ -57,8 +57,8 @@ fn merge_diff(old: &Value, new: &Value) -> Option<Value> {
         return Some(new.clone());
     };
     let mut patch = Map::new();
-    for gone in before.keys().filter(|key| !after.contains_key(*key)) {
-        patch.insert(gone.clone(), Value::Null);
+    for removed in before.keys().filter(|key| !after.contains_key(*key)) {
+        patch.insert(removed.clone(), Value::Null);
     }
     for (key, value) in after {
         if let Some(difference) = merge_diff(before.get(key).unwrap_or(&Value::Null), value) {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_patched_and_what_is_gone_becomes_null() {
+    fn only_differences_are_patched_and_a_removed_field_becomes_null() {
         let old = json!({"phase": "Queued", "node": "a", "usage": {"jobs": 1, "gpus": 0}, "list": [1]});
         let new = json!({"phase": "Queued", "usage": {"jobs": 2, "gpus": 0}, "list": [1, 2]});
         assert_eq!(merge_diff(&old, &new), Some(json!({"node": null, "usage": {"jobs": 2}, "list": [1, 2]})));

@@ -1,17 +1,17 @@
-//! One watch and one cache per kind, for everybody.
+//! One watch and one cache per kind, for all subscribers.
 //!
 //! Guarantees to every subscriber:
-//! - each object that exists is told as [`Change::Applied`] at least once, and again whenever it has changed; of changes that
-//!   come faster than they are taken the latest is enough;
-//! - each object that went is told as [`Change::Deleted`], also when it went while the watch was down (found by
-//!   comparing the cache before and after a relist), and when another of the same name has taken its place;
-//! - after each full list comes [`Change::Synced`]: from the first one on the cache is whole;
-//! - the cache holds what a change tells before the change is told;
+//! - the watch delivers each object that exists as [`Change::Applied`] at least once, and again whenever it has
+//!   changed; of changes that come faster than they are taken only the latest is delivered;
+//! - it delivers each deleted object as [`Change::Deleted`], also when the object was deleted while the watch was down
+//!   (a relist compares the cache before and after), and when another object of the same name has replaced it;
+//! - after each full list comes [`Change::Synced`]: from the first one on the cache is synced;
+//! - the cache has the state of a change before the change is delivered;
 //! - a subscriber that takes nothing keeps nothing from the others (`kube_ext::outbox`).
 //!
-//! An object that does not decode stops nothing: it is told as [`Change::Invalid`], and what was last known of it, if
-//! anything, stays in the cache. Managed fields are dropped: nobody reads them and they are half of the memory, but
-//! for what `with_prepare` picks out first.
+//! An object that does not decode stops nothing: it is delivered as [`Change::Invalid`], and its last valid state, if
+//! any, stays in the cache. Managed fields are half of the memory and are dropped, but for what `with_prepare` picks
+//! out first.
 
 mod foreign;
 
@@ -43,7 +43,7 @@ use super::{
 /// Room in a subscriber's channel, behind its outbox.
 const CHANNEL: usize = 64;
 
-/// What the API server tells, through failures and back-off. Nothing is asked before the first poll.
+/// The events of the API server, through failures and back-off. The first poll sends the first request.
 type Events<K> = BoxStream<'static, Result<Event<Guarded<K>>, Interruption>>;
 
 /// The watch of one kind before it runs: subscribe first, then [`run`](Self::run) it.
@@ -142,7 +142,7 @@ where
                     self.pulse.stepped();
                     let changes = own.map(|event| self.take(event, &mut relist));
                     for change in changes.into_iter().flatten() {
-                        self.tell(change).await;
+                        self.deliver(change).await;
                         self.pulse.stepped();
                     }
                 }
@@ -160,7 +160,8 @@ where
         }
     }
 
-    /// Brings the cache up to date and says what there is to tell. `relist` gathers what must wait for a list's end.
+    /// Applies an event to the cache and returns the changes to deliver. `relist` gathers those that must wait for a
+    /// list's end.
     fn take(&mut self, event: Event<Guarded<K>>, relist: &mut Option<Vec<Change<K>>>) -> Vec<Change<K>> {
         match event {
             Event::Init => {
@@ -229,7 +230,7 @@ where
         self.store.get(&reference)
     }
 
-    async fn tell(&mut self, change: Change<K>) {
+    async fn deliver(&mut self, change: Change<K>) {
         // A subscriber that was dropped has ended; whoever runs it ends the process.
         self.subscribers.retain(|(_, subscriber)| !subscriber.is_closed());
         let key = outbox::key(&change);
@@ -260,32 +261,32 @@ fn difference<K: Resource<DynamicType = ()>>(before: &[Arc<K>], after: &[Arc<K>]
         objects.iter().map(|o| (o.uid().unwrap_or_default(), Arc::clone(o))).collect()
     };
     let (old, new) = (by_uid(before), by_uid(after));
-    let gone =
+    let deleted =
         old.iter().filter(|(uid, _)| !new.contains_key(*uid)).map(|(_, o)| Change::Deleted(Arc::clone(o)));
     let applied = after.iter().filter(|object| {
         let known = old.get(&object.uid().unwrap_or_default());
         known.is_none_or(|k| k.resource_version() != object.resource_version())
     });
-    gone.chain(applied.map(|o| Change::Applied(Arc::clone(o)))).collect()
+    deleted.chain(applied.map(|o| Change::Applied(Arc::clone(o)))).collect()
 }
 
-/// Waits until a cache is whole; false when its watch has ended before.
+/// Waits until a cache is synced; false when its watch has ended before.
 ///
-/// `Store::wait_until_ready` keeps one waker (kube 5.0, `DelayedInit`): of several tasks that wait, only the last one to
-/// be polled is woken. So each asks again after a moment.
+/// `Store::wait_until_ready` keeps one waker (kube 5.0, `DelayedInit`): of several tasks that wait, only the last one
+/// to be polled is woken. So each asks again after a moment.
 pub async fn until_whole<K>(store: &Store<K>) -> bool
 where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
-    const MOMENT: Duration = Duration::from_millis(50);
+    const POLL_INTERVAL: Duration = Duration::from_millis(50);
     loop {
-        if let Ok(ready) = tokio::time::timeout(MOMENT, store.wait_until_ready()).await {
+        if let Ok(ready) = tokio::time::timeout(POLL_INTERVAL, store.wait_until_ready()).await {
             return ready.is_ok();
         }
     }
 }
 
-/// Waits until caches are whole; false when a watch has ended, or `shutdown` has come, before.
+/// Waits until caches are synced; false when a watch has ended, or `shutdown` has come, before.
 pub async fn whole_before(whole: impl Future<Output = bool>, shutdown: impl Future<Output = ()>) -> bool {
     tokio::select! {
         whole = whole => whole,
@@ -293,7 +294,7 @@ pub async fn whole_before(whole: impl Future<Output = bool>, shutdown: impl Futu
     }
 }
 
-/// The objects that changes are about, gone ones included: a controller then finds them absent.
+/// The objects of changes, deleted ones included: a controller then finds them absent.
 pub fn objects<K>(changes: mpsc::Receiver<Change<K>>) -> impl Stream<Item = Arc<K>> + Send + 'static
 where
     K: Resource + Send + Sync + 'static,
@@ -324,7 +325,7 @@ mod tests {
         Watch::new(Api::all(Client::new(service, "default")), watcher::Config::default())
     }
 
-    fn told(changes: &[Change<ConfigMap>]) -> Vec<String> {
+    fn summary(changes: &[Change<ConfigMap>]) -> Vec<String> {
         let one = |change: &Change<ConfigMap>| match change {
             Change::Applied(o) => format!("+{}", o.uid().unwrap()),
             Change::Deleted(o) => format!("-{}", o.uid().unwrap()),
@@ -340,7 +341,7 @@ mod tests {
         for object in objects {
             assert!(watch.take(Event::InitApply(object), &mut relist).is_empty());
         }
-        told(&watch.take(Event::InitDone, &mut relist))
+        summary(&watch.take(Event::InitDone, &mut relist))
     }
 
     fn good(name: &str, uid: &str, version: &str) -> Guarded<ConfigMap> {
@@ -369,6 +370,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_subscriber_that_takes_nothing_keeps_nothing_from_the_others() {
+        // Given an API server with 3000 objects and a watch with two subscribers, one of which takes nothing.
         let pages = tower::service_fn(|request: http::Request<Body>| async move {
             if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
                 std::future::pending::<()>().await;
@@ -384,11 +386,13 @@ mod tests {
         let mut watch = Watch::<ConfigMap>::new(api, watcher::Config::default()).known_as("maps", &watches);
         let (mut silent, mut busy) = (watch.subscribe(), watch.subscribe());
         tokio::spawn(watch.run());
+        // The other one gets all objects.
         let mut changes = Vec::new();
         while changes.len() < 3001 {
             changes.push(busy.recv().await.unwrap());
         }
-        assert!(matches!(changes.last(), Some(Change::Synced)), "all of it, and then that it is whole");
+        assert!(matches!(changes.last(), Some(Change::Synced)), "all objects, and then `Synced`");
+        // After ten minutes the silent one is reported.
         tokio::time::sleep(Duration::from_secs(601)).await;
         let ailments = watches.ailments();
         assert_eq!(ailments.len(), 1, "{ailments:?}");
@@ -396,6 +400,7 @@ mod tests {
             ailments[0].starts_with("what the watch of maps feeds at src/kube_ext/watch.rs:"),
             "{ailments:?}"
         );
+        // Once it has taken its changes it is healthy again.
         for _ in 0..3001 {
             silent.recv().await.unwrap();
         }
@@ -404,20 +409,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_relist_tells_what_went_meanwhile() {
+    async fn a_relist_delivers_deletions_that_the_watch_missed() {
         let mut watch = watch();
         assert_eq!(list(&mut watch, vec![good("a", "1", "1"), good("b", "2", "1")]).len(), 3);
         let mut again = list(&mut watch, vec![good("a", "1", "1"), good("b", "3", "5")]);
         assert_eq!(again.pop().unwrap(), "=");
-        assert_eq!(again, ["-2", "+3"], "a is unchanged, b is another one now");
+        assert_eq!(again, ["-2", "+3"], "a is unchanged, b was replaced");
     }
 
     #[tokio::test]
-    async fn a_replaced_object_is_told_as_gone_first() {
+    async fn a_replaced_object_is_delivered_as_deleted_first() {
         let mut watch = watch();
         list(&mut watch, vec![good("a", "1", "1")]);
-        assert_eq!(told(&watch.take(Event::Apply(good("a", "2", "3")), &mut None)), ["-1", "+2"]);
-        assert_eq!(told(&watch.take(Event::Delete(good("a", "2", "4")), &mut None)), ["-2"]);
+        assert_eq!(summary(&watch.take(Event::Apply(good("a", "2", "3")), &mut None)), ["-1", "+2"]);
+        assert_eq!(summary(&watch.take(Event::Delete(good("a", "2", "4")), &mut None)), ["-2"]);
         assert!(watch.store().state().is_empty());
     }
 
@@ -425,9 +430,9 @@ mod tests {
     async fn what_does_not_decode_keeps_its_last_known_state() {
         let mut watch = watch();
         list(&mut watch, vec![good("a", "1", "1")]);
-        assert_eq!(told(&watch.take(Event::Apply(bad("a", "1")), &mut None)), ["!a"]);
+        assert_eq!(summary(&watch.take(Event::Apply(bad("a", "1")), &mut None)), ["!a"]);
         assert_eq!(list(&mut watch, vec![bad("a", "1"), good("b", "2", "1")]), ["+2", "!a", "="]);
         assert_eq!(watch.store().state().len(), 2);
-        assert_eq!(told(&watch.take(Event::Delete(bad("a", "1")), &mut None)), ["-1"]);
+        assert_eq!(summary(&watch.take(Event::Delete(bad("a", "1")), &mut None)), ["-1"]);
     }
 }

@@ -118,7 +118,7 @@ mod tests {
             "apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": {}, "spec": {"image": "i"},
         }))
         .unwrap();
-        let mark = |n| (Uuid::from_u128(n), Mark::Living(Arc::new(job.clone())));
+        let mark = |n| (Uuid::from_u128(n), Mark::Exists(Arc::new(job.clone())));
         Batch { jobs: numbers.into_iter().map(mark).collect(), ..Batch::default() }
     }
 
@@ -154,11 +154,11 @@ mod tests {
         let mut aside = Aside::default();
         aside.add(batch([7]), Instant::now());
         let mut newer = batch([7, 8]);
-        newer.jobs.insert(Uuid::from_u128(7), Mark::Gone(None));
+        newer.jobs.insert(Uuid::from_u128(7), Mark::Deleted(None));
         aside.absorb(&mut newer);
         assert_eq!(newer.len(), 1);
         let group = aside.due(Instant::now()).unwrap();
-        assert!(matches!(group.batch.jobs[&Uuid::from_u128(7)], Mark::Gone(None)));
+        assert!(matches!(group.batch.jobs[&Uuid::from_u128(7)], Mark::Deleted(None)));
         assert!(aside.next().is_none());
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 /// Bytes of one transaction, more or less: the last row may go beyond.
 const BYTES: usize = 4 << 20;
 /// Portions that fail one after the other while the database answers: then it is not the rows.
-const MOST_FAILURES: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 /// Within which a database that is well answers.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -215,7 +215,7 @@ impl Portions {
                 None => failures = 0,
                 Some(error) => {
                     failures += 1;
-                    if failures == MOST_FAILURES {
+                    if failures == MAX_FAILURES {
                         return Err(error);
                     }
                 }

@@ -1,7 +1,8 @@
 //! What has changed and is not written yet: one mark per object, however often it changes.
 //!
-//! The marks are bounded by the number of objects, not of events, and written so many at a time. An object that is deleted keeps its mark until it is
-//! written; of those, only so many keep their last state, the rest keep the UID alone.
+//! The marks are bounded by the number of objects, not of events, and written in batches of at most
+//! [`MAX_MARKS_PER_BATCH`] of a kind. A deleted object keeps its mark until the deletion is written; at most
+//! [`MAX_DELETED_WITH_STATE`] of those keep their last state, the others keep the UID alone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,26 +15,26 @@ use uuid::Uuid;
 
 use crate::api_types::{Job, Tenant};
 
-/// Gone objects of a kind that keep their last state while they wait: about 50 MB of jobs.
-const GONE_WITH_STATE: usize = 10_000;
+/// Deleted objects of a kind that keep their last state while they wait: about 50 MB of jobs.
+const MAX_DELETED_WITH_STATE: usize = 10_000;
 
 /// Marks of a kind that are written at once, at most: what is written so far counts, whatever becomes of the rest.
-const ROUND: usize = 2_000;
+const MAX_MARKS_PER_BATCH: usize = 2_000;
 
 /// What is to be written of one object.
 #[derive(Debug)]
 pub(super) enum Mark<K> {
-    /// It exists, like this.
-    Living(Arc<K>),
-    /// It is deleted; its last state, if there was room to keep it.
-    Gone(Option<Arc<K>>),
+    /// The object exists, in this state.
+    Exists(Arc<K>),
+    /// The object is deleted; its last state, if there was room to keep it.
+    Deleted(Option<Arc<K>>),
 }
 
 impl<K> Clone for Mark<K> {
     fn clone(&self) -> Self {
         match self {
-            Self::Living(object) => Self::Living(Arc::clone(object)),
-            Self::Gone(object) => Self::Gone(object.clone()),
+            Self::Exists(object) => Self::Exists(Arc::clone(object)),
+            Self::Deleted(object) => Self::Deleted(object.clone()),
         }
     }
 }
@@ -42,8 +43,8 @@ impl<K> Mark<K> {
     /// The object's last state, as far as it is known.
     pub(super) fn object(&self) -> Option<&Arc<K>> {
         match self {
-            Self::Living(object) => Some(object),
-            Self::Gone(object) => object.as_ref(),
+            Self::Exists(object) => Some(object),
+            Self::Deleted(object) => object.as_ref(),
         }
     }
 }
@@ -62,21 +63,21 @@ impl<K> Default for DirtySet<K> {
 }
 
 impl<K> DirtySet<K> {
-    /// It has changed.
-    pub(super) fn living(&mut self, uid: Uuid, object: Arc<K>) {
-        self.put(uid, Mark::Living(object));
+    /// Records that an object was created or changed.
+    pub(super) fn changed(&mut self, uid: Uuid, object: Arc<K>) {
+        self.put(uid, Mark::Exists(object));
     }
 
-    /// It is deleted.
-    pub(super) fn gone(&mut self, uid: Uuid, object: Arc<K>) {
-        self.put(uid, Mark::Gone(Some(object)));
+    /// Records that an object was deleted.
+    pub(super) fn deleted(&mut self, uid: Uuid, object: Arc<K>) {
+        self.put(uid, Mark::Deleted(Some(object)));
     }
 
     fn put(&mut self, uid: Uuid, mut mark: Mark<K>) {
-        let has_state = |mark: &Mark<K>| matches!(mark, Mark::Gone(Some(_)));
+        let has_state = |mark: &Mark<K>| matches!(mark, Mark::Deleted(Some(_)));
         self.with_state -= usize::from(self.marks.get(&uid).is_some_and(has_state));
-        if has_state(&mark) && self.with_state == GONE_WITH_STATE {
-            mark = Mark::Gone(None);
+        if has_state(&mark) && self.with_state == MAX_DELETED_WITH_STATE {
+            mark = Mark::Deleted(None);
         }
         self.with_state += usize::from(has_state(&mark));
         self.marks.insert(uid, mark);
@@ -96,13 +97,13 @@ impl<K> DirtySet<K> {
         std::mem::take(&mut self.marks)
     }
 
-    /// Takes so many at most.
+    /// Takes at most `most` marks.
     fn take_some(&mut self, most: usize) -> HashMap<Uuid, Mark<K>> {
         if self.marks.len() <= most {
             return self.take();
         }
         let taken: HashMap<Uuid, Mark<K>> = self.marks.extract_if(|_, _| true).take(most).collect();
-        self.with_state -= taken.values().filter(|mark| matches!(mark, Mark::Gone(Some(_)))).count();
+        self.with_state -= taken.values().filter(|mark| matches!(mark, Mark::Deleted(Some(_)))).count();
         taken
     }
 
@@ -142,18 +143,18 @@ impl Batch {
 
     /// Two halves, the same number of marks in each.
     pub(super) fn halves(self) -> [Self; 2] {
-        fn deal<K>(marks: HashMap<Uuid, Mark<K>>, turn: &mut bool) -> [HashMap<Uuid, Mark<K>>; 2] {
-            let (left, right): (Vec<_>, Vec<_>) = marks.into_iter().partition(|_| {
-                *turn = !*turn;
-                *turn
+        fn deal<K>(marks: HashMap<Uuid, Mark<K>>, left: &mut bool) -> [HashMap<Uuid, Mark<K>>; 2] {
+            let (first, second): (Vec<_>, Vec<_>) = marks.into_iter().partition(|_| {
+                *left = !*left;
+                *left
             });
-            [left.into_iter().collect(), right.into_iter().collect()]
+            [first.into_iter().collect(), second.into_iter().collect()]
         }
-        let turn = &mut false;
-        let [tenants, other_tenants] = deal(self.tenants, turn);
-        let [nodes, other_nodes] = deal(self.nodes, turn);
-        let [jobs, other_jobs] = deal(self.jobs, turn);
-        let [pods, other_pods] = deal(self.pods, turn);
+        let left = &mut false;
+        let [tenants, other_tenants] = deal(self.tenants, left);
+        let [nodes, other_nodes] = deal(self.nodes, left);
+        let [jobs, other_jobs] = deal(self.jobs, left);
+        let [pods, other_pods] = deal(self.pods, left);
         let other = Self { tenants: other_tenants, nodes: other_nodes, jobs: other_jobs, pods: other_pods };
         [Self { tenants, nodes, jobs, pods }, other]
     }
@@ -181,16 +182,16 @@ impl Dirty {
         self.tenants.is_empty() && self.nodes.is_empty() && self.jobs.is_empty() && self.pods.is_empty()
     }
 
-    /// Takes marks, so many of a kind at most (but all of tenants: what is theirs waits for them); answer with
-    /// [`written`](Self::written) or [`put_back`](Self::put_back).
+    /// Takes at most [`MAX_MARKS_PER_BATCH`] marks of a kind, but all of tenants, whose rows the others need; the
+    /// caller then calls [`written`](Self::written) or [`put_back`](Self::put_back).
     pub(super) fn take(&mut self, now: Instant) -> Batch {
         let since = self.since.take().unwrap_or(now);
         self.in_flight_since = Some(since);
         let batch = Batch {
             tenants: self.tenants.take(),
-            nodes: self.nodes.take_some(ROUND),
-            jobs: self.jobs.take_some(ROUND),
-            pods: self.pods.take_some(ROUND),
+            nodes: self.nodes.take_some(MAX_MARKS_PER_BATCH),
+            jobs: self.jobs.take_some(MAX_MARKS_PER_BATCH),
+            pods: self.pods.take_some(MAX_MARKS_PER_BATCH),
         };
         // Which of those that are left is the oldest is not known: none is older.
         self.since = Some(since).filter(|_| !self.is_empty());
@@ -222,35 +223,35 @@ impl Dirty {
     }
 }
 
-/// Objects of one kind that exist and can't be read: they are not in the cache, and not gone.
+/// Invalid objects of one kind: they exist, but the cache does not have them.
 ///
-/// A relist tells all of them again before its end, so what was told between two ends is what exists.
+/// A relist delivers all of them again before its end, so those that were listed between two ends are those that exist.
 #[derive(Debug, Default)]
 pub(super) struct InvalidObjects {
     known: HashSet<Uuid>,
-    told: HashSet<Uuid>,
+    listed: HashSet<Uuid>,
 }
 
 impl InvalidObjects {
-    /// This one can't be read.
-    pub(super) fn tell(&mut self, uid: Uuid) {
-        self.told.insert(uid);
+    /// Records an invalid object.
+    pub(super) fn insert(&mut self, uid: Uuid) {
+        self.listed.insert(uid);
     }
 
-    /// This one can be read, or is deleted.
+    /// Removes an object that is valid again or deleted.
     pub(super) fn forget(&mut self, uid: Uuid) {
         self.known.remove(&uid);
-        self.told.remove(&uid);
+        self.listed.remove(&uid);
     }
 
     /// A list has ended.
     pub(super) fn synced(&mut self) {
-        self.known = std::mem::take(&mut self.told);
+        self.known = std::mem::take(&mut self.listed);
     }
 
     /// All of them.
     pub(super) fn all(&self) -> HashSet<Uuid> {
-        self.known.union(&self.told).copied().collect()
+        self.known.union(&self.listed).copied().collect()
     }
 }
 
@@ -268,59 +269,59 @@ mod tests {
     fn many_events_are_one_mark_and_the_last_wins() {
         let mut marks = DirtySet::<u32>::default();
         for n in 0..1000 {
-            marks.living(uid(1), Arc::new(n));
+            marks.changed(uid(1), Arc::new(n));
         }
         assert_eq!(marks.marks.len(), 1);
-        marks.gone(uid(1), Arc::new(1000));
-        assert!(matches!(&marks.take()[&uid(1)], Mark::Gone(Some(n)) if **n == 1000));
+        marks.deleted(uid(1), Arc::new(1000));
+        assert!(matches!(&marks.take()[&uid(1)], Mark::Deleted(Some(n)) if **n == 1000));
         assert!(marks.is_empty());
     }
 
     #[test]
     fn what_is_put_back_does_not_hide_what_came_since() {
         let mut marks = DirtySet::<u32>::default();
-        marks.living(uid(1), Arc::new(1));
-        marks.living(uid(2), Arc::new(1));
+        marks.changed(uid(1), Arc::new(1));
+        marks.changed(uid(2), Arc::new(1));
         let taken = marks.take();
-        marks.gone(uid(1), Arc::new(2));
+        marks.deleted(uid(1), Arc::new(2));
         marks.put_back(taken);
         let now = marks.take();
-        assert!(matches!(&now[&uid(1)], Mark::Gone(_)));
-        assert!(matches!(&now[&uid(2)], Mark::Living(_)));
+        assert!(matches!(&now[&uid(1)], Mark::Deleted(_)));
+        assert!(matches!(&now[&uid(2)], Mark::Exists(_)));
     }
 
     #[test]
-    fn gone_objects_keep_their_state_while_there_is_room() {
+    fn deleted_objects_keep_their_state_up_to_the_limit() {
         let mut marks = DirtySet::<u128>::default();
-        for n in 0..GONE_WITH_STATE as u128 + 5 {
-            marks.gone(uid(n), Arc::new(n));
-            marks.gone(uid(n), Arc::new(n));
+        for n in 0..MAX_DELETED_WITH_STATE as u128 + 5 {
+            marks.deleted(uid(n), Arc::new(n));
+            marks.deleted(uid(n), Arc::new(n));
         }
         let kept = |marks: &HashMap<Uuid, Mark<u128>>| {
-            marks.values().filter(|m| matches!(m, Mark::Gone(Some(_)))).count()
+            marks.values().filter(|m| matches!(m, Mark::Deleted(Some(_)))).count()
         };
         let taken = marks.take();
-        assert_eq!((taken.len(), kept(&taken)), (GONE_WITH_STATE + 5, GONE_WITH_STATE));
-        let other = GONE_WITH_STATE as u128 + 9;
-        marks.gone(uid(other), Arc::new(other));
+        assert_eq!((taken.len(), kept(&taken)), (MAX_DELETED_WITH_STATE + 5, MAX_DELETED_WITH_STATE));
+        let other = MAX_DELETED_WITH_STATE as u128 + 9;
+        marks.deleted(uid(other), Arc::new(other));
         marks.put_back(taken);
         let again = marks.take();
-        assert!(matches!(again[&uid(other)], Mark::Gone(Some(_))), "there is room again");
-        assert_eq!(kept(&again), GONE_WITH_STATE);
+        assert!(matches!(again[&uid(other)], Mark::Deleted(Some(_))), "there is room again");
+        assert_eq!(kept(&again), MAX_DELETED_WITH_STATE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_round_is_bounded_and_what_is_left_keeps_its_age() {
         let mut dirty = Dirty::default();
         let pod = Arc::new(Pod::default());
-        for n in 0..ROUND as u128 + 5 {
-            dirty.pods.gone(uid(n), Arc::clone(&pod));
+        for n in 0..MAX_MARKS_PER_BATCH as u128 + 5 {
+            dirty.pods.deleted(uid(n), Arc::clone(&pod));
         }
         let began = Instant::now();
         dirty.waits_since(began);
         tokio::time::advance(Duration::from_secs(3)).await;
         let first = dirty.take(Instant::now());
-        assert_eq!((first.len(), dirty.pods.marks.len(), dirty.pods.with_state), (ROUND, 5, 5));
+        assert_eq!((first.len(), dirty.pods.marks.len(), dirty.pods.with_state), (MAX_MARKS_PER_BATCH, 5, 5));
         dirty.written();
         assert_eq!(dirty.oldest(), Some(began));
         let second = dirty.take(Instant::now());
@@ -348,15 +349,15 @@ mod tests {
     }
 
     #[test]
-    fn the_unreadable_are_those_of_the_last_list_and_since() {
+    fn the_invalid_objects_are_those_of_the_last_list_and_since() {
         let mut invalid = InvalidObjects::default();
-        invalid.tell(uid(1));
-        invalid.tell(uid(2));
+        invalid.insert(uid(1));
+        invalid.insert(uid(2));
         invalid.synced();
-        invalid.tell(uid(3));
+        invalid.insert(uid(3));
         invalid.forget(uid(2));
         assert_eq!(invalid.all(), HashSet::from([uid(1), uid(3)]));
         invalid.synced();
-        assert_eq!(invalid.all(), HashSet::from([uid(3)]), "1 was not told again: it is gone");
+        assert_eq!(invalid.all(), HashSet::from([uid(3)]), "1 was not listed again: it is deleted");
     }
 }

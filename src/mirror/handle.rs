@@ -1,4 +1,4 @@
-//! What others may ask of the mirror: is it written yet, and is the mirror behind?
+//! What the mirror has written, for controllers and the REST API: is an object's state committed, is the mirror behind?
 
 use std::{
     collections::{HashMap, HashSet},
@@ -51,12 +51,12 @@ impl MirrorHandle {
         since.is_some_and(|since| since.elapsed() > self.shared.behind_after)
     }
 
-    /// Waits until all that was heard is written: before a stop, with a limit of the caller's own.
+    /// Waits until all recorded changes are written: before a stop, with a timeout of the caller's own.
     pub async fn written(&self) {
         loop {
             let more = self.shared.rest.notified();
             tokio::pin!(more);
-            // Registered before looking.
+            // Registered before the check.
             more.as_mut().enable();
             if self.shared.lock().dirty.at_rest() {
                 return;
@@ -65,12 +65,12 @@ impl MirrorHandle {
         }
     }
 
-    /// Pods whose attempts were committed, to be looked at again. For one consumer: what one takes, another does not
-    /// get. Slow consumers lose nothing; a pod that waits is told once.
+    /// Pods whose attempts were committed, to be requeued. For one consumer: what one takes, another does not get. A
+    /// slow consumer loses nothing; a waiting pod is delivered once.
     pub fn commits(&self) -> impl Stream<Item = ObjectRef<Pod>> + Send + 'static {
         stream::unfold(Arc::clone(&self.shared), |shared| async move {
             loop {
-                // Registered before looking: a commit in between wakes it.
+                // Registered before the check: a commit in between wakes it.
                 let more = shared.commits.notified();
                 let next = shared.lock().next_commit();
                 if let Some(pod) = next {
@@ -82,21 +82,21 @@ impl MirrorHandle {
     }
 }
 
-/// Between the task that listens, the one that writes, and those who ask.
+/// Shared by the task that receives changes, the task that writes them, and the handles.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
     behind_after: Duration,
-    /// Something is there to be written.
+    /// Marks wait to be written.
     pub(super) work: Notify,
     commits: Notify,
     /// All is written.
     rest: Notify,
 }
 
-/// A full comparison of a kind with its rows is due.
+/// A set of kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sweeps {
+pub(super) struct Kinds {
     pub(super) tenants: bool,
     pub(super) nodes: bool,
     pub(super) jobs: bool,
@@ -106,10 +106,11 @@ pub(super) struct Sweeps {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) dirty: Dirty,
-    /// Kinds whose cache has been whole at least once. Before all are, nothing is written: what is missing from a
-    /// cache would pass for gone, and a job for a job of no tenant.
-    pub(super) synced: Sweeps,
-    pub(super) sweeps: Sweeps,
+    /// Kinds whose cache has been synced at least once. Before all are, the mirror writes nothing: an object that a
+    /// cache still lacks would be marked as deleted, and a job whose tenant is missing would be taken for a job of no
+    /// tenant.
+    pub(super) synced: Kinds,
+    pub(super) resyncs: Kinds,
     pub(super) invalid_tenants: InvalidObjects,
     pub(super) invalid_nodes: InvalidObjects,
     pub(super) invalid_jobs: InvalidObjects,
@@ -117,7 +118,7 @@ pub(super) struct State {
     lost: Option<Instant>,
     pods: HashMap<AttemptKey, ObjectRef<Pod>>,
     committed: HashSet<AttemptKey>,
-    told: HashSet<ObjectRef<Pod>>,
+    unreported: HashSet<ObjectRef<Pod>>,
     mirrored: HashMap<Uuid, i64>,
 }
 
@@ -152,13 +153,13 @@ impl Shared {
         self.rest.notify_waiters();
     }
 
-    /// These attempts are committed.
+    /// Records that these attempts are committed.
     pub(super) fn attempts_committed(&self, keys: impl Iterator<Item = AttemptKey>) {
         let mut state = self.lock();
         for key in keys {
             let Some(pod) = state.pods.get(&key).cloned() else { continue };
             if state.committed.insert(key) {
-                state.told.insert(pod);
+                state.unreported.insert(pod);
             }
         }
         drop(state);
@@ -167,15 +168,15 @@ impl Shared {
 }
 
 impl State {
-    /// A pod exists, and is this attempt.
-    pub(super) fn pod_lives(&mut self, key: AttemptKey, pod: ObjectRef<Pod>) {
+    /// Records that a pod exists, and is this attempt.
+    pub(super) fn pod_exists(&mut self, key: AttemptKey, pod: ObjectRef<Pod>) {
         self.pods.insert(key, pod);
     }
 
-    /// A pod is deleted.
-    pub(super) fn pod_gone(&mut self, key: AttemptKey) {
+    /// Records that a pod was deleted.
+    pub(super) fn pod_deleted(&mut self, key: AttemptKey) {
         if let Some(pod) = self.pods.remove(&key) {
-            self.told.remove(&pod);
+            self.unreported.remove(&pod);
         }
         self.committed.remove(&key);
     }
@@ -191,21 +192,21 @@ impl State {
         *written = resource_version.max(*written);
     }
 
-    /// A job is deleted.
-    pub(super) fn job_gone(&mut self, uid: Uuid) {
+    /// Records that a job was deleted.
+    pub(super) fn job_deleted(&mut self, uid: Uuid) {
         self.mirrored.remove(&uid);
     }
 
-    /// Nothing may be taken for written any more.
+    /// Forgets what was written: the database no longer has all of it.
     pub(super) fn forget_written(&mut self) {
         self.committed.clear();
-        self.told.clear();
+        self.unreported.clear();
         self.mirrored.clear();
     }
 
     fn next_commit(&mut self) -> Option<ObjectRef<Pod>> {
-        let next = self.told.iter().next().cloned()?;
-        self.told.take(&next)
+        let next = self.unreported.iter().next().cloned()?;
+        self.unreported.take(&next)
     }
 }
 
@@ -222,14 +223,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commit_is_told_once_and_forgotten_with_its_pod() {
+    async fn a_commit_is_reported_once_and_forgotten_with_its_pod() {
         let handle = handle();
         let key = (Uuid::parse_str(JOB).unwrap(), 1);
         let pod = ObjectRef::new("p").within("n");
         handle.shared.attempts_committed([key].into_iter());
-        assert!(!handle.committed(JOB, 1), "there is no pod to ask about");
+        assert!(!handle.committed(JOB, 1), "no pod is known");
 
-        handle.shared.lock().pod_lives(key, pod.clone());
+        handle.shared.lock().pod_exists(key, pod.clone());
         handle.shared.attempts_committed([key, key].into_iter());
         handle.shared.attempts_committed([key].into_iter());
         assert!(handle.committed(JOB, 1));
@@ -238,7 +239,7 @@ mod tests {
         assert_eq!(commits.next().await, Some(pod));
         assert!(commits.next().now_or_never().is_none());
 
-        handle.shared.lock().pod_gone(key);
+        handle.shared.lock().pod_deleted(key);
         assert!(!handle.committed(JOB, 1));
     }
 
@@ -246,7 +247,7 @@ mod tests {
     async fn a_waiting_consumer_is_woken() {
         let handle = handle();
         let key = (Uuid::parse_str(JOB).unwrap(), 1);
-        handle.shared.lock().pod_lives(key, ObjectRef::new("p"));
+        handle.shared.lock().pod_exists(key, ObjectRef::new("p"));
         let mut commits = Box::pin(handle.commits());
         assert!(commits.next().now_or_never().is_none());
         let waiting = tokio::spawn(async move { commits.next().await });
@@ -267,7 +268,7 @@ mod tests {
                 && !handle.job_mirrored(JOB, "")
                 && !handle.job_mirrored("x", "1")
         );
-        handle.shared.lock().job_gone(uid);
+        handle.shared.lock().job_deleted(uid);
         assert!(!handle.job_mirrored(JOB, "9"));
     }
 

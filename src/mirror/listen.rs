@@ -1,4 +1,4 @@
-//! Takes in every change as it comes, and leaves a mark.
+//! Receives every change and leaves a mark.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, runtime::reflector::ObjectRef};
@@ -13,36 +13,36 @@ use super::{
 };
 use crate::kube_ext::watch::Change;
 
-/// Listens until all watches have ended. Never waits for anything else.
+/// Receives until all watches have ended. Never waits for anything else.
 pub(super) async fn listen(mut changes: Changes, shared: &Shared, gpu_resource: &str) {
     loop {
         tokio::select! {
-            Some(change) = changes.tenants.recv() => shared.hear(|state| {
+            Some(change) = changes.tenants.recv() => shared.record(|state| {
                 let synced = take(change, &mut state.dirty.tenants, &mut state.invalid_tenants);
                 state.synced.tenants |= synced;
-                state.sweeps.tenants |= synced;
+                state.resyncs.tenants |= synced;
             }),
-            Some(change) = changes.nodes.recv() => shared.hear(|state| {
+            Some(change) = changes.nodes.recv() => shared.record(|state| {
                 let synced = take(change, &mut state.dirty.nodes, &mut state.invalid_nodes);
                 state.synced.nodes |= synced;
-                state.sweeps.nodes |= synced;
+                state.resyncs.nodes |= synced;
             }),
-            Some(change) = changes.jobs.recv() => shared.hear(|state| {
+            Some(change) = changes.jobs.recv() => shared.record(|state| {
                 if let Change::Deleted(job) = &change && let Some(uid) = rows::uid(job.as_ref()) {
-                    state.job_gone(uid);
+                    state.job_deleted(uid);
                 }
                 let synced = take(change, &mut state.dirty.jobs, &mut state.invalid_jobs);
                 state.synced.jobs |= synced;
-                state.sweeps.jobs |= synced;
+                state.resyncs.jobs |= synced;
             }),
-            Some(change) = changes.pods.recv() => shared.hear(|state| take_pod(change, state, gpu_resource)),
+            Some(change) = changes.pods.recv() => shared.record(|state| take_pod(change, state, gpu_resource)),
             else => return,
         }
     }
 }
 
 impl Shared {
-    fn hear(&self, note: impl FnOnce(&mut State)) {
+    fn record(&self, note: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         note(&mut state);
         if !state.dirty.is_empty() {
@@ -53,7 +53,7 @@ impl Shared {
     }
 }
 
-/// Records what a change is about. Says whether the cache is whole now.
+/// Records a change. Returns whether the cache is synced now.
 fn take<K: Resource<DynamicType = ()>>(
     change: Change<K>,
     marks: &mut DirtySet<K>,
@@ -63,18 +63,18 @@ fn take<K: Resource<DynamicType = ()>>(
         Change::Applied(object) => {
             if let Some(uid) = rows::uid(object.as_ref()) {
                 invalid.forget(uid);
-                marks.living(uid, object);
+                marks.changed(uid, object);
             }
         }
         Change::Deleted(object) => {
             if let Some(uid) = rows::uid(object.as_ref()) {
                 invalid.forget(uid);
-                marks.gone(uid, object);
+                marks.deleted(uid, object);
             }
         }
         Change::Invalid(object) => {
             if let Some(uid) = object.metadata.uid.as_deref().and_then(|uid| Uuid::parse_str(uid).ok()) {
-                invalid.tell(uid);
+                invalid.insert(uid);
             }
         }
         Change::Synced => {
@@ -90,17 +90,17 @@ fn take_pod(change: Change<Pod>, state: &mut State, gpu_resource: &str) {
     match change {
         Change::Applied(pod) => {
             let Some(key) = rows::attempt_key(&pod) else { return };
-            state.pod_lives(key, ObjectRef::from_obj(pod.as_ref()));
+            state.pod_exists(key, ObjectRef::from_obj(pod.as_ref()));
             if !state.is_committed(key)
                 && rows::awaits_charge(&pod, gpu_resource)
                 && let Some(uid) = rows::uid(pod.as_ref())
             {
-                state.dirty.pods.living(uid, pod);
+                state.dirty.pods.changed(uid, pod);
             }
         }
         Change::Deleted(pod) => {
             if let Some(key) = rows::attempt_key(&pod) {
-                state.pod_gone(key);
+                state.pod_deleted(key);
             }
         }
         Change::Invalid(_) | Change::Synced => (),

@@ -6,11 +6,11 @@
 //! - An older state never replaces a newer one (`(epoch, resource_version)` grows), also when this process was deposed
 //!   without knowing (each transaction is fenced by `mirror_state.writer`) and when etcd was restored from a backup
 //!   (rows ahead of the cluster raise the epoch).
-//! - An attempt is charged once, whoever tells of it and how often (its pod, its job's status, again after a restart).
-//! - A row that Postgres refuses is left out with a log line; one that it does not take in time is tried apart, ever less
-//!   often. Neither holds up another, and attempts are written before what is only shown.
-//! - Where the database goes back (a standby is promoted that lacks the last commits), all that exists is written again,
-//!   and what was charged last is charged again from memory.
+//! - An attempt is charged once, whatever reports it and how often (its pod, its job's status, again after a restart).
+//! - A row that Postgres refuses is left out with a log line; one that it does not take in time is tried apart, ever
+//!   less often. Neither holds up another, and attempts are written before what is only shown.
+//! - Where the database loses commits (a standby is promoted that lacks them), all that exists is written again, and
+//!   the last charges are written again from memory.
 //! - With a new connection, and after each relist, the rows are compared with the caches: what is deleted gets its
 //!   `deleted_at`, what is missing or older is written.
 //!

@@ -1,7 +1,7 @@
 //! Payloads of ended jobs for their rows.
 //!
-//! The cache lacks them (`controllers::job::cached`), and the row of a job that was written before its end has them. What
-//! ended while the database was away, or within moments, is read from the API server once more.
+//! The cache lacks them (`controllers::job::cached`), and the row of a job that was written before its end has them.
+//! What ended while the database was away, or within moments, is read from the API server once more.
 
 use std::{collections::HashMap, future::ready, sync::Arc, time::Duration};
 
@@ -34,8 +34,8 @@ pub(super) async fn missing(
 ) -> Result<HashMap<Uuid, Arc<Job>>, Error> {
     // A deleted one can't be read any more.
     let without = jobs.iter().filter_map(|(uid, mark)| match mark {
-        Mark::Living(job) if !job.spec.has_payload() => Some((*uid, Arc::clone(job))),
-        Mark::Living(_) | Mark::Gone(_) => None,
+        Mark::Exists(job) if !job.spec.has_payload() => Some((*uid, Arc::clone(job))),
+        Mark::Exists(_) | Mark::Deleted(_) => None,
     });
     let mut missing: HashMap<Uuid, Arc<Job>> = without.collect();
     if !missing.is_empty() {
@@ -46,8 +46,8 @@ pub(super) async fn missing(
     Ok(missing)
 }
 
-/// The specs of jobs as the API server has them, by UID; `None` of one that is deleted. Absent is what was not read: with
-/// the first call that fails the reads end, for the API server is away.
+/// The specs of jobs as the API server has them, by UID; `None` of one that is deleted. Absent is what was not read:
+/// with the first call that fails the reads end, for the API server is away.
 pub(super) async fn read(client: &Client, jobs: Vec<Arc<Job>>) -> HashMap<Uuid, Option<JobSpec>> {
     let calls = jobs.into_iter().map(|job| read_one(client.clone(), job));
     let read = stream::iter(calls).buffer_unordered(CALLS).take_while(|read| ready(read.is_some()));
@@ -104,13 +104,13 @@ mod tests {
     #[test]
     fn what_was_not_read_waits_its_time_and_gives_way_to_newer_marks() {
         let (mut unread, now) = (Unread::default(), Instant::now());
-        let gone = |numbers: &[u128]| {
-            numbers.iter().map(|n| (Uuid::from_u128(*n), Mark::Gone(None))).collect::<Vec<_>>()
+        let deleted = |numbers: &[u128]| {
+            numbers.iter().map(|n| (Uuid::from_u128(*n), Mark::Deleted(None))).collect::<Vec<_>>()
         };
         assert_eq!(unread.next(), None);
-        unread.add(gone(&[1, 2]).into_iter(), now);
+        unread.add(deleted(&[1, 2]).into_iter(), now);
         assert_eq!(unread.next(), Some(now + RETRY));
-        let mut batch: HashMap<_, _> = gone(&[2, 3]).into_iter().collect();
+        let mut batch: HashMap<_, _> = deleted(&[2, 3]).into_iter().collect();
         unread.join(&mut batch, now);
         assert_eq!(batch.len(), 2, "it is not time yet");
         let mut batch = HashMap::new();

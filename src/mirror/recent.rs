@@ -1,12 +1,12 @@
-//! The attempts that were charged last, in memory: should the database go back to before they were committed, they are
-//! charged again, also where nothing of them is left in the cluster.
+//! The attempts that were charged last, in memory: if the database loses their commits, they are charged
+//! again, also where nothing of them is left in the cluster.
 
 use std::collections::VecDeque;
 
 use crate::db::AttemptRow;
 
 /// Attempts that are kept: about 10 MB.
-const MOST: usize = 20_000;
+const MAX_ATTEMPTS: usize = 20_000;
 
 /// The attempts that were charged last, with the number of the transaction by whose end they were committed.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Recent {
     /// These were committed by transaction `number` or before.
     pub(super) fn add(&mut self, number: i64, rows: impl Iterator<Item = AttemptRow>) {
         self.rows.extend(rows.map(|row| (number, row)));
-        let surplus = self.rows.len().saturating_sub(MOST);
+        let surplus = self.rows.len().saturating_sub(MAX_ATTEMPTS);
         if let Some((number, _)) = self.rows.drain(..surplus).next_back() {
             self.forgotten = number;
         }
@@ -68,10 +68,10 @@ mod tests {
     fn what_was_forgotten_is_said() {
         let mut recent = Recent::default();
         recent.add(3, [row(1), row(2)].into_iter());
-        recent.add(9, (0..MOST - 1).map(row));
+        recent.add(9, (0..MAX_ATTEMPTS - 1).map(row));
         assert!(recent.after(3).1, "those of transaction 3 that are forgotten are not asked for");
-        recent.add(9, (0..MOST - 1).map(row));
+        recent.add(9, (0..MAX_ATTEMPTS - 1).map(row));
         let (rows, complete) = recent.after(2);
-        assert_eq!((rows.len(), complete), (MOST, false));
+        assert_eq!((rows.len(), complete), (MAX_ATTEMPTS, false));
     }
 }

@@ -14,12 +14,13 @@ use crate::db::RowVersion;
 /// What a comparison shows. `S` are the objects whose row is missing or of another version.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found<S> {
-    /// Rows that say living of what is not there.
-    pub(super) gone: Vec<Uuid>,
+    /// Rows without `deleted_at` whose object does not exist.
+    pub(super) deleted: Vec<Uuid>,
     /// Objects whose row is missing or of another version.
     pub(super) stale: S,
-    /// Some row of this epoch is ahead of its object, or says gone of what is there: etcd was restored (or the cache
-    /// lags behind what an earlier process saw, and the same remedy does no harm: what comes is newer again).
+    /// Some row of this epoch is ahead of its object, or has `deleted_at` although the object exists: etcd was restored
+    /// (or the cache lags behind what an earlier process saw, and the same remedy does no harm: what comes is newer
+    /// again).
     pub(super) ahead: bool,
 }
 
@@ -28,7 +29,7 @@ pub(super) fn uids<K: Resource>(exists: &[Arc<K>]) -> Vec<Uuid> {
     exists.iter().filter_map(|object| rows::uid(object.as_ref())).collect()
 }
 
-/// Compares what `exists` with its rows. `unreadable` exist too, in what version nobody knows.
+/// Compares what `exists` with its rows. `invalid` objects exist too, in an unknown version.
 pub(super) fn compare<K: Resource>(
     exists: Vec<Arc<K>>,
     rows: &[RowVersion],
@@ -39,10 +40,10 @@ pub(super) fn compare<K: Resource>(
         exists.into_iter().filter_map(|object| Some((rows::uid(object.as_ref())?, object))).collect();
     let version = |object: &Arc<K>| rows::resource_version(object.as_ref()).unwrap_or_default();
     let versions = objects.iter().map(|(uid, object)| (*uid, version(object))).collect();
-    let Found { gone, stale, ahead } = differences(rows, &versions, invalid, epoch);
+    let Found { deleted, stale, ahead } = differences(rows, &versions, invalid, epoch);
     let stale =
-        stale.into_iter().filter_map(|uid| Some((uid, Mark::Living(objects.remove(&uid)?)))).collect();
-    Found { gone, stale, ahead }
+        stale.into_iter().filter_map(|uid| Some((uid, Mark::Exists(objects.remove(&uid)?)))).collect();
+    Found { deleted, stale, ahead }
 }
 
 /// [`compare`], with the resource versions of what `exists`.
@@ -57,7 +58,7 @@ fn differences(
     for row in rows {
         rowless.remove(&row.uid);
         match exists.get(&row.uid) {
-            None if row.living && !invalid.contains(&row.uid) => found.gone.push(row.uid),
+            None if row.living && !invalid.contains(&row.uid) => found.deleted.push(row.uid),
             None => (),
             Some(version) => {
                 // Resource version 0: a row made from what a pod said of its job. It is never ahead.
@@ -84,7 +85,7 @@ mod tests {
     fn check(row: RowVersion, exists: Option<i64>) -> (bool, bool, bool) {
         let exists: HashMap<Uuid, i64> = exists.map(|version| (row.uid, version)).into_iter().collect();
         let found = differences(&[row], &exists, &HashSet::from([Uuid::from_u128(9)]), 2);
-        (!found.gone.is_empty(), !found.stale.is_empty(), found.ahead)
+        (!found.deleted.is_empty(), !found.stale.is_empty(), found.ahead)
     }
 
     #[test]
@@ -97,8 +98,8 @@ mod tests {
             (false, true, false),
             "ahead, in an epoch that has ended"
         );
-        assert_eq!(check(row(1, 2, 5, true), None), (true, false, false), "gone");
-        assert_eq!(check(row(9, 2, 5, true), None), (false, false, false), "there, and unreadable");
+        assert_eq!(check(row(1, 2, 5, true), None), (true, false, false), "deleted");
+        assert_eq!(check(row(9, 2, 5, true), None), (false, false, false), "exists, and invalid");
         assert_eq!(check(row(1, 2, 5, false), Some(5)), (false, true, true), "back from a backup");
         assert_eq!(check(row(1, 2, 0, false), Some(5)), (false, true, false), "known from a pod only");
         assert_eq!(check(row(1, 2, 5, false), None), (false, false, false), "history");

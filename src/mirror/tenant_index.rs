@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(tenancy.of_job("default", at(250)), None);
         assert_eq!(tenancy.named("acme"), Some(Uuid::from_u128(2)));
         let accepts = |uid, name, namespace| tenancy.accepts(Uuid::from_u128(uid), name, namespace);
-        assert!(accepts(2, "acme", "tenant-acme") && accepts(9, "gone", "tenant-gone"));
+        assert!(accepts(2, "acme", "tenant-acme") && accepts(9, "deleted", "tenant-deleted"));
         for (name, namespace) in
             [("other", "tenant-other"), ("other", "tenant-acme"), ("acme", "tenant-other")]
         {

@@ -243,7 +243,7 @@ impl Assembly {
         invalid
     }
 
-    /// How a tenant's workers stand, for its status.
+    /// The state of a tenant's workers, for its status.
     fn workers(&self) -> tenant::WorkersOf {
         let (nodes, plans) = (self.caches.nodes.clone(), self.plans.clone());
         let gpu_resource = self.settings.gpu_resource.clone();
@@ -457,7 +457,7 @@ impl attempt::RateWindows for SchedulerHandle {
         Self::request_charge(self, namespace, job_uid, soon);
     }
 
-    fn may_let_go(
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,

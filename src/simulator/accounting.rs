@@ -1,7 +1,7 @@
 //! Usage over time: by tenant, of which workers, compared with what each is entitled to.
 //!
-//! Usage is summed up exactly, from change to change. What tenants wait for, and the entitlement that follows from it, is
-//! sampled four times in each interval.
+//! Usage is summed up exactly, from change to change. What tenants wait for, and the entitlement that follows from it,
+//! is sampled four times in each interval.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub const SAMPLES_PER_INTERVAL: i64 = 4;
 /// What keeps a tenant's jobs waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Room on the workers, or its turn.
+    /// Room on the workers, or its fair share of it.
     Room,
     /// Its hourly limit.
     Hour,
@@ -46,7 +46,7 @@ pub struct Series {
     pub contended: Vec<Contended>,
     /// By tenant: in how many samples it waited, for room, its hour, or another quota.
     pub causes: Vec<[u32; 3]>,
-    /// Looks in all.
+    /// The number of samples.
     pub samples: u32,
 }
 
@@ -106,7 +106,7 @@ struct Part {
     since: i64,
     /// Share times milliseconds, in this interval.
     got: f64,
-    /// Looks of this interval at which it waited for room.
+    /// Samples of this interval at which it waited for room.
     waited: i64,
 }
 
@@ -137,7 +137,7 @@ pub struct Accounting {
 }
 
 impl Accounting {
-    /// An empty one, with intervals of so many milliseconds. `plans` are the plans' names in order.
+    /// An empty one, with intervals of `interval` milliseconds. `plans` are the plans' names in order.
     #[must_use]
     pub fn new(cluster: &Cluster, plans: &[&str], interval: i64) -> Self {
         let pools = cluster.pools.len();
@@ -207,13 +207,13 @@ impl Accounting {
                 causes[cause as usize] += 1;
             }
         }
-        (0..self.parts.len()).for_each(|pool| self.look_at_pool(pool, tenants));
+        (0..self.parts.len()).for_each(|pool| self.observe_pool(pool, tenants));
         if self.samples >= SAMPLES_PER_INTERVAL {
             self.close(now);
         }
     }
 
-    fn look_at_pool(&mut self, pool: usize, tenants: &[Waiting]) {
+    fn observe_pool(&mut self, pool: usize, tenants: &[Waiting]) {
         let mut concerned = Vec::new();
         for (number, (part, waiting)) in self.parts[pool].iter_mut().zip(tenants).enumerate() {
             let waits = waiting.pools.contains(&pool);

@@ -1,8 +1,8 @@
 //! The cluster of a simulation: tenants on their plans, and workers, out of one YAML file.
 //!
-//! The fields are those of the Tenant resource and of a node, so that what is tried here is written the same way when it
-//! is rolled out. A tenant's own workers are admitted by the rules of the node controller: a plan table with a smaller
-//! `maxWorkers` leaves some of them unused here, too.
+//! The fields are those of the Tenant resource and of a node, so that what is tried here is written the same way when
+//! it is rolled out. A tenant's own workers are admitted by the rules of the node controller: a plan table with a
+//! smaller `maxWorkers` leaves some of them unused here, too.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// More nodes than this in a file are a slip of the finger.
-const MOST_WORKERS: usize = 100_000;
+const MAX_WORKERS: usize = 100_000;
 
 /// A cluster as it is written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +161,7 @@ impl ClusterFile {
                     place,
                     "name",
                     &entry.name,
-                    "it is there twice: give each a name of its own",
+                    "the name is used twice: give each a name of its own",
                 ));
             }
             cluster.tenants.push(entry.view(plans)?);
@@ -170,8 +170,8 @@ impl ClusterFile {
         for (number, entry) in self.workers.iter().enumerate() {
             let place = || format!("entry {} of workers", number + 1);
             let all = cluster.workers.len() + own.values().map(Vec::len).sum::<usize>();
-            if entry.count.saturating_add(all) > MOST_WORKERS {
-                let rule = format!("at most {MOST_WORKERS} workers in all are simulated");
+            if entry.count.saturating_add(all) > MAX_WORKERS {
+                let rule = format!("at most {MAX_WORKERS} workers in all are simulated");
                 return Err(value(place(), "count", &entry.count.to_string(), &rule));
             }
             let group = entry.group(&places, place)?;
@@ -359,7 +359,9 @@ workers:
         );
         let cpu = error("cpu: 16", "cpu: 16cores");
         assert!(cpu.contains("entry 1 of workers: cpu is `16cores`"), "{cpu}");
-        assert!(error("name: tiny", "name: acme").contains("tenant 2: name is `acme`: it is there twice"));
+        assert!(
+            error("name: tiny", "name: acme").contains("tenant 2: name is `acme`: the name is used twice")
+        );
         assert!(error("pool: shared, cpu", "cpu").contains("give either a tenant or a pool"));
         assert!(error("maxGpus: 8", "maxGpus: -3").contains("maxGpus is `-3`: give 0 for none"));
         assert!(error("count: 2", "count: 200000").contains("at most 100000"));

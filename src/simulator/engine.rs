@@ -214,31 +214,31 @@ impl<'a> Engine<'a> {
 
     fn decided(&mut self, number: usize) {
         let Some(live) = self.live.get(&number) else { return };
-        if let Some(place) = self.dispatcher.claim(&live.uid, live.attempt) {
-            self.start(number, &place);
+        if let Some(admission) = self.dispatcher.claim(&live.uid, live.attempt) {
+            self.start(number, &admission);
         } else if let Some(Verdict::Reject(reason, _)) = self.dispatcher.verdict(&live.uid) {
             self.count_waiting(number, false);
             self.end(number, End::Rejected(reason));
         }
     }
 
-    fn start(&mut self, number: usize, place: &Admission) {
+    fn start(&mut self, number: usize, admission: &Admission) {
         self.count_waiting(number, false);
         let (job, now) = (&self.jobs[number], self.now);
         let Some(live) = self.live.get_mut(&number) else { return };
         live.started = now;
-        live.pool = self.cluster.pools.iter().position(|pool| **pool == *place.group);
+        live.pool = self.cluster.pools.iter().position(|pool| **pool == *admission.group);
         self.accounting.change(job.tenant, live.pool, |held| held + job.asked, now);
         self.run.outcomes[number].started.get_or_insert(now);
         let ends = now.saturating_add(runs(job, &self.cluster.tenants[job.tenant].quotas, live.ran).0);
         self.events.push(Reverse((ends, Event::End, number)));
         let (uid, namespace) = (Arc::clone(&live.uid), &self.namespaces[job.tenant]);
         // The pod has a node at once.
-        self.dispatcher.set_pod(&uid, place.node.as_deref().map(|node| (node, job.asked)));
+        self.dispatcher.set_pod(&uid, admission.node.as_deref().map(|node| (node, job.asked)));
         if live.attempt == 1 {
             self.dispatcher.charge(namespace, &uid, at(now));
         }
-        self.update(number, JobState::Active { group: Some(place.group.as_str().into()), bound: true });
+        self.update(number, JobState::Active { group: Some(admission.group.as_str().into()), bound: true });
     }
 
     fn attempt_ended(&mut self, number: usize) {

@@ -1,17 +1,17 @@
 //! Arithmetic of fair shares, over numbers alone.
 
-/// What each would have of a whole that is shared by weight, where none gets more than its demand and what one leaves
-/// goes to the others: weighted max-min. A demand is a part of 1; `None` is that of one who waits for more. Without
-/// anybody who waits, each has its demand.
+/// The part of each in a total that is divided by weight, where none gets more than its demand and what one leaves
+/// goes to the others: weighted max-min. A demand is a part of 1; `None` is that of one who waits for more. Where
+/// none waits, each has its demand.
 ///
 /// One is a pair of demand and weight; weights are above 0.
 #[must_use]
-pub fn entitlements(all: &[(Option<f64>, f64)], whole: f64) -> Vec<f64> {
+pub fn entitlements(all: &[(Option<f64>, f64)], total: f64) -> Vec<f64> {
     let mut by_level: Vec<usize> = (0..all.len()).collect();
     let level = |at: &usize| all[*at].0.map_or(f64::INFINITY, |demand| demand / all[*at].1);
     by_level.sort_by(|a, b| level(a).total_cmp(&level(b)));
     let mut weights: f64 = all.iter().map(|(_, weight)| weight).sum();
-    let (mut left, mut shares) = (whole, vec![0.0; all.len()]);
+    let (mut left, mut shares) = (total, vec![0.0; all.len()]);
     for at in by_level {
         let (demand, weight) = all[at];
         let part = left * weight / weights.max(f64::MIN_POSITIVE);
@@ -31,7 +31,7 @@ pub fn jain(all: &[f64]) -> Option<f64> {
     (all.len() > 1 && squares > 0.0).then(|| sum * sum / (all.len() as f64 * squares))
 }
 
-/// The nearest rank of a sorted sample: the smallest value that at least so many percent do not exceed.
+/// The nearest rank of a sorted sample: the smallest value that at least `percent` percent do not exceed.
 #[must_use]
 pub fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);

@@ -48,8 +48,8 @@ pub struct Options {
     cluster: Option<PathBuf>,
     #[command(flatten)]
     synthetic: Synthetic,
-    /// Write the synthetic load into this file (CSV), and its tenants and workers into the one of the same name that ends in
-    /// .yaml: to be edited, and read again with --trace.
+    /// Write the synthetic load into this file (CSV), and its tenants and workers into the one of the same name that
+    /// ends in .yaml: to be edited, and read again with --trace.
     #[arg(long, conflicts_with = "trace")]
     write_trace: Option<PathBuf>,
     /// Where report.json and picture.svg go.
@@ -87,7 +87,7 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What becomes of jobs on a cluster, with figures over time for every so many minutes.
+/// Simulates jobs on a cluster; the report has figures over time, one for every `interval_minutes`.
 #[must_use]
 pub fn simulate(cluster: &Cluster, plans: &Plans, jobs: &[Work], interval_minutes: u32) -> Report {
     let run = engine::run(cluster, &report::plan_order(plans), jobs, i64::from(interval_minutes) * 60_000);

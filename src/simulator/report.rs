@@ -93,7 +93,7 @@ pub struct PlanReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Causes {
-    /// Room on the workers, or its turn.
+    /// Room on the workers, or its fair share of it.
     pub room: f64,
     /// Its hourly limit.
     pub hour: f64,

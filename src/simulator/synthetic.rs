@@ -5,8 +5,8 @@
 //! *name* of its plan, not by the plan's numbers: a plan table with other weights and quotas is tried under the same
 //! load. (A plan of another name than the built-in ones is taken for the one whose weight is nearest.)
 //!
-//! All is scaled so that the jobs together ask for a given share of the cluster's CPU, as they are submitted: what their
-//! timeouts cut off later is counted in.
+//! All is scaled so that the jobs together ask for a given share of the cluster's CPU, as they are submitted: what
+//! their timeouts cut off later is counted in.
 
 use fastrand::Rng;
 
@@ -57,19 +57,19 @@ struct Profile {
     plan: &'static str,
     /// Its weight in the built-in table, by which plans of other names are matched.
     weight: u32,
-    /// Of a thousand tenants, so many.
+    /// The number of its tenants in a thousand.
     of_thousand: u32,
     /// Own workers of each tenant.
     own_workers: usize,
     /// Submissions an hour of a usual tenant, and of the heaviest: what the built-in quotas have room for in the long
-    /// run. Nobody goes on submitting what never gets its turn.
+    /// run. A user stops submitting jobs that are never admitted.
     hourly: f64,
     most_hourly: f64,
     /// Minutes that half of the jobs last at most.
     minutes: f64,
     /// Cores of a job, with how many of a hundred jobs.
     cores: &'static [(u64, u32)],
-    /// Of a hundred jobs, so many ask for GPUs.
+    /// The number of jobs in a hundred that ask for GPUs.
     gpu_percent: u32,
 }
 
@@ -125,7 +125,7 @@ const HEAVY: f64 = 1.2;
 const LENGTHS: f64 = 1.2;
 /// No job lasts longer.
 const LONGEST_HOURS: f64 = 48.0;
-/// Of a hundred submissions, so many are bursts, and how many jobs those have on average.
+/// The number of bursts in a hundred submissions, and of jobs that a burst has on average.
 const BURST_PERCENT: u32 = 6;
 const BURST_JOBS: f64 = 15.0;
 /// By how much the hours of a day differ from their mean, and what a day of the weekend has of a working day's load.
@@ -266,7 +266,7 @@ impl Drawn<'_> {
         }
     }
 
-    /// How much goes on at a time, where 1 is the mean of a working day. The first day is a Monday.
+    /// The rate of submissions at a time, where 1 is the mean of a working day. The first day is a Monday.
     fn rhythm(&self, at: f64) -> f64 {
         let local = at + self.zone * HOUR;
         let hour = local.rem_euclid(DAY) / HOUR;

@@ -102,7 +102,7 @@ fn write_pool(to: &mut String, pool: &PoolReport) -> Result {
     if pool.pool.is_none() {
         return Ok(());
     }
-    writeln!(to, "  somebody waited for its room {} of the time", percent(pool.contended))?;
+    writeln!(to, "  jobs waited for its room {} of the time", percent(pool.contended))?;
     if pool.contended > 0.0 {
         writeln!(to, "  {:<12}{:>12}{:>12}{:>18}", "then", "share used", "entitled", "used / entitled")?;
         for share in &pool.shares {

@@ -52,7 +52,7 @@ fn times_are_exact() {
     let expected = [
         (Some(0.0), Some(100.0), End::Completed),
         (Some(0.0), Some(50.5), End::Failed),
-        // Needs both cores; the job of one core passes it.
+        // Needs both cores; the job of one core is backfilled.
         (Some(100.0), Some(107.0), End::Completed),
         (Some(50.5), Some(51.5), End::Completed),
     ];
@@ -235,7 +235,7 @@ fn table_and_picture_name_what_they_show() {
     for wanted in [
         "3 jobs of 2 tenants in 0.2 days: 2 completed, 1 rejected (DoesNotFit)",
         "Pool s: 1 workers, 2 cores; used: 100.0 % of the CPU",
-        "somebody waited for its room",
+        "jobs waited for its room",
         "WaitingForCapacity",
         "bob",
     ] {

@@ -1,7 +1,7 @@
 //! A trace: the jobs of a simulation, one a line, as a CSV table whose first line names the columns.
 //!
-//! `submitted`, `tenant` and `seconds` must be there; the other columns, named like the fields of a Job, may be absent
-//! or empty and then have a Job's defaults. Columns may stand in any order. A cell that can't be read is named by its
+//! `submitted`, `tenant` and `seconds` are required; the other columns, named like the fields of a Job, may be absent
+//! or empty and then have a Job's defaults. Columns may have any order. A cell that can't be read is named by its
 //! line and column, with what would be accepted.
 
 use std::{
@@ -46,7 +46,7 @@ const NEEDED: usize = 3;
 /// Nothing in a trace lasts longer: ten years, in seconds.
 const LONGEST: f64 = 10.0 * 365.0 * 86_400.0;
 /// As many as a Job's `maxRetries` allows.
-const MOST_RETRIES: u64 = 100;
+const MAX_RETRIES: u64 = 100;
 
 /// One job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct Work {
     pub on_quota: OnQuota,
     /// Its own limit of running time.
     pub timeout_seconds: Option<i64>,
-    /// So many attempts are lost with their node, at their end, before one is not.
+    /// The number of attempts that are lost with their node, at their end, before one is not.
     pub retries: u32,
     /// It ends badly.
     pub fails: bool,
@@ -105,7 +105,7 @@ pub enum TraceError {
 }
 
 /// Reads a trace; `tenants` are those of the cluster, in its order. Jobs come back in the order of submission, those of
-/// the same time as they stand. Points in time are counted from the first.
+/// the same time in the order of their lines. Points in time are counted from the first.
 ///
 /// # Errors
 /// [`TraceError`] names line, column, value, and what would be accepted.
@@ -192,7 +192,7 @@ const DEFAULTS: Resources = Resources {
     pods: 1,
 };
 
-/// Where each column stands.
+/// The position of each column.
 struct Columns([Option<usize>; COLUMNS.len()]);
 
 impl Columns {
@@ -203,7 +203,7 @@ impl Columns {
             let column =
                 known.ok_or_else(|| TraceError::Columns { problem: format!("`{name}` is no column") })?;
             if at[column].replace(place).is_some() {
-                return Err(TraceError::Columns { problem: format!("`{name}` is there twice") });
+                return Err(TraceError::Columns { problem: format!("`{name}` occurs twice") });
             }
         }
         match at.iter().take(NEEDED).position(Option::is_none) {
@@ -262,7 +262,7 @@ impl RowReader<'_> {
             group,
             on_quota: row.word("onQuota", "Queue or Reject")?,
             timeout_seconds: row.number("timeoutSeconds", u32::MAX.into())?.and_then(|n| n.try_into().ok()),
-            retries: row.number("retries", MOST_RETRIES)?.and_then(|n| n.try_into().ok()).unwrap_or_default(),
+            retries: row.number("retries", MAX_RETRIES)?.and_then(|n| n.try_into().ok()).unwrap_or_default(),
             fails: match row.cell("outcome") {
                 None | Some(COMPLETED) => false,
                 Some(FAILED) => true,
@@ -273,7 +273,7 @@ impl RowReader<'_> {
 }
 
 impl Row<'_> {
-    /// What stands in a column, if anything does.
+    /// The text of a cell, unless it is empty.
     fn cell(&self, field: &'static str) -> Option<&str> {
         let column = COLUMNS.iter().position(|name| *name == field)?;
         self.record.get(self.columns.0[column]?).filter(|text| !text.is_empty())
@@ -322,7 +322,7 @@ impl Row<'_> {
         let read = |text: &str| {
             to(&Quantity::from(text)).map_err(|error| {
                 let error = error.to_string();
-                // The value stands in front of it already.
+                // The message begins with the value already.
                 self.bad(field, error.split_once(": ").map_or(error.clone(), |(_, rule)| rule.to_owned()))
             })
         };

@@ -21,7 +21,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{NAMESPACE, SOON, chart, helm, object, succeeded};
+use super::{NAMESPACE, PROPAGATION_TIMEOUT, chart, helm, object, succeeded};
 
 const TENANTS: &str = "tenants.crofter.io";
 
@@ -58,7 +58,7 @@ async fn short_names(client: &Client) -> Vec<String> {
     crd.spec.names.short_names.unwrap()
 }
 
-/// What of the release is in the cluster beside the CRDs: policies, and roles of the whole cluster.
+/// The objects of the release besides the CRDs: policies and cluster roles.
 async fn leftovers(client: &Client) -> Vec<String> {
     let ours = ListParams::default().labels("app.kubernetes.io/instance=crofter");
     let policies = Api::<ValidatingAdmissionPolicy>::all(client.clone()).list(&ours).await.unwrap();
@@ -71,7 +71,7 @@ async fn leftovers(client: &Client) -> Vec<String> {
 #[tokio::test]
 async fn installs_upgrades_and_leaves_tenants_behind() {
     let cluster = Cluster::builder().postgres(false).start().unwrap();
-    let client = cluster.client().await.unwrap();
+    let (client, _report) = cluster.client_with_report().await.unwrap();
     let tenants: Api<Tenant> = Api::all(client.clone());
 
     // The namespace demands what the operator's pod must therefore fulfil.
@@ -81,7 +81,7 @@ async fn installs_upgrades_and_leaves_tenants_behind() {
     Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object(strict)).await.unwrap();
     let notes = succeeded(&helm(&cluster, "install", &earlier_chart(cluster.dir()), &[]).await);
     assert!(notes.contains("kubectl -n crofter-system rollout status deployment/crofter"), "{notes}");
-    wait::until(SOON, "the operator's pod in a restricted namespace", || async {
+    wait::until(PROPAGATION_TIMEOUT, "the operator's pod in a restricted namespace", || async {
         let labelled = ListParams::default().labels("app.kubernetes.io/name=crofter");
         let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE).list(&labelled).await.unwrap();
         if pods.items.len() == 1 { Ok(()) } else { Err(pods.items.len()) }

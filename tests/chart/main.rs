@@ -27,7 +27,7 @@ const RELEASE: &str = "crofter";
 /// Where it is installed.
 const NAMESPACE: &str = "crofter-system";
 /// How long the API server may take to act on what it was given: policies and aggregated roles come with a delay.
-const SOON: Duration = Duration::from_secs(20);
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The chart as it is checked in.
 fn chart() -> PathBuf {
@@ -57,7 +57,7 @@ async fn helm(cluster: &Cluster, verb: &str, chart: &Path, more: &[&str]) -> Out
     cluster.helm(command.iter().chain(more)).await.unwrap()
 }
 
-/// A cluster with the chart installed as it is, shared by the tests that only look at it.
+/// A cluster with the chart installed as it is, shared by the tests that only read it.
 async fn installed() -> &'static Cluster {
     static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
     CLUSTER
@@ -94,7 +94,7 @@ async fn refused_call<T: Debug, F>(message: &str, call: impl Fn() -> F)
 where
     F: Future<Output = kube::Result<T>>,
 {
-    let error = wait::until(SOON, &format!("a refusal: {message}"), || async {
+    let error = wait::until(PROPAGATION_TIMEOUT, &format!("a refusal: {message}"), || async {
         match call().await {
             Ok(accepted) => Err(format!("accepted: {accepted:?}")),
             Err(error) => Ok(error.to_string()),

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::{NAMESPACE, RELEASE, chart, helm, object, succeeded};
 
 /// How long a tenant or a job may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the API server refused the operator, out of the audit log.
 fn refusals(cluster: &Cluster) -> Vec<String> {
@@ -45,7 +45,7 @@ async fn it_works_with_the_charts_rights() {
     command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
     let _operator = cluster.start_process("crofter", command).unwrap();
 
-    let admin = cluster.client().await.unwrap();
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
     let tenants: Api<Tenant> = Api::all(admin.clone());
     cluster.add_node(&NodeSpec::new("w1").label(names::NODE_TENANT, "acme")).await.unwrap();
     let acme = json!({
@@ -53,7 +53,7 @@ async fn it_works_with_the_charts_rights() {
         "spec": {"plan": "basic", "access": [{"kind": "User", "name": "alice", "role": "developer"}]},
     });
     tenants.create(&PostParams::default(), &object(acme)).await.unwrap();
-    wait::until(PATIENCE, "the tenants to be ready", || async {
+    wait::until(WAIT_TIMEOUT, "the tenants to be ready", || async {
         let statuses =
             tenants.list(&ListParams::default()).await.unwrap().items.into_iter().map(|t| t.status);
         let conditions: Vec<_> = statuses.map(|s| s.unwrap_or_default().conditions).collect();
@@ -72,9 +72,9 @@ async fn it_works_with_the_charts_rights() {
     }));
     // The role behind alice's binding is put together by the controller manager, a moment after the install.
     let plainly = PostParams::default();
-    wait::until(PATIENCE, "the job to be accepted", || jobs.create(&plainly, &job)).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "the job to be accepted", || jobs.create(&plainly, &job)).await.unwrap();
     let all_jobs: Api<Job> = Api::namespaced(admin.clone(), "tenant-acme");
-    wait::until(PATIENCE, "the job to end", || async {
+    wait::until(WAIT_TIMEOUT, "the job to end", || async {
         let status = all_jobs.get("hello").await.unwrap().status;
         if status.as_ref().is_some_and(|s| s.phase == JobPhase::Completed) { Ok(()) } else { Err(status) }
     })
@@ -82,7 +82,7 @@ async fn it_works_with_the_charts_rights() {
     .unwrap();
 
     tenants.delete("acme", &DeleteParams::default()).await.unwrap();
-    wait::until(PATIENCE, "the tenant to go", || async {
+    wait::until(WAIT_TIMEOUT, "the tenant to go", || async {
         let namespace = Api::<Namespace>::all(admin.clone()).get_opt("tenant-acme").await.unwrap();
         match (tenants.get_opt("acme").await.unwrap(), namespace) {
             (None, None) => Ok(()),

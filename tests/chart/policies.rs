@@ -1,4 +1,4 @@
-//! What the chart's admission policies refuse, with which words, and what passes beside it.
+//! What the chart's admission policies refuse, with which message, and what they admit.
 
 use std::fmt::Debug;
 
@@ -18,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{NAMESPACE, SOON, installed, object, operator, refused, refused_call};
+use super::{NAMESPACE, PROPAGATION_TIMEOUT, installed, object, operator, refused, refused_call};
 
 /// A tenant's namespace, made as the operator makes it.
 pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
@@ -30,7 +30,7 @@ pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
     name.to_owned()
 }
 
-/// What somebody else is answered who labels as Crofter does.
+/// The message for other users who set Crofter's labels.
 const LABELS: &str = "only Crofter sets, changes or removes labels of crofter.io here: ";
 
 fn tenant(name: &str, spec: Value) -> Tenant {
@@ -67,7 +67,8 @@ where
 #[tokio::test]
 async fn a_plan_is_one_of_the_table() {
     let cluster = installed().await;
-    let tenants: Api<Tenant> = Api::all(cluster.client().await.unwrap());
+    let (client, _report) = cluster.client_with_report().await.unwrap();
+    let tenants: Api<Tenant> = Api::all(client);
     let message = "spec.plan is 'gold', which is no plan: the plans are basic, enterprise, free, pro";
     refused(&tenants, &tenant("planned", json!({"plan": "gold"})), message).await;
 
@@ -81,7 +82,8 @@ async fn a_plan_is_one_of_the_table() {
 #[tokio::test]
 async fn some_tenants_stay() {
     let cluster = installed().await;
-    let tenants: Api<Tenant> = Api::all(cluster.client().await.unwrap());
+    let (client, _report) = cluster.client_with_report().await.unwrap();
+    let tenants: Api<Tenant> = Api::all(client);
     let default = tenants.get(names::DEFAULT_TENANT).await.unwrap();
     assert_eq!((default.spec.plan.as_str(), default.spec.prevent_deletion), ("enterprise", true));
     let try_delete = DeleteParams { dry_run: true, ..DeleteParams::default() };
@@ -101,11 +103,13 @@ async fn some_tenants_stay() {
 #[tokio::test]
 async fn job_pods_are_the_operators_alone() {
     let cluster = installed().await;
-    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    let operator = operator(cluster).await;
     let namespace = tenant_namespace(&operator, "tenant-pods").await;
     let theirs: Api<Pod> = Api::namespaced(admin, &namespace);
     let ours: Api<Pod> = Api::namespaced(operator, &namespace);
 
+    // Other users create no pods with Crofter's labels or finalizer, and any other pods.
     let labels = LABELS;
     let finalizer = "only Crofter sets or removes the finalizer crofter.io/accounted";
     refused(&theirs, &job_pod("forged"), labels).await;
@@ -115,6 +119,7 @@ async fn job_pods_are_the_operators_alone() {
     unlabelled.metadata.finalizers = None;
     theirs.create(&PostParams::default(), &unlabelled).await.unwrap();
 
+    // They change neither on a job's pod.
     ours.create(&PostParams::default(), &job_pod("job")).await.unwrap();
     for (change, message) in [
         (json!({"labels": {names::LABEL_JOB_UID: null}}), names::LABEL_JOB_UID),
@@ -125,6 +130,7 @@ async fn job_pods_are_the_operators_alone() {
         let patch = Patch::Merge(json!({"metadata": change}));
         change_refused(&theirs, "job", &patch, message).await;
     }
+    // Other changes of it are admitted, and the operator removes its own finalizer.
     let harmless = Patch::Merge(json!({"metadata": {"labels": {"example.com/note": "seen"}}}));
     theirs.patch("job", &PatchParams::default(), &harmless).await.unwrap();
     let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
@@ -135,7 +141,8 @@ async fn job_pods_are_the_operators_alone() {
 #[tokio::test]
 async fn no_pod_anywhere_is_marked_as_a_jobs() {
     let cluster = installed().await;
-    let pods: Api<Pod> = Api::namespaced(cluster.client().await.unwrap(), "default");
+    let (client, _report) = cluster.client_with_report().await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client, "default");
     let mut forged = job_pod("forged");
     forged.spec.as_mut().unwrap().service_account_name = None;
     refused(&pods, &forged, LABELS).await;
@@ -167,7 +174,8 @@ async fn no_pod_anywhere_is_marked_as_a_jobs() {
 #[tokio::test]
 async fn only_who_may_update_the_tenant_pauses_its_jobs_and_keys() {
     let cluster = installed().await;
-    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    let operator = operator(cluster).await;
     let name = tenant_namespace(&operator, "tenant-paused").await;
     let role: RoleBinding = object(json!({
         "metadata": {"name": "all-roles"},
@@ -195,8 +203,10 @@ async fn only_who_may_update_the_tenant_pauses_its_jobs_and_keys() {
     let keys: Api<TenantApiKey> = Api::namespaced(paul, &name);
     // The role behind the binding is put together by the controller manager, a moment after the install.
     let (plainly, plain) = (PostParams::default(), job("job", json!({})));
-    wait::until(SOON, "the job to be accepted", || jobs.create(&plainly, &plain)).await.unwrap();
-    wait::until(SOON, "the key to be accepted", || keys.create(&plainly, &key)).await.unwrap();
+    wait::until(PROPAGATION_TIMEOUT, "the job to be accepted", || jobs.create(&plainly, &plain))
+        .await
+        .unwrap();
+    wait::until(PROPAGATION_TIMEOUT, "the key to be accepted", || keys.create(&plainly, &key)).await.unwrap();
     refused(&jobs, &job("born-paused", annotations), message).await;
     change_refused(&jobs, "job", &pause, message).await;
     change_refused(&keys, "ci", &pause, message).await;
@@ -212,7 +222,8 @@ async fn only_who_may_update_the_tenant_pauses_its_jobs_and_keys() {
 #[tokio::test]
 async fn a_job_keeps_the_finalizer_of_what_is_not_counted() {
     let cluster = installed().await;
-    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    let operator = operator(cluster).await;
     let namespace = tenant_namespace(&operator, "tenant-jobs").await;
     let theirs: Api<Job> = Api::namespaced(admin, &namespace);
     let ours: Api<Job> = Api::namespaced(operator, &namespace);
@@ -234,7 +245,8 @@ async fn a_job_keeps_the_finalizer_of_what_is_not_counted() {
 #[tokio::test]
 async fn a_tenants_namespace_keeps_its_labels() {
     let cluster = installed().await;
-    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    let operator = operator(cluster).await;
     let name = tenant_namespace(&operator, "tenant-labels").await;
     let namespaces: Api<Namespace> = Api::all(admin);
     for (namespace, label, value) in [
@@ -284,7 +296,8 @@ async fn the_operator_reaches_only_tenants_namespaces() {
 #[tokio::test]
 async fn the_operator_writes_only_the_secrets_of_keys() {
     let cluster = installed().await;
-    let (admin, operator) = (cluster.client().await.unwrap(), operator(cluster).await);
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    let operator = operator(cluster).await;
     let name = tenant_namespace(&operator, "tenant-secrets").await;
     let secret = |name: &str, owner: Option<&str>| -> Secret {
         let owners = owner.map(
@@ -292,6 +305,7 @@ async fn the_operator_writes_only_the_secrets_of_keys() {
         );
         object(json!({"metadata": {"name": name, "ownerReferences": owners}}))
     };
+    // The operator creates and changes Secrets that a TenantApiKey owns, and no others.
     let only = "Crofter writes only the Secrets of API keys";
     let ours: Api<Secret> = Api::namespaced(operator.clone(), &name);
     refused(&ours, &secret("plain", None), only).await;
@@ -299,6 +313,7 @@ async fn the_operator_writes_only_the_secrets_of_keys() {
     ours.create(&PostParams::default(), &secret("ci", Some("TenantApiKey"))).await.unwrap();
     let text = Patch::Merge(json!({"stringData": {"token": "x"}}));
     ours.patch("ci", &PatchParams::default(), &text).await.unwrap();
+    // It neither changes nor adopts another user's Secret.
     let theirs: Api<Secret> = Api::namespaced(admin.clone(), &name);
     theirs.create(&PostParams::default(), &secret("theirs", None)).await.unwrap();
     change_refused(&ours, "theirs", &text, only).await;
@@ -306,6 +321,7 @@ async fn the_operator_writes_only_the_secrets_of_keys() {
         json!({"metadata": {"ownerReferences": secret("x", Some("TenantApiKey")).metadata.owner_references}});
     change_refused(&ours, "theirs", &Patch::Merge(adopt), only).await;
 
+    // In its own namespace it writes the pepper alone.
     let home: Api<Secret> = Api::namespaced(operator.clone(), NAMESPACE);
     home.create(&PostParams::default(), &secret(names::PEPPER_SECRET, None)).await.unwrap();
     let none = format!("Crofter works in tenants' namespaces only, and {NAMESPACE} is none");
@@ -319,7 +335,8 @@ async fn the_operator_writes_only_the_secrets_of_keys() {
 #[tokio::test]
 async fn what_surrounds_a_job_is_bounded() {
     let cluster = installed().await;
-    let jobs: Api<Job> = Api::namespaced(cluster.client().await.unwrap(), "default");
+    let (client, _report) = cluster.client_with_report().await.unwrap();
+    let jobs: Api<Job> = Api::namespaced(client, "default");
     let job = |metadata: Value| -> Job {
         let mut whole = json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": metadata, "spec": {"image": "none"},
@@ -333,6 +350,7 @@ async fn what_surrounds_a_job_is_bounded() {
             .collect::<serde_json::Map<_, _>>()
             .into()
     };
+    // A job with more labels, annotations or finalizers than the bound is refused with the numbers.
     let message = "labels and annotations have 131136 characters in all: give at most 131072";
     refused(&jobs, &job(json!({"labels": labels(2049)})), message).await;
     let annotations = json!({"note": "x".repeat(131_069)});
@@ -341,6 +359,7 @@ async fn what_surrounds_a_job_is_bounded() {
     let finalizers: Vec<_> = (0..33).map(|n| format!("example.com/f{n}")).collect();
     let message = "there are 33 finalizers and ownerReferences: give at most 32";
     refused(&jobs, &job(json!({"finalizers": finalizers})), message).await;
+    // A job at the bound is admitted.
     let fits = job(json!({"labels": labels(2048)}));
     jobs.create(&PostParams { dry_run: true, ..PostParams::default() }, &fits).await.unwrap();
 }

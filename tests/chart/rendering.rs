@@ -136,6 +136,7 @@ fn mounted(deployment: &Value, variable: &str, map: &Value) {
 
 #[test]
 fn the_operator_is_configured_by_the_values() {
+    // Given no values, the operator has its defaults.
     let objects = rendered(&[]);
     let plain = of_kind(&objects, "Deployment")[0];
     assert_eq!(plain.pointer("/spec/strategy/type"), Some(&Value::from("Recreate")));
@@ -149,6 +150,7 @@ fn the_operator_is_configured_by_the_values() {
         Some(&Value::from("metadata.namespace"))
     );
 
+    // Given all values, each reaches the operator.
     let (plans, scenarios) = (plans(), format!("scenarios={SCENARIO}"));
     let objects = rendered(&[
         "--set-json",
@@ -175,6 +177,7 @@ fn the_operator_is_configured_by_the_values() {
     let origins = &env(full, "CROFTER_CORS_ORIGINS").unwrap()["value"];
     assert_eq!(origins, "https://app.example.org,http://localhost:3000");
     assert_eq!(env(full, "RUST_LOG").unwrap()["value"], "debug");
+    // The pod and the mounted files follow the values as well.
     let pod = full.pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["terminationGracePeriodSeconds"], 60);
     assert_eq!(pod["containers"][0]["image"], "registry.example.com/crofter:1.2");
@@ -227,6 +230,7 @@ fn only_its_own_ports_of_the_operator_are_reached() {
 
 #[test]
 fn bad_values_are_refused_with_their_name() {
+    // Each bad value is refused by the schema or by a template, and the error names it.
     for (value, named) in [
         ("databse.existingSecret=pg", "databse"),
         ("namespacePrefix=Tenant_", "namespacePrefix"),
@@ -258,6 +262,7 @@ fn bad_values_are_refused_with_their_name() {
         let error = failed(&helm(&["template", "crofter", "--set", value]));
         assert!(error.contains(named), "{value}: {error}");
     }
+    // A bad field within a whole plan is named by its path.
     let weightless = plans().replace(r#""weight":9"#, r#""weight":0"#);
     let error = failed(&helm(&["template", "crofter", "--set-json", &weightless]));
     assert!(error.contains("plans/gold/weight"), "{error}");

@@ -7,7 +7,7 @@ use k8s_openapi::api::{authorization::v1::SelfSubjectRulesReview, rbac::v1::Role
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 
-use super::{NAMESPACE, RELEASE, SOON, installed, object, operator, refused};
+use super::{NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, installed, object, operator, refused};
 
 const READ: &str = "get list watch";
 const WRITE: &str = "create delete deletecollection get list patch update watch";
@@ -44,6 +44,7 @@ fn lines(list: &[(&str, &str)]) -> BTreeSet<String> {
 async fn the_operator_may_do_its_work_and_nothing_else() {
     let cluster = installed().await;
     let operator = operator(cluster).await;
+    // The rights that its controllers need in every namespace.
     let children = "create delete get list patch watch";
     let everywhere = lines(&[
         ("tenants.crofter.io", "create delete get list patch update watch"),
@@ -73,6 +74,7 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
             "bind",
         ),
     ]);
+    // Nothing more, but for its lease in its own namespace.
     assert_eq!(rights(&operator, "kube-system").await, everywhere);
 
     let mut at_home = everywhere;
@@ -83,7 +85,8 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
 #[tokio::test]
 async fn each_role_of_tenants_holds_what_it_says() {
     let cluster = installed().await;
-    let admin = cluster.client().await.unwrap();
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    // The documented rights of each role, which contain those of the role before.
     let viewer = lines(&[
         ("jobs.crofter.io", READ),
         ("events.", READ),
@@ -109,6 +112,7 @@ async fn each_role_of_tenants_holds_what_it_says() {
     let mut administrator = operator.clone();
     administrator.extend(lines(&[("tenantapikeys.crofter.io", WRITE)]));
 
+    // A user with the role has these rights in the namespace and none elsewhere.
     for (role, expected) in
         [("viewer", viewer), ("developer", developer), ("operator", operator), ("admin", administrator)]
     {
@@ -116,7 +120,7 @@ async fn each_role_of_tenants_holds_what_it_says() {
         let binding = binding(role, &format!("crofter:tenant-{role}"), &user);
         Api::namespaced(admin.clone(), "default").create(&PostParams::default(), &binding).await.unwrap();
         let client = cluster.client_for(&cluster.kubeconfig_for_user(&user, &[]).unwrap()).await.unwrap();
-        wait::until(SOON, &format!("the rights of {user}: {expected:#?}"), || async {
+        wait::until(PROPAGATION_TIMEOUT, &format!("the rights of {user}: {expected:#?}"), || async {
             let seen = rights(&client, "default").await;
             if seen == expected { Ok(()) } else { Err(seen) }
         })

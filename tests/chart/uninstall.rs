@@ -15,7 +15,7 @@ use kube::{
 use serde_json::json;
 use tokio::process::Command as AsyncCommand;
 
-use super::{NAMESPACE, RELEASE, chart, helm, object, operator::PATIENCE, succeeded, text};
+use super::{NAMESPACE, RELEASE, chart, helm, object, operator::WAIT_TIMEOUT, succeeded, text};
 
 /// The command block of docs/install.md that comes first after `heading`.
 fn commands_after(heading: &str) -> String {
@@ -32,7 +32,7 @@ async fn type_in(cluster: &Cluster, commands: &str) {
     let mut shell = AsyncCommand::new("bash");
     shell.args(["-euo", "pipefail", "-c", commands]).kill_on_drop(true);
     shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
-    let output = tokio::time::timeout(3 * PATIENCE, shell.output()).await;
+    let output = tokio::time::timeout(3 * WAIT_TIMEOUT, shell.output()).await;
     assert!(output.is_ok(), "stuck in:\n{commands}");
     let output = output.unwrap().unwrap();
     assert!(output.status.success(), "{commands}\n{}\n{}", text(&output.stdout), text(&output.stderr));
@@ -48,8 +48,9 @@ async fn to_remove_everything_leaves_nothing_and_hangs_nowhere() {
     command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
     let mut operator = cluster.start_process("crofter", command).unwrap();
 
-    // A tenant that may not be deleted yet, with a worker of its own, one of a pool, a job that runs and one that has just ended.
-    let admin = cluster.client().await.unwrap();
+    // A tenant that may not be deleted yet, with a worker of its own, one of a pool, a job that runs and one that has
+    // just ended.
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
     cluster.add_node(&NodeSpec::new("own").label(names::NODE_TENANT, "acme")).await.unwrap();
     cluster.add_node(&NodeSpec::new("shared").label(names::NODE_POOL, "gpu")).await.unwrap();
     let tenants: Api<Tenant> = Api::all(admin.clone());
@@ -66,10 +67,10 @@ async fn to_remove_everything_leaves_nothing_and_hangs_nowhere() {
         }))
     };
     let (plainly, running, ended) = (PostParams::default(), job("running", "forever"), job("ended", "1"));
-    wait::until(PATIENCE, "the namespace", || jobs.create(&plainly, &running)).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "the namespace", || jobs.create(&plainly, &running)).await.unwrap();
     jobs.create(&plainly, &ended).await.unwrap();
     for (name, phase) in [("running", JobPhase::Running), ("ended", JobPhase::Completed)] {
-        wait::until(PATIENCE, name, || async {
+        wait::until(WAIT_TIMEOUT, name, || async {
             let status = jobs.get(name).await.unwrap().status;
             if status.as_ref().is_some_and(|s| s.phase == phase) { Ok(()) } else { Err(status) }
         })

@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Verbs, namespace};
+use super::{Verbs, WAIT_TIMEOUT, namespace};
 
 pub fn keys(verbs: &Verbs<'_>, tenant: &str) -> Api<TenantApiKey> {
     verbs.within(&namespace(tenant))
@@ -59,7 +59,7 @@ pub async fn until_key(
     holds: impl Fn(&TenantApiKey) -> bool,
 ) -> TenantApiKey {
     let api = keys(verbs, tenant);
-    wait::until(PATIENCE, &format!("key {tenant}/{name}: {what}"), || async {
+    wait::until(WAIT_TIMEOUT, &format!("key {tenant}/{name}: {what}"), || async {
         let key = api.get(name).await.map_err(|e| e.to_string())?;
         if holds(&key) { Ok(key) } else { Err(format!("{:?}", status(&key))) }
     })

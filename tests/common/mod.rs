@@ -20,7 +20,7 @@ use crofter::{
     names,
 };
 use crofter_test_cluster::{
-    Builder, Cluster, NodeSpec,
+    Builder, Cluster, NodeSpec, ObjectReport,
     process::{self, Process, Signal},
     wait,
 };
@@ -39,11 +39,11 @@ use serde_json::{Value, json};
 pub use self::rest::Answer;
 
 /// How long anything may take before a test gives up. Generous: the machines are shared.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The same for a pod to be let go: one that nobody deletes keeps its finalizer for a minute after its end.
-pub const UNTIL_LET_GO: Duration =
-    PATIENCE.saturating_add(Duration::from_secs(attempt::FINALIZER_DELAY.as_secs().unsigned_abs()));
+/// The same for a pod's finalizer to be removed: a pod that is not deleted keeps it for a minute after its end.
+pub const FINALIZER_WAIT_TIMEOUT: Duration =
+    WAIT_TIMEOUT.saturating_add(Duration::from_secs(attempt::FINALIZER_DELAY.as_secs().unsigned_abs()));
 
 /// A cluster with Crofter's CRDs, and the operator.
 pub struct World {
@@ -66,7 +66,8 @@ impl World {
         world
     }
 
-    /// Starts a cluster with the CRDs and the operator's namespace. Where it has no Postgres, the operator gets no database. Blocks.
+    /// Starts a cluster with the CRDs and the operator's namespace. Where it has no Postgres, the operator gets no
+    /// database. Blocks.
     pub fn without_operator(builder: Builder) -> Self {
         let cluster = builder.start().expect("starting the cluster");
         on_a_runtime(async {
@@ -105,9 +106,9 @@ impl World {
         }
     }
 
-    /// Replaces the catalogue of scenarios. The operator looks at it every 10 s.
+    /// Replaces the catalogue of scenarios. The operator reads it every 10 s.
     pub fn write_scenarios(&self, yaml: &str) {
-        // As a ConfigMap changes: never seen half.
+        // As a ConfigMap changes: atomically.
         let whole = catalogue(&self.cluster).with_extension("new");
         std::fs::write(&whole, yaml).unwrap();
         std::fs::rename(&whole, catalogue(&self.cluster)).unwrap();
@@ -160,7 +161,7 @@ impl World {
         let asked = tokio::time::Instant::now();
         process.signal(Signal::TERM).unwrap();
         let stopping = Mutex::new(process);
-        let status = wait::until(PATIENCE, "the operator's end", || async {
+        let status = wait::until(WAIT_TIMEOUT, "the operator's end", || async {
             match stopping.lock().unwrap().check() {
                 Err(process::Error::Ended { status, .. }) => Ok(status),
                 other => Err(other.map_err(|error| error.to_string())),
@@ -199,7 +200,7 @@ impl World {
 
     /// Waits until the operator has logged `words` after the first `since` bytes of its log.
     pub async fn until_logged(&self, since: usize, words: &str) {
-        wait::until(PATIENCE, &format!("`{words}` in the operator's log"), || async {
+        wait::until(WAIT_TIMEOUT, &format!("`{words}` in the operator's log"), || async {
             let log = self.operator_log();
             let new = log.get(since..).unwrap_or_default();
             if new.contains(words) { Ok(()) } else { Err(new.lines().last().map(str::to_owned)) }
@@ -229,12 +230,13 @@ impl World {
 
     /// Waits until the operator says that it is ready.
     pub async fn until_ready(&self) {
-        wait::until(PATIENCE, "the operator to be ready", || self.ask("/readyz")).await.unwrap();
+        wait::until(WAIT_TIMEOUT, "the operator to be ready", || self.ask("/readyz")).await.unwrap();
     }
 
     /// The verbs, with a client of the calling test's runtime.
     pub async fn verbs(&self) -> Verbs<'_> {
-        Verbs { world: self, client: self.cluster.client().await.unwrap() }
+        let (client, objects) = self.cluster.client_with_report().await.unwrap();
+        Verbs { world: self, client, _objects: objects }
     }
 }
 
@@ -254,10 +256,12 @@ pub fn on_a_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
 pub struct Verbs<'a> {
     pub world: &'a World,
     pub client: Client,
+    /// Prints the objects that `client` requested when the test fails.
+    _objects: ObjectReport<'a>,
 }
 
 impl Drop for Verbs<'_> {
-    /// A test that fails shows what the operator was doing. What the test saw last is in its own message ([`wait::until`]).
+    /// A test that fails prints the end of the operator's log; the report of the objects follows.
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Some(log) = self.world.log_tail()
@@ -301,7 +305,7 @@ impl Verbs<'_> {
         self.until_tenant(name, "Ready", |t| condition(t, "Ready").as_deref() == Some("True")).await
     }
 
-    /// Makes a tenant, or says why not.
+    /// Makes a tenant, or returns the API server's error.
     pub async fn new_tenant(&self, name: &str, spec: Value) -> Result<Tenant, kube::Error> {
         let tenant = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec});
         self.create(&self.all::<Tenant>(), &tenant).await
@@ -328,7 +332,7 @@ impl Verbs<'_> {
     pub async fn until_tenant(&self, name: &str, what: &str, holds: impl Fn(&Tenant) -> bool) -> Tenant {
         let api = self.all::<Tenant>();
         let what = format!("tenant {name}: {what}");
-        wait::until(PATIENCE, &what, || async {
+        wait::until(WAIT_TIMEOUT, &what, || async {
             let tenant = api.get(name).await.map_err(|e| e.to_string())?;
             if holds(&tenant) { Ok(tenant) } else { Err(format!("{:?}", tenant.status)) }
         })
@@ -336,12 +340,12 @@ impl Verbs<'_> {
         .unwrap()
     }
 
-    /// Waits until an object is gone.
-    pub async fn until_gone<K>(&self, api: &Api<K>, name: &str)
+    /// Waits until an object no longer exists.
+    pub async fn until_deleted<K>(&self, api: &Api<K>, name: &str)
     where
         K: Clone + Debug + DeserializeOwned,
     {
-        wait::until(PATIENCE, &format!("{name} to be gone"), || async {
+        wait::until(WAIT_TIMEOUT, &format!("{name} to be deleted"), || async {
             match api.get_opt(name).await {
                 Ok(None) => Ok(()),
                 other => Err(other),
@@ -363,7 +367,7 @@ impl Verbs<'_> {
     pub async fn until_admitted(&self, name: &str, group: Option<&str>) {
         let key = "crofter.node-restriction.kubernetes.io/admitted";
         let api = self.all::<k8s_openapi::api::core::v1::Node>();
-        wait::until(PATIENCE, &format!("node {name} admitted to {group:?}"), || async {
+        wait::until(WAIT_TIMEOUT, &format!("node {name} admitted to {group:?}"), || async {
             let node = api.get(name).await.map_err(|e| e.to_string())?;
             let label = node.labels().get(key).cloned();
             let taints = node.spec.unwrap_or_default().taints.unwrap_or_default();
@@ -383,11 +387,11 @@ impl Verbs<'_> {
         self.new_job(&namespace(tenant), name, spec).await.unwrap()
     }
 
-    /// Submits a job that is younger than all before it: the time of submission, by which jobs of one score are ordered,
-    /// has no fractions of seconds.
+    /// Submits a job that is younger than all before it: the time of submission, by which jobs of one score are
+    /// ordered, has no fractions of seconds.
     pub async fn later_job(&self, tenant: &str, name: &str, spec: Value) -> Job {
         let second = now().as_second();
-        wait::until(PATIENCE, "the next second", async || match now().as_second() {
+        wait::until(WAIT_TIMEOUT, "the next second", async || match now().as_second() {
             later if later > second => Ok(()),
             same => Err(same),
         })
@@ -396,7 +400,7 @@ impl Verbs<'_> {
         self.job(tenant, name, spec).await
     }
 
-    /// Submits a job, or says why not.
+    /// Submits a job, or returns the API server's error.
     pub async fn new_job(&self, namespace: &str, name: &str, spec: Value) -> Result<Job, kube::Error> {
         let mut whole =
             json!({"image": "crofter.test/busybox:1", "resources": {"cpu": "100m", "memory": "64Mi"}});
@@ -427,7 +431,7 @@ impl Verbs<'_> {
     pub async fn until_job(&self, tenant: &str, name: &str, what: &str, holds: impl Fn(&Job) -> bool) -> Job {
         let api = self.jobs(tenant);
         let what = format!("job {tenant}/{name}: {what}");
-        wait::until(PATIENCE, &what, || async {
+        wait::until(WAIT_TIMEOUT, &what, || async {
             let job = api.get(name).await.map_err(|e| e.to_string())?;
             if holds(&job) { Ok(job) } else { Err(format!("{:?}", job.status)) }
         })
@@ -435,10 +439,10 @@ impl Verbs<'_> {
         .unwrap()
     }
 
-    /// Deletes a tenant and waits until it is gone.
+    /// Deletes a tenant and waits until it no longer exists.
     pub async fn delete_tenant(&self, name: &str) {
         self.all::<Tenant>().delete(name, &DeleteParams::default()).await.unwrap();
-        self.until_gone(&self.all::<Tenant>(), name).await;
+        self.until_deleted(&self.all::<Tenant>(), name).await;
     }
 }
 
@@ -454,12 +458,12 @@ pub fn condition_reason(tenant: &Tenant, kind: &str) -> Option<String> {
     all.iter().find(|c| c.type_ == kind).map(|c| c.reason.clone())
 }
 
-/// Where a job is.
+/// The phase of a job; Queued before it has a status.
 pub fn phase(job: &Job) -> JobPhase {
     job.status.as_ref().map_or(JobPhase::Queued, |s| s.phase)
 }
 
-/// Why it is there.
+/// The reason of that phase.
 pub fn reason(job: &Job) -> &str {
     job.status.as_ref().and_then(|s| s.reason.as_deref()).unwrap_or_default()
 }

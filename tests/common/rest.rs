@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use super::{PATIENCE, Verbs, World, keys};
+use super::{Verbs, WAIT_TIMEOUT, World, keys};
 
 /// Every scope.
 pub const ALL: [&str; 5] = ["jobs:read", "jobs:write", "keys:read", "keys:write", "tenant:read"];
@@ -54,7 +54,7 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: Option<
     format!("{head}\r\n{body}")
 }
 
-/// An answer of the REST API that goes on.
+/// A streaming response of the REST API.
 pub struct Open {
     stream: TcpStream,
     /// All that came so far, head and the frames of the pieces included.
@@ -65,7 +65,7 @@ impl Open {
     /// Reads more; false at the end.
     async fn read(&mut self) -> bool {
         let mut bytes = [0; 4096];
-        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut bytes)).await;
+        let read = tokio::time::timeout(WAIT_TIMEOUT, self.stream.read(&mut bytes)).await;
         let count = read.unwrap_or_else(|_| panic!("nothing more came after {}", self.seen)).unwrap_or(0);
         self.seen += std::str::from_utf8(&bytes[..count]).unwrap();
         count > 0
@@ -78,11 +78,11 @@ impl Open {
         }
     }
 
-    /// Reads to the end, and says whether the answer is whole.
+    /// Reads to the end, and returns whether the response is complete.
     pub async fn ended(mut self) -> (String, bool) {
         while self.read().await {}
-        let whole = self.seen.ends_with("\r\n0\r\n\r\n") || self.seen.contains("content-length:");
-        (self.seen, whole)
+        let complete = self.seen.ends_with("\r\n0\r\n\r\n") || self.seen.contains("content-length:");
+        (self.seen, complete)
     }
 }
 
@@ -118,7 +118,7 @@ impl Wire {
         self.send(&request(method, path, &[("authorization", &bearer)], None))
             .await
             .map_err(|e| e.to_string())?;
-        tokio::time::timeout(PATIENCE, self.answer()).await.map_err(|e| e.to_string())?
+        tokio::time::timeout(WAIT_TIMEOUT, self.answer()).await.map_err(|e| e.to_string())?
     }
 }
 
@@ -141,7 +141,8 @@ impl World {
         self.rest(method, path, &[("authorization", &bearer)], body).await.unwrap()
     }
 
-    /// What the REST API answers to these bytes, from an address that has failed little: failures are counted by address.
+    /// What the REST API answers to these bytes, from an address that has failed little: failures are counted by
+    /// address.
     pub async fn rest_raw(&self, request: &str) -> Result<Answer, String> {
         self.rest_from(fresh_address(), request).await
     }
@@ -155,7 +156,7 @@ impl World {
             stream.read_to_end(&mut answer).await?;
             Ok::<_, io::Error>(answer)
         };
-        let answer = tokio::time::timeout(PATIENCE, exchange).await.map_err(|e| e.to_string())?;
+        let answer = tokio::time::timeout(WAIT_TIMEOUT, exchange).await.map_err(|e| e.to_string())?;
         let answer = String::from_utf8(answer.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("half an answer")?;
         Answer::of(head, body)
@@ -166,7 +167,7 @@ impl World {
         format!("http://127.0.0.1:{}{path}", self.api_port)
     }
 
-    /// Asks the REST API for what goes on.
+    /// Sends a request whose response streams.
     pub async fn rest_open(&self, path: &str, headers: &[(&str, &str)]) -> Open {
         let headers = [&[("connection", "close")], headers].concat();
         let mut stream = self.connect().await.unwrap();
@@ -192,11 +193,11 @@ impl World {
 
     /// Waits until a key is let in, or is refused with this status.
     pub async fn until_answered(&self, key: &str, status: u16) {
-        let look = async || match self.rest("GET", "/v1/whoami", &[("x-api-key", key)], None).await {
+        let check = async || match self.rest("GET", "/v1/whoami", &[("x-api-key", key)], None).await {
             Ok(answer) if answer.status == status => Ok(()),
             other => Err(other),
         };
-        wait::until(PATIENCE, &format!("a key to be answered {status}"), look).await.unwrap();
+        wait::until(WAIT_TIMEOUT, &format!("a key to be answered {status}"), check).await.unwrap();
     }
 }
 

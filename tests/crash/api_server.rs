@@ -1,4 +1,5 @@
-//! The API server dies, and hangs, while jobs run: nothing is lost, nothing runs twice, and the operator lives through it.
+//! The API server dies, and hangs, while jobs run: nothing is lost, nothing runs twice, and the operator lives through
+//! it.
 
 use crofter::api_types::{Job, JobPhase};
 use crofter_test_cluster::wait;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     API_FAULTS,
-    common::{PATIENCE, Verbs, phase},
+    common::{Verbs, WAIT_TIMEOUT, phase},
     history::{check_completed_once, check_pods, of_pods},
 };
 
@@ -17,7 +18,7 @@ fn runs(seconds: &str) -> Value {
 }
 
 async fn completed(verbs: &Verbs<'_>, tenant: &str) -> Vec<Job> {
-    wait::until(PATIENCE, &format!("all jobs of {tenant} to complete"), || async {
+    wait::until(WAIT_TIMEOUT, &format!("all jobs of {tenant} to complete"), || async {
         let jobs = verbs.jobs(tenant).list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
         let open = jobs.iter().find(|job| phase(job) != JobPhase::Completed);
         match open {
@@ -31,7 +32,7 @@ async fn completed(verbs: &Verbs<'_>, tenant: &str) -> Vec<Job> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_api_server_loses_nothing() {
-    let (world, _alone) = API_FAULTS.take().await;
+    let (world, _exclusive) = API_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     verbs.tenant("phoenix", json!({"plan": "pro"})).await;
@@ -44,7 +45,7 @@ async fn a_dead_api_server_loses_nothing() {
         for n in 0..15 {
             verbs.job("phoenix", &format!("before-{round}-{n}"), runs("1")).await;
         }
-        // It may be over before anybody writes that it runs.
+        // It may have ended before its Running is written.
         let begun = |job: &Job| phase(job) != JobPhase::Queued;
         verbs.until_job("phoenix", &format!("before-{round}-0"), "begun", begun).await;
         let since = world.operator_log().len();
@@ -64,7 +65,7 @@ async fn a_dead_api_server_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_api_server_holds_nothing_up_for_ever() {
-    let (world, _alone) = API_FAULTS.take().await;
+    let (world, _exclusive) = API_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();
@@ -76,7 +77,7 @@ async fn a_frozen_api_server_holds_nothing_up_for_ever() {
     }
     // Its pod does not start, so after two seconds the operator writes `Assigned`, whatever else happens.
     verbs.job("morpheus", "slow", json!({"queue": "live", "parameters": {"outcome": "Pending"}})).await;
-    wait::until(PATIENCE, "the slow job's pod", || async {
+    wait::until(WAIT_TIMEOUT, "the slow job's pod", || async {
         let all = verbs.within::<Pod>("tenant-morpheus").list(&ListParams::default()).await.unwrap().items;
         let names: Vec<_> = all.iter().map(ResourceExt::name_any).collect();
         if names.iter().any(|name| name.starts_with("slow-")) { Ok(()) } else { Err(names) }

@@ -11,7 +11,7 @@ use std::{
 use crofter_test_cluster::{Cluster, wait};
 use serde_json::Value;
 
-/// A request as the audit log tells of it.
+/// A request as the audit log has it.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub user: String,
@@ -22,7 +22,7 @@ pub struct Request {
     pub code: u64,
 }
 
-/// A place in the audit log.
+/// A position in the audit log.
 pub struct Audit {
     path: PathBuf,
     at: AtomicU64,
@@ -37,7 +37,7 @@ impl Audit {
         }
     }
 
-    /// Goes on to right behind the next request that is `wanted`, if there is one already.
+    /// Moves behind the next request that is `wanted`, and returns it; `None` while the log has none.
     pub fn find(&self, wanted: impl Fn(&Request) -> bool) -> Option<Request> {
         let mut file = std::fs::File::open(&self.path).ok()?;
         file.seek(SeekFrom::Start(self.at.load(Ordering::Relaxed))).unwrap();

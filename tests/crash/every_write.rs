@@ -1,7 +1,8 @@
 //! The operator is killed before each single write of a job's life.
 //!
-//! It runs as a user that may do everything but write to jobs and pods. What it asks for and is refused is the next write:
-//! it is killed there, the one right is given, and its next life does this one write and is refused at the one after.
+//! It runs as a user that may do everything but write to jobs and pods. What it asks for and is refused is the next
+//! write: it is killed there, the one right is given, and its next life does this one write and is refused at the one
+//! after.
 
 use std::collections::HashMap;
 
@@ -18,9 +19,9 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    KILLS,
+    OPERATOR_FAULTS,
     audit::{Audit, Request},
-    common::{UNTIL_LET_GO, Verbs, namespace, phase},
+    common::{FINALIZER_WAIT_TIMEOUT, Verbs, namespace, phase},
     history::{check_completed_once, check_pods, of_pods},
 };
 
@@ -141,7 +142,7 @@ impl<'a> Life<'a> {
 
     async fn next_write_or(&self, what: &str, goal: impl Fn(&Job, Option<&Pod>) -> bool) -> Next {
         let pods = self.verbs.within::<Pod>(&namespace(self.tenant));
-        wait::until(UNTIL_LET_GO, what, || async {
+        wait::until(FINALIZER_WAIT_TIMEOUT, what, || async {
             let refused = |request: &Request| request.code == 403 && self.gate_of(request).is_some();
             if let Some(gate) = self.audit.find(refused).and_then(|request| self.gate_of(&request)) {
                 return Ok(Next::Write(gate));
@@ -158,13 +159,13 @@ impl<'a> Life<'a> {
     }
 }
 
-fn let_go(pod: Option<&Pod>) -> bool {
+fn is_released(pod: Option<&Pod>) -> bool {
     pod.is_none_or(|pod| pod.finalizers().is_empty())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_before_every_single_write_a_job_runs_once() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     Life::prepare(&verbs).await;
@@ -179,7 +180,7 @@ async fn killed_before_every_single_write_a_job_runs_once() {
     let audit = Audit::of(&world.cluster);
     verbs.job("phileas", "once", json!({"parameters": {"run-seconds": "4"}})).await;
     let mut life = Life { verbs: &verbs, tenant: "phileas", job: "once", audit, writes: HashMap::new() };
-    let over = |job: &Job, pod: Option<&Pod>| phase(job) == JobPhase::Completed && let_go(pod);
+    let over = |job: &Job, pod: Option<&Pod>| phase(job) == JobPhase::Completed && is_released(pod);
     check_completed_once(&life.until("the job to complete", over).await);
     let writes = &life.writes;
     assert_eq!((writes[&GATES[0]], writes[&GATES[2]]), (1, 1), "{writes:?}");
@@ -197,7 +198,7 @@ async fn killed_before_every_single_write_a_job_runs_once() {
     verbs.within::<Pod>("tenant-phileas").delete(&first, &DeleteParams::default()).await.unwrap();
     life.until("attempt 2 to run", runs(2)).await;
     verbs.patch_job("phileas", "again", json!({"spec": {"canceled": true}})).await.unwrap();
-    let over = |job: &Job, pod: Option<&Pod>| phase(job) == JobPhase::Canceled && let_go(pod);
+    let over = |job: &Job, pod: Option<&Pod>| phase(job) == JobPhase::Canceled && is_released(pod);
     let job = life.until("the job to be canceled", over).await;
     let status = job.status.clone().unwrap();
     let ends: Vec<_> = status.attempts.iter().map(|a| (a.attempt, a.reason.as_str())).collect();

@@ -12,9 +12,10 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    KILLS, calm,
-    common::{PATIENCE, Verbs, World, namespace, now, phase, reason},
-    history::{History, Seen, check_jobs, check_pods, moves, of_pods},
+    OPERATOR_FAULTS,
+    common::{Verbs, WAIT_TIMEOUT, World, namespace, now, phase, reason},
+    fault_free,
+    history::{History, Seen, check_jobs, check_pods, of_pods, transitions},
     kubelet::{ended, endless, evicted, silent, with},
 };
 
@@ -66,7 +67,7 @@ impl<'a> Scene<'a> {
     /// Where a job has been, with the reasons; but for Assigned, which a pod that starts at once skips.
     async fn way(&self, job: &Job) -> Vec<String> {
         self.jobs.reaches(job).await;
-        let all = moves(&self.jobs.whole());
+        let all = transitions(&self.jobs.whole());
         let its =
             all.into_iter().filter(|(_, to, then)| then.uid() == job.uid() && *to != JobPhase::Assigned);
         its.map(|(_, to, job)| format!("{to} {}", reason(&job))).collect()
@@ -95,7 +96,7 @@ fn attempts(job: &Job) -> Vec<(i32, &str)> {
 /// What `kubectl drain` does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_is_evicted_is_run_again() {
-    let scene = Scene::new(calm(), "evictee", json!({})).await;
+    let scene = Scene::new(fault_free(), "evictee", json!({})).await;
     scene.job("j", with(endless(), json!({"maxRetries": 1}))).await;
     scene.job("once", with(endless(), json!({"maxRetries": 0}))).await;
     let pods = scene.verbs.within::<Pod>(&namespace("evictee"));
@@ -122,7 +123,7 @@ async fn a_pod_that_is_evicted_is_run_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_deleted_by_hand_is_run_again_wherever_it_was() {
-    let scene = Scene::new(calm(), "deletee", json!({})).await;
+    let scene = Scene::new(fault_free(), "deletee", json!({})).await;
     scene.job("runs", endless()).await;
     scene.job("starts", silent()).await;
     scene.verbs.delete_pod("deletee", &scene.until("runs", JobPhase::Running).await).await;
@@ -145,7 +146,7 @@ async fn a_pod_deleted_by_hand_is_run_again_wherever_it_was() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_jobs_own_end_is_tried_again_only_under_always() {
-    let scene = Scene::new(calm(), "stubborn", json!({})).await;
+    let scene = Scene::new(fault_free(), "stubborn", json!({})).await;
     let always = json!({"retryPolicy": "Always", "maxRetries": 1});
     let late = json!({"timeoutSeconds": 1});
     for (name, more) in [
@@ -178,7 +179,7 @@ async fn the_jobs_own_end_is_tried_again_only_under_always() {
             _ => (vec![(1, why), (2, why)], twice(why, end.into())),
         };
         assert_eq!((attempts(&job), scene.way(&job).await), (records, way), "{name}");
-        // Attempt 2 had the whole time again.
+        // Attempt 2 had the full timeout again.
         assert!(
             status(&job).attempts.iter().all(|a| a.running_millis() >= 1000),
             "{:?}",
@@ -191,7 +192,7 @@ async fn the_jobs_own_end_is_tried_again_only_under_always() {
 /// The operator runs with a limit that a test can wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_does_not_start_in_time_is_given_up() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     world.operator_flags(&["--start-limit-seconds", "5"]);
     world.start_operator();
     let scene = Scene::new(world, "imageless", json!({})).await;
@@ -212,7 +213,7 @@ async fn a_pod_that_does_not_start_in_time_is_given_up() {
 /// Once, and not four times five minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_image_has_no_name_ends_at_once_with_the_kubelets_words() {
-    let scene = Scene::new(calm(), "nameless", json!({})).await;
+    let scene = Scene::new(fault_free(), "nameless", json!({})).await;
     scene.job("j", silent()).await;
     let assigned = scene.until("j", JobPhase::Assigned).await;
     let words = "couldn't parse image name \"UPPER/Case:tag\"";
@@ -232,7 +233,7 @@ async fn a_job_whose_image_has_no_name_ends_at_once_with_the_kubelets_words() {
 /// A job in each state, canceled in it, and the same job deleted in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_can_be_canceled_and_deleted_in_every_state() {
-    let scene = Scene::new(calm(), "caller", json!({})).await;
+    let scene = Scene::new(fault_free(), "caller", json!({})).await;
     let too_much = json!({"resources": {"cpu": "4"}});
     for way in ["cancel", "delete"] {
         scene.job(&format!("{way}-running"), endless()).await;
@@ -283,45 +284,49 @@ async fn a_job_can_be_canceled_and_deleted_in_every_state() {
     ] {
         let job = scene.until(&format!("cancel-{state}"), JobPhase::Canceled).await;
         assert_eq!((reason(&job), message(&job), attempts(&job)), ("Canceled", words, records), "{state}");
-        scene.verbs.until_gone(&jobs, &format!("delete-{state}")).await;
+        scene.verbs.until_deleted(&jobs, &format!("delete-{state}")).await;
     }
     let seen = |job: &Job| Some(status(job).observed_generation) == job.metadata.generation;
-    let completed = scene.verbs.until_job("caller", "cancel-completed", "looked at", seen).await;
+    let completed = scene.verbs.until_job("caller", "cancel-completed", "an observed spec", seen).await;
     assert_eq!((phase(&completed), reason(&completed)), (JobPhase::Completed, "Succeeded"));
-    scene.verbs.until_gone(&jobs, "delete-completed").await;
+    scene.verbs.until_deleted(&jobs, "delete-completed").await;
     let pods = scene.verbs.within::<Pod>(&namespace("caller"));
-    let gone = |seen: &Seen<Pod>| seen.object().name_any().starts_with("delete-");
-    for pod in scene.pods.whole().iter().filter(|seen| gone(seen)) {
-        scene.verbs.until_gone(&pods, &pod.object().name_any()).await;
+    let deleted = |seen: &Seen<Pod>| seen.object().name_any().starts_with("delete-");
+    for pod in scene.pods.whole().iter().filter(|seen| deleted(seen)) {
+        scene.verbs.until_deleted(&pods, &pod.object().name_any()).await;
     }
     scene.check();
 }
 
-/// A suspension that was a mistake, and is taken back while the pods are still busy ending: it is nobody's retry.
+/// A suspension by mistake, reverted while the pods are still ending: no job is charged a retry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_that_is_called_off_half_way_costs_no_retry() {
-    let scene = Scene::new(calm(), "hasty", json!({"suspendPolicy": "Drain"})).await;
+    // Given a running and a starting job whose pods take 5 s to end.
+    let scene = Scene::new(fault_free(), "hasty", json!({"suspendPolicy": "Drain"})).await;
     let slow = |outcome: &str| json!({"maxRetries": 0, "parameters": {"outcome": outcome, "run-seconds": "forever", "stop-seconds": "5"}});
     scene.job("runs", slow("")).await;
     scene.job("starts", slow("Pending")).await;
     scene.until("runs", JobPhase::Running).await;
     scene.until("starts", JobPhase::Assigned).await;
+    // When the tenant is suspended, both pods are deleted.
     scene.suspended(true).await;
     let pods = scene.verbs.within::<Pod>(&namespace("hasty"));
     for (name, at) in [("runs", JobPhase::Running), ("starts", JobPhase::Assigned)] {
         let stopping = scene.verbs.until_reason("hasty", name, "TenantSuspended").await;
         let words = "attempt 1 is being stopped: the tenant is suspended";
         assert_eq!((phase(&stopping), message(&stopping)), (at, words));
-        wait::until(PATIENCE, "the pod to be deleted", || async {
+        wait::until(WAIT_TIMEOUT, "the pod to be deleted", || async {
             let pod = pods.get(status(&stopping).pod.as_ref().unwrap()).await.unwrap();
             pod.metadata.deletion_timestamp.ok_or(pod.metadata.generation)
         })
         .await
         .unwrap();
     }
+    // When it is active again before they have ended, both jobs run again.
     scene.suspended(false).await;
     let running = scene.until_attempt("runs", 2, JobPhase::Running).await;
     let assigned = scene.until_attempt("starts", 2, JobPhase::Assigned).await;
+    // Then neither is charged a retry.
     for job in [&running, &assigned] {
         assert_eq!(
             (status(job).retries, attempts(job)),
@@ -335,10 +340,10 @@ async fn a_drain_that_is_called_off_half_way_costs_no_retry() {
     scene.check();
 }
 
-/// Expired, extended, suspended, opened: who waited first starts first, with one place for all.
+/// Expired, extended, suspended, active again: the job that waited first starts first, with room for one at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tenant_that_comes_back_goes_on_in_the_old_order() {
-    let scene = Scene::new(calm(), "sleeper", json!({"suspendPolicy": "Drain"})).await;
+async fn a_tenant_that_is_active_again_keeps_the_order_of_its_jobs() {
+    let scene = Scene::new(fault_free(), "sleeper", json!({"suspendPolicy": "Drain"})).await;
     let alone = |more: Value| with(endless(), with(json!({"resources": {"cpu": "3"}}), more));
     let (live, batch) = (json!({"queue": "live"}), json!({"queue": "batch"}));
     scene.job("first", alone(json!({}))).await;
@@ -378,7 +383,7 @@ async fn a_tenant_that_comes_back_goes_on_in_the_old_order() {
     }
     scene.until("last", JobPhase::Completed).await;
     let runs = |(_, to, job): (JobPhase, JobPhase, Job)| (to == JobPhase::Running).then(|| job.name_any());
-    let order: Vec<_> = moves(&scene.jobs.whole()).into_iter().filter_map(runs).collect();
+    let order: Vec<_> = transitions(&scene.jobs.whole()).into_iter().filter_map(runs).collect();
     assert_eq!(order, ["first", "urgent", "first", "second", "second", "third", "last"]);
     scene.check();
 }
@@ -386,7 +391,7 @@ async fn a_tenant_that_comes_back_goes_on_in_the_old_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_has_ended_any_way_stays_for_its_time_and_goes() {
     const STAYS: SignedDuration = SignedDuration::from_secs(6);
-    let scene = Scene::new(calm(), "mortal", json!({})).await;
+    let scene = Scene::new(fault_free(), "mortal", json!({})).await;
     let ttl = |more: Value| with(more, json!({"ttlSecondsAfterFinished": STAYS.as_secs()}));
     let ends = [
         ("completes", json!({}), JobPhase::Completed),
@@ -401,7 +406,7 @@ async fn a_job_that_has_ended_any_way_stays_for_its_time_and_goes() {
     scene.job("stays", json!({})).await;
     let goes = async |name: &str, end: JobPhase| {
         let job = scene.until(name, end).await;
-        scene.verbs.until_gone(&scene.verbs.jobs("mortal"), name).await;
+        scene.verbs.until_deleted(&scene.verbs.jobs("mortal"), name).await;
         let stayed = now().duration_since(status(&job).finished_at.as_ref().unwrap().0);
         assert!(stayed >= STAYS, "{name} went after {stayed:#}");
     };

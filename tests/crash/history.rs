@@ -24,9 +24,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::AbortHandle};
 
-use crate::common::{PATIENCE, phase};
+use crate::common::{WAIT_TIMEOUT, phase};
 
-/// One thing that a watch told.
+/// One event of a watch.
 #[derive(Clone, Debug)]
 pub enum Seen<K> {
     Version(K),
@@ -34,23 +34,23 @@ pub enum Seen<K> {
 }
 
 impl<K> Seen<K> {
-    /// The object as it was told.
+    /// The object of the event.
     pub fn object(&self) -> &K {
         let (Self::Version(object) | Self::Deleted(object)) = self;
         object
     }
 }
 
-/// Watches objects from the start on, and keeps all that it is told.
+/// Watches objects from the start on, and keeps all events.
 pub struct History<K> {
     seen: Arc<Mutex<Vec<Seen<K>>>>,
-    told: watch::Receiver<Told>,
+    received: watch::Receiver<Received>,
     task: AbortHandle,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    things: usize,
+struct Received {
+    events: usize,
     lists: usize,
 }
 
@@ -68,51 +68,51 @@ where
     /// Starts to watch; whatever happens after this is in the history.
     pub async fn start(api: Api<K>, config: watcher::Config) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (sender, mut told) = watch::channel(Told::default());
-        let mut events = watcher::watcher(api, config).default_backoff().boxed();
+        let (sender, mut received) = watch::channel(Received::default());
+        let mut stream = watcher::watcher(api, config).default_backoff().boxed();
         let into = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
-                let thing = match events.try_next().await {
+                let event = match stream.try_next().await {
                     Ok(Some(Event::InitApply(object) | Event::Apply(object))) => Seen::Version(object),
                     Ok(Some(Event::Delete(object))) => Seen::Deleted(object),
                     Ok(Some(Event::InitDone)) => {
-                        sender.send_modify(|told| told.lists += 1);
+                        sender.send_modify(|received| received.lists += 1);
                         continue;
                     }
                     Ok(Some(Event::Init)) | Err(_) => continue,
                     Ok(None) => return,
                 };
-                into.lock().unwrap().push(thing);
-                sender.send_modify(|told| told.things += 1);
+                into.lock().unwrap().push(event);
+                sender.send_modify(|received| received.events += 1);
             }
         })
         .abort_handle();
-        told.wait_for(|told| told.lists == 1).await.unwrap();
-        Self { seen, told, task }
+        received.wait_for(|received| received.lists == 1).await.unwrap();
+        Self { seen, received, task }
     }
 
-    /// Waits until so many more things were told than now, at most so long.
+    /// Waits until `more` further events were received, for at most `at_most`.
     pub async fn after(&self, more: usize, at_most: Duration) {
-        let mut told = self.told.clone();
-        let goal = told.borrow().things + more;
-        drop(tokio::time::timeout(at_most, told.wait_for(|told| told.things >= goal)).await);
+        let mut received = self.received.clone();
+        let goal = received.borrow().events + more;
+        drop(tokio::time::timeout(at_most, received.wait_for(|received| received.events >= goal)).await);
     }
 
-    /// Waits until this very version was told, which a client may have read before.
+    /// Waits until this version was received, which a client may have read before.
     pub async fn reaches(&self, version: &K) {
         let is_it = |seen: &Seen<K>| {
             let meta = seen.object().meta();
             (&meta.uid, &meta.resource_version) == (&version.meta().uid, &version.meta().resource_version)
         };
-        let mut told = self.told.clone();
-        let there = told.wait_for(|_| self.seen.lock().unwrap().iter().any(is_it));
-        drop(tokio::time::timeout(PATIENCE, there).await.expect("the watch is far behind"));
+        let mut received = self.received.clone();
+        let arrival = received.wait_for(|_| self.seen.lock().unwrap().iter().any(is_it));
+        drop(tokio::time::timeout(WAIT_TIMEOUT, arrival).await.expect("the watch is far behind"));
     }
 
-    /// All of it. There must have been one list only: between a broken watch and the next list something may be lost.
+    /// All events. There must have been one list only: between a broken watch and the next list something may be lost.
     pub fn whole(&self) -> Vec<Seen<K>> {
-        assert_eq!(self.told.borrow().lists, 1, "the watch broke: the history has a gap");
+        assert_eq!(self.received.borrow().lists, 1, "the watch broke: the history has a gap");
         self.known()
     }
 
@@ -151,7 +151,7 @@ pub fn check_pods(history: &[Seen<Pod>]) -> HashMap<String, BTreeSet<u32>> {
         }
         assert!(alive.len() <= 1, "two live pods of one job: {alive:?}");
         let tenant = pod.namespace().unwrap().strip_prefix("tenant-").unwrap().to_owned();
-        // The nodes of a shared pool are nobody's.
+        // The nodes of a shared pool belong to no tenant.
         let shared =
             pod.labels().get("crofter.io/worker-group").is_some_and(|group| group.starts_with("pool."));
         if let Some(node) = attempt::node(pod).filter(|_| !shared) {
@@ -186,18 +186,18 @@ pub fn check_jobs(history: &[Seen<Job>]) {
 }
 
 /// Every change of a job's phase, with the job as it was then.
-pub fn moves(history: &[Seen<Job>]) -> Vec<(JobPhase, JobPhase, Job)> {
+pub fn transitions(history: &[Seen<Job>]) -> Vec<(JobPhase, JobPhase, Job)> {
     let mut last: HashMap<String, JobPhase> = HashMap::new();
-    let mut moves = Vec::new();
+    let mut found = Vec::new();
     for seen in history {
         let Seen::Version(job) = seen else { continue };
         let now = phase(job);
         let before = last.insert(job.uid().unwrap(), now).unwrap_or(JobPhase::Queued);
         if before != now {
-            moves.push((before, now, job.clone()));
+            found.push((before, now, job.clone()));
         }
     }
-    moves
+    found
 }
 
 /// Checks that a job completed in its first and only attempt.

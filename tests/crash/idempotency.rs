@@ -11,9 +11,9 @@ use kube::{ResourceExt, api::ListParams};
 use serde_json::{Value, json};
 
 use crate::{
-    KILLS,
+    OPERATOR_FAULTS,
     common::{
-        Answer, PATIENCE, World,
+        Answer, WAIT_TIMEOUT, World,
         rest::{Wire, code, id, job, request, tenant},
     },
 };
@@ -28,7 +28,7 @@ enum Moment {
     Sent,
     /// The API server has the job.
     Made,
-    /// So many were answered.
+    /// The number of responses.
     Answered(usize),
 }
 
@@ -55,16 +55,18 @@ async fn killed(world: &World, moment: Moment, request: &str, made: impl AsyncFn
         }
         world.kill_operator();
     };
-    let (answers, ()) = tokio::time::timeout(PATIENCE, futures::future::join(answers, kill)).await.unwrap();
+    let (answers, ()) =
+        tokio::time::timeout(WAIT_TIMEOUT, futures::future::join(answers, kill)).await.unwrap();
     answers.into_iter().filter_map(Result::ok).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_idempotency_key_makes_one_job_though_the_server_is_killed_meanwhile() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;
+    // Given a tenant and the names of its jobs.
     let key = tenant(&verbs, "once", json!({"plan": "pro"})).await;
     let bearer = format!("Bearer {key}");
     let jobs = verbs.jobs("once");
@@ -76,11 +78,13 @@ async fn one_idempotency_key_makes_one_job_though_the_server_is_killed_meanwhile
         let sent = format!("order {moment:?}");
         let headers = [("authorization", bearer.as_str()), ("idempotency-key", sent.as_str())];
         let send = async |body: &Value| world.rest("POST", "/v1/jobs", &headers, Some(body)).await.unwrap();
+        // When the server is killed while several clients submit with one idempotency key.
         let before = names().await;
         let bytes = request("POST", "/v1/jobs", &headers, Some(&job()));
         let made = async || names().await.len() > before.len();
         let first = killed(world, moment, &bytes, made).await;
 
+        // When they submit again after the restart.
         world.start_operator();
         world.until_ready().await;
         world.until_answered(&key, 200).await;
@@ -88,6 +92,7 @@ async fn one_idempotency_key_makes_one_job_though_the_server_is_killed_meanwhile
         let then = join_all((0..SENDERS).map(|_| send(&again))).await;
         let all: Vec<&Answer> = first.iter().chain(&then).collect();
         assert!(all.iter().all(|answer| [201, 202].contains(&answer.status)), "{moment:?}: {all:?}");
+        // Then all responses name one job, which exists once.
         let ids: BTreeSet<String> = all.iter().map(|answer| id(answer)).collect();
         assert_eq!(ids.len(), 1, "{moment:?}: {ids:?}");
         let made: Vec<String> = names().await.difference(&before).cloned().collect();
@@ -97,12 +102,14 @@ async fn one_idempotency_key_makes_one_job_though_the_server_is_killed_meanwhile
         assert!(new <= 1, "{moment:?}: {new} of the answers after the restart say that they made it");
         println!("{moment:?}: {} answers before the kill, {new} job made after it", first.len());
 
+        // A different body with that key is refused.
         let mut other = job();
         other["priority"] = json!("low");
         let other = send(&other).await;
         assert_eq!((other.status, code(&other).as_str()), (422, "idempotency_key_reused"));
     }
+    // No further job appears.
     let idle = async || if names().await.len() == 4 { Ok(()) } else { Err(names().await) };
-    wait::until(PATIENCE, "nothing but the four jobs", idle).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "nothing but the four jobs", idle).await.unwrap();
     world.kill_operator();
 }

@@ -20,8 +20,8 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    KILLS,
-    common::{PATIENCE, Verbs, World},
+    OPERATOR_FAULTS,
+    common::{Verbs, WAIT_TIMEOUT, World},
 };
 
 const OPERATOR: &str = "keyless-operator";
@@ -84,7 +84,7 @@ async fn until(
     holds: impl Fn(&TenantApiKeyStatus) -> bool,
 ) -> TenantApiKeyStatus {
     let api: Api<TenantApiKey> = verbs.within(NAMESPACE);
-    wait::until(PATIENCE, what, || async {
+    wait::until(WAIT_TIMEOUT, what, || async {
         let status = api.get("ci").await.map_err(|e| e.to_string())?.status.unwrap_or_default();
         if holds(&status) { Ok(status) } else { Err(format!("{status:?}")) }
     })
@@ -127,9 +127,10 @@ async fn until_it_opens(verbs: &Verbs<'_>, besides: &str) -> TenantApiKeyStatus 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_whose_text_was_lost_gets_another_and_the_one_before_stays() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     prepare(&verbs).await;
+    // Given an operator that may not write the key's Secret.
     world.operator_as(&world.cluster.kubeconfig_for_user(OPERATOR, &[]).unwrap());
     world.start_operator();
     verbs.tenant("orphan", json!({"plan": "basic"})).await;
@@ -137,12 +138,14 @@ async fn a_key_whose_text_was_lost_gets_another_and_the_one_before_stays() {
     let key = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": "ci"}, "spec": {}});
     verbs.create(&keys, &key).await.unwrap();
 
+    // When it is killed after it stored the first hash, the next operator issues another version.
     let left = killed_after_the_hash(world, &verbs, 1).await;
     assert_eq!(left.key_id, None);
     let first = until_it_opens(&verbs, &left.versions[0].key_id).await;
     assert_eq!(first.versions.len(), 1);
     assert_ne!(first.versions[0].key_id, left.versions[0].key_id);
 
+    // When the same happens to a rotation, the delivered version stays accepted.
     world.kill_operator();
     let bindings: Api<RoleBinding> = verbs.within(NAMESPACE);
     bindings.delete("keyless", &DeleteParams::default()).await.unwrap();
@@ -155,9 +158,10 @@ async fn a_key_whose_text_was_lost_gets_another_and_the_one_before_stays() {
         (&first.key_id, &None),
         "the Secret's text stays valid"
     );
+    // Then a third version is delivered, and the lost one is dropped.
     let second = until_it_opens(&verbs, first.key_id.as_deref().unwrap()).await;
     let ids: Vec<_> = second.versions.iter().map(|version| &version.key_id).collect();
     assert_eq!((ids.len(), ids[1]), (2, &first.versions[0].key_id));
-    assert_ne!(ids[0], &left.versions[0].key_id, "nobody holds that text");
+    assert_ne!(ids[0], &left.versions[0].key_id, "that version was never delivered");
     world.kill_operator();
 }

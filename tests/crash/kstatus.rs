@@ -9,8 +9,8 @@ use kube::{ResourceExt, runtime::watcher};
 use serde_json::json;
 
 use crate::{
-    calm,
     common::{condition, condition_reason, phase},
+    fault_free,
     history::{History, Seen},
 };
 
@@ -39,7 +39,7 @@ fn kstatus(metadata: &ObjectMeta, observed: Option<i64>, all: &[Condition]) -> K
     }
 }
 
-/// Reconciling and Stalled are there only while True, and every condition is of the generation that the status is of.
+/// Reconciling and Stalled exist only while True, and every condition has the generation of the status.
 fn check_form(observed: i64, all: &[Condition]) {
     for c in all {
         assert_eq!(c.observed_generation, Some(observed), "{all:?}");
@@ -67,12 +67,14 @@ fn of_tenant(tenant: &Tenant) -> Kstatus {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_version_of_a_tenant_reads_right() {
-    let verbs = calm().verbs().await;
+    let verbs = fault_free().verbs().await;
+    // Given a tenant whose versions are all recorded.
     let only = watcher::Config::default().fields("metadata.name=watched");
     let history = History::<Tenant>::start(verbs.all(), only).await;
-    let settled = |tenant: &Tenant| of_tenant(tenant) == Kstatus::Current;
+    let current = |tenant: &Tenant| of_tenant(tenant) == Kstatus::Current;
     verbs.new_tenant("watched", json!({"plan": "basic"})).await.unwrap();
-    verbs.until_tenant("watched", "made", settled).await;
+    verbs.until_tenant("watched", "made", current).await;
+    // When it is changed, made invalid, repaired and deleted.
     for spec in [
         json!({"plan": "pro"}),
         json!({"suspended": true}),
@@ -80,16 +82,17 @@ async fn every_version_of_a_tenant_reads_right() {
         json!({"access": [{"kind": "User", "name": "eve", "role": "viewer"}]}),
     ] {
         verbs.patch_tenant("watched", json!({"spec": spec})).await.unwrap();
-        verbs.until_tenant("watched", "changed", settled).await;
+        verbs.until_tenant("watched", "changed", current).await;
     }
     verbs.patch_tenant("watched", json!({"spec": {"plan": "gold"}})).await.unwrap();
     let failed = |tenant: &Tenant| of_tenant(tenant) == Kstatus::Failed;
     let stalled = verbs.until_tenant("watched", "Stalled", failed).await;
     assert_eq!(condition_reason(&stalled, conditions::READY).as_deref(), Some("UnknownPlan"));
     verbs.patch_tenant("watched", json!({"spec": {"plan": "pro"}})).await.unwrap();
-    verbs.until_tenant("watched", "well again", settled).await;
+    verbs.until_tenant("watched", "well again", current).await;
     verbs.delete_tenant("watched").await;
 
+    // Then each generation is first in progress and then current or failed, and nothing in between.
     let mut said: Vec<(i64, Kstatus)> = Vec::new();
     for seen in history.whole() {
         let Seen::Version(tenant) = seen else { continue };
@@ -114,7 +117,7 @@ fn of_job(job: &Job) -> Kstatus {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_version_of_a_job_reads_right() {
-    let verbs = calm().verbs().await;
+    let verbs = fault_free().verbs().await;
     let history = History::<Job>::start(verbs.within("tenant-read"), watcher::Config::default()).await;
     verbs.tenant("read", json!({"plan": "basic"})).await;
     verbs.job("read", "waits", json!({})).await;
@@ -141,8 +144,8 @@ async fn every_version_of_a_job_reads_right() {
     }
     // Canceled when it is over: nothing changes, and nothing hangs.
     verbs.patch_job("read", "waits", json!({"spec": {"canceled": true}})).await.unwrap();
-    let settled = |job: &Job| of_job(job) == Kstatus::Current;
-    let job = verbs.until_job("read", "waits", "looked at again", settled).await;
+    let current = |job: &Job| of_job(job) == Kstatus::Current;
+    let job = verbs.until_job("read", "waits", "an observed generation", current).await;
     assert_eq!(phase(&job), JobPhase::Completed);
 
     let mut met = std::collections::BTreeSet::new();

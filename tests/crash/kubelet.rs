@@ -1,4 +1,4 @@
-//! What a test says of a container, in the place of a kubelet: at the moment that it wants, and not after some time.
+//! The container statuses that a test writes instead of a kubelet, at the moment that it chooses.
 //!
 //! The jobs run for ever, or have the outcome `Pending`: then kwok says nothing of their pods before they are deleted.
 
@@ -65,7 +65,7 @@ impl Verbs<'_> {
         api.patch_status(&pod, &PatchParams::default(), &patch).await.unwrap();
     }
 
-    /// Deletes the pod of a job's current attempt, as anybody may.
+    /// Deletes the pod of a job's current attempt, as any user may.
     pub async fn delete_pod(&self, tenant: &str, job: &Job) {
         let pod = job.status.as_ref().unwrap().pod.clone().unwrap();
         self.within::<Pod>(&namespace(tenant))

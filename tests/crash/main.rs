@@ -1,8 +1,8 @@
-//! Crofter under faults, on a real control plane: killed and stopped at any moment, with an API server that dies or hangs,
-//! with nodes that are lost, and with objects that can't be read.
+//! Crofter under faults, on a real control plane: killed and stopped at any moment, with an API server that dies or
+//! hangs, with nodes that are lost, and with objects that can't be read.
 //!
-//! Tests that hurt the operator or the API server take their cluster for themselves and come one after the other; the
-//! others share one that has no database at all. Run with `--test-threads 8`: most of the time is waiting.
+//! Tests that kill the operator or the API server lock their cluster and run one after the other; the others share one
+//! without a database. Run with `--test-threads 8`: most of the time is waiting.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
@@ -12,24 +12,24 @@ mod common;
 
 mod api_server;
 mod audit;
-mod canaries;
-mod canary;
-mod churn;
 mod every_write;
 mod faults;
 mod history;
-mod hostile;
-mod hour;
 mod idempotency;
+mod invalid_objects;
 mod keys;
-mod kills;
 mod kstatus;
 mod kubelet;
-mod moves;
+mod load;
 mod no_database;
 mod nodes;
+mod operator_kill;
+mod phase_transitions;
 mod postgres;
-mod stored;
+mod rate_window;
+mod secret_encodings;
+mod secret_leaks;
+mod slow_clients;
 
 use std::sync::LazyLock;
 
@@ -38,12 +38,12 @@ use crofter_test_cluster::Cluster;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// A cluster for one test at a time.
-struct Alone {
+struct ExclusiveCluster {
     world: World,
     taken: Mutex<()>,
 }
 
-impl Alone {
+impl ExclusiveCluster {
     fn new() -> Self {
         Self { world: World::without_operator(Cluster::builder().audit_log(true)), taken: Mutex::new(()) }
     }
@@ -61,13 +61,13 @@ impl Alone {
     }
 }
 
-/// Where the operator is killed.
-static KILLS: LazyLock<Alone> = LazyLock::new(Alone::new);
-/// Where the API server is.
-static API_FAULTS: LazyLock<Alone> = LazyLock::new(Alone::new);
+/// The cluster whose operator the tests kill.
+static OPERATOR_FAULTS: LazyLock<ExclusiveCluster> = LazyLock::new(ExclusiveCluster::new);
+/// The cluster whose API server the tests kill or freeze.
+static API_FAULTS: LazyLock<ExclusiveCluster> = LazyLock::new(ExclusiveCluster::new);
 
-/// Where nothing is, and where there is no database.
-fn calm() -> &'static World {
+/// The cluster without faults and without a database.
+fn fault_free() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| World::start(Cluster::builder().postgres(false)));
     &WORLD
 }

@@ -7,14 +7,14 @@ use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
 use crate::{
-    calm,
-    common::{UNTIL_LET_GO, phase},
+    common::{FINALIZER_WAIT_TIMEOUT, phase},
+    fault_free,
     history::check_completed_once,
 };
 
 #[tokio::test]
-async fn without_a_database_a_tenants_whole_life_goes_on() {
-    let world = calm();
+async fn a_tenants_whole_life_needs_no_database() {
+    let world = fault_free();
     assert_eq!(world.database_url, None);
     let verbs = world.verbs().await;
     verbs.tenant("bookless", json!({"plan": "basic"})).await;
@@ -25,10 +25,10 @@ async fn without_a_database_a_tenants_whole_life_goes_on() {
     verbs.job("bookless", "long", json!({"parameters": {"run-seconds": "forever"}})).await;
     check_completed_once(&verbs.until_phase("bookless", "good", JobPhase::Completed).await);
     verbs.until_phase("bookless", "bad", JobPhase::Failed).await;
-    verbs.until_gone(&verbs.jobs("bookless"), "brief").await;
+    verbs.until_deleted(&verbs.jobs("bookless"), "brief").await;
     verbs.until_phase("bookless", "long", JobPhase::Running).await;
 
-    wait::until(UNTIL_LET_GO, "the pods that ended to be let go", || async {
+    wait::until(FINALIZER_WAIT_TIMEOUT, "the finalizers of the ended pods to be removed", || async {
         let pods = verbs.within::<Pod>("tenant-bookless").list(&ListParams::default()).await.unwrap().items;
         let held = pods.iter().filter(|pod| !pod.finalizers().is_empty());
         let held: Vec<_> = held.map(ResourceExt::name_any).collect();

@@ -1,12 +1,12 @@
-//! Postgres is killed: REST goes on from the caches, and what happened meanwhile is in the history afterwards.
+//! Postgres is killed: the REST API responds from the caches, and the history has the meantime afterwards.
 
 use crofter_test_cluster::wait;
 use serde_json::{Value, json};
 
 use crate::{
-    KILLS,
+    OPERATOR_FAULTS,
     common::{
-        Answer, PATIENCE, World,
+        Answer, WAIT_TIMEOUT, World,
         rest::{code, id, tenant},
     },
 };
@@ -39,7 +39,7 @@ impl Client<'_> {
 
     /// Waits until the answer to a question is as it should be.
     async fn until(&self, path: &str, what: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
-        wait::until(PATIENCE, &format!("{path}: {what}"), async || {
+        wait::until(WAIT_TIMEOUT, &format!("{path}: {what}"), async || {
             let answer = self.ask("GET", path).await;
             if holds(&answer) { Ok(answer) } else { Err(answer) }
         })
@@ -81,19 +81,19 @@ async fn keys_go_on(client: &Client<'_>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows() {
-    let (world, _alone) = KILLS.take().await;
+async fn with_postgres_killed_everything_but_history_works_and_history_catches_up() {
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;
     let client = Client { world, key: tenant(&verbs, TENANT, json!({"plan": "basic"})).await };
     verbs.worker("bookkeeper-1", TENANT, "2").await;
-    // Kubernetes records whole seconds: what is shorter may have used nothing.
+    // Kubernetes records full seconds: a shorter run may be charged nothing.
     let past = client.submit("2", "100m").await;
     client.until_job(&past, "completed").await;
     assert_eq!(client.ask("DELETE", &format!("/v1/jobs/{past}")).await.status, 204);
-    let gone = |job: &Answer| job.status == 200 && !job.body["deleted_at"].is_null();
-    client.until(&format!("/v1/jobs/{past}"), "of the past", gone).await;
+    let deleted = |job: &Answer| job.status == 200 && !job.body["deleted_at"].is_null();
+    client.until(&format!("/v1/jobs/{past}"), "of the past", deleted).await;
     let list = client.ask("GET", "/v1/jobs").await;
     assert_eq!((list.status, list.header("x-crofter-source")), (200, None), "{list:?}");
     let usage = format!("/v1/tenants/{TENANT}/usage");
@@ -111,7 +111,7 @@ async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows
     let ran = client.submit("2", "100m").await;
     let dropped = client.submit("2", "100m").await;
     let runs = client.submit("forever", "100m").await;
-    // It waits for room, and is gone before Postgres has heard of it.
+    // It waits for room, and is deleted before the mirror has written it.
     let brief = client.submit("0.1", "1950m").await;
     for id in [&ran, &dropped] {
         client.until_job(id, "completed").await;
@@ -139,7 +139,7 @@ async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows
     }
 
     world.cluster.start_postgres().await.unwrap();
-    let whole = |list: &Answer| {
+    let complete = |list: &Answer| {
         let has = |id: &str, status: &str, deleted: bool| {
             listed(list, id).is_some_and(|j| j["status"] == status && j["deleted_at"].is_null() != deleted)
         };
@@ -150,7 +150,7 @@ async fn with_postgres_killed_everything_but_history_goes_on_and_history_follows
             && has(&dropped, "completed", true)
             && has(&brief, "canceled", true)
     };
-    client.until("/v1/jobs", "what happened meanwhile", whole).await;
+    client.until("/v1/jobs", "what happened meanwhile", complete).await;
     let sum = |answer: &Answer| -> u64 {
         let lines = answer.body["usage"].as_array().unwrap().iter();
         lines.map(|line| line["running_millis"].as_str().unwrap().parse::<u64>().unwrap()).sum()

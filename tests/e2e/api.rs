@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     common::{
-        Answer, PATIENCE,
+        Answer, WAIT_TIMEOUT,
         rest::{ABSENT, ALL, code, id, job, key, tenant},
     },
     keys, world,
@@ -69,7 +69,7 @@ async fn api_a_job_is_submitted_read_canceled_run_again_and_kept_in_the_history(
     assert_eq!(lines, expected);
 
     // The verdict is answered before it is written, which makes another version.
-    let seen = wait::until(PATIENCE, "the verdict to be written", || async {
+    let seen = wait::until(WAIT_TIMEOUT, "the verdict to be written", || async {
         let job = ask("GET", &at, &key, None).await;
         if job.body["reason"] == "NoWorkers" { Ok(job) } else { Err(job) }
     })
@@ -84,7 +84,7 @@ async fn api_a_job_is_submitted_read_canceled_run_again_and_kept_in_the_history(
     let headers = [("x-api-key", key.as_str()), ("if-match", tag.as_str()), ("x-tenant-id", "api-life")];
     let canceled = ask_with("POST", &format!("{at}/cancel"), &headers, None).await;
     assert_eq!(canceled.status, 202, "{canceled:?}");
-    wait::until(PATIENCE, "the job to be canceled", || async {
+    wait::until(WAIT_TIMEOUT, "the job to be canceled", || async {
         let job = ask("GET", &at, &key, None).await;
         if job.body["status"] == "canceled" && !job.body["finished_at"].is_null() {
             Ok(())
@@ -111,7 +111,7 @@ async fn api_a_job_is_submitted_read_canceled_run_again_and_kept_in_the_history(
     assert_eq!((misused.status, code(&misused).as_str()), (400, "invalid_cursor"));
 
     assert_eq!(ask("DELETE", &at, &key, None).await.status, 204);
-    wait::until(PATIENCE, "the job to be of the past", || async {
+    wait::until(WAIT_TIMEOUT, "the job to be of the past", || async {
         let job = ask("GET", &at, &key, None).await;
         if job.status == 200 && !job.body["deleted_at"].is_null() { Ok(()) } else { Err(job) }
     })
@@ -148,7 +148,7 @@ async fn api_a_quota_answers_429_with_its_numbers_and_what_can_never_run_422() {
     assert_eq!((invalid.status, code(&invalid).as_str()), (422, "invalid_object"), "{invalid:?}");
     assert!(invalid.body["detail"].as_str().unwrap().contains("give an image"), "{invalid:?}");
     let kept: Api<Job> = verbs.jobs("api-quota");
-    wait::until(PATIENCE, "rejected jobs to be deleted", || async {
+    wait::until(WAIT_TIMEOUT, "rejected jobs to be deleted", || async {
         let jobs = kept.list(&ListParams::default()).await.map_err(|e| e.to_string())?;
         if jobs.items.len() == 2 { Ok(()) } else { Err(format!("{} jobs", jobs.items.len())) }
     })
@@ -181,13 +181,15 @@ async fn api_one_idempotency_key_makes_one_job() {
 async fn api_keys_are_made_and_rotated_over_rest_within_what_the_asker_may() {
     let verbs = world().verbs().await;
     verbs.tenant("api-keys", json!({"plan": "basic"})).await;
+    // Given a key that may create keys.
     let maker =
         key(&verbs, "api-keys", "maker", json!({"scopes": ["keys:read", "keys:write", "jobs:read"]})).await;
+    // It creates one and rotates it; both versions are accepted during the overlap.
     let made = ask("POST", "/keys", &maker, Some(&json!({"scopes": ["jobs:read"]}))).await;
     assert_eq!(made.status, 201, "{made:?}");
     let token = made.body["token"].as_str().unwrap().to_owned();
     let known = async |text: &str| {
-        wait::until(PATIENCE, "the key to be known", || async {
+        wait::until(WAIT_TIMEOUT, "the key to be known", || async {
             let answer = ask("GET", "/jobs", text, None).await;
             if answer.status == 200 { Ok(()) } else { Err(answer) }
         })
@@ -200,11 +202,12 @@ async fn api_keys_are_made_and_rotated_over_rest_within_what_the_asker_may() {
     assert_ne!(token, second);
     known(&second).await;
     assert_eq!(ask("GET", "/jobs", &token, None).await.status, 200, "for the overlap");
+    // It neither creates nor rotates a key with more scopes than its own.
     let more = ask("POST", "/keys", &maker, Some(&json!({"scopes": ["jobs:write"]}))).await;
     assert_eq!((more.status, code(&more).as_str()), (403, "missing_scope"));
     keys::make(&verbs, "api-keys", "strong", json!({"scopes": ALL})).await.unwrap();
     let strong = keys::until_ready(&verbs, "api-keys", "strong").await.uid().unwrap();
-    wait::until(PATIENCE, "the strong key to be listed", || async {
+    wait::until(WAIT_TIMEOUT, "the strong key to be listed", || async {
         let list = ask("GET", "/keys", &maker, None).await;
         let text = list.body.to_string();
         assert!(!text.contains(&second) && !text.contains("\"mac"), "{text}");
@@ -214,8 +217,9 @@ async fn api_keys_are_made_and_rotated_over_rest_within_what_the_asker_may() {
     .unwrap();
     let stolen = ask("POST", &format!("/keys/{strong}/rotate"), &maker, None).await;
     assert_eq!((stolen.status, code(&stolen).as_str()), (403, "missing_scope"));
+    // A deleted key is refused, and no token was logged.
     assert_eq!(ask("DELETE", &format!("/keys/{}", id(&made)), &maker, None).await.status, 204);
-    wait::until(PATIENCE, "the deleted key to be refused", || async {
+    wait::until(WAIT_TIMEOUT, "the deleted key to be refused", || async {
         let answer = ask("GET", "/jobs", &second, None).await;
         if answer.status == 401 { Ok(()) } else { Err(answer.status) }
     })
@@ -228,6 +232,7 @@ async fn api_keys_are_made_and_rotated_over_rest_within_what_the_asker_may() {
 async fn api_administrators_are_who_the_cluster_says_and_may_what_it_allows() {
     let verbs = world().verbs().await;
     verbs.tenant("api-admin", json!({"plan": "basic"})).await;
+    // Given a service account with rights to keys, and one without.
     let kubectl = async |args: &[&str]| {
         let out = world().cluster.kubectl(args.iter().copied()).await.unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -247,18 +252,21 @@ async fn api_administrators_are_who_the_cluster_says_and_may_what_it_allows() {
     kubectl(&["create", "clusterrolebinding", "api-boss", "--clusterrole=api-boss", account]).await;
     let boss = kubectl(&["create", "token", "api-boss"]).await;
     let guest = kubectl(&["create", "token", "api-guest"]).await;
+    // The first one works with the keys of any tenant.
     let who = ask("GET", "/whoami", &boss, None).await;
     assert_eq!(who.body, json!({"kind": "administrator", "name": "system:serviceaccount:default:api-boss"}));
     let made = ask("POST", "/keys?tenant=api-admin", &boss, Some(&json!({"scopes": ALL}))).await;
     assert_eq!(made.status, 201, "{made:?}");
     let list = ask("GET", "/keys?tenant=api-admin", &boss, None).await;
     assert_eq!((list.status, list.body["keys"].as_array().unwrap().len()), (200, 1));
-    let absent = ask("GET", "/keys?tenant=nobody", &boss, None).await;
+    // An unknown tenant is a 404 for it, and a 403 for the second one, like any other.
+    let absent = ask("GET", "/keys?tenant=absent", &boss, None).await;
     assert_eq!((absent.status, code(&absent).as_str()), (404, "not_found"));
-    for tenant in ["api-admin", "nobody"] {
+    for tenant in ["api-admin", "absent"] {
         let refused = ask("GET", &format!("/keys?tenant={tenant}"), &guest, None).await;
         assert_eq!((refused.status, code(&refused).as_str()), (403, "forbidden"));
     }
+    // Jobs need a tenant's key; only one key was created.
     let job = ask("GET", "/jobs", &boss, None).await;
     assert_eq!((job.status, code(&job).as_str()), (403, "key_required"));
     let keys: Api<TenantApiKey> = verbs.within("tenant-api-admin");
@@ -273,6 +281,7 @@ async fn api_tenants_are_made_changed_and_deleted_by_who_may() {
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     };
+    // Given an account that may write tenants, and one that may read them.
     for (account, verb) in [("api-landlord", "--verb=*"), ("api-reader", "--verb=get,list")] {
         kubectl(&["create", "serviceaccount", account]).await;
         kubectl(&["create", "clusterrole", account, verb, "--resource=tenants.crofter.io"]).await;
@@ -283,6 +292,7 @@ async fn api_tenants_are_made_changed_and_deleted_by_who_may() {
     let landlord = kubectl(&["create", "token", "api-landlord"]).await;
     let reader = kubectl(&["create", "token", "api-reader"]).await;
 
+    // Creation: refused to the reader, once for the name, and with the bad field named.
     let body =
         json!({"name": "api-corp", "display_name": "Corp", "plan": "pro", "metadata": {"a": "1", "b": "1"}});
     let refused = ask("POST", "/tenants", &reader, Some(&body)).await;
@@ -298,6 +308,7 @@ async fn api_tenants_are_made_changed_and_deleted_by_who_may() {
         assert_eq!((answer.status, code(&answer).as_str()), (422, "invalid_object"), "{answer:?}");
         assert!(answer.body["detail"].as_str().unwrap().contains(word), "{answer:?}");
     }
+    // The reader sees the tenant by name and by UID, and its statistics.
     verbs.until_tenant("api-corp", "seen", |t| t.status.as_ref().is_some_and(|s| s.phase.is_some())).await;
     for path in [format!("/tenants/{}", id(&made)), "/v1/tenants/api-corp".to_owned()] {
         let seen = ask("GET", &path, &reader, None).await;
@@ -309,6 +320,7 @@ async fn api_tenants_are_made_changed_and_deleted_by_who_may() {
     assert_eq!(fields, BTreeSet::from(expected));
     assert_eq!(stats.body["limits"]["available_jobs"], 100);
 
+    // Changes: refused to the reader, merged for the writer, and listed.
     let change =
         json!({"plan": "basic", "reset_quotas": true, "metadata": {"b": "2"}, "status": "suspended"});
     let refused = ask("PUT", "/tenants/api-corp", &reader, Some(&change)).await;
@@ -321,16 +333,17 @@ async fn api_tenants_are_made_changed_and_deleted_by_who_may() {
     assert_eq!(list.body["tenants"].as_array().unwrap().len(), 1);
     assert!(list.body["next_cursor"].is_string());
 
+    // Deletion: refused for the default tenant, and 404 for an unknown one.
     verbs.tenant("default", json!({"plan": "enterprise"})).await;
     let kept = ask("DELETE", "/tenants/default", &landlord, None).await;
     assert_eq!((kept.status, &kept.body["detail"]), (403, &json!("cannot delete default tenant")));
     assert_eq!(ask("DELETE", "/tenants/api-corp", &landlord, None).await.status, 204);
-    let gone = ask("DELETE", "/tenants/nobody", &landlord, None).await;
-    assert_eq!((gone.status, code(&gone).as_str()), (404, "not_found"));
+    let absent = ask("DELETE", "/tenants/absent", &landlord, None).await;
+    assert_eq!((absent.status, code(&absent).as_str()), (404, "not_found"));
 }
 
 #[tokio::test]
-async fn api_hostile_requests_get_their_4xx_and_disturb_nobody() {
+async fn api_malformed_requests_get_their_4xx_and_affect_no_other() {
     let verbs = world().verbs().await;
     let key = tenant(&verbs, "api-hostile", json!({"plan": "basic"})).await;
     let auth = format!("host: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n");

@@ -13,13 +13,14 @@ use kube::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    common::{PATIENCE, Verbs, condition_reason, reason, refusal},
+    common::{Verbs, WAIT_TIMEOUT, condition_reason, reason, refusal},
     world,
 };
 
 #[tokio::test]
 async fn what_the_schema_refuses_is_named() {
     let verbs = world().verbs().await;
+    // Bad tenants.
     for (name, spec, words) in [
         ("neg", json!({"quotas": {"maxJobs": -2}}), "spec.quotas.maxJobs"),
         ("neg", json!({"plan": "Not A Plan"}), "spec.plan"),
@@ -35,6 +36,7 @@ async fn what_the_schema_refuses_is_named() {
         let said = refusal(verbs.new_tenant(name, spec.clone()).await);
         assert!(said.contains(words), "{name} {spec}: {said}");
     }
+    // Bad jobs.
     verbs.tenant("strict", json!({})).await;
     for (spec, words) in [
         (json!({"resources": {"cpu": "lots"}}), "spec.resources.cpu"),
@@ -82,6 +84,7 @@ async fn what_no_pod_can_have_is_refused_at_submit() {
     let verbs = world().verbs().await;
     let volume =
         |name: &str, path: &str, claim: &str| json!({"name": name, "mountPath": path, "claim": claim});
+    // Jobs whose pod the API server would refuse.
     for (spec, field) in [
         (json!({"image": "busybox\n"}), "spec.image"),
         (json!({"image": "a b"}), "spec.image"),
@@ -115,8 +118,10 @@ async fn what_no_pod_can_have_is_refused_at_submit() {
         let said = refusal(verbs.new_job("default", "bad", spec.clone()).await);
         assert!(said.contains(field), "{spec}: {said}");
     }
+    // A key whose Secret it would refuse.
     let said = refusal(make_key(&verbs, json!({"secretName": "crofter-key-a..b"})).await);
     assert!(said.contains("spec.secretName"), "{said}");
+    // Tenants whose RoleBinding it would refuse.
     for access in [
         json!({"kind": "ServiceAccount", "name": "A B", "namespace": "build", "role": "viewer"}),
         json!({"kind": "ServiceAccount", "name": "ci", "namespace": "B", "role": "viewer"}),
@@ -279,10 +284,11 @@ async fn parameters_that_are_one_variable_are_refused_with_both_names() {
     assert_eq!(named(json!(parameters)).await, most);
 }
 
-/// A pod admission webhook that is down: no place is held, and status and Event say what the job waits for.
+/// A pod admission webhook that is down: no quota or node is reserved, and status and Event say what the job waits for.
 #[tokio::test]
 async fn a_job_whose_pod_a_dead_webhook_refuses_waits_and_says_so() {
     let verbs = world().verbs().await;
+    // Given a tenant with a worker, and a webhook for its pods that does not respond.
     verbs.tenant("hooked", json!({"plan": "basic"})).await;
     verbs.worker("hooked-1", "hooked", "2").await;
     let webhook = json!({
@@ -297,19 +303,21 @@ async fn a_job_whose_pod_a_dead_webhook_refuses_waits_and_says_so() {
     });
     let webhooks = verbs.all::<ValidatingWebhookConfiguration>();
     verbs.create(&webhooks, &webhook).await.unwrap();
+    // When a job is submitted, its status and an Event name the webhook.
     verbs.job("hooked", "j", json!({})).await;
     let waiting = verbs.until_reason("hooked", "j", "PodRefused").await;
     let status = waiting.status.clone().unwrap();
     assert_eq!((status.phase, status.attempt, status.retries), (JobPhase::Queued, 0, 0));
     assert!(status.message.unwrap().contains("failed calling webhook \"down.example.com\""));
     let events = verbs.within::<Event>("tenant-hooked");
-    wait::until(PATIENCE, "the Event", || async {
+    wait::until(WAIT_TIMEOUT, "the Event", || async {
         let all = events.list(&ListParams::default()).await.unwrap().items;
         let published = all.iter().any(|event| event.reason.as_deref() == Some("PodRefused"));
         if published { Ok(()) } else { Err(all) }
     })
     .await
     .unwrap();
+    // When the webhook is deleted, the job runs.
     webhooks.delete("down.example.com", &DeleteParams::default()).await.unwrap();
     verbs.until_phase("hooked", "j", JobPhase::Completed).await;
 }
@@ -345,7 +353,7 @@ async fn a_foreign_namespace_is_never_taken_over() {
     // A job there waits, and says so.
     verbs.new_job("tenant-squat", "lost", json!({})).await.unwrap();
     verbs.until_reason("squat", "lost", "NotATenantNamespace").await;
-    // The conflict ends when the namespace goes; until then nobody else was disturbed.
+    // The conflict ends when the namespace is deleted; until then it affects no other tenant.
     verbs.tenant("neighbour", json!({})).await;
     verbs.all::<Namespace>().delete("tenant-squat", &kube::api::DeleteParams::default()).await.unwrap();
     let ready = |t: &Tenant| crate::common::condition(t, "Ready").as_deref() == Some("True");
@@ -371,7 +379,7 @@ async fn an_unknown_plan_stalls_with_the_known_names() {
 }
 
 #[tokio::test]
-async fn ten_thousand_labels_disturb_nobody() {
+async fn ten_thousand_labels_affect_no_other_tenant() {
     let verbs = world().verbs().await;
     let labels: Map<_, _> = (0..10_000).map(|n| (format!("label-{n}"), json!("x"))).collect();
     let tenant = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant",

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
-    common::{PATIENCE, rest},
+    common::{WAIT_TIMEOUT, rest},
     world,
 };
 
-/// The first block of a page of docs/ in which `words` stand.
+/// The first block of a page of docs/ that contains `words`.
 fn block(page: &str, words: &str) -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page)).unwrap();
     let mut blocks = text.split("```").skip(1).step_by(2);
@@ -28,7 +28,8 @@ async fn type_in(commands: &str, env: &[(&str, &str)]) -> Output {
     shell.args(["-euo", "pipefail", "-c", commands]).envs(env.iter().copied()).kill_on_drop(true);
     shell.current_dir(env!("CARGO_MANIFEST_DIR"));
     shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
-    let output = tokio::time::timeout(PATIENCE, shell.output()).await.expect("the commands to end").unwrap();
+    let output =
+        tokio::time::timeout(WAIT_TIMEOUT, shell.output()).await.expect("the commands to end").unwrap();
     assert!(output.status.success(), "{commands}\n{}", String::from_utf8_lossy(&output.stderr));
     output
 }

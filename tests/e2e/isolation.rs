@@ -12,14 +12,14 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    common::{PATIENCE, condition_reason, namespace},
+    common::{WAIT_TIMEOUT, condition_reason, namespace},
     world,
 };
 
 #[tokio::test]
 async fn two_tenants_never_share_a_node() {
     let verbs = world().verbs().await;
-    // A node that is nobody's, and roomier than any other: kube-scheduler would like it best.
+    // A node of no tenant, and roomier than any other: kube-scheduler would score it best.
     world().cluster.add_node(&NodeSpec::new("nobodys").capacity("64", "256Gi")).await.unwrap();
     for tenant in ["castor", "pollux"] {
         verbs.tenant(tenant, json!({"plan": "basic"})).await;
@@ -46,7 +46,7 @@ async fn two_tenants_never_share_a_node() {
 }
 
 #[tokio::test]
-async fn workers_are_admitted_within_the_quota_and_the_rest_is_told() {
+async fn workers_are_admitted_within_the_quota_and_the_others_are_reported() {
     let verbs = world().verbs().await;
     verbs.tenant("narrow", json!({"plan": "free"})).await;
     verbs.worker("narrow-1", "narrow", "2").await;
@@ -59,7 +59,7 @@ async fn workers_are_admitted_within_the_quota_and_the_rest_is_told() {
     let over = |t: &_| condition_reason(t, "WorkersAdmitted").as_deref() == Some("WorkersOverQuota");
     verbs.until_tenant("narrow", "WorkersOverQuota", over).await;
     verbs.until_admitted("narrow-2", None).await;
-    // The older one is given up: the younger takes its place.
+    // The older node is released: the younger one is admitted instead.
     let unlabel = json!({"metadata": {"labels": {label: null}}});
     verbs.all::<Node>().patch("narrow-1", &PatchParams::default(), &Patch::Merge(&unlabel)).await.unwrap();
     verbs.until_admitted("narrow-1", None).await;
@@ -69,6 +69,7 @@ async fn workers_are_admitted_within_the_quota_and_the_rest_is_told() {
 #[tokio::test]
 async fn a_released_node_keeps_its_taint_until_the_last_pod_has_left() {
     let verbs = world().verbs().await;
+    // Given a node with a running job of one tenant, and a waiting job of another.
     verbs.tenant("leaving", json!({"plan": "basic"})).await;
     verbs.tenant("coming", json!({"plan": "basic"})).await;
     verbs.worker("moving-1", "leaving", "4").await;
@@ -77,11 +78,12 @@ async fn a_released_node_keeps_its_taint_until_the_last_pod_has_left() {
     verbs.job("coming", "next", json!({})).await;
     verbs.until_reason("coming", "next", "NoWorkers").await;
 
+    // When the node is labelled for the other tenant, only the label of the admission is removed.
     let relabel =
         json!({"metadata": {"labels": {"crofter.node-restriction.kubernetes.io/tenant": "coming"}}});
     verbs.all::<Node>().patch("moving-1", &PatchParams::default(), &Patch::Merge(&relabel)).await.unwrap();
     let admitted = "crofter.node-restriction.kubernetes.io/admitted";
-    crofter_test_cluster::wait::until(crate::common::PATIENCE, "the label to go first", || async {
+    crofter_test_cluster::wait::until(crate::common::WAIT_TIMEOUT, "the label to go first", || async {
         let node = verbs.all::<Node>().get("moving-1").await.unwrap();
         let tainted = node.spec.clone().unwrap_or_default().taints.unwrap_or_default();
         let still = tainted.iter().any(|t| t.key == admitted && t.value.as_deref() == Some("leaving"));
@@ -89,6 +91,7 @@ async fn a_released_node_keeps_its_taint_until_the_last_pod_has_left() {
     })
     .await
     .unwrap();
+    // When the last job has ended, the other tenant gets the node.
     assert_eq!(crate::common::phase(&verbs.jobs("leaving").get("long").await.unwrap()), JobPhase::Running);
     verbs.patch_job("leaving", "long", json!({"spec": {"canceled": true}})).await.unwrap();
     verbs.until_admitted("moving-1", Some("coming")).await;
@@ -146,7 +149,7 @@ async fn a_forged_pod_takes_room_and_says_nothing_of_any_tenant() {
     let free = |node: &Node| {
         node.spec.iter().flat_map(|s| s.taints.iter().flatten()).all(|t| t.key != names::NODE_ADMITTED)
     };
-    wait::until(PATIENCE, "the node to be free", || async {
+    wait::until(WAIT_TIMEOUT, "the node to be free", || async {
         let node = verbs.all::<Node>().get("victim-1").await.unwrap();
         if free(&node) { Ok(()) } else { Err(node.spec) }
     })

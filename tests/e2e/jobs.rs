@@ -13,7 +13,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    common::{PATIENCE, UNTIL_LET_GO, Verbs, namespace, phase, reason},
+    common::{FINALIZER_WAIT_TIMEOUT, Verbs, WAIT_TIMEOUT, namespace, phase, reason},
     world,
 };
 
@@ -30,6 +30,7 @@ fn runs(seconds: &str) -> Value {
 #[tokio::test]
 async fn a_job_completes_and_says_so_everywhere() {
     let verbs = world().verbs().await;
+    // When a job completes.
     tenant(&verbs, "happy", "basic", "4").await;
     verbs.job("happy", "hello", runs("1")).await;
     let said = world()
@@ -38,6 +39,7 @@ async fn a_job_completes_and_says_so_everywhere() {
         .await
         .unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    // Then its status has the result, the attempt and the conditions.
     let job = verbs.jobs("happy").get("hello").await.unwrap();
     let status = job.status.clone().unwrap();
     assert_eq!((status.phase, status.exit_code, status.attempt), (JobPhase::Completed, Some(0), 1));
@@ -48,13 +50,15 @@ async fn a_job_completes_and_says_so_everywhere() {
     assert!(record.finished_at.0 > record.started_at.as_ref().unwrap().0);
     let kinds: Vec<_> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
     assert_eq!(kinds, ["Finished", "Complete"]);
+    // Its pod loses the finalizer.
     let pod: Pod = verbs.within(&namespace("happy")).get(&status.pod.unwrap()).await.unwrap();
-    wait::until(UNTIL_LET_GO, "the pod to be let go", || async {
+    wait::until(FINALIZER_WAIT_TIMEOUT, "the pod's finalizer to be removed", || async {
         let pod: Pod = verbs.within(&namespace("happy")).get(&pod.name_any()).await.unwrap();
         if pod.finalizers().is_empty() { Ok(()) } else { Err(pod.metadata.finalizers) }
     })
     .await
     .unwrap();
+    // kubectl prints its phase and node.
     let table = world().cluster.kubectl(["get", "tenants,tjob", "-A"]).await.unwrap();
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     let row = table
@@ -134,7 +138,7 @@ async fn room_on_one_node_is_what_counts() {
     verbs.until_phase("tight", "waits", JobPhase::Completed).await;
     // A minute after the nodes have come no larger one is expected any more.
     let jobs = verbs.jobs("tight");
-    wait::until(2 * PATIENCE, "the job that fits no node to be rejected", || async {
+    wait::until(2 * WAIT_TIMEOUT, "the job that fits no node to be rejected", || async {
         let job = jobs.get("too-big").await.map_err(|error| error.to_string())?;
         if phase(&job) == JobPhase::Rejected { Ok(()) } else { Err(format!("{:?}", job.status)) }
     })
@@ -189,7 +193,7 @@ async fn a_pod_deleted_by_hand_is_run_again() {
     let again = verbs.until_job("meddled", "long", "attempt 2 running", retried).await;
     assert_eq!(again.status.unwrap().attempts[0].reason, "PodDeleted");
     verbs.jobs("meddled").delete("long", &DeleteParams::default()).await.unwrap();
-    wait::until(PATIENCE, "no pod of a deleted job", || async {
+    wait::until(WAIT_TIMEOUT, "no pod of a deleted job", || async {
         let left = pods.list(&ListParams::default()).await.unwrap().items;
         if left.is_empty() { Ok(()) } else { Err(left.iter().map(ResourceExt::name_any).collect::<Vec<_>>()) }
     })
@@ -213,7 +217,7 @@ async fn a_finished_job_goes_when_its_time_is_up() {
     let verbs = world().verbs().await;
     tenant(&verbs, "tidy", "basic", "4").await;
     verbs.job("tidy", "brief", json!({"ttlSecondsAfterFinished": 1})).await;
-    verbs.until_gone(&verbs.jobs("tidy"), "brief").await;
+    verbs.until_deleted(&verbs.jobs("tidy"), "brief").await;
 }
 
 #[tokio::test]
@@ -230,7 +234,7 @@ async fn what_a_job_used_is_in_postgres_to_the_millisecond() {
     assert!(ran >= 1000, "{ran}");
     let database = sqlx::PgPool::connect(world().database_url().unwrap()).await.unwrap();
     let uid = job.uid().unwrap();
-    let row = wait::until(PATIENCE, "the usage row", || async {
+    let row = wait::until(WAIT_TIMEOUT, "the usage row", || async {
         let query = "SELECT cpu_millicore_millis::text AS cpu, memory_byte_millis::text AS memory FROM usage_events WHERE job_uid = $1::uuid";
         let rows = sqlx::query(query).bind(&uid).fetch_all(&database).await.map_err(|e| e.to_string())?;
         <[_; 1]>::try_from(rows).map_err(|rows| format!("{} rows", rows.len()))

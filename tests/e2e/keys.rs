@@ -28,7 +28,7 @@ use tokio::{task::JoinSet, time::Instant};
 pub use crate::common::keys::{make, patch, until_ready};
 use crate::{
     common::{
-        PATIENCE, Verbs,
+        Verbs, WAIT_TIMEOUT,
         keys::{condition, keys, secrets, status, text, until_key},
         now, refusal,
     },
@@ -58,7 +58,7 @@ impl Replica {
         parts.spawn(objects.run());
         parts.spawn(tenants.run());
         parts.spawn(secret.run());
-        assert!(keys.wait_until_current(PATIENCE).await, "the cache of keys does not catch up");
+        assert!(keys.wait_until_current(WAIT_TIMEOUT).await, "the cache of keys does not catch up");
         Self { keys, _parts: parts }
     }
 
@@ -68,7 +68,7 @@ impl Replica {
 
     /// Waits until a text has this answer.
     async fn until(&self, text: &str, expected: Result<(), Refusal>) {
-        wait::until(PATIENCE, &format!("{expected:?}"), || async {
+        wait::until(WAIT_TIMEOUT, &format!("{expected:?}"), || async {
             let answer = self.answer(text).await.map(drop);
             if answer == expected { Ok(()) } else { Err(answer) }
         })
@@ -89,7 +89,7 @@ fn ids(key: &TenantApiKey) -> Vec<String> {
 /// Waits until the Secret holds another text than this, and the key is Ready with it.
 async fn until_other_text(verbs: &Verbs<'_>, tenant: &str, name: &str, before: &str) -> String {
     let (api, secret) = (secrets(verbs, tenant), names::key_secret(name));
-    let other = wait::until(PATIENCE, "another text in the Secret", || async {
+    let other = wait::until(WAIT_TIMEOUT, "another text in the Secret", || async {
         let secret = api.get_opt(&secret).await.map_err(|e| e.to_string())?.ok_or("no Secret")?;
         let token = secret.data.unwrap_or_default().remove("token").unwrap_or_default();
         let text = String::from_utf8(token.0).map_err(|e| e.to_string())?;
@@ -121,6 +121,7 @@ async fn with_key(verbs: &Verbs<'_>, tenant: &str, spec: Value) -> (Replica, Str
 #[tokio::test]
 async fn a_key_is_issued_and_its_text_is_in_its_secret_and_nowhere_else() {
     let verbs = world().verbs().await;
+    // Given a key that is Ready.
     let (replica, token) = with_key(&verbs, "issued", json!({"scopes": ["jobs:read"]})).await;
     let said = world()
         .cluster
@@ -128,17 +129,20 @@ async fn a_key_is_issued_and_its_text_is_in_its_secret_and_nowhere_else() {
         .await
         .unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    // Its token is accepted for its tenant and its scopes.
     let principal = replica.answer(&token).await.unwrap();
     let tenant = verbs.all::<Tenant>().get("issued").await.unwrap();
     assert_eq!((principal.tenant.name.as_str(), &principal.tenant.uid), ("issued", &tenant.uid().unwrap()));
     assert!(principal.may(Scope::JobsRead) && !principal.may(Scope::JobsWrite));
 
+    // The Secret has the token, and belongs to tenant and key.
     let secret = secrets(&verbs, "issued").get(SECRET).await.unwrap();
     let key = keys(&verbs, "issued").get("ci").await.unwrap();
     assert_eq!(secret.data.as_ref().unwrap()["keyId"].0, status(&key).key_id.unwrap().into_bytes());
     assert_eq!(secret.labels()["crofter.io/tenant-uid"], tenant.uid().unwrap());
     assert_eq!(secret.owner_references()[0].uid, key.uid().unwrap());
 
+    // Neither another token nor half of this one is accepted.
     let forged = Key::new(
         &Seed::of(|bytes| {
             bytes.fill(1);
@@ -149,6 +153,7 @@ async fn a_key_is_issued_and_its_text_is_in_its_secret_and_nowhere_else() {
     assert_eq!(replica.answer(forged.token().expose_secret()).await.unwrap_err(), Refusal::Unknown);
     assert_eq!(replica.answer(&token[..66]).await.unwrap_err(), Refusal::Malformed);
 
+    // Neither token nor pepper is in the log, the metrics, the Events or the key's status.
     let pepper: Secret = verbs.within(names::DEFAULT_NAMESPACE).get(names::PEPPER_SECRET).await.unwrap();
     let pepper = serde_json::to_value(&pepper.data.unwrap()["v1"]).unwrap();
     let base64 = serde_json::to_value(ByteString(token.clone().into_bytes())).unwrap();
@@ -160,13 +165,13 @@ async fn a_key_is_issued_and_its_text_is_in_its_secret_and_nowhere_else() {
     shown += &world().ask("/metrics").await.unwrap();
     shown += &serde_json::to_string(&events.items).unwrap();
     shown += &serde_json::to_string(&key).unwrap();
-    for canary in [&token, &token[18..61], base64, &base64[24..80], pepper] {
-        assert!(!shown.contains(canary), "a text is where it should not be");
+    for secret in [&token, &token[18..61], base64, &base64[24..80], pepper] {
+        assert!(!shown.contains(secret), "a text is where it should not be");
     }
 }
 
 #[tokio::test]
-async fn a_rotation_overlaps_and_nobody_is_shut_out_meanwhile() {
+async fn a_rotation_overlaps_and_no_client_is_refused_meanwhile() {
     let verbs = world().verbs().await;
     let (replica, first) = with_key(&verbs, "rotated", json!({"overlapSeconds": 4})).await;
     rotate(&verbs, "rotated", "ci", "once").await;
@@ -181,7 +186,7 @@ async fn a_rotation_overlaps_and_nobody_is_shut_out_meanwhile() {
     let key = until_key(&verbs, "rotated", "ci", "one version", |key| ids(key).len() == 1).await;
     assert_eq!(status(&key).last_rotate_request.as_deref(), Some("once"));
 
-    // Read anew before each request, a key that is rotated again and again never fails.
+    // A client that reads the Secret before each request is never refused, however often the key is rotated.
     patch(&verbs, "rotated", "ci", json!({"spec": {"overlapSeconds": 0}})).await.unwrap();
     let mut tried = 0;
     let mut current = second;
@@ -203,7 +208,7 @@ async fn a_damaged_or_deleted_secret_gets_a_new_version() {
     let verbs = world().verbs().await;
     let (replica, first) = with_key(&verbs, "damaged", json!({})).await;
     let api = secrets(&verbs, "damaged");
-    let damage = json!({"stringData": {"token": "crft_chosen-by-somebody", "theirs": "stays"}});
+    let damage = json!({"stringData": {"token": "crft_chosen-by-a-user", "theirs": "stays"}});
     api.patch(SECRET, &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
     let second = until_other_text(&verbs, "damaged", "ci", &first).await;
     replica.until(&second, Ok(())).await;
@@ -224,13 +229,14 @@ async fn a_deleted_key_takes_its_secret_along() {
     let (replica, token) = with_key(&verbs, "dropped", json!({})).await;
     keys(&verbs, "dropped").delete("ci", &DeleteParams::default()).await.unwrap();
     replica.until(&token, Err(Refusal::Unknown)).await;
-    verbs.until_gone(&secrets(&verbs, "dropped"), SECRET).await;
+    verbs.until_deleted(&secrets(&verbs, "dropped"), SECRET).await;
 }
 
 #[tokio::test]
 async fn a_revoked_key_is_refused_within_a_second_and_for_good() {
     let verbs = world().verbs().await;
     let (replica, token) = with_key(&verbs, "revoked", json!({})).await;
+    // Each of ten revoked keys is refused within a second.
     let mut slowest = Duration::ZERO;
     for n in 0..10 {
         let name = format!("k{n}");
@@ -248,6 +254,7 @@ async fn a_revoked_key_is_refused_within_a_second_and_for_good() {
     println!("from revoked to refused: {slowest:?} at most, of 10");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 
+    // A revoked key keeps no version, and can't be restored.
     patch(&verbs, "revoked", "ci", json!({"spec": {"revoked": true}})).await.unwrap();
     let ended = |key: &TenantApiKey| condition(key, "Active") == "False/KeyRevoked" && ids(key).is_empty();
     let key = until_key(&verbs, "revoked", "ci", "nothing is kept", ended).await;
@@ -278,7 +285,7 @@ async fn a_key_expires_by_itself_and_its_rotations_with_it() {
 }
 
 #[tokio::test]
-async fn a_secret_of_somebody_else_is_left_alone() {
+async fn a_foreign_secret_is_left_alone() {
     let verbs = world().verbs().await;
     verbs.tenant("squatted", json!({"plan": "basic"})).await;
     let api = secrets(&verbs, "squatted");
@@ -349,7 +356,7 @@ async fn a_pepper_is_replaced_without_touching_a_key() {
 
     let uid = api.get(names::PEPPER_SECRET).await.unwrap().uid();
     api.delete(names::PEPPER_SECRET, &DeleteParams::default()).await.unwrap();
-    wait::until(PATIENCE, "the peppers to be put back", || async {
+    wait::until(WAIT_TIMEOUT, "the peppers to be put back", || async {
         let back = api.get_opt(names::PEPPER_SECRET).await.map_err(|e| e.to_string())?.ok_or("none")?;
         if back.uid() != uid && back.data.unwrap().len() == 2 { Ok(()) } else { Err("not yet".to_owned()) }
     })
@@ -376,7 +383,7 @@ async fn a_tenant_that_goes_takes_its_keys_along() {
     let stray = json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": "stray"}, "spec": {}});
     let api: Api<TenantApiKey> = verbs.within("default");
     verbs.create(&api, &stray).await.unwrap();
-    wait::until(PATIENCE, "NotATenantNamespace", || async {
+    wait::until(WAIT_TIMEOUT, "NotATenantNamespace", || async {
         let key = api.get("stray").await.map_err(|e| e.to_string())?;
         let said = condition(&key, "Stalled");
         if said == "True/NotATenantNamespace" { Ok(()) } else { Err(said) }

@@ -14,7 +14,7 @@ mod docs;
 mod isolation;
 mod jobs;
 mod keys;
-mod moves;
+mod phase_transitions;
 mod quotas;
 mod scenarios;
 mod schema;

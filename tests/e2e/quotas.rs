@@ -1,5 +1,5 @@
-//! Quotas that are used up, cut and raised while jobs wait and run: what runs is let be, what waits follows at once, and
-//! every "no" has its numbers.
+//! Quotas that are used up, cut and raised while jobs wait and run: what runs is let be, what waits follows at once,
+//! and every "no" has its numbers.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use kube::{ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{PATIENCE, Verbs, namespace, now, phase, reason, refusal},
+    common::{Verbs, WAIT_TIMEOUT, namespace, now, phase, reason, refusal},
     world,
 };
 
@@ -72,7 +72,7 @@ async fn run(verbs: &Verbs<'_>, tenant: &str, names: &[&str], spec: Value) -> Ve
     jobs
 }
 
-/// Checks that jobs run as they ran before, in the same pods, which nobody has asked to end.
+/// Checks that jobs run as they ran before, in the same pods, without a request to stop.
 async fn run_on(verbs: &Verbs<'_>, tenant: &str, before: &[Job]) {
     for job in before {
         let now = verbs.jobs(tenant).get(&job.name_any()).await.unwrap();
@@ -85,6 +85,7 @@ async fn run_on(verbs: &Verbs<'_>, tenant: &str, before: &[Job]) {
 #[tokio::test]
 async fn a_job_that_is_not_to_wait_for_a_quota_is_rejected_with_the_numbers() {
     let verbs = world().verbs().await;
+    // Given a tenant whose two jobs at once are used up.
     tenant(&verbs, "prompt", "4", json!({"maxJobs": 2})).await;
     let small = || asks("100m", "64Mi");
     run(&verbs, "prompt", &["one", "two"], small()).await;
@@ -92,6 +93,7 @@ async fn a_job_that_is_not_to_wait_for_a_quota_is_rejected_with_the_numbers() {
         verbs.later_job("prompt", name, rejects(spec)).await;
         verbs.until_phase("prompt", name, JobPhase::Rejected).await
     };
+    // A job that is not to wait is rejected, and another one waits.
     let at_once = rejected("no-slot", small()).await;
     let sentence = "basic allows 2 jobs at once: 2 admitted, 0 queued before this one";
     assert_eq!(said(&at_once), (JobPhase::Rejected, "WaitingForQuota", sentence));
@@ -102,9 +104,11 @@ async fn a_job_that_is_not_to_wait_for_a_quota_is_rejected_with_the_numbers() {
         said(&waits),
         (JobPhase::Queued, "WaitingForQuota", "basic allows 2 jobs at once: 2 admitted")
     );
+    // The queued job counts in the next rejection.
     let behind = rejected("behind", small()).await;
     assert_eq!(said(&behind).2, "basic allows 2 jobs at once: 2 admitted, 1 queued before this one");
 
+    // Likewise with memory; a job that fits is admitted.
     change(&verbs, "prompt", json!({"quotas": {"maxJobs": null, "maxMemoryGb": 1}}), |q| {
         q.max_memory_gb == 1
     })
@@ -271,19 +275,19 @@ async fn a_queue_that_is_made_longer_and_shorter_takes_and_leaves_by_age() {
     }
 }
 
-/// Kubernetes counts Jobs some time after their kind was made. From then on their number is bounded, and at no time is a
-/// job refused because of the bound that is not yet counted.
+/// Kubernetes counts Jobs some time after their kind was made. From then on their number is bounded, and at no time is
+/// a job refused because of the bound that is not yet counted.
 #[tokio::test]
 async fn the_number_of_jobs_is_bounded_once_kubernetes_counts_them() {
     const JOBS: &str = "count/jobs.crofter.io";
     let verbs = world().verbs().await;
     verbs.tenant("counted", json!({"plan": "free"})).await;
     verbs.job("counted", "before", json!({})).await;
-    // What the chart makes. One that is older than the quota controller's knowledge of Jobs is made again here: the quota
-    // controller would return to it in 5 min only.
+    // What the chart makes. One that is older than the quota controller's knowledge of Jobs is made again here: the
+    // quota controller would return to it in 5 min only.
     let probes = verbs.within::<ResourceQuota>(names::DEFAULT_NAMESPACE);
     let probe = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": names::COUNTS}, "spec": {"hard": {JOBS: "0"}}});
-    wait::until(PATIENCE, "Jobs to be counted", || async {
+    wait::until(WAIT_TIMEOUT, "Jobs to be counted", || async {
         let Some(quota) = probes.get_opt(names::COUNTS).await.unwrap() else {
             drop(verbs.create(&probes, &probe).await);
             return Err("just made");
@@ -301,7 +305,7 @@ async fn the_number_of_jobs_is_bounded_once_kubernetes_counts_them() {
     .await
     .unwrap();
     let quotas = verbs.within::<ResourceQuota>(&namespace("counted"));
-    let used = wait::until(PATIENCE, "the tenant's Jobs to be counted", || async {
+    let used = wait::until(WAIT_TIMEOUT, "the tenant's Jobs to be counted", || async {
         let quota = quotas.get_opt("crofter-objects").await.unwrap().ok_or("no quota")?;
         let status = quota.status.ok_or("no status")?;
         let of = |all: Option<BTreeMap<String, Quantity>>| Some(all?.remove(JOBS)?.0);
@@ -312,10 +316,10 @@ async fn the_number_of_jobs_is_bounded_once_kubernetes_counts_them() {
     assert_eq!(used, ("1055".to_owned(), "1".to_owned()));
     verbs.job("counted", "after", json!({})).await;
 
-    // A bound of two, of somebody else, is refused by the same hand that would refuse beyond 1055.
+    // A foreign bound of two is refused by the same admission plugin that would refuse beyond 1055.
     let two = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "two"}, "spec": {"hard": {JOBS: "2"}}});
     verbs.create(&quotas, &two).await.unwrap();
-    wait::until(PATIENCE, "the bound to be counted", || async {
+    wait::until(WAIT_TIMEOUT, "the bound to be counted", || async {
         let used = quotas.get("two").await.unwrap().status.and_then(|status| status.used);
         used.filter(|used| used.contains_key(JOBS)).map(drop).ok_or("not counted")
     })

@@ -28,6 +28,7 @@ async fn catalogue(yaml: &str) {
 #[tokio::test]
 async fn a_job_is_made_of_its_scenario_and_the_catalogue_may_change() {
     let verbs = world().verbs().await;
+    // Given an empty catalogue, a job of a scenario is rejected.
     verbs.tenant("actor", json!({"plan": "basic"})).await;
     verbs.tenant("waiter", json!({"plan": "basic"})).await;
     verbs.worker("actor-1", "actor", "4").await;
@@ -36,6 +37,7 @@ async fn a_job_is_made_of_its_scenario_and_the_catalogue_may_change() {
     assert_eq!(reason(&refused), "UnknownScenario");
     assert_eq!(message(&refused), "the catalogue has no scenario `sing`: it is empty");
 
+    // When the catalogue has the scenario, the pod gets its image, command, environment and resources.
     let sing = "image: crofter.test/busybox:1, command: [sing], env: [{name: KEY, value: c}]";
     let asks = "resources: {cpu: 250m, memory: 128Mi}";
     catalogue(&format!("scenarios: {{sing: {{{sing}, {asks}}}, dance: {{image: i, timeoutSeconds: 600}}}}"))
@@ -49,13 +51,16 @@ async fn a_job_is_made_of_its_scenario_and_the_catalogue_may_change() {
     assert_eq!(container.command, Some(vec!["sing".to_owned()]));
     assert!(container.env.unwrap().iter().any(|e| e.name == "KEY" && e.value.as_deref() == Some("c")));
 
+    // Given a running and a queued job.
     verbs.job("actor", "opera", of("dance", "forever")).await;
     verbs.until_phase("actor", "opera", JobPhase::Running).await;
     verbs.job("waiter", "queued", of("sing", "1")).await;
     verbs.until_reason("waiter", "queued", "NoWorkers").await;
+    // When their scenarios are changed or removed, the queued job is rejected,
     catalogue("scenarios: {dance: {image: i, timeoutSeconds: 1}, mime: {image: i}}").await;
     let queued = verbs.until_phase("waiter", "queued", JobPhase::Rejected).await;
     assert_eq!(message(&queued), "the catalogue has no scenario `sing`: it has dance, mime");
+    // a new pod has the new limit, and the running one keeps its own.
     verbs.job("actor", "encore", of("dance", "forever")).await;
     let encore = verbs.until_phase("actor", "encore", JobPhase::TimedOut).await;
     assert_eq!(reason(&encore), "DeadlineExceeded", "a pod made from now on has the new limit");

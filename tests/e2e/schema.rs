@@ -1,5 +1,6 @@
-//! What the schemas admit and what the operator reads are the same: every field of the three CRDs is tried at its bounds
-//! and in every spelling on the real API server, and whatever is admitted is read, and written again as it was read.
+//! What the schemas admit and what the operator reads are the same: every field of the three CRDs is tried at its
+//! bounds and in every spelling on the real API server, and whatever is admitted is read, and written again as it was
+//! read.
 //!
 //! Nothing is stored: all requests are dry runs.
 
@@ -191,7 +192,7 @@ fn candidates(schema: &Value) -> Vec<Value> {
     all
 }
 
-/// Every place of a value, as a JSON pointer, with its schema. `seen` gets the path of each within the schema.
+/// The JSON pointer of every part of a value, with its schema. `seen` gets the path of each within the schema.
 fn places(
     schema: &Value,
     value: &Value,
@@ -234,7 +235,7 @@ fn schema(kind: &str, part: &str) -> Value {
     json!(found)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part].clone()
 }
 
-/// The variants of a whole `part` in which one place is another value, each with that place.
+/// The variants of a whole `part` in which one part has another value, each with the pointer of that part.
 fn variants(kind: &str, part: &str, whole: &Value) -> Vec<(String, Value)> {
     let schema = schema(kind, part);
     let (mut seen, mut all, mut places_of) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -330,6 +331,7 @@ async fn every_tenant_that_the_schema_admits_is_read() {
 
 #[tokio::test]
 async fn every_job_that_the_schema_admits_is_read() {
+    // Given a job with every field.
     let whole = json!({
         "image": "registry/render:1", "command": ["/render"], "args": ["--fast"], "workingDir": "/work",
         "env": [
@@ -347,6 +349,7 @@ async fn every_job_that_the_schema_admits_is_read() {
         "imagePullSecrets": ["pull"], "queue": "live", "priority": "high", "timeoutSeconds": 60, "maxRetries": 1,
         "retryPolicy": "Always", "pool": "gpu", "onQuota": "Reject", "ttlSecondsAfterFinished": 60, "canceled": false,
     });
+    // Each variant that the schema admits is read, and asks for resources.
     let catalogue = Scenarios::from_yaml("scenarios: {train: {image: i}}").unwrap();
     let url = "/apis/crofter.io/v1alpha1/namespaces/default/jobs";
     specs_are_read::<Job>(whole, url, |job| match Resources::of_job(&job.spec, &catalogue) {
@@ -447,6 +450,7 @@ fn paused(kind: &str, name: &str, spec: Value) -> Value {
 #[tokio::test]
 async fn every_status_that_the_schemas_admit_is_read() {
     let time = "2030-01-01T00:00:00Z";
+    // Tenants.
     let mut usage = json!(TenantUsage::default());
     usage["jobsHourResetAt"] = json!(time);
     let tenant = json!({
@@ -460,6 +464,7 @@ async fn every_status_that_the_schemas_admit_is_read() {
     let object = paused("Tenant", "status-tried", json!({}));
     statuses_are_read::<Tenant>(object, &format!("{base}/tenants"), tenant).await;
 
+    // Jobs.
     let job = json!({
         "observedGeneration": 1, "phase": "Running", "reason": "Running", "message": "runs", "attempt": 1, "retries": 0,
         "disruptions": 0,
@@ -474,6 +479,7 @@ async fn every_status_that_the_schemas_admit_is_read() {
     let object = paused("Job", "status-tried", json!({"image": "i"}));
     statuses_are_read::<Job>(object, &format!("{base}/namespaces/default/jobs"), job).await;
 
+    // API keys.
     let key = json!({
         "observedGeneration": 1, "keyId": "abcdefghijkl", "lastRotateRequest": "now", "conditions": conditions(),
         "versions": [{

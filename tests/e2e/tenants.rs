@@ -16,13 +16,14 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
-    common::{PATIENCE, Verbs, condition, condition_reason, namespace},
+    common::{Verbs, WAIT_TIMEOUT, condition, condition_reason, namespace},
     world,
 };
 
 #[tokio::test]
 async fn a_tenant_is_ready_with_all_that_it_owns() {
     let verbs = world().verbs().await;
+    // When a tenant with one binding is created and Ready.
     let access = json!([{"kind": "Group", "name": "acme-devs", "role": "developer"}]);
     verbs.new_tenant("whole", json!({"plan": "pro", "access": access})).await.unwrap();
     let said = world()
@@ -32,6 +33,7 @@ async fn a_tenant_is_ready_with_all_that_it_owns() {
         .unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 
+    // Then its status has phase, namespace, quotas and conditions,
     let tenant = verbs.all::<Tenant>().get("whole").await.unwrap();
     let status = tenant.status.clone().unwrap();
     assert_eq!(status.observed_generation, tenant.metadata.generation.unwrap());
@@ -43,6 +45,7 @@ async fn a_tenant_is_ready_with_all_that_it_owns() {
     assert_eq!(condition(&tenant, "Active").as_deref(), Some("True"));
     assert_eq!((condition(&tenant, "Reconciling"), condition(&tenant, "Stalled")), (None, None));
 
+    // and its namespace has the labels and every child.
     let ns = verbs.all::<Namespace>().get("tenant-whole").await.unwrap();
     assert_eq!(ns.labels()["crofter.io/tenant-uid"], tenant.uid().unwrap());
     assert_eq!(ns.labels()["pod-security.kubernetes.io/enforce"], "restricted");
@@ -110,9 +113,9 @@ where
                 other => Err(other),
             }
         };
-        wait::until(PATIENCE, &what, same).await.unwrap();
+        wait::until(WAIT_TIMEOUT, &what, same).await.unwrap();
         api.delete(&name, &DeleteParams::default()).await.unwrap();
-        let again = wait::until(PATIENCE, &what, || async {
+        let again = wait::until(WAIT_TIMEOUT, &what, || async {
             same().await.and_then(|now| if now.uid() == child.uid() { Err(Some(now)) } else { Ok(now) })
         });
         again.await.unwrap();
@@ -122,8 +125,10 @@ where
 #[tokio::test]
 async fn drift_of_every_child_is_repaired() {
     let verbs = world().verbs().await;
+    // Given a tenant with a child of each kind.
     let access = json!([{"kind": "User", "name": "eve", "role": "viewer"}]);
     verbs.tenant("drift", json!({"plan": "basic", "access": access})).await;
+    // A changed or deleted child is restored,
     repaired::<ResourceQuota>(&verbs, "drift", json!({"spec": {"hard": {"pods": "999"}}})).await;
     repaired::<LimitRange>(
         &verbs,
@@ -140,10 +145,11 @@ async fn drift_of_every_child_is_repaired() {
     )
     .await;
 
+    // and so is the namespace's label.
     let namespaces = verbs.all::<Namespace>();
     let spoil = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
     namespaces.patch("tenant-drift", &PatchParams::default(), &Patch::Merge(&spoil)).await.unwrap();
-    wait::until(PATIENCE, "the namespace's label", || async {
+    wait::until(WAIT_TIMEOUT, "the namespace's label", || async {
         let now =
             namespaces.get("tenant-drift").await.unwrap().labels()["pod-security.kubernetes.io/enforce"]
                 .clone();
@@ -156,6 +162,7 @@ async fn drift_of_every_child_is_repaired() {
 #[tokio::test]
 async fn deletion_leaves_nothing_and_the_next_of_that_name_inherits_nothing() {
     let verbs = world().verbs().await;
+    // Given a tenant with a worker, an ended and a running job.
     let first = verbs.tenant("phoenix", json!({"plan": "basic"})).await;
     verbs.worker("phoenix-1", "phoenix", "4").await;
     verbs.job("phoenix", "done", json!({})).await;
@@ -163,6 +170,7 @@ async fn deletion_leaves_nothing_and_the_next_of_that_name_inherits_nothing() {
     verbs.job("phoenix", "long", json!({"parameters": {"run-seconds": "forever"}})).await;
     verbs.until_phase("phoenix", "long", JobPhase::Running).await;
 
+    // When it is deleted, its namespace and the node's labels and taints are removed.
     verbs.delete_tenant("phoenix").await;
     assert!(verbs.all::<Namespace>().get_opt("tenant-phoenix").await.unwrap().is_none());
     let node = verbs.all::<Node>().get("phoenix-1").await.unwrap();
@@ -173,6 +181,7 @@ async fn deletion_leaves_nothing_and_the_next_of_that_name_inherits_nothing() {
         !node.spec.unwrap_or_default().taints.unwrap_or_default().iter().any(|t| t.key.contains("crofter"))
     );
 
+    // A new tenant of that name gets the node, but neither jobs nor usage.
     let second = verbs.tenant("phoenix", json!({"plan": "free"})).await;
     assert_ne!(first.uid(), second.uid());
     verbs.until_admitted("phoenix-1", Some("phoenix")).await;
@@ -251,6 +260,6 @@ async fn what_must_stay_is_kept_until_it_may_go() {
     verbs.until_tenant("keeper", "DeletionPrevented", prevented).await;
     assert!(verbs.all::<Namespace>().get_opt("tenant-keeper").await.unwrap().is_some());
     verbs.patch_tenant("keeper", json!({"spec": {"preventDeletion": false}})).await.unwrap();
-    verbs.until_gone(&verbs.all::<Tenant>(), "keeper").await;
+    verbs.until_deleted(&verbs.all::<Tenant>(), "keeper").await;
     assert!(verbs.all::<Namespace>().get_opt("tenant-keeper").await.unwrap().is_none());
 }

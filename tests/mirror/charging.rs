@@ -1,4 +1,4 @@
-//! An attempt is charged once, whoever tells of it.
+//! An attempt is charged once, whatever reports it.
 
 use crofter::db;
 use futures::StreamExt;
@@ -21,7 +21,7 @@ const TWO: &str =
     "14 3600000 7200000000 3865470566400000 0 36000000, 15 3600000 7200000000 3865470566400000 0 36000000";
 
 #[tokio::test]
-async fn a_pod_that_ended_is_charged_and_told() {
+async fn an_ended_pod_is_charged_and_the_charge_is_reported() {
     let mut world = World::new().await;
     world.tenants.apply(tenant("acme", 1)).await;
     world.jobs.apply(job("render", 3, "acme", json!({"phase": "Running"}))).await;
@@ -45,7 +45,7 @@ async fn a_pod_that_ended_is_charged_and_told() {
 }
 
 #[tokio::test]
-async fn telling_it_again_changes_nothing() {
+async fn a_repeated_event_changes_nothing() {
     let mut world = World::new().await;
     world.tenants.apply(tenant("acme", 1)).await;
     let ended = json!({"phase": "Completed", "attempts": [attempt(1), attempt(2)]});

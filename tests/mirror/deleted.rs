@@ -101,7 +101,7 @@ async fn a_job_that_is_deleted_between_two_attempts_was_canceled_whatever_became
 }
 
 #[tokio::test]
-async fn a_job_that_was_deleted_while_nobody_looked_has_an_end_as_well() {
+async fn a_job_that_was_deleted_without_a_running_mirror_has_an_end_too() {
     let all = "SELECT string_agg(name || ' ' || phase, ', ' ORDER BY name, phase) FROM jobs";
     let mut world = world().await;
     let waits = job("waits", 4, "acme", json!({"phase": "Queued"}));
@@ -113,7 +113,7 @@ async fn a_job_that_was_deleted_while_nobody_looked_has_an_end_as_well() {
         world.sees(all, "again Assigned, ended Failed, render Running, waits Queued").await;
         mirror
     });
-    // One of the same name is there now: its row takes the name over.
+    // A job of the same name exists now: its row takes the name over.
     world.jobs.begin_with(vec![job("again", 16, "acme", json!({"phase": "Queued"}))]);
     let _mirror = world.start().await;
     world.sees(all, "again Canceled, again Queued, ended Failed, render Canceled, waits Canceled").await;

@@ -26,14 +26,14 @@ async fn with_a_standby_that_lacks_the_last_commits(world: &mut World) -> crate:
     world.sees(CHARGED, "1").await;
     world.sees("SELECT count(*)::text FROM jobs", "3").await;
     world.fork().await;
-    let gone = ended_pod(7, 4, 1, ("acme", 1));
-    world.pods.apply(gone.clone()).await;
+    let deleted = ended_pod(7, 4, 1, ("acme", 1));
+    world.pods.apply(deleted.clone()).await;
     world.pods.apply(ended_pod(8, 5, 1, ("acme", 1))).await;
     until("both to be committed", || {
         mirror.handle.committed(&uid(4), 1) && mirror.handle.committed(&uid(5), 1)
     })
     .await;
-    world.pods.delete(&gone).await;
+    world.pods.delete(&deleted).await;
     mirror
 }
 
@@ -48,7 +48,7 @@ async fn what_a_promoted_standby_lacks_is_charged_again() {
     world.sees(CHARGED, "3").await;
     world.sees(MILLIS, "10800000").await;
     world.sees("SELECT count(*)::text FROM jobs", "4").await;
-    until("the one that is there to be committed again", || mirror.handle.committed(&uid(5), 1)).await;
+    until("the existing pod to be committed again", || mirror.handle.committed(&uid(5), 1)).await;
     let metrics = world.metrics.text().unwrap();
     assert!(!metrics.contains("crofter_mirror_transactions_lost_total 0"), "{metrics}");
     assert!(metrics.contains("crofter_mirror_losses_unrecovered_total 0"), "nothing is missing: {metrics}");

@@ -1,4 +1,4 @@
-//! The database goes away, comes back, takes no writes, is another cluster's, or is somebody else's to write.
+//! The database is away, is back, takes no writes, is another cluster's, or has another writer.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -34,7 +34,7 @@ async fn it_starts_with_the_database_away_and_catches_up() {
 }
 
 #[tokio::test]
-async fn an_outage_loses_nothing_and_holds_up_nobody() {
+async fn an_outage_loses_nothing_and_delays_no_controller() {
     for way in [Way::Cut, Way::Frozen] {
         let mut world = World::new().await;
         world.tenants.apply(tenant("acme", 1)).await;
@@ -43,7 +43,7 @@ async fn an_outage_loses_nothing_and_holds_up_nobody() {
         world.sees(JOBS, "1").await;
 
         world.proxy.set(way);
-        // Far more than the channels hold: the mirror goes on listening.
+        // Far more than the channels hold: the mirror still receives.
         for round in 0..200 {
             for number in 0..20 {
                 let phase = if round == 199 { "Completed" } else { "Running" };
@@ -143,7 +143,7 @@ async fn a_server_that_became_read_only_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_was_dropped_is_built_anew() {
+async fn a_dropped_mirror_is_rebuilt() {
     let mut world = World::new().await;
     world.tenants.apply(tenant("acme", 1)).await;
     world.jobs.apply(job("render", 3, "acme", json!({"attempts": [crate::objects::attempt(1)]}))).await;

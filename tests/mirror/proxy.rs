@@ -15,7 +15,7 @@ pub(crate) enum Way {
     Open,
     /// Connections break, and new ones too.
     Cut,
-    /// Connections stay, and nothing passes.
+    /// Connections stay, and no bytes are forwarded.
     Frozen,
 }
 
@@ -63,7 +63,7 @@ impl Proxy {
         self.state.send_modify(|state| state.way = way);
     }
 
-    /// Nothing passes any more on the connections that there are; new ones are fine.
+    /// Forwards no more bytes of the existing connections; new ones are fine.
     pub(crate) fn strand(&self) {
         self.state.send_modify(|state| state.stranded_below = state.connections);
     }
@@ -81,9 +81,9 @@ async fn pump(
             read = from.read(&mut buffer) => read.unwrap_or(0),
             _ = state.wait_for(|state| state.way == Way::Cut) => return,
         };
-        let passes = |state: &State| state.way != Way::Frozen && number >= state.stranded_below;
-        // The end of a connection does not pass either.
-        if state.wait_for(passes).await.is_err() || read == 0 {
+        let forwards = |state: &State| state.way != Way::Frozen && number >= state.stranded_below;
+        // The end of a connection is not forwarded either.
+        if state.wait_for(forwards).await.is_err() || read == 0 {
             return;
         }
         if state.borrow().way == Way::Cut || to.write_all(&buffer[..read]).await.is_err() {

@@ -88,7 +88,7 @@ async fn while_the_database_refuses_or_hangs_reads_fail_at_once() {
 }
 
 #[tokio::test]
-async fn a_filtered_list_looks_through_so_many_jobs_and_says_how_far() {
+async fn a_filtered_list_scans_up_to_its_limit_and_returns_a_cursor() {
     let world = World::new().await;
     db::migrate(&world.pool()).await.unwrap();
     world

@@ -1,4 +1,4 @@
-//! Objects become rows, the newest state of each, and those that are gone stay as history.
+//! Objects become rows, the newest state of each; the rows of deleted objects stay as history.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +23,7 @@ const LIVING: &str = "SELECT string_agg(kind || ' ' || name, ', ' ORDER BY kind,
 
 #[tokio::test]
 async fn objects_become_rows() {
+    // Given a tenant, a node and a queued job.
     let mut world = World::new().await;
     world.tenants.apply(tenant("acme", 1)).await;
     let mirror = world.start().await;
@@ -30,6 +31,7 @@ async fn objects_become_rows() {
     world.jobs.apply(job("render", 3, "acme", json!({"phase": "Queued", "reason": "NoWorkers"}))).await;
     world.sees(LIVING, "job render, node n1, tenant acme").await;
 
+    // Each has a row with its fields.
     let tenant_row =
         "SELECT concat_ws(' ', namespace, plan, status, metadata->>'billing', created_at) FROM tenants";
     world.sees(tenant_row, "tenant-acme basic Active 42 2026-01-01 12:00:00+00").await;
@@ -43,12 +45,14 @@ async fn objects_become_rows() {
     let expected = r#"tenant-acme default medium Queued NoWorkers busybox [{"name": "PASSWORD"}]"#;
     world.sees(job_row, expected).await;
 
+    // When the job runs, its row follows.
     let running = job("render", 3, "acme", json!({"phase": "Running", "startedAt": "2026-01-01T14:00:00Z"}));
     world.jobs.apply(running.clone()).await;
     world.sees("SELECT phase || ' ' || started_at FROM jobs", "Running 2026-01-01 14:00:00+00").await;
     let version = running.resource_version().unwrap();
     until("the job to be mirrored", || mirror.handle.job_mirrored(&uid(3), &version)).await;
 
+    // When it is deleted, the row stays with the time of deletion.
     world.jobs.delete(&running).await;
     world.sees("SELECT phase || ' ' || deleted_at FROM jobs", "Canceled 2026-01-01 16:00:00+00").await;
     until("the job to be forgotten", || !mirror.handle.job_mirrored(&uid(3), &version)).await;
@@ -68,7 +72,7 @@ async fn an_older_state_never_replaces_a_newer_one() {
     let _mirror = world.start().await;
     world.sees(JOB_PHASE, "Completed").await;
     // As a watch never does; the marker shows that it was dealt with.
-    world.jobs.tell(Change::Applied(Arc::new(old))).await;
+    world.jobs.deliver(Change::Applied(Arc::new(old))).await;
     world.jobs.apply(job("marker", 4, "acme", json!({}))).await;
     world.sees("SELECT count(*)::text FROM jobs", "2").await;
     world.sees("SELECT phase FROM jobs WHERE name = 'render'", "Completed").await;
@@ -78,16 +82,16 @@ async fn an_older_state_never_replaces_a_newer_one() {
 }
 
 #[tokio::test]
-async fn what_went_while_nobody_looked_is_found_gone() {
+async fn deletions_without_a_running_mirror_are_found() {
     let mut world = World::new().await;
-    world.tenants.begin_with(vec![tenant("acme", 1), tenant("gone", 2)]);
+    world.tenants.begin_with(vec![tenant("acme", 1), tenant("deleted", 2)]);
     world.nodes.begin_with(vec![node("n1", 3, "acme"), node("n2", 4, "acme")]);
     let (kept, bad) = (job("kept", 5, "acme", json!({})), job("unreadable", 6, "acme", json!({})));
     world.jobs.begin_with(vec![kept.clone(), bad.clone(), job("went", 7, "acme", json!({}))]);
     drop({
         let mirror = world.start().await;
         world
-            .sees(LIVING, "job kept, job unreadable, job went, node n1, node n2, tenant acme, tenant gone")
+            .sees(LIVING, "job kept, job unreadable, job went, node n1, node n2, tenant acme, tenant deleted")
             .await;
         mirror
     });
@@ -101,12 +105,12 @@ async fn what_went_while_nobody_looked_is_found_gone() {
     let mirror = world.start().await;
     world.sees(LIVING, "job kept, job unreadable, node n1, tenant acme").await;
 
-    // A relist of a watch that goes on.
+    // A relist of a running watch.
     world.jobs.begin_with(Vec::new());
-    world.jobs.tell(Change::Invalid(invalid)).await;
-    world.jobs.tell(Change::Synced).await;
+    world.jobs.deliver(Change::Invalid(invalid)).await;
+    world.jobs.deliver(Change::Synced).await;
     world.sees(LIVING, "job unreadable, node n1, tenant acme").await;
-    world.jobs.tell(Change::Synced).await;
+    world.jobs.deliver(Change::Synced).await;
     world.sees(LIVING, "node n1, tenant acme").await;
     drop(mirror);
 }
@@ -162,7 +166,7 @@ async fn one_of_the_same_name_is_another_one() {
 }
 
 #[tokio::test]
-async fn an_unreadable_one_may_be_replaced() {
+async fn an_invalid_row_may_be_replaced() {
     let mut world = World::new().await;
     let (old_tenant, old_node) = (tenant("acme", 1), node("n1", 2, "acme"));
     let old_job = job("render", 3, "acme", json!({}));
@@ -174,7 +178,7 @@ async fn an_unreadable_one_may_be_replaced() {
         world.sees(LIVING, "job render, node n1, tenant acme").await;
         mirror
     });
-    // Nobody has seen them, so nobody is told that they went.
+    // No watch has delivered them, so none delivers their deletion.
     let invalid = |metadata| vec![Arc::new(InvalidObject { error: "bad".into(), metadata })];
     world.tenants.begin_with(Vec::new());
     world.nodes.begin_with(Vec::new());
@@ -196,7 +200,7 @@ async fn jobs_and_nodes_wait_for_their_tenant() {
     let mut world = World::new().await;
     let _mirror = world.start().await;
     world.jobs.apply(job("early", 3, "acme", json!({}))).await;
-    world.jobs.apply(job("stray", 4, "nobody", json!({}))).await;
+    world.jobs.apply(job("stray", 4, "absent", json!({}))).await;
     world.nodes.apply(node("n1", 5, "acme")).await;
     world.sees(LIVING, "node n1").await;
     world.sees("SELECT tenant_uid::text FROM nodes", "NULL").await;
@@ -206,15 +210,15 @@ async fn jobs_and_nodes_wait_for_their_tenant() {
     world.tenants.begin_with(vec![acme.clone()]);
     world.nodes.apply(node("n1", 5, "acme")).await;
     world.jobs.apply(job("late", 6, "acme", json!({}))).await;
-    world.nodes.apply(node("n2", 7, "nobody")).await;
+    world.nodes.apply(node("n2", 7, "absent")).await;
     world.sees(LIVING, "node n1, node n2").await;
-    world.tenants.tell(Change::Applied(Arc::new(acme))).await;
+    world.tenants.deliver(Change::Applied(Arc::new(acme))).await;
     world.sees(LIVING, "job early, job late, node n1, node n2, tenant acme").await;
     world.sees("SELECT tenant_uid::text FROM nodes WHERE name = 'n1'", &uid(1)).await;
 }
 
 #[tokio::test]
-async fn one_job_is_looked_for_among_those_of_its_tenant_alone() {
+async fn one_job_is_searched_only_among_those_of_its_tenant() {
     let world = World::new().await;
     db::migrate(&world.pool()).await.unwrap();
     world
@@ -289,6 +293,7 @@ async fn ten_thousand_jobs_are_a_batch() {
 #[tokio::test]
 async fn what_postgres_refuses_stops_nothing_else() {
     let mut world = World::new().await;
+    // Given texts with a NUL, a bad version and an attempt that the table refuses.
     let mut acme = tenant("acme", 1);
     acme.spec.display_name = Some("a\0b".into());
     world.tenants.apply(acme).await;
@@ -301,6 +306,7 @@ async fn what_postgres_refuses_stops_nothing_else() {
     let fine = job("fine", 6, "acme", json!({}));
     let version = fine.resource_version().unwrap();
     world.jobs.begin_with(vec![with_nul, refused.clone(), no_version, fine]);
+    // Then the other rows are written, and NULs are replaced.
     let mirror = world.start().await;
     world.sees(LIVING, "job fine, job nul, job refused, tenant acme").await;
     world.sees("SELECT display_name FROM tenants", "a\u{fffd}b").await;
@@ -310,6 +316,7 @@ async fn what_postgres_refuses_stops_nothing_else() {
             "exit\u{fffd}[\"\u{fffd}\", \"\u{1f600}\"]",
         )
         .await;
+    // Only the refused attempt is missing, and its job does not count as mirrored.
     world.sees("SELECT string_agg(attempt::text, ',') FROM usage_events", "1").await;
     until("the good ones to be mirrored", || mirror.handle.job_mirrored(&uid(6), &version)).await;
     assert!(

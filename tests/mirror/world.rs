@@ -40,9 +40,9 @@ use uuid::Uuid;
 
 use crate::proxy::{Proxy, Way};
 
-const SOON: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const CLUSTER: Uuid = Uuid::from_u128(0xc1);
-/// When the test takes place.
+/// The time of the test.
 pub(crate) const NOW: &str = "2026-01-01T16:00:00Z";
 
 fn server() -> &'static DatabaseServer {
@@ -55,7 +55,7 @@ pub(crate) struct Feed<K: Resource<DynamicType = ()> + Clone + Debug + 'static> 
     store: Store<K>,
     writer: Writer<K>,
     listeners: Vec<mpsc::Sender<Change<K>>>,
-    /// What can't be read; told before the end of the next list.
+    /// Invalid objects, delivered before the end of the next list.
     pub(crate) unreadable: Vec<Arc<InvalidObject>>,
 }
 
@@ -67,17 +67,17 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Feed
         Self { store, writer, listeners: Vec::new(), unreadable: Vec::new() }
     }
 
-    /// As `Watch`: a new listener is told all there is first.
+    /// As `Watch`: a new subscriber gets all objects first.
     async fn subscribe(&mut self) -> mpsc::Receiver<Change<K>> {
         let (sender, receiver) = mpsc::channel(16);
         let applied = self.store.state().into_iter().map(Change::Applied);
         let invalid = std::mem::take(&mut self.unreadable).into_iter().map(Change::Invalid);
         let list: Vec<Change<K>> = applied.chain(invalid).chain([Change::Synced]).collect();
-        let told = sender.clone();
+        let initial = sender.clone();
         tokio::spawn(async move {
             for change in list {
                 // The mirror may end meanwhile.
-                drop(told.send(change).await);
+                drop(initial.send(change).await);
             }
         });
         self.listeners.push(sender);
@@ -86,15 +86,15 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Feed
 
     pub(crate) async fn apply(&mut self, object: K) {
         self.writer.apply_watcher_event(&Event::Apply(object.clone()));
-        self.tell(Change::Applied(Arc::new(object))).await;
+        self.deliver(Change::Applied(Arc::new(object))).await;
     }
 
     pub(crate) async fn delete(&mut self, object: &K) {
         self.writer.apply_watcher_event(&Event::Delete(object.clone()));
-        self.tell(Change::Deleted(Arc::new(object.clone()))).await;
+        self.deliver(Change::Deleted(Arc::new(object.clone()))).await;
     }
 
-    /// The cache as if the process had begun with it: nobody is told.
+    /// The cache as if the process had begun with it: no change is delivered.
     pub(crate) fn begin_with(&mut self, objects: Vec<K>) {
         self.writer.apply_watcher_event(&Event::Init);
         for object in objects {
@@ -103,7 +103,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Feed
         self.writer.apply_watcher_event(&Event::InitDone);
     }
 
-    pub(crate) async fn tell(&mut self, change: Change<K>) {
+    pub(crate) async fn deliver(&mut self, change: Change<K>) {
         self.listeners.retain(|listener| !listener.is_closed());
         for listener in &self.listeners {
             // The mirror may end meanwhile.
@@ -117,7 +117,7 @@ pub(crate) struct World {
     pub(crate) proxy: Proxy,
     /// How long a call of the mirror may take.
     pub(crate) call: Duration,
-    /// How often an idle mirror asks whether all is there.
+    /// How often an idle mirror checks whether the database has all commits.
     pub(crate) verify_interval: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) api: JobsApi,
@@ -205,8 +205,8 @@ impl World {
         Self {
             url,
             proxy: Proxy::start(port).await,
-            call: SOON,
-            verify_interval: SOON,
+            call: WAIT_TIMEOUT,
+            verify_interval: WAIT_TIMEOUT,
             metrics: Metrics::default(),
             api: JobsApi::default(),
             tenants: Feed::new(),
@@ -218,16 +218,16 @@ impl World {
 
     /// The database, by way of the proxy; with deadlines that a busy machine keeps.
     pub(crate) fn pool(&self) -> Pool {
-        self.pool_with(Options { connect: SOON, call: self.call, ..Options::default() })
+        self.pool_with(Options { connect: WAIT_TIMEOUT, call: self.call, ..Options::default() })
     }
 
     pub(crate) fn pool_with(&self, options: Options) -> Pool {
         Pool::new(&self.by_proxy(), options).unwrap()
     }
 
-    /// Its readers, of so many connections, by way of the proxy.
+    /// Its readers, with a number of connections, by way of the proxy.
     pub(crate) fn readers(&self, connections: u32) -> Readers {
-        self.readers_with(Options { connections, connect: SOON, call: SOON })
+        self.readers_with(Options { connections, connect: WAIT_TIMEOUT, call: WAIT_TIMEOUT })
     }
 
     pub(crate) fn readers_with(&self, options: Options) -> Readers {
@@ -292,7 +292,7 @@ impl World {
         self.without_connections(&[&fork]).await;
     }
 
-    /// The standby takes the place of the database. Open connections break.
+    /// The standby replaces the database. Open connections break.
     pub(crate) async fn promote(&self) {
         let name = self.name();
         let away = format!("ALTER DATABASE {name} RENAME TO {name}_lost");
@@ -327,23 +327,23 @@ impl World {
 
     /// Waits until `query` answers `expected`.
     pub(crate) async fn sees(&self, query: &'static str, expected: &str) {
-        let look = || async {
+        let check = || async {
             match self.ask(query).await {
                 Ok(answer) if answer == expected => Ok(()),
                 other => Err(other.map_err(|e| e.to_string())),
             }
         };
-        wait::until(SOON, &format!("`{query}` to answer {expected}"), look).await.unwrap();
+        wait::until(WAIT_TIMEOUT, &format!("`{query}` to answer {expected}"), check).await.unwrap();
     }
 }
 
 /// Waits until `condition` holds.
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
-    let look = || std::future::ready(if condition() { Ok(()) } else { Err(()) });
-    wait::until(SOON, what, look).await.unwrap();
+    let check = || std::future::ready(if condition() { Ok(()) } else { Err(()) });
+    wait::until(WAIT_TIMEOUT, what, check).await.unwrap();
 }
 
 /// `future`, which must end soon.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, future).await.unwrap()
+    tokio::time::timeout(WAIT_TIMEOUT, future).await.unwrap()
 }

@@ -10,7 +10,7 @@ use kube::{ResourceExt, api::DeleteParams};
 use serde_json::json;
 
 use crate::{
-    CALM,
+    NODE_LOCK,
     common::{Verbs, namespace, phase},
     script, script_with, world,
 };
@@ -48,9 +48,9 @@ fn now() -> Timestamp {
 }
 
 #[tokio::test]
-async fn a_bad_end_is_told_with_its_reason_and_last_words() {
+async fn a_failure_is_reported_with_its_reason_and_last_output() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
     verbs.job(TENANT, "code", script("echo begun; echo no such frame; exit 3")).await;
     verbs.job(TENANT, "memory", script("tail /dev/zero")).await;
@@ -88,7 +88,7 @@ async fn a_bad_end_is_told_with_its_reason_and_last_words() {
 #[tokio::test]
 async fn a_canceled_job_gets_sigterm_and_after_its_grace_sigkill() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
     for (name, text) in [("ignores", IGNORES), ("obeys", OBEYS)] {
         verbs.job(TENANT, name, script(text)).await;
@@ -117,7 +117,7 @@ async fn delete_pod(verbs: &Verbs<'_>, job: &Job) {
 #[tokio::test]
 async fn a_pod_deleted_by_hand_is_run_again_however_it_ended() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
     verbs.job(TENANT, "meddled", script(OBEYS)).await;
     verbs.until_printed(TENANT, "meddled", "ready").await;
@@ -130,5 +130,5 @@ async fn a_pod_deleted_by_hand_is_run_again_however_it_ended() {
         verbs.within::<Pod>(&namespace(TENANT)).get(status(&again).pod.as_deref().unwrap()).await.unwrap();
     assert_eq!(pod.labels().get(names::LABEL_ATTEMPT).map(String::as_str), Some("2"));
     verbs.jobs(TENANT).delete("meddled", &DeleteParams::default()).await.unwrap();
-    verbs.until_gone(&verbs.jobs(TENANT), "meddled").await;
+    verbs.until_deleted(&verbs.jobs(TENANT), "meddled").await;
 }

@@ -12,8 +12,8 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use crate::{
-    CALM,
-    common::{PATIENCE, namespace},
+    NODE_LOCK,
+    common::{WAIT_TIMEOUT, namespace},
     kubectl, script, world,
 };
 
@@ -26,8 +26,9 @@ echo "last" >&2
 #[tokio::test]
 async fn a_log_is_followed_from_before_the_start_to_the_end() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
+    // Given the REST API behind a port forward, and a key that it accepts.
     let mut forward = Command::new(kubectl(&world.cluster));
     let ports = format!("{}:8080", world.api_port);
     forward.args(["port-forward", "--namespace", "crofter-system", "deployment/crofter", &ports]);
@@ -39,7 +40,7 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     });
     verbs.create(&verbs.within::<TenantApiKey>(&namespace(TENANT)), &key).await.unwrap();
     let secrets = verbs.within::<Secret>(&namespace(TENANT));
-    let text = wait::until(PATIENCE, "the key's text", || async {
+    let text = wait::until(WAIT_TIMEOUT, "the key's text", || async {
         let secret = secrets.get("crofter-key-reader").await.map_err(|error| error.to_string())?;
         let text = secret.data.and_then(|data| data.get(names::SECRET_TOKEN).map(|text| text.0.clone()));
         text.and_then(|text| String::from_utf8(text).ok()).ok_or_else(|| "no text".to_owned())
@@ -48,7 +49,7 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     .unwrap();
     let bearer = format!("Bearer {text}");
     let headers = [("authorization", bearer.as_str())];
-    wait::until(PATIENCE, "the key to be let in", || async {
+    wait::until(WAIT_TIMEOUT, "the key to be let in", || async {
         match world.rest("GET", "/whoami", &headers, None).await {
             Ok(answer) if answer.status == 200 => Ok(()),
             other => Err(other.map(|answer| answer.status)),
@@ -57,9 +58,10 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     .await
     .unwrap();
 
+    // When a log is followed from before its pod's start, each line comes as it is printed.
     let job = verbs.job(TENANT, "log", script(LINES)).await;
     let path = format!("/v1/jobs/{}/logs", job.uid().unwrap());
-    wait::until(PATIENCE, "the job to be known", || async {
+    wait::until(WAIT_TIMEOUT, "the job to be known", || async {
         match world.rest("GET", &path, &headers, None).await {
             Ok(answer) if answer.status != 404 => Ok(()),
             other => Err(other),
@@ -71,6 +73,7 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     log.until("line 1").await;
     let running = verbs.jobs(TENANT).get("log").await.unwrap();
     assert!(!log.seen.contains("last"), "it comes as it is printed: {:?}", running.status);
+    // The stream ends with the pod and has all lines.
     let (text, whole) = log.ended().await;
     assert!(whole, "{text}");
     for line in ["line 2", "line 3", "last"] {
@@ -78,6 +81,7 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     }
     verbs.until_phase(TENANT, "log", JobPhase::Completed).await;
 
+    // Afterwards the tail, timestamps and the attempt can be chosen.
     let tail = world.rest("GET", &format!("{path}?tail_lines=1"), &headers, None).await.unwrap();
     assert!(tail.status == 200 && tail.body.to_string().contains("last"), "{tail:?}");
     assert!(!tail.body.to_string().contains("line"), "{tail:?}");

@@ -1,6 +1,6 @@
 //! Crofter on real nodes: what its jobs are to a kubelet and a container runtime, which a simulated node only claims.
 //!
-//! The operator is installed as an administrator does it: from an image, by the chart, on a node that is nobody's
+//! The operator is installed as an administrator does it: from an image, by the chart, on a node of no tenant
 //! worker. Two tenants have one real worker each. One cluster for all tests. Where the machine can't run real nodes
 //! they say why and do nothing, unless `CROFTER_REQUIRE_REAL_NODES` is set.
 
@@ -34,7 +34,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
-use common::{PATIENCE, Verbs, World, namespace, on_a_runtime};
+use common::{Verbs, WAIT_TIMEOUT, World, namespace, on_a_runtime};
 
 /// The node of the operator; the others are the tenants' workers.
 const SYSTEM_NODE: &str = "real-1";
@@ -57,7 +57,7 @@ fn available() -> bool {
 
 /// Held for writing while a node fails, for reading by all that would notice: a kubelet that is killed takes along the
 /// containers that it is just making.
-static CALM: RwLock<()> = RwLock::const_new(());
+static NODE_LOCK: RwLock<()> = RwLock::const_new(());
 
 /// The cluster of this test binary; `None` where there can't be one. It goes when the process does.
 fn world() -> Option<&'static World> {
@@ -154,7 +154,7 @@ impl Verbs<'_> {
 
     /// Waits until a job has printed a line.
     async fn until_printed(&self, tenant: &str, job: &str, line: &str) {
-        wait::until(PATIENCE, &format!("{tenant}/{job} to print {line}"), || async {
+        wait::until(WAIT_TIMEOUT, &format!("{tenant}/{job} to print {line}"), || async {
             let log = self.log(tenant, job).await?;
             if log.lines().any(|l| l == line) { Ok(()) } else { Err(log) }
         })

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{ResourceExt, api::ListParams};
 
 use crate::{
-    CALM,
-    common::{PATIENCE, Verbs, namespace},
+    NODE_LOCK,
+    common::{Verbs, WAIT_TIMEOUT, namespace},
     script, world,
 };
 
@@ -15,7 +15,7 @@ const TENANT: &str = "beta";
 const NODE: &str = "real-3";
 
 async fn until_ready(verbs: &Verbs<'_>, wanted: &str) {
-    wait::until(PATIENCE, &format!("node {NODE} is ready: {wanted}"), || async {
+    wait::until(WAIT_TIMEOUT, &format!("node {NODE} is ready: {wanted}"), || async {
         let node = verbs.all::<Node>().get(NODE).await.map_err(|error| error.to_string())?;
         let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
         let ready = conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status).unwrap_or_default();
@@ -28,19 +28,22 @@ async fn until_ready(verbs: &Verbs<'_>, wanted: &str) {
 #[tokio::test]
 async fn a_job_that_ends_while_its_kubelet_is_away_ends_once() {
     let Some(world) = world() else { return };
-    let _storm = CALM.write().await;
+    let _exclusive = NODE_LOCK.write().await;
     let verbs = world.verbs().await;
     let nodes = world.cluster.real_nodes().unwrap();
-    verbs.job(TENANT, "survivor", script("sleep 5; echo finished while nobody looked")).await;
+    // Given a running job.
+    verbs.job(TENANT, "survivor", script("sleep 5; echo finished without a kubelet")).await;
     verbs.until_phase(TENANT, "survivor", JobPhase::Running).await;
 
+    // When its kubelet is killed, the job stays Running and a new one waits.
     nodes.kill_kubelet(NODE).unwrap();
     until_ready(&verbs, "Unknown").await;
     let status = verbs.jobs(TENANT).get("survivor").await.unwrap().status.unwrap();
-    assert_eq!(status.phase, JobPhase::Running, "nobody can know of its end yet");
+    assert_eq!(status.phase, JobPhase::Running, "no kubelet has reported its end yet");
     verbs.job(TENANT, "next", script("true")).await;
     verbs.until_reason(TENANT, "next", "WaitingForCapacity").await;
 
+    // When the kubelet is back, the job has completed once, with the time that it ran.
     nodes.start_kubelet(NODE).unwrap();
     until_ready(&verbs, "True").await;
     let status = verbs.until_phase(TENANT, "survivor", JobPhase::Completed).await.status.unwrap();
@@ -48,7 +51,7 @@ async fn a_job_that_ends_while_its_kubelet_is_away_ends_once() {
     let record = &status.attempts[0];
     let ran = record.finished_at.0.duration_since(record.started_at.as_ref().unwrap().0).as_secs();
     assert!((5..=7).contains(&ran), "what it ran, not what the kubelet was away: {record:?}");
-    assert_eq!(verbs.log(TENANT, "survivor").await.unwrap(), "finished while nobody looked\n");
+    assert_eq!(verbs.log(TENANT, "survivor").await.unwrap(), "finished without a kubelet\n");
     verbs.until_phase(TENANT, "next", JobPhase::Completed).await;
     let pods = verbs.within::<Pod>(&namespace(TENANT)).list(&ListParams::default()).await.unwrap();
     let of_survivor = pods.items.iter().filter(|pod| pod.name_any().starts_with("survivor-"));

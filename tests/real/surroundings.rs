@@ -6,12 +6,12 @@ use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
 use crate::{
-    CALM, WORKERS,
+    NODE_LOCK, WORKERS,
     common::{Verbs, namespace},
     script_with, world,
 };
 
-const LOOK_AROUND: &str = r#"
+const INSPECT: &str = r#"
 echo "user $(id -u)"
 echo "job $CROFTER_JOB attempt $CROFTER_ATTEMPT of $CROFTER_TENANT, ${#CROFTER_JOB_UID}"
 echo "parameter $CROFTER_PARAM_FRAME_COUNT in $CROFTER_PARAMETERS"
@@ -33,7 +33,7 @@ async fn secret(verbs: &Verbs<'_>, tenant: &str) {
 #[tokio::test]
 async fn a_job_finds_its_own_world_on_its_tenants_node() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
     let more = json!({
         "args": ["zero", "one", "two"],
@@ -49,10 +49,10 @@ async fn a_job_finds_its_own_world_on_its_tenants_node() {
     });
     for (tenant, _) in WORKERS {
         secret(&verbs, tenant).await;
-        verbs.job(tenant, "look", script_with(LOOK_AROUND, more.clone())).await;
+        verbs.job(tenant, "inspect", script_with(INSPECT, more.clone())).await;
     }
     for (tenant, node) in WORKERS {
-        let job = verbs.until_phase(tenant, "look", JobPhase::Completed).await;
+        let job = verbs.until_phase(tenant, "inspect", JobPhase::Completed).await;
         let status = job.status.unwrap();
         assert_eq!(
             (status.node.as_deref(), status.exit_code, status.attempts.len()),
@@ -64,10 +64,10 @@ async fn a_job_finds_its_own_world_on_its_tenants_node() {
         assert_eq!((record.gpus, record.bandwidth_mbps), (0, 10));
         assert!(record.started_at.as_ref().unwrap().0 <= record.finished_at.0);
         let expected = format!(
-            "user 65532\njob look attempt 1 of {tenant}, 36\nparameter 24 in {{\"frame-count\":\"24\"}}\n\
+            "user 65532\njob inspect attempt 1 of {tenant}, 36\nparameter 24 in {{\"frame-count\":\"24\"}}\n\
              variables hello word-of-{tenant} all-of-{tenant}\nno token\nkept\narguments one two\n/tmp\n"
         );
-        assert_eq!(verbs.log(tenant, "look").await.unwrap(), expected);
+        assert_eq!(verbs.log(tenant, "inspect").await.unwrap(), expected);
         // Whatever else the tests run for this tenant.
         let pods = verbs.within::<Pod>(&namespace(tenant)).list(&ListParams::default()).await.unwrap();
         let elsewhere = pods.items.iter().filter(|pod| {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
 use crate::{
-    CALM,
+    NODE_LOCK,
     common::{namespace, phase},
     script_with, world,
 };
@@ -19,9 +19,9 @@ fn message(job: &Job) -> &str {
 #[tokio::test]
 async fn a_container_that_can_not_start_shows_the_kubelets_words() {
     let Some(world) = world() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
-    // Nothing listens there, and no name has to be looked up, which may take long.
+    // Nothing listens there, and no name has to be resolved, which may take long.
     verbs.job(TENANT, "no-image", json!({"image": "127.0.0.1:1/nothing:1"})).await;
     let variable = json!({"env": [{"name": "WORD", "secretKeyRef": {"name": "later", "key": "word"}}]});
     verbs.job(TENANT, "no-secret", script_with("echo $WORD", variable)).await;

@@ -7,7 +7,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What tells this release's pods from others; never changes. */}}
+{{/* The labels that distinguish this release's pods from others; they never change. */}}
 {{- define "crofter.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}

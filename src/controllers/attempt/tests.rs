@@ -52,7 +52,7 @@ impl RateWindows for Asked {
         self.0.lock().unwrap().push(format!("{namespace}/{job_uid}{soon}"));
     }
 
-    fn may_let_go(
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,

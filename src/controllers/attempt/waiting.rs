@@ -31,7 +31,7 @@ pub trait RateWindows: Send + Sync {
     fn settle(&self, namespace: &str, job_uid: &str, soon: bool);
 
     /// Whether what Tenant status has `stored` of the window allows that pod, made at `created`, to go.
-    fn may_let_go(
+    fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
@@ -89,7 +89,7 @@ impl Charge {
     /// Whether the tenant's status counts it, or need not.
     pub(super) fn is_stored(&self, tenant: &Tenant, windows: &dyn RateWindows, now: Timestamp) -> bool {
         let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
-        windows.may_let_go(&self.namespace, stored, &self.job_uid, self.created, now)
+        windows.may_remove_finalizer(&self.namespace, stored, &self.job_uid, self.created, now)
     }
 }
 

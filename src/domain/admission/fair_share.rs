@@ -5,22 +5,25 @@
 //! (the tenant's weight over the weights of all that use the pool or have demand for it) comes before all that do not.
 //! Otherwise, and among those, the tenant with the lowest load is next: its recent share divided by the weight of its plan.
 //!
-//! The recent share is the mean share with a half-life of four hours (Kueue: `usageHalfLifeTime`). The present share, with
+//! The recent share is the mean share with a half-life of a day (Kueue: `usageHalfLifeTime`). The present share, with
 //! half of the job in question, counts a little in it, so that many decisions at one moment count each other. A job must
 //! not count much by itself: to count the whole job much would starve tenants that are owed less than one slot, and to
 //! count none of it would give them too much (as methods of apportionment differ that round seats up or down).
 //!
-//! Recent usage only ever counts against a tenant. One that was idle has a load of nothing, not less, and what it is owed
-//! is its guarantee: idle time is not saved up.
+//! Idle time is not saved up. A tenant that begins to use or to want a pool begins with the load at which a job beyond a
+//! guarantee was admitted there last, if its own is lower (as CFS gives a task that wakes up the least virtual runtime of
+//! those that run, and start-time fair queueing the virtual time). Otherwise one that is owed a part of a slot would get
+//! every slot until it had caught up with a day of the others.
 
 use jiff::Timestamp;
 
 use crate::domain::resources::Resources;
 
-/// After this many seconds usage counts half.
-const HALF_LIFE_SECONDS: f64 = 4.0 * 3600.0;
+/// After this many seconds usage counts half. Of jobs that run longer it counts the present ones too much; a week, as in
+/// Slurm, forgets too slowly where tenants are owed a part of a slot (docs/adr/0044).
+const HALF_LIFE_SECONDS: f64 = 24.0 * 3600.0;
 /// How much the present share counts in the recent one: about as much as one minute more of it.
-const PRESENT: f64 = 1.0 / 256.0;
+const PRESENT: f64 = 1.0 / 2048.0;
 /// A recent share below this counts as none.
 const MIN_SHARE: f64 = 1e-6;
 /// Shares are compared with this tolerance: a guarantee of a third is reached by three of nine.
@@ -58,6 +61,12 @@ impl FairShareOrder {
         let load = recent / f64::from(weight.max(1));
         Self { surplus: share.with_job > guarantee + TOLERANCE, load: load.max(0.0).to_bits() }
     }
+
+    /// The load, where the job is beyond the guarantee.
+    #[must_use]
+    pub fn surplus_load(&self) -> Option<f64> {
+        self.surplus.then(|| f64::from_bits(self.load))
+    }
 }
 
 /// A tenant's share of a pool, and what a job would make of it; all as parts of 1.
@@ -89,6 +98,19 @@ impl DecayedUsage {
         let elapsed = now.duration_since(at).as_secs_f64().max(0.0);
         let mean = self.held + (self.mean - self.held) * (-elapsed / HALF_LIFE_SECONDS).exp2();
         if mean > MIN_SHARE { mean } else { 0.0 }
+    }
+
+    /// What was used once and is no more, decaying from `now` on.
+    #[must_use]
+    pub fn past(mean: f64, now: Timestamp) -> Self {
+        Self { mean, held: 0.0, at: Some(now) }
+    }
+
+    /// Counts at least this mean at `now`.
+    pub fn raise_to(&mut self, least: f64, now: Timestamp) {
+        if self.mean(now) < least {
+            *self = Self { mean: least, at: Some(now), ..*self };
+        }
     }
 
     /// Sets what is used from now on.
@@ -146,16 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn recent_usage_halves_in_four_hours_and_is_forgotten() {
+    fn recent_usage_halves_in_a_day_and_is_forgotten() {
         let mut recent = DecayedUsage::default();
-        let hours = |hours: i64| at(hours * 3600);
-        recent.set(0.5, hours(0));
-        assert!((recent.mean(hours(4)) - 0.25).abs() < 1e-9, "half of what it uses, after one half-life");
-        recent.set(0.0, hours(4));
-        assert!((recent.mean(hours(8)) - 0.125).abs() < 1e-9);
-        recent.set(0.0, hours(8));
-        assert!((recent.mean(hours(7)) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
-        assert!(recent.mean(hours(120)).abs() < 1e-12);
+        let days = |days: i64| at(days * 86_400);
+        recent.set(0.5, days(0));
+        assert!((recent.mean(days(1)) - 0.25).abs() < 1e-9, "half of what it uses, after one half-life");
+        recent.set(0.0, days(1));
+        assert!((recent.mean(days(2)) - 0.125).abs() < 1e-9);
+        recent.set(0.0, days(2));
+        assert!((recent.mean(days(1)) - 0.125).abs() < 1e-9, "a clock set back counts nothing");
+        assert!(recent.mean(days(30)).abs() < 1e-12);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct PoolShares {
     /// Sum of the weights that count.
     weights: u64,
     blocked: SlotMap<BlockedId, BlockedClass>,
+    /// The load at which a job beyond a guarantee was admitted last.
+    surplus_load: DecayedUsage,
     /// Jobs admitted so far.
     admitted: AdmittedSizes,
     /// Tenants with a blocked job, by its size and by the number of smaller admissions at which it may starve.
@@ -81,7 +83,7 @@ impl PoolShares {
 
     /// Removes a tenant; returns what it used lately.
     pub fn leave(&mut self, member: MemberId) -> DecayedUsage {
-        self.set_counted(member, false);
+        self.uncount(member);
         self.members.remove(member).map_or_else(DecayedUsage::default, |member| member.recent)
     }
 
@@ -95,12 +97,21 @@ impl PoolShares {
         recent.set(dominant_share(usage, &self.capacity), now);
     }
 
-    /// Sets whether a tenant's weight counts.
-    pub fn set_counted(&mut self, member: MemberId, counted: bool) {
+    /// Counts a tenant's weight. One that was not counted gets no credit for that time.
+    pub fn count(&mut self, member: MemberId, now: Timestamp) {
+        let least = self.surplus_load.mean(now);
         let member = &mut self.members[member];
-        if std::mem::replace(&mut member.counted, counted) != counted {
-            let weight = u64::from(member.weight);
-            self.weights = if counted { self.weights + weight } else { self.weights - weight };
+        if !std::mem::replace(&mut member.counted, true) {
+            self.weights += u64::from(member.weight);
+            member.recent.raise_to(least * f64::from(member.weight), now);
+        }
+    }
+
+    /// Counts a tenant's weight no more.
+    pub fn uncount(&mut self, member: MemberId) {
+        let member = &mut self.members[member];
+        if std::mem::take(&mut member.counted) {
+            self.weights -= u64::from(member.weight);
         }
     }
 
@@ -148,7 +159,11 @@ impl PoolShares {
 
     // --- jobs that others overtake
 
-    pub fn count_admission(&mut self, asked: &Resources) {
+    /// Counts the admission of a tenant's job, whose usage is not counted yet.
+    pub fn count_admission(&mut self, member: MemberId, asked: &Resources, now: Timestamp) {
+        if let Some(load) = self.order(member, asked, now).surplus_load() {
+            self.surplus_load = DecayedUsage::past(load, now);
+        }
         self.admitted.count(asked);
     }
 

@@ -147,6 +147,26 @@ fn a_tenant_that_arrives_gets_its_share_within_one_job_length_and_no_more() {
 }
 
 #[test]
+fn idle_time_is_no_credit_where_each_tenant_is_owed_less_than_one_slot() {
+    // Forty tenants are owed a quarter of a slot each, and use the pool for an hour.
+    let mut world = World::default();
+    world.workers(POOL, 10, 1);
+    for n in 0..40 {
+        let name = format!("t{n:02}");
+        world.tenant(&name, 1);
+        (0..40).for_each(|m| _ = world.submit(0, &name, 1, 50 + (n * 7 + m) % 20));
+    }
+    // Another one was idle so far.
+    world.tenant("late", 1);
+    (0..400).for_each(|m| _ = world.submit(3600, "late", 1, 50 + m % 20));
+    world.run(4800, |_| false);
+
+    let (late, all) = (world.service("late", 3600, 4800), 10.0 * 1200.0);
+    println!("a tenant that was idle gets {:.2} of its share", late * 41.0 / all);
+    assert!((0.5..=1.5).contains(&(late * 41.0 / all)), "{late} of {all} core seconds");
+}
+
+#[test]
 fn own_nodes_are_all_its_own_and_weigh_nothing_in_the_pool() {
     let mut world = World::default();
     world.workers("rich", 1, 8);

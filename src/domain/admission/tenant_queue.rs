@@ -288,12 +288,16 @@ impl TenantQueue {
     }
 
     /// Counts the tenant's weight in the pools that it uses or has demand for.
-    fn weigh(&self, inventory: &mut Inventory) {
+    fn weigh(&self, shared: &mut Shared) {
+        let Shared { inventory, now, .. } = shared;
         let is_open = !self.is_closed();
         for Membership { pool, member, demand } in &self.memberships {
             let shares = inventory.shares_mut(*pool);
             let counts = is_open && (*demand > 0 || *shares.usage(*member) != Resources::default());
-            shares.set_counted(*member, counts);
+            match counts {
+                true => shares.count(*member, now.steady),
+                false => shares.uncount(*member),
+            }
         }
     }
 

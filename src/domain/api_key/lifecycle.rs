@@ -1,13 +1,13 @@
-//! What becomes of a key in time: one pure function from what is wanted and what is there to the next step.
+//! The life of a key: one pure function from the wanted and the observed state to the next step.
 //!
-//! A version is made in two steps: its hash goes into the status, and then its text into the Secret. The text is nowhere
-//! else, so a version whose text was lost in between (`keyId` does not name it yet, and nobody has it at hand) can't be
-//! delivered by anybody, and gives way to a new one. In the other order the Secret would hold, for a time, a text that is
-//! not accepted. From this follow the guarantees:
-//! - the Secret's text is accepted, or will be replaced by one that is, wherever the operator is killed;
-//! - at most two versions are accepted: what gives way first is the one that nobody holds, then the older one;
+//! A version is made in two steps: its hash goes into the status, and then its token into the Secret. The token is
+//! stored nowhere else, so a version whose token was lost in between (`keyId` does not name it yet, and this process
+//! did not make it) can't be delivered, and a new one replaces it. In the other order the Secret would hold, for a
+//! time, a token that is not accepted. From this follow the guarantees:
+//! - the Secret's token is accepted, or will be replaced by one that is, wherever the operator is killed;
+//! - at most two versions are accepted: the first to be replaced is one that was never delivered, then the older one;
 //! - the version before is accepted at least until the new one is in the Secret, and from then on for the overlap;
-//! - a text is made once. What a Secret holds is only compared with the hashes, never taken over: whoever can write a
+//! - a token is made once. What a Secret holds is only compared with the hashes, never taken over: whoever can write a
 //!   Secret can't choose a key.
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use super::{Key, KeyId, Mac, PepperVersion, Peppers};
 use crate::api_types::api_key::{KeyMac, KeyVersion, TenantApiKeySpec, TenantApiKeyStatus};
 
-/// A Secret that doesn't hold its key's text gets a new version this long after the last one was made: if somebody keeps
-/// writing to it, versions are not made faster than this.
+/// A Secret that doesn't hold its key's token gets a new version this long after the last one was made: while another
+/// client keeps writing to it, versions are not made faster than this.
 pub const REPAIR_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 /// The shortest time between rotations by schedule.
 pub const SHORTEST_PERIOD: SignedDuration = SignedDuration::from_mins(1);
@@ -27,16 +27,16 @@ const LONGEST_PERIOD: SignedDuration = SignedDuration::from_nanos(i64::MAX);
 /// Longest request that is kept as it is.
 const REQUEST_ROOM: usize = 64;
 
-/// What stands under the name of the key's Secret.
+/// What the Secret of the key's name holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// Nothing.
     Absent,
     /// A Secret that is not this key's.
     Foreign,
-    /// The text of this version.
+    /// The token of this version.
     Holds(KeyId),
-    /// The key's own Secret, without a text that is accepted.
+    /// The key's own Secret, without a token that is accepted.
     Damaged,
 }
 
@@ -55,7 +55,7 @@ pub struct View<'a> {
     pub peppers: &'a Peppers,
     /// What the Secret holds.
     pub stored: Stored,
-    /// The text of the newest version is at hand: this process has made it.
+    /// The token of the newest version is in memory: this process has made it.
     pub at_hand: bool,
     /// The time.
     pub now: Timestamp,
@@ -65,15 +65,15 @@ pub struct View<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Cause {
-    /// There was none.
+    /// The key had no version.
     First,
-    /// Somebody asked for it.
+    /// The annotation or the REST API requested it.
     Requested,
     /// `spec.rotateEvery` is over.
     Scheduled,
-    /// The Secret is gone or holds another text.
+    /// The Secret is absent or holds another text.
     Restored,
-    /// The text of the one before never reached the Secret.
+    /// The token of the previous one never reached the Secret.
     Undelivered,
 }
 
@@ -95,20 +95,20 @@ pub enum Step {
     Issue {
         /// Why.
         cause: Cause,
-        /// The version that stays accepted beside it.
+        /// The version that stays accepted as well.
         kept: Option<KeyVersion>,
     },
-    /// Put the text at hand into the Secret.
+    /// Put the token in memory into the Secret.
     Deliver,
-    /// Hash the text in the Secret under the newest pepper, too.
+    /// Hash the token in the Secret under the newest pepper, too.
     Rehash,
     /// The Secret was damaged a moment ago; repair it when it is time.
     Hold(Versions),
-    /// The Secret's name is somebody else's.
+    /// A foreign Secret has the name.
     Conflict(Versions),
-    /// The key is expired: nothing is accepted, and nothing made, unless `expiresAt` is put off.
+    /// The key is expired: no version is accepted or made, unless `expiresAt` is set later.
     Expire(Versions),
-    /// The key is revoked: nothing of it is kept.
+    /// The key is revoked: no version is kept.
     Revoke,
 }
 
@@ -117,7 +117,7 @@ pub enum Step {
 pub struct Next {
     /// The step.
     pub step: Step,
-    /// When to look again; `None` when nothing changes by itself.
+    /// When to reconcile again; `None` when nothing changes by itself.
     pub at: Option<Timestamp>,
 }
 
@@ -130,7 +130,8 @@ pub enum Closed {
     Expired,
 }
 
-/// Whether the key as a whole is refused. Needs nothing but the spec, so that it takes effect before anybody wrote anything.
+/// Whether the key as a whole is refused. Needs nothing but the spec, so that it takes effect before the status is
+/// written.
 #[must_use]
 pub fn closed(spec: &TenantApiKeySpec, now: Timestamp) -> Option<Closed> {
     if spec.revoked {
@@ -181,7 +182,7 @@ fn step(view: &View<'_>) -> Step {
     let in_place = matches!(view.stored, Stored::Holds(id) if id.as_str() == newest.key_id);
     if !is_delivered(view.status, newest) {
         return match (in_place, view.at_hand) {
-            (true, _) => Step::Settle(settled(view)),
+            (true, _) => Step::Settle(delivered(view)),
             (false, true) => Step::Deliver,
             (false, false) => Step::Issue { cause: Cause::Undelivered, kept: before.cloned() },
         };
@@ -193,8 +194,8 @@ fn step(view: &View<'_>) -> Step {
     if !in_place {
         // A version from the time to come was made before the clock was set back: no reason to wait that long.
         let ahead = newest.created_at.0 > later(view.now, REPAIR_INTERVAL);
-        let due = ahead || repair_due(&settled(view)).is_none_or(|due| due <= view.now);
-        return if due { issue(Cause::Restored) } else { Step::Hold(settled(view)) };
+        let due = ahead || repair_due(&delivered(view)).is_none_or(|due| due <= view.now);
+        return if due { issue(Cause::Restored) } else { Step::Hold(delivered(view)) };
     }
     if view.request.is_some() && view.request != view.status.last_rotate_request.as_deref() {
         return issue(Cause::Requested);
@@ -205,7 +206,7 @@ fn step(view: &View<'_>) -> Step {
     if !is_hashed(newest, view.peppers) {
         return Step::Rehash;
     }
-    Step::Settle(settled(view))
+    Step::Settle(delivered(view))
 }
 
 fn is_delivered(status: &TenantApiKeyStatus, newest: &KeyVersion) -> bool {
@@ -219,9 +220,9 @@ fn kept(status: &TenantApiKeyStatus, now: Timestamp) -> Versions {
     Versions { all, delivered: status.key_id.clone() }
 }
 
-/// The versions once the newest is in the Secret: with it the overlap of the one before begins, which ends with the key at
-/// the latest.
-fn settled(view: &View<'_>) -> Versions {
+/// The versions once the newest is in the Secret: with it the overlap of the one before begins, which ends with the key
+/// at the latest.
+fn delivered(view: &View<'_>) -> Versions {
     // Times are stored in whole seconds: rounded up, so that it is never shorter than was promised.
     let second = later(view.now, SignedDuration::from_nanos(999_999_999)).as_second();
     let from = Timestamp::from_second(second).unwrap_or(view.now);

@@ -1,8 +1,8 @@
 //! What is kept of a key: a keyed hash, under a pepper that is kept elsewhere.
 //!
-//! Whoever reads a key's object, or a copy of the database, holds nothing that opens anything: the secret has 256 random
-//! bits, and without the pepper a guess can't even be tried. There may be two peppers while one replaces the other. A
-//! comparison takes the same time wherever the first difference is.
+//! Whoever reads a key's object, or a copy of the database, holds nothing that opens anything: the secret has 256
+//! random bits, and without the pepper a guess can't even be tried. There may be two peppers while one replaces the
+//! other. A comparison takes the same time wherever the first difference is.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use super::token::Key;
 
 /// Peppers in force at most.
-pub const MOST_PEPPERS: usize = 2;
+pub const MAX_PEPPERS: usize = 2;
 /// Bytes of a pepper at least.
 pub const PEPPER_LEN: usize = 32;
 
@@ -53,7 +53,7 @@ pub enum NoPepper {
     Absent,
 }
 
-/// The peppers in force, newest first; at least one, and at most [`MOST_PEPPERS`].
+/// The peppers in force, newest first; at least one, and at most [`MAX_PEPPERS`].
 #[derive(Clone)]
 pub struct Peppers(Vec<(PepperVersion, SecretSlice<u8>)>);
 
@@ -68,11 +68,11 @@ impl Peppers {
             return Err(NoPepper::Short);
         }
         all.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-        all.truncate(MOST_PEPPERS);
+        all.truncate(MAX_PEPPERS);
         if all.is_empty() { Err(NoPepper::Absent) } else { Ok(Self(all)) }
     }
 
-    /// The number of the newest: what is hashed anew is hashed with it.
+    /// The number of the newest, with which new hashes are made.
     #[must_use]
     pub fn newest(&self) -> PepperVersion {
         self.0.first().map_or(PepperVersion(0), |(version, _)| *version)

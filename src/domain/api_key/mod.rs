@@ -1,4 +1,4 @@
-//! API keys, as rules over plain data: what a key looks like ([`token`]), what is kept of it ([`mac`]), and what becomes of it
+//! API keys, as rules over plain data: the form of a key ([`token`]), what is stored of it ([`mac`]), and its life
 //! in time ([`lifecycle`]).
 
 pub mod lifecycle;

@@ -1,7 +1,7 @@
 //! The token of a key: `crft_<key id, 12 base62>_<secret, 43 base62><checksum, 6 base62>`.
 //!
-//! The prefix lets scanners find a leaked key, the id can be shown to anybody, the secret holds 256 random bits, and the
-//! checksum (CRC-32 of all before it) tells a typing error or a forgery by chance without asking anything. The secret
+//! The prefix lets scanners find a leaked key, the id is public, the secret holds 256 random bits, and the
+//! checksum (CRC-32 of all before it) finds a typing error or a guess without any request. The secret
 //! is held in types that don't print it and that clear their memory.
 
 use std::fmt;
@@ -20,7 +20,7 @@ pub const TOKEN_LEN: usize = PREFIX.len() + ID_LEN + 1 + SECRET_LEN + CHECKSUM_L
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// The public part of a key, by which it is looked up and talked about.
+/// The public part of a key, by which it is found and named.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId([u8; ID_LEN]);
 
@@ -156,8 +156,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The last `N` base 62 digits of a number given as big-endian bytes. Of as many bytes as the digits have room for, nothing
-/// is lost; of more, the digits are as good as evenly distributed.
+/// The last `N` base 62 digits of a number given as big-endian bytes. Of as many bytes as the digits have room for,
+/// nothing is lost; of more, the digits are as good as evenly distributed.
 fn digits<const N: usize>(number: &[u8]) -> SecretBox<[u8; N]> {
     let mut number = SecretSlice::from(number.to_vec());
     let number = number.expose_secret_mut();
@@ -179,7 +179,7 @@ fn push<const N: usize>(token: &mut String, digits: &SecretBox<[u8; N]>) {
     token.extend(digits.expose_secret().iter().map(|digit| char::from(*digit)));
 }
 
-/// The number that base 62 digits stand for; none that a checksum has where there are others.
+/// The number of base 62 digits; none that a checksum has where there are others.
 fn value(digits: &[u8]) -> u64 {
     let digit = |digit: &u8| DIGITS.binary_search(digit).ok().and_then(|value| u64::try_from(value).ok());
     digits.iter().try_fold(0, |sum: u64, next| Some(sum * 62 + digit(next)?)).unwrap_or(u64::MAX)

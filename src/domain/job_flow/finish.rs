@@ -141,7 +141,7 @@ enum Charge {
     Nothing,
     /// One of `maxRetries`.
     Retry,
-    /// One of [`retry::MOST_DISRUPTIONS`].
+    /// One of [`retry::MAX_DISRUPTIONS`].
     Disruption,
 }
 
@@ -191,7 +191,7 @@ fn outcome(view: &View<'_>, status: &JobStatus, ending: &Ending) -> Outcome {
     }
     let (charge, most) = match is_disruption(ending) {
         // Zero is no small number of retries but the wish for no second run.
-        true if spec.max_retries > 0 => (Charge::Disruption, retry::MOST_DISRUPTIONS),
+        true if spec.max_retries > 0 => (Charge::Disruption, retry::MAX_DISRUPTIONS),
         _ => (Charge::Retry, spec.max_retries),
     };
     let message = match charge {

@@ -47,7 +47,7 @@ fn sixty_minutes_from_the_first_job() {
 }
 
 #[test]
-fn the_first_job_may_be_told_last() {
+fn the_first_job_may_be_reported_last() {
     let mut window = charged(&[("d", 75), ("c", 71), ("b", 30), ("a", 10)]);
     let expected = (2, Some(minute(131) + LEEWAY));
     assert_eq!((window.used(minute(76)), window.resets_at(minute(76))), expected, "a and b have their own");
@@ -61,7 +61,8 @@ fn the_first_job_may_be_told_last() {
 }
 
 #[test]
-fn a_pod_goes_once_status_counts_it_and_is_counted_once() {
+fn a_pod_is_released_once_status_counts_it_and_is_counted_once() {
+    // Given three charged pods, none of which keeps its finalizer for status.
     let mut window = charged(&[("a", 10), ("b", 11), ("c", 12)]);
     let now = minute(20);
     assert_eq!(window.stored(now), None);
@@ -69,6 +70,7 @@ fn a_pod_goes_once_status_counts_it_and_is_counted_once() {
         !window.may_remove_finalizer(None, "a", minute(10), minute(600)),
         "however old: its end says where the next window may begin"
     );
+    // When the charge of one is requested, status gets its number and its name.
     assert!(window.settle("b") && !window.settle("b") && !window.settle("unknown"));
     let stored = window.stored(now);
     let expected = JobWindow {
@@ -78,11 +80,13 @@ fn a_pod_goes_once_status_counts_it_and_is_counted_once() {
         settling: vec!["b".to_owned()],
     };
     assert_eq!(stored, Some(expected));
+    // Then the finalizer of that pod may be removed, and of the others once their window is over.
     let may = |stored: &Option<JobWindow>, uid: &str, created: i64, now: i64| {
         window.may_remove_finalizer(stored.as_ref(), uid, minute(created), minute(now))
     };
     assert!(may(&stored, "b", 11, 20) && !may(&stored, "a", 10, 20));
     assert!(may(&stored, "a", 10, 71) && !may(&stored, "late", 70, 71), "its window is over");
+    // A restart with or without that pod counts each pod once.
     for pods in [&[("a", 10), ("b", 11), ("c", 12)][..], &[("c", 12), ("a", 10)]] {
         let mut window = restarted(stored.as_ref(), pods);
         assert_eq!((window.used(now), window.resets_at(now)), (3, Some(minute(70) + LEEWAY)));
@@ -125,7 +129,7 @@ fn of_a_window_that_is_over_only_the_end_is_kept() {
 }
 
 #[test]
-fn a_job_told_after_a_later_one_was_settled_moves_what_is_stored() {
+fn a_job_reported_after_a_later_one_was_settled_moves_what_is_stored() {
     let mut window = charged(&[("b", 3)]);
     assert!(window.settle("b"));
     window.charge("a", minute(0));
@@ -189,7 +193,7 @@ fn settling_jobs_are_bounded() {
 }
 
 #[test]
-fn a_status_that_nobody_could_write_is_survived() {
+fn a_status_that_could_not_be_written_is_survived() {
     for resets_at in [Timestamp::MIN, Timestamp::MAX] {
         let stored = JobWindow {
             resets_at: Time(resets_at),
@@ -210,16 +214,16 @@ enum Event {
     Create,
     /// Minutes go by.
     Pass(i64),
-    /// The scheduler hears of a pod.
-    Tell(usize),
+    /// The watch delivers a pod to the scheduler.
+    Deliver(usize),
     /// The pod-finalizer controller requests a charge for one.
     Settle(usize),
     /// Status is written.
     Write,
-    /// The attempt controller lets a pod go, if status allows it.
-    LetGo(usize),
-    /// The scheduler hears of that.
-    TellGone(usize),
+    /// The pod-finalizer controller removes a pod's finalizer, if status allows it.
+    RemoveFinalizer(usize),
+    /// The watch delivers that to the scheduler.
+    DeliverRemoval(usize),
     /// The operator restarts; the cache delivers pods in some order, before or after the tenant.
     Restart { reverse: bool, status_first: bool },
 }
@@ -229,11 +233,11 @@ fn event() -> impl Strategy<Value = Event> {
         6 => Just(Event::Create),
         4 => (0_i64..8).prop_map(Event::Pass),
         1 => (8_i64..75).prop_map(Event::Pass),
-        8 => any::<usize>().prop_map(Event::Tell),
+        8 => any::<usize>().prop_map(Event::Deliver),
         6 => any::<usize>().prop_map(Event::Settle),
         4 => Just(Event::Write),
-        6 => any::<usize>().prop_map(Event::LetGo),
-        4 => any::<usize>().prop_map(Event::TellGone),
+        6 => any::<usize>().prop_map(Event::RemoveFinalizer),
+        4 => any::<usize>().prop_map(Event::DeliverRemoval),
         1 => (any::<bool>(), any::<bool>())
             .prop_map(|(reverse, status_first)| Event::Restart { reverse, status_first }),
     ]
@@ -277,20 +281,20 @@ impl World {
                 self.deliver(|pod| end_of(pod.created) <= minute(next));
                 self.minute = next;
             }
-            Event::Tell(n) => {
+            Event::Deliver(n) => {
                 if let Some(picked) = picked(n) {
                     self.deliver(|pod| pod.uid == picked.uid);
                 }
             }
             Event::Settle(n) => drop(picked(n).map(|pod| self.window.settle(&pod.uid))),
             Event::Write => self.status = self.window.stored(now),
-            Event::LetGo(n) => {
+            Event::RemoveFinalizer(n) => {
                 let status = self.status.as_ref();
                 if let Some(pod) = self.pods.get_mut(n % many) {
                     pod.held &= !self.window.may_remove_finalizer(status, &pod.uid, pod.created, now);
                 }
             }
-            Event::TellGone(n) => {
+            Event::DeliverRemoval(n) => {
                 if let Some(pod) = picked(n).filter(|pod| !pod.held) {
                     self.window.finalizer_removed(&pod.uid);
                 }
@@ -349,13 +353,13 @@ proptest! {
             let before = world.found().0;
             world.happens(event);
             prop_assert_eq!(world.found(), world.expected(), "after {:?}", event);
-            if !matches!(event, Event::Pass(_) | Event::Tell(_) | Event::Restart { .. }) {
+            if !matches!(event, Event::Pass(_) | Event::Deliver(_) | Event::Restart { .. }) {
                 prop_assert!(world.found().0 >= before, "lowered by {:?}", event);
             }
         }
         world.deliver(|_| true);
         for n in 0..world.pods.len() {
-            for event in [Event::Settle(n), Event::Write, Event::LetGo(n)] {
+            for event in [Event::Settle(n), Event::Write, Event::RemoveFinalizer(n)] {
                 world.happens(&event);
             }
             prop_assert!(!world.pods[n].held, "stuck: {:?}", world.pods[n]);

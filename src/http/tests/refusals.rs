@@ -14,7 +14,7 @@ fn busy() -> SchedulerHandle {
     busy_with(1, Resources::default())
 }
 
-/// A tenant of so many jobs at a time, of which one runs that asks for `asked`.
+/// A tenant of `max_jobs` jobs at a time, of which one runs that asks for `asked`.
 fn busy_with(max_jobs: i64, asked: Resources) -> SchedulerHandle {
     let mut dispatcher = Dispatcher::default();
     let mut quotas = Plans::built_in().unwrap().get("free").unwrap().effective(&Quotas::default());

@@ -1,4 +1,4 @@
-//! Against an API server in memory that stalls where it is told to, in paused time.
+//! Against an API server in memory that stalls where the test wants it, in paused time.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ enum Does {
     Nothing,
     /// Sends this, and then closes, or stays silent for ever.
     Sends { code: u16, text: String, closes: bool },
-    /// Sends nothing for so many seconds, and then closes.
+    /// Sends nothing for this number of seconds, and then closes.
     Closes(u64),
     /// Sends a byte every half minute, a thousand of them.
     Drips,
@@ -259,7 +259,7 @@ async fn a_watch_that_ends_at_once_is_no_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_has_gone_back_is_listed_again() {
+async fn a_store_whose_version_decreased_is_listed_again() {
     let bookmark = event("BOOKMARK", "", "12");
     let back = event("BOOKMARK", "", "7");
     let mut world = World::of([sends(list(&["a"], "")), stalls(bookmark + &back), sends(list(&[], ""))]);
@@ -269,12 +269,12 @@ async fn a_store_that_has_gone_back_is_listed_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_version_that_is_gone_is_listed_again_and_a_refusal_is_not() {
-    let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "old", "reason": "Expired", "code": 410});
+async fn an_expired_version_is_listed_again_and_a_refusal_is_not() {
+    let expired = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "old", "reason": "Expired", "code": 410});
     let mut world = World::of([
         sends(list(&["a"], "")),
         refuses(500),
-        sends(line("ERROR", &gone)),
+        sends(line("ERROR", &expired)),
         refuses(403),
         sends(list(&["b"], "")),
     ]);

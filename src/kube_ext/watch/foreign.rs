@@ -1,7 +1,8 @@
-//! Objects that a label selector matches and that are foreign all the same: whoever creates an object chooses its labels.
+//! Objects that a label selector matches and that are foreign all the same: whoever creates an object chooses its
+//! labels.
 //!
 //! They are neither in the watch's cache nor delivered to its subscribers, so that nothing that reads either can take
-//! them for its own. They have a cache and subscribers of their own. An object that passes from one side to the other is
+//! them for its own. They have a cache and subscribers of their own. An object that moves from one side to the other is
 //! deleted from the first.
 
 use std::fmt::Debug;
@@ -56,7 +57,7 @@ where
         let [own, event] = foreign.parts(event, self);
         let changes = event.map(|event| foreign.watch.take(event, &mut foreign.relist));
         for change in changes.into_iter().flatten() {
-            foreign.watch.tell(change).await;
+            foreign.watch.deliver(change).await;
         }
         self.foreign = Some(foreign);
         own
@@ -73,7 +74,7 @@ where
 
     /// What an event means for `own` objects, and for foreign ones.
     fn parts(&self, event: Event<Guarded<K>>, own: &Watch<K>) -> [Option<Event<Guarded<K>>>; 2] {
-        let gone = |from: &Watch<K>, object: &K| {
+        let deleted = |from: &Watch<K>, object: &K| {
             let known = from.store.get(&ObjectRef::from_obj(object))?;
             Some(Event::Delete(Guarded(Ok(K::clone(&known)))))
         };
@@ -85,13 +86,13 @@ where
             }
             Event::Apply(Guarded(Ok(object))) => {
                 if (self.is_own)(&object) {
-                    let gone = gone(&self.watch, &object);
-                    [Some(Event::Apply(Guarded(Ok(object)))), gone]
+                    let deleted = deleted(&self.watch, &object);
+                    [Some(Event::Apply(Guarded(Ok(object)))), deleted]
                 } else {
-                    [gone(own, &object), Some(Event::Apply(Guarded(Ok(object))))]
+                    [deleted(own, &object), Some(Event::Apply(Guarded(Ok(object))))]
                 }
             }
-            Event::Delete(Guarded(Ok(object))) if gone(&self.watch, &object).is_some() => {
+            Event::Delete(Guarded(Ok(object))) if deleted(&self.watch, &object).is_some() => {
                 [None, Some(Event::Delete(Guarded(Ok(object))))]
             }
             // What can't be read stays what it was last known as.
@@ -163,8 +164,8 @@ mod tests {
         assert_eq!(store.state().len(), 1);
         assert!(kept.state()[0].data.is_none() && store.state()[0].data.is_some());
 
-        let turns = vec![Event::Apply(map("b", "2", "2", true)), Event::Apply(map("a", "1", "2", false))];
-        assert_eq!(step(turns).await, [["+2", "-1"], ["+1", "-2"]]);
+        let events = vec![Event::Apply(map("b", "2", "2", true)), Event::Apply(map("a", "1", "2", false))];
+        assert_eq!(step(events).await, [["+2", "-1"], ["+1", "-2"]]);
         let replaced = vec![Event::Apply(map("a", "3", "3", true)), Event::Delete(map("b", "2", "3", true))];
         assert_eq!(step(replaced).await, [vec!["+3", "-2"], vec!["-1"]]);
         assert_eq!(step(vec![Event::Apply(map("c", "4", "4", false))]).await, [vec![], vec!["+4"]]);

@@ -131,7 +131,7 @@ fn parse(line: &str) -> Result<Request, serde_json::Error> {
 #[derive(Clone, Debug)]
 pub struct Log(PathBuf);
 
-/// A place in it.
+/// A position in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(u64);
 

@@ -2,7 +2,7 @@
 //!
 //! It makes the pods as fast as the API server takes them, within the pool's cores, and writes a status or takes the
 //! finalizer away as soon as its watch shows the pod to be so far. Like the operator it ends jobs before it makes more
-//! pods: so many are under way at most (making them all first, it would make more a second while it ends fewer, and
+//! pods: a bounded number is in flight (making them all first, it would make more a second while it ends fewer, and
 //! the rest of its work would come after the last pod was made), it leaves out the status Running of a pod that ends
 //! within eight seconds, and it lets a pod go a minute after its end. What it reaches is what any operator can reach on
 //! this API server, with these nodes, and with as many writes.
@@ -31,10 +31,10 @@ use crate::{
     stage::{FLOOR, Stage},
 };
 
-/// Refusals of one write that pass by themselves: a quota that is being counted, a version that is not the newest.
-const TRIES: usize = 20;
+/// Refusals of one write that end by themselves: a quota that is being counted, a version that is not the newest.
+const MAX_TRIES: usize = 20;
 /// When to try again after one.
-const SOON: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Jobs under way at most for each request in flight: a pod takes a few times as long as a request.
 pub const UNDER_WAY: usize = 8;
 
@@ -119,8 +119,8 @@ impl Floor {
         }))
     }
 
-    /// Takes all jobs through their lives, in the order in which they come, and returns them. Nobody else may care for
-    /// them.
+    /// Takes all jobs through their lives, in the order in which they come, and returns them. No other client may
+    /// manage them.
     ///
     /// # Errors
     /// When a job does not come, a write is refused for good, or the deadline passes.
@@ -236,7 +236,7 @@ impl Run {
         struct Answer {
             metadata: Meta,
         }
-        for _ in 1..TRIES {
+        for _ in 1..MAX_TRIES {
             let permit = self.requests.acquire().await?;
             let version = known();
             let request = call.request(&Values { version: &version, ..*values })?;
@@ -245,11 +245,11 @@ impl Run {
                 // The last is a quota that was not evaluated in time.
                 Err(kube::Error::Api(status)) if [403, 409, 500].contains(&status.code) => {
                     drop(permit);
-                    tokio::time::sleep(SOON).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 Err(error) => return Err(error).context("a write of the bare client"),
             }
         }
-        bail!("the bare client's write for job {} was refused {TRIES} times", values.job)
+        bail!("the bare client's write for job {} was refused {MAX_TRIES} times", values.job)
     }
 }

@@ -1,7 +1,7 @@
-//! Watches of our own: what the API server tells of pods and jobs, and when it was told.
+//! Watches of our own: the events of pods and jobs, and when each was received.
 //!
 //! Only names, versions and phases are decoded, so that looking costs little of the processors that are measured. A
-//! watch begins at the present and goes on where it was when the API server closes it; one that cannot go on ends, and
+//! watch begins at the present and resumes where it was when the API server closes it; one that cannot resume ends, and
 //! whoever waits for it fails instead of waiting for ever.
 
 use std::{
@@ -142,7 +142,7 @@ async fn go_on(
             }
             WatchEvent::Deleted(object) => *version = object.metadata.resource_version,
             WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
-            // The API server has begun its cache anew, as it does some seconds after a CRD was made.
+            // The API server has rebuilt its cache, as it does some seconds after a CRD was made.
             WatchEvent::Error(status) if status.code == GONE => {
                 let List { metadata, items } = list(client, path, selector).await?;
                 *version = metadata.resource_version;
@@ -170,12 +170,12 @@ impl Completions {
     /// As [`follow`].
     pub async fn start(client: Client) -> anyhow::Result<Self> {
         let times: Arc<Mutex<HashMap<String, i64>>> = Arc::default();
-        let (told, count) = watch::channel(0);
+        let (sender, count) = watch::channel(0);
         let seen = Arc::clone(&times);
         let take = move |job: Light| {
             let mut times = lock(&seen);
             times.entry(job.key()).or_insert_with(now);
-            told.send_replace(times.len());
+            sender.send_replace(times.len());
         };
         let follower = follow(client, JOBS, "fieldSelector=status.phase%3DCompleted", take).await?;
         Ok(Self { times, count, follower })
@@ -189,7 +189,7 @@ impl Completions {
     /// Waits until there are `wanted` in all.
     ///
     /// # Errors
-    /// When there are not so many before `deadline` is over, or `check` finds that there will not be.
+    /// When there are fewer at the `deadline`, or when `check` finds that there will be fewer.
     pub async fn until(
         &self,
         wanted: usize,

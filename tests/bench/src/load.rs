@@ -47,9 +47,9 @@ impl Tenant {
 /// A job to submit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// Whose it is, by place in the list of tenants.
+    /// Its tenant, an index of the list of tenants.
     pub tenant: usize,
-    /// What it asks for, by place in the list of shapes.
+    /// What it asks for, an index of the list of shapes.
     pub shape: usize,
 }
 
@@ -77,8 +77,8 @@ impl Submitted {
     }
 }
 
-/// So many jobs of one shape, over the tenants in turn.
-pub fn in_turn(jobs: usize, tenants: usize) -> Vec<Planned> {
+/// `jobs` jobs of one shape, distributed over the tenants by round robin.
+pub fn round_robin(jobs: usize, tenants: usize) -> Vec<Planned> {
     (0..jobs).map(|number| Planned { tenant: number % tenants, shape: 0 }).collect()
 }
 
@@ -113,7 +113,7 @@ impl Submitter {
         stream::iter(jobs.iter().enumerate().map(one)).buffered(AT_ONCE)
     }
 
-    /// Submits each job at its time (in seconds from now), however long the ones before it take, and tells of each as
+    /// Submits each job at its time (in seconds from now), however long the ones before it take, and sends each as
     /// soon as the API server has it. Returns how late each was, in seconds.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Submitter {
         &self,
         prefix: &str,
         jobs: &[(f64, Planned)],
-        told: UnboundedSender<Submitted>,
+        sender: UnboundedSender<Submitted>,
     ) -> anyhow::Result<Vec<f64>> {
         let (begun, mut going) = (Instant::now(), JoinSet::new());
         let mut late = Vec::with_capacity(jobs.len());
@@ -131,8 +131,9 @@ impl Submitter {
             tokio::time::sleep_until(due).await;
             late.push(due.elapsed().as_secs_f64());
             let (submitter, job, name) = (self.clone(), *job, format!("{prefix}{number}"));
-            let told = told.clone();
-            going.spawn(async move { anyhow::Ok(told.unbounded_send(submitter.submit(name, job).await?)?) });
+            let sender = sender.clone();
+            going
+                .spawn(async move { anyhow::Ok(sender.unbounded_send(submitter.submit(name, job).await?)?) });
         }
         while let Some(done) = going.join_next().await {
             done??;
@@ -169,7 +170,7 @@ pub fn job_object(name: &str, shape: &Shape) -> Value {
     })
 }
 
-/// Arrivals at a rate (a second) for so many seconds: a Poisson process, the same for the same seed.
+/// Arrivals at a rate (a second) for a number of seconds: a Poisson process, the same for the same seed.
 pub fn arrivals(rate: f64, seconds: f64, random: &mut fastrand::Rng) -> Vec<f64> {
     let gap = |random: &mut fastrand::Rng| -(1.0 - random.f64()).ln() / rate;
     let mut at = gap(random);
@@ -223,7 +224,7 @@ mod tests {
     fn parts_are_by_weight_and_whole() {
         assert_eq!(by_weight(15, &[1, 2, 4, 8]), [1, 2, 4, 8]);
         assert_eq!(by_weight(10, &[1, 1, 1]), [4, 3, 3]);
-        assert_eq!(in_turn(3, 2).iter().map(|job| job.tenant).collect::<Vec<_>>(), [0, 1, 0]);
+        assert_eq!(round_robin(3, 2).iter().map(|job| job.tenant).collect::<Vec<_>>(), [0, 1, 0]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Load and measurements: how fast the release-built operator is on a real control plane, beside a bare client that
-//! makes the same writes in the same run on the same API server.
+//! Load and measurements: how fast the release-built operator is on a real control plane, compared with a bare client
+//! that makes the same writes in the same run on the same API server.
 //!
 //! Everything is seen from outside, by watches and by the API server's audit log, never by the operator's metrics or
 //! word. Numbers are printed and never asserted: they are this machine's. `docs/benchmarks.md` says how to read them.
@@ -37,7 +37,7 @@ use crate::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures the operator, beside a bare client that makes the same writes.
+/// Measures the operator, and a bare client that makes the same writes.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// What to measure; everything when none is named.
@@ -55,10 +55,10 @@ struct Arguments {
     /// Drain only queues of this many tenants (before scaling).
     #[arg(long)]
     tenants: Vec<usize>,
-    /// Directory of the JSON and the picture; by default `bench`, beside the directory of this program.
+    /// Directory of the JSON and the picture; by default `bench`, next to the directory of this program.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Be the bare handler that the REST API is measured beside, and answer this file.
+    /// Be the bare handler that the REST API is compared with, and respond with this file.
     #[arg(long, hide = true)]
     bare_handler: Option<PathBuf>,
 }
@@ -110,8 +110,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !program.exists() {
         bail!("{} is not there: use `make bench`, which builds it", program.display());
     }
-    let beside = own.parent().and_then(Path::parent).map(|target| target.join("bench"));
-    let out = arguments.out.or(beside).context("where to? Give --out")?;
+    let default = own.parent().and_then(Path::parent).map(|target| target.join("bench"));
+    let out = arguments.out.or(default).context("where to? Give --out")?;
     let Arguments { scale, seed, jobs, tenants, .. } = arguments;
     let terms = Terms { program, scale, seed, out: out.clone(), jobs, tenants };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -122,7 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let mut done = |case| {
             print!("{}", report::text(&case));
             report.cases.push(case);
-            // Written anew for each, so that a run that is ended early leaves what it had.
+            // Rewritten after each, so that a run that is ended early leaves what it had.
             report.write(&out).map(drop)
         };
         scenario.run(&terms, &mut done).await?;

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_name_tells_its_job() {
+    fn a_pods_name_contains_its_job() {
         assert_eq!(job_of("nightly-report-0b8e9a526a5e-12"), "nightly-report");
         assert_eq!(job_of("odd"), "");
     }

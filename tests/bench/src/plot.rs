@@ -14,7 +14,7 @@ use crate::{scenario::Case, stats::count};
 
 /// Size of one case's part, in pixels.
 const SIZE: (u32, u32) = (900, 320);
-/// Points of a curve; more can't be told apart.
+/// Points of a curve; more can't be distinguished.
 const POINTS: usize = 400;
 
 /// All cases below each other.

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 /// Clock ticks a second in `/proc`: `USER_HZ`, which is 100 wherever Linux runs a control plane.
 const TICKS: f64 = 100.0;
-/// What the machine spent on others than the processes that are looked at.
+/// What the machine spent on other processes than the measured ones.
 pub const OTHERS: &str = "others";
 
 /// Processor seconds so far, by process.
@@ -20,7 +20,7 @@ impl Reading {
     /// Of these processes (name, id), at this moment. One that has ended is left out.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not give it.
     pub fn of(processes: &[(String, u32)]) -> anyhow::Result<Self> {
         let machine = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
         let machine = busy(&machine).context("no times in /proc/stat")?;
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_known_has_used_is_others() {
+    fn cpu_of_unknown_processes_counts_as_others() {
         let reading = |by: &[(&str, f64)], machine| Reading {
             by_process: by.iter().map(|(name, seconds)| ((*name).to_owned(), *seconds)).collect(),
             machine,

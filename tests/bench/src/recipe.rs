@@ -1,4 +1,5 @@
-//! What the operator writes for one job, as a recipe for others: recorded from the audit log, filled in with other names.
+//! What the operator writes for one job, as a recipe for others: recorded from the audit log, filled in with other
+//! names.
 //!
 //! So the bare client writes what the operator writes, byte for byte but for names, versions and times, also when the
 //! operator's pods and statuses become others.
@@ -75,7 +76,7 @@ struct Template {
 }
 
 impl Template {
-    /// Makes a hole wherever one of `known` stands. Of several that begin at one place the longest counts.
+    /// Makes a hole wherever one of `known` occurs. Of several that begin at one position the longest counts.
     fn new(text: &str, known: &[(String, Hole)]) -> Self {
         let (mut pieces, mut rest, mut before) = (Vec::new(), text, String::new());
         while let Some(first) = rest.chars().next() {
@@ -179,8 +180,8 @@ impl Recipe {
                 (verb, resource) => bail!("what is `{verb} {resource}` for?"),
             }
         }
-        let only_end = only_end.context("nobody wrote that the job has ended")?;
-        Ok(Self { create: create.context("nobody made its pod")?, running, end, only_end, release })
+        let only_end = only_end.context("no request wrote that the job has ended")?;
+        Ok(Self { create: create.context("no request created its pod")?, running, end, only_end, release })
     }
 }
 
@@ -250,6 +251,7 @@ mod tests {
 
     #[test]
     fn one_jobs_writes_become_anothers() {
+        // Given the recorded writes of the probe's job, and one of another job.
         let recorded = [
             write(
                 "patch",
@@ -283,9 +285,11 @@ mod tests {
                 &json!({"metadata": {"uid": "p-9", "resourceVersion": "7", "finalizers": []}}),
             ),
         ];
+        // The recipe has the probe's writes alone.
         let recipe = Recipe::from_audit(&recorded, &probe()).unwrap();
         let writes = 1 + recipe.running.len() + recipe.end.len() + recipe.release.len();
         assert_eq!(writes, 4);
+        // When it is applied to another job, no name or UID of the probe is left.
         let other = Values {
             tenant: "acme",
             tenant_uid: "t-2",
@@ -304,6 +308,7 @@ mod tests {
         let freed: Value = serde_json::from_slice(recipe.release[0].request(&other).unwrap().body()).unwrap();
         assert_eq!(freed, json!({"metadata": {"uid": "p-3", "resourceVersion": "77", "finalizers": []}}));
         assert_eq!(recipe.end[0].request(&other).unwrap().uri(), "/jobs/status/tenant-acme/a1?");
+        // The single status at the end merges all recorded statuses.
         let only: Value = serde_json::from_slice(recipe.only_end.request(&other).unwrap().body()).unwrap();
         let status = json!({"phase": "Completed", "reason": "WaitingForTurn", "observedGeneration": 1, "node": "n-8", "exitCode": 0});
         assert_eq!(only, json!({"metadata": {"resourceVersion": "77"}, "status": status}));
@@ -313,7 +318,7 @@ mod tests {
     fn half_a_recipe_is_none() {
         let made = write("create", "pods", "pj-u1-1", &json!({}));
         let error = Recipe::from_audit(&[made], &probe()).unwrap_err().to_string();
-        assert_eq!(error, "nobody wrote that the job has ended");
+        assert_eq!(error, "no request wrote that the job has ended");
         let strange = write("delete", "pods", "pj-u1-1", &json!({}));
         assert!(Recipe::from_audit(&[strange], &probe()).is_err());
     }

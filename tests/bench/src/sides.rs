@@ -10,7 +10,7 @@ use crate::{
     audit::{Mark, Request},
     floor::{Floor, Pace, UNDER_WAY},
     follow::now,
-    load::{Submitted, in_turn, scaled},
+    load::{Submitted, round_robin, scaled},
     measure::{Measured, Seen, seconds},
     process::{Reading, peak_memory},
     say,
@@ -47,7 +47,7 @@ pub struct FloorRun {
     pub measured: Measured,
 }
 
-/// A generous bound for so many jobs.
+/// A generous bound for a number of jobs.
 pub fn deadline(jobs: usize) -> Duration {
     Duration::from_secs_f64(120.0 + count(jobs) / 5.0)
 }
@@ -130,8 +130,8 @@ impl Trials {
 
 /// Tries a few numbers of requests in flight; the operator is stopped.
 ///
-/// Each on twice the jobs that are under way with it: the first of them meet an API server that has nothing else to do, and
-/// say nothing of what is too many.
+/// Each on twice the jobs that are under way with it: the first of them meet an API server that has nothing else to do,
+/// and say nothing of what is too many.
 ///
 /// # Errors
 /// As [`Floor::run`].
@@ -144,7 +144,7 @@ pub async fn tune(
     let mut tried = Vec::new();
     for in_flight in IN_FLIGHT {
         let jobs = scaled(2 * UNDER_WAY * in_flight, scale, 100);
-        let plan = in_turn(jobs, stage.submitter.tenants.len());
+        let plan = round_robin(jobs, stage.submitter.tenants.len());
         let jobs = stage.submitter.all(&format!("try{in_flight}x"), &plan).await?;
         let (begun, ended) = (now(), stage.completions.count());
         let pace = Pace { in_flight, cores, linger: TRIAL_LINGER, deadline: deadline(jobs.len()) };

@@ -1,7 +1,7 @@
 //! The cluster that is measured: a control plane, one shared pool of simulated workers, tenants that use it, and the
 //! release-built operator as a process of its own.
 //!
-//! Operator, bare client and load each have a user of their own, by which the audit log tells them apart; all are in
+//! Operator, bare client and load each have a user of their own, by which the audit log separates them; all are in
 //! `system:masters`, so that the API server's fairness between clients slows none of them down.
 
 use std::{fmt::Debug, net::TcpListener, path::PathBuf, process::Command, time::Duration};
@@ -45,11 +45,11 @@ const POOL: &str = "bench";
 /// Its name.
 const PROBE: &str = "benchprobe";
 /// How long tenants, nodes or a recorded job may take.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the operator may take to finish what it is doing.
 const GRACE: Duration = Duration::from_secs(20);
-/// No write for so long means that all is written.
-const QUIET: Duration = Duration::from_secs(1);
+/// After this time without a write all is written.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What to bring up.
 #[derive(Clone, Debug)]
@@ -164,7 +164,7 @@ impl Stage {
             let object = made.iter().find(|object| object.name_any() == tenant.name);
             tenant.uid = object.and_then(ResourceExt::uid).context("a tenant without UID")?;
         }
-        wait::until(PATIENCE, "all tenants to be ready", || async {
+        wait::until(WAIT_TIMEOUT, "all tenants to be ready", || async {
             let list = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
             let waiting = list.iter().filter(|tenant| !is_ready(tenant)).count();
             if waiting == 0 { Ok(()) } else { Err(format!("{waiting} are not")) }
@@ -175,7 +175,7 @@ impl Stage {
 
     async fn until_admitted(&self) -> anyhow::Result<()> {
         let api: Api<Node> = Api::all(self.submitter.client.clone());
-        wait::until(PATIENCE, "all workers to be admitted", || async {
+        wait::until(WAIT_TIMEOUT, "all workers to be admitted", || async {
             let list = api.list_metadata(&ListParams::default()).await.map_err(|error| error.to_string())?;
             let waiting =
                 list.iter().filter(|node| !node.labels().contains_key(names::NODE_ADMITTED)).count();
@@ -194,14 +194,15 @@ impl Stage {
         let jobs: Vec<Planned> = shapes.map(|shape| Planned { tenant: 0, shape }).collect();
         let mark = self.audit.end()?;
         let jobs = submitter.all("benchprobejob", &jobs).await?;
-        self.completions.until(jobs.len(), PATIENCE, || Ok(())).await?;
+        self.completions.until(jobs.len(), WAIT_TIMEOUT, || Ok(())).await?;
         // The last write of a pod's life: without it the bare client would have one less to make.
         self.until_released(OPERATOR, mark, jobs.len()).await?;
         let requests = self.audit.of_user(OPERATOR, mark)?;
         let recipes = jobs.iter().map(|job| {
             let pod = names::pod(&job.name, &job.uid, 1);
             let made = requests.iter().find(|r| r.made_pod() && r.name == pod);
-            let body = made.and_then(|r| r.body.as_deref()).with_context(|| format!("nobody made {pod}"))?;
+            let body =
+                made.and_then(|r| r.body.as_deref()).with_context(|| format!("no request created {pod}"))?;
             let node = self.nodes.iter().find(|node| body.contains(node.as_str()));
             let names = Values {
                 tenant: PROBE,
@@ -292,7 +293,8 @@ impl Stage {
         client_of(&self.cluster, user).await
     }
 
-    /// Deletes what has ended, Jobs and pods, and waits until it is gone, so that nobody looks after it beside what comes next.
+    /// Deletes ended Jobs and pods, and waits until they no longer exist, so that no controller reconciles them during
+    /// the next measurement.
     ///
     /// # Errors
     /// When it can't be deleted, or takes for ever.
@@ -311,16 +313,16 @@ impl Stage {
             let left = pods.map_err(|error| error.to_string())?.items;
             left.first().map_or(Ok(()), |pod| Err(format!("{} is still there", pod.name_any())))
         };
-        Ok(wait::until(PATIENCE, "what has ended to be gone", none_left).await?)
+        Ok(wait::until(WAIT_TIMEOUT, "ended Jobs and pods to be deleted", none_left).await?)
     }
 
-    /// Waits until a user has let go so many pods since `mark`, a minute after their end.
+    /// Waits until a user has removed the finalizers of `pods` pods since `mark`, a minute after their end.
     ///
     /// # Errors
     /// When the audit log can't be read, or it takes for ever.
     pub async fn until_released(&self, user: &str, mark: audit::Mark, pods: usize) -> anyhow::Result<()> {
         let (mut mark, mut released) = (mark, 0);
-        let end = tokio::time::Instant::now() + PATIENCE;
+        let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
         while tokio::time::Instant::now() < end {
             mark = self.audit.read(mark, |request| {
                 released += usize::from(request.user == user && request.released_pod());
@@ -328,20 +330,23 @@ impl Stage {
             if released >= pods {
                 return Ok(());
             }
-            tokio::time::sleep(QUIET).await;
+            tokio::time::sleep(IDLE_INTERVAL).await;
         }
-        bail!("{user} has let go {released} of {pods} pods after {} s", PATIENCE.as_secs())
+        bail!(
+            "{user} has removed the finalizers of {released} of {pods} pods after {} s",
+            WAIT_TIMEOUT.as_secs()
+        )
     }
 
     /// Waits until a user has written nothing for a second.
     ///
     /// # Errors
-    /// When the audit log can't be read, or the user goes on for ever.
+    /// When the audit log can't be read, or the user never stops.
     pub async fn until_quiet(&self, user: &str) -> anyhow::Result<()> {
         let mut mark = self.audit.end()?;
-        let end = tokio::time::Instant::now() + PATIENCE;
+        let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
         while tokio::time::Instant::now() < end {
-            tokio::time::sleep(QUIET).await;
+            tokio::time::sleep(IDLE_INTERVAL).await;
             let mut written = 0;
             mark = self.audit.read(mark, |request| {
                 written += usize::from(request.user == user && request.is_write());
@@ -350,7 +355,7 @@ impl Stage {
                 return Ok(());
             }
         }
-        bail!("{user} still writes after {} s", PATIENCE.as_secs())
+        bail!("{user} still writes after {} s", WAIT_TIMEOUT.as_secs())
     }
 }
 
@@ -363,8 +368,8 @@ async fn client_of(cluster: &Cluster, user: &str) -> anyhow::Result<Client> {
     Ok(cluster.client_for(&cluster.kubeconfig_for_user(user, &["system:masters"])?).await?)
 }
 
-/// Deletes all objects of a namespace, each by itself: those of a collection an API server deletes one after the other, and
-/// no more than it can in the minute that it gives a request. kube 5.0 leaves out the limit that would divide it.
+/// Deletes all objects of a namespace, each by itself: those of a collection an API server deletes one after the other,
+/// and no more than it can in the minute that it gives a request. kube 5.0 leaves out the limit that would divide it.
 async fn delete_all<K>(api: &Api<K>) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,

@@ -22,12 +22,12 @@ impl Quantiles {
     }
 }
 
-/// The nearest rank, from 0: the smallest value that at least so many percent of the sample do not exceed.
+/// The nearest rank, from 0: the smallest value that at least `percent` percent of the sample do not exceed.
 fn rank(count: usize, percent: usize) -> usize {
     (count * percent).div_ceil(100).max(1) - 1
 }
 
-/// Jain's index of fairness, (Σx)² / (n Σx²): 1 when all get the same, 1/n when one gets everything. `None` when nobody
+/// Jain's index of fairness, (Σx)² / (n Σx²): 1 when all get the same, 1/n when one gets everything. `None` when none
 /// gets anything.
 pub fn jain(shares: &[f64]) -> Option<f64> {
     let sum: f64 = shares.iter().sum();
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn jains_index_tells_equal_from_one_sided_shares() {
+    fn jains_index_separates_equal_from_one_sided_shares() {
         assert_eq!(jain(&[2.0, 2.0, 2.0]), Some(1.0));
         assert_eq!(jain(&[5.0, 0.0, 0.0, 0.0]), Some(0.25));
         assert_eq!(jain(&[1.0, 3.0]), Some(0.8));

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes a test cluster down when its owner is gone.
+# Takes a test cluster down when its owner has ended.
 #
 # Arguments: the cluster's directory, its id, where to keep logs. The owner holds the other end of standard input. It may
 # write a line "keep" (the logs are wanted); end of file is the owner's end, however it came.
@@ -12,7 +12,7 @@ while read -r word; do
 done
 exec </dev/null >>"$dir/logs/reaper.log" 2>&1
 
-# "pid start-time": does exactly this process live? A zombie is dead: its owner waits for it, or is gone.
+# "pid start-time": does exactly this process live? A zombie is dead: its owner waits for it, or has ended.
 alive() {
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
     # The fields are words, to be split.

@@ -16,8 +16,11 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Config,
     api::PostParams,
+    client::{Body, ClientBuilder, DynBody},
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
+
+use tower::util::BoxService;
 
 use crate::{
     cluster::{Cluster, Error as ClusterError},
@@ -59,13 +62,19 @@ pub enum Error {
     },
 }
 
+/// What a client's builder holds: a service with its types erased.
+pub(crate) type GenericService =
+    BoxService<http::Request<Body>, http::Response<Box<DynBody>>, tower::BoxError>;
+
 /// A client with the given configuration, bound to the caller's runtime.
 pub(crate) async fn client(kubeconfig: &Path) -> Result<Client, Error> {
+    Client::try_from(config(kubeconfig).await?).map_err(Error::Client)
+}
+
+async fn config(kubeconfig: &Path) -> Result<Config, Error> {
     let unreadable = |source| Error::Kubeconfig { path: kubeconfig.to_owned(), source };
     let read = Kubeconfig::read_from(kubeconfig).map_err(unreadable)?;
-    let config =
-        Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(unreadable)?;
-    Client::try_from(config).map_err(Error::Client)
+    Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(unreadable)
 }
 
 /// Fails unless the API server says that it is ready.
@@ -104,6 +113,12 @@ impl Cluster {
     /// When the client configuration cannot be used.
     pub async fn client(&self) -> Result<Client, ClusterError> {
         self.client_for(self.kubeconfig()).await
+    }
+
+    /// The builder of an administrator's client.
+    pub(crate) async fn client_builder(&self) -> Result<ClientBuilder<GenericService>, ClusterError> {
+        let config = config(self.kubeconfig()).await?;
+        Ok(ClientBuilder::try_from(config).map_err(Error::Client)?)
     }
 
     /// A client with another client configuration.

@@ -1,4 +1,4 @@
-//! The cluster as a whole: started by [`Builder::start`], gone when dropped.
+//! The whole cluster: started by [`Builder::start`], stopped and removed when dropped.
 
 use std::{
     future::Future,
@@ -99,16 +99,16 @@ impl Builder {
         self
     }
 
-    /// Fit for tens of thousands of pods in a few minutes, for measuring; off by default. The limits that kube-scheduler
-    /// and kube-controller-manager put on their own requests go, kwok takes 16 pods further at once instead of 4, etcd
-    /// may hold 8 GiB, and of the pods that have ended the last 3,000 are kept.
+    /// Fit for tens of thousands of pods in a few minutes, for measuring; off by default. The limits that
+    /// kube-scheduler and kube-controller-manager put on their own requests go, kwok takes 16 pods further at once
+    /// instead of 4, etcd may hold 8 GiB, and of the pods that have ended the last 3,000 are kept.
     pub fn heavy_load(mut self, wanted: bool) -> Self {
         self.heavy_load = wanted;
         self
     }
 
-    /// With so many real nodes, called `real-1`, `real-2`, and so on; none by default. Where the machine cannot run them
-    /// (see [`real::available`]) the start fails and says why.
+    /// With this number of real nodes, called `real-1`, `real-2`, and so on; none by default. Where the machine cannot
+    /// run them (see [`real::available`]) the start fails and says why.
     pub fn real_nodes(mut self, count: usize) -> Self {
         self.real_nodes = count;
         self
@@ -205,8 +205,8 @@ impl Builder {
 /// A running cluster. Dropping it stops everything; so does the end of this process, however it comes.
 ///
 /// It may live in a static and be shared by all tests of a binary, whatever runtime each of them uses: nothing of it
-/// depends on one. Methods that talk to a server are asynchronous, so that whatever else runs in the caller's runtime
-/// goes on.
+/// depends on one. Methods that talk to a server are asynchronous, so that they block no other task of the caller's
+/// runtime.
 #[derive(Debug)]
 pub struct Cluster {
     // Dropped first: the reaper knows the order in which things stop.
@@ -229,7 +229,7 @@ struct Running {
 }
 
 impl Cluster {
-    /// A cluster with Postgres and no nodes, unless told otherwise.
+    /// A cluster with Postgres and no nodes by default.
     pub fn builder() -> Builder {
         Builder {
             postgres: true,
@@ -337,7 +337,7 @@ pub(crate) fn start_postgres(layout: &Layout) -> Result<Postgres, Error> {
 /// Waits until the API server says that it is ready; the end of a process explains more than its silence.
 async fn api_ready(plane: &mut ControlPlane, deadline: Duration) -> Result<(), Error> {
     let client = access::client(&plane.admin_kubeconfig()).await?;
-    let look = || {
+    let check = || {
         let (running, client) = (plane.check(), &client);
         async move {
             match running {
@@ -346,14 +346,14 @@ async fn api_ready(plane: &mut ControlPlane, deadline: Duration) -> Result<(), E
             }
         }
     };
-    wait::until(deadline, "the API server to be ready", look).await?
+    wait::until(deadline, "the API server to be ready", check).await?
 }
 
 /// Pods are refused until their namespace has its service account.
 async fn pods_may_come(plane: &mut ControlPlane) -> Result<(), Error> {
     let client = access::client(&plane.admin_kubeconfig()).await?;
     let accounts: Api<ServiceAccount> = Api::namespaced(client, "default");
-    let look = || {
+    let check = || {
         let (running, accounts) = (plane.check(), &accounts);
         async move {
             match running {
@@ -362,7 +362,7 @@ async fn pods_may_come(plane: &mut ControlPlane) -> Result<(), Error> {
             }
         }
     };
-    wait::until(START_DEADLINE, "the default service account", look).await?
+    wait::until(START_DEADLINE, "the default service account", check).await?
 }
 
 /// Runs a future to its end from blocking code, even if that is called from within a runtime.

@@ -7,7 +7,7 @@ use crate::{
     reaper::Reaper,
 };
 
-/// A running database server. Gone when dropped, and when its process ends, as a [`Cluster`](crate::Cluster) is; it
+/// A running database server. Stopped when dropped, and when its process ends, as a [`Cluster`](crate::Cluster) is; it
 /// may live in a static as well.
 #[derive(Debug)]
 pub struct DatabaseServer {

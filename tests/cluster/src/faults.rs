@@ -11,13 +11,14 @@ use crate::{
 
 /// How long a restarted API server may take.
 const RESTART_DEADLINE: Duration = Duration::from_secs(60);
-/// What waits for an API server that starts. Roles are known to it only some time after it answers, and a pod whose binding
-/// was forbidden meanwhile was seen to be left alone by kube-scheduler (1.36) for five minutes.
+/// What waits for an API server that starts. Roles are known to it only some time after it answers, and a pod whose
+/// binding was forbidden meanwhile was seen to be left alone by kube-scheduler (1.36) for five minutes.
 const SCHEDULER: &str = "kube-scheduler";
 
-/// An API server that is frozen: connections to it stay open and nothing is answered. It goes on when this is dropped.
+/// An API server that is frozen: connections to it stay open and it sends no responses. It resumes when this is
+/// dropped.
 #[derive(Debug)]
-#[must_use = "the API server goes on when this is dropped"]
+#[must_use = "the API server resumes when this is dropped"]
 pub struct FrozenApi<'a> {
     cluster: &'a Cluster,
 }
@@ -54,7 +55,7 @@ impl Cluster {
     }
 
     /// Starts the API server again, at its old address, and waits until it is ready and lets kube-scheduler bind pods,
-    /// which then goes on.
+    /// which then resumes.
     ///
     /// # Errors
     /// When it does not become ready.
@@ -89,7 +90,8 @@ impl Cluster {
         Ok(self.database()?.process().end_at_once()?)
     }
 
-    /// Starts Postgres again where it does not run, at its old address and with what it held, and waits until it answers.
+    /// Starts Postgres again where it does not run, at its old address and with what it held, and waits until it
+    /// answers.
     ///
     /// # Errors
     /// When there is none, or it does not answer.

@@ -1,6 +1,6 @@
 //! Simulated nodes, by kwok: hundreds of them cost next to nothing, and their pods do what a test wants.
 //!
-//! How long a pod runs and how it ends is told by its first container's environment, which is what the operator
+//! The environment of a pod's first container says how long the pod runs and how it ends, which is what the operator
 //! makes of a Job's `parameters`: `CROFTER_PARAM_RUN_SECONDS`, `CROFTER_PARAM_EXIT_CODE`, `CROFTER_PARAM_OUTCOME`,
 //! `CROFTER_PARAM_STOP_SECONDS`. See `assets/kwok-stages.yaml`.
 
@@ -221,8 +221,8 @@ impl Cluster {
     ///
     /// A lost node is what a crashed machine is: its lease is no longer renewed, its Ready condition is Unknown (at
     /// once, as the controller manager would find after its grace), its pods stay in the API as they were, and nothing
-    /// answers when they are deleted. When it comes back, its pods have run on. As in any cluster, the taint that evicts
-    /// pods (`NoExecute`) comes only while another node is ready.
+    /// answers when they are deleted. When it comes back, its pods have run on. As in any cluster, the taint that
+    /// evicts pods (`NoExecute`) comes only while another node is ready.
     ///
     /// # Errors
     /// When there is no such node, or it does not become what it was asked to be.
@@ -242,7 +242,7 @@ impl Cluster {
             label(Some("true")).await?;
             wait_for_ready(&api, name, "True").await?;
         } else {
-            // The pods first: kwok forgets what it was going to do with them only while it still looks after them.
+            // The pods first: kwok drops its plans for them only while it manages their node.
             mark_pods(&client, name, Some("asked")).await?;
             wait_for_frozen(&client, name).await?;
             label(None).await?;
@@ -270,13 +270,13 @@ impl Cluster {
 
 /// Waits until kwok has answered for all pods that [`mark_pods`] asked it to leave alone.
 async fn wait_for_frozen(client: &Client, node: &str) -> Result<(), Error> {
-    let look = async || {
+    let check = async || {
         let pods = pods_on(client, node).await.map_err(|error| error.to_string())?;
         let asked = |pod: &Pod| pod.annotations().get(NODE_LOST).is_some_and(|lost| lost == "asked");
         let moving = pods.into_iter().find(asked);
         moving.map_or(Ok(()), |pod| Err(format!("{} is not", pod.name_any())))
     };
-    Ok(wait::until(DEADLINE, &format!("the pods of node {node} to be left alone"), look).await?)
+    Ok(wait::until(DEADLINE, &format!("the pods of node {node} to be left alone"), check).await?)
 }
 
 async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>, kube::Error> {
@@ -291,7 +291,7 @@ async fn mark_pods(client: &Client, node: &str, lost: Option<&str>) -> Result<()
         let (Some(name), Some(namespace)) = (pod.metadata.name, pod.metadata.namespace) else { continue };
         let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         match api.patch_metadata(&name, &PatchParams::default(), &patch).await {
-            // It is gone in the meantime.
+            // It was deleted in the meantime.
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             answer => drop(answer.map_err(failed)?),
         }
@@ -300,13 +300,13 @@ async fn mark_pods(client: &Client, node: &str, lost: Option<&str>) -> Result<()
 }
 
 async fn wait_for_ready(api: &Api<Node>, name: &str, wanted: &str) -> Result<(), Error> {
-    let look = async || {
+    let check = async || {
         let node = api.get(name).await.map_err(|error| error.to_string())?;
         let conditions = node.status.unwrap_or_default().conditions.unwrap_or_default();
         let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|c| c.status);
         if ready.as_deref() == Some(wanted) { Ok(()) } else { Err(format!("Ready is {ready:?}")) }
     };
-    Ok(wait::until(DEADLINE, &format!("node {name} to have Ready={wanted}"), look).await?)
+    Ok(wait::until(DEADLINE, &format!("node {name} to have Ready={wanted}"), check).await?)
 }
 
 fn failed(doing: &'static str, node: &str) -> impl FnOnce(kube::Error) -> Error {

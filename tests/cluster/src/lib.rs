@@ -13,10 +13,10 @@
 //! # }
 //! ```
 //!
-//! Any number of clusters can run side by side. Each is gone when its [`Cluster`] is dropped or its process ends, however
-//! it ends; a cluster in a static is fine. The first start builds the programs from their Go modules, with progress on
-//! the terminal; after that a start takes about four seconds. `cargo run -p crofter-test-cluster -- up` is the same for
-//! people.
+//! Any number of clusters can run side by side. Each is removed when its [`Cluster`] is dropped or its process ends,
+//! however it ends; a cluster in a static is fine. The first start builds the programs from their Go modules, with
+//! progress on the terminal; after that a start takes about four seconds. `cargo run -p crofter-test-cluster -- up` is
+//! the same for people.
 
 mod access;
 mod cluster;
@@ -25,6 +25,7 @@ mod database;
 mod faults;
 mod kwok;
 pub mod layout;
+mod object_report;
 pub mod pki;
 mod ports;
 mod postgres;
@@ -41,5 +42,6 @@ pub use control_plane::Error as ControlPlaneError;
 pub use database::DatabaseServer;
 pub use faults::FrozenApi;
 pub use kwok::{Error as KwokError, NodeSpec};
+pub use object_report::ObjectReport;
 pub use postgres::Error as PostgresError;
 pub use reaper::kept_logs;

@@ -31,7 +31,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Bring up a cluster; it goes on Ctrl-C.
+    /// Bring up a cluster; Ctrl-C ends it.
     Up(Up),
     /// Build the programs, if they are not built yet.
     Build,
@@ -115,7 +115,7 @@ impl Up {
                 eprintln!("stopping");
                 drop(cluster);
             }
-            // What is half started is nobody's to wait for: the reaper takes it down.
+            // The reaper ends a cluster that is half started.
             _ = &mut asked_to_end => std::process::exit(130),
         }
         Ok(())
@@ -129,7 +129,7 @@ impl Up {
         cluster.add_nodes(&nodes).await?;
         let environment = environment(&cluster)?;
         if let Some(path) = &self.env_file {
-            // Complete or absent: whoever waits for this file reads it as soon as it is there.
+            // Complete or absent: other programs read this file as soon as it exists.
             let partial = path.with_extension("partial");
             fs::write(&partial, &environment)
                 .and_then(|()| fs::rename(&partial, path))
@@ -160,7 +160,8 @@ fn search_path(dirs: &[PathBuf]) -> anyhow::Result<String> {
     Ok(joined.to_string_lossy().into_owned())
 }
 
-/// Prints what is there and what is not; fails when something is missing that every cluster needs: real nodes are optional.
+/// Prints what exists and what is missing; fails when something is missing that every cluster needs: real nodes are
+/// optional.
 fn check() -> ExitCode {
     let needed = requirements::control_plane();
     println!("control plane and Postgres:");

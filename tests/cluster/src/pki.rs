@@ -157,7 +157,7 @@ fn write_identity(dir: &Path, file: &str, certificate: &str, key: &KeyPair) -> R
     Ok(identity)
 }
 
-/// Writes a file for its owner's eyes, whole or not at all: another test may read it at the same moment.
+/// Writes a file that only its owner can read, atomically: another test may read it at the same moment.
 fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     let write = || {
         let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;

@@ -1,9 +1,9 @@
 //! Free TCP ports that stay free.
 //!
 //! Asking the system for a free port and closing it again is a race that clusters started side by side lose now and
-//! then. A [`Port`] keeps its socket bound, but does not listen: the system gives the number to nobody else, while the
-//! server it is meant for can bind it too, because both sides set `SO_REUSEADDR` (as Go's and Postgres's listeners do).
-//! It is kept as long as the cluster lives, so that a server can be restarted on its port.
+//! then. A [`Port`] keeps its socket bound, but does not listen: the system gives the number to no other process, while
+//! the server it is meant for can bind it too, because both sides set `SO_REUSEADDR` (as Go's and Postgres's listeners
+//! do). It is kept as long as the cluster lives, so that a server can be restarted on its port.
 
 use std::{
     io,

@@ -126,8 +126,8 @@ impl Postgres {
     /// Waits until it answers.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         let url = self.url("postgres");
-        let look = async || PgConnection::connect(&url).await?.close().await;
-        wait::until(Duration::from_secs(60), "Postgres to answer", look)
+        let check = async || PgConnection::connect(&url).await?.close().await;
+        wait::until(Duration::from_secs(60), "Postgres to answer", check)
             .await
             .map_err(|timed_out| Error::NotReady { timed_out, log: process::tail(self.process().log(), 15) })
     }

@@ -152,7 +152,7 @@ impl Process {
     /// # Errors
     /// [`Error::Ended`] when it has ended.
     pub fn signal(&mut self, signal: Signal) -> Result<(), Error> {
-        // Once it is waited for, its pid may belong to somebody else.
+        // Once it is waited for, its pid may belong to another process.
         self.check()?;
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let sent = pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| kill_process(pid, signal));
@@ -217,7 +217,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Nobody is left to tell; the reaper would find it.
+        // A failure can't be returned here; the reaper ends what is left.
         drop(self.end_at_once());
     }
 }

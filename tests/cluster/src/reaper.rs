@@ -1,10 +1,10 @@
 //! Everything goes when the owner goes.
 //!
 //! Destructors do not run for statics, nor on Ctrl-C, nor on `SIGKILL`, so they cannot be what cleans up. Every cluster
-//! has a reaper instead: a small process in a process group of its own that waits at the reading end of a pipe. Only the
-//! owner holds the writing end (it is closed on exec, so no child inherits it), and the system closes it however the
-//! owner ends. Then the reaper runs the scripts in `teardown.d`, kills every process of the cluster, newest first, and
-//! removes the directory. Dropping the [`Reaper`] does the same and waits for it.
+//! has a reaper instead: a small process in a process group of its own that waits at the reading end of a pipe. Only
+//! the owner holds the writing end (it is closed on exec, so no child inherits it), and the system closes it however
+//! the owner ends. Then the reaper runs the scripts in `teardown.d`, kills every process of the cluster, newest first,
+//! and removes the directory. Dropping the [`Reaper`] does the same and waits for it.
 //!
 //! A panic anywhere in the owner's process keeps the logs: test harnesses catch panics, so this is where a failed test
 //! can be noticed even if the cluster is a static shared by many tests.
@@ -73,7 +73,7 @@ pub fn kept_logs() -> PathBuf {
 }
 
 fn keep_logs(lifeline: &Lifeline) {
-    // Not a reason to fail: the reaper is gone, or the cluster is just being taken down.
+    // No reason to fail: the reaper has ended, or is ending the cluster.
     if let Ok(mut pipe) = lifeline.try_lock()
         && let Some(pipe) = pipe.as_mut()
     {

@@ -1,9 +1,9 @@
 //! The programs of the cluster: built from Go modules on first use, cached after.
 //!
 //! A module under `tests/cluster` lists its programs as `tool` directives. They are built once into the user's cache
-//! directory, under the hash of everything that decides the result (`go.mod`, `go.sum`, flags, what is mended), with a file
-//! lock around it: of any number of test binaries that start at once, one builds, showing its progress, and the others wait.
-//! A build ends with a rename, so that an interrupted one leaves nothing that could be taken for complete.
+//! directory, under the hash of everything that decides the result (`go.mod`, `go.sum`, flags, what is mended), with a
+//! file lock around it: of any number of test binaries that start at once, one builds, showing its progress, and the
+//! others wait. A build ends with a rename, so that an interrupted one leaves nothing that could be taken for complete.
 //!
 //! Where `KUBEBUILDER_ASSETS` is set, the programs in that directory are taken first.
 
@@ -53,7 +53,7 @@ pub enum Error {
     Missing {
         /// The program.
         name: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         dirs: Vec<PathBuf>,
     },
 }
@@ -80,8 +80,8 @@ pub const CONTROL_PLANE: GoModule = GoModule {
     ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
               -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
     renamed: &[("server", "etcd")],
-    // kwok 0.7 and 0.8 begin each watch anew instead of where the last one ended. Under load, being sent all pods again
-    // makes kwok so late that the API server ends that watch, too, and so on for minutes.
+    // kwok 0.7 and 0.8 begin each watch with a new list instead of where the last one ended. Under load, being sent all
+    // pods again makes kwok so late that the API server ends that watch, too, and so on for minutes.
     mends: &[Mend {
         module: "sigs.k8s.io/kwok",
         file: "pkg/utils/informer/event.go",
@@ -206,7 +206,7 @@ impl GoModule {
     }
 }
 
-/// Back to the first column, and erase what is there.
+/// Back to the first column, and erase the line.
 const CLEAR_LINE: &str = "\r\x1b[K";
 
 struct Progress {
@@ -258,7 +258,7 @@ impl Tools {
         Self { dirs: assets.into_iter().collect() }.and(&CONTROL_PLANE, &NEEDED)
     }
 
-    /// Adds a module's programs, building it unless all of `needed` are there already.
+    /// Adds a module's programs, building it unless all of `needed` exist already.
     ///
     /// # Errors
     /// When something had to be built and that failed.

@@ -4,7 +4,7 @@ use std::{fmt::Debug, future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How often a condition is looked at.
+/// The interval between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// A condition that did not come true in time.
@@ -15,32 +15,32 @@ pub struct TimedOut {
     pub what: String,
     /// How long.
     pub deadline: Duration,
-    /// The last answer before the deadline.
+    /// What the last check before the deadline saw.
     pub last_seen: String,
 }
 
-/// Looks until `look` answers `Ok`, and returns that. What it answers until then, as `Err`, is what is seen meanwhile:
-/// the last of it is in the error when `deadline` passes. A `look` that hangs is cut off at the deadline.
+/// Calls `check` until it returns `Ok`, and returns that value. An `Err` of `check` is what was seen: the last one is
+/// in the error when `deadline` passes. A `check` that hangs is cut off at the deadline.
 ///
 /// # Errors
 /// [`TimedOut`] when the deadline passes.
-pub async fn until<T, Seen, Look, Answer>(
+pub async fn until<T, Seen, Check, Answer>(
     deadline: Duration,
     what: &str,
-    mut look: Look,
+    mut check: Check,
 ) -> Result<T, TimedOut>
 where
     Seen: Debug,
-    Look: FnMut() -> Answer,
+    Check: FnMut() -> Answer,
     Answer: Future<Output = Result<T, Seen>>,
 {
     let end = Instant::now() + deadline;
     let mut last_seen = "nothing yet".to_owned();
     loop {
-        match timeout_at(end, look()).await {
+        match timeout_at(end, check()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(seen)) => last_seen = format!("{seen:?}"),
-            Err(_) => last_seen.push_str(" (the last look got no answer)"),
+            Err(_) => last_seen.push_str(" (the last check did not return)"),
         }
         if Instant::now() + INTERVAL >= end {
             return Err(TimedOut { what: what.to_owned(), deadline, last_seen });
@@ -54,11 +54,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn returns_what_was_found() {
-        let mut looks = 0;
-        let found = until(Duration::from_secs(1), "three looks", || {
-            looks += 1;
-            let answer = if looks == 3 { Ok(looks) } else { Err(looks) };
+    async fn returns_the_value_of_the_condition() {
+        let mut checks = 0;
+        let found = until(Duration::from_secs(1), "three checks", || {
+            checks += 1;
+            let answer = if checks == 3 { Ok(checks) } else { Err(checks) };
             async move { answer }
         });
         assert_eq!(found.await.unwrap(), 3);
@@ -72,9 +72,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn cuts_off_a_look_that_hangs() {
-        let look = || std::future::pending::<Result<(), ()>>();
-        let error = until(Duration::from_secs(5), "an answer", look).await.unwrap_err();
-        assert_eq!(error.last_seen, "nothing yet (the last look got no answer)");
+    async fn cuts_off_a_check_that_hangs() {
+        let check = || std::future::pending::<Result<(), ()>>();
+        let error = until(Duration::from_secs(5), "an answer", check).await.unwrap_err();
+        assert_eq!(error.last_seen, "nothing yet (the last check did not return)");
     }
 }

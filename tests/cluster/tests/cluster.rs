@@ -1,6 +1,6 @@
 //! What the cluster promises, tried on a real one: one for all tests of this file, and one for each that breaks it.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
 
 use std::{
     collections::BTreeMap,
@@ -9,14 +9,14 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{Arc, Mutex, OnceLock},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crofter_test_cluster::{Cluster, NodeSpec, kept_logs, wait};
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, Node, Pod, Secret, ServiceAccount},
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
@@ -27,7 +27,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-const SOON: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 const COMMAND_NAME: &str = "crofter-test-cluster";
 const COMMAND: &str = env!("CARGO_BIN_EXE_crofter-test-cluster");
 
@@ -43,7 +43,7 @@ async fn namespace(client: &Client, name: &str) {
     let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
     namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), name);
-    wait::until(SOON, "the service account", async || accounts.get("default").await).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "the service account", async || accounts.get("default").await).await.unwrap();
 }
 
 /// A pod that does what its parameters say, on one node.
@@ -62,7 +62,7 @@ fn pod(name: &str, node: &str, parameters: &[(&str, &str)], spec: Value) -> Pod 
 }
 
 async fn in_phase(pods: &Api<Pod>, name: &str, wanted: &str) -> Pod {
-    wait::until(SOON, &format!("pod {name} to be {wanted}"), async || {
+    wait::until(WAIT_TIMEOUT, &format!("pod {name} to be {wanted}"), async || {
         let pod = pods.get(name).await.map_err(|error| error.to_string())?;
         let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
         if phase == wanted { Ok(pod) } else { Err(phase) }
@@ -96,6 +96,7 @@ async fn pods_run_and_end_as_their_parameters_say() {
     namespace(&client, "parameters").await;
     cluster.add_node(&NodeSpec::new("parameters")).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(client, "parameters");
+    // Given a pod for each way of ending, and one that never starts.
     let cases: [Case; 5] = [
         ("succeeds", &[("RUN_SECONDS", "0.2")], "Succeeded", 0, "Completed", None),
         ("fails", &[("EXIT_CODE", "3")], "Failed", 3, "Error", None),
@@ -113,6 +114,7 @@ async fn pods_run_and_end_as_their_parameters_say() {
     )
     .await
     .unwrap();
+    // Each ends with the phase, exit code and reasons of its parameters.
     for (name, _, phase, code, reason, pod_reason) in cases {
         let ended = in_phase(&pods, name, phase).await;
         let (seen_code, seen_reason, ran) = end(&ended);
@@ -120,6 +122,7 @@ async fn pods_run_and_end_as_their_parameters_say() {
         assert_eq!(ended.status.unwrap().reason.as_deref(), pod_reason, "{name}");
         assert!(name != "late" || ran >= 2, "late ended after {ran} s");
     }
+    // The pod without an image stays Pending.
     let waits = in_phase(&pods, "waits", "Pending").await;
     let statuses = waits.status.unwrap().container_statuses.unwrap();
     assert_eq!(statuses[0].state.clone().unwrap().waiting.unwrap().reason.unwrap(), "ErrImagePull");
@@ -145,7 +148,7 @@ async fn a_deleted_pod_ends_within_its_grace_and_its_finalizer_keeps_the_object(
     for name in ["obeys", "ignores"] {
         let patch = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
         pods.patch(name, &PatchParams::default(), &patch).await.unwrap();
-        wait::until(SOON, "the pod to go", async || match pods.get_opt(name).await {
+        wait::until(WAIT_TIMEOUT, "the pod to be deleted", async || match pods.get_opt(name).await {
             Ok(None) => Ok(()),
             other => Err(other),
         })
@@ -159,7 +162,7 @@ async fn a_lost_node_keeps_its_pods_as_they_were_until_it_is_back() {
     let cluster = shared();
     let client = cluster.client().await.unwrap();
     namespace(&client, "lost").await;
-    // Two, because the controller manager evicts from nobody when no node is left.
+    // Two, because the controller manager evicts no pods when no node is left.
     cluster.add_nodes(&[NodeSpec::new("lost"), NodeSpec::new("living")]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(client.clone(), "lost");
     // Long enough for a busy machine to see it run.
@@ -176,12 +179,12 @@ async fn a_lost_node_keeps_its_pods_as_they_were_until_it_is_back() {
             taints.iter().any(|t| t.key == "node.kubernetes.io/unreachable" && t.effect == "NoExecute");
         if found { Ok(()) } else { Err(taints) }
     };
-    wait::until(SOON, "the node to be tainted", unreachable).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "the node to be tainted", unreachable).await.unwrap();
     // When a pod that started later has ended, the other one's time is over too.
     pods.create(&params, &pod("witness", "living", &parameters, json!({}))).await.unwrap();
     in_phase(&pods, "witness", "Succeeded").await;
     let survivor = pods.get("survivor").await.unwrap();
-    assert_eq!(survivor.status.unwrap().phase.unwrap(), "Running", "nobody is there to end it");
+    assert_eq!(survivor.status.unwrap().phase.unwrap(), "Running", "no kubelet can end it");
 
     cluster.set_node_ready("lost", true).await.unwrap();
     in_phase(&pods, "survivor", "Succeeded").await;
@@ -210,7 +213,7 @@ async fn gpus_and_capacity_are_what_the_scheduler_counts() {
         let message = conditions.into_iter().find(|c| c.type_ == "PodScheduled").and_then(|c| c.message);
         message.filter(|text| text.contains("Insufficient nvidia.com/gpu")).ok_or(())
     };
-    wait::until(SOON, "the second pod to find no GPU", refused).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "the second pod to find no GPU", refused).await.unwrap();
 }
 
 #[tokio::test]
@@ -218,6 +221,7 @@ async fn users_and_service_accounts_may_do_what_rbac_says_and_no_more() {
     let cluster = shared();
     let admin = cluster.client().await.unwrap();
     namespace(&admin, "rights").await;
+    // Given a service account and a user of a group, both bound to a role.
     let account = cluster.kubeconfig_for_service_account("rights", "default").await.unwrap();
     let user = cluster.kubeconfig_for_user("jane@example.com", &["readers"]).unwrap();
     let role: Role = serde_json::from_value(json!({ "metadata": { "name": "reader" }, "rules": [
@@ -232,11 +236,12 @@ async fn users_and_service_accounts_may_do_what_rbac_says_and_no_more() {
     .unwrap();
     Api::namespaced(admin.clone(), "rights").create(&PostParams::default(), &role).await.unwrap();
     Api::namespaced(admin, "rights").create(&PostParams::default(), &binding).await.unwrap();
+    // Both may list in the namespace of the role, and not in another.
     for kubeconfig in [&account, &user] {
         let client = cluster.client_for(kubeconfig).await.unwrap();
         let here: Api<ConfigMap> = Api::namespaced(client.clone(), "rights");
         let list = async || here.list(&ListParams::default()).await;
-        wait::until(SOON, "the binding to count", list).await.unwrap();
+        wait::until(WAIT_TIMEOUT, "the binding to count", list).await.unwrap();
         let elsewhere: Api<ConfigMap> = Api::namespaced(client, "kube-system");
         let error = elsewhere.list(&ListParams::default()).await.unwrap_err();
         assert!(matches!(&error, kube::Error::Api(status) if status.code == 403), "{error}");
@@ -304,6 +309,80 @@ async fn kubectl_and_helm_are_the_real_ones() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "[]");
 }
 
+/// Runs a test that fails after it requested objects, and returns what its report printed.
+async fn printed_by_a_failing_test<F: Future<Output = ()>>(
+    cluster: &Cluster,
+    test: impl FnOnce(Client) -> F + Send,
+) -> String {
+    let printed = Arc::new(Mutex::new(String::new()));
+    let sink = Arc::clone(&printed);
+    let failing = || {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let (client, report) = cluster.client_with_report().await.unwrap();
+            let _report = report.printed_by(move |text| sink.lock().unwrap().push_str(text));
+            test(client).await;
+            panic!("a test that fails, for the report's sake");
+        })
+    };
+    thread::scope(|scope| scope.spawn(failing).join()).unwrap_err();
+    let printed = printed.lock().unwrap();
+    printed.clone()
+}
+
+#[tokio::test]
+async fn a_failing_test_prints_the_objects_that_it_requested_as_they_are_now() {
+    // Given a Pod, a ConfigMap and a Secret.
+    let cluster = Cluster::builder().postgres(false).keep_logs_on_failure(false).start().unwrap();
+    let admin = cluster.client().await.unwrap();
+    namespace(&admin, "report").await;
+    let secrets: Api<Secret> = Api::namespaced(admin.clone(), "report");
+    let secret = json!({ "metadata": { "name": "hidden" }, "stringData": { "password": "correct horse" } });
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), "report");
+    pods.create(&PostParams::default(), &pod("waits", "no-such-node", &[], json!({}))).await.unwrap();
+
+    // When a test requests them, one in a list and one that does not exist, and fails after a change to one of them.
+    let printed = printed_by_a_failing_test(&cluster, async |client| {
+        Api::<Secret>::namespaced(client.clone(), "report").get("hidden").await.unwrap();
+        let pods = Api::<Pod>::namespaced(client.clone(), "report");
+        pods.list(&ListParams::default().fields("metadata.name=waits")).await.unwrap();
+        Api::<ConfigMap>::namespaced(client.clone(), "report").get_opt("absent").await.unwrap();
+        let annotated = Patch::Merge(json!({ "metadata": { "annotations": { "changed": "later" } } }));
+        let other = cluster.client().await.unwrap();
+        Api::<Pod>::namespaced(other, "report")
+            .patch("waits", &PatchParams::default(), &annotated)
+            .await
+            .unwrap();
+    })
+    .await;
+
+    // Then its report has their current state, but no values of the Secret.
+    for words in ["--- Secret report/hidden\n", "--- Pod report/waits\n", "changed: later", "phase: Pending"]
+    {
+        assert!(printed.contains(words), "{words}: {printed}");
+    }
+    assert!(printed.contains("--- /api/v1/namespaces/report/configmaps/absent: "), "{printed}");
+    for absent in ["correct horse", "Y29ycmVjdCBob3JzZQ", "managedFields"] {
+        assert!(!printed.contains(absent), "{absent}: {printed}");
+    }
+    assert!(printed.contains("password: (masked, 20 bytes as stored)"), "{printed}");
+
+    // When the API server doesn't respond, the report names the objects and ends in time.
+    let mut frozen = None;
+    let began = Instant::now();
+    let printed = printed_by_a_failing_test(&cluster, async |client| {
+        Api::<Namespace>::all(client).get("report").await.unwrap();
+        frozen = Some(cluster.freeze_api().unwrap());
+    })
+    .await;
+    assert!(began.elapsed() < WAIT_TIMEOUT, "{:?}", began.elapsed());
+    assert!(
+        printed.contains("failed to read the objects") && printed.contains("/namespaces/report"),
+        "{printed}"
+    );
+    frozen.unwrap().thaw();
+}
+
 /// Everything that carries the id of a cluster.
 fn processes_of(id: &str) -> Vec<String> {
     let marked = |dir: &Path| {
@@ -336,29 +415,36 @@ fn up(mut command: Command) -> (Child, BTreeMap<String, String>) {
     (child, environment)
 }
 
-async fn goes_with_its_owner(mut owner: Child, environment: &BTreeMap<String, String>, signal: Signal) {
+async fn ends_with_its_owner(mut owner: Child, environment: &BTreeMap<String, String>, signal: Signal) {
     let dir = PathBuf::from(&environment["CLUSTER_DIR"]);
     let id = dir.file_name().unwrap().to_str().unwrap().trim_start_matches("crofter-").to_owned();
     assert!(processes_of(&id).len() >= 6, "{:?}", processes_of(&id));
     kill_process(Pid::from_child(&owner), signal).unwrap();
     owner.wait().unwrap();
-    let look = async || {
+    let check = async || {
         let left = processes_of(&id);
         if left.is_empty() && !dir.exists() { Ok(()) } else { Err((left, dir.exists())) }
     };
-    wait::until(SOON, &format!("everything to go after {signal:?}"), look).await.unwrap();
+    wait::until(
+        WAIT_TIMEOUT,
+        &format!("the cluster's processes and directory to be removed after {signal:?}"),
+        check,
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
 async fn nothing_is_left_when_the_owner_is_killed() {
     for signal in [Signal::KILL, Signal::INT] {
         let (owner, environment) = up(Command::new(COMMAND));
-        goes_with_its_owner(owner, &environment, signal).await;
+        ends_with_its_owner(owner, &environment, signal).await;
     }
 }
 
-/// Under root Postgres runs as somebody else, which all the other tests show where they run as root; this one shows
-/// there that a user's cluster works as well. Where a user runs the tests, the other tests show that.
+/// Under root Postgres runs as another user, which all the other tests show where they run as root; this one shows
+/// there that an ordinary user's cluster works as well. Where an ordinary user runs the tests, the other tests show
+/// that.
 #[tokio::test]
 async fn works_as_a_user() {
     if !rustix::process::geteuid().is_root() {
@@ -369,8 +455,8 @@ async fn works_as_a_user() {
     fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let programs = shared().bin_dirs().iter().flat_map(|dir| fs::read_dir(dir).unwrap().flatten());
     for program in programs.map(|entry| entry.path()).chain([PathBuf::from(COMMAND)]) {
-        let place = open.path().join(program.file_name().unwrap());
-        fs::hard_link(&program, &place).or_else(|_| fs::copy(&program, &place).map(drop)).unwrap();
+        let path = open.path().join(program.file_name().unwrap());
+        fs::hard_link(&program, &path).or_else(|_| fs::copy(&program, &path).map(drop)).unwrap();
     }
     let mut command = Command::new("setpriv");
     command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(open.path().join(COMMAND_NAME));
@@ -380,7 +466,7 @@ async fn works_as_a_user() {
     assert_ne!(dir.uid(), 0);
     let mut database = PgConnection::connect(&environment["DATABASE_URL"]).await.unwrap();
     assert_eq!(sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(&mut database).await.unwrap(), 1);
-    goes_with_its_owner(owner, &environment, Signal::KILL).await;
+    ends_with_its_owner(owner, &environment, Signal::KILL).await;
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Containers on real nodes: what a kubelet does with them, which a simulated node only claims.
 //!
-//! All tests share one cluster with two nodes. Where the machine cannot run real nodes they say why and do nothing, unless
-//! `CROFTER_REQUIRE_REAL_NODES` is set.
+//! All tests share one cluster with two nodes. Where the machine cannot run real nodes they say why and do nothing,
+//! unless `CROFTER_REQUIRE_REAL_NODES` is set.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
 /// Far more than anything here takes, for machines that build something meanwhile.
-const SOON: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn available() -> bool {
     let Err(missing) = real::available() else { return true };
@@ -43,7 +43,7 @@ fn available() -> bool {
 
 /// Held for writing while a node fails, for reading by all that would notice: a kubelet that is killed takes along the
 /// containers that it is just making.
-static CALM: RwLock<()> = RwLock::const_new(());
+static NODE_LOCK: RwLock<()> = RwLock::const_new(());
 
 fn cluster() -> Option<(&'static Cluster, &'static RealNodes)> {
     static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -101,11 +101,11 @@ impl Pods {
     }
 
     async fn until(&self, name: &str, what: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
-        let look = async || {
+        let check = async || {
             let pod = self.api.get(name).await.map_err(|error| error.to_string())?;
             if holds(&pod) { Ok(pod) } else { Err(format!("{:?}", pod.status)) }
         };
-        wait::until(SOON, &format!("pod {name} {what}"), look).await.unwrap()
+        wait::until(WAIT_TIMEOUT, &format!("pod {name} {what}"), check).await.unwrap()
     }
 
     async fn running(&self, name: &str) -> Pod {
@@ -155,7 +155,7 @@ fn address(pod: &Pod) -> &str {
 #[tokio::test]
 async fn output_and_exit_code_arrive() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let pods = Pods::of(cluster).await;
     let shaped =
         json!({ "kubernetes.io/ingress-bandwidth": "100M", "kubernetes.io/egress-bandwidth": "100M" });
@@ -173,7 +173,7 @@ async fn output_and_exit_code_arrive() {
 #[tokio::test]
 async fn memory_beyond_the_limit_is_an_oom_kill() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let ended = Pods::of(cluster).await.run(pod("oom", "tail /dev/zero")).await;
     assert_eq!(terminated(&ended).unwrap().reason.as_deref(), Some("OOMKilled"));
     assert_eq!(exit_code(&ended), 137);
@@ -182,7 +182,7 @@ async fn memory_beyond_the_limit_is_an_oom_kill() {
 #[tokio::test]
 async fn a_deadline_ends_a_pod() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let endless = with(pod("deadline", "exec sleep 1000"), "/spec/activeDeadlineSeconds", json!(2));
     let ended = Pods::of(cluster).await.run(endless).await;
     assert_eq!(phase(&ended), "Failed");
@@ -192,7 +192,7 @@ async fn a_deadline_ends_a_pod() {
 #[tokio::test]
 async fn a_deleted_pod_gets_sigterm_and_after_its_grace_sigkill() {
     let Some((cluster, _)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let pods = Pods::of(cluster).await;
     let kept = |pod| with(pod, "/metadata/finalizers", json!(["crofter.test/seen"]));
     // Ready when its trap is: a signal before that would be the shell's own end.
@@ -219,7 +219,7 @@ async fn a_deleted_pod_gets_sigterm_and_after_its_grace_sigkill() {
 #[tokio::test]
 async fn pods_reach_each_other_by_address_service_and_name() {
     let Some((cluster, nodes)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let pods = Pods::of(cluster).await;
     let [first, second] = nodes.names().collect::<Vec<_>>()[..] else { panic!("two nodes") };
     let server = "echo found >/tmp/index.html; exec httpd -f -p 8080 -h /tmp";
@@ -248,7 +248,7 @@ async fn pods_reach_each_other_by_address_service_and_name() {
 #[tokio::test]
 async fn an_image_made_here_runs_on_every_node() {
     let Some((cluster, nodes)) = cluster() else { return };
-    let _calm = CALM.read().await;
+    let _shared = NODE_LOCK.read().await;
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("image.tar");
     // Any dynamic program will do.
@@ -270,33 +270,37 @@ async fn an_image_made_here_runs_on_every_node() {
 #[tokio::test]
 async fn a_killed_kubelet_loses_its_node_but_not_the_pod() {
     let Some((cluster, nodes)) = cluster() else { return };
-    let _storm = CALM.write().await;
+    let _exclusive = NODE_LOCK.write().await;
     let pods = Pods::of(cluster).await;
     // A node of its own while it is away: the other tests' pods would wait for it.
     let node = nodes.names().last().unwrap();
-    let script = "sleep 10; echo finished while nobody looked; exit 3";
+    let script = "sleep 10; echo finished without a kubelet; exit 3";
     pods.create(with(pod("survivor", script), "/spec/nodeName", json!(node))).await;
     pods.running("survivor").await;
 
     nodes.kill_kubelet(node).unwrap();
     let all: Api<Node> = Api::all(pods.client.clone());
     let ready = async |wanted: &str| {
-        let look = async || {
+        let check = async || {
             let conditions =
                 all.get(node).await.map_err(|e| e.to_string())?.status.unwrap().conditions.unwrap();
             let status = conditions.into_iter().find(|c| c.type_ == "Ready").unwrap().status;
             if status == wanted { Ok(()) } else { Err(status) }
         };
-        wait::until(SOON, &format!("node {node} is ready: {wanted}"), look).await.unwrap();
+        wait::until(WAIT_TIMEOUT, &format!("node {node} is ready: {wanted}"), check).await.unwrap();
     };
     ready("Unknown").await;
-    assert_eq!(phase(&pods.api.get("survivor").await.unwrap()), "Running", "nobody can know of its end yet");
+    assert_eq!(
+        phase(&pods.api.get("survivor").await.unwrap()),
+        "Running",
+        "no kubelet has reported its end yet"
+    );
 
     nodes.start_kubelet(node).unwrap();
     ready("True").await;
     let ended = pods.ended("survivor").await;
     assert_eq!(exit_code(&ended), 3);
-    assert_eq!(pods.log("survivor").await, "finished while nobody looked\n");
+    assert_eq!(pods.log("survivor").await, "finished without a kubelet\n");
 }
 
 #[test]
@@ -311,6 +315,7 @@ async fn nothing_remains_when_the_owner_is_killed() {
     if !available() {
         return;
     }
+    // Given a cluster with a real node, owned by another process.
     let dir = tempfile::tempdir().unwrap();
     let environment = dir.path().join("environment");
     let sysctls =
@@ -322,9 +327,11 @@ async fn nothing_remains_when_the_owner_is_killed() {
         .stdout(Stdio::null())
         .spawn();
     let owner = Owner(owner.unwrap());
-    let text =
-        wait::until(2 * SOON, "the cluster is up", async || fs::read_to_string(&environment)).await.unwrap();
+    let text = wait::until(2 * WAIT_TIMEOUT, "the cluster is up", async || fs::read_to_string(&environment))
+        .await
+        .unwrap();
     let id = text.split_once("crofter-").unwrap().1.get(..8).unwrap();
+    // It has processes, mounts and devices, and leaves the machine's settings alone.
     assert_eq!(sysctls(), before, "a node's kubelet changed the machine");
     assert_ne!(
         remains(id),
@@ -332,12 +339,13 @@ async fn nothing_remains_when_the_owner_is_killed() {
         "the check sees nothing"
     );
 
+    // When the owner is killed, all of them end.
     drop(owner);
-    let look = async || {
+    let check = async || {
         let remains = remains(id);
         if remains.iter().all(String::is_empty) { Ok(()) } else { Err(remains) }
     };
-    wait::until(SOON, "nothing remains", look).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "nothing remains", check).await.unwrap();
 }
 
 /// Killed with `SIGKILL` when dropped, so that a failing test does not leave its cluster.

@@ -16,7 +16,7 @@ use crate::{
     stage::{Nodes, Stage, built_operator, say},
 };
 
-/// How often the sources are looked at. A save is complete when two looks in a row see the same.
+/// The interval between two scans of the sources. A save is complete when two scans in a row see the same.
 const GLANCE: Duration = Duration::from_millis(300);
 
 /// What the operator is built from.
@@ -24,7 +24,7 @@ const SOURCES: [&str; 4] = ["src", ".sqlx", "Cargo.toml", "Cargo.lock"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The nodes to run on; simulated ones are there soonest.
+    /// The nodes to run on; simulated ones start soonest.
     #[arg(long, value_enum, default_value_t = Nodes::Kwok)]
     nodes: Nodes,
 }
@@ -58,7 +58,7 @@ async fn develop(stage: &mut Stage, program: &Path) -> anyhow::Result<ExitCode> 
         seen = now;
         if settled && seen != built {
             built = seen.clone();
-            // A build that fails has said why; what ran goes on.
+            // A failed build has printed its errors; the running operator keeps running.
             if build().await? {
                 install_new_crds(stage, program).await?;
                 stage.start_operator(program)?;
@@ -91,7 +91,7 @@ async fn install_new_crds(stage: &Stage, program: &Path) -> anyhow::Result<()> {
     stage.install_crds(&dir.display().to_string()).await
 }
 
-/// What tells one state of the sources from another: how many files there are, and when the newest was written.
+/// What distinguishes two states of the sources: the number of files, and when the newest was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fingerprint {
     files: usize,
@@ -105,7 +105,7 @@ impl Fingerprint {
         fingerprint
     }
 
-    /// What can't be read is just being replaced; the next look sees it.
+    /// What can't be read is just being replaced; the next scan sees it.
     fn add(&mut self, path: &Path) {
         if let Ok(entries) = fs::read_dir(path) {
             entries.flatten().for_each(|entry| self.add(&entry.path()));

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_that_an_example_names_is_there() {
+    fn every_scenario_that_an_example_names_exists() {
         let catalogue = std::fs::read_to_string(project().join(SCENARIOS)).unwrap();
         let catalogue = Scenarios::from_yaml(&catalogue).unwrap();
         let named = read().iter().filter(|job| catalogue.of(&job.spec).unwrap().is_some()).count();

@@ -272,16 +272,16 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_once_and_what_stays_is_not() {
+    fn a_change_is_printed_once_and_an_unchanged_state_is_not() {
         let old = World { jobs: vec![job("a", JobPhase::Queued, "NoWorkers")], ..World::default() };
         let mut new = old.clone();
         assert_eq!(changes(&old, &new), Vec::<String>::new());
         new.jobs[0].phase = JobPhase::Running;
         new.jobs[0].node = "real-1".to_owned();
         new.usage.push(usage_row("a"));
-        let told = changes(&old, &new);
+        let printed = changes(&old, &new);
         assert_eq!(
-            told,
+            printed,
             [
                 "job tenant-acme/a: Running on real-1 NoWorkers because",
                 "usage acme/a attempt 1: 2.0 s, 1.00 core s, 0.50 GB s",
@@ -293,8 +293,11 @@ mod tests {
     fn an_end_that_is_not_the_expected_one_is_marked() {
         let jobs =
             vec![job("a", JobPhase::Completed, "Succeeded"), job("b", JobPhase::Failed, "NonZeroExit")];
-        let told = expectations(&World { jobs, ..World::default() });
-        assert!(told[1].contains("as expected") && !told[1].contains("NOT"), "{told:?}");
-        assert!(told[2].contains("Failed/NonZeroExit") && told[2].contains("NOT as expected"), "{told:?}");
+        let printed = expectations(&World { jobs, ..World::default() });
+        assert!(printed[1].contains("as expected") && !printed[1].contains("NOT"), "{printed:?}");
+        assert!(
+            printed[2].contains("Failed/NonZeroExit") && printed[2].contains("NOT as expected"),
+            "{printed:?}"
+        );
     }
 }

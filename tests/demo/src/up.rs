@@ -16,7 +16,7 @@ use crate::{
     world::{JobRow, Observer, World},
 };
 
-/// How often the caches are looked at; usage in Postgres every fourth time.
+/// The interval between two reads of the caches; usage in Postgres is read every fourth time.
 const GLANCE: Duration = Duration::from_millis(250);
 /// How long the examples may take to end.
 const EXAMPLES_END_WITHIN: Duration = Duration::from_secs(240);
@@ -85,7 +85,7 @@ fn verdict(world: &World) -> ExitCode {
 enum View {
     /// A terminal, all of it, redrawn when something has changed.
     Screen(FullScreen),
-    /// A pipe, one line for each change; holds what has been told.
+    /// A pipe, one line for each change; holds the last printed state.
     Lines(World),
 }
 
@@ -100,9 +100,9 @@ impl View {
     fn show(&mut self, world: &World, frame: &Frame) -> io::Result<()> {
         match self {
             Self::Screen(screen) => screen.draw(world, frame),
-            Self::Lines(told) => {
-                screen::changes(told, world).iter().for_each(|line| println!("{line}"));
-                told.clone_from(world);
+            Self::Lines(printed) => {
+                screen::changes(printed, world).iter().for_each(|line| println!("{line}"));
+                printed.clone_from(world);
                 Ok(())
             }
         }
@@ -126,7 +126,7 @@ impl FullScreen {
         let size = tcgetwinsize(io::stdout())?;
         let lines = screen::lines(world, frame, usize::from(size.ws_col), usize::from(size.ws_row));
         if lines != self.drawn {
-            // In one write, over what is there, so that nothing flickers.
+            // In one write, over the last screen, so that nothing flickers.
             let text: String = lines.iter().map(|line| format!("{line}\x1b[K\r\n")).collect();
             let mut out = io::stdout();
             write!(out, "\x1b[H{}\x1b[J", text.trim_end_matches("\r\n"))?;
@@ -140,7 +140,7 @@ impl FullScreen {
 impl Drop for FullScreen {
     fn drop(&mut self) {
         let mut out = io::stdout();
-        // The terminal may be gone, and with it the need.
+        // The terminal may be closed.
         drop(out.write_all(b"\x1b[?25h\x1b[?1049l").and_then(|()| out.flush()));
     }
 }

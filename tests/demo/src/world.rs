@@ -239,7 +239,7 @@ fn node_row(node: &Node) -> NodeRow {
     }
 }
 
-/// A kubelet tells its memory in KiB, to the last one.
+/// A kubelet gives its memory in exact KiB.
 fn gibibytes(amount: &str) -> String {
     let tenths = Quantity::from(amount).units().map(|bytes| bytes.saturating_mul(10) >> 30);
     tenths.map_or_else(|_| amount.to_owned(), |tenths| format!("{}.{}Gi", tenths / 10, tenths % 10))
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_told_in_gibibytes() {
+    fn memory_is_printed_in_gibibytes() {
         assert_eq!(gibibytes("24581692Ki"), "23.4Gi");
         assert_eq!(gibibytes("8Gi"), "8.0Gi");
         assert_eq!(gibibytes(""), "");

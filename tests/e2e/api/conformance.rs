@@ -1,10 +1,10 @@
-//! The server and its description agree: the document has the routes that are there and no other, and a fuzzer that
+//! The server and its description agree: the document has the server's routes and no other, and a fuzzer that
 //! reads it (schemathesis) finds no answer that it does not have.
 //!
 //! The fuzzer sends what the document allows and what it does not: values at the bounds, beyond them, of other types,
 //! unknown fields, wrong methods and media types, and, along the document's links, one request after another. It always
-//! makes the same ones, and fewer than a minute's worth. Whatever is out of bounds must be refused with a 4xx; no answer
-//! may be a 5xx, or of a status, media type, header, schema or code that the document does not have for it.
+//! makes the same ones, and fewer than a minute's worth. Whatever is out of bounds must be refused with a 4xx; no
+//! answer may be a 5xx, or of a status, media type, header, schema or code that the document does not have for it.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -51,7 +51,7 @@ async fn api_the_document_has_the_routes_that_are_there_and_no_other() {
             let at = path.replacen("/v1", prefix, 1).replace("{id}", "x").replace("{code}", "internal");
             let answer = ask_with(method, &at, &[], None).await;
             assert_eq!(answer.status, if open { 200 } else { 401 }, "{method} {at}: {answer:?}");
-            // No method serves as QUERY here, so the answer says which are there.
+            // No method serves as QUERY here, so the response lists those that exist.
             let other = ask_with("QUERY", &at, &[], None).await;
             assert_eq!((other.status, code(&other).as_str()), (405, "method_not_allowed"), "{at}");
             let expected: BTreeSet<String> =

@@ -66,6 +66,7 @@ async fn api_a_job_is_followed_to_its_end_and_taken_up_again() {
 #[tokio::test]
 async fn api_a_stream_of_events_ends_with_its_job_or_its_key() {
     let verbs = world().verbs().await;
+    // Given a running job that two keys follow.
     let own = tenant(&verbs, "api-watch", json!({"plan": "basic"})).await;
     verbs.worker("api-watch-1", "api-watch", "4").await;
     let spy = key(&verbs, "api-watch", "spy", json!({"scopes": ["jobs:read"]})).await;
@@ -79,16 +80,19 @@ async fn api_a_stream_of_events_ends_with_its_job_or_its_key() {
     for events in [&mut kept, &mut spied] {
         events.until("\"status\":\"running\"").await;
     }
+    // When one key is revoked, its stream ends within 10 s.
     keys::patch(&verbs, "api-watch", "spy", json!({"spec": {"revoked": true}})).await.unwrap();
     let revoked = Instant::now();
     let (text, _) = spied.ended().await;
     assert!(revoked.elapsed() < Duration::from_secs(10), "{:?}", revoked.elapsed());
     assert_eq!(words(&parsed(&text)).last(), Some(&"running"), "{text}");
 
+    // When the job is deleted, the other stream ends with that.
     verbs.jobs("api-watch").delete(name, &DeleteParams::default()).await.unwrap();
     let (text, whole) = kept.ended().await;
     let all = parsed(&text);
     assert!(whole && ["canceled", "deleted"].contains(&words(&all).last().copied().unwrap()), "{text}");
+    // An unknown job has no stream.
     let strange = follow(&own, super::ABSENT, None).await.ended().await.0;
     assert!(strange.contains(" 404 ") && strange.contains("\"not_found\""), "{strange}");
 }

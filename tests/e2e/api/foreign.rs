@@ -35,7 +35,7 @@ impl Party {
         let page = ask("GET", "/v1/jobs?limit=1", &key, None).await;
         let cursor = page.body["next_cursor"].as_str().unwrap().to_owned();
         assert_eq!(ask("DELETE", &format!("/v1/jobs/{past}"), &key, None).await.status, 204);
-        crofter_test_cluster::wait::until(crate::common::PATIENCE, "a job of the past", async || {
+        crofter_test_cluster::wait::until(crate::common::WAIT_TIMEOUT, "a job of the past", async || {
             let job = ask("GET", &format!("/v1/jobs/{past}"), &key, None).await;
             if job.body["deleted_at"].is_string() { Ok(()) } else { Err(job) }
         })
@@ -129,7 +129,7 @@ async fn api_of_another_tenant_nothing_is_seen_by_any_way() {
 /// Names in headers and queries: the name of another tenant is like one that does not exist.
 async fn same_words(own: &Party, other: &Party) {
     let bearer = format!("Bearer {}", own.key);
-    for (theirs, absent) in [(&other.tenant, ABSENT), (&other.name, "api-nobody")] {
+    for (theirs, absent) in [(&other.tenant, ABSENT), (&other.name, "api-absent")] {
         for (method, path) in [("GET", "/v1/jobs"), ("GET", "/v1/keys"), ("GET", "/v1/whoami")] {
             let named = async |who: &str| {
                 let headers = [("authorization", bearer.as_str()), ("x-tenant-id", who)];
@@ -177,7 +177,10 @@ async fn lists(own: &Party, other: &Party) {
     }
     let list = ask("GET", "/v1/jobs", &own.key, None).await;
     let ids: Vec<&Value> = list.body["jobs"].as_array().unwrap().iter().map(|job| &job["id"]).collect();
-    assert!(ids.contains(&&json!(own.job)) && ids.contains(&&json!(own.past)), "its own are there: {ids:?}");
+    assert!(
+        ids.contains(&&json!(own.job)) && ids.contains(&&json!(own.past)),
+        "its own jobs are listed: {ids:?}"
+    );
     let all = ask("GET", "/v1/tenants", &own.key, None).await;
     assert_eq!((all.status, code(&all).as_str()), (403, "forbidden"));
 }

@@ -12,7 +12,7 @@ use crate::{
 
 const TENANT: &str = "api-quoted";
 
-/// SQL, shell, labels, paths, templates, log lines, terminal codes, and text that isn't what it looks like.
+/// SQL, shell, labels, paths, templates, log lines, terminal codes, and deceptive characters.
 const TEXTS: [&str; 14] = [
     "'; DROP TABLE jobs; --",
     "\" OR \"1\"=\"1",
@@ -157,8 +157,11 @@ async fn api_headers_are_taken_as_what_they_are_or_not_at_all() {
         let once = send("POST", "/v1/jobs", "idempotency-key", Some(&job())).await;
         let again = send("POST", "/v1/jobs", "idempotency-key", Some(&job())).await;
         assert_eq!((once.status, id(&once)), (201, id(&again)), "{text}: {once:?}");
-        let gone = send("DELETE", &format!("/v1/jobs/{}", id(&once)), "if-match", None).await;
-        assert!(code(&gone) == "invalid_header" || code(&gone) == "precondition_failed", "{text}: {gone:?}");
+        let refused = send("DELETE", &format!("/v1/jobs/{}", id(&once)), "if-match", None).await;
+        assert!(
+            code(&refused) == "invalid_header" || code(&refused) == "precondition_failed",
+            "{text}: {refused:?}"
+        );
     }
     for (name, bytes) in
         [("x-request-id", "a\u{e9}"), ("x-tenant-id", "\u{e9}"), ("idempotency-key", "\u{e9}\u{1}")]

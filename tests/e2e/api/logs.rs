@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{ask, code, id, job, tenant};
-use crate::{common::PATIENCE, world};
+use crate::{common::WAIT_TIMEOUT, world};
 
 #[tokio::test]
 async fn api_a_log_that_is_not_there_has_its_reason() {
@@ -31,7 +31,7 @@ async fn api_a_log_that_is_not_there_has_its_reason() {
     verbs.worker("api-logs-1", "api-logs", "4").await;
     let name = submitted.body["name"].as_str().unwrap();
     verbs.until_phase("api-logs", name, JobPhase::Running).await;
-    wait::until(PATIENCE, "the server to know", || async {
+    wait::until(WAIT_TIMEOUT, "the server to know", || async {
         let job = ask("GET", &format!("/jobs/{}", id(&submitted)), &key, None).await.body;
         if job["status"] == "running" { Ok(()) } else { Err(job) }
     })

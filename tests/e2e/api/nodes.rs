@@ -39,6 +39,7 @@ async fn label(verbs: &Verbs<'_>, node: &str) -> Option<String> {
 #[tokio::test]
 async fn api_nodes_are_given_within_the_quota_and_taken_back() {
     let verbs = world().verbs().await;
+    // Given two nodes, an account that may label nodes and one that may not.
     let key = tenant(&verbs, "api-nodes", json!({"plan": "free"})).await;
     verbs.tenant("api-nodes-2", json!({"plan": "free"})).await;
     let boss = account("api-nodes-boss", &[("patch", "tenants.crofter.io"), ("patch", "nodes")]).await;
@@ -49,6 +50,7 @@ async fn api_nodes_are_given_within_the_quota_and_taken_back() {
     let path = "/v1/tenants/api-nodes/nodes";
     let give =
         async |who: &str, path: &str, node: &str| ask("POST", path, who, Some(&json!({"node": node}))).await;
+    // The first one assigns a node, which is ready and listed; a repetition changes nothing.
     let refused = give(&clerk, path, "api-nodes-a").await;
     assert_eq!((refused.status, code(&refused).as_str()), (403, "forbidden"), "{refused:?}");
     let given = give(&boss, path, "api-nodes-a").await;
@@ -58,27 +60,31 @@ async fn api_nodes_are_given_within_the_quota_and_taken_back() {
     assert_eq!(list.body["nodes"], json!([given.body]), "the same view: {list:?}");
     assert_eq!(give(&boss, path, "api-nodes-a").await.status, 200);
 
+    // A second node exceeds the quotas: first the workers, then the cores.
     let over = give(&boss, path, "api-nodes-b").await;
     assert_eq!((over.status, code(&over).as_str()), (429, "quota_exceeded"), "{over:?}");
     assert_eq!(over.body["detail"], "max workers limit reached (1/1)");
     verbs.patch_tenant("api-nodes", json!({"spec": {"quotas": {"maxWorkers": 2}}})).await.unwrap();
-    crofter_test_cluster::wait::until(crate::common::PATIENCE, "the new quota to count", || async {
+    crofter_test_cluster::wait::until(crate::common::WAIT_TIMEOUT, "the new quota to count", || async {
         let over = give(&boss, path, "api-nodes-b").await;
         if over.body["detail"] == "max CPU cores limit reached (4+4 > 4)" { Ok(()) } else { Err(over) }
     })
     .await
     .unwrap();
     assert_eq!(label(&verbs, "api-nodes-b").await, None, "refused before it was labelled");
+    // A node of another tenant and an unknown one are refused.
     let taken = give(&boss, "/tenants/api-nodes-2/nodes", "api-nodes-a").await;
     assert_eq!((taken.status, code(&taken).as_str()), (409, "conflict"), "{taken:?}");
     assert!(taken.body["detail"].as_str().unwrap().ends_with("tenant api-nodes"), "{taken:?}");
     assert_eq!(give(&boss, path, "api-nodes-nowhere").await.status, 404);
 
+    // A node is released by its own tenant's path alone, and once.
     let one = format!("{path}/api-nodes-a");
     assert_eq!(ask("DELETE", "/tenants/api-nodes-2/nodes/api-nodes-a", &boss, None).await.status, 404);
     assert_eq!(ask("DELETE", &one, &boss, None).await.status, 204);
     verbs.until_admitted("api-nodes-a", None).await;
     assert_eq!(ask("DELETE", &one, &boss, None).await.status, 404);
+    // The audit log has the assignment.
     let log = world().operator_log();
     let line = log.lines().find(|line| line.contains("crofter::audit") && line.contains("api-nodes-boss"));
     let line = line.expect("a line in the audit log");

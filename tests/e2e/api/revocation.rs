@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{ask, key, tenant};
 use crate::{
-    common::{PATIENCE, Verbs, keys, rest::code},
+    common::{Verbs, WAIT_TIMEOUT, keys, rest::code},
     world,
 };
 
@@ -17,7 +17,7 @@ use crate::{
 const KEYS: usize = 200;
 const TENANTS: usize = 4;
 /// What is promised of 99 in 100.
-const SOON: Duration = Duration::from_secs(1);
+const REVOCATION_P99: Duration = Duration::from_secs(1);
 /// What is promised of all: a server that may be further behind refuses every key.
 const FRESH: Duration = Duration::from_secs(5);
 
@@ -51,7 +51,7 @@ async fn ended(verbs: &Verbs<'_>, number: usize, victim: &Victim, maker: &str) -
         let asked = begun.elapsed();
         let answer = wire.ask("GET", "/v1/whoami", &victim.text).await.unwrap();
         match answer.status {
-            200 => assert!(asked < PATIENCE, "still let in after {asked:?}"),
+            200 => assert!(asked < WAIT_TIMEOUT, "still let in after {asked:?}"),
             _ => {
                 assert_eq!(code(&answer), "invalid_key");
                 return begun.elapsed();
@@ -76,7 +76,7 @@ async fn api_a_key_that_is_revoked_or_deleted_is_refused_at_once() {
     took.sort();
     let at = |hundredth: usize| took[(KEYS * hundredth).div_ceil(100) - 1];
     println!("{KEYS} keys from ended to refused: p50 {:?}, p99 {:?}, at most {:?}", at(50), at(99), at(100));
-    assert!(at(99) <= SOON && at(100) <= FRESH, "{took:?}");
+    assert!(at(99) <= REVOCATION_P99 && at(100) <= FRESH, "{took:?}");
     for victim in &victims {
         assert_eq!(ask("GET", "/v1/jobs", &victim.text, None).await.status, 401, "{}", victim.name);
     }

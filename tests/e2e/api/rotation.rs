@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{ask, id, tenant};
 use crate::{
-    common::{PATIENCE, Verbs, keys},
+    common::{Verbs, WAIT_TIMEOUT, keys},
     world,
 };
 
@@ -41,7 +41,7 @@ async fn rotate(maker: &str, newest: watch::Sender<(usize, String)>, uses: &[Ato
             let behind = uses.iter().filter(|used| used.load(Ordering::SeqCst) < version).count();
             if behind == 0 { Ok(()) } else { Err(behind) }
         };
-        wait::until(PATIENCE, "all clients to use the new text", adopted).await.unwrap();
+        wait::until(WAIT_TIMEOUT, "all clients to use the new text", adopted).await.unwrap();
     }
 }
 
@@ -85,7 +85,7 @@ async fn api_no_request_fails_while_its_key_is_rotated_by_schedule() {
     let over = AtomicBool::new(false);
     let rotated = async {
         // A minute is the shortest that a schedule may have.
-        wait::until(2 * PATIENCE, "a rotation by schedule", async || {
+        wait::until(2 * WAIT_TIMEOUT, "a rotation by schedule", async || {
             let text = keys::text(&verbs, "api-timely", "ci").await;
             if text == first { Err("the first text") } else { Ok(()) }
         })

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ABSENT, ALL, ask, ask_with, code, id, job, key, tenant};
 use crate::{
-    common::{Answer, PATIENCE, now},
+    common::{Answer, WAIT_TIMEOUT, now},
     keys, world,
 };
 
@@ -61,7 +61,7 @@ async fn ended(key: &str) -> String {
     let submitted = ask("POST", "/jobs", key, Some(&job())).await;
     let at = format!("/jobs/{}", id(&submitted));
     assert_eq!(ask("POST", &format!("{at}/cancel"), key, None).await.status, 202);
-    wait::until(PATIENCE, "the job to be canceled", || async {
+    wait::until(WAIT_TIMEOUT, "the job to be canceled", || async {
         let job = ask("GET", &at, key, None).await.body;
         if job["finished_at"].is_null() { Err(job) } else { Ok(()) }
     })
@@ -71,7 +71,7 @@ async fn ended(key: &str) -> String {
 }
 
 #[tokio::test]
-async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
+async fn api_every_route_admits_only_the_callers_it_documents() {
     let verbs = world().verbs().await;
     let right = tenant(&verbs, "api-right", json!({"plan": "basic"})).await;
     let foreign = tenant(&verbs, "api-foreign", json!({"plan": "basic"})).await;
@@ -83,7 +83,7 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
     let end = jiff::Timestamp::from_second(now().as_second() + 6).unwrap().to_string();
     let expired = key(&verbs, "api-right", "expired", json!({"scopes": ALL, "expiresAt": end})).await;
     for text in [&revoked, &expired, &closed] {
-        wait::until(PATIENCE, "the key to be refused", || async {
+        wait::until(WAIT_TIMEOUT, "the key to be refused", || async {
             let answer = ask("GET", "/whoami", text, None).await;
             if answer.status > 400 { Ok(()) } else { Err(answer.status) }
         })
@@ -109,7 +109,7 @@ async fn api_every_route_lets_in_whom_it_should_and_nobody_else() {
         for route in routes() {
             let Route { method, path, body, needs, well } = &route;
             let at = |job: &str, key: &str| {
-                let tenant = if job == ABSENT { "nobody" } else { "api-right" };
+                let tenant = if job == ABSENT { "api-absent" } else { "api-right" };
                 let path = format!("{prefix}{path}").replace("{tenant}", tenant);
                 let ended = if job == ABSENT { ABSENT } else { &ended_id };
                 path.replace("{job}", job).replace("{key}", key).replace("{ended}", ended)

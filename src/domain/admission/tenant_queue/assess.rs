@@ -281,8 +281,11 @@ impl TenantQueue {
         let (asked, group) = (shared.jobs[job].size(), shared.inventory.pool_name(pool));
         self.usage.queued -= 1;
         self.admitted += 1;
+        if let Some(membership) = self.memberships.iter().find(|membership| membership.pool == pool) {
+            let shares = shared.inventory.shares_mut(pool);
+            shares.count_admission(membership.member, &asked, shared.now.steady);
+        }
         self.add_usage(asked, Some(&group), shared);
-        shared.inventory.shares_mut(pool).count_admission(&asked);
         node.into_iter().for_each(|node| shared.inventory.take(node, asked));
         let entry = &mut shared.jobs[job];
         self.starting += u64::from(entry.is_first_attempt());

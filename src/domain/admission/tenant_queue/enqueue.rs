@@ -34,7 +34,7 @@ impl TenantQueue {
         arrivals.iter().for_each(|job| self.enqueue_new(*job, shared));
         self.fill_queue(shared);
         arrivals.into_iter().for_each(|job| self.reject_overflow(job, shared));
-        self.weigh(&mut shared.inventory);
+        self.weigh(shared);
     }
 
     fn enqueue_new(&mut self, job: JobIdx, shared: &mut Shared) {

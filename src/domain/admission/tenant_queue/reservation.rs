@@ -99,7 +99,7 @@ impl TenantQueue {
     pub fn end_cycle(&mut self, shared: &mut Shared) {
         self.enqueued = false;
         self.find_blocked_job(&mut shared.inventory);
-        self.weigh(&mut shared.inventory);
+        self.weigh(shared);
         if self.reservation.is_none() && !self.is_closed() && self.first_starving(shared).is_some() {
             self.enqueue(&mut shared.agenda);
         }

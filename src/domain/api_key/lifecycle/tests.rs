@@ -39,7 +39,7 @@ enum Slot {
     Ours(Option<Key>),
 }
 
-/// A key, its Secret, and the process that looks after it.
+/// A key, its Secret, and the process that reconciles it.
 #[derive(Debug)]
 struct World {
     spec: TenantApiKeySpec,
@@ -50,7 +50,7 @@ struct World {
     peppers: Vec<u32>,
     now: i64,
     made: u64,
-    /// All texts that ever were made, by id.
+    /// All tokens that ever were made, by id.
     texts: BTreeMap<String, Key>,
     causes: Vec<Cause>,
 }
@@ -98,8 +98,8 @@ impl World {
         })
     }
 
-    /// As the controller carries a step out; false when nothing is left to do.
-    fn pass(&mut self) -> bool {
+    /// Carries out one step as the controller does; false when nothing is left to do.
+    fn reconcile(&mut self) -> bool {
         let before = self.status.clone();
         match self.next().step {
             Step::Settle(v) | Step::Hold(v) | Step::Conflict(v) | Step::Expire(v) => {
@@ -129,14 +129,14 @@ impl World {
         before != self.status
     }
 
-    /// Passes until nothing is left to do.
-    fn settle(&mut self) -> usize {
-        let passes = (0..10).take_while(|_| self.pass()).count();
-        assert!(passes < 6, "it does not come to rest: {self:?}");
-        passes
+    /// Reconciles until nothing is left to do, and returns how often.
+    fn converge(&mut self) -> usize {
+        let reconciles = (0..10).take_while(|_| self.reconcile()).count();
+        assert!(reconciles < 6, "the key does not converge: {self:?}");
+        reconciles
     }
 
-    /// The texts that open something now.
+    /// The tokens that are accepted now.
     fn accepted(&self) -> Vec<String> {
         let accepts = |key: &&Key| {
             self.status.versions.iter().any(|v| {
@@ -155,52 +155,52 @@ impl World {
 }
 
 #[test]
-fn a_new_key_is_hashed_then_delivered_then_told() {
+fn a_new_key_is_hashed_then_delivered_then_reported() {
     let mut world = World::new(spec(json!({})));
     assert_eq!(world.next(), Next { step: Step::Issue { cause: Cause::First, kept: None }, at: None });
-    world.pass();
+    world.reconcile();
     assert_eq!((world.next().step, world.status.key_id.clone()), (Step::Deliver, None));
-    world.pass();
-    world.settle();
+    world.reconcile();
+    world.converge();
     assert_eq!(world.status.key_id, world.in_secret());
     assert_eq!(world.accepted(), [world.in_secret().unwrap()]);
     assert_eq!(world.next().at, None);
 }
 
 #[test]
-fn a_rotation_keeps_the_version_before_until_the_new_one_is_there_and_then_for_the_overlap() {
+fn a_rotation_keeps_the_previous_version_until_the_new_one_is_delivered_and_then_for_the_overlap() {
     let mut world = World::new(spec(json!({"overlapSeconds": 30})));
-    world.settle();
+    world.converge();
     let first = world.in_secret().unwrap();
     world.annotation = Some("now".to_owned());
-    world.pass();
+    world.reconcile();
     assert_eq!(world.in_secret().as_ref(), Some(&first));
     world.now += 1000;
     assert_eq!(world.accepted().len(), 2, "not before the new one is in the Secret");
-    world.settle();
+    world.converge();
     assert_eq!(world.accepted().len(), 2);
     assert_eq!(world.next().at, Some(at(world.now + 30)));
     world.now += 29;
     assert_eq!(world.accepted().len(), 2);
     world.now += 1;
-    assert_eq!(world.accepted(), [world.in_secret().unwrap()], "also before anybody looks");
+    assert_eq!(world.accepted(), [world.in_secret().unwrap()], "also before the next reconcile");
     assert_ne!(world.in_secret().unwrap(), first);
-    world.settle();
+    world.converge();
     assert_eq!(world.status.versions.len(), 1);
     assert_eq!(world.causes, [Cause::First, Cause::Requested]);
     world.annotation = None;
-    assert_eq!(world.settle(), 0, "taking the annotation away asks for nothing");
+    assert_eq!(world.converge(), 0, "taking the annotation away asks for nothing");
 }
 
 #[test]
 fn a_rotation_by_schedule_comes_by_itself_and_never_outlives_the_key() {
     let mut world = World::new(spec(json!({"rotateEvery": "1h"})));
-    world.settle();
+    world.converge();
     let due = world.now + 3600;
     assert_eq!(world.next().at, Some(at(due)));
     world.spec.expires_at = Some(Time(at(due + 100)));
     world.now = due;
-    world.settle();
+    world.converge();
     assert_eq!(world.causes, [Cause::First, Cause::Scheduled]);
     assert_eq!(world.status.versions[1].valid_until, Some(Time(at(due + 100))), "not for the whole overlap");
     assert_eq!(world.next().at, Some(at(due + 100)));
@@ -208,20 +208,20 @@ fn a_rotation_by_schedule_comes_by_itself_and_never_outlives_the_key() {
     assert_eq!(world.accepted(), [""; 0]);
     assert!(matches!(world.next(), Next { step: Step::Expire(_), at: None }));
     world.now += 100_000;
-    world.settle();
+    world.converge();
     assert_eq!(world.causes.len(), 2, "an expired key is not rotated");
 }
 
 #[test]
 fn a_damaged_secret_gets_a_new_version_and_not_more_often_than_that() {
     let mut world = World::new(spec(json!({})));
-    world.settle();
+    world.converge();
     let first = world.in_secret().unwrap();
     for slot in [Slot::Empty, Slot::Ours(None), Slot::Ours(Some(key(99)))] {
         world.slot = slot;
         assert!(matches!(world.next(), Next { step: Step::Hold(_), at: Some(t) } if t == at(world.now + 10)));
         world.now += 10;
-        world.settle();
+        world.converge();
         assert!(world.accepted().contains(&world.in_secret().unwrap()));
     }
     assert_eq!(world.causes[1..], [Cause::Restored; 3]);
@@ -236,29 +236,29 @@ fn a_damaged_secret_gets_a_new_version_and_not_more_often_than_that() {
 #[test]
 fn a_clock_that_is_set_back_does_not_keep_a_damaged_secret() {
     let mut world = World::new(spec(json!({})));
-    world.settle();
+    world.converge();
     world.slot = Slot::Empty;
     world.now -= 3600;
     assert!(matches!(world.next().step, Step::Issue { cause: Cause::Restored, .. }), "not in an hour");
-    world.settle();
+    world.converge();
     world.slot = Slot::Empty;
     assert!(matches!(world.next().step, Step::Hold(_)), "and not more often for that");
 }
 
 #[test]
-fn a_text_that_was_lost_on_its_way_is_replaced_and_the_one_before_stays() {
+fn a_token_that_was_lost_before_delivery_is_replaced_and_the_previous_one_stays() {
     let mut world = World::new(spec(json!({"overlapSeconds": 0})));
-    world.settle();
+    world.converge();
     let first = world.in_secret().unwrap();
     world.annotation = Some("x".to_owned());
-    world.pass();
+    world.reconcile();
     let lost = world.at_hand.take().unwrap().id().to_string();
     assert!(
         matches!(&world.next().step, Step::Issue { cause: Cause::Undelivered, kept: Some(kept) } if kept.key_id == first)
     );
-    world.pass();
+    world.reconcile();
     assert!(!world.accepted().contains(&lost) && world.accepted().contains(&first));
-    world.settle();
+    world.converge();
     assert_eq!(world.accepted(), [world.in_secret().unwrap()]);
 }
 
@@ -268,20 +268,20 @@ fn a_foreign_secret_stays_and_the_versions_too() {
     world.slot = Slot::Foreign;
     assert_eq!(world.next().step, Step::Conflict(Versions::default()));
     world.slot = Slot::Empty;
-    world.settle();
+    world.converge();
     world.slot = Slot::Foreign;
-    world.settle();
+    world.converge();
     assert_eq!(world.accepted().len(), 1);
 }
 
 #[test]
 fn revoked_is_for_good_and_nothing_is_kept() {
     let mut world = World::new(spec(json!({"rotateEvery": "1m"})));
-    world.settle();
+    world.converge();
     world.spec.revoked = true;
-    assert_eq!(world.accepted(), [""; 0], "before anybody has looked");
+    assert_eq!(world.accepted(), [""; 0], "before the next reconcile");
     world.now += 1000;
-    world.settle();
+    world.converge();
     assert_eq!((world.status.versions.len(), world.status.key_id.clone()), (0, None));
     assert_eq!(world.next(), Next { step: Step::Revoke, at: None });
 }
@@ -289,19 +289,19 @@ fn revoked_is_for_good_and_nothing_is_kept() {
 #[test]
 fn a_new_pepper_costs_no_key() {
     let mut world = World::new(spec(json!({})));
-    world.settle();
+    world.converge();
     let text = world.in_secret();
     let pepper = |world: &World| world.status.versions[0].macs.iter().map(|m| m.pepper).collect::<Vec<_>>();
     world.peppers = vec![1, 2];
-    world.settle();
+    world.converge();
     assert_eq!(pepper(&world), [2, 1], "whoever does not have the new one yet recognises the key, too");
     world.peppers = vec![2];
-    world.settle();
+    world.converge();
     assert_eq!(pepper(&world), [2]);
     assert_eq!((world.in_secret(), world.causes.len()), (text, 1));
     world.peppers = vec![3];
     world.now += 10;
-    world.settle();
+    world.converge();
     assert_eq!(world.causes[1..], [Cause::Restored], "taken away too soon");
     assert_eq!(world.accepted(), [world.in_secret().unwrap()]);
 }
@@ -324,10 +324,10 @@ fn requests_and_periods_are_read() {
     }
 }
 
-/// What may befall a key between two passes.
+/// What may happen to a key between two reconciles.
 #[derive(Clone, Debug)]
 enum Event {
-    Pass,
+    Reconcile,
     Wait(i64),
     Kill,
     Rotate(u8),
@@ -344,7 +344,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => Just(Event::Pass),
+        6 => Just(Event::Reconcile),
         3 => (1_i64..200).prop_map(Event::Wait),
         2 => Just(Event::Kill),
         2 => any::<u8>().prop_map(Event::Rotate),
@@ -363,7 +363,7 @@ fn event() -> impl Strategy<Value = Event> {
 impl World {
     fn befall(&mut self, event: &Event) {
         match event {
-            Event::Pass => drop(self.pass()),
+            Event::Reconcile => drop(self.reconcile()),
             Event::Wait(seconds) => self.now += seconds,
             Event::Kill => self.at_hand = None,
             Event::Rotate(word) => self.annotation = Some(word.to_string()),
@@ -406,15 +406,15 @@ proptest! {
             if let Some(end) = &world.spec.expires_at {
                 prop_assert!(end.0 > at(world.now) || world.accepted().is_empty());
             }
-            // A pass by itself never shuts out the text that is in the Secret.
+            // A reconcile by itself never refuses the token that is in the Secret.
             let opened = in_secret.filter(|id| before.contains(id) && world.in_secret().as_ref() == Some(id));
             let opened = opened.filter(|id| delivered.as_ref() == Some(id));
-            if let (Event::Pass, Some(id)) = (event, opened) {
+            if let (Event::Reconcile, Some(id)) = (event, opened) {
                 prop_assert!(world.accepted().contains(&id), "{:?} {:?}", event, world);
             }
         }
         world.now += 10;
-        world.settle();
+        world.converge();
         let next = world.next();
         let open = closed(&world.spec, at(world.now)).is_none();
         if open && !matches!(world.slot, Slot::Foreign) {
@@ -422,7 +422,7 @@ proptest! {
             prop_assert_eq!(&world.status.key_id, &world.in_secret());
         }
         prop_assert!(next.at.is_none_or(|t| t > at(world.now)));
-        // Until the time given nothing changes by itself, and then something does or time goes on.
+        // Nothing changes by itself until the returned time; then a step is due, or a later time is returned.
         if let Some(then) = next.at {
             world.now = then.as_second() - 1;
             let step = world.next().step;

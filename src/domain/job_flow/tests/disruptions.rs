@@ -1,7 +1,7 @@
 //! Attempts that the cluster ended are counted, bounded and paced apart from `maxRetries`.
 
 use super::*;
-use crate::domain::retry::MOST_DISRUPTIONS;
+use crate::domain::retry::MAX_DISRUPTIONS;
 
 /// Runs an attempt from the queue until something has ended it; what its job says then, and how long it pauses.
 fn attempt(world: &mut World, number: u32, status: Option<&Value>) -> (JobStatus, SignedDuration) {
@@ -30,7 +30,7 @@ fn a_job_that_is_well_survives_more_drains_than_it_has_retries_and_one_that_kill
     let mut world =
         World { minutes: 1_000_000, ..World::new(&json!({"maxRetries": 1, "retryPolicy": "Always"})) };
     let mut number = 0;
-    for disruption in 1..=MOST_DISRUPTIONS {
+    for disruption in 1..=MAX_DISRUPTIONS {
         number += 1;
         let (status, pause) = attempt(&mut world, number, Some(&evicted_running(i64::from(number) * 1000)));
         assert_eq!((status.phase, status.retries, status.disruptions), (JobPhase::Retrying, 0, disruption));

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{Case, Terms};
 use crate::{
     follow::{JOBS as JOBS_PATH, Light, now},
-    load::{Shape, Submitted, in_turn, scaled},
+    load::{Shape, Submitted, round_robin, scaled},
     measure::{Measured, Seen, seconds},
     process::{Reading, peak_memory},
     recipe::Values,
@@ -30,10 +30,10 @@ const TENANTS: usize = 30;
 const SHAPE: Shape = Shape { cores: 1, seconds: 1 };
 const NODES: u32 = 10;
 const CORES: u32 = 20;
-/// One in so many stays queued when the others are made to have ended.
+/// One in this number of jobs stays queued when the others are made to have ended.
 const QUEUED: usize = 10;
 /// How long the first pod may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the operator is followed from then on.
 const FOLLOWED: Duration = Duration::from_secs(30);
 /// Jobs that are made to have ended at once.
@@ -61,7 +61,7 @@ async fn measure(
     done: &mut (dyn FnMut(Case) -> anyhow::Result<()> + Send),
 ) -> anyhow::Result<()> {
     say(&format!("  submitting {count} jobs"));
-    let jobs = stage.submitter.all("job", &in_turn(count, TENANTS)).await?;
+    let jobs = stage.submitter.all("job", &round_robin(count, TENANTS)).await?;
     done(restart(stage, format!("restart with {count} Jobs, all queued"), &jobs).await?)?;
     let ended = end(stage, &jobs).await?;
     let name = format!("restart with {count} Jobs, {ended} of them ended");
@@ -69,7 +69,7 @@ async fn measure(
 }
 
 async fn restart(stage: &mut Stage, name: String, jobs: &[Submitted]) -> anyhow::Result<Case> {
-    settle(stage).await?;
+    until_idle(stage).await?;
     say(&format!("  {name}"));
     let (listed, _) = list(&stage.submitter.client).await?;
     let mark = stage.audit.end()?;
@@ -80,8 +80,8 @@ async fn restart(stage: &mut Stage, name: String, jobs: &[Submitted]) -> anyhow:
     while first.is_none() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         stage.check_operator()?;
-        if seconds(begun, now()) > PATIENCE.as_secs_f64() {
-            bail!("no pod after {} s", PATIENCE.as_secs());
+        if seconds(begun, now()) > WAIT_TIMEOUT.as_secs_f64() {
+            bail!("no pod after {} s", WAIT_TIMEOUT.as_secs());
         }
         at = stage.audit.read(at, |request| {
             if request.user == OPERATOR && request.made_pod() {
@@ -109,9 +109,9 @@ async fn restart(stage: &mut Stage, name: String, jobs: &[Submitted]) -> anyhow:
 }
 
 /// Waits until the API server is done with what was made before: it is not for the restart.
-async fn settle(stage: &Stage) -> anyhow::Result<()> {
+async fn until_idle(stage: &Stage) -> anyhow::Result<()> {
     let most = IDLE * IDLE_FOR.as_secs_f64();
-    wait::until(PATIENCE, "an idle API server", || async {
+    wait::until(WAIT_TIMEOUT, "an idle API server", || async {
         let read = || Reading::of(&stage.processes()).map_err(|error| error.to_string());
         let before = read()?;
         tokio::time::sleep(IDLE_FOR).await;

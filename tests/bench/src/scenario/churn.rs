@@ -1,15 +1,15 @@
 //! Churn: jobs come at a fixed rate for a time, whatever becomes of those before them.
 //!
 //! What the pool can take is what the bare client makes of jobs that are submitted as fast as it does them: its rate is
-//! 100 %. At 80 % jobs should hardly wait; at 110 % the queue grows as long as jobs come, and admissions should go on at
-//! the full rate. Both sides have the same jobs come at the same times.
+//! 100 %. At 80 % jobs should hardly wait; at 110 % the queue grows as long as jobs come, and admissions should go on
+//! at the full rate. Both sides have the same jobs come at the same times.
 
 use futures::{StreamExt, channel::mpsc, future::try_join};
 
 use super::{Case, Terms};
 use crate::{
     floor::Floor,
-    load::{Planned, Shape, Submitted, arrivals, in_turn, scaled},
+    load::{Planned, Shape, Submitted, arrivals, round_robin, scaled},
     say,
     sides::{self, Beginning, FloorRun, OperatorRun, Trials},
     stage::{OPERATOR, Setting, Stage},
@@ -46,7 +46,7 @@ async fn measure(
     let room = usize::try_from(NODES * CORES)?;
     let bare = Floor::new(stage).await?;
     let trials = sides::tune(stage, &bare, terms.scale, room).await?;
-    let plan = in_turn(scaled(JOBS, terms.scale, 300), TENANTS);
+    let plan = round_robin(scaled(JOBS, terms.scale, 300), TENANTS);
     let as_taken = stage.submitter.as_taken("capacity", &plan);
     let alone = sides::floor(stage, &bare, as_taken, plan.len(), &trials).await?;
     let capacity = alone.measured.completions_per_second;
@@ -82,8 +82,8 @@ async fn operator(
     stage.start_operator()?;
     stage.until_quiet(OPERATOR).await?;
     let beginning = Beginning::now(stage)?;
-    let (told, come) = mpsc::unbounded();
-    let late = stage.submitter.at_times(prefix, jobs, told).await?;
+    let (sender, come) = mpsc::unbounded();
+    let late = stage.submitter.at_times(prefix, jobs, sender).await?;
     let submitted: Vec<Submitted> = come.collect().await;
     let run = sides::follow_operator(stage, beginning, &submitted).await?;
     Ok((run, Quantiles::of(late)))
@@ -96,8 +96,8 @@ async fn floor(
     jobs: &[(f64, Planned)],
     trials: &Trials,
 ) -> anyhow::Result<(FloorRun, Quantiles)> {
-    let (told, come) = mpsc::unbounded();
+    let (sender, come) = mpsc::unbounded();
     let run = sides::floor(stage, bare, come.map(Ok), jobs.len(), trials);
-    let (run, late) = try_join(run, stage.submitter.at_times(prefix, jobs, told)).await?;
+    let (run, late) = try_join(run, stage.submitter.at_times(prefix, jobs, sender)).await?;
     Ok((run, Quantiles::of(late)))
 }

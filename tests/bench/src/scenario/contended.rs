@@ -1,8 +1,8 @@
 //! Contended: more work than room, of jobs of three sizes, in tenants of all plans.
 //!
-//! Each tenant has as many jobs as its plan's weight says, so that with a fair share all have work left almost until the
-//! end. Service is what a watch sees: cores times the time from Running to the end of a pod, while every tenant still
-//! has jobs that wait for a pod. The pool is small against what the API server can do: here room is what limits.
+//! Each tenant has as many jobs as its plan's weight says, so that with a fair share all have work left almost until
+//! the end. Service is what a watch sees: cores times the time from Running to the end of a pod, while every tenant
+//! still has jobs that wait for a pod. The pool is small against what the API server can do: here room is what limits.
 
 use std::{
     collections::HashMap,
@@ -122,7 +122,7 @@ struct Service {
     window: f64,
     /// Core-seconds of pods that ran.
     running: f64,
-    /// Core-seconds from the creation of a pod to its end: what can be given to nobody else.
+    /// Core-seconds from the creation of a pod to its end: what no other job can use.
     held: f64,
     /// Jain's index of core-seconds that pods ran, by weight.
     jain_running: f64,
@@ -143,7 +143,7 @@ impl Service {
         let admitted = seen.admitted();
         let since = |at: i64| seconds(run.begun, at);
         let start = admitted.values().min().context("no pods")?;
-        // A tenant's backlog is gone with its last pod; the time is over with the first whose is.
+        // A tenant's backlog ends with its last pod; the contended time ends with the first backlog.
         let mut last = vec![0; weights.len()];
         for job in jobs {
             let (at, tenant) = (admitted.get(&job.key()).copied(), last.get_mut(job.plan.tenant));
@@ -159,7 +159,7 @@ impl Service {
             let (Some(made), Some(ended)) = (admitted.get(&key), times.ended) else { continue };
             let cores = stage.submitter.shapes.get(job.plan.shape).map_or(0, |shape| shape.cores);
             let of = |from: i64| f64::from(cores) * overlap((since(from), since(ended)), window);
-            // A pod whose running nobody saw ran within one look of its end.
+            // A pod that was never seen running ran within one interval of the watch before its end.
             add(&mut ran, job.plan.tenant, of(times.running.unwrap_or(ended)));
             add(&mut held, job.plan.tenant, of(*made));
         }
@@ -177,8 +177,8 @@ impl Service {
     }
 }
 
-fn add(totals: &mut [f64], place: usize, amount: f64) {
-    if let Some(total) = totals.get_mut(place) {
+fn add(totals: &mut [f64], index: usize, amount: f64) {
+    if let Some(total) = totals.get_mut(index) {
         *total += amount;
     }
 }

@@ -1,9 +1,9 @@
 //! The scheduler's core by itself: how long a decision takes, from a thousand waiting jobs to a million.
 //!
-//! No cluster and no IO: a `Dispatcher` is told what the operator would tell it. All tenants are backlogged, a tenth as many
-//! as jobs, and the shared pool is full, which is when deciding is the most work: whoever gets the room that becomes free
-//! has to be found among all who wait. A *wake-up* is being told of one event and deciding upon it; the clock moves on by a
-//! second between two events, so that the order of the tenants is another one each time.
+//! No cluster and no IO: a `Dispatcher` gets the events that the operator would deliver. All tenants are backlogged, a
+//! tenth as many as jobs, and the shared pool is full, which is when deciding is the most work: whoever gets the room
+//! that becomes free has to be found among all waiting jobs. A *wake-up* is one event and the scheduling cycle after
+//! it; the clock advances by a second between two events, so that the order of the tenants changes each time.
 
 use std::{
     collections::HashMap,
@@ -51,15 +51,15 @@ enum Load {
     Distinct,
 }
 
-/// What was measured with so many jobs, in milliseconds.
+/// What was measured with a number of jobs, in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Growth {
     load: Load,
     waiting: usize,
     tenants: usize,
     nodes: usize,
-    /// Being told of everything after a restart.
-    told: f64,
+    /// Delivery of all objects after a restart.
+    loaded: f64,
     /// The first decision.
     first: f64,
     /// Wake-ups by the end of one job.
@@ -97,7 +97,7 @@ fn head() -> String {
         "load",
         "waiting",
         "tenants",
-        "told",
+        "loaded",
         "first",
         "one ends p50",
         "p99",
@@ -114,7 +114,7 @@ fn line(growth: &Growth) -> String {
         format!("  {:>14} {:>14} {:>14}", format!("{:?}", growth.load), growth.waiting, growth.tenants);
     let Growth { one_ends, one_starts, burst, .. } = growth;
     for value in [
-        growth.told,
+        growth.loaded,
         growth.first,
         one_ends.p50,
         one_ends.p99,
@@ -134,7 +134,7 @@ fn measure(load: Load, waiting: usize) -> Growth {
     let nodes = (waiting / 100).max(1);
     let begun = Instant::now();
     let mut world = World::new(load, waiting, tenants, nodes);
-    let told = millis(begun.elapsed());
+    let loaded = millis(begun.elapsed());
     let first = world.decide();
     world.dispatcher.take_reason_updates(usize::MAX / 64);
     let mut growth = Growth {
@@ -142,7 +142,7 @@ fn measure(load: Load, waiting: usize) -> Growth {
         waiting,
         tenants,
         nodes,
-        told,
+        loaded,
         first: millis(first),
         one_ends: Quantiles::default(),
         one_starts: Quantiles::default(),
@@ -259,9 +259,9 @@ impl World {
     fn start_admitted(&mut self) -> Duration {
         let begun = Instant::now();
         for uid in std::mem::take(&mut self.admitted) {
-            let Some(Verdict::Admit(place)) = self.dispatcher.verdict(&uid) else { continue };
-            self.dispatcher.claim(&uid, place.attempt);
-            if let (Some(job), Some(node)) = (self.waiting.remove(&uid), place.node) {
+            let Some(Verdict::Admit(admission)) = self.dispatcher.verdict(&uid) else { continue };
+            self.dispatcher.claim(&uid, admission.attempt);
+            if let (Some(job), Some(node)) = (self.waiting.remove(&uid), admission.node) {
                 self.start(job, &node);
             }
         }

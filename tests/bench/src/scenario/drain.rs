@@ -1,4 +1,4 @@
-//! Drain: a queue that is there before the operator is, worked off.
+//! Drain: a queue that exists before the operator starts, until it is empty.
 //!
 //! The jobs are submitted while the operator is stopped, and its start is the beginning: so nothing is written about a
 //! job before, and what it costs to judge a whole queue at once is part of what is measured. All tenants use one pool
@@ -7,7 +7,7 @@
 use super::{Case, Terms};
 use crate::{
     floor::Floor,
-    load::{Shape, in_turn, scaled},
+    load::{Shape, round_robin, scaled},
     sides,
     stage::{Setting, Stage},
 };
@@ -50,7 +50,7 @@ async fn measure(
     jobs: usize,
 ) -> anyhow::Result<(sides::OperatorRun, sides::FloorRun)> {
     let room = usize::try_from(NODES * CORES)?;
-    let plan = in_turn(jobs, stage.submitter.tenants.len());
+    let plan = round_robin(jobs, stage.submitter.tenants.len());
     let floor = Floor::new(stage).await?;
     let trials = sides::tune(stage, &floor, terms.scale, room).await?;
     let queued = stage.submitter.all("job", &plan).await?;

@@ -32,7 +32,7 @@ pub enum Scenario {
     Rest,
 }
 
-/// What all scenarios are told.
+/// The input of all scenarios.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// The operator's program.

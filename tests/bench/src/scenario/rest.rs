@@ -1,11 +1,11 @@
-//! REST: requests a second and latency of the REST API, each beside the least that can answer it.
+//! REST: requests a second and latency of the REST API, each compared with the least that can answer it.
 //!
-//! Reads of a job from the cache stand beside a bare axum handler, a process of its own that answers the same bytes and
-//! knows nothing; submits beside bare creations of the same Job at the API server, while the operator runs both sides'
-//! jobs. Another tenant's job, which the key may not see, stands beside one that never was, while it is in the cluster and
-//! when only the history has it: whoever asks must not learn from the time of a 404 which it was. One client library asks
-//! all of them, over connections that stay open. The sides take turns, so that what the machine does besides falls on
-//! both.
+//! Reads of a job from the cache are compared with a bare axum handler, a process of its own that returns the same
+//! bytes without any lookup; submits with bare creations of the same Job at the API server, while the operator runs
+//! both sides' jobs. Another tenant's job, which the key may not see, is compared with one that never existed, while it
+//! is in the cluster and when only the history has it: a client must not learn from the time of a 404 which it was. One
+//! client library sends all requests, over connections that stay open. The sides alternate, so that other load of the
+//! machine affects both.
 
 use std::{
     fmt::Write as _,
@@ -41,7 +41,7 @@ use tokio::{
 use super::Terms;
 use crate::{
     load::{Planned, Shape, job_object},
-    stage::{PATIENCE, Setting, Stage},
+    stage::{Setting, Stage, WAIT_TIMEOUT},
     stats::{Quantiles, count},
 };
 
@@ -50,8 +50,8 @@ const SHAPE: Shape = Shape { cores: 1, seconds: 1 };
 const NODES: u32 = 4;
 const CORES: u32 = 20;
 /// Turns of each side.
-const TURNS: usize = 2;
-/// Of each turn, before the part that counts.
+const ROUNDS: usize = 2;
+/// Of each round, before the part that counts.
 const WARM: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(5);
 /// Wanted of reads and of submits, as a part of what the bare side does.
@@ -149,7 +149,7 @@ async fn measure(stage: &mut Stage, terms: &Terms) -> anyhow::Result<()> {
 async fn hidden(stage: &Stage, crofter: &Client) -> anyhow::Result<[Pair; 2]> {
     let ended = stage.completions.count();
     let jobs = stage.submitter.all("foreign", &[Planned { tenant: 1, shape: 0 }]).await?;
-    stage.completions.until(ended + 1, PATIENCE, || Ok(())).await?;
+    stage.completions.until(ended + 1, WAIT_TIMEOUT, || Ok(())).await?;
     let job = jobs.first().context("no foreign job")?;
     let absent_uid = format!("{:08x}{}", fastrand::u32(..), job.uid.get(8..).context("a short UID")?);
     let (foreign, absent) = (format!("/v1/jobs/{}", job.uid), format!("/v1/jobs/{absent_uid}"));
@@ -172,7 +172,7 @@ async fn until_recorded(stage: &Stage, uid: &str, holds: fn(&JobRecord) -> bool)
     let tenant = stage.submitter.tenants.get(1).context("no second tenant")?.uid.parse()?;
     let (uid, url) = (uid.parse()?, stage.database_url().context("no database")?);
     let readers = Readers::new(&url.into(), db::Options::default())?;
-    wait::until(PATIENCE, "the history to have the foreign job", || async {
+    wait::until(WAIT_TIMEOUT, "the history to have the foreign job", || async {
         let record = db::job_of(&readers, tenant, uid).await.map_err(|error| error.to_string())?;
         if record.as_ref().is_some_and(holds) { Ok(()) } else { Err(format!("{record:?}")) }
     })
@@ -190,7 +190,7 @@ fn is_not_found(answer: &kube::Result<String>) -> bool {
     matches!(answer, Err(kube::Error::Api(status)) if status.code == 404)
 }
 
-/// Has both sides asked, in turns. Each answer makes so many jobs, whose end is waited for before the next turn.
+/// Sends the requests of both sides, round by round. Each round creates a number of jobs and waits for their end.
 async fn pair(
     stage: &Stage,
     what: &'static str,
@@ -201,20 +201,20 @@ async fn pair(
 ) -> anyhow::Result<Pair> {
     let mut tallies = [Tally::default(), Tally::default()];
     let numbers = AtomicUsize::new(0);
-    for number in 0..TURNS {
-        // Each goes first as often as the other: what is still settling falls on both.
+    for number in 0..ROUNDS {
+        // Each goes first as often as the other: work that is still in flight affects both.
         for side in [number % 2, 1 - number % 2] {
             let ((client, ask), tally) = (sides[side], &mut tallies[side]);
             let ended = stage.completions.count();
-            let answered = turn(client, ask, well, connections, &numbers, tally).await?;
-            stage.completions.until(ended + jobs * answered, PATIENCE, || Ok(())).await?;
+            let answered = round(client, ask, well, connections, &numbers, tally).await?;
+            stage.completions.until(ended + jobs * answered, WAIT_TIMEOUT, || Ok(())).await?;
         }
     }
     let [crofter, bare] = tallies.map(|tally| {
         if let Some(failure) = &tally.failure {
             crate::say(&format!("  {what}: {} failed, the first with: {failure}", tally.failed));
         }
-        let per_second = count(tally.milliseconds.len()) / (MEASURED.as_secs_f64() * count(TURNS));
+        let per_second = count(tally.milliseconds.len()) / (MEASURED.as_secs_f64() * count(ROUNDS));
         Side { per_second, latency: Quantiles::of(tally.milliseconds), failed: tally.failed }
     });
     let pair = Pair { what, connections, crofter, bare };
@@ -222,8 +222,8 @@ async fn pair(
     Ok(pair)
 }
 
-/// One turn of one side. Returns how many requests were answered well, those before the part that counts included.
-async fn turn(
+/// One round of one side. Returns how many requests were answered well, those before the part that counts included.
+async fn round(
     client: &Client,
     ask: Ask<'_>,
     is_well: Well,
@@ -296,7 +296,7 @@ async fn issue_key(stage: &Stage) -> anyhow::Result<String> {
     let keys: Api<TenantApiKey> = Api::namespaced(client.clone(), &namespace);
     keys.create(&PostParams::default(), &key).await.context("making a key")?;
     let secrets: Api<Secret> = Api::namespaced(client, &namespace);
-    let text = wait::until(PATIENCE, "the key to be issued", || async {
+    let text = wait::until(WAIT_TIMEOUT, "the key to be issued", || async {
         let secret = secrets.get_opt(&names::key_secret(NAME)).await.map_err(|error| error.to_string())?;
         secret
             .and_then(|secret| secret.data?.remove("token"))
@@ -317,8 +317,8 @@ async fn job_to_read(stage: &Stage, crofter: &Client) -> anyhow::Result<String> 
         crofter.request::<Answer>(request).await.map_err(|error| error.to_string())
     };
     // The server may not know the key yet.
-    let answer = wait::until(PATIENCE, "the first job to be accepted", submit).await?;
-    stage.completions.until(ended + 1, PATIENCE, || Ok(())).await?;
+    let answer = wait::until(WAIT_TIMEOUT, "the first job to be accepted", submit).await?;
+    stage.completions.until(ended + 1, WAIT_TIMEOUT, || Ok(())).await?;
     Ok(format!("/v1/jobs/{}", answer.id))
 }
 
@@ -399,14 +399,14 @@ mod tests {
         let client = client(url, None).unwrap();
         let (mut tally, numbers) = (Tally::default(), AtomicUsize::new(0));
         let ask = |number: usize| read(if number.is_multiple_of(2) { "/v1/jobs/a" } else { "/nothing" });
-        let answered = turn(&client, &ask, Result::is_ok, 2, &numbers, &mut tally).await.unwrap();
+        let answered = round(&client, &ask, Result::is_ok, 2, &numbers, &mut tally).await.unwrap();
         assert!(answered > 1 && answered >= tally.milliseconds.len(), "{answered}");
         assert!(tally.failed > 0 && tally.failure.is_some());
         let (mut hidden, nothing) = (Tally::default(), |_: usize| read("/nothing"));
-        let answered = turn(&client, &nothing, is_not_found, 1, &numbers, &mut hidden).await.unwrap();
+        let answered = round(&client, &nothing, is_not_found, 1, &numbers, &mut hidden).await.unwrap();
         assert!(answered > 1 && hidden.failed == 0, "a refusal that is wanted is no failure: {answered}");
-        let failed = turn(&client, &ask, is_not_found, 1, &numbers, &mut hidden).await.unwrap();
-        assert!(failed > 0 && hidden.failed > 0, "an answer in its place is one");
+        let failed = round(&client, &ask, is_not_found, 1, &numbers, &mut hidden).await.unwrap();
+        assert!(failed > 0 && hidden.failed > 0, "a response of another kind is a failure");
         fs::remove_file(file).unwrap();
     }
 

@@ -1,7 +1,7 @@
 //! The control groups of a cluster: one parent per node, so that two kubelets on one machine do not share `/kubepods`.
 //!
 //! Both layouts are served. In version 1 every controller is a hierarchy of its own; in version 2 there is one, and a
-//! controller is there for a group's children only when the group says so.
+//! controller is available to a group's children only when the group enables it.
 
 use std::{
     collections::BTreeSet,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_there_and_not_yet_on_is_enabled() {
+    fn only_controllers_that_exist_and_are_off_are_enabled() {
         let group = tempfile::tempdir().unwrap();
         file(&group.path().join("cgroup.controllers"), "cpu memory rdma\n");
         file(&group.path().join("cgroup.subtree_control"), "cpu\n");

@@ -1,4 +1,4 @@
-//! Short-lived programs: run, and told apart by whether they succeeded.
+//! Short-lived programs: run to their end, with an error unless they succeed.
 
 use std::{
     io::Write,

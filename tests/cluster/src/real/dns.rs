@@ -1,6 +1,6 @@
-//! The cluster's DNS: one CoreDNS beside the bridge, behind the usual service `kube-system/kube-dns`.
+//! The cluster's DNS: one CoreDNS on the host side of the bridge, behind the usual service `kube-system/kube-dns`.
 //!
-//! It is a process and not a pod, so that it is there before the first pod, outlives every node that a test takes
+//! It is a process and not a pod, so that it runs before the first pod, outlives every node that a test takes
 //! away, uses nothing of the nodes' capacity, and never lands on a node that only pretends to run pods.
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};

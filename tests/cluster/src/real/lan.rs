@@ -2,7 +2,7 @@
 //!
 //! Every cluster has a block of addresses of its own and a bridge in a network namespace of its own; the machine is
 //! connected to it by one device, whose name claims the block: the kernel gives a name once, so two clusters that
-//! start at the same moment cannot take the same block, and a block is free again when the device is gone. Nothing
+//! start at the same moment cannot take the same block, and a block is free again when the device is deleted. Nothing
 //! of the bridge passes the machine's own packet filter, and the API server listens on the machine's address in the
 //! block, which no other machine routes to.
 //!
@@ -109,7 +109,7 @@ impl Lan {
         ip(None, &format!("route add {}/24 via {} dev {}\n", node.pods, node.node, device(self.block)))
     }
 
-    /// Tells a node how to reach the pods of another.
+    /// Adds a node's route to the pods of another node.
     pub(super) fn route_pods(&self, pid: u32, to: u8) -> Result<(), Error> {
         let NodeAddresses { node, pods } = self.node(to);
         ip(Some(pid), &format!("route add {pods}/24 via {node}\n"))

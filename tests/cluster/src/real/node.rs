@@ -169,7 +169,7 @@ fn start_containerd(
     plane: &ControlPlane<'_>,
 ) -> Result<Process, Error> {
     let program = plane.tools.path("containerd")?;
-    // It looks for its shim on the path.
+    // containerd searches its shim on the path.
     let shims = plane.tools.path("containerd-shim-runc-v2")?;
     let mut path = shims.parent().map(Path::as_os_str).unwrap_or_default().to_owned();
     path.push(":");

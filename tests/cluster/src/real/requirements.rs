@@ -1,7 +1,7 @@
 //! What the machine must have before real nodes can run on it.
 //!
-//! Each thing is tried rather than looked up where that is possible: a kernel may have overlayfs and still refuse it
-//! on the disk that the cluster would use.
+//! Each requirement is tried rather than read from a list where that is possible: a kernel may have overlayfs and still
+//! refuse it on the disk that the cluster would use.
 
 use std::{
     fmt,

@@ -2,7 +2,7 @@
 # Undoes everything of the real nodes of one cluster, whatever state they are in: $1 is the cluster's directory, $2 its
 # id. Needs nothing but the id: processes carry it in their environment, control groups and the network device in
 # their names. Network namespaces, bridges, routes, mounts and sysctls belong to namespaces that end with their
-# last process. Nothing is asked to end: the pods are only reachable through programs that may be gone.
+# last process. Processes are killed and not stopped: the pods are only reachable through programs that may have ended.
 set -u
 id=$2
 

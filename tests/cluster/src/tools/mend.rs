@@ -1,7 +1,7 @@
-//! A module that is built with a few words of its source put right: its mistakes stand in the way of the tests.
+//! A module that is built with a few words of its source put right: its mistakes would fail the tests.
 //!
-//! Go takes no overlay for what is in its module cache. So the module is copied, the copy is mended, and the build has a
-//! `go.mod` that says to take the copy instead.
+//! Go takes no overlay for what is in its module cache. So the module is copied, the copy is mended, and the build has
+//! a `go.mod` that says to take the copy instead.
 
 use std::{fs, io::ErrorKind, path::Path};
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Error, GoModule, at, files_below};
 
-/// Words of a module's source, and those that should stand there.
+/// Words of a module's source, and those that replace them.
 #[derive(Clone, Copy, Debug)]
 pub struct Mend {
     /// The module's path.
@@ -18,7 +18,7 @@ pub struct Mend {
     pub file: &'static str,
     /// Words that are in it once.
     pub wrong: &'static str,
-    /// What is to stand there.
+    /// The replacement.
     pub right: &'static str,
 }
 

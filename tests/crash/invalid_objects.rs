@@ -1,4 +1,4 @@
-//! Objects that were stored in a form that can't be read: they say so, recover, and stop nobody else.
+//! Invalid objects in etcd: their status reports them, they recover, and they stop no other object.
 
 use crofter::api_types::{Job, JobPhase, Tenant};
 use crofter_test_cluster::wait;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     API_FAULTS,
-    common::{PATIENCE, UNTIL_LET_GO, Verbs, phase},
+    common::{FINALIZER_WAIT_TIMEOUT, Verbs, WAIT_TIMEOUT, phase},
     history::check_completed_once,
 };
 
@@ -46,14 +46,14 @@ fn raw<K: kube::Resource<DynamicType = ()>>(
     }
 }
 
-/// The strict schema is gone some moments after the CRD was changed.
+/// The API server applies the loose schema some moments after the CRD was changed.
 async fn stored<T, E: std::fmt::Debug>(store: impl AsyncFn() -> Result<T, E>) -> T {
-    wait::until(PATIENCE, "the loose schema", || store()).await.unwrap()
+    wait::until(WAIT_TIMEOUT, "the loose schema", || store()).await.unwrap()
 }
 
-/// Waits until an object says that it can't be read, and returns its conditions by type.
+/// Waits until an object's status reports that it is invalid, and returns its conditions by type.
 async fn until_invalid(api: &Api<DynamicObject>, name: &str) -> Vec<String> {
-    wait::until(PATIENCE, &format!("{name} to be Stalled/InvalidObject"), || async {
+    wait::until(WAIT_TIMEOUT, &format!("{name} to be Stalled/InvalidObject"), || async {
         let object = api.get(name).await.unwrap();
         let all = object.data.pointer("/status/conditions").and_then(Value::as_array).cloned();
         let all = all.unwrap_or_default();
@@ -72,8 +72,8 @@ fn kinds(job: &Job) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_can_not_be_read_says_so_and_stops_nobody() {
-    let (world, _alone) = API_FAULTS.take().await;
+async fn invalid_objects_are_reported_and_stop_no_others() {
+    let (world, _exclusive) = API_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     verbs.tenant("mixed", json!({"plan": "basic"})).await;
@@ -156,9 +156,9 @@ async fn what_can_not_be_read_says_so_and_stops_nobody() {
     verbs.until_phase("mixed", "runs", JobPhase::Canceled).await;
 }
 
-/// The pod of a job that can't be read has ended, and is not let go: nobody has recorded its end.
+/// The pod of an invalid job has ended and keeps its finalizer: its end is not recorded.
 async fn held_until_recorded(verbs: &Verbs<'_>) {
-    let pod = wait::until(PATIENCE, "the pod to end", || async {
+    let pod = wait::until(WAIT_TIMEOUT, "the pod to end", || async {
         let pods = verbs.within::<Pod>("tenant-mixed").list(&ListParams::default()).await.unwrap().items;
         let pod = pods.into_iter().find(|pod| pod.name_any().starts_with("ends-")).unwrap();
         let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
@@ -166,11 +166,11 @@ async fn held_until_recorded(verbs: &Verbs<'_>) {
     })
     .await
     .unwrap();
-    // Another job's pod that ended later is let go: the operator has been here.
+    // The finalizer of another job's pod that ended later is removed: the operator reconciles pods.
     verbs.job("mixed", "later", json!({})).await;
     let later = verbs.until_phase("mixed", "later", JobPhase::Completed).await.status.unwrap().pod.unwrap();
     let api = verbs.within::<Pod>("tenant-mixed");
-    wait::until(UNTIL_LET_GO, "the later pod to be let go", || async {
+    wait::until(FINALIZER_WAIT_TIMEOUT, "the later pod's finalizer to be removed", || async {
         let finalizers = api.get(&later).await.unwrap().metadata.finalizers;
         if finalizers.is_none() { Ok(()) } else { Err(finalizers) }
     })

@@ -1,4 +1,4 @@
-//! The state machine of jobs, as the API server holds everybody to it.
+//! The state machine of jobs, as the API server enforces it.
 
 use crofter::{
     api_types::{Job, JobPhase},
@@ -56,9 +56,9 @@ async fn every_pair_of_phases_is_accepted_or_refused_as_the_table_says() {
     assert_eq!((accepted, refused), (9 + 22, 81 - 9 - 22));
 }
 
-/// A status that is taken away is the one of a job that nobody has looked at: Queued.
+/// A job whose status is removed counts as one that was never reconciled: Queued.
 #[tokio::test]
-async fn a_status_can_not_be_taken_away_to_begin_anew() {
+async fn a_status_can_not_be_removed_to_restart_a_job() {
     let verbs = world().verbs().await;
     let jobs = verbs.within::<Job>("default");
     paused(&verbs, &jobs, "emptied").await;

@@ -1,4 +1,4 @@
-//! The hourly limit: nothing that is deleted, created again or restarted makes room in it.
+//! The hourly limit: no deletion, recreation or restart makes room in it.
 
 use std::collections::HashSet;
 
@@ -8,12 +8,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::DeleteParams};
 use serde_json::json;
 
-use crate::{KILLS, common::Verbs, history::of_pods};
+use crate::{OPERATOR_FAULTS, common::Verbs, history::of_pods};
 
 /// What the plan free allows.
-const AN_HOUR: usize = 10;
+const HOURLY_LIMIT: usize = 10;
 /// How often a job is deleted and created again.
-const AGAIN: usize = 1000;
+const RECREATIONS: usize = 1000;
 const LIMIT: &str = "hourly job limit reached (10/10)";
 
 async fn is_limited(verbs: &Verbs<'_>, name: &str) {
@@ -23,16 +23,16 @@ async fn is_limited(verbs: &Verbs<'_>, name: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_start_and_the_eleventh_waits_whatever_is_deleted_or_restarted() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();
     verbs.tenant("hourly", json!({"plan": "free"})).await;
     verbs.worker("hourly-1", "hourly", "4").await;
-    for n in 0..AN_HOUR {
+    for n in 0..HOURLY_LIMIT {
         verbs.job("hourly", &format!("job-{n}"), json!({"parameters": {"run-seconds": "0.1"}})).await;
     }
-    for n in 0..AN_HOUR {
+    for n in 0..HOURLY_LIMIT {
         verbs.until_phase("hourly", &format!("job-{n}"), JobPhase::Completed).await;
     }
     verbs.job("hourly", "eleventh", json!({})).await;
@@ -44,7 +44,7 @@ async fn ten_start_and_the_eleventh_waits_whatever_is_deleted_or_restarted() {
 
     // Those that ran go, with their pods, and come again.
     let api = verbs.jobs("hourly");
-    for n in 0..AN_HOUR {
+    for n in 0..HOURLY_LIMIT {
         api.delete(&format!("job-{n}"), &DeleteParams::default()).await.unwrap();
     }
     let api = &api;
@@ -56,7 +56,7 @@ async fn ten_start_and_the_eleventh_waits_whatever_is_deleted_or_restarted() {
             api.delete(&name, &DeleteParams::default()).await.unwrap();
         }
     };
-    stream::iter(0..AGAIN).for_each_concurrent(8, once).await;
+    stream::iter(0..RECREATIONS).for_each_concurrent(8, once).await;
     verbs.job("hourly", "after-all", json!({})).await;
     is_limited(&verbs, "after-all").await;
     for life in ["killed", "stopped"] {
@@ -81,5 +81,5 @@ async fn ten_start_and_the_eleventh_waits_whatever_is_deleted_or_restarted() {
         .map(crate::history::Seen::object)
         .filter(|pod: &&Pod| pod.namespace().as_deref() == Some("tenant-hourly"));
     let made: HashSet<_> = ours.map(|pod| pod.uid().unwrap()).collect();
-    assert_eq!(made.len(), AN_HOUR);
+    assert_eq!(made.len(), HOURLY_LIMIT);
 }

@@ -1,5 +1,5 @@
-//! No text of a key, no pepper and no database password is anywhere but where it has to be: not in the log of an operator
-//! that logs everything, in no object, metric, table or answer.
+//! Tokens, peppers and the database password are only in the Secrets that hold them: not in the log of an operator that
+//! logs everything, and in no object, metric, table or response.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::{
-    KILLS,
-    canary::Canaries,
+    OPERATOR_FAULTS,
     common::{
         Answer, Verbs, World, keys,
         rest::{ALL, id, job, key, request, tenant},
     },
+    secret_encodings::SecretForms,
 };
 
 const TENANT: &str = "discreet";
@@ -51,7 +51,7 @@ async fn texts(verbs: &Verbs<'_>) -> Vec<(String, String)> {
             "deleted" => {
                 assert_eq!(world.asked("DELETE", &at, &maker, None).await.status, 204);
                 let own = keys::secrets(verbs, TENANT);
-                verbs.until_gone(&own, &names::key_secret(made.body["name"].as_str().unwrap())).await;
+                verbs.until_deleted(&own, &names::key_secret(made.body["name"].as_str().unwrap())).await;
             }
             _ => continue,
         }
@@ -134,7 +134,7 @@ fn asked_for(audit_log: &Path) -> Vec<u8> {
     without.collect::<Vec<_>>().join("\n").into_bytes()
 }
 
-/// Every object that the API server lists, with a name for it; `mine` tells those that hold secrets by right.
+/// Every object that the API server lists, with a name for it; `mine` names those that are to hold secrets.
 async fn objects(verbs: &Verbs<'_>) -> Vec<(String, Option<String>, Vec<u8>)> {
     let discovery = Discovery::new(verbs.client.clone()).run().await.unwrap();
     let mut all = Vec::new();
@@ -180,8 +180,8 @@ async fn rightful(verbs: &Verbs<'_>) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_key_pepper_or_password_is_anywhere_but_in_its_place() {
-    let (world, _alone) = KILLS.take().await;
+async fn no_key_pepper_or_password_is_outside_its_secret() {
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.operator_logs(Some("trace"));
     world.start_operator();
@@ -203,18 +203,18 @@ async fn no_key_pepper_or_password_is_anywhere_but_in_its_place() {
     world.cluster.start_postgres().await.unwrap();
     world.until_written(valid).await;
 
-    let mut canaries = Canaries::default();
+    let mut secrets = SecretForms::default();
     for (name, text) in &texts {
-        canaries.add(&format!("key {name}"), secret(text));
+        secrets.add(&format!("key {name}"), secret(text));
     }
     let pepper: Secret = verbs.within(names::DEFAULT_NAMESPACE).get(names::PEPPER_SECRET).await.unwrap();
     for (version, pepper) in pepper.data.unwrap() {
-        canaries.add(&format!("pepper {version}"), &pepper.0);
+        secrets.add(&format!("pepper {version}"), &pepper.0);
     }
     let url = world.database_url().unwrap();
     // scheme://user:password@host
     let password = url.split([':', '@']).nth(2).unwrap();
-    canaries.add("database password", password.as_bytes());
+    secrets.add("database password", password.as_bytes());
 
     let mut places = vec![("log".to_owned(), world.operator_log().into_bytes())];
     println!("{} bytes of log", places[0].1.len() - began);
@@ -231,7 +231,7 @@ async fn no_key_pepper_or_password_is_anywhere_but_in_its_place() {
     let (rightful, mut seen) = (rightful(&verbs).await, Vec::new());
     for (name, holds, bytes) in objects(&verbs).await {
         match holds.filter(|secret| rightful.contains(secret)) {
-            Some(_) => seen.extend(canaries.found(&bytes)),
+            Some(_) => seen.extend(secrets.found(&bytes)),
             None => places.push((name, bytes)),
         }
     }
@@ -241,7 +241,7 @@ async fn no_key_pepper_or_password_is_anywhere_but_in_its_place() {
     }
     let mut bad: Vec<String> = Vec::new();
     for (place, bytes) in &places {
-        bad.extend(canaries.found(bytes).into_iter().map(|found| format!("{place}: {found}")));
+        bad.extend(secrets.found(bytes).into_iter().map(|found| format!("{place}: {found}")));
     }
     assert!(bad.is_empty(), "{} times, such as:\n{}", bad.len(), bad[..bad.len().min(12)].join("\n\n"));
     println!("{} places, {} bytes", places.len(), places.iter().map(|(_, bytes)| bytes.len()).sum::<usize>());
@@ -252,7 +252,7 @@ impl World {
     /// Waits until lists come from Postgres.
     async fn until_written(&self, key: &str) {
         crofter_test_cluster::wait::until(
-            crate::common::PATIENCE,
+            crate::common::WAIT_TIMEOUT,
             "lists to come from Postgres",
             async || {
                 let list = self.asked("GET", "/v1/jobs", key, None).await;

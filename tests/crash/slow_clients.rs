@@ -1,5 +1,5 @@
-//! Connections that do not do what clients do: none of them holds up anybody else, each comes to an end, and the server is
-//! afterwards as it was before.
+//! Slow and malformed connections: they delay no other client, each ends in time, and the server's state is afterwards
+//! as before.
 
 use std::{
     io,
@@ -17,16 +17,16 @@ use tokio::{
 };
 
 use crate::{
-    KILLS,
+    OPERATOR_FAULTS,
     common::{
-        PATIENCE, World,
+        WAIT_TIMEOUT, World,
         rest::{request, tenant},
     },
 };
 
-/// Connections at once, where the limit of open files lets so many.
+/// Connections at once, if the limit of open files allows them.
 const FLOOD: usize = 10_000;
-/// Files that the test and the server need beside.
+/// Other files that the test and the server need.
 const OTHER_FILES: usize = 1000;
 /// Requests with half a body that one tenant has under way: more than the server takes of all.
 const HALVES: usize = 600;
@@ -61,15 +61,15 @@ async fn ordinary(world: &World, key: &str, over: &AtomicBool) -> Vec<Duration> 
     took
 }
 
-/// Runs `hostile` beside an ordinary client, and prints what he saw of it.
-async fn beside<T>(world: &World, key: &str, what: &str, hostile: impl Future<Output = T>) -> T {
+/// Runs `slow` and an ordinary client concurrently, and prints the latencies of the latter.
+async fn with_ordinary_client<T>(world: &World, key: &str, what: &str, slow: impl Future<Output = T>) -> T {
     let over = AtomicBool::new(false);
-    let hostile = async {
-        let result = hostile.await;
+    let slow = async {
+        let result = slow.await;
         over.store(true, Ordering::SeqCst);
         result
     };
-    let (result, took) = futures::join!(hostile, ordinary(world, key, &over));
+    let (result, took) = futures::join!(slow, ordinary(world, key, &over));
     let (half, most) = (took[took.len() / 2], took[took.len() - 1]);
     println!("{what}: {} ordinary requests, p50 {half:?}, at most {most:?}", took.len());
     assert!(most < ANSWERED, "{what}: {took:?}");
@@ -87,8 +87,8 @@ async fn ended(mut stream: TcpStream, within: Duration) -> Option<String> {
 /// What comes until the server closes the connection, and when that was.
 async fn until_closed(stream: TcpStream) -> (String, Duration) {
     let begun = Instant::now();
-    let answer = ended(stream, PATIENCE).await;
-    (answer.unwrap_or_else(|| panic!("still open after {PATIENCE:?}")), begun.elapsed())
+    let answer = ended(stream, WAIT_TIMEOUT).await;
+    (answer.unwrap_or_else(|| panic!("still open after {WAIT_TIMEOUT:?}")), begun.elapsed())
 }
 
 fn status(answer: &str) -> Option<u16> {
@@ -107,7 +107,7 @@ async fn sent(world: &World, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// Sends a head byte by byte until nobody listens any more.
+/// Sends a head byte by byte until the server closes the connection.
 async fn drips(world: &World, head: &str) -> Duration {
     let (mut stream, begun) = (world.connect().await.unwrap(), Instant::now());
     let mut tick = tokio::time::interval(Duration::from_millis(100));
@@ -116,31 +116,33 @@ async fn drips(world: &World, head: &str) -> Duration {
         let mut answer = [0; 64];
         let would_wait = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
         let ended = !stream.try_read(&mut answer).is_err_and(would_wait);
-        let gone = stream.write_all(&[byte]).await.is_err() || ended;
-        if gone || begun.elapsed() > PATIENCE {
+        let closed = stream.write_all(&[byte]).await.is_err() || ended;
+        if closed || begun.elapsed() > WAIT_TIMEOUT {
             break;
         }
     }
     begun.elapsed()
 }
 
-/// Asks for much and reads nothing: the server must not wait for ever.
+/// Requests much and reads nothing: the server must not wait for ever.
 async fn unread(world: &World, key: &str) -> Duration {
     let bearer = format!("Bearer {key}");
     let question = request("GET", "/problems", &[("authorization", &bearer)], None).repeat(2000);
     let (mut stream, begun) = (world.connect().await.unwrap(), Instant::now());
     // It ends in an error when the server gives up; it must not end well, or there was room for all.
-    let written = timeout(PATIENCE, async { while stream.write_all(question.as_bytes()).await.is_ok() {} });
-    assert!(written.await.is_ok(), "the server still waits after {PATIENCE:?}");
+    let written =
+        timeout(WAIT_TIMEOUT, async { while stream.write_all(question.as_bytes()).await.is_ok() {} });
+    assert!(written.await.is_ok(), "the server still waits after {WAIT_TIMEOUT:?}");
     begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_and_odd_connections_end_and_hold_up_nobody() {
-    let (world, _alone) = KILLS.take().await;
+async fn slow_and_odd_connections_end_and_delay_no_other_client() {
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;
+    // Given requests that never end.
     let key = tenant(&verbs, "patient", json!({"plan": "basic"})).await;
     let slow = tenant(&verbs, "dawdler", json!({"plan": "basic"})).await;
     let auth = format!("host: x\r\nauthorization: Bearer {slow}\r\ncontent-type: application/json\r\n");
@@ -148,7 +150,8 @@ async fn slow_and_odd_connections_end_and_hold_up_nobody() {
     let chunk = format!("POST /v1/jobs HTTP/1.1\r\n{auth}transfer-encoding: chunked\r\n\r\n5\r\n{{\"ima");
     let drip = "GET /v1/jobs HTTP/1.1\r\nhost: x\r\nx-slow: ".to_owned() + &"a".repeat(500);
 
-    let (halves, dripping, reading) = beside(world, &key, "slow clients", async {
+    // When hundreds of them are open at once.
+    let (halves, dripping, reading) = with_ordinary_client(world, &key, "slow clients", async {
         let halves = stream::iter(0..HALVES).map(async |n| {
             let bytes = if n % 2 == 0 { &half } else { &chunk };
             until_closed(sent(world, bytes.as_bytes()).await).await
@@ -158,6 +161,7 @@ async fn slow_and_odd_connections_end_and_hold_up_nobody() {
         futures::join!(halves.buffer_unordered(HALVES).collect::<Vec<_>>(), dripping, reading)
     })
     .await;
+    // Then each ends: with a timeout, or at once when too many are open.
     let timed_out = halves.iter().filter(|(answer, _)| status(answer) == Some(408)).count();
     let overloaded = halves.iter().filter(|(answer, _)| status(answer) == Some(503)).count();
     assert_eq!(
@@ -168,15 +172,16 @@ async fn slow_and_odd_connections_end_and_hold_up_nobody() {
     );
     assert!(timed_out >= 100 && overloaded >= 100, "{timed_out} given up, {overloaded} not begun");
     let longest = |all: &[Duration]| all.iter().max().copied().unwrap();
-    assert!(longest(&dripping) < PATIENCE, "{dripping:?}");
+    assert!(longest(&dripping) < WAIT_TIMEOUT, "{dripping:?}");
     let given_up = halves.iter().map(|(_, took)| *took).max().unwrap();
     println!(
-        "half bodies given up after {given_up:?} ({timed_out} of {HALVES}; the others had no place), heads after {:?}, \
+        "half bodies given up after {given_up:?} ({timed_out} of {HALVES}; the others were not served), heads after {:?}, \
          who does not read after {:?}",
         longest(&dripping),
         longest(&reading)
     );
 
+    // Given malformed requests.
     let long = |n: usize| "x".repeat(n);
     let odd: Vec<Vec<u8>> = vec![
         b"\r\n\r\n\r\n\r\n".to_vec(),
@@ -199,7 +204,8 @@ async fn slow_and_odd_connections_end_and_hold_up_nobody() {
             .into_bytes(),
         format!("POST /v1/jobs HTTP/1.1\r\n{auth}transfer-encoding: gzip\r\n\r\n{{}}").into_bytes(),
     ];
-    beside(world, &key, "what is no request", async {
+    // Then each is refused or its connection closed.
+    with_ordinary_client(world, &key, "what is no request", async {
         for bytes in &odd {
             let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
             let (answer, took) = until_closed(sent(world, bytes).await).await;
@@ -212,7 +218,7 @@ async fn slow_and_odd_connections_end_and_hold_up_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_connections_at_once_are_survived() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     world.start_operator();
     world.until_ready().await;
@@ -221,7 +227,7 @@ async fn ten_thousand_connections_at_once_are_survived() {
     let before = held(pid);
     let count = FLOOD.min(most_files().saturating_sub(OTHER_FILES));
     let begun = Instant::now();
-    let (peak, ends) = beside(world, &key, "a flood of connections", async {
+    let (peak, ends) = with_ordinary_client(world, &key, "a flood of connections", async {
         // A third sends nothing, a third half a head, a third a whole request with a key that is none.
         let guess = request("GET", "/v1/whoami", &[("x-api-key", "crft_guess")], None);
         let bytes = ["", "GET /v1/jobs HTTP/1.1\r\nhost", guess.as_str()];
@@ -229,7 +235,7 @@ async fn ten_thousand_connections_at_once_are_survived() {
         let open: Vec<TcpStream> = open.buffer_unordered(256).collect().await;
         let peak = held(pid);
         println!("{count} connections opened in {:?}", begun.elapsed());
-        (peak, join_all(open.into_iter().map(|stream| ended(stream, PATIENCE / 2))).await)
+        (peak, join_all(open.into_iter().map(|stream| ended(stream, WAIT_TIMEOUT / 2))).await)
     })
     .await;
     // The kernel drops what comes faster than the server accepts it, and who sends nothing does not hear of that.
@@ -238,15 +244,15 @@ async fn ten_thousand_connections_at_once_are_survived() {
     for answer in ends.iter().flatten() {
         assert!(refused(answer) || status(answer) == Some(503), "{answer}");
     }
-    let after = wait::until(PATIENCE, "the connections to be gone from the server", async || {
+    let after = wait::until(WAIT_TIMEOUT, "the server to close its connections", async || {
         let now = held(pid);
         if now.0 < before.0 + 100 { Ok(now) } else { Err(now) }
     })
     .await
     .unwrap();
     println!("files and MiB of the server: {before:?} before, {peak:?} at the height, {after:?} after");
-    // The first are let go while the last come.
+    // The server closes the first connections while the last are opened.
     assert!(peak.0 > count / 4, "{} files open: there was no crowd", peak.0);
-    beside(world, &key, "afterwards", std::future::ready(())).await;
+    with_ordinary_client(world, &key, "afterwards", std::future::ready(())).await;
     world.kill_operator();
 }

@@ -1,5 +1,5 @@
-//! A thousand short jobs of three tenants, and the operator killed again and again: no quota and no node is ever over, at
-//! any revision, and in the end the books say what is.
+//! A thousand short jobs of three tenants, and the operator killed again and again: no quota and no node is exceeded at
+//! any revision, and in the end the usage in Tenant status is the usage of the pods.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -18,7 +18,7 @@ use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
 use crate::{
-    KILLS,
+    OPERATOR_FAULTS,
     common::{Verbs, phase},
     history::{Seen, of_pods},
 };
@@ -106,7 +106,7 @@ impl Books {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_jobs_are_never_over_any_quota_and_nothing_leaks() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();
@@ -135,10 +135,10 @@ async fn a_thousand_jobs_are_never_over_any_quota_and_nothing_leaks() {
         let namespace = seen.object().namespace().unwrap_or_default();
         TENANTS.iter().any(|tenant| namespace == crate::common::namespace(tenant))
     };
-    let whole = pods.whole();
-    whole.iter().filter(of_ours).for_each(|seen| books.take(seen));
+    let events = pods.whole();
+    events.iter().filter(of_ours).for_each(|seen| books.take(seen));
     assert!(books.pods.is_empty(), "nothing runs any more");
-    assert!(books.most_jobs > MAX_JOBS / 2, "they ran beside each other, not one by one");
+    assert!(books.most_jobs > MAX_JOBS / 2, "they ran concurrently, not one by one");
     for (n, tenant) in TENANTS.into_iter().enumerate() {
         let jobs = i64::try_from((JOBS - n).div_ceil(3)).unwrap();
         // Usage is written every 15 s at most.

@@ -1,4 +1,4 @@
-//! Looks for a secret text wherever it may have gone, in every form in which programs write texts.
+//! Finds a secret text in bytes, in every form in which programs write texts.
 
 use std::collections::HashMap;
 
@@ -6,14 +6,14 @@ use axum::body::Bytes;
 
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const FOR_URLS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// Shortest form that is looked for: what is shorter is found by chance.
+/// The shortest form that is searched: a shorter one occurs by chance.
 const SHORTEST: usize = 8;
 
-/// The secrets that are looked for, by the first bytes of each of their forms.
+/// The secrets to find, by the first bytes of each of their forms.
 #[derive(Default)]
-pub struct Canaries {
+pub struct SecretForms {
     forms: HashMap<[u8; SHORTEST], Vec<(String, Vec<u8>)>>,
-    /// First two bytes of forms: most places need no look into the map.
+    /// First two bytes of forms: most positions need no lookup in the map.
     begins: Vec<bool>,
 }
 
@@ -73,8 +73,8 @@ fn forms(text: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-impl Canaries {
-    /// Looks for a secret, too. Half of it is as bad as the whole.
+impl SecretForms {
+    /// Adds a secret. Half of it counts as found, too.
     pub fn add(&mut self, name: &str, secret: &[u8]) {
         self.begins.resize(1 << 16, false);
         let (head, tail) = secret.split_at(secret.len() / 2);
@@ -114,19 +114,19 @@ mod tests {
     /// The same of a secret that is a text.
     const TEXTS: [&str; 2] = ["pass\"w\u{fc}rd\0/one", "pass\"w\u{fc}rd\0/two"];
 
-    fn canaries(halves: [&[u8]; 2]) -> Canaries {
-        let mut canaries = Canaries::default();
+    fn secret_forms(halves: [&[u8]; 2]) -> SecretForms {
+        let mut secrets = SecretForms::default();
         assert_eq!(halves[0].len(), halves[1].len());
-        canaries.add("horse", &halves.concat());
-        canaries
+        secrets.add("horse", &halves.concat());
+        secrets
     }
 
     /// Finds it alone, and in the middle of something.
-    fn is_found(canaries: &Canaries, form: &str, text: &[u8]) {
+    fn is_found(secrets: &SecretForms, form: &str, text: &[u8]) {
         let among = [b"a line before \xff", text, b" and behind"].concat();
-        for place in [text, &among] {
-            let found = canaries.found(place);
-            assert!(!found.is_empty(), "{form}: {}", String::from_utf8_lossy(place));
+        for bytes in [text, &among] {
+            let found = secrets.found(bytes);
+            assert!(!found.is_empty(), "{form}: {}", String::from_utf8_lossy(bytes));
             assert!(found.iter().all(|found| found.starts_with("horse: ")), "{found:?}");
         }
     }
@@ -147,8 +147,9 @@ mod tests {
     }
 
     #[test]
-    fn half_a_canary_is_found_in_every_form() {
-        let canaries = canaries(HALVES);
+    fn half_a_secret_is_found_in_every_form() {
+        let secrets = secret_forms(HALVES);
+        // Both halves as URL and as form encoding.
         let urls = [
             ["correct%20~%2A%2F%22%5C%FF%FF", "correct+%7E*%2F%22%5C%FF%FF"],
             ["staple%20%2F7~%2A%22%00%FF%FF", "staple+%2F7%7E*%22%00%FF%FF"],
@@ -156,7 +157,8 @@ mod tests {
         for (half, [url, form]) in HALVES.into_iter().zip(urls) {
             let hex: String = half.iter().map(|byte| format!("{byte:02x}")).collect();
             let percent: String = half.iter().map(|byte| format!("%{byte:02X}")).collect();
-            is_found(&canaries, "raw", half);
+            // Each half is found as it is, and in every encoding but base64.
+            is_found(&secrets, "raw", half);
             for (name, text) in [
                 ("hex", hex.clone()),
                 ("HEX", hex.to_uppercase()),
@@ -177,35 +179,36 @@ mod tests {
                 ("a byte string", format!("{:?}", Bytes::from_static(half))),
                 ("escaped", half.escape_ascii().to_string()),
             ] {
-                is_found(&canaries, name, text.as_bytes());
+                is_found(&secrets, name, text.as_bytes());
             }
+            // In base64 it is found at each offset, in both alphabets, padded or not.
             for before in ["", "x", "xy", "xyz"] {
                 let standard = whole(&[before.as_bytes(), half, b"and more"].concat());
                 let for_urls = standard.replace('+', "-").replace('/', "_");
                 assert_ne!(standard, for_urls, "the half shows which alphabet it is");
                 for text in [standard, for_urls] {
-                    is_found(&canaries, &format!("base64 after {before:?}"), text.as_bytes());
-                    is_found(&canaries, "base64 without padding", text.trim_end_matches('=').as_bytes());
+                    is_found(&secrets, &format!("base64 after {before:?}"), text.as_bytes());
+                    is_found(&secrets, "base64 without padding", text.trim_end_matches('=').as_bytes());
                 }
             }
         }
     }
 
     #[test]
-    fn half_a_canary_is_found_between_quotes() {
-        let canaries = canaries(TEXTS.map(str::as_bytes));
+    fn half_a_secret_is_found_between_quotes() {
+        let secrets = secret_forms(TEXTS.map(str::as_bytes));
         for half in TEXTS {
-            is_found(&canaries, "Rust", format!("{half:?}").as_bytes());
-            is_found(&canaries, "JSON", json!({"a": [half]}).to_string().as_bytes());
-            is_found(&canaries, "raw", half.as_bytes());
+            is_found(&secrets, "Rust", format!("{half:?}").as_bytes());
+            is_found(&secrets, "JSON", json!({"a": [half]}).to_string().as_bytes());
+            is_found(&secrets, "raw", half.as_bytes());
         }
     }
 
     #[test]
     fn what_is_none_is_not_found() {
-        let canaries = canaries(HALVES);
+        let secrets = secret_forms(HALVES);
         for none in [&b""[..], b"short", b"correct horse", b"a correct donkey, battery and staple"] {
-            assert_eq!(canaries.found(none), Vec::<String>::new());
+            assert_eq!(secrets.found(none), Vec::<String>::new());
         }
         // Much of everything, and as long as a log: no form begins with what is everywhere.
         let mut random = 1_u64;
@@ -217,7 +220,7 @@ mod tests {
         .collect();
         let but_one: Vec<u8> = HALVES.iter().flat_map(|half| &half[..half.len() - 1]).copied().collect();
         for none in [noise.clone(), whole(&noise).into_bytes(), but_one] {
-            assert_eq!(canaries.found(&none), Vec::<String>::new());
+            assert_eq!(secrets.found(&none), Vec::<String>::new());
         }
     }
 }

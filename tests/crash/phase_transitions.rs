@@ -1,4 +1,4 @@
-//! Every legal move of a job's state machine is made on a real control plane, and no other.
+//! Every legal transition of a job's phase is made on a real control plane, and no other.
 
 use std::collections::BTreeSet;
 
@@ -15,27 +15,27 @@ use serde_json::json;
 use strum::IntoEnumIterator;
 
 use crate::{
-    calm,
     common::{Verbs, reason},
-    history::{History, check_jobs, check_pods, moves, of_pods},
+    fault_free,
+    history::{History, check_jobs, check_pods, of_pods, transitions},
     kubelet::{ended, endless, evicted, past_its_deadline, running, silent, with},
 };
 
 const TENANT: &str = "mover";
 
-/// Jobs whose pod has a place and does not start for a while.
+/// Jobs whose pod is bound and does not start for a while.
 async fn from_assigned(verbs: &Verbs<'_>) {
-    for name in ["starts", "ends", "fails", "late", "gone", "unwanted"] {
+    for name in ["starts", "ends", "fails", "late", "deleted", "unwanted"] {
         verbs.job(TENANT, &format!("slow-{name}"), silent()).await;
     }
     let assigned =
         async |name: &str| verbs.until_phase(TENANT, &format!("slow-{name}"), JobPhase::Assigned).await;
     verbs.kubelet(&assigned("starts").await, running()).await;
-    // A kubelet that was busy tells of a short container when it is over.
+    // A busy kubelet reports a short container only when it has ended.
     verbs.kubelet(&assigned("ends").await, ended(0)).await;
     verbs.kubelet(&assigned("fails").await, ended(3)).await;
     verbs.kubelet(&assigned("late").await, past_its_deadline()).await;
-    verbs.delete_pod(TENANT, &assigned("gone").await).await;
+    verbs.delete_pod(TENANT, &assigned("deleted").await).await;
     assigned("unwanted").await;
     verbs.patch_job(TENANT, "slow-unwanted", json!({"spec": {"canceled": true}})).await.unwrap();
 }
@@ -85,10 +85,10 @@ async fn from_waiting(verbs: &Verbs<'_>) {
 
 /// Name, end and reason of every job; those of which only the move away from Assigned was wanted are canceled.
 async fn all_end(verbs: &Verbs<'_>, jobs: &History<Job>) {
-    for (name, phase) in [("starts", JobPhase::Running), ("gone", JobPhase::Assigned)] {
+    for (name, phase) in [("starts", JobPhase::Running), ("deleted", JobPhase::Assigned)] {
         let name = format!("slow-{name}");
         let there =
-            |job: &Job| crate::common::phase(job) == phase && (name != "slow-gone" || attempt(job) == 2);
+            |job: &Job| crate::common::phase(job) == phase && (name != "slow-deleted" || attempt(job) == 2);
         verbs.until_job(TENANT, &name, "to have moved", there).await;
         verbs.patch_job(TENANT, &name, json!({"spec": {"canceled": true}})).await.unwrap();
     }
@@ -97,7 +97,7 @@ async fn all_end(verbs: &Verbs<'_>, jobs: &History<Job>) {
         (TENANT, "slow-ends", JobPhase::Completed, "Succeeded"),
         (TENANT, "slow-fails", JobPhase::Failed, "NonZeroExit"),
         (TENANT, "slow-late", JobPhase::TimedOut, "DeadlineExceeded"),
-        (TENANT, "slow-gone", JobPhase::Canceled, "Canceled"),
+        (TENANT, "slow-deleted", JobPhase::Canceled, "Canceled"),
         (TENANT, "slow-unwanted", JobPhase::Canceled, "Canceled"),
         (TENANT, "ends", JobPhase::Completed, "Succeeded"),
         (TENANT, "fails", JobPhase::Failed, "NonZeroExit"),
@@ -121,7 +121,7 @@ fn attempt(job: &Job) -> i32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_legal_move_is_made_and_no_other() {
-    let verbs = calm().verbs().await;
+    let verbs = fault_free().verbs().await;
     let jobs = History::<Job>::start(verbs.all(), watcher::Config::default()).await;
     let pods = of_pods(verbs.all()).await;
     verbs.tenant(TENANT, json!({"plan": "basic"})).await;
@@ -133,17 +133,17 @@ async fn every_legal_move_is_made_and_no_other() {
     let jobs: Vec<_> = jobs.whole().into_iter().filter(|seen| ours(seen.object().namespace())).collect();
     check_jobs(&jobs);
     check_pods(&pods.whole().into_iter().filter(|seen| ours(seen.object().namespace())).collect::<Vec<_>>());
-    let seen: BTreeSet<_> = moves(&jobs).into_iter().map(|(from, to, _)| (from, to)).collect();
+    let seen: BTreeSet<_> = transitions(&jobs).into_iter().map(|(from, to, _)| (from, to)).collect();
     for (from, to) in &seen {
         assert!(storable(*from).contains(to), "{from} > {to} was written");
     }
     let legal = JobPhase::iter().flat_map(|from| successors(from).iter().map(move |to| (from, *to)));
     let unseen: Vec<_> = legal.filter(|step| !seen.contains(step)).collect();
-    // A job that ran too long and is tried again is stored as Retrying at once: TimedOut, once stored, is an end. It is
-    // that way, of which the reason tells.
+    // A job that ran too long and is retried is stored as Retrying at once: TimedOut, once stored, is an end. The
+    // reason shows that the job timed out.
     assert_eq!(unseen, [(JobPhase::TimedOut, JobPhase::Retrying)]);
     let by_timeout = |(from, to, job): &(JobPhase, JobPhase, Job)| {
         (*from, *to, reason(job)) == (JobPhase::Running, JobPhase::Retrying, "DeadlineExceeded")
     };
-    assert!(moves(&jobs).iter().any(by_timeout));
+    assert!(transitions(&jobs).iter().any(by_timeout));
 }

@@ -13,8 +13,8 @@ use serde_json::json;
 use sqlx::Row;
 
 use crate::{
-    KILLS,
-    common::{PATIENCE, UNTIL_LET_GO, Verbs, namespace, phase},
+    OPERATOR_FAULTS,
+    common::{FINALIZER_WAIT_TIMEOUT, Verbs, WAIT_TIMEOUT, namespace, phase},
     history::{History, check_completed_once, check_jobs, check_pods, of_pods},
 };
 
@@ -53,7 +53,7 @@ async fn tenant(verbs: &Verbs<'_>, name: &str) {
 }
 
 async fn all_completed(verbs: &Verbs<'_>, tenant: &str, count: usize) -> Vec<Job> {
-    wait::until(PATIENCE, &format!("all jobs of {tenant} to complete"), || async {
+    wait::until(WAIT_TIMEOUT, &format!("all jobs of {tenant} to complete"), || async {
         let jobs = verbs.jobs(tenant).list(&ListParams::default()).await.unwrap().items;
         let open: Vec<_> = jobs.iter().filter(|j| phase(j) != JobPhase::Completed).collect();
         let open: Vec<_> = open.iter().map(|j| (j.name_any(), j.status.clone())).collect();
@@ -63,13 +63,18 @@ async fn all_completed(verbs: &Verbs<'_>, tenant: &str, count: usize) -> Vec<Job
     .unwrap()
 }
 
-async fn all_let_go(verbs: &Verbs<'_>, tenant: &str) {
-    wait::until(UNTIL_LET_GO, &format!("the pods of {tenant} to be let go"), || async {
-        let pods = verbs.within::<Pod>(&namespace(tenant)).list(&ListParams::default()).await.unwrap().items;
-        let held = pods.iter().filter(|pod| !pod.finalizers().is_empty());
-        let held: Vec<_> = held.map(ResourceExt::name_any).collect();
-        if held.is_empty() { Ok(()) } else { Err(held) }
-    })
+async fn all_released(verbs: &Verbs<'_>, tenant: &str) {
+    wait::until(
+        FINALIZER_WAIT_TIMEOUT,
+        &format!("the finalizers of {tenant}'s pods to be removed"),
+        || async {
+            let pods =
+                verbs.within::<Pod>(&namespace(tenant)).list(&ListParams::default()).await.unwrap().items;
+            let held = pods.iter().filter(|pod| !pod.finalizers().is_empty());
+            let held: Vec<_> = held.map(ResourceExt::name_any).collect();
+            if held.is_empty() { Ok(()) } else { Err(held) }
+        },
+    )
     .await
     .unwrap();
 }
@@ -77,7 +82,7 @@ async fn all_let_go(verbs: &Verbs<'_>, tenant: &str) {
 /// Checks all that must hold of a tenant's jobs once all are over.
 async fn check(verbs: &Verbs<'_>, tenant: &str, count: usize, pods: &History<Pod>) {
     let jobs = all_completed(verbs, tenant, count).await;
-    all_let_go(verbs, tenant).await;
+    all_released(verbs, tenant).await;
     let attempts = check_pods(&pods.whole());
     for job in jobs {
         check_completed_once(&job);
@@ -88,7 +93,7 @@ async fn check(verbs: &Verbs<'_>, tenant: &str, count: usize, pods: &History<Pod
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_every_job_completes_exactly_once() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     let jobs = History::<Job>::start(verbs.all(), watcher::Config::default()).await;
@@ -106,7 +111,7 @@ async fn killed_at_any_moment_every_job_completes_exactly_once() {
                 verbs.job(tenant, &format!("job-{life}-{n}"), spec).await;
             }
         }
-        // A moment is so many things that happened to jobs. When nothing happens any more, that is a moment, too.
+        // The next kill comes after a random number of events of jobs, or after 2 s without them.
         jobs.after(dice.below(20), Duration::from_secs(2)).await;
         world.kill_operator();
         world.start_operator();
@@ -136,8 +141,8 @@ async fn check_charges(verbs: &Verbs<'_>, tenant: &str, jobs: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_is_quick_and_clean_and_the_next_start_goes_on() {
-    let (world, _alone) = KILLS.take().await;
+async fn a_stop_is_quick_and_clean_and_the_next_start_resumes() {
+    let (world, _exclusive) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     world.start_operator();
@@ -153,7 +158,7 @@ async fn a_stop_is_quick_and_clean_and_the_next_start_goes_on() {
 
     // What runs does not need the operator.
     let over = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Succeeded");
-    wait::until(PATIENCE, "what was started to end by itself", || async {
+    wait::until(WAIT_TIMEOUT, "what was started to end by itself", || async {
         let all = verbs.within::<Pod>("tenant-evening").list(&ListParams::default()).await.unwrap().items;
         let open: Vec<_> = all.iter().filter(|pod| !over(pod)).map(ResourceExt::name_any).collect();
         if open.is_empty() { Ok(()) } else { Err(open) }
@@ -161,7 +166,7 @@ async fn a_stop_is_quick_and_clean_and_the_next_start_goes_on() {
     .await
     .unwrap();
     let first = verbs.jobs("evening").get("job-0").await.unwrap();
-    assert_eq!(phase(&first), JobPhase::Running, "nobody was there to see its end");
+    assert_eq!(phase(&first), JobPhase::Running, "its end was not observed");
 
     world.start_operator();
     check(&verbs, "evening", 20, &pods).await;
