@@ -77,7 +77,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> InvalidObjects<K> {
 
 /// Sends each object to the controller that can deal with it, and keeps the cache of invalid objects; `deleted` is
 /// called for each that was deleted. Ends when the watch or a controller does.
-pub async fn sort<K>(
+pub async fn split_invalid<K>(
     mut changes: mpsc::Receiver<Change<K>>,
     mut invalid: Writer<Meta<K>>,
     valid_sender: mpsc::Sender<Arc<K>>,

@@ -212,7 +212,7 @@ impl Assembly {
     /// Returns which tenants can't be read.
     pub(super) fn tenants(
         &mut self,
-        touched: DistinctReceiver<ObjectRef<Tenant>>,
+        requeued: DistinctReceiver<ObjectRef<Tenant>>,
         namespace: String,
     ) -> InvalidObjects<Tenant> {
         let scheduler = self.scheduler.clone();
@@ -243,7 +243,7 @@ impl Assembly {
             tenant_changes: self.tenants.subscribe(),
             pods: self.pods.subscribe_objects().boxed(),
             nodes: self.nodes.subscribe_objects().boxed(),
-            touched: touched.into_stream().boxed(),
+            requeued: requeued.into_stream().boxed(),
         };
         let invalid = context.invalid();
         self.parts.controller("tenant controller", tenant::run(context, watches, inputs, self.stop.clone()));
