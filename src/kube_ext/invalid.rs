@@ -1,8 +1,8 @@
 //! Objects that are stored in a form that can't be read: by hand, or under another schema.
 //!
-//! They stop no other client. [`sort`] takes them out of a watch's changes for a controller of their own, which works
-//! on their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of readable
-//! objects still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
+//! They stop no other client. [`split_invalid`] takes them out of a watch's changes for a controller of their own, which
+//! works on their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of
+//! readable objects still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -39,7 +39,7 @@ pub type Meta<K> = PartialObjectMeta<K>;
 #[derive(Clone)]
 pub struct InvalidObjects<K: Resource<DynamicType = ()> + 'static>(Store<Meta<K>>);
 
-/// An empty cache, and its writer for [`sort`].
+/// An empty cache, and its writer for [`split_invalid`].
 #[must_use]
 pub fn cache<K: Resource<DynamicType = ()> + Clone + 'static>() -> (InvalidObjects<K>, Writer<Meta<K>>) {
     let (store, mut writer) = reflector::store();
@@ -77,7 +77,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> InvalidObjects<K> {
 
 /// Sends each object to the controller that can deal with it, and keeps the cache of invalid objects; `deleted` is
 /// called for each that was deleted. Ends when the watch or a controller does.
-pub async fn sort<K>(
+pub async fn split_invalid<K>(
     mut changes: mpsc::Receiver<Change<K>>,
     mut invalid: Writer<Meta<K>>,
     valid_sender: mpsc::Sender<Arc<K>>,

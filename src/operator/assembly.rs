@@ -272,7 +272,7 @@ impl Assembly {
     /// Returns which tenants can't be read.
     pub(super) fn tenants(
         &mut self,
-        touched: DistinctReceiver<ObjectRef<Tenant>>,
+        requeued: DistinctReceiver<ObjectRef<Tenant>>,
         namespace: String,
     ) -> InvalidObjects<Tenant> {
         let scheduler = self.scheduler.clone();
@@ -303,7 +303,7 @@ impl Assembly {
             tenant_changes: self.tenants.subscribe_held(&self.begins),
             pods: self.pods.subscribe_objects_held(&self.begins).boxed(),
             nodes: self.nodes.subscribe_objects_held(&self.begins).boxed(),
-            touched: touched.into_stream().boxed(),
+            requeued: requeued.into_stream().boxed(),
         };
         let invalid = context.invalid();
         let run = self.led(tenant::run(context, watches, inputs, self.stop.clone()));

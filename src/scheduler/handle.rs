@@ -74,9 +74,13 @@ impl SchedulerHandle {
     /// Why a job would be rejected at once if it were created now; `None` where it would not, and until the caches are
     /// synced. It reserves nothing: the verdict on the Job itself decides.
     #[must_use]
-    pub fn assess(&self, job: &ProspectiveJob<'_>, now: ClockReading) -> Option<(Reason, String)> {
+    pub fn assess_prospective(
+        &self,
+        job: &ProspectiveJob<'_>,
+        now: ClockReading,
+    ) -> Option<(Reason, String)> {
         let state = self.lock();
-        state.ready.then(|| state.dispatcher.assess(job, now)).flatten()
+        state.ready.then(|| state.dispatcher.assess_prospective(job, now)).flatten()
     }
 
     /// What was decided of a job, by UID, for its status; `None` while that has it, or nothing is decided.

@@ -52,7 +52,7 @@ use crate::{
     kube_ext::{
         controller::{Reconciler, log_errors},
         events::Events,
-        invalid::{InvalidObjects, Meta, cache, sort},
+        invalid::{InvalidObjects, Meta, cache, split_invalid},
         pulse,
         streams::received,
         watch::{Change, Watch, synced_before, until_synced},
@@ -150,8 +150,9 @@ pub async fn run(
     let (valid_sender, objects) = mpsc::channel(CHANNEL);
     let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let forgetful = Arc::clone(&context);
-    let sorting =
-        sort(inputs.keys, invalid, valid_sender, invalid_sender, move |key| forgetful.state.forget(key));
+    let splitting = split_invalid(inputs.keys, invalid, valid_sender, invalid_sender, move |key| {
+        forgetful.state.forget(key)
+    });
     let Dependencies { keys, tenants, peppers, .. } = &context.dependencies;
     let controller = Controller::for_shared_stream(received(objects), keys.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
@@ -177,6 +178,6 @@ pub async fn run(
             future::join(controller, second).await;
         }
     };
-    let endless = future::join(secrets.run(), sorting).then(|_| future::pending::<()>());
+    let endless = future::join(secrets.run(), splitting).then(|_| future::pending::<()>());
     future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }

@@ -1,4 +1,4 @@
-//! Third step: the pod of one attempt, from a validated Job. Pure.
+//! The pod of one attempt, from a Job that `validate::validate` has checked; `create` calls it. Pure.
 //!
 //! The pod runs on the admitted nodes of one worker group and nowhere else, asks for exactly what it may use, and has
 //! no token and no rights. Its finalizer keeps it until what it used is counted.

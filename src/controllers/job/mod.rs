@@ -1,11 +1,12 @@
 //! The job controller: takes the next step of every Job, and is the one writer of its status and of its pods.
 //!
-//! A reconcile has five steps, each in a module of its own: `dereference` (caches only), `validate`, the step that
-//! follows (`domain::job_flow`; `build` makes the pod), `apply` and `create`, `status`. Each is safe to repeat: a pod's
+//! `reconcile` shows the five steps, each in a module of its own: `dereference` (caches and the scheduler's verdict),
+//! `validate`, the decision (`domain::job_flow`), `apply` (with `create` and `build` for a pod), `status`. Each is safe to repeat: a pod's
 //! name is a function of the Job's UID and the attempt, a status is written only over the version that it was computed
 //! from, and a deletion names the UID that it is meant for.
 
 mod ages;
+mod api;
 mod apply;
 mod build;
 mod cached;
@@ -16,6 +17,7 @@ mod expectations;
 mod inflight;
 mod invalid;
 mod outage;
+mod outcome;
 mod reconcile;
 mod status;
 #[cfg(test)]
@@ -50,7 +52,7 @@ use crate::{
     kube_ext::{
         controller::{Reconciler, log_errors},
         events::Events,
-        invalid::{InvalidObjects, Meta, sort},
+        invalid::{InvalidObjects, Meta, split_invalid},
         mutation_cache::MutationCache,
         streams::{held_until, received},
         watch::{Change, synced_before, until_synced},
@@ -137,7 +139,7 @@ pub async fn run(
     jobs: Changes,
     pods: impl Stream<Item = Arc<Pod>> + Send + Sync + 'static,
     tenants: impl Stream<Item = Arc<Tenant>> + Send + 'static,
-    concerned: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
+    requeued: impl Stream<Item = ObjectRef<Job>> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let shutdown = shutdown.boxed().shared();
@@ -145,22 +147,23 @@ pub async fn run(
     let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let forgetful = Arc::clone(&context);
     let forget = move |job: &Job| forgetful.ages.forget(job);
-    let sorting = sort(jobs.all, jobs.invalid, valid_sender, invalid_sender, forget);
+    let splitting = split_invalid(jobs.all, jobs.invalid, valid_sender, invalid_sender, forget);
     let config = controller::Config::default().concurrency(CONCURRENCY);
-    let decided = || {
+    let until_decided = || {
         let scheduler = context.scheduler.clone();
         async move { scheduler.until_ready().await }
     };
-    let (objects, tenants) = (held_until(received(objects), decided()), held_until(tenants, decided()));
+    let (objects, tenants) =
+        (held_until(received(objects), until_decided()), held_until(tenants, until_decided()));
     let controller = Controller::for_shared_stream(objects, context.jobs.clone())
         .with_config(config)
         .watches_shared_stream(pods, |pod: Arc<Pod>| attempt::owner(&pod))
-        .reconcile_on(concerned)
+        .reconcile_on(requeued)
         .reconcile_on(triggers::of_changed_tenants(tenants, context.tenants.clone(), context.jobs.clone()))
         .graceful_shutdown_on(shutdown.clone())
         .run(reconcile, error_policy, Arc::clone(&context))
         .for_each(log_errors);
-    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
+    let invalid_controller = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
         .run(
             invalid::reconcile,
@@ -176,9 +179,9 @@ pub async fn run(
     };
     let reconciles = async {
         if synced_before(whole, shutdown).await {
-            future::join(controller, second).await;
+            future::join(controller, invalid_controller).await;
         }
     };
-    let endless = sorting.then(|()| future::pending::<()>());
+    let endless = splitting.then(|()| future::pending::<()>());
     future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }

@@ -169,7 +169,7 @@ pub struct Inputs {
     /// Changes of nodes.
     pub nodes: BoxStream<'static, Arc<Node>>,
     /// Tenants whose usage or workers may have changed.
-    pub touched: BoxStream<'static, ObjectRef<Tenant>>,
+    pub requeued: BoxStream<'static, ObjectRef<Tenant>>,
 }
 
 /// The controller's own watches, and the cache of the tenants that can't be read. Made with the
@@ -260,19 +260,19 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let Watches { tasks, triggers, invalid } = watches;
-    let Inputs { tenants, tenant_changes, pods, nodes, touched } = inputs;
+    let Inputs { tenants, tenant_changes, pods, nodes, requeued } = inputs;
     let shutdown = shutdown.boxed().shared();
     let (valid_sender, objects) = mpsc::channel(CHANNEL);
     let (invalid_sender, metas) = mpsc::channel(CHANNEL);
     let state = Arc::clone(&context.state);
     let forget = move |tenant: &Tenant| state.forget(&tenant.name_any());
-    let sorting = invalid_ext::sort(tenant_changes, invalid, valid_sender, invalid_sender, forget);
+    let splitting = invalid_ext::split_invalid(tenant_changes, invalid, valid_sender, invalid_sender, forget);
 
     let mut controller = Controller::for_shared_stream(received(objects), tenants.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers::pods(pods, tenants))
         .reconcile_on(triggers::nodes(nodes, context.dependencies.nodes.clone()))
-        .reconcile_on(touched)
+        .reconcile_on(requeued)
         .reconcile_all_on(replaced(context.dependencies.plans.clone()))
         .reconcile_all_on(replaced(context.counted.clone()))
         .graceful_shutdown_on(shutdown.clone());
@@ -280,7 +280,7 @@ pub async fn run(
         controller = controller.reconcile_on(trigger);
     }
     let controller = controller.run(reconcile, error_policy, Arc::clone(&context)).for_each(log_errors);
-    let second = Controller::for_shared_stream(received(metas), context.invalid.store())
+    let invalid_controller = Controller::for_shared_stream(received(metas), context.invalid.store())
         .graceful_shutdown_on(shutdown.clone())
         .run(invalid::reconcile, invalid::error_policy, Arc::clone(&context))
         .for_each(log_errors);
@@ -288,10 +288,10 @@ pub async fn run(
     // To a deletion an empty cache means that nothing is left: no reconcile before every cache is whole.
     let reconciles = async {
         if synced_before(caches_ready(&context), shutdown).await {
-            future::join(controller, second).await;
+            future::join(controller, invalid_controller).await;
         }
     };
-    let endless = future::join(future::join_all(tasks), sorting).then(|_| future::pending::<()>());
+    let endless = future::join(future::join_all(tasks), splitting).then(|_| future::pending::<()>());
     future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }
 

@@ -7,7 +7,8 @@
 //! 3. **Reservations**: starving jobs, which others have overtaken too often, are admitted first; one that does not fit yet
 //!    gets a node reserved ([`backfill`](super::backfill)).
 //! 4. **Candidates**: each tenant's classes are assessed in its own order ([`order`](super::order)). What fits into the
-//!    tenant's own group is admitted at once; the first that would go to a shared pool is the tenant's candidate.
+//!    tenant's own group, for which no other tenant contends, is admitted at once; the first that would go to a shared
+//!    pool is the tenant's candidate.
 //! 5. **Admit**: the candidate that is first in fair-share order ([`fair_share`](super::fair_share)) is admitted, and its
 //!    tenant nominates the next one, until no candidate is left.
 //! 6. **Report**: tenants whose jobs have begun to starve are enqueued again; verdicts and usage go to the caller.
@@ -89,7 +90,7 @@ impl Dispatcher {
             if candidate.assessed {
                 self.admit_candidate(&candidate, &mut cycle);
             } else {
-                self.enqueue_blocked(&candidate, &mut cycle);
+                self.join_blocked(&candidate, &mut cycle);
             }
         }
 
@@ -136,7 +137,7 @@ impl Dispatcher {
     }
 
     fn add_tenant(&mut self, tenant: TenantId, cycle: &mut Cycle) {
-        if self.tenants.get_mut(tenant).is_some_and(|queue| queue.enqueue_now(&self.shared.inventory)) {
+        if self.tenants.get_mut(tenant).is_some_and(|queue| queue.join_cycle(&self.shared.inventory)) {
             cycle.tenants.push(tenant);
         }
     }
@@ -196,7 +197,7 @@ impl Dispatcher {
     }
 
     /// It is the turn of a tenant with a blocked class: while there is room for that, the tenant takes part in the cycle.
-    fn enqueue_blocked(&mut self, candidate: &Candidate, cycle: &mut Cycle) {
+    fn join_blocked(&mut self, candidate: &Candidate, cycle: &mut Cycle) {
         let tenant = candidate.nomination.tenant;
         if self.tenants[tenant].is_enqueued() {
             return;

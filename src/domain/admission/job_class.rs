@@ -27,7 +27,7 @@ pub struct Shape {
     pub group: Option<Arc<str>>,
     pub on_quota: OnQuota,
     /// They have never run: the hourly window counts them.
-    pub fresh: bool,
+    pub first_attempt: bool,
 }
 
 /// The queued jobs of one shape. The first represents all: what holds it back holds the others back, too.

@@ -75,7 +75,7 @@ pub enum QueueState {
     New,
     /// In a class of the queue.
     Queued(ClassId),
-    /// The queue is full.
+    /// Behind the queue: a new job for a moment, and while the queue is full.
     Overflow,
     /// It waits for the back-off of a retry.
     BackingOff,
@@ -158,7 +158,7 @@ impl JobEntry {
             asked: self.size(),
             group: self.input.group.clone(),
             on_quota: self.input.on_quota,
-            fresh: self.is_first_attempt(),
+            first_attempt: self.is_first_attempt(),
         }
     }
 

@@ -34,7 +34,11 @@ impl Dispatcher {
     /// Why a job would be rejected at once if it were created now, as the youngest of its tenant; `None` where it would
     /// be admitted or wait, and for an unknown tenant.
     #[must_use]
-    pub fn assess(&self, job: &ProspectiveJob<'_>, now: ClockReading) -> Option<(Reason, String)> {
+    pub fn assess_prospective(
+        &self,
+        job: &ProspectiveJob<'_>,
+        now: ClockReading,
+    ) -> Option<(Reason, String)> {
         let last = self.shared.now;
         let now = ClockReading { wall: now.wall.max(last.wall), steady: now.steady.max(last.steady) };
         self.queue(job.namespace)?.assess_prospective(job, now, &self.shared)

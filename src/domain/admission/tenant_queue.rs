@@ -3,7 +3,7 @@
 //! Of the waiting jobs the oldest are *queued*, as many as the quota of queued jobs allows; the others are the *overflow*,
 //! in order of submission. Queued jobs of one shape form a class, which is assessed by its first job.
 //!
-//! The fields are private to this module and those below it: `enqueue` (new jobs), `assess` (can a class start a job?),
+//! The fields are private to this module and those below it: `enqueue` (new jobs), `assess` (can a class start a job? its admission),
 //! `backfill_count` and `reservation` (jobs that others overtake), `job_events` (what the job's object and pods say) and
 //! `verdict` (what the job's status shall say).
 
@@ -135,14 +135,14 @@ impl TenantQueue {
     // --- what changed
 
     /// Handles the tenant in the next cycle.
-    pub fn enqueue(&mut self, agenda: &mut Agenda) {
+    pub fn enqueue_tenant(&mut self, agenda: &mut Agenda) {
         if !std::mem::replace(&mut self.enqueued, true) {
             agenda.enqueue(self.id);
         }
     }
 
     /// Handles the tenant in this cycle; false where that is so already.
-    pub fn enqueue_now(&mut self, inventory: &Inventory) -> bool {
+    pub fn join_cycle(&mut self, inventory: &Inventory) -> bool {
         self.count_overtakes(inventory);
         !std::mem::replace(&mut self.enqueued, true)
     }
@@ -154,7 +154,7 @@ impl TenantQueue {
     /// Has all inadmissible classes checked again.
     pub fn requeue_all(&mut self, agenda: &mut Agenda) {
         self.recheck = true;
-        self.enqueue(agenda);
+        self.enqueue_tenant(agenda);
     }
 
     /// The same in this cycle, where the tenant is enqueued for it.
@@ -178,7 +178,7 @@ impl TenantQueue {
     pub fn change_window(&mut self, agenda: &mut Agenda, change: impl FnOnce(&mut RateWindow)) {
         change(&mut self.window);
         self.mark_usage_changed(agenda);
-        self.enqueue(agenda);
+        self.enqueue_tenant(agenda);
     }
 
     /// Takes the stored hourly window over.
@@ -376,7 +376,13 @@ impl TenantQueue {
     }
 
     /// Puts a job into its class.
-    fn queue(&mut self, job: JobIdx, rank: Rank, shape: Shape, inventory: &mut Inventory) -> ClassId {
+    fn insert_into_class(
+        &mut self,
+        job: JobIdx,
+        rank: Rank,
+        shape: Shape,
+        inventory: &mut Inventory,
+    ) -> ClassId {
         let allowed = self.allowed_range(shape.group.as_deref());
         self.memberships[allowed].iter_mut().for_each(|membership| membership.demand += 1);
         self.queued.insert(rank.submission().clone(), job);

@@ -117,7 +117,7 @@ impl NewJob {
             group: self.spec.pool.as_deref().map(|pool| names::pool_group(pool).into()),
             on_quota: self.spec.on_quota,
         };
-        app.scheduler()?.assess(&job, app.clock.read())
+        app.scheduler()?.assess_prospective(&job, app.clock.read())
     }
 
     fn object(&self, namespace: &str) -> Job {

@@ -1,4 +1,5 @@
-//! Whether the first job of a class can start now, where, and else why not.
+//! Whether the first job of a class can start now, where, and else why not; and its admission. An admitted job counts at
+//! once (Kueue and kube-scheduler: assume).
 
 use jiff::Timestamp;
 
@@ -184,7 +185,7 @@ impl TenantQueue {
     /// The quota that holds a job back, if one does. The job at `rank` may use what is set aside for the tenant's starving
     /// job if it is that job or comes before it.
     pub(super) fn quota_excess(&self, shape: &Shape, rank: Option<&Rank>, now: Timestamp) -> Option<Excess> {
-        if shape.fresh
+        if shape.first_attempt
             && let Some(excess) = quota::hour(&self.input, self.started(now))
         {
             return Some(excess);
@@ -272,9 +273,9 @@ impl TenantQueue {
         }
     }
 
-    // --- carrying it out
+    // --- admitting and rejecting
 
-    /// Admits a job of a class.
+    /// Admits a job of a class: its quota and room count from now on, and it is among the decided jobs of the next report.
     pub fn admit(&mut self, job: JobIdx, id: ClassId, assignment: Assignment, shared: &mut Shared) {
         let Assignment { pool, node } = assignment;
         self.dequeue(job, id, shared);

@@ -31,13 +31,15 @@ impl TenantQueue {
             shared.jobs[*a].rank.submission().cmp(shared.jobs[*b].rank.submission())
         });
         arrivals.dedup();
-        arrivals.iter().for_each(|job| self.enqueue_new(*job, shared));
+        arrivals.iter().for_each(|job| self.check_new(*job, shared));
         self.fill_queue(shared);
         arrivals.into_iter().for_each(|job| self.reject_overflow(job, shared));
         self.weigh(shared);
     }
 
-    fn enqueue_new(&mut self, job: JobIdx, shared: &mut Shared) {
+    /// Checks a new job for the first time. One that may wait enters the overflow, out of which `fill_queue` takes the
+    /// oldest into the queue.
+    fn check_new(&mut self, job: JobIdx, shared: &mut Shared) {
         let entry = &shared.jobs[job];
         let (size_check, rejection) = match &entry.input.asked {
             Err(error) => (entry.size_check, Some((error.reason(), error.to_string()))),
@@ -46,7 +48,8 @@ impl TenantQueue {
                 let (size_check, rejection) =
                     self.first_assessment(&shape, entry.size_check, shared.now, shared);
                 let may_wait = shape.on_quota == OnQuota::Queue;
-                let no_turn = || self.no_turn_soon(entry.rank.submission(), shape.fresh, shared.now.wall);
+                let no_turn =
+                    || self.no_turn_soon(entry.rank.submission(), shape.first_attempt, shared.now.wall);
                 (size_check, rejection.or_else(|| if may_wait { None } else { no_turn() }))
             }
             Ok(_) => (entry.size_check, None),
@@ -93,14 +96,14 @@ impl TenantQueue {
             Err(AskError::Field { .. } | AskError::Scratch { .. }) => return None,
             Err(error @ AskError::Scenario(_)) => return Some((error.reason(), error.to_string())),
         };
-        let shape = Shape { asked, group: job.group.clone(), on_quota: job.on_quota, fresh: true };
+        let shape = Shape { asked, group: job.group.clone(), on_quota: job.on_quota, first_attempt: true };
         let (_, rejection) = self.first_assessment(&shape, SizeCheck::Pending, now, shared);
         if rejection.is_some() || job.on_quota == OnQuota::Queue {
             return rejection;
         }
         // All that wait were submitted before it.
         let before = self.queue_length() + self.overflow.len() as u64;
-        if let Some(rejection) = self.no_turn_after(before, shape.fresh, now.wall) {
+        if let Some(rejection) = self.no_turn_after(before, shape.first_attempt, now.wall) {
             return Some(rejection);
         }
         if !self.overflow.is_empty() || !self.may_queue(self.queue_length() + 1) {
@@ -114,18 +117,24 @@ impl TenantQueue {
     }
 
     /// Why a job that rather ends than waits is rejected at once.
-    fn no_turn_soon(&self, submission: &Submission, fresh: bool, now: Timestamp) -> Option<(Reason, String)> {
+    fn no_turn_soon(
+        &self,
+        submission: &Submission,
+        first_attempt: bool,
+        now: Timestamp,
+    ) -> Option<(Reason, String)> {
         let limits = [self.input.quotas.max_jobs, self.input.quotas.max_jobs_per_hour];
         let max = limits.into_iter().filter_map(|quota| Limit::from_quota(quota).at_most()).max()?;
-        self.no_turn_after(self.queued_before(submission, max), fresh, now)
+        self.no_turn_after(self.queued_before(submission, max), first_attempt, now)
     }
 
     /// The same, with the number of jobs that wait before it.
-    fn no_turn_after(&self, before: u64, fresh: bool, now: Timestamp) -> Option<(Reason, String)> {
+    fn no_turn_after(&self, before: u64, first_attempt: bool, now: Timestamp) -> Option<(Reason, String)> {
         if let Some(message) = quota::no_turn_soon(&self.input, self.usage.active, before) {
             return Some((Reason::WaitingForQuota, message));
         }
-        let message = quota::no_start_soon(&self.input, self.started(now), before).filter(|_| fresh)?;
+        let message =
+            quota::no_start_soon(&self.input, self.started(now), before).filter(|_| first_attempt)?;
         Some((Reason::RateLimited, message))
     }
 
@@ -150,7 +159,7 @@ impl TenantQueue {
     fn queue_from_overflow(&mut self, job: JobIdx, shared: &mut Shared) {
         let entry = &mut shared.jobs[job];
         self.overflow.remove(entry.rank.submission());
-        let class = self.queue(job, entry.rank.clone(), entry.shape(), &mut shared.inventory);
+        let class = self.insert_into_class(job, entry.rank.clone(), entry.shape(), &mut shared.inventory);
         if entry.size_check != SizeCheck::Passed {
             self.classes[class].unchecked.push(job);
         }

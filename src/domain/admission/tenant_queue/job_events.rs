@@ -55,7 +55,7 @@ impl TenantQueue {
                 if matches!(entry.queue_state, QueueState::Admitted { .. }) {
                     self.starting -= u64::from(entry.is_first_attempt());
                     entry.create_failures = 0;
-                    self.enqueue(&mut shared.agenda);
+                    self.enqueue_tenant(&mut shared.agenda);
                 }
                 entry.input.state = input.state.clone();
                 entry.queue_state = QueueState::Active { group, reserved: node.filter(|_| !bound) };
@@ -117,7 +117,7 @@ impl TenantQueue {
             }
         };
         self.mark_usage_changed(&mut shared.agenda);
-        self.enqueue(&mut shared.agenda);
+        self.enqueue_tenant(&mut shared.agenda);
     }
 
     /// Takes back what [`Self::attach`], and all that came after it, counted.

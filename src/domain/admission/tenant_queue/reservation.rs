@@ -101,7 +101,7 @@ impl TenantQueue {
         self.find_blocked_job(&mut shared.inventory);
         self.weigh(shared);
         if self.reservation.is_none() && !self.is_closed() && self.first_starving(shared).is_some() {
-            self.enqueue(&mut shared.agenda);
+            self.enqueue_tenant(&mut shared.agenda);
         }
     }
 

@@ -16,7 +16,7 @@ type Rejection = Option<(Reason, String)>;
 
 /// The assessment of a job before it is created, and the verdict on it afterwards.
 fn both(dispatcher: &mut Dispatcher, job: JobInput) -> (Rejection, Rejection) {
-    let said = dispatcher.assess(&prospective(&job), ClockReading::default());
+    let said = dispatcher.assess_prospective(&prospective(&job), ClockReading::default());
     let uid = Arc::clone(&job.uid);
     dispatcher.set_job(job);
     dispatcher.decide();
@@ -69,17 +69,17 @@ proptest! {
 fn nothing_is_rejected_for_an_unknown_or_closed_tenant_or_an_unreadable_number() {
     let huge = || JobInput { on_quota: OnQuota::Reject, ..job("new", "acme", cpu(1_000_000)) };
     let mut dispatcher = Dispatcher::default();
-    assert_eq!(dispatcher.assess(&prospective(&huge()), ClockReading::default()), None);
+    assert_eq!(dispatcher.assess_prospective(&prospective(&huge()), ClockReading::default()), None);
     dispatcher.set_tenant("acme", Some(tenant("acme", "free")));
     dispatcher.decide();
-    let said = dispatcher.assess(&prospective(&huge()), ClockReading::default());
+    let said = dispatcher.assess_prospective(&prospective(&huge()), ClockReading::default());
     assert_eq!(said.unwrap().0, Reason::ExceedsQuota);
     let unreadable = crate::api_types::Quantity("x".to_owned()).milli().unwrap_err();
     let unreadable = crate::domain::resources::AskError::Field { field: "cpu", source: unreadable };
     let unreadable = JobInput { asked: Err(unreadable), ..huge() };
-    let said = dispatcher.assess(&prospective(&unreadable), ClockReading::default());
+    let said = dispatcher.assess_prospective(&prospective(&unreadable), ClockReading::default());
     assert_eq!(said, None, "the API server refuses it in its own words");
     let closed = Some((Reason::TenantSuspended, "suspended".to_owned()));
     dispatcher.set_tenant("acme", Some(TenantInput { closed, ..tenant("acme", "free") }));
-    assert_eq!(dispatcher.assess(&prospective(&huge()), ClockReading::default()), None);
+    assert_eq!(dispatcher.assess_prospective(&prospective(&huge()), ClockReading::default()), None);
 }

@@ -1,6 +1,6 @@
 //! Jobs that no node of their groups could hold, were it empty.
 
-use super::*;
+use super::{reservation::with_a_starving_job, *};
 
 fn second(n: i64) -> Timestamp {
     Timestamp::from_second(n).unwrap()
