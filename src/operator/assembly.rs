@@ -1,10 +1,9 @@
 //! The parts of the operator, and what each is given. Every part subscribes before the watches run. Those of the leader
 //! begin once this process leads, and find all that exists then.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+mod common;
+
+use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -14,20 +13,17 @@ use kube::{
     runtime::{reflector::ObjectRef, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
-use super::{Parts, Rest, Stop};
+use super::{Parts, Stop};
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant, TenantApiKey, tenant::JobWindow},
     clock::Clock,
     config::Settings,
     controllers::{api_key, attempt, job, node, tenant},
     domain::{admission::Dispatcher, job_pod::JobPod, worker},
-    http::{
-        self, administrators::Administrators, auth_throttle::AuthThrottle, concurrency_limit::KeyedLimiter,
-        jobs_index::JobsIndex, streams::Streams,
-    },
-    keys::{self, Keys, pepper},
+    http::jobs_index::JobsIndex,
+    keys::Keys,
     kube_ext::{
         courtesy::CourtesyBudget,
         events::{self, Events},
@@ -44,7 +40,6 @@ use crate::{
     names,
     random::Random,
     scheduler::{self, Caches, Changes, RequeueSenders, Scheduler, SchedulerHandle},
-    telemetry::{self, Health, IsReady},
 };
 
 /// The clients of the API server.
@@ -54,9 +49,6 @@ pub(super) struct Clients {
     /// Of what runs on the leader: it writes only while this process leads.
     pub(super) leader: Client,
 }
-
-/// The watches that every replica runs, by their names in health.
-const CORE: [&str; 7] = ["tenants", "jobs", "keys", "nodes", "pods", "other_pods", "peppers"];
 
 /// What administrators write in files, and may replace at any time.
 pub(super) struct Tables {
@@ -183,23 +175,6 @@ impl Assembly {
         following: impl Future<Output = ()> + Send + 'static,
     ) {
         self.parts.essential(name, following);
-    }
-
-    /// Whether the REST API can answer: the caches are synced, and on a leader the scheduler has decided. A replica that was
-    /// ready before it leads stays ready, or no replica would be while another one takes over. None is once it stops.
-    pub(super) fn readiness(&self) -> IsReady {
-        let (index, watches, scheduler) = (self.index.clone(), self.watches.clone(), self.scheduler.clone());
-        let (leadership, stop, was_ready) =
-            (self.leadership.clone(), self.stop.clone(), AtomicBool::new(false));
-        Arc::new(move || {
-            let running = watches.states();
-            let mut core = running.iter().filter(|watch| CORE.contains(&watch.name));
-            let synced = index.is_synced() && core.all(|watch| watch.synced);
-            let decided = was_ready.load(Ordering::Relaxed) || !leadership.leads() || scheduler.is_ready();
-            let is_ready = synced && decided;
-            was_ready.fetch_or(is_ready, Ordering::Relaxed);
-            is_ready && stop.clone().now_or_never().is_none()
-        })
     }
 
     /// Runs a part of the leader once this process leads; one that does not when it stops ends.
@@ -423,78 +398,6 @@ impl Assembly {
         let run = self.led(api_key::run(context, watches, inputs, self.stop.clone()));
         self.parts.controller("API key controller", run);
         self.key_authenticator(peppers, namespace)
-    }
-
-    /// The cache alone.
-    pub(super) fn key_cache(&mut self, namespace: String) -> Keys {
-        let peppers = self.peppers(&namespace);
-        self.key_authenticator(peppers, namespace)
-    }
-
-    fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::State> {
-        let mut secret = pepper::watch(&self.clients.any, namespace).known_as("peppers", &self.watches);
-        let (known, peppers) = watch::channel(pepper::State::Pending);
-        let following =
-            pepper::follow(self.clients.any.clone(), namespace.to_owned(), secret.subscribe(), known);
-        self.parts.essential("watch of peppers", secret.run());
-        self.parts.essential("peppers", following);
-        peppers
-    }
-
-    fn key_authenticator(&mut self, peppers: watch::Receiver<pepper::State>, namespace: String) -> Keys {
-        let keys = Keys::new(peppers, self.clock.clone(), self.metrics.clone());
-        let inputs = keys::Inputs { keys: self.keys.subscribe(), tenants: self.tenants.subscribe() };
-        self.parts.essential("cache of API keys", keys.clone().feed(namespace.clone(), inputs));
-        let probing = keys.clone().probe(self.clients.any.clone(), namespace, self.keys.pulse());
-        self.parts.essential("probe of API keys", probing);
-        keys
-    }
-
-    /// The REST API.
-    pub(super) fn rest(&mut self, rest: Rest, keys: Keys, is_ready: IsReady) {
-        let Rest { listener, history, origins } = rest;
-        let jobs = self.index.clone();
-        self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
-        let app = http::App::new(http::Parts {
-            client: self.clients.any.clone(),
-            settings: self.settings.clone(),
-            plans: self.plans.clone(),
-            scenarios: self.scenarios.clone(),
-            clock: self.clock.clone(),
-            random: Random::system(),
-            scheduler: self.scheduler.clone(),
-            leadership: self.leadership.clone(),
-            is_ready,
-            authenticator: Arc::new(keys),
-            administrators: Administrators::new(self.clients.any.clone()),
-            auth_throttle: AuthThrottle::default(),
-            in_flight: KeyedLimiter::default(),
-            streams: Streams::new(self.metrics.clone(), self.stop.clone()),
-            assigning: tokio::sync::Mutex::default(),
-            tenants: self.caches.tenants.clone(),
-            jobs,
-            keys: self.keys.store(),
-            nodes: self.caches.nodes.clone(),
-            watches: self.watches.clone(),
-            database: history,
-            origins,
-        });
-        let routes = http::routes(app, self.metrics.clone());
-        // Ends by itself at the stop signal, once the requests in flight are complete.
-        let served = http::server::serve(listener, routes, Random::system(), self.stop.clone());
-        self.parts.server("REST API", served);
-    }
-
-    /// Answers probes and scrapes.
-    pub(super) fn health(&mut self, listener: TcpListener, is_ready: IsReady) {
-        let (watches, leadership) = (self.watches.clone(), self.leadership.clone());
-        let health = Health { is_ready, watches, leadership, clock: self.clock.clone() };
-        let (metrics, scheduler) = (self.metrics.clone(), self.scheduler.clone());
-        self.parts.essential("health and metrics", async move {
-            if let Err(error) = telemetry::serve(listener, metrics, scheduler, health).await {
-                tracing::error!(%error, "health and metrics are not served any more");
-            }
-        });
     }
 
     /// Runs the watches: those of pods only where this process schedules.
