@@ -252,9 +252,12 @@ impl Parts {
         };
         // Some parts notice it first.
         if leadership.is_lost() {
-            bail!(
-                "this replica has lost the Lease and leads no more: it ends, and starts again as a follower"
+            let transitions = leadership.transitions();
+            tracing::error!(
+                transitions,
+                "this replica has lost the Lease: it ends, and starts again as a follower"
             );
+            bail!("this replica has lost the Lease");
         }
         bail!("an essential part ended: {ended}")
     }
