@@ -247,6 +247,7 @@ impl World {
     pub async fn ask(&self, path: &str) -> Result<String, String> {
         ask(self.metrics_port, path).await
     }
+
     /// The database that the operator mirrors into.
     pub fn database_url(&self) -> Option<&str> {
         self.database_url.as_deref()

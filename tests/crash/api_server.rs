@@ -1,6 +1,8 @@
 //! The API server dies, and hangs, while jobs run: nothing is lost, and nothing runs twice. An operator that can't renew
 //! its Lease in time ends, and is started again.
 
+use std::time::Duration;
+
 use crofter::api_types::{Job, JobPhase};
 use crofter_test_cluster::wait;
 use k8s_openapi::api::core::v1::Pod;
@@ -53,6 +55,8 @@ async fn a_dead_api_server_loses_nothing() {
         world.until_logged(since, "the watch was interrupted").await;
         assert!(world.ask("/healthz").await.is_ok(), "no restart mends that");
         world.cluster.start_api().await.unwrap();
+        // By then it has renewed its Lease, or lost it.
+        tokio::time::sleep(Duration::from_secs(4)).await;
         if world.restart_if_deposed() {
             operator = world.operator_pid();
         }
