@@ -142,3 +142,36 @@ pub fn start(
     };
     (handle, future)
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::kube_ext::mock;
+
+    #[tokio::test]
+    async fn the_mirror_of_a_process_that_does_not_lead_ends_without_asking_the_database() {
+        // Nothing answers at this address.
+        let url = SecretString::from("postgres://crofter@127.0.0.1:1/crofter");
+        let pool = Pool::new(&url, db::Options::default()).unwrap().written_while(|| false);
+        let config = Config::new(pool, Uuid::nil(), "example.com/gpu".to_owned());
+        let stores = Stores {
+            tenants: mock::cache().0,
+            nodes: mock::cache().0,
+            jobs: mock::cache().0,
+            pods: mock::cache().0,
+        };
+        let (_tenants, tenants) = mpsc::channel(1);
+        let (_nodes, nodes) = mpsc::channel(1);
+        let (_jobs, jobs) = mpsc::channel(1);
+        let (_pods, pods) = mpsc::channel(1);
+        let changes = Changes { tenants, nodes, jobs, pods };
+        let client = mock::client(|_| mock::refusal(500, "no call is expected"));
+        let (handle, writing) = start(config, client, stores, changes, Clock::system());
+        assert!(!handle.has_begun());
+        let error = writing.await.unwrap_err();
+        assert!(matches!(error.cause, db::Cause::NotLeader), "{error}");
+        assert!(handle.has_begun());
+    }
+}
