@@ -203,7 +203,7 @@ impl Metrics {
     }
 
     /// Counts a pod created.
-    pub fn admitted(&self) {
+    pub fn pod_created(&self) {
         self.admissions.inc();
     }
 

@@ -11,6 +11,7 @@ mod queued;
 mod restate;
 mod running;
 mod start;
+mod stored;
 #[cfg(test)]
 mod tests;
 

@@ -8,13 +8,13 @@
 //! 3. `domain/admission/tenant_queue/enqueue.rs`: `enqueue_arrivals` rejects the job, or puts it into its class;
 //! 4. `domain/admission/tenant_queue/assess.rs`: `assess` finds whether and where the class can start a job, and
 //!    `admit_first` admits it. Back in `decide` here, the Job is requeued.
-//! 5. `controllers/job/reconcile.rs`: `dereference` asks for the verdict, and `job_flow::next` makes the step
-//!    `Step::Create` of an admission.
+//! 5. `controllers/job/reconcile.rs`: `dereference` takes the verdict from the [`SchedulerHandle`], `job_flow::next` makes
+//!    the step `Step::Create` of an admission, and `apply` carries it out by
 //! 6. `controllers/job/create.rs`: `create` claims the admission, has the pod built, and creates it.
 //!
 //! The job controller also reconciles the Job at the watch event itself; without a verdict it only waits.
 //!
-//! It writes nothing to the API server. The job controller, which alone writes Jobs, reads the decisions through the
+//! The scheduler writes nothing to the API server. The job controller, which alone writes Jobs, reads the decisions through the
 //! [`SchedulerHandle`]; the scheduler requeues those Jobs and Tenants by name. An admission counts until the job's own
 //! objects show that it was used or is void, so a cache that lags never makes the scheduler give the same room to two
 //! jobs. After a restart the state is rebuilt from Tenants, Jobs, Pods and Nodes, and nothing is decided before all caches

@@ -10,9 +10,10 @@ use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
 use super::{
     Context,
-    apply::{Outcome, is_own, pods_api},
+    api::{is_own, pods_api},
     build,
     error::Error,
+    outcome::Outcome,
     validate,
 };
 use crate::{
@@ -64,7 +65,7 @@ pub(super) async fn create(
         Ok(_) => {
             context.outages.report(&namespace, None);
             context.expectations.put(&uid, admission.attempt);
-            context.metrics.admitted();
+            context.metrics.pod_created();
             Ok(Outcome::Done(Action::await_change()))
         }
         Err(error) if error.is_conflict() => {

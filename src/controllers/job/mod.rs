@@ -6,6 +6,7 @@
 //! from, and a deletion names the UID that it is meant for.
 
 mod ages;
+mod api;
 mod apply;
 mod build;
 mod cached;
@@ -16,6 +17,7 @@ mod expectations;
 mod inflight;
 mod invalid;
 mod outage;
+mod outcome;
 mod reconcile;
 mod status;
 #[cfg(test)]

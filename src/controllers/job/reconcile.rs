@@ -1,4 +1,4 @@
-//! One reconcile of a job: dereference, validate, build, apply, status.
+//! One reconcile of a job: dereference, validate, decide, apply, status.
 
 use std::sync::Arc;
 
@@ -6,12 +6,17 @@ use kube::runtime::controller::Action;
 
 use super::{
     Context,
-    apply::{self, Outcome},
-    dereference::dereference,
+    apply::{self, CACHE_REQUEUE, MIRROR_POLL},
+    create,
+    dereference::{Dereferenced, dereference},
     error::Error,
+    outcome::{Outcome, requeue_at},
     status, validate,
 };
-use crate::{api_types::Job, domain::job_flow};
+use crate::{
+    api_types::Job,
+    domain::job_flow::{self, Step, View},
+};
 
 /// Brings the pods and the status of a job in line with the job.
 pub(super) async fn reconcile(job: Arc<Job>, context: Arc<Context>) -> Result<Action, Error> {
@@ -34,12 +39,42 @@ pub(super) async fn reconcile_job(cached: Arc<Job>, context: &Context) -> Result
     if let Some(action) = validate::exempt(&found, &view, &context.invalid) {
         return Ok(action);
     }
-    // 3. Build: the step that follows from all that. Pure.
+    // 3. Decide: the step that follows from all that. Pure.
     let outcome = match job_flow::next(&view) {
         // 4. Apply: what the step asks of pods, and of the job itself.
-        Ok(step) => apply::apply(step, &found, &view, context).await?,
+        Ok(step) => apply(step, &found, &view, context).await?,
         Err(contradiction) => Outcome::Contradiction(contradiction),
     };
     // 5. Status: what is left to write.
     status::update(&found.job, outcome, context).await
+}
+
+async fn apply(
+    step: Step,
+    found: &Dereferenced,
+    view: &View<'_>,
+    context: &Context,
+) -> Result<Outcome, Error> {
+    let job = view.job;
+    let action = match step {
+        Step::Write(status) => return Ok(Outcome::Status(status)),
+        Step::ConfirmLost(number) => return apply::confirm_lost(view, number, context).await,
+        // The verdict is an admission.
+        Step::Create(admission) => match found.tenant.as_deref() {
+            Some(tenant) => return create::create(view, tenant, &admission, context).await,
+            None => Action::requeue(CACHE_REQUEUE),
+        },
+        Step::Wait(until) => {
+            // No event says that the mirror has caught up.
+            let held = !apply::release_job(job, context).await?;
+            let poll = view.steady.checked_add(MIRROR_POLL).ok().filter(|_| held);
+            requeue_at([until, poll].into_iter().flatten().min(), view.steady)
+        }
+        Step::Delete { pod, uid } => apply::delete_pod(job, pod, &uid, context).await?,
+        Step::Stop { pod, uid, version, stop } => {
+            apply::stop_pod(job, pod, &uid, &version, &stop, context).await?
+        }
+        Step::Expire => apply::expire(job, context).await?,
+    };
+    Ok(Outcome::Done(action))
 }

@@ -2,11 +2,7 @@
 
 use kube::{ResourceExt, runtime::controller::Action};
 
-use super::{
-    Context,
-    apply::{Outcome, jobs_api},
-    error::Error,
-};
+use super::{Context, api::jobs_api, error::Error, outcome::Outcome};
 use crate::{
     api_types::{Job, JobPhase, JobStatus, Reason},
     domain::{job_state::IllegalMove, job_state::is_terminal},

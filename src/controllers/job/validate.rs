@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
-use super::{apply::requeue_at, dereference::Dereferenced};
+use super::{dereference::Dereferenced, outcome::requeue_at};
 use crate::{
     api_types::{Job, JobSpec, Reason, Scenarios, Tenant, tenant::PodSecurity},
     domain::{

@@ -3,11 +3,10 @@
 //! Of the waiting jobs the oldest are *queued*, as many as the quota of queued jobs allows; the others are the *overflow*,
 //! in order of submission. Queued jobs of one shape form a class, which is assessed by its first job.
 //!
-//! The fields are private to this module and those below it: `enqueue` (new jobs), `assess` (can a class start a job?), `admit`,
+//! The fields are private to this module and those below it: `enqueue` (new jobs), `assess` (can a class start a job? its admission),
 //! `backfill_count` and `reservation` (jobs that others overtake), `job_events` (what the job's object and pods say) and
 //! `verdict` (what the job's status shall say).
 
-mod admit;
 mod assess;
 mod backfill_count;
 mod enqueue;

@@ -8,8 +8,7 @@ use super::{
     Step, View, assign, canceled,
     limits::running_left,
     move_to,
-    running::{closed, stopping},
-    start::{placed, unstartable},
+    stored::{closed, placed, stopping, unstartable},
 };
 use crate::{
     api_types::{

@@ -5,8 +5,12 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
 use super::{
-    Step, UNDER_LOAD_AFTER, View, assign, bounds, canceled, delete, finish::finish, move_to, start::waiting,
+    Step, UNDER_LOAD_AFTER, View, assign, bounds, canceled, delete,
+    finish::finish,
+    move_to,
+    start::waiting,
     status,
+    stored::{closed, stopping},
 };
 use crate::{
     api_types::{JobPhase, JobStatus, Reason},
@@ -124,18 +128,4 @@ fn stop(
             assign(new, number, pod);
         }
     })
-}
-
-/// Why the current attempt is being stopped, if it is.
-pub(super) fn stopping(status: &JobStatus) -> Option<Reason> {
-    if !matches!(status.phase, JobPhase::Assigned | JobPhase::Running) {
-        return None;
-    }
-    let reason: Reason = status.reason.as_deref()?.parse().ok()?;
-    matches!(reason, Reason::TenantSuspended | Reason::TenantExpired).then_some(reason)
-}
-
-/// What a tenant is that drains.
-pub(super) fn closed(reason: Reason) -> &'static str {
-    if reason == Reason::TenantExpired { "expired" } else { "suspended" }
 }

@@ -2,9 +2,11 @@
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 
-use super::{Step, UNDER_LOAD_AFTER, View, assign, delete, move_to, running::stopping};
+use super::{
+    Step, UNDER_LOAD_AFTER, View, assign, delete, move_to,
+    stored::{placed, stopping, unstartable},
+};
 use crate::{
     api_types::{JobPhase, JobStatus, Reason},
     domain::{
@@ -67,21 +69,6 @@ fn never_starts(
         false => format!("{}; it was not created within {:#} of the pod", error.message, error.grace),
     };
     move_to(view, status, &[JobPhase::Assigned], error.reason, message, |new| assign(new, number, pod))
-}
-
-/// Why the container of the current attempt can never start, if the status says so.
-pub(super) fn unstartable(status: &JobStatus) -> Option<Reason> {
-    if status.phase != JobPhase::Assigned {
-        return None;
-    }
-    let reason: Reason = status.reason.as_deref()?.parse().ok()?;
-    start_error::REASONS.contains(&reason).then_some(reason)
-}
-
-/// The message of a pod of which the kubelet has reported nothing.
-pub(super) fn placed(number: u32, pod: &Pod) -> String {
-    let group = pod.labels().get(crate::names::LABEL_GROUP).map_or("its group", String::as_str);
-    format!("attempt {number} is admitted to {group}")
 }
 
 /// Whether what keeps a pod from starting is something else than the status says: other numbers in the same words, or
