@@ -39,7 +39,7 @@ pub type Meta<K> = PartialObjectMeta<K>;
 #[derive(Clone)]
 pub struct InvalidObjects<K: Resource<DynamicType = ()> + 'static>(Store<Meta<K>>);
 
-/// An empty cache, and its writer for [`sort`].
+/// An empty cache, and its writer for [`split_invalid`].
 #[must_use]
 pub fn cache<K: Resource<DynamicType = ()> + Clone + 'static>() -> (InvalidObjects<K>, Writer<Meta<K>>) {
     let (store, mut writer) = reflector::store();
