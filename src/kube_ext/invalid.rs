@@ -1,8 +1,8 @@
 //! Objects that are stored in a form that can't be read: by hand, or under another schema.
 //!
-//! They stop no other client. [`sort`] takes them out of a watch's changes for a controller of their own, which works
-//! on their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of readable
-//! objects still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
+//! They stop no other client. [`split_invalid`] takes them out of a watch's changes for a controller of their own, which
+//! works on their metadata and says on the object itself what is wrong, in the decoder's words. What the cache of
+//! readable objects still holds of such an object is an earlier state: [`InvalidObjects::contains`] says so.
 
 use std::{fmt::Debug, sync::Arc};
 

@@ -6,8 +6,8 @@ use super::View;
 use crate::api_types::plan::Limit;
 
 /// The running time that is allowed in all: the job's or its scenario's, at most the plan's. An attempt gets it when
-/// its pod is created ([`attempt::allowance`]): a plan that changes concerns the attempts after it, and ends nothing
-/// that runs.
+/// its pod is created ([`allowance`](crate::domain::attempt::allowance)): a plan that changes concerns the attempts
+/// after it, and ends nothing that runs.
 #[must_use]
 pub fn running_limit(timeout_seconds: Option<i64>, plan_minutes: Limit) -> Option<SignedDuration> {
     let plan = plan_minutes.times(60).at_most().and_then(|s| i64::try_from(s).ok());
