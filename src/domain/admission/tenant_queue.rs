@@ -3,9 +3,9 @@
 //! Of the waiting jobs the oldest are *queued*, as many as the quota of queued jobs allows; the others are the *overflow*,
 //! in order of submission. Queued jobs of one shape form a class, which is assessed by its first job.
 //!
-//! The fields are private to this module and those below it: `enqueue` (new jobs), `assess` (can a class start a job? its admission),
-//! `backfill_count` and `reservation` (jobs that others overtake), `job_events` (what the job's object and pods say) and
-//! `verdict` (what the job's status shall say).
+//! The fields are private to this module and those below it: `enqueue` (new jobs), `assess` (can a class start a job? and
+//! its admission), `backfill_count` and `reservation` (jobs that others overtake), `job_events` (what the job's object and
+//! pods say) and `verdict` (what the job's status shall say).
 
 mod assess;
 mod backfill_count;
@@ -478,8 +478,6 @@ impl TenantQueue {
         let blocked_in = std::mem::take(&mut self.classes[id].blocked_in);
         blocked_in.into_iter().for_each(|(pool, blocked)| inventory.shares_mut(pool).unblock(blocked));
     }
-
-    // --- the length of the queue
 
     /// How many jobs were submitted before this one and wait; counted up to `max`.
     fn queued_before(&self, submission: &Submission, max: u64) -> u64 {
