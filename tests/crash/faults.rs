@@ -248,6 +248,9 @@ async fn a_job_can_be_canceled_and_deleted_in_every_state() {
         scene.job(&format!("{way}-queued"), too_much.clone()).await;
         scene.verbs.until_reason("caller", &format!("{way}-queued"), "WaitingForCapacity").await;
     }
+    // What is to be tried again waits: nothing is admitted any more, and what runs runs on. Before the evictions, or a slow
+    // machine would start the next attempt first.
+    scene.suspended(true).await;
     let jobs = scene.verbs.jobs("caller");
     for way in ["cancel", "delete"] {
         for (name, said, at) in
@@ -258,8 +261,6 @@ async fn a_job_can_be_canceled_and_deleted_in_every_state() {
             scene.until(&name, at).await;
         }
     }
-    // What is to be tried again waits: nothing is admitted any more, and what runs runs on.
-    scene.suspended(true).await;
     for way in ["cancel", "delete"] {
         let name = format!("{way}-requeued");
         scene.until(&name, JobPhase::Queued).await;

@@ -479,8 +479,6 @@ impl TenantQueue {
         blocked_in.into_iter().for_each(|(pool, blocked)| inventory.shares_mut(pool).unblock(blocked));
     }
 
-    // --- the length of the queue
-
     /// How many jobs were submitted before this one and wait; counted up to `max`.
     fn queued_before(&self, submission: &Submission, max: u64) -> u64 {
         let max = usize::try_from(max).unwrap_or(usize::MAX);
