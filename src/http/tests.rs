@@ -12,6 +12,7 @@ mod logs;
 mod nodes;
 mod paths;
 mod refusals;
+mod replicas;
 mod retry;
 mod server;
 mod spans;

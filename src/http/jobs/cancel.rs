@@ -46,7 +46,7 @@ pub async fn cancel(
     id: Id,
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
-    let job = cached_job(&app, &context, &id)?;
+    let job = cached_job(&app, &context, &id).await?;
     let version = if_match.version(job.metadata.resource_version.as_deref())?;
     let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
     let ended = is_terminal(phase) && job.status.as_ref().is_some_and(|status| status.finished_at.is_some());

@@ -39,7 +39,7 @@ pub async fn delete(
     id: Id,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
-    let job = cached_job(&app, &context, &id)?;
+    let job = cached_job(&app, &context, &id).await?;
     let version = if_match.version(job.metadata.resource_version.as_deref())?;
     let versioned = version.is_some();
     let preconditions = Preconditions { uid: job.uid(), resource_version: version };

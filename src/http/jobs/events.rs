@@ -22,9 +22,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    Id, cached_job, ended::with_stored_payload, get::recorded_job, has_ended, logs::UNBUFFERED, view::JobView,
-};
+use super::{Found, Id, ended::with_stored_payload, find_job, has_ended, logs::UNBUFFERED, view::JobView};
 use crate::{
     api_types::{Job, api_key::Scope},
     http::{
@@ -102,20 +100,20 @@ pub async fn events(
     let permit = app.streams.try_acquire(Kind::Events, &context.principal.tenant.uid)?;
     let tenant_uid = context.principal.tenant.uid.clone();
     let mut events = EventQueue::new(tenant_uid, last_event.clone());
-    let Ok(job) = cached_job(&app, &context, &id) else {
-        let recorded = recorded_job(&app, &context, &id).await?;
-        if last_event.as_deref() == Some(DELETED) {
-            return Ok(no_more_events());
+    let job = match find_job(&app, &context, &id).await? {
+        Found::Cached(job) => job,
+        Found::Recorded(_) if last_event.as_deref() == Some(DELETED) => return Ok(no_more_events()),
+        Found::Recorded(recorded) => {
+            events.push(None, &recorded);
+            events.push_deleted(&id.0.to_string());
+            let all = stream::iter(events.queue.into_iter().map(Ok::<_, Infallible>));
+            return Ok(([UNBUFFERED], Sse::new(all)).into_response());
         }
-        events.push(None, &recorded);
-        events.push_deleted(&id.0.to_string());
-        let all = stream::iter(events.queue.into_iter().map(Ok::<_, Infallible>));
-        return Ok(([UNBUFFERED], Sse::new(all)).into_response());
     };
     let namespace = &context.principal.tenant.namespace;
     let watch = app.jobs.watch(namespace, &job.name_any());
     // The job may have changed before the watch began.
-    let job = cached_job(&app, &context, &id).unwrap_or(job);
+    let job = app.jobs.get(namespace, id.0).unwrap_or(job);
     events.push_state(&*with_stored_payload(&app, &context.principal.tenant.uid, job).await);
     if events.is_complete && events.queue.is_empty() {
         return Ok(no_more_events());

@@ -7,18 +7,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kube::ResourceExt;
-use uuid::Uuid;
 
-use super::{Id, cached_job, ended::with_stored_payload, view::JobView};
-use crate::{
-    db,
-    http::{
-        App,
-        auth::{ByKey, Context, JobsRead},
-        header::etag,
-        openapi::Operation,
-        problem::{Code, Problem},
-    },
+use super::{Found, Id, ended::with_stored_payload, find_job, view::JobView};
+use crate::http::{
+    App,
+    auth::{ByKey, JobsRead},
+    header::etag,
+    openapi::Operation,
+    problem::{Code, Problem},
 };
 
 /// The header of a response that does not have the history.
@@ -48,30 +44,14 @@ pub async fn get(
     id: Id,
 ) -> Result<Response, Problem> {
     let tenant = &context.principal.tenant.uid;
-    if let Ok(job) = cached_job(&app, &context, &id) {
-        let job = with_stored_payload(&app, tenant, job).await;
-        let mut response = Json(JobView::of(&job, tenant)).into_response();
-        let tag = etag(&job.resource_version().unwrap_or_default());
-        response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
-        return Ok(response);
+    match find_job(&app, &context, &id).await? {
+        Found::Cached(job) => {
+            let job = with_stored_payload(&app, tenant, job).await;
+            let mut response = Json(JobView::of(&job, tenant)).into_response();
+            let tag = etag(&job.resource_version().unwrap_or_default());
+            response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
+            Ok(response)
+        }
+        Found::Recorded(job) => Ok(Json(*job).into_response()),
     }
-    Ok(Json(recorded_job(&app, &context, &id).await?).into_response())
-}
-
-/// A job of the history.
-///
-/// # Errors
-/// As [`get`].
-pub async fn recorded_job(app: &App, context: &Context, id: &Id) -> Result<JobView, Problem> {
-    let tenant = &context.principal.tenant.uid;
-    let absent = || Problem::not_found("job");
-    let (Some(readers), Ok(tenant_uid)) = (&app.database, Uuid::parse_str(tenant)) else {
-        return Err(absent());
-    };
-    let record = db::job_of(readers, tenant_uid, id.0).await.map_err(|error| {
-        let detail = "the job is not in the cluster, and the database does not answer";
-        Problem::new(Code::HistoryUnavailable, detail).with_cause(error)
-    })?;
-    let record = record.ok_or_else(absent)?;
-    Ok(JobView::recorded(record, tenant))
 }

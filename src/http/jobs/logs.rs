@@ -251,7 +251,7 @@ pub async fn logs(
     Params(query): Params<LogQuery>,
 ) -> Result<Response, Problem> {
     query.check()?;
-    let job = cached_job(&app, &context, &id)?;
+    let job = cached_job(&app, &context, &id).await?;
     let permit = app.streams.try_acquire(Kind::Logs, &context.principal.tenant.uid)?;
     let end = streams::end(&app, &context, Scope::JobsRead);
     let source = match select(&job, &query) {

@@ -17,7 +17,7 @@ mod submit;
 mod view;
 mod why;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -25,9 +25,11 @@ use axum::{
 };
 use kube::Api;
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 pub use self::list::{ListParams, list_of, lists_jobs};
+use self::view::JobView;
 use super::{
     App,
     auth::Context,
@@ -36,7 +38,11 @@ use super::{
     problem::{Code, Problem, is_denied},
     routes::Routes,
 };
-use crate::{api_types::Job, domain::job_state::is_terminal, kube_ext::CallError};
+use crate::{api_types::Job, db, domain::job_state::is_terminal, kube_ext::CallError};
+
+/// How long a request waits for a job that this replica does not know.
+const NEW_JOB_WAIT: Duration = Duration::from_millis(500);
+const NEW_JOB_POLL: Duration = Duration::from_millis(20);
 
 /// The routes.
 pub fn routes() -> Routes {
@@ -82,12 +88,62 @@ fn api(app: &App, context: &Context) -> Api<Job> {
     Api::namespaced(app.client.clone(), &context.principal.tenant.namespace)
 }
 
-/// A job of this tenant that is in the cluster, from the cache.
+/// A job of this tenant that is in the cluster, from the cache; waits a moment for one that another replica may have
+/// created just now.
 ///
 /// # Errors
 /// `not_found`, also for another tenant's job.
-fn cached_job(app: &App, context: &Context, Id(id): &Id) -> Result<Arc<Job>, Problem> {
-    app.jobs.get(&context.principal.tenant.namespace, *id).ok_or_else(|| Problem::not_found("job"))
+async fn cached_job(app: &App, context: &Context, Id(id): &Id) -> Result<Arc<Job>, Problem> {
+    let deadline = Instant::now() + NEW_JOB_WAIT;
+    loop {
+        if let Some(job) = app.jobs.get(&context.principal.tenant.namespace, *id) {
+            return Ok(job);
+        }
+        if Instant::now() >= deadline {
+            return Err(Problem::not_found("job"));
+        }
+        sleep(NEW_JOB_POLL).await;
+    }
+}
+
+/// A job of this tenant.
+enum Found {
+    /// From the cache.
+    Cached(Arc<Job>),
+    /// From the history.
+    Recorded(Box<JobView>),
+}
+
+/// A job of this tenant, from the cache, else from the history.
+///
+/// # Errors
+/// `not_found`; `history_unavailable` where the cluster does not have the job and the database does not answer.
+async fn find_job(app: &App, context: &Context, id: &Id) -> Result<Found, Problem> {
+    if let Some(job) = app.jobs.get(&context.principal.tenant.namespace, id.0) {
+        return Ok(Found::Cached(job));
+    }
+    match recorded_job(app, context, id).await {
+        Ok(recorded) => Ok(Found::Recorded(Box::new(recorded))),
+        Err(problem) => cached_job(app, context, id).await.map(Found::Cached).map_err(|_| problem),
+    }
+}
+
+/// A job of the history.
+///
+/// # Errors
+/// As [`find_job`].
+async fn recorded_job(app: &App, context: &Context, id: &Id) -> Result<JobView, Problem> {
+    let tenant = &context.principal.tenant.uid;
+    let absent = || Problem::not_found("job");
+    let (Some(readers), Ok(tenant_uid)) = (&app.database, Uuid::parse_str(tenant)) else {
+        return Err(absent());
+    };
+    let record = db::job_of(readers, tenant_uid, id.0).await.map_err(|error| {
+        let detail = "the job is not in the cluster, and the database does not answer";
+        Problem::new(Code::HistoryUnavailable, detail).with_cause(error)
+    })?;
+    let record = record.ok_or_else(absent)?;
+    Ok(JobView::recorded(record, tenant))
 }
 
 /// Whether a job has ended: its phase is terminal, and its controller has recorded the end.

@@ -40,7 +40,7 @@ pub async fn retry(
     id: Id,
     key: IdempotencyKey,
 ) -> Result<Response, Problem> {
-    let job = cached_job(&app, &context, &id)?;
+    let job = cached_job(&app, &context, &id).await?;
     if !has_ended(&job) {
         let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
         let detail = format!("the job is {phase}: only a job that has ended can be submitted again");

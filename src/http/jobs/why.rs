@@ -121,7 +121,7 @@ pub async fn why(
     ByKey(context, _): ByKey<JobsRead>,
     id: Id,
 ) -> Result<Json<Why>, Problem> {
-    let job = cached_job(&app, &context, &id)?;
+    let job = cached_job(&app, &context, &id).await?;
     Ok(Json(explain(&app, &context, &job)))
 }
 
