@@ -75,6 +75,11 @@ impl Exchange {
         let _ = self.0.state.compare_exchange(ENDED, AWAITED, Ordering::SeqCst, Ordering::SeqCst);
     }
 
+    /// Whether the connection is idle: all responses are written.
+    pub fn is_awaited(&self) -> bool {
+        self.is(AWAITED)
+    }
+
     fn is(&self, state: u8) -> bool {
         self.0.state.load(Ordering::SeqCst) == state
     }

@@ -3,39 +3,35 @@
 //! Each connection serves HTTP/1.1. [`connection`](super::connection) limits how long it may be idle and how long a head
 //! may take. Connections over `MAX_CONNECTIONS` wait in the kernel's queue. The server disconnects a client that does not
 //! read ([`write_timeout`](super::write_timeout)), and one that does not answer TCP keepalive probes, which the kernel
-//! sends after `KEEPALIVE_TIME` without traffic. At the stop signal the server accepts no more connections and completes
-//! the requests in flight, for at most `SHUTDOWN_TIMEOUT`; streaming responses end at the same signal
-//! ([`streams`](super::streams)).
+//! sends after `KEEPALIVE_TIME` without traffic. After the stop signal each response asks its client to close the
+//! connection; then the server accepts no more connections and completes the requests in flight, for at most
+//! `SHUTDOWN_TIMEOUT`; streaming responses end at the same signal ([`streams`](super::streams)).
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::ConnectInfo,
-    http::{Request, Response},
+    http::{HeaderValue, Request, Response, header},
 };
-use futures::future::BoxFuture;
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::{Service, service_fn},
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::Semaphore,
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
 };
 use tower::ServiceExt as _;
 
 use super::{
     connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, ResponseBody},
     request_id::RequestIds,
-    write_timeout::{WriteTimeout, write_timeout},
+    write_timeout::write_timeout,
 };
 use crate::random::Random;
 
@@ -43,6 +39,9 @@ use crate::random::Random;
 const MAX_CONNECTIONS: usize = 16_384;
 /// Longest time for requests in flight at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after the stop signal the server still serves connections that are idle. The response to the next request on each
+/// asks its client to close it: a request that is sent just as the server closes its connection is lost.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time without traffic after which the kernel sends a TCP keepalive probe, and the time between probes.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -53,51 +52,19 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves `routes` until `stop`, and then until the requests in flight have ended. `random` makes the ids of requests that
 /// never reach the router.
-pub async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    random: Random,
-    stop: impl Future<Output = ()> + Send,
-) {
-    let mut stop = std::pin::pin!(stop);
-    let ids = RequestIds::new(random);
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    loop {
-        let accepted = async {
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            biased;
-            () = &mut stop => break,
-            accepted = accepted => accepted,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(ACCEPT_BACKOFF).await;
-                continue;
-            }
-        };
-        let alive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
-        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&alive) {
-            tracing::debug!(%error, "failed to enable TCP keepalive");
-        }
-        // A client with many idle connections does not keep other clients out.
-        let is_crowded = permits.available_permits() < MAX_CONNECTIONS / 4;
-        let idle = if is_crowded { HEAD_LIMIT } else { IDLE_LIMIT };
-        let connection = serve_one(stream, address, routes.clone(), idle, ids.clone());
-        let watched = graceful.watch(connection);
-        tokio::spawn(async move {
-            // A client that disconnects early is not a failure of the server.
-            drop(watched.await);
-            drop(permit);
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
+pub async fn serve(listener: TcpListener, routes: Router, random: Random, stop: Stop) {
+    let server = Server {
+        listener,
+        routes,
+        ids: RequestIds::new(random),
+        permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        open: Arc::default(),
+        stop: stop.clone(),
+    };
+    server.accept_until(stop).await;
+    server.accept_until(closed(&server.open, DRAIN_TIMEOUT).map(drop)).await;
+    drop(server.listener);
+    if !closed(&server.open, SHUTDOWN_TIMEOUT).await {
         tracing::warn!(
             seconds = SHUTDOWN_TIMEOUT.as_secs(),
             "some requests did not complete before the shutdown timeout"
@@ -105,35 +72,115 @@ pub async fn serve(
     }
 }
 
+struct Server {
+    listener: TcpListener,
+    routes: Router,
+    ids: RequestIds,
+    permits: Arc<Semaphore>,
+    /// How many connections are open.
+    open: Arc<watch::Sender<usize>>,
+    stop: Stop,
+}
+
+/// The stop signal. Each connection receives it by itself: at the same moment as the streaming response on it.
+pub type Stop = Shared<BoxFuture<'static, ()>>;
+
+impl Server {
+    /// Accepts connections until `end`.
+    async fn accept_until(&self, end: impl Future<Output = ()> + Send) {
+        let mut end = std::pin::pin!(end);
+        loop {
+            let accepted = async {
+                let permit = Arc::clone(&self.permits).acquire_owned().await;
+                (self.listener.accept().await, permit)
+            };
+            let (accepted, permit) = tokio::select! {
+                biased;
+                () = &mut end => return,
+                accepted = accepted => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => self.spawn(stream, address, permit),
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a connection, which counts with `permit`.
+    fn spawn(&self, stream: TcpStream, address: SocketAddr, permit: impl Send + 'static) {
+        let alive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&alive) {
+            tracing::debug!(%error, "failed to enable TCP keepalive");
+        }
+        // A client with many idle connections does not keep other clients out.
+        let is_crowded = self.permits.available_permits() < MAX_CONNECTIONS / 4;
+        let idle = if is_crowded { HEAD_LIMIT } else { IDLE_LIMIT };
+        let (routes, ids, stop) = (self.routes.clone(), self.ids.clone(), self.stop.clone());
+        let open = Arc::clone(&self.open);
+        open.send_modify(|open| *open += 1);
+        tokio::spawn(async move {
+            serve_one(stream, address, routes, idle, ids, stop).await;
+            drop(permit);
+            open.send_modify(|open| *open -= 1);
+        });
+    }
+}
+
+/// Waits until no connection is open; whether that is so within `limit`.
+async fn closed(open: &watch::Sender<usize>, limit: Duration) -> bool {
+    let mut open = open.subscribe();
+    tokio::time::timeout(limit, open.wait_for(|open| *open == 0)).await.is_ok()
+}
+
 /// A response that a handler is working on.
 type Responding = BoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
 
-/// A connection with its service.
-type Served<S, A> = http1::Connection<TokioIo<Connection<WriteTimeout<S>>>, A>;
-
-/// Serves one connection, which may be idle for `idle`.
-pub(super) fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
+/// Serves one connection, which may be idle for `idle`, until its end.
+pub(super) async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     address: SocketAddr,
     routes: Router,
     idle: Duration,
     ids: RequestIds,
-) -> Served<
-    S,
-    impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future = Responding>,
-> {
+    stop: Stop,
+) {
     let exchange = Exchange::default();
     let stream = TokioIo::new(Connection::new(write_timeout(stream), exchange.clone(), idle, ids));
+    let (requests, stopping) = (exchange.clone(), stop.clone());
     let service = service_fn(move |request: Request<Incoming>| -> Responding {
-        exchange.begin();
+        requests.begin();
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(ConnectInfo::<SocketAddr>(address));
-        let (response, exchange) = (routes.clone().oneshot(request), exchange.clone());
-        Box::pin(async move { Ok(response.await?.map(|body| ResponseBody::new(body, exchange))) })
+        let (response, exchange) = (routes.clone().oneshot(request), requests.clone());
+        let stopping = stopping.clone();
+        Box::pin(async move {
+            let mut response = response.await?.map(|body| ResponseBody::new(body, exchange));
+            if stopping.peek().is_some() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        })
     });
     let mut http = http1::Builder::new();
     // For a head that the connection does not see begin: its first bytes came with the request before it.
     let limit = idle + HEAD_LIMIT;
     http.timer(TokioTimer::new()).header_read_timeout(limit).max_buf_size(MAX_HEAD_BYTES);
-    http.serve_connection(stream, service)
+    let mut connection = std::pin::pin!(http.serve_connection(stream, service));
+    // A client that disconnects early is not a failure of the server.
+    tokio::select! {
+        biased;
+        () = stop => (),
+        _ = connection.as_mut() => return,
+    }
+    if exchange.is_awaited() {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = tokio::time::sleep(DRAIN_TIMEOUT) => (),
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    drop(connection.await);
 }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -9,7 +10,7 @@ use super::*;
 use crate::http::{
     connection::IDLE_LIMIT,
     request_id::RequestIds,
-    server::{serve, serve_one},
+    server::{Stop, serve, serve_one},
 };
 
 /// Runs this while time is paused, so that nothing in it can wait for a deadline. Tokio advances a paused clock only where
@@ -21,6 +22,10 @@ async fn at_once<T>(work: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(Duration::from_millis(1), work).await.expect("this waits for a deadline");
     tokio::time::resume();
     done
+}
+
+fn never() -> Stop {
+    std::future::pending().boxed().shared()
 }
 
 fn random() -> Random {
@@ -52,8 +57,12 @@ async fn a_server_that_stops_does_not_wait_for_streams() {
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let served =
-        tokio::spawn(serve(listener, routes(lab.app.clone(), Metrics::default()), random(), stopped));
+    let served = tokio::spawn(serve(
+        listener,
+        routes(lab.app.clone(), Metrics::default()),
+        random(),
+        stopped.boxed().shared(),
+    ));
     // Step 1: a client follows events, and another one a log.
     let job = format!("/jobs/{JOB_UID}");
     let mut events = open(address, &format!("{job}/events")).await;
@@ -73,13 +82,44 @@ async fn a_server_that_stops_does_not_wait_for_streams() {
 }
 
 #[tokio::test]
+async fn a_server_that_stops_asks_its_clients_to_close_before_it_does() {
+    let lab = Lab::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async move { drop(stopped.await) };
+    let served = tokio::spawn(serve(
+        listener,
+        routes(lab.app.clone(), Metrics::default()),
+        random(),
+        stopped.boxed().shared(),
+    ));
+    // Step 1: a connection that is kept open.
+    let mut kept = open(address, "/healthz").await;
+    let mut rest = [0; 4096];
+    let _ = tokio::time::timeout(Duration::from_millis(200), kept.read(&mut rest)).await;
+    stop.send(()).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Step 2: its next request is still served, and the response says that it is the last one; so is that on a new one.
+    for mut stream in [kept, TcpStream::connect(address).await.unwrap()] {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(response.to_lowercase().contains("\r\nconnection: close\r\n"), "{response}");
+    }
+    // Step 3: with no connection left it ends at once.
+    tokio::time::timeout(Duration::from_secs(1), served).await.expect("it waits for nothing").unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_disconnects_returns_its_permit() {
     let lab = Lab::new();
     lab.job(1, json!({"phase": "Running", "attempt": 1}));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let routes = routes(lab.app.clone(), Metrics::default());
-    let served = tokio::spawn(serve(listener, routes, random(), std::future::pending()));
+    let served = tokio::spawn(serve(listener, routes, random(), never()));
     let path = format!("/jobs/{JOB_UID}/logs?follow");
     let mut open_now = Vec::new();
     for _ in 0..streams::Kind::Logs.limit_per_tenant() {
@@ -103,7 +143,7 @@ fn connected(lab: &Lab) -> tokio::io::DuplexStream {
     let routes = routes(lab.app.clone(), Metrics::default());
     let address = "127.0.0.1:1".parse().unwrap();
     tokio::spawn(async move {
-        drop(serve_one(server, address, routes, IDLE_LIMIT, RequestIds::new(random())).await)
+        serve_one(server, address, routes, IDLE_LIMIT, RequestIds::new(random()), never()).await;
     });
     client
 }
@@ -173,7 +213,7 @@ async fn a_server_with_capacity_keeps_an_idle_connection_for_longer_than_a_proxy
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let routes = routes(lab.app.clone(), Metrics::default());
-    let served = tokio::spawn(serve(listener, routes, random(), std::future::pending()));
+    let served = tokio::spawn(serve(listener, routes, random(), never()));
     let mut client = TcpStream::connect(address).await.unwrap();
     for _ in 0..3 {
         assert!(exchange(&mut client, GOOD).await.0.starts_with("HTTP/1.1 404 "));
