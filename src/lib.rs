@@ -24,4 +24,6 @@ pub mod random;
 pub mod scheduler;
 pub mod simulator;
 pub mod telemetry;
+#[cfg(test)]
+mod version_tests;
 pub mod yaml;

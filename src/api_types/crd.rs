@@ -1,6 +1,7 @@
 //! The CustomResourceDefinitions as they are installed, generated from the types.
 //!
 //! What the derive can't say is added here:
+//! - the version of Crofter that the CRD belongs to, as a label;
 //! - the status that an object has before its first reconcile, so that a client never sees an object without one, and a
 //!   job that starts at once costs no write that says "queued";
 //! - the texts that a time may be, and the bounds of an `int32`: Kubernetes checks `date-time` loosely, and what it stores
@@ -36,6 +37,9 @@ pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, yaml::WriteErro
 }
 
 fn with_status(mut crd: CustomResourceDefinition, default: serde_json::Value) -> CustomResourceDefinition {
+    let labels =
+        [("app.kubernetes.io/name", "crofter"), ("app.kubernetes.io/version", env!("CARGO_PKG_VERSION"))];
+    crd.metadata.labels = Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     for version in &mut crd.spec.versions {
         let properties = version
             .schema
