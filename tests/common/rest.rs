@@ -189,6 +189,11 @@ impl World {
     }
 }
 
+/// A connection to the REST API at this port, for requests one after the other.
+pub async fn wire_at(port: u16) -> Wire {
+    Wire(BufReader::new(connect(port, fresh_address()).await.unwrap()))
+}
+
 async fn connect(port: u16, address: [u8; 4]) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((address, 0).into())?;

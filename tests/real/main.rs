@@ -34,7 +34,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
-use common::{Verbs, WAIT_TIMEOUT, World, namespace, on_a_runtime};
+use common::{Verbs, WAIT_TIMEOUT, World, namespace, world::on_a_runtime};
 
 /// The node of the operator; the others are the tenants' workers.
 const SYSTEM_NODE: &str = "real-1";
