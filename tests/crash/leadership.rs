@@ -17,24 +17,24 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    API_FAULTS, KILLS,
+    API_FAULTS, OPERATOR_FAULTS,
     audit::{Audit, Request},
-    common::{Verbs, WAIT_TIMEOUT, World, ask, phase, rest},
+    common::{Verbs, WAIT_TIMEOUT, World, phase, rest, world::ask},
     history::{check_completed_once, check_pods, of_pods},
 };
 
 /// One of several operators. Its pod, its user and its log have its name.
-struct Replica<'a> {
+pub struct Replica<'a> {
     world: &'a World,
     name: &'static str,
     kubeconfig: PathBuf,
     metrics_port: u16,
-    api_port: u16,
+    pub api_port: u16,
     process: Mutex<Process>,
 }
 
 impl<'a> Replica<'a> {
-    fn start(world: &'a World, name: &'static str) -> Self {
+    pub fn start(world: &'a World, name: &'static str) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (metrics, api) = (free(), free());
         let [metrics_port, api_port] = [metrics, api].map(|socket| socket.local_addr().unwrap().port());
@@ -49,7 +49,7 @@ impl<'a> Replica<'a> {
         *self.process.lock().unwrap() = world.start_replica(name, kubeconfig, *metrics_port, *api_port);
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         self.process.lock().unwrap().signal(signal).unwrap();
     }
 
@@ -57,7 +57,7 @@ impl<'a> Replica<'a> {
         self.process.lock().unwrap().kill().unwrap();
     }
 
-    async fn until_ready(&self) {
+    pub async fn until_ready(&self) {
         wait::until(WAIT_TIMEOUT, &format!("{} to be ready", self.name), || {
             ask(self.metrics_port, "/readyz")
         })
@@ -65,13 +65,13 @@ impl<'a> Replica<'a> {
         .unwrap();
     }
 
-    async fn leads(&self) -> bool {
+    pub async fn leads(&self) -> bool {
         let metrics = ask(self.metrics_port, "/metrics").await.unwrap_or_default();
         metrics.lines().any(|line| line == "crofter_leader 1")
     }
 
     /// Waits until it leads; how long that took.
-    async fn until_leads(&self) -> Duration {
+    pub async fn until_leads(&self) -> Duration {
         let begun = Instant::now();
         wait::until(WAIT_TIMEOUT, &format!("{} to lead", self.name), || async {
             if self.leads().await { Ok(()) } else { Err("it follows") }
@@ -82,7 +82,7 @@ impl<'a> Replica<'a> {
     }
 
     /// Waits for the end of the process; its code.
-    async fn ended(&self) -> Option<i32> {
+    pub async fn ended(&self) -> Option<i32> {
         wait::until(WAIT_TIMEOUT, &format!("the end of {}", self.name), || async {
             match self.process.lock().unwrap().check() {
                 Err(process::Error::Ended { status, .. }) => Ok(status.code()),
@@ -93,13 +93,13 @@ impl<'a> Replica<'a> {
         .unwrap()
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let log = self.process.lock().unwrap().log().to_owned();
         String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
     }
 
     /// What its REST API answers to the holder of a key.
-    async fn rest(&self, method: &str, path: &str, key: &str, body: Option<&Value>) -> rest::Answer {
+    pub async fn rest(&self, method: &str, path: &str, key: &str, body: Option<&Value>) -> rest::Answer {
         let answer = rest::ask_at(self.api_port, method, path, key, body).await;
         answer.unwrap_or_else(|error| panic!("{method} {path} on {}: {error}", self.name))
     }
@@ -114,7 +114,7 @@ impl<'a> Replica<'a> {
 }
 
 /// Two replicas, of which the first leads.
-async fn two<'a>(verbs: &Verbs<'a>, names: [&'static str; 2]) -> [Replica<'a>; 2] {
+pub async fn two<'a>(verbs: &Verbs<'a>, names: [&'static str; 2]) -> [Replica<'a>; 2] {
     let leases: Api<Lease> = verbs.within(names::DEFAULT_NAMESPACE);
     // Of an earlier test, whose operators have ended.
     drop(leases.delete(names::LEASE, &kube::api::DeleteParams::default()).await);
@@ -164,7 +164,7 @@ async fn all_completed(verbs: &Verbs<'_>, tenant: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_leader_is_killed_the_other_replica_takes_over() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _alone) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     let [first, second] = two(&verbs, ["kill-a", "kill-b"]).await;
@@ -192,7 +192,7 @@ async fn when_the_leader_is_killed_the_other_replica_takes_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stops_hands_over_at_once() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _alone) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     let [first, second] = two(&verbs, ["stop-a", "stop-b"]).await;
@@ -213,7 +213,7 @@ async fn a_leader_that_stops_hands_over_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_frozen_writes_nothing_when_it_is_woken() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _alone) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     let [first, second] = two(&verbs, ["ice-a", "ice-b"]).await;
@@ -264,7 +264,7 @@ async fn after_an_outage_of_the_api_server_one_replica_leads() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_replicas_that_are_restarted_together_one_leads() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _alone) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
     let both = two(&verbs, ["twin-a", "twin-b"]).await;
@@ -310,7 +310,7 @@ async fn new_key(of: &Replica<'_>, key: &str, everywhere: &[&Replica<'_>]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
-    let (world, _alone) = KILLS.take().await;
+    let (world, _alone) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all::<Pod>()).await;
     let [first, second] = two(&verbs, ["rest-a", "rest-b"]).await;

@@ -28,10 +28,12 @@ mod operator_kill;
 mod phase_transitions;
 mod postgres;
 mod rate_window;
+mod rolling_update;
 mod secret_encodings;
 mod secret_leaks;
 mod slow_clients;
 mod tenant_writes;
+mod upgrade;
 
 use std::sync::LazyLock;
 
