@@ -6,6 +6,9 @@
 //! sends after `KEEPALIVE_TIME` without traffic. At the stop signal the server accepts no more connections and completes
 //! the requests in flight, for at most `SHUTDOWN_TIMEOUT`; streaming responses end at the same signal
 //! ([`streams`](super::streams)).
+//!
+//! Where the listener has a certificate, each connection begins with a TLS handshake ([`tls`](super::tls)), and all of this
+//! holds for what follows it.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,20 +25,21 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::Semaphore,
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
 };
 use tower::ServiceExt as _;
 
 use super::{
     connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, ResponseBody},
     request_id::RequestIds,
-    write_timeout::{WriteTimeout, write_timeout},
+    tls::Tls,
+    write_timeout::write_timeout,
 };
 use crate::random::Random;
 
@@ -51,18 +55,43 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Time between a failed accept (such as without free file descriptors) and the next one.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// Where the server accepts connections.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    /// What connections begin with, where they are not plain HTTP.
+    tls: Option<Tls>,
+}
+
+impl Listener {
+    /// Connections of this listener; where `tls` is given, they begin with a handshake.
+    #[must_use]
+    pub fn new(tcp: TcpListener, tls: Option<Tls>) -> Self {
+        Self { tcp, tls }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self::new(tcp, None)
+    }
+}
+
 /// Serves `routes` until `stop`, and then until the requests in flight have ended. `random` makes the ids of requests that
 /// never reach the router.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     routes: Router,
     random: Random,
     stop: impl Future<Output = ()> + Send,
 ) {
+    let Listener { tcp: listener, tls } = listener.into();
     let mut stop = std::pin::pin!(stop);
     let ids = RequestIds::new(random);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    // A handshake that is not complete at the stop signal is dropped, as is a connection without a request.
+    let (handshaking, _) = watch::channel(());
     loop {
         let accepted = async {
             let permit = Arc::clone(&permits).acquire_owned().await;
@@ -88,15 +117,17 @@ pub async fn serve(
         // A client with many idle connections does not keep other clients out.
         let is_crowded = permits.available_permits() < MAX_CONNECTIONS / 4;
         let idle = if is_crowded { HEAD_LIMIT } else { IDLE_LIMIT };
-        let connection = serve_one(stream, address, routes.clone(), idle, ids.clone());
-        let watched = graceful.watch(connection);
+        let accepted = Accepted { stream, address, idle, routes: routes.clone(), ids: ids.clone() };
+        let (tls, stopping, watcher) = (tls.clone(), handshaking.subscribe(), graceful.watcher());
         tokio::spawn(async move {
-            // A client that disconnects early is not a failure of the server.
-            drop(watched.await);
+            match tls {
+                None => accepted.serve(watcher).await,
+                Some(tls) => accepted.serve_tls(&tls, stopping, watcher).await,
+            }
             drop(permit);
         });
     }
-    drop(listener);
+    drop((listener, handshaking));
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
         tracing::warn!(
             seconds = SHUTDOWN_TIMEOUT.as_secs(),
@@ -105,13 +136,46 @@ pub async fn serve(
     }
 }
 
+/// A connection that was accepted.
+struct Accepted {
+    stream: TcpStream,
+    address: SocketAddr,
+    /// How long it may be idle.
+    idle: Duration,
+    routes: Router,
+    ids: RequestIds,
+}
+
+impl Accepted {
+    async fn serve(self, watcher: Watcher) {
+        let Self { stream, address, idle, routes, ids } = self;
+        let connection = serve_one(write_timeout(stream), address, routes, idle, ids);
+        // A client that disconnects early is not a failure of the server.
+        drop(watcher.watch(connection).await);
+    }
+
+    /// The same after a TLS handshake. The timeout of writes is below TLS, where it sees each byte that the client takes.
+    async fn serve_tls(self, tls: &Tls, mut stopping: watch::Receiver<()>, watcher: Watcher) {
+        let Self { stream, address, idle, routes, ids } = self;
+        let stream = tokio::select! {
+            biased;
+            _ = stopping.changed() => return,
+            stream = tls.accept(stream, &ids) => stream,
+        };
+        if let Some(stream) = stream {
+            let connection = serve_one(stream, address, routes, idle, ids);
+            drop(watcher.watch(connection).await);
+        }
+    }
+}
+
 /// A response that a handler is working on.
 type Responding = BoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
 
 /// A connection with its service.
-type Served<S, A> = http1::Connection<TokioIo<Connection<WriteTimeout<S>>>, A>;
+type Served<S, A> = http1::Connection<TokioIo<Connection<S>>, A>;
 
-/// Serves one connection, which may be idle for `idle`.
+/// Serves one connection, which may be idle for `idle`, and whose writes have a timeout.
 pub(super) fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     address: SocketAddr,
@@ -123,7 +187,7 @@ pub(super) fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future = Responding>,
 > {
     let exchange = Exchange::default();
-    let stream = TokioIo::new(Connection::new(write_timeout(stream), exchange.clone(), idle, ids));
+    let stream = TokioIo::new(Connection::new(stream, exchange.clone(), idle, ids));
     let service = service_fn(move |request: Request<Incoming>| -> Responding {
         exchange.begin();
         let mut request = request.map(axum::body::Body::new);
