@@ -143,6 +143,10 @@ impl Assembly {
         &self.client
     }
 
+    pub(super) fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
     pub(super) fn events(&self) -> Events {
         self.events.clone()
     }
