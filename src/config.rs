@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use crate::{
     api_types::{Plans, Scenarios},
-    http::cors,
+    db::UrlSource,
+    http::{cors, tls},
     names,
 };
 
@@ -27,12 +28,22 @@ pub struct Config {
     /// Postgres to mirror into, as a postgres:// URL; without it everything but history works.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret)]
     pub database_url: Option<SecretString>,
+    /// A file with that URL, such as one of a mounted Secret; read again for each new connection.
+    #[arg(long, env = "CROFTER_DATABASE_URL_FILE", value_name = "FILE", conflicts_with = "database_url")]
+    pub database_url_file: Option<PathBuf>,
     /// Address of /healthz, /readyz and /metrics; port 0 takes a free one.
     #[arg(long, env = "CROFTER_METRICS_ADDR", default_value = "0.0.0.0:9090", value_parser = address)]
     pub metrics_addr: SocketAddr,
     /// Address of the REST API; port 0 takes a free one.
     #[arg(long, env = "CROFTER_API_ADDR", default_value = "0.0.0.0:8080", value_parser = address)]
     pub api_addr: SocketAddr,
+    /// The certificate (PEM, with those of its intermediate authorities after it) with which the REST API is served over
+    /// TLS; taken again when the file changes. Without it the API is plain HTTP.
+    #[arg(long, env = "CROFTER_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of that certificate (PEM, not encrypted).
+    #[arg(long, env = "CROFTER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Origins of the pages that browsers may let call the REST API, separated by commas, such as
     /// `https://app.example.org`; none by default.
     #[arg(long, env = "CROFTER_CORS_ORIGINS", value_delimiter = ',', value_parser = cors::origin)]
@@ -71,6 +82,22 @@ pub struct Settings {
     /// The extended resource that counts GPUs.
     #[arg(long, env = "CROFTER_GPU_RESOURCE", default_value = names::DEFAULT_GPU_RESOURCE)]
     pub gpu_resource: String,
+}
+
+impl Config {
+    /// Where the URL of the database is, if one is configured.
+    #[must_use]
+    pub fn database(&self) -> Option<UrlSource> {
+        let file = self.database_url_file.clone().map(UrlSource::File);
+        file.or_else(|| self.database_url.clone().map(UrlSource::Given))
+    }
+
+    /// The files with which the REST API is served over TLS, if it is.
+    #[must_use]
+    pub fn tls(&self) -> Option<tls::Files> {
+        let (certificate, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(tls::Files { certificate, key })
+    }
 }
 
 fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
@@ -206,6 +233,25 @@ mod tests {
         assert!(config.database_url.as_ref().unwrap().expose_secret().contains("geheim"));
         assert!(!format!("{config:?}").contains("geheim"));
         assert_eq!(config.metrics_addr.port(), 0);
+    }
+
+    #[test]
+    fn files_that_belong_together_are_given_together() {
+        let parse =
+            |line: &[&str]| Line::try_parse_from(line).map(|line| line.config).map_err(|e| e.to_string());
+        let plain = parse(&["x"]).unwrap();
+        assert!(plain.tls().is_none() && plain.database().is_none());
+        let files = parse(&["x", "--tls-cert", "c", "--tls-key", "k"]).unwrap().tls().unwrap();
+        assert_eq!((files.certificate.to_str(), files.key.to_str()), (Some("c"), Some("k")));
+        for (alone, missing) in [("--tls-cert", "--tls-key <FILE>"), ("--tls-key", "--tls-cert <FILE>")] {
+            let error = parse(&["x", alone, "f"]).unwrap_err();
+            assert!(error.contains("required") && error.contains(missing), "{error}");
+        }
+        let file = parse(&["x", "--database-url-file", "/f"]).unwrap().database();
+        assert!(matches!(file, Some(UrlSource::File(path)) if path.to_str() == Some("/f")));
+        let both = ["x", "--database-url-file", "f", "--database-url", "postgres://u:geheim@h/db"];
+        let error = parse(&both).unwrap_err();
+        assert!(error.contains("cannot be used with") && !error.contains("geheim"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod names;
 pub mod operator;
+pub mod pem;
 pub mod random;
 pub mod scheduler;
 pub mod simulator;

@@ -24,7 +24,7 @@ use self::{
     format::as_prometheus,
     labels::{
         Answered, Authenticated, ByController, ByRoute, Ended, Interrupted, Issued, Published, Reconciled,
-        SetAside, Streamed, Waiting,
+        SetAside, Streamed, Unlabelled, Waiting,
     },
 };
 use crate::api_types::Reason;
@@ -60,6 +60,9 @@ pub struct Metrics {
     mirror_unrecovered: Counter<u64, AtomicU64>,
     leader: Gauge<i64, std::sync::atomic::AtomicI64>,
     lease_transitions: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// A family, so that it has no sample where there is no certificate.
+    certificate_expiry: Family<Unlabelled, Gauge<i64, std::sync::atomic::AtomicI64>>,
+    certificates_refused: Counter<u64, AtomicU64>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -167,6 +170,19 @@ impl Default for Metrics {
             "Failovers and restores of the database after which charges may be missing for good",
             mirror_unrecovered.clone(),
         );
+        let certificate_expiry = Family::default();
+        registry.register_with_unit(
+            "tls_certificate_expiry_timestamp",
+            "When the TLS certificate of the REST API expires, as seconds since 1970",
+            Unit::Seconds,
+            certificate_expiry.clone(),
+        );
+        let certificates_refused = Counter::default();
+        registry.register(
+            "tls_reload_failures",
+            "Reads of the TLS certificate and its key that found none to serve",
+            certificates_refused.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             reconciles,
@@ -189,6 +205,8 @@ impl Default for Metrics {
             mirror_set_aside,
             mirror_lost,
             mirror_unrecovered,
+            certificate_expiry,
+            certificates_refused,
         }
     }
 }
@@ -291,6 +309,16 @@ impl Metrics {
     /// Counts a loss of the database after which charges may be missing for good.
     pub fn mirror_unrecovered(&self) {
         self.mirror_unrecovered.inc();
+    }
+
+    /// Sets when the TLS certificate of the REST API expires, in seconds since 1970.
+    pub fn show_certificate(&self, expiry: i64) {
+        self.certificate_expiry.get_or_create(&Unlabelled {}).set(expiry);
+    }
+
+    /// Counts a read of the files of the TLS certificate that found none to serve.
+    pub fn certificate_refused(&self) {
+        self.certificates_refused.inc();
     }
 
     /// All metrics as OpenMetrics text.

@@ -17,7 +17,6 @@ use axum::http::{HeaderValue, header};
 use futures::{FutureExt, future::BoxFuture, future::Shared};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
-use secrecy::SecretString;
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
@@ -29,8 +28,12 @@ use self::assembly::{Assembly, Clients, Tables};
 use crate::{
     clock::Clock,
     config::{self, Config},
-    db::{self, Pool, Readers},
-    http::cors::Origins,
+    db::{self, Pool, Readers, UrlSource},
+    http::{
+        cors::Origins,
+        server::Listener,
+        tls::{Reload, Tls},
+    },
     kube_ext::{
         events::Events,
         leader_gate,
@@ -56,7 +59,7 @@ const RELEASE: Duration = Duration::from_secs(3);
 /// What kept it from starting, or the name of the part that ended.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let (start_limit_seconds, namespace) = (config.start_limit_seconds, config.namespace.clone());
-    let (url, gpu_resource) = (config.database_url.clone(), config.settings.gpu_resource.clone());
+    let (url, gpu_resource) = (config.database(), config.settings.gpu_resource.clone());
     let identity = lease::identity(config.pod_name.as_deref(), &Random::system())?;
     let Start { mut assembly, listener, rest, stop } = start(config).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
@@ -128,7 +131,7 @@ struct Start {
 
 /// What the REST API is given.
 struct Rest {
-    listener: TcpListener,
+    listener: Listener,
     /// Connections for what it reads.
     history: Option<Readers>,
     /// Origins of the pages that browsers may let call it.
@@ -142,9 +145,10 @@ async fn start(config: Config) -> anyhow::Result<Start> {
         .await
         .context("failed to find the cluster: set KUBECONFIG, or run inside one")?;
     let listener = listen(config.metrics_addr).await?;
+    let (tls, reload) = tls(&config).await?.unzip();
     let rest = Rest {
-        listener: listen(config.api_addr).await?,
-        history: config.database_url.as_ref().map(history).transpose()?,
+        listener: Listener::new(listen(config.api_addr).await?, tls),
+        history: config.database().as_ref().map(history).transpose()?,
         origins: Origins::new(&config.cors_origins),
     };
     let (plans, follow_plans) = config::plans(config.plans).await?;
@@ -154,6 +158,9 @@ async fn start(config: Config) -> anyhow::Result<Start> {
         Assembly::new(clients, leadership, config.settings, &config.elastic_pools, tables, stop.clone());
     assembly.follow("plan table", follow_plans);
     assembly.follow("scenario catalogue", follow_scenarios);
+    if let Some(reload) = reload {
+        assembly.follow("TLS certificate", reload.run(assembly.metrics()));
+    }
     Ok(Start { assembly, listener, rest, stop })
 }
 
@@ -188,8 +195,16 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
 }
 
+/// The certificate of the REST API, where it is served over TLS.
+async fn tls(config: &Config) -> anyhow::Result<Option<(Tls, Reload)>> {
+    match config.tls() {
+        Some(files) => Ok(Some(Tls::load(files, Clock::system()).await?)),
+        None => Ok(None),
+    }
+}
+
 /// Connections for what the REST API reads. A reader does not wait long: a list has the cache.
-fn history(url: &SecretString) -> anyhow::Result<Readers> {
+fn history(url: &UrlSource) -> anyhow::Result<Readers> {
     let options =
         db::Options { connections: 8, connect: Duration::from_secs(2), call: Duration::from_secs(3) };
     Ok(Readers::new(url, options)?)
@@ -200,7 +215,8 @@ fn history(url: &SecretString) -> anyhow::Result<Readers> {
 /// # Errors
 /// No database is configured, or it does not answer.
 pub async fn migrate(config: Config) -> anyhow::Result<()> {
-    let url = config.database_url.context("no database: give --database-url or DATABASE_URL")?;
+    let url =
+        config.database().context("no database: give --database-url, --database-url-file or DATABASE_URL")?;
     db::migrate(&Pool::new(&url, db::Options::default())?).await?;
     tracing::info!("the schema is up to date");
     Ok(())
@@ -309,7 +325,7 @@ impl Parts {
 /// for.
 async fn mirror_config(
     client: &Client,
-    url: &SecretString,
+    url: &UrlSource,
     gpu_resource: &str,
 ) -> anyhow::Result<mirror::Config> {
     let pool = Pool::new(url, db::Options::default())?;

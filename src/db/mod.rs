@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use tokio_rustls::rustls;
 use uuid::Uuid;
 
 mod breaker;
@@ -19,6 +20,7 @@ mod state;
 mod tenants;
 mod text;
 mod transaction;
+mod url_source;
 mod usage;
 
 pub use jobs::{JobRow, job_versions, jobs_with_payload, mark_deleted_jobs, write_jobs};
@@ -29,6 +31,7 @@ pub use read::{
 };
 pub use state::{Taken, Writer, migrate, next_epoch, ping, take_over, verify};
 pub use tenants::{TenantRow, mark_deleted_tenants, tenant_versions, write_tenants};
+pub use url_source::{UrlError, UrlSource};
 pub use usage::{AttemptRow, JobSeen, UsageEvent, usage_events, write_attempts};
 
 /// Rows of one transaction at most.
@@ -51,6 +54,20 @@ pub enum Cause {
     /// The deadline passed.
     #[error("no answer within {0:?}")]
     Deadline(Duration),
+    /// The URL can't be used.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// No TLS connection was made.
+    #[error("failed to make a TLS connection to {host}: {cause}")]
+    Tls {
+        /// The host of the URL.
+        host: String,
+        /// Why not.
+        cause: String,
+    },
+    /// Postgres does not accept the user, the password or the way to connect.
+    #[error("Postgres refused the login: {0}")]
+    Login(#[source] sqlx::Error),
     /// The server takes no writes.
     #[error("the server is read-only: a standby, or demoted")]
     ReadOnly,
@@ -96,6 +113,25 @@ pub enum Cause {
     Number(String),
 }
 
+impl Cause {
+    /// Why no connection to `host` was made.
+    fn of_connecting(host: &str, error: sqlx::Error) -> Self {
+        let tls =
+            |cause: &dyn std::fmt::Display| Self::Tls { host: host.to_owned(), cause: cause.to_string() };
+        match &error {
+            sqlx::Error::Tls(cause) => tls(cause),
+            sqlx::Error::Io(cause) if cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                tls(cause)
+            }
+            // Invalid authorization specification.
+            sqlx::Error::Database(cause) if cause.code().is_some_and(|code| code.starts_with("28")) => {
+                Self::Login(error)
+            }
+            _ => Self::Sql(error),
+        }
+    }
+}
+
 impl Error {
     /// Whether the rows themselves were refused (as opposed to the database being away): trying the same again
     /// can't help, and the others of the batch may be fine.
@@ -132,7 +168,11 @@ impl Error {
     #[must_use]
     pub fn is_away(&self) -> bool {
         match &self.cause {
-            Cause::Deadline(_) | Cause::ReadOnly | Cause::CircuitOpen => true,
+            Cause::Deadline(_)
+            | Cause::ReadOnly
+            | Cause::CircuitOpen
+            | Cause::Tls { .. }
+            | Cause::Login(_) => true,
             Cause::Sql(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
                 // Connection exception, too many connections, shut down or starting up.
                 ["08", "53300", "57P"].iter().any(|class| code.starts_with(class))

@@ -10,7 +10,6 @@
 
 use std::{
     future::Future,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -18,15 +17,15 @@ use std::{
     time::Duration,
 };
 
-use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    Connection, PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection, postgres::PgPoolOptions,
 };
 use tokio::time::Instant;
 
-use super::{Cause, Error};
+use super::{
+    Cause, Error,
+    url_source::{CurrentUrl, UrlSource},
+};
 
 /// Bounds of a [`Pool`].
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +48,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Pool {
     pool: PgPool,
+    url: Arc<CurrentUrl>,
     options: Options,
     /// Number of the last transaction of the mirror that this process has seen committed.
     committed: Arc<AtomicI64>,
@@ -67,12 +67,10 @@ impl Pool {
     /// within a tokio runtime.
     ///
     /// # Errors
-    /// [`Cause::Sql`] when `url` is no Postgres URL.
-    pub fn new(url: &SecretString, options: Options) -> Result<Self, Error> {
-        let connect = PgConnectOptions::from_str(url.expose_secret())
-            .map_err(|source| Error { doing: "failed to read DATABASE_URL", cause: source.into() })?
-            .application_name("crofter")
-            .disable_statement_logging();
+    /// [`Cause::Url`] when `url` is no Postgres URL, or a file can't be used.
+    pub fn new(url: &UrlSource, options: Options) -> Result<Self, Error> {
+        let (url, connect) = CurrentUrl::load(url.clone())
+            .map_err(|source| Error { doing: url.doing(), cause: source.into() })?;
         let pool = PgPoolOptions::new()
             .max_connections(options.connections)
             .acquire_timeout(options.connect)
@@ -80,7 +78,13 @@ impl Pool {
             .test_before_acquire(false)
             .after_connect(move |connection, _| Box::pin(limit(connection, options.call)))
             .connect_lazy_with(connect);
-        Ok(Self { pool, options, committed: Arc::default(), may_write: Arc::new(|| true) })
+        Ok(Self {
+            pool,
+            url: Arc::new(url),
+            options,
+            committed: Arc::default(),
+            may_write: Arc::new(|| true),
+        })
     }
 
     /// Lets the mirror be written only while `may_write` says so: it is asked before each transaction.
@@ -147,15 +151,22 @@ impl Pool {
     /// earlier.
     pub(super) async fn session_until(&self, deadline: Instant) -> Result<Session, Cause> {
         for _ in 0..self.options.connections {
-            let mut session = Session { connection: Some(self.pool.acquire().await?) };
+            let mut session = Session { connection: Some(self.acquire().await?) };
             match session.check(deadline).await {
                 Err(Cause::Sql(sqlx::Error::Io(_) | sqlx::Error::Database(_))) => (),
                 result => return result.map(|()| session),
             }
         }
-        let mut session = Session { connection: Some(self.pool.acquire().await?) };
+        let mut session = Session { connection: Some(self.acquire().await?) };
         session.check(deadline).await?;
         Ok(session)
+    }
+
+    /// A connection: an idle one, or a new one by the URL as it is now.
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, Cause> {
+        self.url.refresh(&self.pool).await;
+        let acquired = self.pool.acquire().await;
+        acquired.map_err(|error| Cause::of_connecting(self.pool.connect_options().get_host(), error))
     }
 }
 

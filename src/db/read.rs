@@ -4,12 +4,13 @@
 use std::future::Future;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
 use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cause, Error, Options, Pool, breaker::Breaker, fair_semaphore::FairSemaphore, pool::Session};
+use super::{
+    Cause, Error, Options, Pool, UrlSource, breaker::Breaker, fair_semaphore::FairSemaphore, pool::Session,
+};
 
 /// The most jobs that one filtered list scans: a tenant may have millions, and few that match.
 pub const LONGEST_SCAN: i64 = 10_000;
@@ -28,7 +29,7 @@ impl Readers {
     ///
     /// # Errors
     /// As [`Pool::new`].
-    pub fn new(url: &SecretString, options: Options) -> Result<Self, Error> {
+    pub fn new(url: &UrlSource, options: Options) -> Result<Self, Error> {
         // One more than readers use at once: to ask whether the database answers.
         let with_probe = Options { connections: options.connections + 1, ..options };
         Ok(Self {

@@ -24,7 +24,7 @@ use std::{
 use axum::body::{Body, Bytes};
 use hyper::body::{Frame, SizeHint};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
 
@@ -192,15 +192,37 @@ fn refusal(bytes: &[u8], ids: &RequestIds) -> Option<Vec<u8>> {
         b"431" => Problem::new(Code::HeadTooLarge, "the head has more than 32 KiB, or more than 100 fields"),
         _ => return None,
     };
+    Some(last_response(&problem, ids))
+}
+
+/// The response with which a connection ends.
+fn last_response(problem: &Problem, ids: &RequestIds) -> Vec<u8> {
     let (status, body, id) = (problem.code.status(), problem.text(), ids.random());
     let id = id.to_str().unwrap_or_default();
-    tracing::debug!(id, status = status.as_u16(), "refused a malformed head");
+    tracing::debug!(id, status = status.as_u16(), "refused what is no request");
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
          {REQUEST_ID}: {id}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
         body.len()
     );
-    Some((head + &body).into_bytes())
+    (head + &body).into_bytes()
+}
+
+/// Refuses the plain HTTP of a client where the connection should begin with TLS.
+///
+/// # Errors
+/// The connection's.
+pub async fn refuse_plaintext(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    ids: &RequestIds,
+) -> io::Result<()> {
+    let problem =
+        Problem::new(Code::MalformedRequest, "this port speaks HTTPS, and the request is plain HTTP");
+    stream.write_all(&last_response(&problem, ids)).await?;
+    stream.shutdown().await?;
+    let rest = async { tokio::io::copy(&mut stream.take(LINGER_BYTES as u64), &mut tokio::io::sink()).await };
+    drop(tokio::time::timeout(LINGER, rest).await);
+    Ok(())
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {

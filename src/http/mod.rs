@@ -32,6 +32,7 @@ pub mod server;
 pub mod streams;
 pub mod strict_json;
 pub mod tenants;
+pub mod tls;
 pub mod write_timeout;
 
 #[cfg(test)]

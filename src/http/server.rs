@@ -6,6 +6,9 @@
 //! sends after `KEEPALIVE_TIME` without traffic. After the stop signal each response asks its client to close the
 //! connection; then the server accepts no more connections and completes the requests in flight, for at most
 //! `SHUTDOWN_TIMEOUT`; streaming responses end at the same signal ([`streams`](super::streams)).
+//!
+//! Where the listener has a certificate, each connection begins with a TLS handshake ([`tls`](super::tls)), and all of this
+//! holds for what follows it.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -31,6 +34,7 @@ use tower::ServiceExt as _;
 use super::{
     connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, ResponseBody},
     request_id::RequestIds,
+    tls::Tls,
     write_timeout::write_timeout,
 };
 use crate::random::Random;
@@ -50,11 +54,33 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Time between a failed accept (such as without free file descriptors) and the next one.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// Where the server accepts connections.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    /// What connections begin with, where they are not plain HTTP.
+    tls: Option<Tls>,
+}
+
+impl Listener {
+    /// Connections of this listener; where `tls` is given, they begin with a handshake.
+    #[must_use]
+    pub fn new(tcp: TcpListener, tls: Option<Tls>) -> Self {
+        Self { tcp, tls }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self::new(tcp, None)
+    }
+}
+
 /// Serves `routes` until `stop`, and then until the requests in flight have ended. `random` makes the ids of requests that
 /// never reach the router.
-pub async fn serve(listener: TcpListener, routes: Router, random: Random, stop: Stop) {
+pub async fn serve(listener: impl Into<Listener>, routes: Router, random: Random, stop: Stop) {
     let server = Server {
-        listener,
+        listener: listener.into(),
         routes,
         ids: RequestIds::new(random),
         permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -73,7 +99,7 @@ pub async fn serve(listener: TcpListener, routes: Router, random: Random, stop: 
 }
 
 struct Server {
-    listener: TcpListener,
+    listener: Listener,
     routes: Router,
     ids: RequestIds,
     permits: Arc<Semaphore>,
@@ -92,7 +118,7 @@ impl Server {
         loop {
             let accepted = async {
                 let permit = Arc::clone(&self.permits).acquire_owned().await;
-                (self.listener.accept().await, permit)
+                (self.listener.tcp.accept().await, permit)
             };
             let (accepted, permit) = tokio::select! {
                 biased;
@@ -119,13 +145,37 @@ impl Server {
         let is_crowded = self.permits.available_permits() < MAX_CONNECTIONS / 4;
         let idle = if is_crowded { HEAD_LIMIT } else { IDLE_LIMIT };
         let (routes, ids, stop) = (self.routes.clone(), self.ids.clone(), self.stop.clone());
-        let open = Arc::clone(&self.open);
+        let (open, tls) = (Arc::clone(&self.open), self.listener.tls.clone());
         open.send_modify(|open| *open += 1);
         tokio::spawn(async move {
-            serve_one(stream, address, routes, idle, ids, stop).await;
+            match tls {
+                None => serve_one(write_timeout(stream), address, routes, idle, ids, stop).await,
+                Some(tls) => serve_tls(&tls, stream, address, routes, idle, ids, stop).await,
+            }
             drop(permit);
             open.send_modify(|open| *open -= 1);
         });
+    }
+}
+
+/// [`serve_one`] after a TLS handshake, which the stop signal ends. The timeout of writes is below TLS, where it sees each
+/// byte that the client takes.
+async fn serve_tls(
+    tls: &Tls,
+    stream: TcpStream,
+    address: SocketAddr,
+    routes: Router,
+    idle: Duration,
+    ids: RequestIds,
+    stop: Stop,
+) {
+    let stream = tokio::select! {
+        biased;
+        () = stop.clone() => return,
+        stream = tls.accept(stream, &ids) => stream,
+    };
+    if let Some(stream) = stream {
+        serve_one(stream, address, routes, idle, ids, stop).await;
     }
 }
 
@@ -138,7 +188,7 @@ async fn closed(open: &watch::Sender<usize>, limit: Duration) -> bool {
 /// A response that a handler is working on.
 type Responding = BoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
 
-/// Serves one connection, which may be idle for `idle`, until its end.
+/// Serves one connection, which may be idle for `idle` and whose writes have a timeout, until its end.
 pub(super) async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     address: SocketAddr,
@@ -148,7 +198,7 @@ pub(super) async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     stop: Stop,
 ) {
     let exchange = Exchange::default();
-    let stream = TokioIo::new(Connection::new(write_timeout(stream), exchange.clone(), idle, ids));
+    let stream = TokioIo::new(Connection::new(stream, exchange.clone(), idle, ids));
     let (requests, stopping) = (exchange.clone(), stop.clone());
     let service = service_fn(move |request: Request<Incoming>| -> Responding {
         requests.begin();

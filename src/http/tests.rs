@@ -17,6 +17,7 @@ mod retry;
 mod server;
 mod spans;
 mod submit;
+mod tls;
 
 use std::{
     collections::VecDeque,

@@ -67,6 +67,9 @@ pub(super) struct Issued {
     pub(super) cause: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Unlabelled {}
+
 /// The word for a method of a request: a closed list, whatever a client sends.
 #[must_use]
 pub fn method(name: &str) -> &'static str {

@@ -15,6 +15,16 @@ fn what_was_counted_is_shown() {
     assert!(!metrics.text().unwrap().contains("NoWorkers"), "a reason of no waiting job is not shown");
 }
 
+/// An alert before a certificate expires must not fire where there is none.
+#[test]
+fn without_a_certificate_no_expiry_is_shown() {
+    let metrics = Metrics::default();
+    assert!(!metrics.text().unwrap().contains("tls_certificate_expiry"));
+    metrics.show_certificate(1_800_000_000);
+    let text = metrics.text().unwrap();
+    assert!(text.contains("\ncrofter_tls_certificate_expiry_timestamp_seconds{} 1800000000\n"), "{text}");
+}
+
 /// A family of a text in the Prometheus format.
 #[derive(Debug, Default)]
 struct Read {
@@ -76,6 +86,8 @@ fn counted() -> Metrics {
     metrics.mirror_set_aside("job", "slow");
     metrics.mirror_lost(1);
     metrics.mirror_unrecovered();
+    metrics.show_certificate(1_800_000_000);
+    metrics.certificate_refused();
     metrics
 }
 

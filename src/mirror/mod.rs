@@ -145,15 +145,13 @@ pub fn start(
 
 #[cfg(test)]
 mod tests {
-    use secrecy::SecretString;
-
     use super::*;
     use crate::kube_ext::mock;
 
     #[tokio::test]
     async fn the_mirror_of_a_process_that_does_not_lead_ends_without_asking_the_database() {
         // Nothing answers at this address.
-        let url = SecretString::from("postgres://crofter@127.0.0.1:1/crofter");
+        let url = db::UrlSource::from("postgres://crofter@127.0.0.1:1/crofter");
         let pool = Pool::new(&url, db::Options::default()).unwrap().written_while(|| false);
         let config = Config::new(pool, Uuid::nil(), "example.com/gpu".to_owned());
         let stores = Stores {

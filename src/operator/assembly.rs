@@ -164,6 +164,10 @@ impl Assembly {
         &self.leadership
     }
 
+    pub(super) fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
     pub(super) fn events(&self) -> Events {
         self.events.clone()
     }

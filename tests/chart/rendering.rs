@@ -134,12 +134,55 @@ fn mounted(deployment: &Value, variable: &str, map: &Value) {
     assert!(map["data"].get(item["key"].as_str().unwrap()).is_some());
 }
 
+/// The Secret and its key whose file `variable` names.
+fn mounted_secret(deployment: &Value, variable: &str) -> (String, String) {
+    let pod = deployment.pointer("/spec/template/spec").unwrap();
+    let path = env(deployment, variable).unwrap()["value"].as_str().unwrap();
+    let (dir, key) = path.rsplit_once('/').unwrap();
+    let mut mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap().iter();
+    let mount = mounts.find(|mount| mount["mountPath"] == dir).unwrap();
+    assert_eq!((&mount["subPath"], &mount["readOnly"]), (&Value::Null, &json!(true)));
+    let mut volumes = pod["volumes"].as_array().unwrap().iter();
+    let secret = &volumes.find(|volume| volume["name"] == mount["name"]).unwrap()["secret"];
+    assert_eq!(
+        (&secret["items"], &secret["optional"]),
+        (&Value::Null, &Value::Null),
+        "all keys, which must exist"
+    );
+    (secret["secretName"].as_str().unwrap().to_owned(), key.to_owned())
+}
+
+#[test]
+fn a_tls_secret_makes_the_rest_api_speak_https() {
+    // Step 1: without one it is plain HTTP.
+    let port = |objects: &[Value]| of_kind(objects, "Service")[0].pointer("/spec/ports/0").cloned().unwrap();
+    let objects = rendered(&[]);
+    let plain = of_kind(&objects, "Deployment")[0];
+    assert_eq!((env(plain, "CROFTER_TLS_CERT"), env(plain, "CROFTER_TLS_KEY")), (None, None));
+    assert_eq!(port(&objects), json!({"name": "http", "port": 80, "targetPort": "api"}));
+    // Step 2: with one, both of its files reach the operator and the Service has the port of HTTPS.
+    let objects = rendered(&["--set", "tls.existingSecret=crofter-tls"]);
+    let served = of_kind(&objects, "Deployment")[0];
+    for (variable, key) in [("CROFTER_TLS_CERT", "tls.crt"), ("CROFTER_TLS_KEY", "tls.key")] {
+        assert_eq!(mounted_secret(served, variable), ("crofter-tls".to_owned(), key.to_owned()));
+    }
+    let https = json!({"name": "https", "port": 443, "targetPort": "api", "appProtocol": "https"});
+    assert_eq!(port(&objects), https);
+    let objects = rendered(&["--set", "tls.existingSecret=crofter-tls,service.port=8443"]);
+    assert_eq!(port(&objects)["port"], 8443);
+    // Step 3: the probes stay on the port of metrics, which is plain.
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let probe = served.pointer(&format!("/spec/template/spec/containers/0/{probe}/httpGet")).unwrap();
+        assert_eq!((&probe["port"], &probe["scheme"]), (&json!("metrics"), &Value::Null));
+    }
+}
+
 #[test]
 fn the_operator_is_configured_by_the_values() {
     // Given no values, the operator has its defaults.
     let objects = rendered(&[]);
     let plain = of_kind(&objects, "Deployment")[0];
-    assert_eq!(env(plain, "DATABASE_URL"), None);
+    assert_eq!((env(plain, "DATABASE_URL"), env(plain, "CROFTER_DATABASE_URL_FILE")), (None, None));
     assert_eq!(env(plain, "CROFTER_PLANS"), None);
     assert_eq!(env(plain, "CROFTER_SCENARIOS"), None);
     assert_eq!(plain.pointer("/spec/template/spec/volumes"), None);
@@ -168,8 +211,8 @@ fn the_operator_is_configured_by_the_values() {
         r#"corsOrigins=["https://app.example.org", "http://localhost:3000"]"#,
     ]);
     let full = of_kind(&objects, "Deployment")[0];
-    let secret = env(full, "DATABASE_URL").unwrap().pointer("/valueFrom/secretKeyRef").unwrap();
-    assert_eq!((&secret["name"], &secret["key"]), (&Value::from("pg"), &Value::from("uri")));
+    assert_eq!(mounted_secret(full, "CROFTER_DATABASE_URL_FILE"), ("pg".to_owned(), "uri".to_owned()));
+    assert_eq!(env(full, "DATABASE_URL"), None, "a changed password would need a restart");
     assert_eq!(env(full, "CROFTER_NAMESPACE_PREFIX").unwrap()["value"], "team-");
     assert_eq!(env(full, "CROFTER_GPU_RESOURCE").unwrap()["value"], "amd.com/gpu");
     assert_eq!(env(full, "CROFTER_ELASTIC_POOLS").unwrap()["value"], "gpu,spot");
@@ -269,6 +312,9 @@ fn bad_values_are_refused_with_their_name() {
         ("elasticPools={Spot}", "elasticPools/0"),
         ("corsOrigins={*}", "corsOrigins/0"),
         ("corsOrigins={https://a.example.org/}", "corsOrigins/0"),
+        ("tls.existingSecret=Crofter_TLS", "tls/existingSecret"),
+        ("tls.secret=crofter-tls", "tls"),
+        ("database.existingSecretKey=a/b", "database/existingSecretKey"),
         ("image.repository=", "image/repository"),
         ("image.digest=latest", "image/digest"),
         ("image.pullPolicy=Sometimes", "image/pullPolicy"),

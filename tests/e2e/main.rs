@@ -19,6 +19,7 @@ mod quotas;
 mod scenarios;
 mod schema;
 mod tenants;
+mod tls;
 
 use std::sync::LazyLock;
 

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     fmt::Debug,
     future::Future,
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -15,7 +16,7 @@ use std::{
 use crofter::{
     api_types::{Job, Tenant},
     clock::Clock,
-    db::{Options, Pool, Readers},
+    db::{Options, Pool, Readers, UrlSource},
     kube_ext::watch::Change,
     metrics::Metrics,
     mirror::{self, Changes, Config, MirrorHandle, Stores},
@@ -32,7 +33,6 @@ use kube::{
         watcher::Event,
     },
 };
-use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -40,7 +40,7 @@ use uuid::Uuid;
 
 use crate::proxy::{Proxy, Way};
 
-const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const CLUSTER: Uuid = Uuid::from_u128(0xc1);
 /// The time of the test.
 pub(crate) const NOW: &str = "2026-01-01T16:00:00Z";
@@ -114,6 +114,8 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Feed
 
 pub(crate) struct World {
     pub(crate) url: String,
+    /// Has the URL of the mirror and the readers, in place of `url` by way of the proxy.
+    pub(crate) url_file: Option<PathBuf>,
     pub(crate) proxy: Proxy,
     /// How long a call of the mirror may take.
     pub(crate) call: Duration,
@@ -204,6 +206,7 @@ impl World {
         let port = url.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
         Self {
             url,
+            url_file: None,
             proxy: Proxy::start(port).await,
             call: WAIT_TIMEOUT,
             verify_interval: WAIT_TIMEOUT,
@@ -234,10 +237,13 @@ impl World {
         Readers::new(&self.by_proxy(), options).unwrap()
     }
 
-    fn by_proxy(&self) -> SecretString {
+    fn by_proxy(&self) -> UrlSource {
+        if let Some(file) = &self.url_file {
+            return UrlSource::File(file.clone());
+        }
         let (before, after) = self.url.rsplit_once(':').unwrap();
         let database = after.split_once('/').unwrap().1;
-        format!("{before}:{}/{database}", self.proxy.port()).into()
+        format!("{before}:{}/{database}", self.proxy.port()).as_str().into()
     }
 
     pub(crate) async fn start(&mut self) -> Running {

@@ -11,11 +11,12 @@ use crate::http::{
     connection::IDLE_LIMIT,
     request_id::RequestIds,
     server::{Stop, serve, serve_one},
+    write_timeout::write_timeout,
 };
 
 /// Runs this while time is paused, so that nothing in it can wait for a deadline. Tokio advances a paused clock only where
 /// no thread blocks; this one blocks for at most half a minute.
-async fn at_once<T>(work: impl Future<Output = T>) -> T {
+pub(super) async fn at_once<T>(work: impl Future<Output = T>) -> T {
     let (_held, dropped) = std::sync::mpsc::channel::<()>();
     tokio::task::spawn_blocking(move || dropped.recv_timeout(Duration::from_secs(30)));
     tokio::time::pause();
@@ -24,11 +25,11 @@ async fn at_once<T>(work: impl Future<Output = T>) -> T {
     done
 }
 
-fn never() -> Stop {
+pub(super) fn never() -> Stop {
     std::future::pending().boxed().shared()
 }
 
-fn random() -> Random {
+pub(super) fn random() -> Random {
     Random::of(|bytes| {
         bytes.fill(1);
         Ok(())
@@ -143,18 +144,22 @@ fn connected(lab: &Lab) -> tokio::io::DuplexStream {
     let routes = routes(lab.app.clone(), Metrics::default());
     let address = "127.0.0.1:1".parse().unwrap();
     tokio::spawn(async move {
+        let server = write_timeout(server);
         serve_one(server, address, routes, IDLE_LIMIT, RequestIds::new(random()), never()).await;
     });
     client
 }
 
 /// Sends a request and reads its response, which has a length.
-async fn exchange(client: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> (String, Value) {
+pub(super) async fn exchange(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    head: &str,
+) -> (String, Value) {
     client.write_all(head.as_bytes()).await.unwrap();
     response(client).await
 }
 
-async fn response(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
+pub(super) async fn response(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         head.push(char::from(client.read_u8().await.unwrap()));
@@ -165,7 +170,7 @@ async fn response(client: &mut (impl AsyncRead + Unpin)) -> (String, Value) {
     (head, serde_json::from_slice(&body).unwrap_or_default())
 }
 
-const GOOD: &str = "GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n";
+pub(super) const GOOD: &str = "GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n";
 
 /// Seconds until the server closes the connection, and what it sends before.
 async fn closed(client: &mut tokio::io::DuplexStream) -> (u64, String) {
