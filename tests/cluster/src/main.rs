@@ -53,8 +53,9 @@ struct Pack {
     /// The directory of the layout (`oci`), the archive (`crofter-VERSION.tar`) and the digest (`digest`).
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The repository in the image's name.
-    #[arg(long, default_value = "crofter")]
+    /// The repository in the image's name, with its host, as container runtimes have it. The default is the chart's
+    /// `crofter`.
+    #[arg(long, default_value = "docker.io/library/crofter")]
     repository: String,
     /// The version, which is the tag.
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
