@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster test fmt lint doc unit integration tests deny crds openapi sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster image test fmt lint doc unit integration tests deny crds openapi sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -46,6 +46,9 @@ dev: deps build ## Keep a cluster up; rebuild and restart the operator whenever 
 
 cluster: deps ## Only a control plane and Postgres, until Ctrl-C
 	@$(CLUSTER) up
+
+image: ## Build the operator's image for a release, without a daemon: target/image (about ten minutes)
+	@scripts/image
 
 unit: ## The tests that need no cluster and no database; seconds
 	$(CARGO) test --workspace --lib --bins

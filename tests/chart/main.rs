@@ -1,11 +1,13 @@
 //! The Helm chart, with the real helm on a real API server: what it renders and refuses, its life from install to
-//! uninstall, what the operator and tenants may do by its roles, and what its policies refuse.
+//! uninstall, what the operator and tenants may do by its roles, what its policies refuse, and the operator in the pods
+//! that it makes on real nodes.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which end where something is not as it should be")]
 
 mod lifecycle;
 mod operator;
 mod policies;
+mod real_nodes;
 mod rendering;
 mod rights;
 mod uninstall;

@@ -23,12 +23,7 @@ use std::{
 };
 
 use crofter::names;
-use crofter_test_cluster::{
-    Cluster,
-    process::Process,
-    real::{self, Image},
-    wait,
-};
+use crofter_test_cluster::{Cluster, image, process::Process, real, wait};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -43,18 +38,6 @@ const WORKERS: [(&str, &str); 2] = [("alpha", "real-2"), ("beta", "real-3")];
 
 const IMAGE: &str = "crofter.test/crofter";
 
-fn available() -> bool {
-    let Err(missing) = real::available() else { return true };
-    assert!(
-        std::env::var_os("CROFTER_REQUIRE_REAL_NODES").is_none(),
-        "real nodes are required and cannot run: {missing:?}"
-    );
-    for reason in missing {
-        eprintln!("skipped, no real nodes: {reason}");
-    }
-    false
-}
-
 /// Held for writing while a node fails, for reading by all that would notice: a kubelet that is killed takes along the
 /// containers that it is just making.
 static NODE_LOCK: RwLock<()> = RwLock::const_new(());
@@ -62,7 +45,8 @@ static NODE_LOCK: RwLock<()> = RwLock::const_new(());
 /// The cluster of this test binary; `None` where there can't be one. It goes when the process does.
 fn world() -> Option<&'static World> {
     // Lazy, so that a start that failed is not tried again by each test.
-    static WORLD: LazyLock<Option<(World, Process)>> = LazyLock::new(|| available().then(start));
+    static WORLD: LazyLock<Option<(World, Process)>> =
+        LazyLock::new(|| real::available_to_tests().then(start));
     WORLD.as_ref().map(|(world, _)| world)
 }
 
@@ -87,10 +71,9 @@ fn start() -> (World, Process) {
 
 /// Packs the operator as it was built for these tests, and brings it to the nodes.
 fn import_operator(cluster: &Cluster) {
-    let archive = cluster.dir().join("operator.tar");
+    let reference = format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION"));
     let binary = Path::new(env!("CARGO_BIN_EXE_crofter"));
-    let image = Image::new(&format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION")));
-    image.program("usr/local/bin/crofter", binary).unwrap().write(&archive).unwrap();
+    let archive = image::development_build(&reference, binary, cluster.dir()).unwrap();
     cluster.real_nodes().unwrap().import_image(&archive).unwrap();
 }
 

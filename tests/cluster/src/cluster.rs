@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -12,6 +13,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
+use serde_json::{Value, json};
 
 use crate::{
     access,
@@ -66,6 +68,9 @@ pub enum Error {
     /// A database was asked for in a cluster that has none.
     #[error("this cluster was started without Postgres")]
     NoPostgres,
+    /// Something was requested that only a cluster with real nodes has.
+    #[error("this cluster was started without real nodes")]
+    NoRealNodes,
 }
 
 /// What a cluster shall have.
@@ -147,10 +152,13 @@ impl Builder {
     }
 
     fn bring_up(&self, layout: &Layout, tools: &Tools) -> Result<Running, Error> {
+        // Postgres and the API server listen on its address.
+        let lan = (self.real_nodes > 0).then(|| Lan::create(layout)).transpose()?;
+        let node_facing = lan.as_ref().map(Lan::host_ip);
         // Making a database takes as long as starting the control plane; they have nothing to do with each other.
         thread::scope(|scope| {
-            let postgres = self.postgres.then(|| scope.spawn(|| start_postgres(layout)));
-            let control_plane = self.start_control_plane(layout, tools);
+            let postgres = self.postgres.then(|| scope.spawn(move || start_postgres(layout, node_facing)));
+            let control_plane = self.start_control_plane(layout, tools, lan);
             let postgres = postgres.map(join).transpose()?;
             let (pki, plane, real_nodes) = control_plane?;
             Ok(Running {
@@ -170,9 +178,9 @@ impl Builder {
         &self,
         layout: &Layout,
         tools: &Tools,
+        lan: Option<Lan>,
     ) -> Result<(Pki, ControlPlane, Option<RealNodes>), Error> {
         let pki = Pki::create(&layout.pki())?;
-        let lan = (self.real_nodes > 0).then(|| Lan::create(layout)).transpose()?;
         let node_facing = lan.as_ref().map(Lan::host_ip);
         // Real nodes renew their leases every few seconds; hundreds of simulated ones would be a load in itself.
         let node_grace = Duration::from_secs(if node_facing.is_some() { 10 } else { 40 });
@@ -283,6 +291,31 @@ impl Cluster {
         self.running.database_url.as_deref()
     }
 
+    /// The Service `<namespace>/postgres` with its endpoint, by which pods on real nodes reach Postgres, and the address
+    /// of a database of that server by the Service's DNS name.
+    ///
+    /// # Errors
+    /// When the cluster has no Postgres or no real nodes.
+    pub fn postgres_service(&self, namespace: &str, database: &str) -> Result<(Value, String), Error> {
+        let server = self.database()?;
+        let host = self.real_nodes().ok_or(Error::NoRealNodes)?.host_ip();
+        let ports = json!([{ "port": server.port() }]);
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "postgres", "namespace": namespace }, "spec": { "ports": ports },
+        });
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "postgres", "namespace": namespace,
+                "labels": { "kubernetes.io/service-name": "postgres" },
+            },
+            "addressType": "IPv4", "endpoints": [{ "addresses": [host] }], "ports": ports,
+        });
+        let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [service, slice] });
+        Ok((objects, server.url_at(&format!("postgres.{namespace}.svc"), database)))
+    }
+
     /// The real nodes, if any were asked for.
     #[must_use]
     pub fn real_nodes(&self) -> Option<&RealNodes> {
@@ -325,8 +358,8 @@ impl Cluster {
     }
 }
 
-pub(crate) fn start_postgres(layout: &Layout) -> Result<Postgres, Error> {
-    let postgres = Postgres::start(layout)?;
+pub(crate) fn start_postgres(layout: &Layout, pod_facing: Option<Ipv4Addr>) -> Result<Postgres, Error> {
+    let postgres = Postgres::start(layout, pod_facing)?;
     if let Err(error) = block_on(postgres.ready())? {
         postgres.process().check()?;
         return Err(error.into());

@@ -24,7 +24,7 @@ impl DatabaseServer {
     pub fn start() -> Result<Self, Error> {
         let layout = Layout::create().map_err(Error::Prepare)?;
         let reaper = Reaper::start(&layout, true).map_err(Error::Prepare)?;
-        let postgres = start_postgres(&layout)?;
+        let postgres = start_postgres(&layout, None)?;
         Ok(Self { _reaper: reaper, postgres })
     }
 

@@ -23,6 +23,7 @@ mod cluster;
 mod control_plane;
 mod database;
 mod faults;
+pub mod image;
 mod kwok;
 pub mod layout;
 mod object_report;

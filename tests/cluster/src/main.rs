@@ -1,7 +1,7 @@
 //! Brings up a test cluster from the command line.
 //!
 //! `up` stays until Ctrl-C and then leaves nothing behind; `build` makes the programs beforehand; `check` says what the
-//! machine has and lacks; `path` says where the programs are.
+//! machine has and lacks; `path` says where the programs are; `image` packs a built operator.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,9 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use crofter_test_cluster::{
-    Cluster, NodeSpec, real,
+    Cluster, NodeSpec,
+    image::{self, Details},
+    real,
     requirements::{self, Requirement},
     tools::{CONTROL_PLANE, GoModule, Tools},
 };
@@ -39,6 +41,40 @@ enum Task {
     Check,
     /// Print the directories of the programs, for PATH.
     Path,
+    /// Write the image of an operator: an OCI layout and an archive of it. Prints its digest.
+    Image(Pack),
+}
+
+#[derive(Debug, clap::Args)]
+struct Pack {
+    /// The operator's binary, stripped.
+    #[arg(long, value_name = "PATH")]
+    binary: PathBuf,
+    /// The directory of the layout (`oci`), the archive (`crofter-VERSION.tar`) and the digest (`digest`).
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The repository in the image's name, with its host, as container runtimes have it. The default is the chart's
+    /// `crofter`.
+    #[arg(long, default_value = "docker.io/library/crofter")]
+    repository: String,
+    /// The version, which is the tag.
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    version: String,
+    /// The commit that the binary was built from.
+    #[arg(long)]
+    revision: Option<String>,
+    /// The URL of the source code.
+    #[arg(long, value_name = "URL")]
+    source: Option<String>,
+    /// When the image was created, in seconds since 1970.
+    #[arg(long, env = "SOURCE_DATE_EPOCH", default_value_t = 0)]
+    created: i64,
+    /// A file of CA certificates, or a directory of files *.crt.
+    #[arg(long, value_name = "PATH", default_value = image::CERTIFICATES)]
+    certificates: PathBuf,
+    /// Fail when a download of the image is larger, in MiB.
+    #[arg(long, default_value_t = 30)]
+    max_size: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +128,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Task::Up(up) => up.run()?,
         Task::Build => drop(real::tools(Tools::control_plane()?)?),
         Task::Check => return Ok(check()),
+        Task::Image(pack) => pack.run()?,
         Task::Path => println!("{}", search_path(Tools::control_plane()?.dirs())?),
     }
     Ok(ExitCode::SUCCESS)
@@ -138,6 +175,34 @@ impl Up {
         print!("{environment}");
         eprintln!("ready; Ctrl-C ends it");
         Ok(cluster)
+    }
+}
+
+impl Pack {
+    fn run(self) -> anyhow::Result<()> {
+        let Self { binary, out, repository, version, .. } = &self;
+        let details = Details {
+            version,
+            revision: self.revision.as_deref(),
+            source: self.source.as_deref(),
+            created: self.created,
+        };
+        let certificates = image::certificates(&self.certificates)?;
+        let image = image::operator(&format!("{repository}:{version}"), binary, &certificates, details)?;
+        let layout = image.write_layout(&out.join("oci"))?;
+        let size = layout.download_size();
+        anyhow::ensure!(
+            size <= self.max_size.saturating_mul(1 << 20),
+            "the image has {size} bytes compressed, and --max-size is {} MiB",
+            self.max_size
+        );
+        let archive = image.archive(&layout, &out.join(format!("crofter-{version}.tar")))?;
+        let digest = out.join("digest");
+        fs::write(&digest, &archive.digest)
+            .with_context(|| format!("failed to write {}", digest.display()))?;
+        eprintln!("{}: {size} bytes compressed in {} layers", archive.path.display(), layout.layers.len());
+        println!("{}", archive.digest);
+        Ok(())
     }
 }
 

@@ -1,10 +1,12 @@
 //! A Postgres server of the cluster's own, from the system's binaries.
 //!
-//! It listens on the loopback address only, with a random password. Durability is off: the data goes with the cluster.
+//! It listens on the loopback address, and where there are real nodes on the address that pods reach, with a random
+//! password. Durability is off: the data goes with the cluster.
 //! Postgres refuses to run as root, so there it runs as the user `postgres` if the system has one, else as `nobody`.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     net::Ipv4Addr,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -76,11 +78,13 @@ pub(crate) struct Postgres {
     password: String,
     bin: PathBuf,
     dir: PathBuf,
+    listen: Vec<Ipv4Addr>,
 }
 
 impl Postgres {
-    /// Makes a new data directory and starts a server on it, which may not answer yet.
-    pub(crate) fn start(layout: &Layout) -> Result<Self, Error> {
+    /// Makes a new data directory and starts a server on it, which may not answer yet. It listens on the loopback
+    /// address, and on `pod_facing` for all that have its password.
+    pub(crate) fn start(layout: &Layout, pod_facing: Option<Ipv4Addr>) -> Result<Self, Error> {
         let bin = find_binaries().ok_or(Error::NotInstalled)?;
         let account = Account::choose()?;
         let dir = layout.root().join("postgres");
@@ -106,21 +110,37 @@ impl Postgres {
             return Err(Error::Initdb(String::from_utf8_lossy(&stderr).into_owned()));
         }
         let port = Port::reserve(Ipv4Addr::LOCALHOST).map_err(Error::Port)?;
-        let process = Mutex::new(serve(layout, &account, &bin, &dir, &port)?);
-        Ok(Self { process, port, password, bin, dir })
+        if pod_facing.is_some() {
+            let rules = data.join("pg_hba.conf");
+            let append =
+                |text: &str| fs::OpenOptions::new().append(true).open(&rules)?.write_all(text.as_bytes());
+            append("host all all all scram-sha-256\n").map_err(at(&rules))?;
+        }
+        let listen: Vec<_> = [Ipv4Addr::LOCALHOST].into_iter().chain(pod_facing).collect();
+        let process = Mutex::new(serve(layout, &account, &bin, &dir, &port, &listen)?);
+        Ok(Self { process, port, password, bin, dir, listen })
     }
 
     /// Starts a server that was killed again, on its port and its data. It may not answer yet.
     pub(crate) fn start_again(&self, layout: &Layout) -> Result<(), Error> {
         let mut process = self.process();
         if process.check().is_err() {
-            *process = serve(layout, &Account::choose()?, &self.bin, &self.dir, &self.port)?;
+            *process = serve(layout, &Account::choose()?, &self.bin, &self.dir, &self.port, &self.listen)?;
         }
         Ok(())
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port.number())
+        self.url_at("127.0.0.1", database)
+    }
+
+    /// The address of a database of this server where the server is known as `host`.
+    pub(crate) fn url_at(&self, host: &str, database: &str) -> String {
+        format!("postgres://postgres:{}@{host}:{}/{database}", self.password, self.port.number())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// Waits until it answers.
@@ -153,11 +173,19 @@ impl Postgres {
 }
 
 /// Starts the server.
-fn serve(layout: &Layout, account: &Account, bin: &Path, dir: &Path, port: &Port) -> Result<Process, Error> {
+fn serve(
+    layout: &Layout,
+    account: &Account,
+    bin: &Path,
+    dir: &Path,
+    port: &Port,
+    listen: &[Ipv4Addr],
+) -> Result<Process, Error> {
     let mut server = account.command(&bin.join("postgres"));
     server.arg("-D").arg(dir.join("data")).arg("-p").arg(port.number().to_string()).current_dir(dir);
+    let listen: Vec<_> = listen.iter().map(Ipv4Addr::to_string).collect();
+    server.args(["-c", &format!("listen_addresses={}", listen.join(","))]);
     for setting in [
-        "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "max_connections=300",
         // What is committed need not outlive the machine, nor, where the client does not ask for that, the process.

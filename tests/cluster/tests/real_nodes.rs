@@ -15,7 +15,8 @@ use std::{
 
 use crofter_test_cluster::{
     Cluster,
-    real::{self, Image, RealNodes},
+    image::Image,
+    real::{self, RealNodes},
     wait,
 };
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Node, Pod, Service};
@@ -29,25 +30,15 @@ use tokio::sync::RwLock;
 /// Far more than anything here takes, for machines that build something meanwhile.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn available() -> bool {
-    let Err(missing) = real::available() else { return true };
-    assert!(
-        std::env::var_os("CROFTER_REQUIRE_REAL_NODES").is_none(),
-        "real nodes are required and cannot run: {missing:?}"
-    );
-    for reason in missing {
-        eprintln!("skipped, no real nodes: {reason}");
-    }
-    false
-}
-
 /// Held for writing while a node fails, for reading by all that would notice: a kubelet that is killed takes along the
 /// containers that it is just making.
 static NODE_LOCK: RwLock<()> = RwLock::const_new(());
 
 fn cluster() -> Option<(&'static Cluster, &'static RealNodes)> {
     static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
-    let start = || available().then(|| Cluster::builder().postgres(false).real_nodes(2).start().unwrap());
+    let start = || {
+        real::available_to_tests().then(|| Cluster::builder().postgres(false).real_nodes(2).start().unwrap())
+    };
     let cluster = CLUSTER.get_or_init(start).as_ref()?;
     Some((cluster, cluster.real_nodes().unwrap()))
 }
@@ -253,17 +244,21 @@ async fn an_image_made_here_runs_on_every_node() {
     let archive = dir.path().join("image.tar");
     // Any dynamic program will do.
     let image = Image::new("crofter.test/own:1").program("usr/bin/greet", Path::new("/usr/bin/env")).unwrap();
-    image.text("etc/greeting", "hello").write(&archive).unwrap();
-    nodes.import_image(&archive).unwrap();
+    let written = image.text("etc/greeting", "hello").write(&archive).unwrap();
+    nodes.import_image(&written).unwrap();
     let pods = Pods::of(cluster).await;
-    for node in nodes.names() {
-        let name = format!("own-{node}");
-        let pod = with(pod(&name, ""), "/spec/containers/0/image", json!("crofter.test/own:1"));
-        let pod = with(pod, "/spec/containers/0/command", Value::Null);
-        let pod = with(pod, "/spec/containers/0/args", json!(["GREETING=hello"]));
-        let ended = pods.run(with(pod, "/spec/nodeName", json!(node))).await;
-        assert_eq!(exit_code(&ended), 0);
-        assert!(pods.log(&name).await.contains("GREETING=hello\n"));
+    // By its tag and by its digest.
+    let references = ["crofter.test/own:1".to_owned(), format!("crofter.test/own@{}", written.digest)];
+    for (number, reference) in references.iter().enumerate() {
+        for node in nodes.names() {
+            let name = format!("own-{number}-{node}");
+            let pod = with(pod(&name, ""), "/spec/containers/0/image", json!(reference));
+            let pod = with(pod, "/spec/containers/0/command", Value::Null);
+            let pod = with(pod, "/spec/containers/0/args", json!(["GREETING=hello"]));
+            let ended = pods.run(with(pod, "/spec/nodeName", json!(node))).await;
+            assert_eq!(exit_code(&ended), 0);
+            assert!(pods.log(&name).await.contains("GREETING=hello\n"));
+        }
     }
 }
 
@@ -312,7 +307,7 @@ fn names_of_other_nodes_are_refused() {
 
 #[tokio::test]
 async fn nothing_remains_when_the_owner_is_killed() {
-    if !available() {
+    if !real::available_to_tests() {
         return;
     }
     // Given a cluster with a real node, owned by another process.

@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::{
     example,
-    stage::{Nodes, Stage, built_operator, say},
+    stage::{Nodes, Place, Stage, built_operator, say},
 };
 
 /// The interval between two scans of the sources. A save is complete when two scans in a row see the same.
@@ -31,7 +31,9 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let program = built_operator()?;
-    let mut stage = tokio::task::spawn_blocking(move || Stage::bring_up(options.nodes)).await??;
+    let (nodes, operator) = (options.nodes, program.clone());
+    let bring_up = move || Stage::bring_up(nodes, &operator, Place::Process);
+    let mut stage = tokio::task::spawn_blocking(bring_up).await??;
     let result = develop(&mut stage, &program).await;
     stage.explain(result)
 }

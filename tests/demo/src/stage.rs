@@ -12,7 +12,14 @@ use std::{
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use crofter::names;
-use crofter_test_cluster::{Cluster, NodeSpec, kept_logs, process::Process, real};
+use crofter_test_cluster::{
+    Cluster, NodeSpec,
+    image::{self, Archive},
+    kept_logs,
+    process::Process,
+    real,
+};
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::example;
@@ -20,6 +27,11 @@ use crate::example;
 /// How many workers there are, and how many of them the first tenant gets.
 const WORKERS: u32 = 4;
 const WORKERS_OF_ACME: u32 = 3;
+
+/// The repository of the image that the demo makes.
+const REPOSITORY: &str = "crofter.test/crofter";
+/// The address of a database in the operator's namespace, as docs/install.md names it.
+const DATABASE_SECRET: &str = "crofter-database";
 
 /// How long the operator has to finish what it is doing.
 const GRACE: Duration = Duration::from_secs(15);
@@ -35,26 +47,40 @@ pub(crate) enum Nodes {
     Kwok,
 }
 
+/// Where the operator runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a pod that the chart makes, where there are real nodes; else as a process.
+    Pod,
+    /// As a process of this machine, which is replaced soonest.
+    Process,
+}
+
 /// A cluster with workers, and the operator.
 pub(crate) struct Stage {
-    // Dropped, and so stopped, before the cluster it talks to.
+    // Dropped, and so stopped, before the cluster it talks to. Where the operator runs in a pod, this follows its log.
     operator: Option<Process>,
     cluster: Cluster,
     workers: Vec<String>,
+    /// The image of the operator that the nodes have, where it runs in a pod.
+    image: Option<Archive>,
     /// What the workers are, and why.
     setting: String,
 }
 
 impl Stage {
     /// Brings up control plane, Postgres and nodes. Blocks: seconds when all programs are built, minutes before.
-    pub(crate) fn bring_up(nodes: Nodes) -> anyhow::Result<Self> {
+    pub(crate) fn bring_up(nodes: Nodes, operator: &Path, place: Place) -> anyhow::Result<Self> {
         let (real, setting) = choose(nodes)?;
         say(&setting);
-        let count = usize::try_from(WORKERS)?;
+        let in_pod = real && place == Place::Pod;
+        // The operator's pod has a node that is no tenant's.
+        let count = usize::try_from(WORKERS)? + usize::from(in_pod);
         let cluster = Cluster::builder().real_nodes(if real { count } else { 0 }).start()?;
         let workers =
             (1..=WORKERS).map(|n| if real { format!("real-{n}") } else { format!("kwok-{n}") }).collect();
-        let stage = Self { operator: None, cluster, workers, setting };
+        let image = in_pod.then(|| import(&cluster, operator)).transpose()?;
+        let stage = Self { operator: None, cluster, workers, image, setting };
         stage.write_environment()?;
         Ok(stage)
     }
@@ -67,10 +93,14 @@ impl Stage {
     /// From an empty cluster to two tenants that have workers: nodes, CRDs, the operator, tenants, a key, labels.
     pub(crate) async fn set_up(&mut self, operator: &Path) -> anyhow::Result<()> {
         self.add_nodes().await?;
-        self.install_crds("crds").await?;
-        // Where a chart would be installed; the peppers of keys are kept there.
+        // Where the chart is installed; the peppers of keys are kept there.
         self.kubectl(&["create", "namespace", names::DEFAULT_NAMESPACE]).await?;
-        self.start_operator(operator)?;
+        if let Some(image) = self.image.clone() {
+            self.install_chart(&image).await?;
+        } else {
+            self.install_crds("crds").await?;
+            self.start_operator(operator)?;
+        }
         self.apply_tenants().await?;
         self.apply_keys().await?;
         self.label_workers().await
@@ -96,6 +126,46 @@ impl Stage {
     pub(crate) async fn install_crds(&self, dir: &str) -> anyhow::Result<()> {
         self.kubectl(&["apply", "--filename", dir]).await?;
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await
+    }
+
+    /// Installs the chart as docs/install.md says, with the image by its digest, and waits until its pods are ready.
+    async fn install_chart(&mut self, image: &Archive) -> anyhow::Result<()> {
+        let (postgres, url) = self.cluster.postgres_service(names::DEFAULT_NAMESPACE, "postgres")?;
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": DATABASE_SECRET, "namespace": names::DEFAULT_NAMESPACE },
+            "stringData": { "url": url },
+        });
+        // As files: the address has a password in it.
+        for (name, object) in [("postgres.json", postgres), ("database.json", secret)] {
+            let file = self.dir().join(name);
+            fs::write(&file, object.to_string()).with_context(|| format!("writing {}", file.display()))?;
+            self.kubectl(&["apply", "--filename", &file.display().to_string()]).await?;
+        }
+        let repository = format!("image.repository={}", image.repository);
+        let digest = format!("image.digest={}", image.digest);
+        let database = format!("database.existingSecret={DATABASE_SECRET}");
+        let node = format!("nodeSelector.kubernetes\\.io/hostname=real-{}", WORKERS + 1);
+        let mut install =
+            vec!["install", "crofter", "charts/crofter", "--namespace", names::DEFAULT_NAMESPACE];
+        install.extend(["--values", example::SCENARIOS, "--wait", "--timeout", "120s"]);
+        install.extend(
+            [&repository, &digest, &database, &node].into_iter().flat_map(|value| ["--set", value.as_str()]),
+        );
+        self.run("helm", &install).await?;
+
+        let mut log = std::process::Command::new(self.program("kubectl"));
+        log.args([
+            "logs",
+            "--namespace",
+            names::DEFAULT_NAMESPACE,
+            "--selector",
+            "app.kubernetes.io/name=crofter",
+        ]);
+        log.args(["--follow", "--tail=-1"]);
+        log.env("KUBECONFIG", self.cluster.kubeconfig());
+        self.operator = Some(self.cluster.start_process("operator", log)?);
+        Ok(())
     }
 
     /// Gives the workers to the tenants of the examples.
@@ -180,13 +250,18 @@ impl Stage {
 
     /// What to type in another shell to get there, and what to try then.
     pub(crate) fn invitation(&self) -> Vec<String> {
-        vec![
+        let mut lines = vec![
             format!("KUBECONFIG={}", self.cluster.kubeconfig().display()),
             format!("Ctrl-C ends it. In another shell: . {}; then try", environment_file().display()),
             "  kubectl get tenants,tjob --all-namespaces --output=wide".to_owned(),
             "  kubectl --namespace tenant-acme describe tjob nightly-report".to_owned(),
             "  psql $DATABASE_URL --command 'SELECT * FROM usage_hourly'".to_owned(),
-        ]
+        ];
+        if self.image.is_some() {
+            lines
+                .push("  kubectl --namespace crofter-system port-forward service/crofter 8080:80".to_owned());
+        }
+        lines
     }
 
     fn write_environment(&self) -> anyhow::Result<()> {
@@ -204,13 +279,21 @@ impl Stage {
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Runs kubectl as the administrator, after printing the line.
     async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let line = format!("kubectl {}", arguments.join(" "));
+        self.run("kubectl", arguments).await
+    }
+
+    /// A program of the cluster.
+    fn program(&self, name: &str) -> PathBuf {
+        let paths = self.cluster.bin_dirs().iter().map(|dir| dir.join(name));
+        paths.into_iter().find(|path| path.exists()).unwrap_or_else(|| name.into())
+    }
+
+    /// Runs a program of the cluster as the administrator, after printing the line.
+    async fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let line = format!("{program} {}", arguments.join(" "));
         say(&format!("$ {line}"));
-        let program =
-            self.cluster.bin_dirs().iter().map(|dir| dir.join("kubectl")).find(|path| path.exists());
-        let status = Command::new(program.unwrap_or_else(|| "kubectl".into()))
+        let status = Command::new(self.program(program))
             .args(arguments)
             .env("KUBECONFIG", self.cluster.kubeconfig())
             .current_dir(example::project())
@@ -228,6 +311,15 @@ impl Drop for Stage {
         // The cluster goes in any case, and the operator with it; this is its chance to say goodbye.
         drop(self.stop_operator());
     }
+}
+
+/// Makes the image of the operator, and the nodes have it.
+fn import(cluster: &Cluster, operator: &Path) -> anyhow::Result<Archive> {
+    say("packing the operator into an image");
+    let reference = format!("{REPOSITORY}:{}", env!("CARGO_PKG_VERSION"));
+    let archive = image::development_build(&reference, operator, cluster.dir())?;
+    cluster.real_nodes().context("the cluster has no real nodes")?.import_image(&archive)?;
+    Ok(archive)
 }
 
 /// Whether to use real nodes, and the sentence that says so.

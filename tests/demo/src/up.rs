@@ -12,7 +12,7 @@ use rustix::termios::tcgetwinsize;
 
 use crate::{
     screen::{self, Frame},
-    stage::{Nodes, Stage, built_operator, say},
+    stage::{Nodes, Place, Stage, built_operator, say},
     world::{JobRow, Observer, World},
 };
 
@@ -33,7 +33,9 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let program = built_operator()?;
-    let mut stage = tokio::task::spawn_blocking(move || Stage::bring_up(options.nodes)).await??;
+    let (nodes, operator) = (options.nodes, program.clone());
+    let bring_up = move || Stage::bring_up(nodes, &operator, Place::Pod);
+    let mut stage = tokio::task::spawn_blocking(bring_up).await??;
     let result = play(&mut stage, &program, options.until_done).await;
     stage.explain(result)
 }

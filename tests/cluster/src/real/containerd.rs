@@ -9,6 +9,7 @@ use std::{
 use serde_json::json;
 
 use super::{Error, command, lan::NodeAddresses};
+use crate::image::Archive;
 
 /// The sandbox image, made from our own `pause`.
 pub(super) const PAUSE_IMAGE: &str = "crofter.test/pause:1";
@@ -102,12 +103,15 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
         json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": plugins }).to_string()
     }
 
-    /// Makes the image in an archive known to the node; `ctr` is a command of the node's namespaces.
-    pub(super) fn import(&self, ctr: &mut Command, archive: &Path) -> Result<(), Error> {
+    /// Makes the image in an archive known to the node, by its tag and by its digest; `ctr` is a command of the node's
+    /// namespaces.
+    pub(super) fn import(&self, ctr: &mut Command, image: &Archive) -> Result<(), Error> {
         ctr.arg("--address")
             .arg(self.socket())
-            .args(["--namespace", "k8s.io", "images", "import"])
-            .arg(archive);
+            // Through the transfer API, containerd gives a named image no name by its digest.
+            .args(["--namespace", "k8s.io", "images", "import", "--local", "--digests", "--base-name"])
+            .args([&image.repository])
+            .arg(&image.path);
         command::output(ctr)?;
         Ok(())
     }

@@ -12,7 +12,6 @@ mod cgroups;
 mod command;
 mod containerd;
 mod dns;
-mod image;
 mod kubelet;
 mod lan;
 mod node;
@@ -20,6 +19,7 @@ mod requirements;
 
 use std::{
     io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::{Mutex, PoisonError},
@@ -31,11 +31,11 @@ use serde_json::Value;
 
 use self::node::Node;
 pub use self::{
-    image::Image,
     lan::{Lan, MAX_NODES},
-    requirements::{Missing, PACKAGES, available},
+    requirements::{Missing, PACKAGES, available, available_to_tests},
 };
 use crate::{
+    image::{self, Archive},
     layout::Layout,
     pki::{self, Pki},
     process::{self, Process},
@@ -86,13 +86,8 @@ pub enum Error {
         source: io::Error,
     },
     /// An image could not be written.
-    #[error("writing the image {reference}")]
-    Image {
-        /// The image.
-        reference: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Image(#[from] image::Error),
     /// A file could not be read or written.
     #[error("accessing {path}")]
     File {
@@ -175,7 +170,7 @@ impl ControlPlane<'_> {
 pub struct RealNodes {
     nodes: Vec<(String, Mutex<Node>)>,
     _dns: Process,
-    _lan: Lan,
+    lan: Lan,
 }
 
 impl RealNodes {
@@ -215,7 +210,7 @@ impl RealNodes {
         }
         wait_until_ready(&mut nodes, plane)?;
         let nodes = nodes.into_iter().map(|node| (node.name().to_owned(), Mutex::new(node))).collect();
-        Ok(Self { nodes, _dns: dns?, _lan: lan })
+        Ok(Self { nodes, _dns: dns?, lan })
     }
 
     /// The names of the nodes.
@@ -239,12 +234,20 @@ impl RealNodes {
         self.with(node, Node::start_kubelet)
     }
 
-    /// Makes the image in an archive (see [`Image::write`]) present on every node.
+    /// Makes the image in an archive (see [`Image::write`](image::Image::write)) present on every node, by its tag and
+    /// by its digest.
     ///
     /// # Errors
     /// When containerd refuses it.
-    pub fn import_image(&self, archive: &Path) -> Result<(), Error> {
-        self.names().try_for_each(|name| self.with(name, |node| node.import(archive)))
+    pub fn import_image(&self, image: &Archive) -> Result<(), Error> {
+        self.names().try_for_each(|name| self.with(name, |node| node.import(image)))
+    }
+
+    /// The address at which pods reach the machine, and with it what [`Builder::postgres`](crate::Builder::postgres)
+    /// starts.
+    #[must_use]
+    pub fn host_ip(&self) -> Ipv4Addr {
+        self.lan.host_ip()
     }
 
     fn with<T>(&self, name: &str, act: impl FnOnce(&mut Node) -> Result<T, Error>) -> Result<T, Error> {

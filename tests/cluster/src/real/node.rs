@@ -10,12 +10,19 @@ use std::{
 use super::{
     ControlPlane, Error, cgroups, command,
     containerd::{Containerd, PAUSE_IMAGE},
-    image::Image,
     kubelet::{self, KubeletSettings},
     lan::Lan,
     marked, namespaces, requirements, wait_for,
 };
-use crate::{layout::Layout, pki::Credentials, process::Process};
+use crate::{
+    image::{Archive, Image},
+    layout::Layout,
+    pki::Credentials,
+    process::Process,
+};
+
+/// What the examples and the tests run jobs from.
+const BUSYBOX_IMAGE: &str = "crofter.test/busybox:1";
 
 const HOLDER: &str = include_str!("node-holder.sh");
 
@@ -47,7 +54,7 @@ impl Node {
         index: u8,
         lan: &Lan,
         plane: &ControlPlane<'_>,
-        images: &[PathBuf],
+        images: &[Archive],
         proxy_kubeconfig: &Path,
     ) -> Result<Self, Error> {
         let layout = plane.layout;
@@ -65,8 +72,8 @@ impl Node {
         containerd.configure(&runc, &plugins, addresses, can_shape(layout, holder.pid()))?;
         let ctr = plane.tools.path("ctr")?;
         let containerd_process = start_containerd(&containerd, &name, holder.pid(), plane)?;
-        for archive in images {
-            containerd.import(&mut namespaces(layout, holder.pid(), &["--net", "--mount"], &ctr), archive)?;
+        for image in images {
+            containerd.import(&mut inside(layout, holder.pid(), &ctr), image)?;
         }
 
         let kubelet = configure_kubelet(&name, &dir, plane, &containerd, &cgroup_root, addresses)?;
@@ -128,19 +135,34 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn import(&self, archive: &Path) -> Result<(), Error> {
-        self.containerd.import(&mut inside(&self.layout, self.holder.pid(), &self.ctr), archive)
+    pub(super) fn import(&self, image: &Archive) -> Result<(), Error> {
+        self.containerd.import(&mut inside(&self.layout, self.holder.pid(), &self.ctr), image)
     }
 }
 
 /// The images that every node has from the start: the sandbox and busybox.
-pub(super) fn base_images(plane: &ControlPlane<'_>) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn base_images(plane: &ControlPlane<'_>) -> Result<Vec<Archive>, Error> {
     let dir = plane.layout.nodes().join("images");
     create_dir(&dir)?;
     let pause = Image::new(PAUSE_IMAGE).program("pause", &plane.tools.path("pause")?)?.user("65535:65535");
-    let busybox = Image::busybox(&requirements::program("busybox").map_err(Error::Unavailable)?)?;
-    let archives = [(pause, dir.join("pause.tar")), (busybox, dir.join("busybox.tar"))];
-    archives.into_iter().map(|(image, archive)| image.write(&archive).map(|()| archive)).collect()
+    let busybox = busybox(&requirements::program("busybox").map_err(Error::Unavailable)?)?;
+    let images = [(pause, dir.join("pause.tar")), (busybox, dir.join("busybox.tar"))];
+    images.into_iter().map(|(image, archive)| Ok(image.write(&archive)?)).collect()
+}
+
+/// The machine's busybox with all its applets, run as `nobody` unless the pod says otherwise.
+fn busybox(busybox: &Path) -> Result<Image, Error> {
+    let list = command::output(Command::new(busybox).arg("--list"))?;
+    let image = Image::new(BUSYBOX_IMAGE)
+        .libraries_of(busybox)?
+        .executable("bin/busybox", busybox)
+        .directory("tmp", 0o1777)
+        .text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
+        .text("etc/group", "root:x:0:\nnogroup:x:65534:\n")
+        .user("65534:65534")
+        .command(&["/bin/sh"]);
+    let applets = list.lines().filter(|&applet| applet != "busybox");
+    Ok(applets.fold(image, |image, applet| image.link(format!("bin/{applet}"), "busybox")))
 }
 
 /// The client configuration that all kube-proxies share; the API server's built-in roles know the user.

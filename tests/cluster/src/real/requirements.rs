@@ -55,6 +55,24 @@ pub fn available() -> Result<(), Vec<Missing>> {
     if lacking.is_empty() { Ok(()) } else { Err(lacking) }
 }
 
+/// Whether tests on real nodes run here. Where the machine cannot run such nodes, each test prints the reasons and is
+/// skipped.
+///
+/// # Panics
+/// When the machine cannot run real nodes and `CROFTER_REQUIRE_REAL_NODES` is set.
+#[must_use]
+pub fn available_to_tests() -> bool {
+    let Err(missing) = available() else { return true };
+    assert!(
+        std::env::var_os("CROFTER_REQUIRE_REAL_NODES").is_none(),
+        "real nodes are required and cannot run: {missing:?}"
+    );
+    for reason in missing {
+        eprintln!("skipped, no real nodes: {reason}");
+    }
+    false
+}
+
 const PROGRAMS: [(&str, &str); 8] = [
     ("busybox", "busybox"),
     ("ip", "iproute2"),
