@@ -51,6 +51,9 @@ pub struct Config {
     /// A catalogue of scenarios (YAML) that jobs may name; taken again when the file changes.
     #[arg(long, env = "CROFTER_SCENARIOS")]
     pub scenarios: Option<PathBuf>,
+    /// Plan of the tenant `default`, which the first leader creates, once; without it no tenant is created.
+    #[arg(long, env = "CROFTER_DEFAULT_TENANT", value_name = "PLAN")]
+    pub default_tenant: Option<String>,
     /// Namespace of the operator's own objects, such as the Secret of the peppers.
     #[arg(long, env = "CROFTER_NAMESPACE", default_value = names::DEFAULT_NAMESPACE)]
     pub namespace: String,

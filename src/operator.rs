@@ -29,6 +29,7 @@ use self::assembly::{Assembly, Clients, Tables};
 use crate::{
     clock::Clock,
     config::{self, Config},
+    controllers::tenant::default_tenant,
     db::{self, Pool, Readers},
     http::cors::Origins,
     kube_ext::{
@@ -57,6 +58,7 @@ const RELEASE: Duration = Duration::from_secs(3);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let (start_limit_seconds, namespace) = (config.start_limit_seconds, config.namespace.clone());
     let (url, gpu_resource) = (config.database_url.clone(), config.settings.gpu_resource.clone());
+    let default_tenant = config.default_tenant.as_deref().map(default_tenant::build).transpose()?;
     let identity = lease::identity(config.pod_name.as_deref(), &Random::system())?;
     let Start { mut assembly, listener, rest, stop } = start(config).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
@@ -75,6 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let names = assembly.scheduler();
     let invalid = assembly.tenants(names.tenants, namespace.clone());
+    assembly.default_tenant(default_tenant, namespace.clone());
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), start_limit_seconds);
     assembly.attempts(invalid, mirror.as_ref());
