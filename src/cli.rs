@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     api_types::crd,
     config::Config,
-    http, operator,
+    http,
+    operator::{self, DatabaseSecret},
     simulator::{self, Options},
     telemetry::{self, LogFormat},
 };
@@ -32,6 +33,8 @@ enum Command {
     Api(Box<Config>),
     /// Bring the database's schema up to date, and end. `run` does the same when it connects.
     Migrate(Box<Config>),
+    /// Create the Secret of the Postgres that the chart installs, with a new password; an existing Secret stays.
+    DatabaseSecret(DatabaseSecret),
     /// Print the CustomResourceDefinitions, or write them into a directory.
     Crd {
         /// Write a file for each into this directory instead of printing them.
@@ -63,6 +66,10 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
         Command::Migrate(config) => {
             telemetry::log(cli.log_format);
             operator::migrate(*config).await
+        }
+        Command::DatabaseSecret(wanted) => {
+            telemetry::log(cli.log_format);
+            operator::database_secret(wanted).await
         }
         Command::Crd { dir } => write_crds(dir),
         Command::Openapi => {

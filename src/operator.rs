@@ -9,6 +9,7 @@
 //! released, then all ends.
 
 mod assembly;
+mod bundled_database;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -26,6 +27,7 @@ use tokio::{
 use uuid::Uuid;
 
 use self::assembly::{Assembly, Clients, Tables};
+pub use self::bundled_database::{DatabaseSecret, database_secret};
 use crate::{
     clock::Clock,
     config::{self, Config},
