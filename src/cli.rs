@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     api_types::crd,
+    check,
     config::Config,
     http,
     operator::{self, DatabaseSecret},
@@ -33,6 +34,8 @@ enum Command {
     Api(Box<Config>),
     /// Bring the database's schema up to date, and end. `run` does the same when it connects.
     Migrate(Box<Config>),
+    /// Say whether the installation works, and how to mend what does not: one line for each check.
+    Check(Box<check::Options>),
     /// Create the Secret of the Postgres that the chart installs, with a new password; an existing Secret stays.
     DatabaseSecret(DatabaseSecret),
     /// Print the CustomResourceDefinitions, or write them into a directory.
@@ -66,6 +69,10 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
         Command::Migrate(config) => {
             telemetry::log(cli.log_format);
             operator::migrate(*config).await
+        }
+        Command::Check(options) => {
+            telemetry::log(cli.log_format);
+            check::main(*options).await
         }
         Command::DatabaseSecret(wanted) => {
             telemetry::log(cli.log_format);

@@ -165,7 +165,7 @@ async fn start(config: Config) -> anyhow::Result<Start> {
 /// What the API server's audit log calls the operator.
 const USER_AGENT: &str = concat!("crofter/", env!("CARGO_PKG_VERSION"));
 
-async fn client_config() -> anyhow::Result<kube::Config> {
+pub(crate) async fn client_config() -> anyhow::Result<kube::Config> {
     let mut config = kube::Config::infer().await?;
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
     Ok(config)
