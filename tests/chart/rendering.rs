@@ -199,6 +199,14 @@ fn the_operator_is_configured_by_the_values() {
     assert!(of_kind(&objects, "Tenant").is_empty());
 }
 
+/// `helm upgrade --reuse-values` gives a chart no value that is newer than the release.
+#[test]
+fn values_that_are_newer_than_a_release_may_be_absent() {
+    let newer = "database.bundled=null,topologySpreadConstraints=null,extraObjects=null,extraVolumes=null,\
+                 extraVolumeMounts=null,networkPolicy.egress=null";
+    assert!(helm_template(&["--set", newer]) == helm_template(&[]));
+}
+
 /// A tag may move, a digest can't.
 #[test]
 fn a_tag_is_always_pulled_and_a_digest_once() {

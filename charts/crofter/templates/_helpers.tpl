@@ -61,10 +61,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* Name and key of the Secret with the URL of the database; empty where there is no database. */}}
 {{- define "crofter.databaseSecret" -}}
 {{- with .Values.database -}}
-{{- if and .bundled.enabled .existingSecret -}}
+{{- /* Parentheses: `helm upgrade --reuse-values` gives a chart no value that is newer than the release. */ -}}
+{{- if and (.bundled).enabled .existingSecret -}}
 {{- fail (printf "database.bundled.enabled and database.existingSecret (%q) are two databases: set one of them" .existingSecret) -}}
 {{- end -}}
-{{- if .bundled.enabled -}}
+{{- if (.bundled).enabled -}}
 name: {{ include "crofter.postgres" $ }}
 key: url
 {{- else if .existingSecret -}}
