@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster image test fmt lint doc unit integration tests deny crds openapi sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster image test fmt lint doc unit integration tests deny crds manifests openapi sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -56,6 +56,9 @@ unit: ## The tests that need no cluster and no database; seconds
 crds: ## Write crds/ and the chart's copy from src/api_types
 	$(CARGO) run --quiet --bin crofter -- crd --dir crds
 	$(CARGO) run --quiet --bin crofter -- crd --dir charts/crofter/files/crds
+
+manifests: ## Write what is generated of the chart: charts/manifests, and the table of values in its README
+	WRITE_GENERATED=1 $(CARGO) test --quiet --test chart -- current
 
 openapi: ## Write docs/openapi.json from src/http
 	$(CARGO) run --quiet --bin crofter -- openapi > target/openapi.json

@@ -7,8 +7,10 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     api_types::crd,
+    check,
     config::Config,
-    http, operator,
+    http,
+    operator::{self, DatabaseSecret},
     simulator::{self, Options},
     telemetry::{self, LogFormat},
 };
@@ -32,6 +34,10 @@ enum Command {
     Api(Box<Config>),
     /// Bring the database's schema up to date, and end. `run` does the same when it connects.
     Migrate(Box<Config>),
+    /// Say whether the installation works, and how to mend what does not: one line for each check.
+    Check(Box<check::Options>),
+    /// Create the Secret of the Postgres that the chart installs, with a new password; an existing Secret stays.
+    DatabaseSecret(DatabaseSecret),
     /// Print the CustomResourceDefinitions, or write them into a directory.
     Crd {
         /// Write a file for each into this directory instead of printing them.
@@ -63,6 +69,14 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
         Command::Migrate(config) => {
             telemetry::log(cli.log_format);
             operator::migrate(*config).await
+        }
+        Command::Check(options) => {
+            telemetry::log(cli.log_format);
+            check::main(*options).await
+        }
+        Command::DatabaseSecret(wanted) => {
+            telemetry::log(cli.log_format);
+            operator::database_secret(wanted).await
         }
         Command::Crd { dir } => write_crds(dir),
         Command::Openapi => {

@@ -22,15 +22,32 @@ use crate::{
 /// How often the file of a table is read for a change.
 const TABLE_READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The flags and environment variables of the operator.
+/// Where the database is, if one is configured.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Config {
+pub struct Database {
     /// Postgres to mirror into, as a postgres:// URL; without it everything but history works.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret)]
     pub database_url: Option<SecretString>,
     /// A file with that URL, such as one of a mounted Secret; read again for each new connection.
     #[arg(long, env = "CROFTER_DATABASE_URL_FILE", value_name = "FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
+}
+
+impl Database {
+    /// The URL, or the file that has it.
+    #[must_use]
+    pub fn source(&self) -> Option<UrlSource> {
+        let file = self.database_url_file.clone().map(UrlSource::File);
+        file.or_else(|| self.database_url.clone().map(UrlSource::Given))
+    }
+}
+
+/// The flags and environment variables of the operator.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Where the database is.
+    #[command(flatten)]
+    pub database: Database,
     /// Address of /healthz, /readyz and /metrics; port 0 takes a free one.
     #[arg(long, env = "CROFTER_METRICS_ADDR", default_value = "0.0.0.0:9090", value_parser = address)]
     pub metrics_addr: SocketAddr,
@@ -62,6 +79,9 @@ pub struct Config {
     /// A catalogue of scenarios (YAML) that jobs may name; taken again when the file changes.
     #[arg(long, env = "CROFTER_SCENARIOS")]
     pub scenarios: Option<PathBuf>,
+    /// Plan of the tenant `default`, which the first leader creates, once; without it no tenant is created.
+    #[arg(long, env = "CROFTER_DEFAULT_TENANT", value_name = "PLAN")]
+    pub default_tenant: Option<String>,
     /// Namespace of the operator's own objects, such as the Secret of the peppers.
     #[arg(long, env = "CROFTER_NAMESPACE", default_value = names::DEFAULT_NAMESPACE)]
     pub namespace: String,
@@ -85,13 +105,6 @@ pub struct Settings {
 }
 
 impl Config {
-    /// Where the URL of the database is, if one is configured.
-    #[must_use]
-    pub fn database(&self) -> Option<UrlSource> {
-        let file = self.database_url_file.clone().map(UrlSource::File);
-        file.or_else(|| self.database_url.clone().map(UrlSource::Given))
-    }
-
     /// The files with which the REST API is served over TLS, if it is.
     #[must_use]
     pub fn tls(&self) -> Option<tls::Files> {
@@ -230,7 +243,7 @@ mod tests {
     fn flags_are_read_and_secrets_stay_hidden() {
         let line = ["x", "--database-url", "postgres://u:geheim@h/db", "--metrics-addr", ":0"];
         let config = Line::parse_from(line).config;
-        assert!(config.database_url.as_ref().unwrap().expose_secret().contains("geheim"));
+        assert!(config.database.database_url.as_ref().unwrap().expose_secret().contains("geheim"));
         assert!(!format!("{config:?}").contains("geheim"));
         assert_eq!(config.metrics_addr.port(), 0);
     }
@@ -240,14 +253,14 @@ mod tests {
         let parse =
             |line: &[&str]| Line::try_parse_from(line).map(|line| line.config).map_err(|e| e.to_string());
         let plain = parse(&["x"]).unwrap();
-        assert!(plain.tls().is_none() && plain.database().is_none());
+        assert!(plain.tls().is_none() && plain.database.source().is_none());
         let files = parse(&["x", "--tls-cert", "c", "--tls-key", "k"]).unwrap().tls().unwrap();
         assert_eq!((files.certificate.to_str(), files.key.to_str()), (Some("c"), Some("k")));
         for (alone, missing) in [("--tls-cert", "--tls-key <FILE>"), ("--tls-key", "--tls-cert <FILE>")] {
             let error = parse(&["x", alone, "f"]).unwrap_err();
             assert!(error.contains("required") && error.contains(missing), "{error}");
         }
-        let file = parse(&["x", "--database-url-file", "/f"]).unwrap().database();
+        let file = parse(&["x", "--database-url-file", "/f"]).unwrap().database.source();
         assert!(matches!(file, Some(UrlSource::File(path)) if path.to_str() == Some("/f")));
         let both = ["x", "--database-url-file", "f", "--database-url", "postgres://u:geheim@h/db"];
         let error = parse(&both).unwrap_err();

@@ -87,8 +87,10 @@ pub const KEY_PROBE: &str = "crofter-probe";
 /// Annotation of the probe, which changes each time.
 pub const ANNOTATION_PROBE: &str = "crofter.io/probe";
 
-/// Name of the tenant that the chart creates, which the REST API never deletes.
+/// Name of the tenant that the first leader creates where the configuration says so, and that the REST API never deletes.
 pub const DEFAULT_TENANT: &str = "default";
+/// The ConfigMap, in the operator's namespace, that records that the default tenant was created.
+pub const DEFAULT_TENANT_RECORD: &str = "crofter-default-tenant";
 /// Default prefix of tenant namespaces.
 pub const DEFAULT_NAMESPACE_PREFIX: &str = "tenant-";
 /// Default name of the extended resource that counts GPUs.

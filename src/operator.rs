@@ -9,6 +9,7 @@
 //! released, then all ends.
 
 mod assembly;
+mod bundled_database;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -25,9 +26,11 @@ use tokio::{
 use uuid::Uuid;
 
 use self::assembly::{Assembly, Clients, Tables};
+pub use self::bundled_database::{DatabaseSecret, database_secret};
 use crate::{
     clock::Clock,
     config::{self, Config},
+    controllers::tenant::default_tenant,
     db::{self, Pool, Readers, UrlSource},
     http::{
         cors::Origins,
@@ -59,7 +62,8 @@ const RELEASE: Duration = Duration::from_secs(3);
 /// What kept it from starting, or the name of the part that ended.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let (start_limit_seconds, namespace) = (config.start_limit_seconds, config.namespace.clone());
-    let (url, gpu_resource) = (config.database(), config.settings.gpu_resource.clone());
+    let (url, gpu_resource) = (config.database.source(), config.settings.gpu_resource.clone());
+    let default_tenant = config.default_tenant.as_deref().map(default_tenant::build).transpose()?;
     let identity = lease::identity(config.pod_name.as_deref(), &Random::system())?;
     let Start { mut assembly, listener, rest, stop } = start(config).await?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
@@ -78,6 +82,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let names = assembly.scheduler();
     let invalid = assembly.tenants(names.tenants, namespace.clone());
+    assembly.default_tenant(default_tenant, namespace.clone());
     assembly.nodes();
     assembly.jobs(names.jobs, mirror.as_ref(), start_limit_seconds);
     assembly.attempts(invalid, mirror.as_ref());
@@ -148,7 +153,7 @@ async fn start(config: Config) -> anyhow::Result<Start> {
     let (tls, reload) = tls(&config).await?.unzip();
     let rest = Rest {
         listener: Listener::new(listen(config.api_addr).await?, tls),
-        history: config.database().as_ref().map(history).transpose()?,
+        history: config.database.source().as_ref().map(history).transpose()?,
         origins: Origins::new(&config.cors_origins),
     };
     let (plans, follow_plans) = config::plans(config.plans).await?;
@@ -167,7 +172,7 @@ async fn start(config: Config) -> anyhow::Result<Start> {
 /// What the API server's audit log calls the operator.
 const USER_AGENT: &str = concat!("crofter/", env!("CARGO_PKG_VERSION"));
 
-async fn client_config() -> anyhow::Result<kube::Config> {
+pub(crate) async fn client_config() -> anyhow::Result<kube::Config> {
     let mut config = kube::Config::infer().await?;
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
     Ok(config)
@@ -215,8 +220,10 @@ fn history(url: &UrlSource) -> anyhow::Result<Readers> {
 /// # Errors
 /// No database is configured, or it does not answer.
 pub async fn migrate(config: Config) -> anyhow::Result<()> {
-    let url =
-        config.database().context("no database: give --database-url, --database-url-file or DATABASE_URL")?;
+    let url = config
+        .database
+        .source()
+        .context("no database: give --database-url, --database-url-file or DATABASE_URL")?;
     db::migrate(&Pool::new(&url, db::Options::default())?).await?;
     tracing::info!("the schema is up to date");
     Ok(())

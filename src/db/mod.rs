@@ -29,7 +29,7 @@ pub use pool::{Options, Pool};
 pub use read::{
     JobRecord, JobsPage, JobsWanted, LONGEST_SCAN, Readers, UsageRecord, job_of, jobs_of, usage_of,
 };
-pub use state::{Taken, Writer, migrate, next_epoch, ping, take_over, verify};
+pub use state::{Taken, Writer, migrate, next_epoch, pending_migrations, ping, take_over, verify};
 pub use tenants::{TenantRow, mark_deleted_tenants, tenant_versions, write_tenants};
 pub use url_source::{UrlError, UrlSource};
 pub use usage::{AttemptRow, JobSeen, UsageEvent, usage_events, write_attempts};

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use sqlx::migrate::Migrate as _;
 use uuid::Uuid;
 
 use super::{Cause, Error, Pool, pool::Session};
@@ -64,6 +65,22 @@ pub async fn migrate(pool: &Pool) -> Result<(), Error> {
         Ok(())
     };
     pool.within_for(DOING, MIGRATION_DEADLINE, work).await
+}
+
+/// The number of migrations that the schema lacks; the database is only read.
+///
+/// # Errors
+/// When the database is away, or was never migrated.
+pub async fn pending_migrations(pool: &Pool) -> Result<usize, Error> {
+    let migrator = sqlx::migrate!("src/db/migrations");
+    let work = async {
+        let mut session = pool.session().await?;
+        let applied = session.connection()?.list_applied_migrations(&migrator.table_name).await?;
+        session.release();
+        let is_pending = |version: &i64| applied.iter().all(|one| one.version != *version);
+        Ok(migrator.iter().map(|migration| migration.version).filter(is_pending).count())
+    };
+    pool.within("reading the version of the schema", work).await
 }
 
 /// Takes over the mirror of cluster `cluster_uid` (the UID of its namespace `kube-system`). `held` is what this

@@ -5,10 +5,18 @@
 
 use std::{future::Future, time::Duration};
 
-use super::leader_gate;
-
 /// Longest time that one call may take, retries of the client included.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// A write was refused: this process does not lead.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("this replica does not lead")]
+pub struct NotLeader;
+
+/// Whether the client refused a write because this process does not lead.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(source) if source.is::<NotLeader>())
+}
 
 /// A call to the API server that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +108,7 @@ impl CallError {
     pub fn category(&self) -> &'static str {
         match (self, self.code()) {
             (Self::Timeout { .. }, _) => "timeout",
-            (Self::Api { source, .. }, None) if leader_gate::is_refusal(source) => "not_leader",
+            (Self::Api { source, .. }, None) if is_refusal(source) => "not_leader",
             (_, None) => "unreachable",
             (_, Some(403)) => "forbidden",
             (_, Some(404)) => "not_found",

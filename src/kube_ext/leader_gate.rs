@@ -16,17 +16,7 @@ use kube::{
 };
 use tower::{BoxError, Service, ServiceBuilder, retry::RetryLayer};
 
-use super::lease::Leadership;
-
-/// A write was refused: this process does not lead.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("this replica does not lead")]
-pub struct NotLeader;
-
-/// Whether the client refused a write because this process does not lead.
-pub(super) fn is_refusal(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Service(source) if source.is::<NotLeader>())
-}
+use super::{call::NotLeader, lease::Leadership};
 
 /// A client that sends with `client`, and writes only while this process leads. `client` must not repeat requests by itself:
 /// this one repeats what is refused with 429, 503 or 504, and checks again each time.

@@ -87,7 +87,6 @@ impl Leadership {
     }
 
     /// Waits until this process leads for the first time.
-    #[must_use]
     pub fn acquired(&self) -> Acquired {
         let mut state = self.state.subscribe();
         let acquired = async move {

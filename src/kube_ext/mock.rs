@@ -124,7 +124,12 @@ impl Fake {
         match method {
             Method::GET => match state.objects.get(&at) {
                 Some(object) => (200, object.clone()),
-                None => refusal(404, "not found"),
+                None => {
+                    let (code, mut status) = refusal(404, "not found");
+                    // By this word a client knows that the object is absent.
+                    status["reason"] = json!("NotFound");
+                    (code, status)
+                }
             },
             Method::POST => {
                 let mut object = body;

@@ -290,6 +290,14 @@ impl Assembly {
         invalid
     }
 
+    /// Creates the tenant `default` where one is wanted and was not created before, once this process leads.
+    pub(super) fn default_tenant(&mut self, wanted: Option<Tenant>, namespace: String) {
+        if let Some(tenant) = wanted {
+            let ensure = tenant::default_tenant::ensure(self.clients.leader.clone(), namespace, tenant);
+            self.parts.essential("default tenant", self.begins.clone().then(|()| ensure.map(drop)));
+        }
+    }
+
     /// The state of a tenant's workers, for its status.
     fn workers(&self) -> tenant::WorkersOf {
         let (nodes, plans) = (self.caches.nodes.clone(), self.plans.clone());

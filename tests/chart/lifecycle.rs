@@ -3,10 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use crofter::{api_types::Tenant, names};
-use crofter_test_cluster::{Cluster, wait};
+use crofter_test_cluster::{Cluster, process::Process, wait};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::ValidatingAdmissionPolicy,
@@ -21,7 +22,9 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{NAMESPACE, PROPAGATION_TIMEOUT, chart, helm, object, succeeded};
+use super::{
+    NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, chart, helm, object, operator::WAIT_TIMEOUT, succeeded,
+};
 
 const TENANTS: &str = "tenants.crofter.io";
 
@@ -40,7 +43,8 @@ fn earlier_chart(dir: &Path) -> PathBuf {
     copy
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+/// Copies a directory and all below it.
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -68,6 +72,26 @@ async fn leftovers(client: &Client) -> Vec<String> {
     names.filter_map(|m| m.name).collect()
 }
 
+/// The operator, with the default tenant that the chart configures.
+async fn operator(cluster: &Cluster) -> Process {
+    let env = "jsonpath={.spec.template.spec.containers[0].env[?(@.name=='CROFTER_DEFAULT_TENANT')].value}";
+    let get = ["get", "deployment", RELEASE, "--namespace", NAMESPACE, "--output", env];
+    let plan = succeeded(&cluster.kubectl(get).await.unwrap());
+    let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, RELEASE).await.unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
+    command.args([
+        "run",
+        "--metrics-addr",
+        "127.0.0.1:0",
+        "--api-addr",
+        "127.0.0.1:0",
+        "--default-tenant",
+        &plan,
+    ]);
+    command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
+    cluster.start_process("crofter", command).unwrap()
+}
+
 #[tokio::test]
 async fn installs_upgrades_and_leaves_tenants_behind() {
     let cluster = Cluster::builder().postgres(false).start().unwrap();
@@ -81,21 +105,39 @@ async fn installs_upgrades_and_leaves_tenants_behind() {
     Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object(strict)).await.unwrap();
     let notes = succeeded(&helm(&cluster, "install", &earlier_chart(cluster.dir()), &[]).await);
     assert!(notes.contains("kubectl -n crofter-system rollout status deployment/crofter"), "{notes}");
-    wait::until(PROPAGATION_TIMEOUT, "the operator's pod in a restricted namespace", || async {
+    wait::until(PROPAGATION_TIMEOUT, "the operator's pods in a restricted namespace", || async {
         let labelled = ListParams::default().labels("app.kubernetes.io/name=crofter");
         let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE).list(&labelled).await.unwrap();
-        if pods.items.len() == 1 { Ok(()) } else { Err(pods.items.len()) }
+        if pods.items.len() == 2 { Ok(()) } else { Err(pods.items.len()) }
     })
     .await
     .unwrap();
     assert_eq!(short_names(&client).await, ["ten", "farm"]);
+    assert!(
+        tenants.get_opt(names::DEFAULT_TENANT).await.unwrap().is_none(),
+        "it is the operator's to create"
+    );
+    let mut first = operator(&cluster).await;
+    wait::until(WAIT_TIMEOUT, "the default tenant", || tenants.get(names::DEFAULT_TENANT)).await.unwrap();
+    first.kill().unwrap();
     let made = tenants.get(names::DEFAULT_TENANT).await.unwrap();
+    assert_eq!((made.spec.plan.as_str(), made.spec.prevent_deletion), ("enterprise", true));
 
     // An upgrade brings the CRDs up to date and leaves the administrator's changes in the default tenant alone.
     let change = Patch::Merge(json!({"spec": {"displayName": "House", "plan": "pro"}}));
     tenants.patch(names::DEFAULT_TENANT, &PatchParams::default(), &change).await.unwrap();
     succeeded(&helm(&cluster, "upgrade", &chart(), &["--set", "namespacePrefix=team-"]).await);
     assert_eq!(short_names(&client).await, ["ten"]);
+    // The operator that was upgraded leads, and has seen the tenant as the administrator left it.
+    let mut second = operator(&cluster).await;
+    wait::until(WAIT_TIMEOUT, "the default tenant to be reconciled", || async {
+        let tenant = tenants.get(names::DEFAULT_TENANT).await.unwrap();
+        let observed = tenant.status.as_ref().map(|status| status.observed_generation);
+        if observed == tenant.metadata.generation { Ok(()) } else { Err(tenant.status) }
+    })
+    .await
+    .unwrap();
+    second.kill().unwrap();
     let kept = tenants.get(names::DEFAULT_TENANT).await.unwrap();
     assert_eq!((kept.spec.display_name.as_deref(), kept.spec.plan.as_str()), (Some("House"), "pro"));
 

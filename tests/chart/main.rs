@@ -4,13 +4,18 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which end where something is not as it should be")]
 
+mod check;
+mod generated;
 mod lifecycle;
 mod operator;
 mod policies;
+mod postgres;
 mod real_nodes;
 mod rendering;
 mod rights;
+mod schemas;
 mod uninstall;
+mod values;
 
 use std::{
     fmt::Debug,
@@ -57,6 +62,19 @@ async fn helm(cluster: &Cluster, verb: &str, chart: &Path, more: &[&str]) -> Out
     let chart = chart.to_str().unwrap();
     let command = [verb, RELEASE, chart, "--namespace", NAMESPACE];
     cluster.helm(command.iter().chain(more)).await.unwrap()
+}
+
+/// Types commands into a shell whose kubectl and helm are the cluster's, and ends the test where one fails.
+async fn type_in(cluster: &Cluster, commands: &str) {
+    let mut dirs = cluster.bin_dirs().to_vec();
+    dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let mut shell = tokio::process::Command::new("bash");
+    shell.args(["-euo", "pipefail", "-c", commands]).kill_on_drop(true);
+    shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
+    let output = tokio::time::timeout(3 * operator::WAIT_TIMEOUT, shell.output()).await;
+    assert!(output.is_ok(), "stuck in:\n{commands}");
+    let output = output.unwrap().unwrap();
+    assert!(output.status.success(), "{commands}\n{}\n{}", text(&output.stdout), text(&output.stderr));
 }
 
 /// A cluster with the chart installed as it is, shared by the tests that only read it.

@@ -8,7 +8,10 @@ use crofter::{
     names,
 };
 use crofter_test_cluster::{Cluster, NodeSpec, wait};
-use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, PostParams},
@@ -42,6 +45,7 @@ async fn it_works_with_the_charts_rights() {
     let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, RELEASE).await.unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
     command.args(["run", "--metrics-addr", "127.0.0.1:0", "--api-addr", "127.0.0.1:0"]);
+    command.args(["--default-tenant", "enterprise"]);
     command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
     let _operator = cluster.start_process("crofter", command).unwrap();
 
@@ -80,6 +84,10 @@ async fn it_works_with_the_charts_rights() {
     })
     .await
     .unwrap();
+
+    let records: Api<ConfigMap> = Api::namespaced(admin.clone(), NAMESPACE);
+    assert!(tenants.get_opt(names::DEFAULT_TENANT).await.unwrap().is_some());
+    assert!(records.get_opt(names::DEFAULT_TENANT_RECORD).await.unwrap().is_some());
 
     tenants.delete("acme", &DeleteParams::default()).await.unwrap();
     wait::until(WAIT_TIMEOUT, "the tenant to go", || async {

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use crofter::{
     api_types::{Job, Tenant, TenantApiKey},
+    controllers::tenant::default_tenant,
     names,
 };
 use crofter_test_cluster::wait;
@@ -84,7 +85,9 @@ async fn some_tenants_stay() {
     let cluster = installed().await;
     let (client, _report) = cluster.client_with_report().await.unwrap();
     let tenants: Api<Tenant> = Api::all(client);
-    let default = tenants.get(names::DEFAULT_TENANT).await.unwrap();
+    // As the operator creates it.
+    let default = default_tenant::build("enterprise").unwrap();
+    let default = tenants.create(&PostParams::default(), &default).await.unwrap();
     assert_eq!((default.spec.plan.as_str(), default.spec.prevent_deletion), ("enterprise", true));
     let try_delete = DeleteParams { dry_run: true, ..DeleteParams::default() };
     refused_call("tenant default can't be deleted while its spec.preventDeletion is true", || {

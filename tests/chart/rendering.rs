@@ -17,14 +17,24 @@ fn helm(args: &[&str]) -> std::process::Output {
     Command::new(helm).args(args).arg(chart()).output().unwrap()
 }
 
+/// What the chart renders with these arguments.
+pub(crate) fn helm_template(args: &[&str]) -> String {
+    succeeded(&helm(&[&["template", "crofter", "--namespace", "crofter-system"], args].concat()))
+}
+
+/// What kubectl prints, in the directory of the project.
+pub(crate) fn kubectl(args: &[&str]) -> String {
+    let kubectl = Tools::control_plane().unwrap().path("kubectl").unwrap();
+    succeeded(&Command::new(kubectl).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap())
+}
+
 /// The objects that the chart renders with these arguments.
 fn rendered(args: &[&str]) -> Vec<Value> {
-    let command = [&["template", "crofter", "--namespace", "crofter-system"], args].concat();
-    let documents: Vec<Value> = yaml::read_all(&succeeded(&helm(&command))).unwrap();
+    let documents: Vec<Value> = yaml::read_all(&helm_template(args)).unwrap();
     documents.into_iter().filter(|object| !object.is_null()).collect()
 }
 
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+pub(crate) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|o| o["kind"] == kind).collect()
 }
 
@@ -185,6 +195,7 @@ fn the_operator_is_configured_by_the_values() {
     assert_eq!((env(plain, "DATABASE_URL"), env(plain, "CROFTER_DATABASE_URL_FILE")), (None, None));
     assert_eq!(env(plain, "CROFTER_PLANS"), None);
     assert_eq!(env(plain, "CROFTER_SCENARIOS"), None);
+    assert_eq!(env(plain, "CROFTER_DEFAULT_TENANT").unwrap()["value"], "enterprise");
     assert_eq!(plain.pointer("/spec/template/spec/volumes"), None);
     assert_eq!(env(plain, "CROFTER_NAMESPACE_PREFIX").unwrap()["value"], "tenant-");
     assert_eq!(
@@ -219,6 +230,7 @@ fn the_operator_is_configured_by_the_values() {
     let origins = &env(full, "CROFTER_CORS_ORIGINS").unwrap()["value"];
     assert_eq!(origins, "https://app.example.org,http://localhost:3000");
     assert_eq!(env(full, "RUST_LOG").unwrap()["value"], "debug");
+    assert_eq!(env(full, "CROFTER_DEFAULT_TENANT"), None);
     // The pod and the mounted files follow the values as well.
     let pod = full.pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["terminationGracePeriodSeconds"], 60);
@@ -228,6 +240,14 @@ fn the_operator_is_configured_by_the_values() {
     mounted(full, "CROFTER_PLANS", map("plans.yaml"));
     mounted(full, "CROFTER_SCENARIOS", map("scenarios.yaml"));
     assert!(of_kind(&objects, "Tenant").is_empty());
+}
+
+/// `helm upgrade --reuse-values` gives a chart no value that is newer than the release.
+#[test]
+fn values_that_are_newer_than_a_release_may_be_absent() {
+    let newer = "database.bundled=null,topologySpreadConstraints=null,extraObjects=null,extraVolumes=null,\
+                 extraVolumeMounts=null,networkPolicy.egress=null";
+    assert!(helm_template(&["--set", newer]) == helm_template(&[]));
 }
 
 /// A tag may move, a digest can't.
@@ -261,6 +281,7 @@ fn only_its_own_ports_of_the_operator_are_reached() {
     assert_eq!(open, named, "every port of the pod has a rule, and nothing else");
     assert_eq!(policy.pointer("/spec/policyTypes"), Some(&serde_json::json!(["Ingress", "Egress"])));
 
+    // Who may reach them, and what they reach, can be said.
     let from =
         r#"networkPolicy.metricsFrom=[{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]"#;
     let objects = rendered(&["--set-json", from]);
@@ -268,6 +289,114 @@ fn only_its_own_ports_of_the_operator_are_reached() {
     assert_eq!(ingress[0].get("from"), None);
     assert_eq!(ingress[1]["from"][0]["namespaceSelector"]["matchLabels"]["name"], "monitoring");
     assert!(of_kind(&rendered(&["--set", "networkPolicy.enabled=false"]), "NetworkPolicy").is_empty());
+
+    let egress = |objects: &[Value]| of_kind(objects, "NetworkPolicy")[0]["spec"]["egress"].clone();
+    assert_eq!(egress(&rendered(&[])), json!([{}]), "everything");
+    let only = r#"networkPolicy.egress=[{"ports": [{"port": 443}]}]"#;
+    assert_eq!(egress(&rendered(&["--set-json", only])), json!([{"ports": [{"port": 443}]}]));
+}
+
+/// Its pod is none of the operator's: no Service, policy or budget of the operator selects it, and the other way round.
+#[test]
+fn the_bundled_postgres_is_reached_by_the_operator_alone() {
+    let objects = rendered(&["--set", "database.bundled.enabled=true"]);
+    let postgres = of_kind(&objects, "StatefulSet")[0];
+    let labels = postgres.pointer("/spec/template/metadata/labels").unwrap().as_object().unwrap();
+    let operator = of_kind(&objects, "Deployment")[0].pointer("/spec/template/metadata/labels").unwrap();
+    let selects = |selector: &Value, labels: &serde_json::Map<String, Value>| {
+        selector.as_object().unwrap().iter().all(|(name, value)| labels.get(name) == Some(value))
+    };
+    // Each selector matches one of the two pods.
+    for (kind, selector, of_postgres) in [
+        ("Service", "/spec/selector", "crofter-postgres"),
+        ("NetworkPolicy", "/spec/podSelector/matchLabels", "crofter-postgres"),
+        ("PodDisruptionBudget", "/spec/selector/matchLabels", ""),
+    ] {
+        for object in of_kind(&objects, kind) {
+            let selector = object.pointer(selector).unwrap();
+            assert_eq!(selects(selector, labels), object["metadata"]["name"] == of_postgres, "{object}");
+            assert_ne!(
+                selects(selector, labels),
+                selects(selector, operator.as_object().unwrap()),
+                "{object}"
+            );
+        }
+    }
+    // Besides the operator, the pod of `helm test` reaches it.
+    let policies = of_kind(&objects, "NetworkPolicy");
+    let policy = policies.iter().find(|policy| policy["metadata"]["name"] == "crofter-postgres").unwrap();
+    let from = policy.pointer("/spec/ingress/0/from").unwrap().as_array().unwrap();
+    assert_eq!(policy["spec"]["ingress"].as_array().unwrap().len(), 1);
+    let check = of_kind(&objects, "Pod")[0].pointer("/metadata/labels").unwrap();
+    for (peer, labels) in from.iter().zip([operator, check]) {
+        assert!(selects(&peer["podSelector"]["matchLabels"], labels.as_object().unwrap()), "{peer}");
+    }
+    assert_eq!(from.len(), 2);
+}
+
+/// No password is in what is rendered: the init container creates the Secret that both sides refer to.
+#[test]
+fn the_bundled_postgres_and_the_operator_share_a_secret_that_is_made_in_the_cluster() {
+    let objects = rendered(&["--set", "database.bundled.enabled=true"]);
+    assert!(of_kind(&objects, "Secret").is_empty());
+    let deployment = of_kind(&objects, "Deployment")[0];
+    let url = mounted_secret(deployment, "CROFTER_DATABASE_URL_FILE");
+    assert_eq!(url, ("crofter-postgres".to_owned(), "url".to_owned()));
+    let pod = of_kind(&objects, "StatefulSet")[0].pointer("/spec/template/spec").unwrap();
+    let (secret, postgres) = (&pod["initContainers"][0], &pod["containers"][0]);
+    assert_eq!(
+        secret["image"],
+        deployment.pointer("/spec/template/spec/containers/0/image").unwrap().clone()
+    );
+    let args = json!([
+        "database-secret",
+        "--namespace=crofter-system",
+        "--name=crofter-postgres",
+        "--host=crofter-postgres.crofter-system.svc",
+    ]);
+    assert_eq!(secret["args"], args);
+    let mut environment = postgres["env"].as_array().unwrap().iter();
+    let password = environment.find(|e| e["name"] == "POSTGRES_PASSWORD").unwrap();
+    let password = password.pointer("/valueFrom/secretKeyRef").unwrap();
+    assert_eq!(password, &json!({"name": "crofter-postgres", "key": "password"}));
+    // The token of the API server is in the init container alone.
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let mounts = |container: &Value| {
+        let mounts = container["volumeMounts"].as_array().unwrap().iter();
+        mounts.map(|mount| mount["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(mounts(secret), ["token"]);
+    assert_eq!(mounts(postgres), ["data", "scratch", "scratch"]);
+}
+
+#[test]
+fn more_objects_and_volumes_are_rendered_as_given() {
+    let values = |set: &str| format!("{}/tests/chart/values/{set}.yaml", env!("CARGO_MANIFEST_DIR"));
+    // Objects are templates, whether they are given as manifests or as texts.
+    let objects = rendered(&["--values", &values("restricted")]);
+    let notes = of_kind(&objects, "ConfigMap")[0];
+    assert_eq!(
+        (&notes["metadata"]["name"], &notes["data"]["chart"]),
+        (&json!("crofter-notes"), &json!("crofter"))
+    );
+    let tenant = of_kind(&objects, "Tenant")[0];
+    assert_eq!(
+        (&tenant["metadata"]["name"], &tenant["spec"]["plan"]),
+        (&json!("crofter-extra"), &json!("enterprise"))
+    );
+
+    let objects = rendered(&["--values", &values("placed")]);
+    let deployment = of_kind(&objects, "Deployment")[0];
+    let pod = deployment.pointer("/spec/template/spec").unwrap();
+    assert_eq!(pod["volumes"], json!([{"name": "ca", "configMap": {"name": "company-ca"}}]));
+    let mounts = &pod["containers"][0]["volumeMounts"];
+    assert_eq!(mounts, &json!([{"name": "ca", "mountPath": "/etc/company", "readOnly": true}]));
+    // A constraint without a selector is for the operator's own pods.
+    let spread = pod["topologySpreadConstraints"].as_array().unwrap();
+    assert_eq!(spread.len(), 2);
+    assert_eq!(spread[0]["topologyKey"], "topology.kubernetes.io/zone");
+    assert_eq!(spread[0]["labelSelector"], deployment["spec"]["selector"]);
+    assert_eq!(spread[1]["labelSelector"], json!({"matchLabels": {"team": "platform"}}));
 }
 
 #[test]
@@ -321,6 +450,20 @@ fn bad_values_are_refused_with_their_name() {
         ("terminationGracePeriodSeconds=0", "terminationGracePeriodSeconds"),
         ("crds.keep=perhaps", "crds/keep"),
         ("replicas=0", "replicas"),
+        ("enabled=perhaps", "enabled"),
+        ("image.tag=a b", "image/tag"),
+        ("database.bundled.enabled=true,database.existingSecret=pg", "two databases"),
+        ("database.bundled.image.tag=", "database/bundled/image/tag"),
+        ("database.bundled.storage.size=much", "database/bundled/storage/size"),
+        ("database.bundled.password=x", "password"),
+        ("resources.limit.cpu=1", "limit"),
+        ("tolerations[0].efect=NoSchedule", "efect"),
+        ("affinity.nodeAfinity=x", "nodeAfinity"),
+        ("topologySpreadConstraints[0].topologyKey=zone", "topologySpreadConstraints/0"),
+        ("extraVolumes[0].emptyDir.medium=Memory", "extraVolumes/0"),
+        ("extraVolumeMounts[0].name=ca,extraVolumeMounts[0].mountPath=etc", "extraVolumeMounts/0/mountPath"),
+        ("extraEnv[0].name=A,extraEnv[0].valu=b", "valu"),
+        ("extraObjects[0].kind=ConfigMap", "extraObjects/0"),
         ("plans.gold.weight=1", "plans/gold"),
         ("plans.Gold.weight=1", "Gold"),
         ("scenarios.train.timeoutSeconds=5", "scenarios/train"),

@@ -74,11 +74,15 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
             "bind",
         ),
     ]);
-    // Nothing more, but for its lease in its own namespace.
+    // Nothing more, but for its lease, and the record of the default tenant, in its own namespace.
     assert_eq!(rights(&operator, "kube-system").await, everywhere);
 
     let mut at_home = everywhere;
-    at_home.extend(lines(&[("leases.coordination.k8s.io", "create get update")]));
+    at_home.extend(lines(&[
+        ("leases.coordination.k8s.io", "create get update"),
+        ("configmaps.", "create"),
+        ("configmaps. crofter-default-tenant", "get"),
+    ]));
     assert_eq!(rights(&operator, NAMESPACE).await, at_home);
 }
 

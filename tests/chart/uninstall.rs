@@ -13,9 +13,8 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use serde_json::json;
-use tokio::process::Command as AsyncCommand;
 
-use super::{NAMESPACE, RELEASE, chart, helm, object, operator::WAIT_TIMEOUT, succeeded, text};
+use super::{NAMESPACE, RELEASE, chart, helm, object, operator::WAIT_TIMEOUT, succeeded, type_in};
 
 /// The command block of docs/install.md that comes first after `heading`.
 fn commands_after(heading: &str) -> String {
@@ -23,19 +22,6 @@ fn commands_after(heading: &str) -> String {
     let (_, rest) = page.split_once(heading).unwrap();
     let (_, block) = rest.split_once("```sh\n").unwrap();
     block.split_once("```").unwrap().0.to_owned()
-}
-
-/// Types commands into a shell whose kubectl and helm are the cluster's, and ends the test where one fails.
-async fn type_in(cluster: &Cluster, commands: &str) {
-    let mut dirs = cluster.bin_dirs().to_vec();
-    dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    let mut shell = AsyncCommand::new("bash");
-    shell.args(["-euo", "pipefail", "-c", commands]).kill_on_drop(true);
-    shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
-    let output = tokio::time::timeout(3 * WAIT_TIMEOUT, shell.output()).await;
-    assert!(output.is_ok(), "stuck in:\n{commands}");
-    let output = output.unwrap().unwrap();
-    assert!(output.status.success(), "{commands}\n{}\n{}", text(&output.stdout), text(&output.stderr));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 #[expect(dead_code, unused_imports, reason = "other test binaries use the rest")]
 mod common;
 
+mod check;
 mod endings;
 mod logs;
 mod outage;

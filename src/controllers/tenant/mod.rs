@@ -11,6 +11,7 @@
 mod apply;
 mod build;
 mod counts;
+pub mod default_tenant;
 mod deletion;
 mod dereference;
 mod error;
