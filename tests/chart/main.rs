@@ -11,6 +11,7 @@ mod operator;
 mod policies;
 mod postgres;
 mod real_nodes;
+mod release;
 mod rendering;
 mod rights;
 mod schemas;
