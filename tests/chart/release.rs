@@ -47,7 +47,7 @@ async fn run(cluster: &Cluster, program: &str, arguments: &[&str]) -> Output {
     let mut command = AsyncCommand::new(program);
     command.args(arguments).env("PATH", std::env::join_paths(dirs).unwrap()).kill_on_drop(true);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    tokio::time::timeout(2 * WAIT_TIMEOUT, command.output()).await.expect("it ends").unwrap()
+    tokio::time::timeout(2 * WAIT_TIMEOUT, command.output()).await.unwrap().unwrap()
 }
 
 /// The layout of an image. Its program is a small one: what is tested is the way to the registry and back.

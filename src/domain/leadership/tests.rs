@@ -125,6 +125,9 @@ impl Replica {
     }
 }
 
+/// Replica, request, message, whether it goes to the API server, and its network.
+type Event = (usize, u64, Message, bool, Network);
+
 /// Several replicas and an API server, in real time.
 struct World {
     now: i64,
@@ -132,8 +135,8 @@ struct World {
     lease: Option<LeaseRecord>,
     versions: u64,
     requests: u64,
-    /// Events by their real time and number: (replica, request, message, whether it goes to the API server, its network).
-    queue: BTreeMap<(i64, u64), (usize, u64, Message, bool, Network)>,
+    /// Events by their real time and number.
+    queue: BTreeMap<(i64, u64), Event>,
     events: u64,
     networks: Vec<Network>,
 }
@@ -163,7 +166,7 @@ impl World {
         world
     }
 
-    fn push(&mut self, delay: i64, event: (usize, u64, Message, bool, Network)) {
+    fn push(&mut self, delay: i64, event: Event) {
         self.events += 1;
         self.queue.insert((self.now + delay, self.events), event);
     }
@@ -172,7 +175,8 @@ impl World {
     fn send(&mut self, n: usize, message: Message) {
         self.requests += 1;
         let request = self.requests;
-        let network = self.networks[(request as usize * 7 + n) % self.networks.len()];
+        let network = self.networks
+            [usize::try_from(request).unwrap().wrapping_mul(7).wrapping_add(n) % self.networks.len()];
         let sent = self.replicas[n].clock(self.now);
         (self.replicas[n].sent, self.replicas[n].awaited) = (sent, request);
         if let Some(to) = network.to {
