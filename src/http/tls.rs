@@ -3,7 +3,7 @@
 //! The server speaks TLS 1.2 and 1.3, and in them HTTP/1.1. It presents its one certificate whatever name a client asks
 //! for. A handshake has [`HANDSHAKE_LIMIT`], and its connection counts among the server's from the accept on.
 //!
-//! Every [`READ_INTERVAL`] the files are read. A new pair serves the handshakes that begin then: open connections keep
+//! Every `READ_INTERVAL` the files are read. A new pair serves the handshakes that begin then: open connections keep
 //! what they negotiated, and no session of the pair before is resumed. A pair that can't be served is logged, counted
 //! and not taken.
 
