@@ -118,6 +118,8 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let is_ready = assembly.readiness();
     assembly.rest(rest, keys, is_ready.clone());
     assembly.health(listener, is_ready);
+    // No controller runs that holds them: their writer ends with the last handle.
+    let _events = assembly.events();
     let leadership = assembly.leadership().clone();
     let mut parts = assembly.watch();
     parts.until(stop, &leadership).await?;

@@ -160,7 +160,8 @@ impl World {
         let ended = self.operator.lock().unwrap().as_mut().expect("no operator runs").check();
         match ended {
             Ok(()) => return false,
-            Err(process::Error::Ended { status, log, .. }) => {
+            Err(process::Error::Ended { status, .. }) => {
+                let log = self.operator_log();
                 assert_eq!(status.code(), Some(1), "{log}");
                 assert!(log.contains("this replica has lost the Lease"), "{log}");
             }

@@ -29,7 +29,10 @@ pub struct Request {
 impl Request {
     /// Whether it is a write of the operator.
     pub fn is_write_of_operator(&self) -> bool {
-        self.agent.starts_with("crofter/") && !matches!(self.verb.as_str(), "get" | "list" | "watch")
+        // A leader renews its Lease all the time.
+        self.agent.starts_with("crofter/")
+            && !matches!(self.verb.as_str(), "get" | "list" | "watch")
+            && self.resource != "leases"
     }
 }
 

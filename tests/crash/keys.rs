@@ -40,6 +40,7 @@ async fn prepare(verbs: &Verbs<'_>) {
     let all = json!(["*"]);
     let rest = json!([
         "namespaces",
+        "leases",
         "nodes",
         "events",
         "resourcequotas",
