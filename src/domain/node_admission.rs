@@ -94,12 +94,10 @@ pub enum Step {
     Leave,
     /// Admitted, label and taint in place.
     Keep,
-    /// Set label and taint. With `after`, the taint is still that of an earlier group.
+    /// Set label and taint.
     Admit {
         /// The worker group it is admitted to.
         group: String,
-        /// The earlier group, which must have no pod left on the node.
-        after: Option<String>,
     },
     /// Take the label away, so that nothing new starts; the taint stays.
     Release {
@@ -301,10 +299,9 @@ impl Fleet {
         if node.admitted.as_ref() == Some(&group) && node.tainted.as_ref() == Some(&group) {
             return Step::Keep;
         }
-        let after = node.tainted.clone().filter(|tainted| *tainted != group);
         match &node.admitted {
             // It works for the group already and only the taint is wrong: put right at once.
-            Some(admitted) if *admitted == group => return Step::Admit { group, after: None },
+            Some(admitted) if *admitted == group => return Step::Admit { group },
             Some(other) => return Step::Release { group: other.clone(), because: None },
             None => {}
         }
@@ -312,7 +309,7 @@ impl Fleet {
         if others > 0 {
             Step::Wait(Waiting::Pods(others))
         } else if self.has_room(node, &group) {
-            Step::Admit { group, after }
+            Step::Admit { group }
         } else {
             Step::Wait(Waiting::Room)
         }

@@ -17,15 +17,18 @@ use crate::{
     names,
 };
 
-/// Whether a step may be taken as far as the API server says: a node is drained before it is admitted to another group
-/// or loses its taint, and a tenant is deleted before its nodes are released or refused for that.
+/// Whether a step may be taken as far as the API server says: a node is drained of others' pods before it is admitted to
+/// a group, and of all before it loses its taint, and a tenant is deleted before its nodes are released or refused for that.
 pub(super) async fn confirm(found: &Dereferenced, step: &Step, context: &Context) -> Result<bool, Error> {
     let node = &found.node;
     if found.needs_fence(step) {
         return Ok(true);
     }
     match step {
-        Step::Admit { group, after: Some(_) } => is_drained(node, Some(group), context).await,
+        // Admitted already: only its taint is put right.
+        Step::Admit { group } if worker::label(node, names::NODE_ADMITTED) == Some(group) => Ok(true),
+        // Also one without a taint: a node that was created anew under its name has none, and the pods of the one before.
+        Step::Admit { group } => is_drained(node, Some(group), context).await,
         Step::Free { .. } => is_drained(node, None, context).await,
         Step::Release { group, because } => {
             let is_deleted = because.as_ref().is_some_and(|refusal| refusal.reason == Reason::NoSuchTenant);
@@ -40,9 +43,7 @@ pub(super) async fn confirm(found: &Dereferenced, step: &Step, context: &Context
                 None => Ok(true),
             }
         }
-        Step::Admit { after: None, .. } | Step::Refuse(_) | Step::Keep | Step::Leave | Step::Wait(_) => {
-            Ok(true)
-        }
+        Step::Refuse(_) | Step::Keep | Step::Leave | Step::Wait(_) => Ok(true),
     }
 }
 

@@ -13,6 +13,12 @@ fn empty() -> Arc<Mutex<World>> {
     Arc::default()
 }
 
+/// The request for the job pods on a node.
+fn job_pods_on(node: &str) -> String {
+    let selector = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dcrofter";
+    format!("GET /api/v1/pods?&fieldSelector=spec.nodeName%3D{node}&{selector}")
+}
+
 #[tokio::test]
 async fn a_node_is_admitted_with_one_write_and_an_event() {
     // Given: a labelled node within the quotas.
@@ -26,11 +32,11 @@ async fn a_node_is_admitted_with_one_write_and_an_event() {
 
     // Then: one write sets label, taint and annotation, and one Event reports it.
     let world = lab.world();
-    assert_eq!(
-        world.requests,
-        ["PATCH /api/v1/nodes/n1?&fieldManager=crofter"],
-        "once, though the cache is behind"
-    );
+    let [read, write] = &world.requests[..] else {
+        panic!("once, though the cache is behind: {:?}", world.requests);
+    };
+    assert_eq!(*read, job_pods_on("n1"));
+    assert_eq!(write, "PATCH /api/v1/nodes/n1?&fieldManager=crofter");
     let uid = world.nodes["n1"]["metadata"]["uid"].clone();
     let expected = json!({
         "metadata": {
@@ -85,7 +91,7 @@ async fn the_age_is_written_down_so_that_the_order_stays() {
     lab.sync();
     lab.reconcile("n1").await.unwrap();
     lab.reconcile("n2").await.unwrap();
-    assert_eq!(lab.world().requests.len(), 1, "n1 is not displaced");
+    assert_eq!(lab.world().patches.len(), 1, "n1 is not displaced");
 }
 
 #[tokio::test]
@@ -108,8 +114,7 @@ async fn a_node_is_admitted_to_another_group_only_after_a_live_read() {
     lab.sync_node("n1");
     lab.reconcile("n1").await.unwrap();
     assert_eq!(lab.world().nodes["n1"], released);
-    let list = "GET /api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&labelSelector=app.kubernetes.io%2Fmanaged-by%3Dcrofter";
-    assert_eq!(lab.world().requests.last().unwrap(), list);
+    assert_eq!(*lab.world().requests.last().unwrap(), job_pods_on("n1"));
 
     // Its own end is enough; that the pod is still there doesn't count.
     lab.world().pods[0]["status"]["phase"] = json!("Failed");
@@ -118,6 +123,27 @@ async fn a_node_is_admitted_to_another_group_only_after_a_live_read() {
     assert_eq!(label(&passed, names::NODE_ADMITTED).as_deref(), Some("acme"));
     assert_eq!(taint(&passed).as_deref(), Some("acme"));
     assert_eq!(passed["metadata"]["annotations"][names::NODE_WORKER_SINCE], "2026-02-01T00:00:02Z acme");
+}
+
+#[tokio::test]
+async fn a_node_that_was_created_anew_is_not_admitted_with_pods_of_another_group() {
+    // Given: a node of umbra with a pod that the cache lacks, created anew under its name for acme.
+    let mut lab = Lab::new(&empty());
+    lab.tenant("acme", 1, -1);
+    lab.tenant("umbra", 1, -1);
+    lab.world().add_node("n1", 4, Some("umbra"), 1);
+    lab.sync();
+    lab.reconcile("n1").await.unwrap();
+    lab.world().add_pod("n1", "umbra");
+    lab.world().add_node("n1", 4, Some("acme"), 2);
+    lab.sync_node("n1");
+
+    lab.reconcile("n1").await.unwrap();
+    assert_eq!(label(&lab.world().nodes["n1"], names::NODE_ADMITTED), None);
+
+    lab.world().pods.clear();
+    lab.reconcile("n1").await.unwrap();
+    assert_eq!(label(&lab.world().nodes["n1"], names::NODE_ADMITTED).as_deref(), Some("acme"));
 }
 
 #[tokio::test]

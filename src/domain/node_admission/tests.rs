@@ -45,7 +45,7 @@ fn pods(group: &str, count: usize) -> LivePods {
 }
 
 fn admit(group: &str) -> Step {
-    Step::Admit { group: group.to_owned(), after: None }
+    Step::Admit { group: group.to_owned() }
 }
 
 fn refused(step: Step) -> (Reason, String) {
@@ -155,7 +155,7 @@ fn a_relabelled_node_is_admitted_when_the_pods_of_the_old_group_have_ended() {
     assert_eq!(step(&still_umbra, &pods("umbra", 2)), release);
     let leaving = draining(node("n", 1, 4, 0), "umbra");
     assert_eq!(step(&leaving, &pods("umbra", 2)), Step::Wait(Waiting::Pods(2)));
-    let passed = Step::Admit { group: "acme".to_owned(), after: Some("umbra".to_owned()) };
+    let passed = Step::Admit { group: "acme".to_owned() };
     assert_eq!(step(&leaving, &LivePods::new()), passed);
     assert_eq!(step(&leaving, &pods("acme", 1)), passed, "its own pods are no obstacle");
 

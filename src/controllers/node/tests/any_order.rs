@@ -185,7 +185,7 @@ async fn live_through(happenings: Vec<Happening>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// However late the caches are, whichever writes get lost, unanswered or late, and whatever happens to the nodes:
     /// no tenant ever has more than its quotas, no node two groups, and in the end the right nodes work.

@@ -132,7 +132,8 @@ impl World {
         {
             self.violations.push(format!("{name} admitted to {group} with pods of {groups:?}"));
         }
-        if taint(&after).is_none() && !groups.is_empty() {
+        // A node that was created anew under its name has none, with the pods of the one before.
+        if taint(node).is_some() && taint(&after).is_none() && !groups.is_empty() {
             self.violations.push(format!("{name} lost its taint with pods of {groups:?}"));
         }
         if after["spec"]["taints"][0]["key"] != "foreign" {
