@@ -145,16 +145,30 @@ impl Server {
         let is_crowded = self.permits.available_permits() < MAX_CONNECTIONS / 4;
         let idle = if is_crowded { HEAD_LIMIT } else { IDLE_LIMIT };
         let (routes, ids, stop) = (self.routes.clone(), self.ids.clone(), self.stop.clone());
-        let (open, tls) = (Arc::clone(&self.open), self.listener.tls.clone());
-        open.send_modify(|open| *open += 1);
+        let (open, tls) = (Open::new(&self.open), self.listener.tls.clone());
         tokio::spawn(async move {
             match tls {
                 None => serve_one(write_timeout(stream), address, routes, idle, ids, stop).await,
                 Some(tls) => serve_tls(&tls, stream, address, routes, idle, ids, stop).await,
             }
-            drop(permit);
-            open.send_modify(|open| *open -= 1);
+            drop((permit, open));
         });
+    }
+}
+
+/// Counts a connection as open until it is dropped, also where its task panics.
+struct Open(Arc<watch::Sender<usize>>);
+
+impl Open {
+    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|open| *open += 1);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
     }
 }
 

@@ -83,6 +83,22 @@ async fn a_server_that_stops_does_not_wait_for_streams() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_handler_panics_does_not_count_as_open() {
+    let routes =
+        axum::Router::new().route("/", axum::routing::get(|| async { panic!("as a test wants it") as &str }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async move { drop(stopped.await) };
+    let served = tokio::spawn(serve(listener, routes, random(), stopped.boxed().shared()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0, "it is closed");
+    stop.send(()).unwrap();
+    at_once(served).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_server_that_stops_asks_its_clients_to_close_before_it_does() {
     let lab = Lab::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
