@@ -13,6 +13,8 @@
 //! A bookmark that is older than what was seen (etcd was restored from a backup) begins with a LIST again: a watch from
 //! a version that is yet to come would deliver nothing until then.
 
+pub(super) mod retry;
+
 use std::{error::Error as _, fmt::Debug, mem, time::Duration, vec};
 
 use axum::http;
@@ -152,7 +154,7 @@ pub(super) struct Source {
     pub(super) metadata: bool,
 }
 
-/// Lists and watches for ever. After an error it continues at the next poll: let a back-off be in between.
+/// Lists and watches for ever. After an error it continues at the next poll: let a pause be in between ([`retry`]).
 pub(super) fn list_watch<K>(
     source: Source,
     pulse: Pulse,

@@ -25,7 +25,6 @@ use kube::{
     Api, Resource, ResourceExt,
     core::{PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
-        WatchStreamExt,
         reflector::{self, ObjectRef, Store, store::Writer},
         watcher::{self, Event},
     },
@@ -38,7 +37,7 @@ pub use super::change::Change;
 use super::{
     guard::Guarded,
     lease::Acquired,
-    list_watch::{Interruption, Source, list_watch},
+    list_watch::{Interruption, Source, list_watch, retry::retried},
     outbox::{self, Outbox},
     pulse::{Pulse, Watches},
     streams::received,
@@ -76,7 +75,8 @@ where
 
     fn fed_by(source: Source) -> Self {
         let pulse = Pulse::default();
-        Self::of(list_watch(source, pulse.clone()).default_backoff().boxed(), pulse)
+        let seed = source.path.clone();
+        Self::of(retried(list_watch(source, pulse.clone()), seed).boxed(), pulse)
     }
 
     fn of(events: Events<K>, pulse: Pulse) -> Self {
