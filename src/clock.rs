@@ -1,14 +1,20 @@
 //! The one place where clocks are read.
 //!
+//! The operator's time of day is that of the API server ([`ServerTime`]).
+//!
 //! Rules and builders take a [`Timestamp`]; whoever drives them holds a [`Clock`], which a test sets to what it likes. What
 //! users see, and what they gave a point in time for, goes by the time of day. What only waits, paces or measures goes by a
 //! clock that does not step: tokio's `Instant`, or [`Clock::steady`] where it meets times of others. What must not last while
 //! the machine is suspended, such as leadership, goes by [`Clock::boot`].
 
+mod server_time;
+
 use std::{sync::Arc, time::Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
+
+pub use self::server_time::ServerTime;
 
 type Read = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 

@@ -28,7 +28,7 @@ use uuid::Uuid;
 use self::assembly::{Assembly, Clients, Tables};
 pub use self::bundled_database::{DatabaseSecret, database_secret};
 use crate::{
-    clock::Clock,
+    clock::{Clock, ServerTime},
     config::{self, Config},
     controllers::tenant::default_tenant,
     db::{self, Pool, Readers, UrlSource},
@@ -38,6 +38,7 @@ use crate::{
         tls::{Reload, Tls},
     },
     kube_ext::{
+        date_header::timed,
         events::Events,
         leader_gate,
         lease::{self, Election, Leadership},
@@ -89,7 +90,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let keys = assembly.api_keys(namespace.clone());
     assembly.rest(rest, keys, is_ready);
     let (events, leadership) = (assembly.events(), assembly.leadership().clone());
-    let election = Election::new(election_client().await?, &namespace, identity, leadership.clone());
+    let election = Election::new(assembly.election_client(), &namespace, identity, leadership.clone());
     let (release, released) = oneshot::channel();
     assembly.follow("leader election", election.run(asked(released)));
     let mut parts = assembly.watch();
@@ -147,8 +148,9 @@ struct Rest {
 
 async fn start(config: Config) -> anyhow::Result<Start> {
     let stop = signal()?;
-    let leadership = Leadership::new(Clock::system());
-    let clients = clients(leadership.clone())
+    let time = ServerTime::new(Clock::system());
+    let leadership = Leadership::new(time.clock());
+    let clients = clients(leadership.clone(), time)
         .await
         .context("failed to find the cluster: set KUBECONFIG, or run inside one")?;
     let listener = listen(config.metrics_addr).await?;
@@ -180,22 +182,23 @@ pub(crate) async fn client_config() -> anyhow::Result<kube::Config> {
     Ok(config)
 }
 
-async fn clients(leadership: Leadership) -> anyhow::Result<Clients> {
+async fn clients(leadership: Leadership, time: ServerTime) -> anyhow::Result<Clients> {
     let config = client_config().await?;
     let mut once = config.clone();
     once.default_retry = false;
-    let leader = leader_gate::gated(Client::try_from(once)?, leadership);
-    Ok(Clients { any: Client::try_from(config)?, leader })
+    let client = |config| Ok::<_, kube::Error>(timed(Client::try_from(config)?, time.clone()));
+    let leader = leader_gate::gated(client(once)?, leadership);
+    Ok(Clients { election: client(of_election(&config))?, any: client(config)?, leader, clock: time.clock() })
 }
 
-/// The client of the election: its connection is its own, so that no other request delays a renewal.
-async fn election_client() -> anyhow::Result<Client> {
-    let mut config = client_config().await?;
+/// For the client of the election, whose connection is its own, so that no other request delays a renewal.
+fn of_election(config: &kube::Config) -> kube::Config {
+    let mut config = config.clone();
     for timeout in [&mut config.connect_timeout, &mut config.read_timeout, &mut config.write_timeout] {
         *timeout = Some(lease::CALL_LIMIT);
     }
     config.default_retry = false;
-    Ok(Client::try_from(config)?)
+    config
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -7,6 +7,7 @@ pub mod call;
 mod change;
 pub mod controller;
 pub mod courtesy;
+pub mod date_header;
 pub mod events;
 pub mod finalizer;
 pub mod guard;

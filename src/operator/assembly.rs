@@ -48,6 +48,10 @@ pub(super) struct Clients {
     pub(super) any: Client,
     /// Of what runs on the leader: it writes only while this process leads.
     pub(super) leader: Client,
+    /// Of the leader election.
+    pub(super) election: Client,
+    /// With the time of day of what they are answered.
+    pub(super) clock: Clock,
 }
 
 /// What administrators write in files, and may replace at any time.
@@ -131,13 +135,13 @@ impl Assembly {
         parts.essential("events", writing);
         Self {
             events,
+            clock: clients.clock.clone(),
             clients,
             begins: leadership.acquired(),
             leadership,
             settings,
             plans,
             scenarios,
-            clock: Clock::system(),
             metrics,
             watches,
             courtesy: CourtesyBudget::default(),
@@ -158,6 +162,10 @@ impl Assembly {
 
     pub(super) fn client(&self) -> &Client {
         &self.clients.any
+    }
+
+    pub(super) fn election_client(&self) -> Client {
+        self.clients.election.clone()
     }
 
     pub(super) fn leadership(&self) -> &Leadership {

@@ -123,7 +123,7 @@ impl World {
     pub fn start_operator(&self) {
         on_a_runtime(self.delete_lease());
         let kubeconfig = self.operator_kubeconfig.lock().unwrap().clone();
-        let process = self.start_replica("crofter", &kubeconfig, self.metrics_port, self.api_port);
+        let process = self.start_replica("crofter", &kubeconfig, self.metrics_port, self.api_port, |_| ());
         *self.operator.lock().unwrap() = Some(process);
     }
 
@@ -137,8 +137,15 @@ impl World {
         drop(tokio::time::timeout(Duration::from_secs(5), delete).await);
     }
 
-    /// Starts one replica of the operator, whose pod has this name, on these ports.
-    pub fn start_replica(&self, name: &str, kubeconfig: &Path, metrics_port: u16, api_port: u16) -> Process {
+    /// Starts one replica of the operator, whose pod has this name, on these ports. `prepare` changes its command.
+    pub fn start_replica(
+        &self,
+        name: &str,
+        kubeconfig: &Path,
+        metrics_port: u16,
+        api_port: u16,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Process {
         let mut command = Command::new(&*self.program.lock().unwrap());
         command.arg("run").arg("--metrics-addr").arg(format!("127.0.0.1:{metrics_port}"));
         command.arg("--api-addr").arg(format!("127.0.0.1:{api_port}"));
@@ -152,6 +159,7 @@ impl World {
             Some(url) => command.env("DATABASE_URL", url),
             None => command.env_remove("DATABASE_URL"),
         };
+        prepare(&mut command);
         self.cluster.start_process(name, command).expect("starting the operator")
     }
 

@@ -1,0 +1,66 @@
+//! A client that tells [`ServerTime`] what time the API server says that it is.
+
+use std::task::{self, Poll};
+
+use axum::http::{HeaderMap, Request, Response, header};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use kube::{Client, client::Body};
+use tower::{BoxError, Service};
+
+use crate::clock::ServerTime;
+
+/// A client that sends with `client`, and reads the `Date` of each answer.
+#[must_use]
+pub fn timed(client: Client, time: ServerTime) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    Client::new(Timed { client, time }, namespace)
+}
+
+#[derive(Clone)]
+struct Timed {
+    client: Client,
+    time: ServerTime,
+}
+
+impl Service<Request<Body>> for Timed {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self { client, time } = self.clone();
+        async move {
+            let sent = time.sent();
+            let response = client.send(request).await?;
+            if let Some(date) = date(response.headers()) {
+                time.answered(date, sent);
+            }
+            Ok(response)
+        }
+        .boxed()
+    }
+}
+
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(headers.get(header::DATE)?.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_is_read_as_servers_write_it() {
+        let of = |value: &str| date(&[(header::DATE, value.parse().unwrap())].into_iter().collect());
+        assert_eq!(of("Tue, 29 Sep 2026 10:00:01 GMT"), Some("2026-09-29T10:00:01Z".parse().unwrap()));
+        for wrong in ["", "now", "2026-09-29T10:00:01Z", "Tue, 31 Sep 2026 10:00:01 GMT"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+        assert_eq!(date(&HeaderMap::new()), None);
+    }
+}
