@@ -255,6 +255,12 @@ impl Cluster {
         &self.running.admin
     }
 
+    /// The certificate of the cluster's authority, as PEM: what servers of the cluster are trusted by.
+    #[must_use]
+    pub fn authority(&self) -> &Path {
+        &self.running.pki.authority().certificate
+    }
+
     /// The address of the API server.
     #[must_use]
     pub fn api_url(&self) -> &str {

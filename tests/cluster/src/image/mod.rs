@@ -21,7 +21,10 @@ use self::layer::{Entry, Layer};
 pub use self::{
     archive::Archive,
     oci::{Blob, Layout},
-    operator::{CERTIFICATES, Details, ENTRYPOINT, USER, certificates, development_build, operator, strip},
+    operator::{
+        CERTIFICATES, Details, ENTRYPOINT, USER, certificates, development_build, development_image,
+        operator, strip,
+    },
 };
 
 /// Why an image was not written.

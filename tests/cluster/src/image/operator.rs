@@ -115,18 +115,25 @@ pub fn strip(program: &Path, to: &Path) -> Result<(), Error> {
     Err(failed(io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned())))
 }
 
-/// Writes the image of a development build to a file in `dir`, without symbols and debug lines. With
+/// Writes the image of a development build to a file in `dir`.
+///
+/// # Errors
+/// As [`development_image`], or when the file cannot be written.
+pub fn development_build(reference: &str, binary: &Path, dir: &Path) -> Result<Archive, Error> {
+    development_image(reference, binary, dir)?.write(&dir.join("crofter.tar"))
+}
+
+/// The image of a development build, whose binary is copied to `dir` without symbols and debug lines. With
 /// `CROFTER_TEST_OPERATOR` in the environment that binary takes the place of `binary`, such as the one of `make image`.
 ///
 /// # Errors
 /// When a program is missing, or a file cannot be read or written.
-pub fn development_build(reference: &str, binary: &Path, dir: &Path) -> Result<Archive, Error> {
+pub fn development_image(reference: &str, binary: &Path, dir: &Path) -> Result<Image, Error> {
     let other = std::env::var_os("CROFTER_TEST_OPERATOR").map(PathBuf::from);
     let stripped = dir.join("crofter-stripped");
     strip(other.as_deref().unwrap_or(binary), &stripped)?;
     let details = Details { version: env!("CARGO_PKG_VERSION"), ..Details::default() };
-    let image = operator(reference, &stripped, &certificates(Path::new(CERTIFICATES))?, details)?;
-    image.write(&dir.join("crofter.tar"))
+    operator(reference, &stripped, &certificates(Path::new(CERTIFICATES))?, details)
 }
 
 /// The architecture of a program, as images call it.

@@ -34,26 +34,38 @@ impl Containerd {
         self.dir.join("containerd.sock")
     }
 
-    /// Writes the configuration of containerd and of its network plugins, which are in `plugins`.
+    fn registries(&self) -> PathBuf {
+        self.dir.join("registries")
+    }
+
+    /// Writes the configuration of containerd and of its network plugins, which are in `plugins`. Registries are
+    /// trusted by the certificates of `authority`.
     pub(super) fn configure(
         &self,
         runc: &Path,
         plugins: &Path,
+        authority: &Path,
         addresses: NodeAddresses,
         shaping: bool,
     ) -> Result<(), Error> {
         let networks = self.dir.join("cni");
+        // What containerd reads for a registry that has no directory of its own, which none has.
+        let registries = self.registries().join("_default");
         let write = |path: PathBuf, text: String| {
             fs::write(&path, text).map_err(|source| Error::File { path, source })
         };
-        fs::create_dir_all(&networks).map_err(|source| Error::File { path: networks.clone(), source })?;
+        for dir in [&networks, &registries] {
+            fs::create_dir_all(dir).map_err(|source| Error::File { path: dir.clone(), source })?;
+        }
+        write(registries.join("hosts.toml"), format!("ca = '{}'\n", authority.display()))?;
         write(self.config_file(), self.config(runc, plugins, &networks))?;
         write(networks.join("10-pods.conflist"), self.network(addresses, shaping))
     }
 
     fn config(&self, runc: &Path, plugins: &Path, networks: &Path) -> String {
-        let [dir, socket, runc, plugins, networks] =
-            [&self.dir, &self.socket(), runc, plugins, networks].map(|path| path.display().to_string());
+        let [dir, socket, registries, runc, plugins, networks] =
+            [&self.dir, &self.socket(), &self.registries(), runc, plugins, networks]
+                .map(|path| path.display().to_string());
         format!(
             r"version = 3
 root = '{dir}/root'
@@ -65,6 +77,8 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
   snapshotter = 'overlayfs'
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = '{PAUSE_IMAGE}'
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = '{registries}'
 [plugins.'io.containerd.cri.v1.runtime']
   disable_apparmor = true
   # Machines without CAP_SYS_RESOURCE cannot lower the score.

@@ -69,7 +69,8 @@ impl Node {
         let containerd = Containerd::new(&dir);
         let plugins = requirements::cni_plugins().map_err(Error::Unavailable)?;
         let runc = requirements::program("runc").map_err(Error::Unavailable)?;
-        containerd.configure(&runc, &plugins, addresses, can_shape(layout, holder.pid()))?;
+        let authority = &plane.pki.authority().certificate;
+        containerd.configure(&runc, &plugins, authority, addresses, can_shape(layout, holder.pid()))?;
         let ctr = plane.tools.path("ctr")?;
         let containerd_process = start_containerd(&containerd, &name, holder.pid(), plane)?;
         for image in images {
