@@ -15,7 +15,11 @@ use super::{
 
 /// The objects of the test, which Helm makes only while it runs.
 fn hooks() -> Vec<Value> {
-    let objects: Vec<Value> = yaml::read_all(&helm_template(&[])).unwrap();
+    hooks_with(&[])
+}
+
+fn hooks_with(values: &[&str]) -> Vec<Value> {
+    let objects: Vec<Value> = yaml::read_all(&helm_template(values)).unwrap();
     objects.into_iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"] == "test").collect()
 }
 
@@ -143,4 +147,19 @@ fn the_policies_that_it_expects_are_those_of_the_chart() {
     let mut expected = crofter::check::POLICIES;
     expected.sort_unstable();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn it_runs_no_job_whose_image_a_tenant_could_not_pull() {
+    let variables = |values: &[&str]| {
+        let hooks = hooks_with(values);
+        let variables = of_kind(&hooks, "Pod")[0]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+        variables
+            .into_iter()
+            .map(|variable| variable["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let image = "CROFTER_CHECK_IMAGE".to_owned();
+    assert!(variables(&[]).contains(&image));
+    assert!(!variables(&["--set", "imagePullSecrets[0].name=registry"]).contains(&image));
 }
