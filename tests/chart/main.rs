@@ -15,11 +15,13 @@ mod release;
 mod rendering;
 mod rights;
 mod schemas;
+mod site;
 mod uninstall;
 mod values;
 
 use std::{
     fmt::Debug,
+    fs,
     path::{Path, PathBuf},
     process::Output,
     time::Duration,
@@ -36,6 +38,9 @@ const RELEASE: &str = "crofter";
 const NAMESPACE: &str = "crofter-system";
 /// How long the API server may take to act on what it was given: policies and aggregated roles come with a delay.
 const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long commands may take that wait for pods, which pull their images.
+const COMMANDS_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The chart as it is checked in.
 fn chart() -> PathBuf {
@@ -65,17 +70,38 @@ async fn helm(cluster: &Cluster, verb: &str, chart: &Path, more: &[&str]) -> Out
     cluster.helm(command.iter().chain(more)).await.unwrap()
 }
 
-/// Types commands into a shell whose kubectl and helm are the cluster's, and ends the test where one fails.
-async fn type_in(cluster: &Cluster, commands: &str) {
+/// Runs commands in a shell in `dir` whose kubectl and helm are the cluster's, and whose registries are those that its
+/// authority vouches for.
+async fn shell(cluster: &Cluster, dir: &Path, commands: &str) -> Output {
     let mut dirs = cluster.bin_dirs().to_vec();
     dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut shell = tokio::process::Command::new("bash");
-    shell.args(["-euo", "pipefail", "-c", commands]).kill_on_drop(true);
+    shell.args(["-euo", "pipefail", "-c", commands]).current_dir(dir).kill_on_drop(true);
     shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
-    let output = tokio::time::timeout(3 * operator::WAIT_TIMEOUT, shell.output()).await;
+    shell.env("SSL_CERT_FILE", cluster.authority());
+    let output = tokio::time::timeout(COMMANDS_TIMEOUT, shell.output()).await;
     assert!(output.is_ok(), "stuck in:\n{commands}");
-    let output = output.unwrap().unwrap();
+    output.unwrap().unwrap()
+}
+
+/// Types commands into a [`shell`], and ends the test where one fails; returns what they printed.
+async fn type_in_at(cluster: &Cluster, dir: &Path, commands: &str) -> String {
+    let output = shell(cluster, dir, commands).await;
     assert!(output.status.success(), "{commands}\n{}\n{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The same at the root of the repository.
+async fn type_in(cluster: &Cluster, commands: &str) -> String {
+    type_in_at(cluster, Path::new(env!("CARGO_MANIFEST_DIR")), commands).await
+}
+
+/// The first block of a language in docs/install.md after these words.
+fn block_after(words: &str, language: &str) -> String {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
+    let (_, rest) = page.split_once(words).unwrap();
+    let (_, block) = rest.split_once(&format!("```{language}\n")).unwrap();
+    block.split_once("```").unwrap().0.to_owned()
 }
 
 /// A cluster with the chart installed as it is, shared by the tests that only read it.

@@ -1,53 +1,56 @@
 //! A release in a registry of this machine: the image is pushed as an index and pulled by its digest, and the chart is
-//! installed from `oci://` and names that digest.
+//! installed from `oci://`, as docs/install.md says, and names that digest.
 
-use std::{
-    fs,
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::path::{Path, PathBuf};
 
-use crofter_test_cluster::{Cluster, image, process::Process, wait};
+use crofter_test_cluster::{Cluster, Registry, image};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use serde_json::Value;
-use tokio::process::Command as AsyncCommand;
 
-use super::{NAMESPACE, RELEASE, operator::WAIT_TIMEOUT, succeeded, text};
+use super::{NAMESPACE, RELEASE, block_after, type_in, type_in_at};
 
-/// A registry without TLS and without users.
-struct Registry {
-    address: String,
-    _process: Process,
+/// Where docs/install.md says that the release is.
+const PLACEHOLDER: &str = "registry.example.com";
+
+/// A release in a registry.
+pub(crate) struct Release {
+    /// Host and path, below which are the image and the chart.
+    pub(crate) path: String,
+    /// Of the image.
+    pub(crate) digest: String,
 }
 
-impl Registry {
-    async fn start(cluster: &Cluster) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let (config, root) = (cluster.dir().join("registry.yml"), cluster.dir().join("registry"));
-        let yaml = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
-            root.display()
-        );
-        fs::write(&config, yaml).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(config);
-        let process = cluster.start_process("registry", command).unwrap();
-        wait::until(WAIT_TIMEOUT, "the registry", || tokio::net::TcpStream::connect(&address)).await.unwrap();
-        Self { address, _process: process }
+impl Release {
+    /// Pushes the image in a layout, and the chart that names it.
+    pub(crate) async fn publish(cluster: &Cluster, registry: &Registry, layout: &Path) -> Self {
+        let path = format!("{}/example", registry.address());
+        let script = format!("RELEASE_FILES='{}' scripts/release", cluster.dir().join("release").display());
+        let image = format!("{script} image {path} '{}'", layout.display());
+        let digest = type_in(cluster, &image).await.trim().to_owned();
+        assert!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}");
+        type_in(cluster, &format!("{script} chart {path} {digest}")).await;
+        Self { path, digest }
     }
-}
 
-/// Runs `program` in the repository with the test's helm.
-async fn run(cluster: &Cluster, program: &str, arguments: &[&str]) -> Output {
-    let mut dirs = cluster.bin_dirs().to_vec();
-    dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    let mut command = AsyncCommand::new(program);
-    command.args(arguments).env("PATH", std::env::join_paths(dirs).unwrap()).kill_on_drop(true);
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    tokio::time::timeout(2 * WAIT_TIMEOUT, command.output()).await.unwrap().unwrap()
+    /// What docs/install.md says to type, for this registry.
+    pub(crate) fn of_page(&self, words: &str) -> String {
+        let commands = block_after(words, "sh");
+        assert!(commands.contains(&format!("oci://{PLACEHOLDER}/charts/crofter")), "{commands}");
+        commands.replace(PLACEHOLDER, &self.path)
+    }
+
+    /// The two commands by which it is installed and tried.
+    pub(crate) fn install_and_test(&self) -> (String, String) {
+        let commands = self.of_page("## Install");
+        let (install, test) = commands.split_once("\nhelm ").unwrap();
+        let (install, test) = (install.to_owned(), format!("helm {test}"));
+        assert!(install.starts_with("helm install crofter oci://"), "{install}");
+        assert!(test.starts_with("helm test crofter "), "{test}");
+        // One command each.
+        assert_eq!((install.replace("\\\n", "").lines().count(), test.lines().count()), (1, 1), "{commands}");
+        (install, test)
+    }
 }
 
 /// The layout of an image. Its program is a small one: what is tested is the way to the registry and back.
@@ -66,40 +69,24 @@ fn which(program: &str) -> PathBuf {
 
 #[tokio::test]
 async fn a_release_is_installed_from_its_registry() {
-    let cluster = Cluster::builder().postgres(false).start().unwrap();
-    let registry = Registry::start(&cluster).await;
-    let path = format!("{}/example", registry.address);
-    let version = env!("CARGO_PKG_VERSION");
-
     // Step 1: the image is pushed, and comes back by the digest that was printed.
-    let layout = layout(cluster.dir(), version);
-    let pushed = run(&cluster, "scripts/release", &["image", &path, layout.to_str().unwrap()]).await;
-    let digest = succeeded(&pushed).trim().to_owned();
-    assert!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}: {}", text(&pushed.stderr));
-    let named = format!("docker://{path}/crofter@{digest}");
-    let index = run(&cluster, "skopeo", &["inspect", "--raw", "--tls-verify=false", &named]).await;
-    let index: Value = serde_json::from_str(&succeeded(&index)).unwrap();
+    let cluster = Cluster::builder().postgres(false).start().unwrap();
+    let registry = cluster.start_registry().await.unwrap();
+    let layout = layout(cluster.dir(), env!("CARGO_PKG_VERSION"));
+    let release = Release::publish(&cluster, &registry, &layout).await;
+    let named = format!("docker://{}/crofter@{}", release.path, release.digest);
+    let index = type_in(&cluster, &format!("skopeo inspect --raw {named}")).await;
+    let index: Value = serde_json::from_str(&index).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1, "{index}");
     assert_eq!(index["manifests"][0]["platform"]["os"], "linux", "{index}");
-    let pulled = format!("oci:{}:pulled", cluster.dir().join("pulled").display());
-    succeeded(&run(&cluster, "skopeo", &["copy", "--src-tls-verify=false", &named, &pulled]).await);
+    type_in_at(&cluster, cluster.dir(), &format!("skopeo copy {named} oci:pulled:it")).await;
 
-    // Step 2: the chart is pushed, and installed from the registry alone.
-    succeeded(&run(&cluster, "scripts/release", &["chart", &path, &digest]).await);
-    let chart = format!("oci://{path}/charts/crofter");
-    let install = [
-        "install",
-        RELEASE,
-        &chart,
-        "--version",
-        version,
-        "--plain-http",
-        "--namespace",
-        NAMESPACE,
-        "--create-namespace",
-    ];
-    succeeded(&cluster.helm(install).await.unwrap());
+    // Step 2: the chart is installed from the registry alone. No node is here to run its pods.
+    std::fs::write(cluster.dir().join("values.yaml"), block_after("## Install", "yaml")).unwrap();
+    let (install, _) = release.install_and_test();
+    type_in_at(&cluster, cluster.dir(), &install.replace(" --wait ", " ")).await;
     let deployments: Api<Deployment> = Api::namespaced(cluster.client().await.unwrap(), NAMESPACE);
     let pod = deployments.get(RELEASE).await.unwrap().spec.unwrap().template.spec.unwrap();
-    assert_eq!(pod.containers[0].image.as_deref(), Some(format!("{path}/crofter@{digest}").as_str()));
+    let image = format!("{}/crofter@{}", release.path, release.digest);
+    assert_eq!(pod.containers[0].image.as_deref(), Some(image.as_str()));
 }

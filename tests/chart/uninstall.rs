@@ -1,6 +1,6 @@
 //! Removing Crofter as docs/install.md says, with the page's own commands: nothing of it is left, and nothing is stuck.
 
-use std::{fs, path::Path, process::Command};
+use std::process::Command;
 
 use crofter::{
     api_types::{Job, JobPhase, Tenant},
@@ -14,15 +14,9 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{NAMESPACE, RELEASE, chart, helm, object, operator::WAIT_TIMEOUT, succeeded, type_in};
-
-/// The command block of docs/install.md that comes first after `heading`.
-fn commands_after(heading: &str) -> String {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
-    let (_, rest) = page.split_once(heading).unwrap();
-    let (_, block) = rest.split_once("```sh\n").unwrap();
-    block.split_once("```").unwrap().0.to_owned()
-}
+use super::{
+    NAMESPACE, RELEASE, block_after, chart, helm, object, operator::WAIT_TIMEOUT, succeeded, type_in,
+};
 
 #[tokio::test]
 async fn to_remove_everything_leaves_nothing_and_hangs_nowhere() {
@@ -69,7 +63,7 @@ async fn to_remove_everything_leaves_nothing_and_hangs_nowhere() {
     assert_eq!(held.len(), 2);
 
     // The operator runs in no pod here, so it is ended where helm would end its pod.
-    let commands = commands_after("To remove everything");
+    let commands = block_after("To remove everything", "sh");
     let (before, after) = commands.split_once("helm uninstall").unwrap();
     type_in(&cluster, before).await;
     operator.kill().unwrap();
