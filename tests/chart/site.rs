@@ -1,5 +1,5 @@
-//! A cluster of real nodes as somebody has it who knows nothing of the repository: the release in a registry, a Postgres
-//! behind a DNS name, and a certificate for the REST API. What is typed there is what docs/install.md says.
+//! A cluster of real nodes as an administrator has it who has no checkout of the repository: the release in a registry,
+//! a Postgres behind a DNS name, and a certificate for the REST API. What is typed there is what docs/install.md says.
 
 use std::{
     fs,
