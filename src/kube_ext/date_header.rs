@@ -1,4 +1,4 @@
-//! A client that tells [`ServerTime`] what time the API server says that it is.
+//! A client that sets [`ServerTime`] by the `Date` of each answer.
 
 use std::task::{self, Poll};
 

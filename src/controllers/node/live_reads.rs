@@ -27,7 +27,7 @@ pub(super) async fn confirm(found: &Dereferenced, step: &Step, context: &Context
     match step {
         // Admitted already: only its taint is put right.
         Step::Admit { group } if worker::label(node, names::NODE_ADMITTED) == Some(group) => Ok(true),
-        // Also one without a taint: a node that was created anew under its name has none, and the pods of the one before.
+        // Also one without a taint: a node that was created again under its name has none, and the pods of the one before.
         Step::Admit { group } => is_drained(node, Some(group), context).await,
         Step::Free { .. } => is_drained(node, None, context).await,
         Step::Release { group, because } => {

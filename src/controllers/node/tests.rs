@@ -126,8 +126,8 @@ async fn a_node_is_admitted_to_another_group_only_after_a_live_read() {
 }
 
 #[tokio::test]
-async fn a_node_that_was_created_anew_is_not_admitted_with_pods_of_another_group() {
-    // Given: a node of umbra with a pod that the cache lacks, created anew under its name for acme.
+async fn a_node_that_was_created_again_is_not_admitted_with_pods_of_another_group() {
+    // Given: a node of umbra with a pod that the cache lacks, created again under its name for acme.
     let mut lab = Lab::new(&empty());
     lab.tenant("acme", 1, -1);
     lab.tenant("umbra", 1, -1);

@@ -132,7 +132,7 @@ impl World {
         {
             self.violations.push(format!("{name} admitted to {group} with pods of {groups:?}"));
         }
-        // A node that was created anew under its name has none, with the pods of the one before.
+        // A node that was created again under its name has none, with the pods of the one before.
         if taint(node).is_some() && taint(&after).is_none() && !groups.is_empty() {
             self.violations.push(format!("{name} lost its taint with pods of {groups:?}"));
         }
