@@ -29,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator until SIGTERM or Ctrl-C.
-    Run(Box<Config>),
+    Run(Box<Run>),
     /// Run the REST API alone until SIGTERM or Ctrl-C, for an operator that runs elsewhere.
     Api(Box<Config>),
     /// Bring the database's schema up to date, and end. `run` does the same when it connects.
@@ -52,15 +52,24 @@ enum Command {
     Version,
 }
 
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Do not serve the REST API, because `crofter api` does.
+    #[arg(long, env = "CROFTER_NO_API")]
+    no_api: bool,
+    #[command(flatten)]
+    config: Config,
+}
+
 /// Does what the command line says.
 ///
 /// # Errors
 /// Whatever keeps it from being done, as a chain of causes.
 pub async fn main(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Run(config) => {
+        Command::Run(run) => {
             telemetry::log(cli.log_format);
-            operator::run(*config).await
+            operator::run(run.config, !run.no_api).await
         }
         Command::Api(config) => {
             telemetry::log(cli.log_format);

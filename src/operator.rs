@@ -57,19 +57,20 @@ const FLUSH_EVENTS: Duration = Duration::from_secs(2);
 /// Time to release the Lease.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// Runs until a signal, or until an essential part ends.
+/// Runs until a signal, or until an essential part ends; with `serves_api` it also serves the REST API.
 ///
 /// # Errors
 /// What kept it from starting, or the name of the part that ended.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, serves_api: bool) -> anyhow::Result<()> {
     let (start_limit_seconds, namespace) = (config.start_limit_seconds, config.namespace.clone());
     let (url, gpu_resource) = (config.database.source(), config.settings.gpu_resource.clone());
     let default_tenant = config.default_tenant.as_deref().map(default_tenant::build).transpose()?;
     let identity = lease::identity(config.pod_name.as_deref(), &Random::system())?;
-    let Start { mut assembly, listener, rest, stop } = start(config).await?;
+    let Start { mut assembly, listener, stop } = start(&config).await?;
+    let rest = if serves_api { Some(rest(&config, &mut assembly).await?) } else { None };
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
     // First: probes are answered also while the API server is away.
-    let is_ready = assembly.readiness();
+    let is_ready = assembly.readiness(serves_api);
     assembly.health(listener, is_ready.clone());
     let mirror = match &url {
         Some(url) => {
@@ -88,7 +89,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     assembly.jobs(names.jobs, mirror.as_ref(), start_limit_seconds);
     assembly.attempts(invalid, mirror.as_ref());
     let keys = assembly.api_keys(namespace.clone());
-    assembly.rest(rest, keys, is_ready);
+    if let Some(rest) = rest {
+        assembly.rest(rest, keys, is_ready);
+    }
     let (events, leadership) = (assembly.events(), assembly.leadership().clone());
     let election = Election::new(assembly.election_client(), &namespace, identity, leadership.clone());
     let (release, released) = oneshot::channel();
@@ -113,10 +116,10 @@ async fn asked(message: oneshot::Receiver<()>) {
 /// # Errors
 /// As [`run`].
 pub async fn api(config: Config) -> anyhow::Result<()> {
-    let namespace = config.namespace.clone();
-    let Start { mut assembly, listener, rest, stop } = start(config).await?;
-    let keys = assembly.key_cache(namespace);
-    let is_ready = assembly.readiness();
+    let Start { mut assembly, listener, stop } = start(&config).await?;
+    let rest = rest(&config, &mut assembly).await?;
+    let keys = assembly.key_cache(config.namespace);
+    let is_ready = assembly.readiness(true);
     assembly.rest(rest, keys, is_ready.clone());
     assembly.health(listener, is_ready);
     // No controller runs that holds them: their writer ends with the last handle.
@@ -133,7 +136,6 @@ struct Start {
     assembly: Assembly,
     /// Of health and metrics.
     listener: TcpListener,
-    rest: Rest,
     stop: Stop,
 }
 
@@ -146,7 +148,7 @@ struct Rest {
     origins: Origins,
 }
 
-async fn start(config: Config) -> anyhow::Result<Start> {
+async fn start(config: &Config) -> anyhow::Result<Start> {
     let stop = signal()?;
     let time = ServerTime::new(Clock::system());
     let leadership = Leadership::new(time.clock());
@@ -154,23 +156,26 @@ async fn start(config: Config) -> anyhow::Result<Start> {
         .await
         .context("failed to find the cluster: set KUBECONFIG, or run inside one")?;
     let listener = listen(config.metrics_addr).await?;
-    let (tls, reload) = tls(&config).await?.unzip();
-    let rest = Rest {
-        listener: Listener::new(listen(config.api_addr).await?, tls),
-        history: config.database.source().as_ref().map(history).transpose()?,
-        origins: Origins::new(&config.cors_origins),
-    };
-    let (plans, follow_plans) = config::plans(config.plans).await?;
-    let (scenarios, follow_scenarios) = config::scenarios(config.scenarios).await?;
-    let tables = Tables { plans, scenarios };
+    let (plans, follow_plans) = config::plans(config.plans.clone()).await?;
+    let (scenarios, follow_scenarios) = config::scenarios(config.scenarios.clone()).await?;
+    let (tables, settings) = (Tables { plans, scenarios }, config.settings.clone());
     let mut assembly =
-        Assembly::new(clients, leadership, config.settings, &config.elastic_pools, tables, stop.clone());
+        Assembly::new(clients, leadership, settings, &config.elastic_pools, tables, stop.clone());
     assembly.follow("plan table", follow_plans);
     assembly.follow("scenario catalogue", follow_scenarios);
+    Ok(Start { assembly, listener, stop })
+}
+
+async fn rest(config: &Config, assembly: &mut Assembly) -> anyhow::Result<Rest> {
+    let (tls, reload) = tls(config).await?.unzip();
     if let Some(reload) = reload {
         assembly.follow("TLS certificate", reload.run(assembly.metrics()));
     }
-    Ok(Start { assembly, listener, rest, stop })
+    Ok(Rest {
+        listener: Listener::new(listen(config.api_addr).await?, tls),
+        history: config.database.source().as_ref().map(history).transpose()?,
+        origins: Origins::new(&config.cors_origins),
+    })
 }
 
 /// What the API server's audit log calls the operator.

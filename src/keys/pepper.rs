@@ -2,8 +2,8 @@
 //!
 //! Its entries are `v1`, `v2` and so on; the two newest are in force. The first process that needs the Secret creates it,
 //! from the operating system's randomness. Without the peppers every key would be void, so the last valid peppers stay in
-//! force when the Secret becomes unreadable, and each process that has them recreates a deleted Secret. To retire a
-//! pepper, an administrator adds a newer one and later removes the old one.
+//! force when the Secret becomes unreadable, and each replica of the operator that has them recreates a deleted Secret. To
+//! retire a pepper, an administrator adds a newer one and later removes the old one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -120,9 +120,9 @@ pub fn read(secret: &Secret) -> Result<Peppers, NoPepper> {
     if good.is_empty() { Err(first) } else { Peppers::new(good) }
 }
 
-/// Keeps `state` up to date, and recreates a deleted Secret. Ends when the watch does.
+/// Keeps `state` up to date, and with a `client` recreates a deleted Secret. Ends when the watch does.
 pub async fn follow(
-    client: Client,
+    client: Option<Client>,
     namespace: String,
     mut changes: mpsc::Receiver<Change<Secret>>,
     state: watch::Sender<State>,
@@ -141,8 +141,8 @@ pub async fn follow(
             State::InForce(peppers) if missing => Some(Arc::clone(peppers)),
             _ => None,
         };
-        if let Some(peppers) = in_force {
-            match create_secret(&client, &namespace, peppers.iter()).await {
+        if let (Some(client), Some(peppers)) = (&client, in_force) {
+            match create_secret(client, &namespace, peppers.iter()).await {
                 Ok(()) => missing = false,
                 Err(error) => tracing::error!(%error, "failed to recreate the Secret of peppers"),
             }
@@ -169,7 +169,9 @@ fn apply(change: &Change<Secret>, state: &watch::Sender<State>, missing: bool) -
             false
         }
         Change::Deleted(_) => {
-            tracing::error!("the Secret of peppers was deleted; recreating it from the peppers in force");
+            tracing::error!(
+                "the Secret of peppers was deleted; the operator recreates it from the peppers in force"
+            );
             if !matches!(&*state.borrow(), State::InForce(_)) {
                 state.send_replace(State::Absent);
             }
@@ -242,7 +244,7 @@ mod tests {
         let fake = Fake::default();
         let (sender, changes) = mpsc::channel(8);
         let (state, mut receiver) = watch::channel(State::Pending);
-        let run = tokio::spawn(follow(fake.client(), "crofter-system".into(), changes, state));
+        let run = tokio::spawn(follow(Some(fake.client()), "crofter-system".into(), changes, state));
         sender.send(Change::Synced).await.unwrap();
         receiver.wait_for(|known| matches!(known, State::Absent)).await.unwrap();
         let both = secret(json!({"v1": good("A"), "v2": good("E")}));
@@ -257,6 +259,23 @@ mod tests {
         tokio::time::sleep(RECREATE_RETRY * 2).await;
         assert_eq!(fake.get(AT)["data"], json!({"v1": good("A"), "v2": good("E")}));
         assert!(matches!(&*receiver.borrow(), State::InForce(peppers) if peppers.newest().0 == 2));
+        run.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_client_valid_peppers_stay_in_force_and_changes_are_still_followed() {
+        let (sender, changes) = mpsc::channel(8);
+        let (state, mut receiver) = watch::channel(State::Pending);
+        let run = tokio::spawn(follow(None, "crofter-system".into(), changes, state));
+        let first = secret(json!({"v1": good("A")}));
+        sender.send(Change::Applied(Arc::clone(&first))).await.unwrap();
+        receiver.wait_for(|known| matches!(known, State::InForce(_))).await.unwrap();
+        sender.send(Change::Deleted(first)).await.unwrap();
+        tokio::time::sleep(RECREATE_RETRY * 2).await;
+        assert!(matches!(&*receiver.borrow(), State::InForce(peppers) if peppers.newest().0 == 1));
+        sender.send(Change::Applied(secret(json!({"v1": good("A"), "v2": good("E")})))).await.unwrap();
+        let newest = receiver.wait_for(|known| matches!(known, State::InForce(p) if p.newest().0 == 2)).await;
+        assert!(newest.is_ok());
         run.abort();
     }
 }

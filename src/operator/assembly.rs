@@ -397,7 +397,7 @@ impl Assembly {
 
     /// The controller of API keys, and the cache by which they are recognised.
     pub(super) fn api_keys(&mut self, namespace: String) -> Keys {
-        let peppers = self.peppers(&namespace);
+        let peppers = self.peppers(&namespace, true);
         let (context, watches) = api_key::prepare(api_key::Dependencies {
             client: self.clients.leader.clone(),
             keys: self.keys.store(),

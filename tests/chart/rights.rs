@@ -13,7 +13,7 @@ const READ: &str = "get list watch";
 const WRITE: &str = "create delete deletecollection get list patch update watch";
 
 /// What a client may do in a namespace, one line per resource, but for what everybody may ask about himself.
-async fn rights(client: &Client, namespace: &str) -> BTreeSet<String> {
+pub(crate) async fn rights(client: &Client, namespace: &str) -> BTreeSet<String> {
     let review: SelfSubjectRulesReview = object(json!({"spec": {"namespace": namespace}}));
     let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await.unwrap();
     let mut by_resource = std::collections::BTreeMap::<String, BTreeSet<String>>::new();
@@ -36,7 +36,7 @@ async fn rights(client: &Client, namespace: &str) -> BTreeSet<String> {
     by_resource.into_iter().map(line).collect()
 }
 
-fn lines(list: &[(&str, &str)]) -> BTreeSet<String> {
+pub(crate) fn lines(list: &[(&str, &str)]) -> BTreeSet<String> {
     list.iter().map(|(resource, verbs)| format!("{resource}: {verbs}")).collect()
 }
 

@@ -52,7 +52,7 @@ impl Replica {
         let keys = Keys::new(peppers, Clock::system(), Metrics::default());
         let inputs = Inputs { keys: objects.subscribe(), tenants: tenants.subscribe() };
         let mut parts = JoinSet::new();
-        parts.spawn(pepper::follow(verbs.client.clone(), home.clone(), secret.subscribe(), known));
+        parts.spawn(pepper::follow(Some(verbs.client.clone()), home.clone(), secret.subscribe(), known));
         parts.spawn(keys.clone().feed(home.clone(), inputs));
         parts.spawn(keys.clone().probe(verbs.client.clone(), home, objects.pulse()));
         parts.spawn(objects.run());

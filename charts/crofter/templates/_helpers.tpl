@@ -33,6 +33,60 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "crofter.serviceAccountName" . }}
 {{- end -}}
 
+{{/* The same of the REST API where it has a Deployment of its own. No selector of the operator's matches its pods. */}}
+{{- define "crofter.api.fullname" -}}
+{{- printf "%s-api" (include "crofter.fullname" . | trunc 59 | trimSuffix "-") -}}
+{{- end -}}
+
+{{- define "crofter.api.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-api
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "crofter.api.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "crofter.api.selectorLabels" . }}
+{{- end -}}
+
+{{- define "crofter.api.serviceAccountName" -}}
+{{- $name := dig "serviceAccount" "name" "" .Values.api -}}
+{{- if dig "serviceAccount" "create" true .Values.api -}}
+{{- $name = $name | default (include "crofter.api.fullname" .) -}}
+{{- end -}}
+{{- if eq $name (include "crofter.serviceAccountName" .) -}}
+{{- fail (printf "api.serviceAccount.name: %q is the operator's, which has more rights: give another one" $name) -}}
+{{- end -}}
+{{- required "api.serviceAccount.name: give the name of the ServiceAccount to use, as api.serviceAccount.create is false" $name -}}
+{{- end -}}
+
+{{- define "crofter.api.username" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "crofter.api.serviceAccountName" . }}
+{{- end -}}
+
+{{/* The Deployments: the operator, and the REST API where it has one of its own. `of` begins the names of the templates for its
+name, labels and account. */}}
+{{- define "crofter.deployments" -}}
+{{- $separate := ((.Values.api).deployment).enabled | default false -}}
+- of: crofter
+  args: [run{{ if $separate }}, --no-api{{ end }}]
+  isOperator: true
+  servesApi: {{ not $separate }}
+  replicas: {{ .Values.replicas }}
+  serviceAccount: {{ toJson .Values.serviceAccount }}
+  resources: {{ toJson .Values.resources }}
+{{- if $separate }}
+- of: crofter.api
+  args: [api]
+  isOperator: false
+  servesApi: true
+  replicas: {{ .Values.api.replicas | default .Values.replicas }}
+  serviceAccount: {{ dig "serviceAccount" (dict "create" true) .Values.api | toJson }}
+  resources: {{ .Values.api.resources | default .Values.resources | toJson }}
+{{- end }}
+{{- end -}}
+
 {{- define "crofter.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}

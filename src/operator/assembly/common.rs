@@ -26,14 +26,15 @@ const CORE: [&str; 7] = ["tenants", "jobs", "keys", "nodes", "pods", "other_pods
 impl Assembly {
     /// Whether the REST API can answer: the caches are synced, and on a leader the scheduler has decided. A replica that was
     /// ready before it leads stays ready, or no replica would be while another one takes over. None is once it stops.
-    pub(in crate::operator) fn readiness(&self) -> IsReady {
+    /// Without `serves_api` the cache that only the REST API reads is empty.
+    pub(in crate::operator) fn readiness(&self, serves_api: bool) -> IsReady {
         let (index, watches, scheduler) = (self.index.clone(), self.watches.clone(), self.scheduler.clone());
         let (leadership, stop, was_ready) =
             (self.leadership.clone(), self.stop.clone(), AtomicBool::new(false));
         Arc::new(move || {
             let running = watches.states();
             let mut core = running.iter().filter(|watch| CORE.contains(&watch.name));
-            let synced = index.is_synced() && core.all(|watch| watch.synced);
+            let synced = (!serves_api || index.is_synced()) && core.all(|watch| watch.synced);
             let decided = was_ready.load(Ordering::Relaxed) || !leadership.leads() || scheduler.is_ready();
             let is_ready = synced && decided;
             was_ready.fetch_or(is_ready, Ordering::Relaxed);
@@ -43,15 +44,16 @@ impl Assembly {
 
     /// The cache alone.
     pub(in crate::operator) fn key_cache(&mut self, namespace: String) -> Keys {
-        let peppers = self.peppers(&namespace);
+        let peppers = self.peppers(&namespace, false);
         self.key_authenticator(peppers, namespace)
     }
 
-    pub(super) fn peppers(&mut self, namespace: &str) -> watch::Receiver<pepper::State> {
+    /// With `recreates` a deleted Secret is recreated: where the REST API runs alone, its role lacks the right to it.
+    pub(super) fn peppers(&mut self, namespace: &str, recreates: bool) -> watch::Receiver<pepper::State> {
         let mut secret = pepper::watch(&self.clients.any, namespace).known_as("peppers", &self.watches);
         let (known, peppers) = watch::channel(pepper::State::Pending);
-        let following =
-            pepper::follow(self.clients.any.clone(), namespace.to_owned(), secret.subscribe(), known);
+        let client = recreates.then(|| self.clients.any.clone());
+        let following = pepper::follow(client, namespace.to_owned(), secret.subscribe(), known);
         self.parts.essential("watch of peppers", secret.run());
         self.parts.essential("peppers", following);
         peppers

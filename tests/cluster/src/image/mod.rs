@@ -9,6 +9,7 @@ mod archive;
 mod layer;
 mod oci;
 mod operator;
+mod postgres;
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,7 @@ pub use self::{
         CERTIFICATES, Details, ENTRYPOINT, USER, certificates, development_build, development_image,
         operator, strip,
     },
+    postgres::postgres,
 };
 
 /// Why an image was not written.
@@ -54,6 +56,9 @@ pub enum Error {
         /// The operating system's error.
         source: io::Error,
     },
+    /// The machine lacks what is to be in the image.
+    #[error("failed to find the programs of {0}: apt-get install {0}")]
+    Missing(&'static str),
     /// There are no certificates.
     #[error("failed to read CA certificates: {0} has no file *.crt, install ca-certificates or give a file")]
     NoCertificates(PathBuf),
@@ -84,6 +89,7 @@ pub struct Image {
     entrypoint: Vec<String>,
     command: Vec<String>,
     user: String,
+    stop_signal: Option<&'static str>,
 }
 
 impl Image {
@@ -105,6 +111,7 @@ impl Image {
             entrypoint: Vec::new(),
             command: Vec::new(),
             user: String::new(),
+            stop_signal: None,
         }
     }
 

@@ -94,7 +94,7 @@ fn config(image: &Image, layers: &[Written]) -> Value {
     let history = image.layers.iter().map(|layer| {
         json!({ "created": image.created, "created_by": "crofter-test-cluster", "comment": layer.comment })
     });
-    json!({
+    let mut config = json!({
         "created": image.created,
         "architecture": image.architecture,
         "os": "linux",
@@ -111,7 +111,11 @@ fn config(image: &Image, layers: &[Written]) -> Value {
             "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>(),
         },
         "history": history.collect::<Vec<_>>(),
-    })
+    });
+    if let Some(signal) = image.stop_signal {
+        config["config"]["StopSignal"] = signal.into();
+    }
+    config
 }
 
 fn manifest(image: &Image, config: &Blob, layers: &[Blob]) -> Value {
