@@ -75,6 +75,11 @@ key: {{ .existingSecretKey }}
 {{- end -}}
 {{- end -}}
 
+{{/* The users that Crofter's own processes are for the API server, as a list of CEL: what only Crofter does is theirs. */}}
+{{- define "crofter.usernames" -}}
+['{{ list (include "crofter.username" .) | join "', '" }}']
+{{- end -}}
+
 {{/* When the node pulls the operator's image. */}}
 {{- define "crofter.imagePullPolicy" -}}
 {{- .Values.image.pullPolicy | default (ternary "IfNotPresent" "Always" (ne .Values.image.digest "")) -}}
