@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The policies that the chart installs.
-pub const POLICIES: [&str; 10] = [
+pub const POLICIES: [&str; 13] = [
     "tenant-plan.crofter.io",
     "tenant-deletion.crofter.io",
     "ownership.crofter.io",
@@ -36,6 +36,9 @@ pub const POLICIES: [&str; 10] = [
     "job-deletion.crofter.io",
     "tenant-secrets.crofter.io",
     "tenant-claims.crofter.io",
+    "kubelets.crofter.io",
+    "worker-tolerations.crofter.io",
+    "node-names.crofter.io",
 ];
 /// What a tenant of no plan is named, which is never stored.
 const UNPLANNED: &str = "crofter-check-of-no-plan";

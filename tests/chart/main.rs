@@ -18,6 +18,7 @@ mod schemas;
 mod tenant_policies;
 mod uninstall;
 mod values;
+mod worker_policies;
 
 use std::{
     fmt::Debug,
