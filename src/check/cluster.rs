@@ -25,13 +25,20 @@ use crate::{
 };
 
 /// The policies that the chart installs.
-pub const POLICIES: [&str; 6] = [
+pub const POLICIES: [&str; 13] = [
     "tenant-plan.crofter.io",
     "tenant-deletion.crofter.io",
     "ownership.crofter.io",
     "paused.crofter.io",
     "object-size.crofter.io",
     "operator-reach.crofter.io",
+    "tenant-objects.crofter.io",
+    "job-deletion.crofter.io",
+    "tenant-secrets.crofter.io",
+    "tenant-claims.crofter.io",
+    "kubelets.crofter.io",
+    "worker-tolerations.crofter.io",
+    "node-names.crofter.io",
 ];
 /// What a tenant of no plan is named, which is never stored.
 const UNPLANNED: &str = "crofter-check-of-no-plan";

@@ -17,8 +17,10 @@ mod rendering;
 mod rights;
 mod schemas;
 mod site;
+mod tenant_policies;
 mod uninstall;
 mod values;
+mod worker_policies;
 
 use std::{
     fmt::Debug,
@@ -138,17 +140,24 @@ where
 }
 
 /// Makes a call that changes nothing until it is refused; the reason given must contain `message`.
-async fn refused_call<T: Debug, F>(message: &str, call: impl Fn() -> F)
+async fn refused_call<T: Debug, F>(message: &str, call: impl Fn() -> F) -> kube::Error
 where
     F: Future<Output = kube::Result<T>>,
 {
     let error = wait::until(PROPAGATION_TIMEOUT, &format!("a refusal: {message}"), || async {
         match call().await {
             Ok(accepted) => Err(format!("accepted: {accepted:?}")),
-            Err(error) => Ok(error.to_string()),
+            Err(error) => Ok(error),
         }
     })
     .await
     .unwrap();
-    assert!(error.contains(message), "{error}");
+    assert!(error.to_string().contains(message), "{error}");
+    error
+}
+
+/// The same, where the refusal must be 403 (Forbidden).
+async fn forbidden<T: Debug>(message: &str, call: impl AsyncFn() -> kube::Result<T>) {
+    let error = refused_call(message, || call()).await;
+    assert!(matches!(&error, kube::Error::Api(status) if status.code == 403), "{error}");
 }

@@ -7,14 +7,14 @@ use crofter::{
     controllers::tenant::default_tenant,
     names,
 };
-use crofter_test_cluster::wait;
+use crofter_test_cluster::{Cluster, wait};
 use k8s_openapi::api::{
     core::v1::{Namespace, Pod, Secret, ServiceAccount},
     rbac::v1::RoleBinding,
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -29,6 +29,33 @@ pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
     let account: ServiceAccount = object(json!({"metadata": {"name": names::JOB_SERVICE_ACCOUNT}}));
     Api::namespaced(operator.clone(), name).create(&PostParams::default(), &account).await.unwrap();
     name.to_owned()
+}
+
+/// A user with the role `admin` of a tenant, who has its rights already: the role is put together by the controller manager,
+/// a moment after the install.
+pub(crate) async fn tenant_admin(cluster: &Cluster, namespace: &str, user: &str) -> Client {
+    let role: RoleBinding = object(json!({
+        "metadata": {"name": "all-roles"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "crofter:tenant-admin"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}],
+    }));
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    Api::namespaced(admin, namespace).create(&PostParams::default(), &role).await.unwrap();
+    let client = cluster.client_for(&cluster.kubeconfig_for_user(user, &[]).unwrap()).await.unwrap();
+    let (keys, secrets, jobs): (Api<TenantApiKey>, Api<Secret>, Api<Job>) = (
+        Api::namespaced(client.clone(), namespace),
+        Api::namespaced(client.clone(), namespace),
+        Api::namespaced(client.clone(), namespace),
+    );
+    wait::until(PROPAGATION_TIMEOUT, "the rights of the role", || async {
+        let all = ListParams::default();
+        keys.list_metadata(&all).await?;
+        secrets.list_metadata(&all).await?;
+        jobs.list_metadata(&all).await.map(drop)
+    })
+    .await
+    .unwrap();
+    client
 }
 
 /// The message for other users who set Crofter's labels.
@@ -180,13 +207,7 @@ async fn only_who_may_update_the_tenant_pauses_its_jobs_and_keys() {
     let (admin, _report) = cluster.client_with_report().await.unwrap();
     let operator = operator(cluster).await;
     let name = tenant_namespace(&operator, "tenant-paused").await;
-    let role: RoleBinding = object(json!({
-        "metadata": {"name": "all-roles"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "crofter:tenant-admin"},
-        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "paul"}],
-    }));
-    Api::namespaced(admin.clone(), &name).create(&PostParams::default(), &role).await.unwrap();
-    let paul = cluster.client_for(&cluster.kubeconfig_for_user("paul", &[]).unwrap()).await.unwrap();
+    let paul = tenant_admin(cluster, &name, "paul").await;
 
     let message =
         "crofter.io/paused is for who may update the Tenant: paul may not update Tenant tenant-paused";
@@ -204,12 +225,8 @@ async fn only_who_may_update_the_tenant_pauses_its_jobs_and_keys() {
         "spec": {"scopes": ["jobs:read"]},
     }));
     let keys: Api<TenantApiKey> = Api::namespaced(paul, &name);
-    // The role behind the binding is put together by the controller manager, a moment after the install.
-    let (plainly, plain) = (PostParams::default(), job("job", json!({})));
-    wait::until(PROPAGATION_TIMEOUT, "the job to be accepted", || jobs.create(&plainly, &plain))
-        .await
-        .unwrap();
-    wait::until(PROPAGATION_TIMEOUT, "the key to be accepted", || keys.create(&plainly, &key)).await.unwrap();
+    jobs.create(&PostParams::default(), &job("job", json!({}))).await.unwrap();
+    keys.create(&PostParams::default(), &key).await.unwrap();
     refused(&jobs, &job("born-paused", annotations), message).await;
     change_refused(&jobs, "job", &pause, message).await;
     change_refused(&keys, "ci", &pause, message).await;

@@ -9,7 +9,7 @@ use crofter::{
 use crofter_test_cluster::tools::Tools;
 use serde_json::{Value, json};
 
-use super::{chart, failed, succeeded};
+use super::{NAMESPACE, chart, failed, succeeded};
 
 /// Runs helm on the chart alone.
 fn helm(args: &[&str]) -> std::process::Output {
@@ -246,7 +246,7 @@ fn the_operator_is_configured_by_the_values() {
 #[test]
 fn values_that_are_newer_than_a_release_may_be_absent() {
     let newer = "database.bundled=null,topologySpreadConstraints=null,extraObjects=null,extraVolumes=null,\
-                 extraVolumeMounts=null,networkPolicy.egress=null";
+                 extraVolumeMounts=null,networkPolicy.egress=null,policies.systemNamespaces=null,policies.nodeNames=null";
     assert!(helm_template(&["--set", &format!("{newer},api=null")]) == helm_template(&[]));
     // Of `api` the upgrade may give one value alone.
     let separate = "api.deployment.enabled=true";
@@ -255,6 +255,30 @@ fn values_that_are_newer_than_a_release_may_be_absent() {
         helm_template(&["--set", &format!("{newer},{absent},{separate}")])
             == helm_template(&["--set", separate])
     );
+}
+
+#[test]
+fn system_namespaces_are_those_of_kubernetes_the_release_and_the_values() {
+    let bindings = |arguments: &[&str]| {
+        let objects = rendered(arguments);
+        let bindings = of_kind(&objects, "ValidatingAdmissionPolicyBinding");
+        ["worker-tolerations.crofter.io", "node-names.crofter.io"].map(|name| {
+            let binding = bindings.iter().find(|binding| binding["metadata"]["name"] == name).unwrap();
+            let selector = binding.pointer("/spec/matchResources/namespaceSelector").unwrap();
+            (binding["spec"]["validationActions"].clone(), selector.clone())
+        })
+    };
+    let but = |names: Value| {
+        json!({"matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": names},
+            {"key": "pod-security.kubernetes.io/enforce", "operator": "NotIn", "values": ["privileged"]},
+        ]})
+    };
+    let plain = but(json!(["kube-system", NAMESPACE]));
+    assert_eq!(bindings(&[]), [(json!(["Deny"]), plain.clone()), (json!(["Audit"]), plain)]);
+    let more = "policies.systemNamespaces={local-path-storage,kube-system},policies.nodeNames=Deny";
+    let of_values = (json!(["Deny"]), but(json!(["kube-system", NAMESPACE, "local-path-storage"])));
+    assert_eq!(bindings(&["--set", more]), [of_values.clone(), of_values]);
 }
 
 /// A tag may move, a digest can't.

@@ -129,6 +129,13 @@ key: {{ .existingSecretKey }}
 {{- end -}}
 {{- end -}}
 
+{{/* The users that Crofter's own processes are for the API server, as a list of CEL: what only Crofter does is theirs. */}}
+{{- define "crofter.usernames" -}}
+{{- $names := list (include "crofter.username" .) -}}
+{{- if ((.Values.api).deployment).enabled }}{{ $names = append $names (include "crofter.api.username" .) }}{{ end -}}
+['{{ $names | join "', '" }}']
+{{- end -}}
+
 {{/* When the node pulls the operator's image. */}}
 {{- define "crofter.imagePullPolicy" -}}
 {{- .Values.image.pullPolicy | default (ternary "IfNotPresent" "Always" (ne .Values.image.digest "")) -}}
