@@ -12,7 +12,7 @@ use std::{
 
 use crofter::{
     api_types::{Job, JobPhase},
-    domain::leadership::{LEASE_DURATION, RETRY_PERIOD},
+    domain::leadership::LEASE_DURATION,
     names,
 };
 use crofter_test_cluster::{
@@ -426,7 +426,7 @@ async fn a_clock_that_is_set_by_an_hour_costs_neither_the_lease_nor_a_job() {
     first.kill();
     let took = second.until_leads().await;
     println!("clocks two hours apart: the next leader led after {:.1} s", took.as_secs_f64());
-    assert!(took >= LEASE_DURATION - RETRY_PERIOD - Duration::from_secs(1), "{took:?}");
+    assert!(took > LEASE_DURATION / 2, "at once, as the Lease seems to be two hours old: {took:?}");
     jobs(&verbs, "clockwork", "end").await;
     all_completed(&verbs, "clockwork").await;
     let renewed = lease(&verbs).await.renew_time.unwrap().0;
