@@ -11,10 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Clock;
 
-/// The longest that a request may take for the time in its answer to be used.
-const LONGEST_REQUEST: SignedDuration = SignedDuration::from_secs(1);
-/// How far an answer may be from what is expected before that is corrected: a `Date` has whole seconds.
-const TOLERANCE: SignedDuration = SignedDuration::from_secs(3);
+/// What is cut off a `Date`, which has whole seconds.
+const RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
+/// How far the time of day may be from all that an answer allows before it is corrected.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 /// The shortest time between corrections: the clocks of several API servers may differ.
 const CORRECTION_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
@@ -64,16 +64,14 @@ impl ServerTime {
         self.clock.boot()
     }
 
-    /// The answer to a request that was sent at `sent` has this `Date`.
+    /// The answer to a request that was sent at `sent` has this `Date`: a moment between then and now. So a slow answer, or
+    /// one that a frozen process reads late, says less than a fast one, and nothing wrong.
     pub fn answered(&self, date: Timestamp, sent: Timestamp) {
         let boot = self.clock.boot();
-        // A process that was frozen reads an answer of long ago.
-        if boot.duration_since(sent) > LONGEST_REQUEST {
-            return;
-        }
+        let (least, most) = (date.duration_since(boot), date.duration_since(sent) + RESOLUTION);
         let mut state = self.state();
-        let ahead = date.duration_since(boot) + SignedDuration::from_millis(500);
-        let error = ahead - state.ahead;
+        let (ahead, nearest) = (least + (most - least) / 2, state.ahead.max(least).min(most));
+        let error = nearest - state.ahead;
         let is_early = state.corrected.is_some_and(|at| boot.duration_since(at) < CORRECTION_INTERVAL);
         if error.abs() <= TOLERANCE || is_early {
             return;
@@ -136,12 +134,22 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_took_long_is_not_used() {
+    fn an_answer_that_is_read_late_changes_nothing() {
         let (time, machine) = machine(100, 10_000);
         let sent = time.sent();
         *machine.lock().unwrap() = (3_700, 13_600);
         time.answered(Timestamp::from_second(10_000).unwrap(), sent);
         assert_eq!(seconds(&time), 13_600);
+    }
+
+    #[test]
+    fn slow_answers_correct_what_is_far_off() {
+        let (time, machine) = machine(100, 13_600);
+        let sent = time.sent();
+        *machine.lock().unwrap() = (103, 13_603);
+        time.answered(Timestamp::from_second(10_001).unwrap(), sent);
+        let now = seconds(&time);
+        assert!((10_001..=10_004).contains(&now), "{now}");
     }
 
     #[test]

@@ -75,7 +75,7 @@ where
 
     fn fed_by(source: Source) -> Self {
         let pulse = Pulse::default();
-        let seed = source.path.clone();
+        let seed = format!("{} {:?}", source.path, source.config.label_selector);
         Self::of(retried(list_watch(source, pulse.clone()), seed).boxed(), pulse)
     }
 

@@ -19,9 +19,11 @@ const LONGEST_UNREACHABLE: Duration = Duration::from_secs(8);
 const LONGEST: Duration = Duration::from_secs(30);
 /// Failures this far apart are not in a row.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+/// How long a watch must last for what it delivers to end a row of failures.
+const LASTING: Duration = Duration::from_secs(10);
 
-/// The same events; after a failure the next one is asked for after a pause, which grows with each failure in a row that
-/// has the same cause. `seed` makes watches that failed together return one after another.
+/// The same events; after a failure the next one is asked for after a pause, which grows with each failure in a row. A row
+/// begins with the first failure once the API server can be reached again. `seed` makes watches that failed together return one after another.
 pub(in crate::kube_ext) fn retried<K: Send>(
     events: impl Stream<Item = Result<Event<K>, Interruption>> + Send,
     seed: String,
@@ -31,11 +33,11 @@ pub(in crate::kube_ext) fn retried<K: Send>(
         async move {
             if let Some(until) = failures.until {
                 sleep_until(until).await;
-                failures.until = None;
+                (failures.until, failures.resumed) = (None, Some(Instant::now()));
             }
             let event = events.next().await?;
             match &event {
-                Ok(Event::Apply(_) | Event::Delete(_)) => failures = Failures::default(),
+                Ok(Event::Apply(_) | Event::Delete(_)) => failures.delivered(),
                 Ok(_) => (),
                 Err(error) => failures.add(error.cause(), &seed),
             }
@@ -51,13 +53,23 @@ struct Failures {
     last: Option<(Cause, Instant)>,
     /// When the next event is asked for.
     until: Option<Instant>,
+    /// When one was asked for after the last failure.
+    resumed: Option<Instant>,
 }
 
 impl Failures {
+    fn delivered(&mut self) {
+        if self.resumed.is_none_or(|at| at.elapsed() >= LASTING) {
+            *self = Self::default();
+        }
+    }
+
     fn add(&mut self, cause: Cause, seed: &str) {
         let now = Instant::now();
-        let is_in_a_row =
-            self.last.is_some_and(|(last, at)| last == cause && now.duration_since(at) < FORGOTTEN_AFTER);
+        let is_in_a_row = self.last.is_some_and(|(last, at)| {
+            let is_back = last == Cause::Unreachable && cause != Cause::Unreachable;
+            !is_back && now.duration_since(at) < FORGOTTEN_AFTER
+        });
         self.count = if is_in_a_row { self.count.saturating_add(1) } else { 0 };
         self.last = Some((cause, now));
         let longest = if cause == Cause::Unreachable { LONGEST_UNREACHABLE } else { LONGEST };
@@ -103,9 +115,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_cause_begins_again_and_the_same_one_does_not() {
+    async fn a_server_that_is_back_is_asked_at_once_and_one_that_goes_on_failing_is_not() {
         let expired = || Err(Interruption::Rewound { at: 1, seen: 2 });
-        let all = [Err(unreachable()), Err(unreachable()), Err(unreachable()), expired(), Ok(Event::Init)];
+        let outage = [Err(unreachable()), Err(unreachable()), Err(unreachable()), expired(), Ok(Event::Init)];
         let again = [
             Ok(Event::InitDone),
             expired(),
@@ -114,18 +126,32 @@ mod tests {
             expired(),
             Ok(Event::Init),
         ];
-        let pauses = pauses(all.into_iter().chain(again).collect()).await;
+        let pauses = pauses(outage.into_iter().chain(again).collect()).await;
         for (n, full) in [(3, 1.0), (6, 2.0), (9, 4.0)] {
-            assert!(is_about(pauses[n], full), "a list alone does not begin again: {n}: {pauses:?}");
+            assert!(is_about(pauses[n], full), "a list alone does not end the row: {n}: {pauses:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_is_asked_for_less_and_less_often_until_a_watch_delivers() {
-        let refused = || Err(Interruption::Ended);
-        let delivers = [Ok(Event::Apply(ConfigMap::default())), refused(), Ok(Event::Init)];
-        let pauses = pauses((0..10).map(|_| refused()).chain(delivers).collect()).await;
-        assert!(is_about(pauses[8], 30.0) && is_about(pauses[9], 30.0), "{pauses:?}");
-        assert!(is_about(pauses[11], 1.0), "{pauses:?}");
+    async fn failures_of_changing_causes_are_one_row() {
+        let overloaded = (0..10).flat_map(|_| [Err(Interruption::Slow), Err(Interruption::Ended)]);
+        let pauses = pauses(overloaded.chain([Ok(Event::Init)]).collect()).await;
+        assert!(is_about(pauses[18], 30.0) && is_about(pauses[19], 30.0), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_watch_that_lasts_ends_a_row() {
+        let failed = || Err(Interruption::Ended);
+        let short = (0..10).flat_map(|_| [failed(), Ok(Event::Apply(ConfigMap::default()))]);
+        let pauses = pauses(short.chain([failed(), Ok(Event::Init)]).collect()).await;
+        assert!(is_about(pauses[20], 30.0), "{pauses:?}");
+
+        let mut failures = Failures::default();
+        (0..10).for_each(|_| failures.add(Cause::Ended, "seed"));
+        failures.resumed = Some(Instant::now());
+        tokio::time::advance(LASTING).await;
+        failures.delivered();
+        failures.add(Cause::Ended, "seed");
+        assert_eq!(failures.count, 0);
     }
 }
