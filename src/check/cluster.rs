@@ -134,7 +134,7 @@ async fn in_force(client: &Client) -> Finding {
     match within("failed to try a Tenant of no plan", api.create(&dry_run, &tenant)).await {
         Ok(_) => Finding::failed(
             "the API server admits a Tenant of no plan: the policies are not in force",
-            "see `kubectl get validatingadmissionpolicybindings -o yaml`: each has validationActions [Deny]",
+            "see `kubectl get validatingadmissionpolicybindings -o yaml`: each but node-names has validationActions [Deny]",
         ),
         Err(error) if error.refusal().is_some_and(|message| message.contains("which is no plan")) => {
             Finding::Ok(format!("all {} admission policies are in force", POLICIES.len()))
