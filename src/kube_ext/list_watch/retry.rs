@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_is_back_is_asked_at_once_and_one_that_goes_on_failing_is_not() {
+    async fn a_server_that_is_back_is_asked_at_once_and_one_that_still_fails_is_not() {
         let expired = || Err(Interruption::Rewound { at: 1, seen: 2 });
         let outage = [Err(unreachable()), Err(unreachable()), Err(unreachable()), expired(), Ok(Event::Init)];
         let again = [
