@@ -57,18 +57,18 @@ fn annotated(annotations: &Value) -> Patch<Value> {
 async fn a_kubelet_writes_no_annotation_of_crofter() {
     let cluster = installed().await;
     let (admin, _report) = cluster.client_with_report().await.unwrap();
-    add_node(&admin, "told", None).await;
-    let (own, all): (Api<Node>, Api<Node>) = (Api::all(kubelet("told").await), Api::all(admin));
+    add_node(&admin, "annotated", None).await;
+    let (own, all): (Api<Node>, Api<Node>) = (Api::all(kubelet("annotated").await), Api::all(admin));
     let words = "a kubelet doesn't set, change or remove annotations of crofter.io on its node: ";
     let refused = async |annotation: &str, value: Value| {
         let (words, change) = (format!("{words}{annotation}"), annotated(&json!({annotation: value})));
-        forbidden(&words, async || own.patch("told", &try_patch(), &change).await).await;
-        forbidden(&words, async || own.patch_status("told", &try_patch(), &change).await).await;
+        forbidden(&words, async || own.patch("annotated", &try_patch(), &change).await).await;
+        forbidden(&words, async || own.patch_status("annotated", &try_patch(), &change).await).await;
     };
     refused(names::ANNOTATION_PAUSED, json!("true")).await;
     refused(names::NODE_WORKER_SINCE, json!("2020-01-02T03:04:05Z acme")).await;
     let set = annotated(&json!({names::ANNOTATION_PAUSED: "true", names::NODE_WORKER_SINCE: "x"}));
-    all.patch("told", &PatchParams::default(), &set).await.unwrap();
+    all.patch("annotated", &PatchParams::default(), &set).await.unwrap();
     refused(names::ANNOTATION_PAUSED, Value::Null).await;
     refused(names::NODE_WORKER_SINCE, json!("y")).await;
     // What else it writes of its node it writes as before, whatever annotations that has.
@@ -76,8 +76,8 @@ async fn a_kubelet_writes_no_annotation_of_crofter() {
         "metadata": {"annotations": {"example.com/note": "seen"}, "labels": {"example.com/zone": "a"}},
         "status": {"capacity": {"cpu": "8"}},
     });
-    own.patch("told", &PatchParams::default(), &Patch::Strategic(change.clone())).await.unwrap();
-    own.patch_status("told", &PatchParams::default(), &Patch::Strategic(change)).await.unwrap();
+    own.patch("annotated", &PatchParams::default(), &Patch::Strategic(change.clone())).await.unwrap();
+    own.patch_status("annotated", &PatchParams::default(), &Patch::Strategic(change)).await.unwrap();
 
     // It brings none along when it registers.
     let node = |annotations: Value| -> Node {
