@@ -191,9 +191,11 @@ async fn clients(leadership: Leadership, time: ServerTime) -> anyhow::Result<Cli
     let config = client_config().await?;
     let mut once = config.clone();
     once.default_retry = false;
-    let client = |config| Ok::<_, kube::Error>(timed(Client::try_from(config)?, time.clone()));
-    let leader = leader_gate::gated(client(once)?, leadership);
-    Ok(Clients { election: client(of_election(&config))?, any: client(config)?, leader, clock: time.clock() })
+    let timed = |client| timed(client, time.clone());
+    // The gate is next to the connection: what it lets pass is sent at once.
+    let leader = timed(leader_gate::gated(Client::try_from(once)?, leadership));
+    let election = timed(Client::try_from(of_election(&config))?);
+    Ok(Clients { any: timed(Client::try_from(config)?), leader, election, clock: time.clock() })
 }
 
 /// For the client of the election, whose connection is its own, so that no other request delays a renewal.

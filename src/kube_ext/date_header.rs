@@ -53,7 +53,24 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{Api, api::PostParams};
+
     use super::*;
+    use crate::kube_ext::{leader_gate::gated, lease::tests::Lab, mock::Fake, within};
+
+    #[tokio::test]
+    async fn an_error_of_the_client_below_stays_what_it_is() {
+        let (lab, fake) = (Lab::new(), Fake::default());
+        let time = ServerTime::new(crate::clock::Clock::system());
+        let client = timed(gated(fake.client(), lab.leadership.clone()), time);
+        let api: Api<ConfigMap> = Api::namespaced(client, "n");
+        let (post, map) = (PostParams::default(), ConfigMap::default());
+        let error = within("failed to create", api.create(&post, &map)).await.unwrap_err();
+        assert_eq!(error.category(), "not_leader", "{error}");
+        let error = within("failed to read", api.get("m")).await.unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+    }
 
     #[test]
     fn a_date_is_read_as_servers_write_it() {
