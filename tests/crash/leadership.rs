@@ -1,14 +1,7 @@
 //! Two replicas on a real API server: one leads, the other takes over when that is killed, stopped, frozen or cut off, and
 //! both serve the REST API all the time.
 
-use std::{
-    fs,
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{net::TcpListener, path::PathBuf, sync::Mutex, time::Duration};
 
 use crofter::{
     api_types::{Job, JobPhase},
@@ -32,6 +25,7 @@ use crate::{
     API_FAULTS, OPERATOR_FAULTS,
     audit::{Audit, Request},
     common::{Verbs, WAIT_TIMEOUT, World, now, phase, rest, world::ask},
+    fake_clock::FakeClock,
     history::{check_completed_once, check_pods, of_pods},
 };
 
@@ -44,38 +38,6 @@ pub struct Replica<'a> {
     pub api_port: u16,
     clock: FakeClock,
     process: Mutex<Process>,
-}
-
-/// The time of day of one process, which a test sets. Its steady clocks advance as those of the machine, as they do where
-/// an administrator or NTP sets a clock.
-struct FakeClock(PathBuf);
-
-impl FakeClock {
-    /// Debian's libfaketime; `make deps` installs it.
-    const LIBRARY: &str = "faketime/libfaketime.so.1";
-
-    fn new(dir: &Path, name: &str) -> Self {
-        let clock = Self(dir.join(format!("{name}.clock")));
-        clock.set("+0");
-        clock
-    }
-
-    /// Sets it to this many seconds from that of the machine: `-3600`, `+3600`.
-    fn set(&self, offset: &str) {
-        // A process reads a whole file, never a half of one.
-        let whole = self.0.with_extension("new");
-        fs::write(&whole, offset).unwrap();
-        fs::rename(whole, &self.0).unwrap();
-    }
-
-    /// Lets a process live by it.
-    fn apply(&self, command: &mut Command) {
-        let library = format!("/usr/lib/{}-linux-gnu/{}", std::env::consts::ARCH, Self::LIBRARY);
-        assert!(Path::new(&library).exists(), "no {library}: run make deps");
-        command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &self.0);
-        let switches = ["FAKETIME_NO_CACHE", "FAKETIME_DONT_FAKE_MONOTONIC", "NO_FAKE_STAT"];
-        command.envs(switches.map(|switch| (switch, "1")));
-    }
 }
 
 impl<'a> Replica<'a> {

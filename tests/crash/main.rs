@@ -13,6 +13,7 @@ mod common;
 mod api_server;
 mod audit;
 mod every_write;
+mod fake_clock;
 mod faults;
 mod history;
 mod idempotency;
