@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster image test fmt lint doc unit integration tests deny crds manifests openapi sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster image test fmt lint doc unit integration tests fuzz deny crds manifests openapi attacks-page sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -64,6 +64,9 @@ openapi: ## Write docs/openapi.json from src/http
 	$(CARGO) run --quiet --bin crofter -- openapi > target/openapi.json
 	mv target/openapi.json docs/openapi.json
 
+attacks-page: ## Write the list of attacks in docs/security.md from src/check/attacks
+	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- check::attacks::tests::the_page
+
 sqlx: deps ## Write .sqlx/: check the queries of src/db against a real Postgres
 	@scripts/sqlx
 
@@ -88,6 +91,9 @@ lint: ## Clippy, shellcheck, markdownlint and actionlint, where every warning is
 
 doc: ## The documentation of the Rust code, where every warning is an error
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+fuzz: ## Long runs of the fuzz targets (CASES=20000 each), which `make test` runs for moments
+	PROPTEST_CASES=$(or $(CASES),20000) $(CARGO) test --lib -- fuzz
 
 tests: ## All tests, or those whose names hold T: make tests T=drift
 	$(CARGO) test --workspace --no-fail-fast -- $(T)

@@ -13,6 +13,8 @@ pub mod db;
 #[cfg(test)]
 mod docs_tests;
 pub mod domain;
+#[cfg(test)]
+mod fuzz;
 pub mod hex;
 pub mod http;
 pub mod keys;

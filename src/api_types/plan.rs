@@ -303,4 +303,23 @@ mod tests {
         let missing = BUILT_IN.replacen("    maxGpus: 0\n", "", 1);
         assert!(Plans::from_yaml(&missing).unwrap_err().to_string().contains("maxGpus"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn fuzz_any_file_is_a_plan_table_or_says_what_is_wrong(
+            text in crate::fuzz::text(),
+            plan in crate::fuzz::like(serde_json::json!({
+                "weight": 1, "maxWorkers": 1, "maxJobs": 5, "maxQueuedJobs": 50, "maxJobsPerHour": 100, "maxCpuCores": 4,
+                "maxMemoryGb": 8, "maxGpus": 0, "maxStorageGb": 10, "maxScratchGb": 10, "maxBandwidthMbps": 100,
+                "jobTimeoutMinutes": 60,
+            })),
+        ) {
+            let of_plan = serde_json::json!({"plans": {"free": plan}}).to_string();
+            for file in [text.clone(), format!("plans: {text}"), of_plan] {
+                if let Err(error) = Plans::from_yaml(&file) {
+                    assert!(!error.to_string().is_empty());
+                }
+            }
+        }
+    }
 }

@@ -473,4 +473,22 @@ mod tests {
             assert!(!is_name(bad), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn fuzz_any_file_is_a_catalogue_or_says_what_is_wrong(
+            text in crate::fuzz::text(),
+            scenario in crate::fuzz::like(serde_json::json!({
+                "image": "i", "command": ["c"], "args": ["a"], "env": [{"name": "A", "value": "1"}], "workingDir": "/w",
+                "resources": {"cpu": "1", "memory": "1Gi", "gpus": 1}, "timeoutSeconds": 5, "runAsUser": 7,
+            })),
+        ) {
+            let of_scenario = serde_json::json!({"scenarios": {"train": scenario}}).to_string();
+            for file in [text.clone(), format!("scenarios: {text}"), of_scenario] {
+                if let Err(error) = Scenarios::from_yaml(&file) {
+                    assert!(!error.to_string().is_empty());
+                }
+            }
+        }
+    }
 }

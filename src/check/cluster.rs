@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The policies that the chart installs.
-pub const POLICIES: [&str; 13] = [
+pub const POLICIES: [&str; 14] = [
     "tenant-plan.crofter.io",
     "tenant-deletion.crofter.io",
     "ownership.crofter.io",
@@ -36,6 +36,7 @@ pub const POLICIES: [&str; 13] = [
     "job-deletion.crofter.io",
     "tenant-secrets.crofter.io",
     "tenant-claims.crofter.io",
+    "job-pods.crofter.io",
     "kubelets.crofter.io",
     "worker-tolerations.crofter.io",
     "node-names.crofter.io",

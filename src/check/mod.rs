@@ -3,10 +3,11 @@
 //! Each check is one line of output, `ok` or `failed` with the cause and how to mend it. A check that fails keeps no other
 //! from being made.
 
+pub mod attacks;
 mod cluster;
 mod trial;
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use kube::Client;
@@ -47,11 +48,24 @@ pub struct Options {
     /// Seconds that each step of the tenant and its job may take; the job also pulls its image.
     #[arg(long, env = "CROFTER_CHECK_STEP_SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3600))]
     step_seconds: u32,
+    /// Also try what each kind of client must not get through with: dry runs on the API server, and requests of throwaway
+    /// tenants to the REST API (docs/security.md). Needs an administrator who may impersonate.
+    #[arg(long)]
+    attacks: bool,
+    /// Service account of the operator, as which attacks are made.
+    #[arg(long, env = "CROFTER_SERVICE_ACCOUNT", default_value = names::MANAGER)]
+    service_account: String,
+    /// URL of the REST API, such as http://127.0.0.1:8080; without it attacks are made on the API server alone.
+    #[arg(long, env = "CROFTER_URL", requires = "attacks")]
+    api_url: Option<String>,
+    /// File with the certificates of the authorities that the REST API's may be of.
+    #[arg(long, env = "CROFTER_CA", requires = "api_url")]
+    api_authority: Option<PathBuf>,
 }
 
 /// What a check found.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
     /// It is as it should be.
     Ok(String),
     /// It is not.
@@ -106,6 +120,11 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
     report(cluster::clocks(&client).await);
     for finding in trial::run(&client, &options).await {
         report(finding);
+    }
+    if options.attacks {
+        for finding in attacks::check(&client, &options).await {
+            report(finding);
+        }
     }
     if failed > 0 {
         bail!("{failed} checks have failed");

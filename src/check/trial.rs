@@ -32,7 +32,7 @@ pub(super) async fn run(client: &Client, options: &Options) -> Vec<Finding> {
         Err(error) => return vec![unanswered(error)],
     };
     let mut findings = match create(client, &options.plan, &pools).await {
-        Ok(()) => vec![ready(client, limit).await],
+        Ok(()) => vec![ready(client, TENANT, limit).await.map_or_else(|amiss| amiss, Finding::Ok)],
         Err(finding) => return vec![finding],
     };
     let works = matches!(findings[..], [Finding::Ok(_)]);
@@ -78,10 +78,11 @@ async fn create(client: &Client, plan: &str, pools: &[String]) -> Result<(), Fin
     }
 }
 
-async fn ready(client: &Client, limit: Duration) -> Finding {
+/// Waits until a tenant is ready, and says that it is.
+pub(super) async fn ready(client: &Client, name: &str, limit: Duration) -> Result<String, Finding> {
     let api: Api<Tenant> = Api::all(client.clone());
     let is_ready = || async {
-        let status = within("failed to read the tenant", api.get(TENANT)).await?.status.unwrap_or_default();
+        let status = within("failed to read the tenant", api.get(name)).await?.status.unwrap_or_default();
         let ready = status.conditions.into_iter().find(|condition| condition.type_ == "Ready");
         Ok(match ready {
             Some(ready) if ready.status == "True" => Ok(()),
@@ -90,12 +91,12 @@ async fn ready(client: &Client, limit: Duration) -> Finding {
         })
     };
     match wait(limit, is_ready).await {
-        Ok(Ok(())) => Finding::Ok(format!("Tenant {TENANT} was created and is ready")),
-        Ok(Err(last)) => Finding::failed(
-            format!("Tenant {TENANT} is not ready after {} s: {last}", limit.as_secs()),
+        Ok(Ok(())) => Ok(format!("Tenant {name} was created and is ready")),
+        Ok(Err(last)) => Err(Finding::failed(
+            format!("Tenant {name} is not ready after {} s: {last}", limit.as_secs()),
             "see the log of the leader, and docs/reasons.md for the reason",
-        ),
-        Err(error) => unanswered(error),
+        )),
+        Err(error) => Err(unanswered(error)),
     }
 }
 
@@ -160,7 +161,7 @@ async fn delete(client: &Client, prefix: &str, limit: Duration) -> Finding {
 }
 
 /// Asks until the answer is `Ok`, for as long as `limit`; then the last answer.
-async fn wait<Seen: Debug, Asked>(
+pub(super) async fn wait<Seen: Debug, Asked>(
     limit: Duration,
     ask: impl Fn() -> Asked,
 ) -> Result<Result<(), Seen>, CallError>

@@ -5,6 +5,7 @@ mod browsers;
 mod captured;
 mod ended;
 mod events;
+mod fuzz;
 mod health;
 mod keys;
 mod lists;

@@ -75,7 +75,7 @@ async fn it_finds_what_an_installation_lacks_and_leaves_nothing() {
         &output,
         &[
             "ok: the CRDs are those of version ",
-            "ok: all 13 admission policies are in force",
+            "ok: all 14 admission policies are in force",
             "failed: no replica has led in crofter-system; to mend it: kubectl --namespace crofter-system get pods",
             "failed: failed to read the database: ",
             "ok: the clocks of 0 nodes agree",
@@ -105,7 +105,7 @@ async fn where_all_is_well_a_job_runs_and_the_tenant_is_deleted() {
         &output,
         &[
             "ok: the CRDs are those of version ",
-            "ok: all 13 admission policies are in force",
+            "ok: all 14 admission policies are in force",
             "ok: ",
             "ok: the database answers, and its schema is of this version",
             "ok: the clocks of 1 nodes agree with the API server's",

@@ -56,7 +56,7 @@ async fn two_commands_on_a_bare_cluster_install_it_and_find_nothing_amiss() {
     let found = site.wait_for_pods(&test).await;
     for line in [
         "ok: the CRDs are those of version ",
-        "ok: all 13 admission policies are in force",
+        "ok: all 14 admission policies are in force",
         " leads\n",
         "ok: the database answers, and its schema is of this version",
         "ok: the clocks of 2 nodes agree with the API server's",

@@ -10,7 +10,7 @@ async fn helm_test_finds_nothing_amiss_and_leaves_its_log_alone() {
     let printed = succeeded(&world.cluster.helm(test).await.unwrap());
     for line in [
         "ok: the CRDs are those of version ",
-        "ok: all 13 admission policies are in force",
+        "ok: all 14 admission policies are in force",
         " leads\n",
         "ok: no database is configured",
         "ok: the clocks of 3 nodes agree with the API server's",

@@ -1,6 +1,7 @@
 //! Reconciles against an API server in memory: which calls are made, in which order, with which bodies.
 
 mod ends;
+mod fuzz;
 
 use std::{
     collections::BTreeMap,

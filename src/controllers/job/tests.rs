@@ -4,6 +4,7 @@ mod clock_jumps;
 mod creation;
 mod drain_and_pause;
 mod expiry;
+mod fuzz;
 mod pods;
 mod status_writes;
 mod triggers;

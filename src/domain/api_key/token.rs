@@ -252,6 +252,20 @@ mod tests {
 
     proptest! {
         #[test]
+        fn fuzz_any_text_is_a_key_or_none(text in crate::fuzz::text(), flips in prop::collection::vec((0_usize..80, any::<u8>()), 0..3)) {
+            let mut token = Key::new(&seed(&[5; 48])).token().expose_secret().as_bytes().to_vec();
+            for (at, byte) in flips {
+                let at = at % token.len();
+                token[at] = byte;
+            }
+            for text in [text, String::from_utf8_lossy(&token).into_owned()] {
+                if let Ok(key) = Key::parse(&text) {
+                    prop_assert_eq!(key.token().expose_secret(), &text, "only the text that a key is written as is read");
+                }
+            }
+        }
+
+        #[test]
         fn a_new_key_is_read_back(bytes in any::<[u8; 48]>()) {
             let key = Key::new(&seed(&bytes));
             let token = key.token().expose_secret();

@@ -88,4 +88,18 @@ mod tests {
             assert!(read("t|queued|", std::str::from_utf8(&forged).unwrap()).is_err(), "digit {at}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn fuzz_any_text_is_a_cursor_that_was_written_or_none(
+            text in crate::fuzz::text(),
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+        ) {
+            for text in [text, hex(&bytes)] {
+                if let Ok(at) = read("t||", &text) {
+                    assert_eq!(write("t||", at), text);
+                }
+            }
+        }
+    }
 }
