@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which end where something is not as it should be")]
 
+mod any_job;
 mod walls;
 
 use std::{net::TcpListener, path::Path, process::Command, time::Duration};
@@ -29,7 +30,14 @@ struct Installed {
 
 impl Installed {
     async fn new() -> Self {
-        let cluster = Cluster::builder().postgres(false).start().unwrap();
+        Self::on(Cluster::builder().postgres(false).start().unwrap()).await
+    }
+
+    async fn with_audit_log() -> Self {
+        Self::on(Cluster::builder().postgres(false).audit_log(true).start().unwrap()).await
+    }
+
+    async fn on(cluster: Cluster) -> Self {
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/crofter");
         let install =
             ["install", RELEASE, chart.to_str().unwrap(), "--namespace", HOME, "--create-namespace"];
