@@ -109,12 +109,13 @@ async fn each_role_of_tenants_holds_what_it_says() {
     let mut operator = developer.clone();
     operator.remove(&format!("persistentvolumeclaims.: {READ}"));
     operator.extend(lines(&[
-        ("secrets.", WRITE),
+        ("secrets.", "create delete patch update"),
         ("configmaps.", WRITE),
         ("persistentvolumeclaims.", WRITE),
     ]));
     let mut administrator = operator.clone();
-    administrator.extend(lines(&[("tenantapikeys.crofter.io", WRITE)]));
+    administrator.remove("secrets.: create delete patch update");
+    administrator.extend(lines(&[("secrets.", WRITE), ("tenantapikeys.crofter.io", WRITE)]));
 
     // A user with the role has these rights in the namespace and none elsewhere.
     for (role, expected) in
