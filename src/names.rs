@@ -78,6 +78,10 @@ pub const COUNTS: &str = "crofter-counts";
 pub const PEPPER_SECRET: &str = "crofter-pepper";
 /// What the name of an API key's Secret begins with, and that of no other Secret that a job may refer to.
 pub const KEY_SECRET_PREFIX: &str = "crofter-key-";
+/// ClusterRole with what the operator does to the Secrets of API keys, bound in the namespace of each tenant.
+pub const KEY_SECRETS_ROLE: &str = "crofter:key-secrets";
+/// The same for a REST API with a ServiceAccount of its own, which only reads them.
+pub const KEY_SECRETS_READ_ROLE: &str = "crofter:key-secrets-read";
 /// Key of a key's Secret: the text.
 pub const SECRET_TOKEN: &str = "token";
 /// Key of a key's Secret: the key id.

@@ -9,7 +9,10 @@ use crofter::{
 };
 use crofter_test_cluster::wait;
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Secret},
+    rbac::v1::RoleBinding,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams},
@@ -17,7 +20,11 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{PROPAGATION_TIMEOUT, forbidden, installed, object, operator, policies::tenant_namespace};
+use super::{
+    NAMESPACE, PROPAGATION_TIMEOUT, forbidden, installed, object, operator,
+    policies::{key_secrets_binding, tenant_namespace},
+    refused,
+};
 
 /// How long Kubernetes may take to delete what a deleted object owned: it learns of new kinds every 30 s.
 const COLLECTION_TIMEOUT: Duration = Duration::from_secs(90);
@@ -175,4 +182,39 @@ async fn the_secret_of_a_key_is_deleted_with_the_key() {
     .await
     .unwrap();
     secrets.get(PLAIN).await.unwrap();
+}
+
+/// The operator's rights hold in the whole cluster, so that on Secrets is bound where a tenant is. Elsewhere it can neither
+/// read one, nor give itself the right, nor make the namespace a tenant's.
+#[tokio::test]
+async fn the_operator_reads_secrets_of_tenants_alone() {
+    let (admin, namespace) = with_key("tenant-key-reach").await;
+    let operator = operator(installed().await).await;
+    let theirs: Api<Secret> = Api::namespaced(admin.clone(), "default");
+    theirs.create(&PostParams::default(), &object(json!({"metadata": {"name": "theirs"}}))).await.unwrap();
+    for (place, name) in [("default", "theirs"), (NAMESPACE, names::PEPPER_SECRET)] {
+        let secrets: Api<Secret> = Api::namespaced(operator.clone(), place);
+        let cannot = "cannot get resource \"secrets\"";
+        forbidden(cannot, async || secrets.get(name).await).await;
+        forbidden("cannot list resource", async || secrets.list(&ListParams::default()).await).await;
+        let bindings: Api<RoleBinding> = Api::namespaced(operator.clone(), place);
+        let none = format!("Crofter works in tenants' namespaces only, and {place} is none");
+        refused(&bindings, &key_secrets_binding(), &none).await;
+    }
+    let everywhere: Api<Secret> = Api::all(operator.clone());
+    forbidden("at the cluster scope", async || everywhere.list(&ListParams::default()).await).await;
+    let namespaces: Api<Namespace> = Api::all(operator.clone());
+    let claim = Patch::Merge(json!({"metadata": {"labels": {names::LABEL_TENANT: "default"}}}));
+    let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+    forbidden("Crofter works in tenants' namespaces only", async || {
+        namespaces.patch("default", &dry_run, &claim).await
+    })
+    .await;
+
+    let ours: Api<Secret> = Api::namespaced(operator.clone(), &namespace);
+    ours.get(KEY).await.unwrap();
+    forbidden("cannot list resource", async || ours.list(&ListParams::default()).await).await;
+    let peppers: Api<Secret> = Api::namespaced(operator, NAMESPACE);
+    let pepper = ListParams::default().fields(&format!("metadata.name={}", names::PEPPER_SECRET));
+    peppers.list(&pepper).await.unwrap();
 }

@@ -87,7 +87,11 @@ fn bench() -> Bench {
         clock: Clock::of(move || *clock.lock().unwrap()),
         events: mock::events(fake.client()),
         courtesy: CourtesyBudget::default(),
-        settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
+        settings: Settings {
+            namespace_prefix: "tenant-".into(),
+            gpu_resource: "nvidia.com/gpu".into(),
+            accounts: crate::config::Accounts::default(),
+        },
         namespace: "crofter-system".into(),
         plans,
         jobs: jobs_store,

@@ -221,6 +221,7 @@ impl Lab {
         let settings = Settings {
             namespace_prefix: names::DEFAULT_NAMESPACE_PREFIX.to_owned(),
             gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
+            accounts: crate::config::Accounts::default(),
         };
         let events = mock::events(client.clone());
         let context = Context::new(
