@@ -82,7 +82,10 @@ fn limits(job: &ValidJob<'_>, asked: &BTreeMap<String, Quantity>) -> BTreeMap<St
 
 fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
     let plain = |name: String, value: String| EnvVar { name, value: Some(value), value_from: None };
-    // Crofter's own come last: where a name is given twice, the kubelet takes the last.
+    // Crofter's own come last: where a name is given twice, the kubelet takes the last, before those of `envFrom` and of the
+    // image. On a node whose default runtime is NVIDIA's, a container without allocated GPUs would have those that one of
+    // these names, and many images name all of them. `void` is none, and as with any other runtime.
+    let no_gpus = (job.asked.gpus == 0).then_some((names::VISIBLE_GPUS, "void".to_owned()));
     let own = [
         ("CROFTER_JOB", job.name.clone()),
         ("CROFTER_JOB_UID", job.uid.clone()),
@@ -97,8 +100,10 @@ fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
     let each = parameters
         .iter()
         .map(|(name, value)| plain(names::parameter_variable(name), environment::literal(&value.0)));
-    let users = job.spec.env.iter().map(env_var);
-    users.chain(each).chain(json).chain(own.map(|(name, value)| plain(name.to_owned(), value))).collect()
+    // A variable of a job from before the rule would displace that of the device plugin.
+    let users = job.spec.env.iter().filter(|variable| variable.name != names::VISIBLE_GPUS).map(env_var);
+    let own = own.into_iter().chain(no_gpus).map(|(name, value)| plain(name.to_owned(), value));
+    users.chain(each).chain(json).chain(own).collect()
 }
 
 fn env_var(variable: &JobEnv) -> EnvVar {
