@@ -102,9 +102,24 @@ pub struct Settings {
     /// The extended resource that counts GPUs.
     #[arg(long, env = "CROFTER_GPU_RESOURCE", default_value = names::DEFAULT_GPU_RESOURCE)]
     pub gpu_resource: String,
+    /// Whether the pods of shared pools have `imagePullPolicy: Always`: the node then asks the registry whether the job's own
+    /// pull secrets may have an image that another tenant's job has left on it.
+    #[arg(long, env = "CROFTER_PULL_ALWAYS_ON_POOLS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub pull_always_on_pools: bool,
     /// Who reads the Secrets of API keys.
     #[command(flatten)]
     pub accounts: Accounts,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            namespace_prefix: names::DEFAULT_NAMESPACE_PREFIX.to_owned(),
+            gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
+            pull_always_on_pools: true,
+            accounts: Accounts::default(),
+        }
+    }
 }
 
 /// The ServiceAccounts that are bound in the namespace of each tenant to what they need of the Secrets of API keys. Without
@@ -279,6 +294,14 @@ mod tests {
         assert!(config.database.database_url.as_ref().unwrap().expose_secret().contains("geheim"));
         assert!(!format!("{config:?}").contains("geheim"));
         assert_eq!(config.metrics_addr.port(), 0);
+    }
+
+    #[test]
+    fn the_default_is_that_of_the_command_line() {
+        let settings = |line: &[&str]| format!("{:?}", Line::parse_from(line).config.settings);
+        assert_eq!(settings(&["x"]), format!("{:?}", Settings::default()));
+        let off = Settings { pull_always_on_pools: false, ..Settings::default() };
+        assert_eq!(settings(&["x", "--pull-always-on-pools", "false"]), format!("{off:?}"));
     }
 
     #[test]

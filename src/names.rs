@@ -107,11 +107,19 @@ pub const JOB_CONTAINER: &str = "job";
 /// ServiceAccount of job pods in every tenant namespace; it has no token and no rights.
 pub const JOB_SERVICE_ACCOUNT: &str = "crofter-job";
 
+const POOL_GROUP_PREFIX: &str = "pool.";
+
 /// Name of the worker group of a shared pool, the value of [`NODE_ADMITTED`]. A tenant's own group is its name;
 /// tenant names hold no dot, so the two never meet.
 #[must_use]
 pub fn pool_group(pool: &str) -> String {
-    format!("pool.{pool}")
+    format!("{POOL_GROUP_PREFIX}{pool}")
+}
+
+/// Whether the nodes of a worker group may run jobs of more than one tenant.
+#[must_use]
+pub fn is_pool_group(group: &str) -> bool {
+    group.starts_with(POOL_GROUP_PREFIX)
 }
 
 /// Name of a tenant's namespace.

@@ -86,11 +86,7 @@ fn context(
         keys,
         tenants,
         peppers,
-        settings: Settings {
-            namespace_prefix: "tenant-".into(),
-            gpu_resource: "nvidia.com/gpu".into(),
-            accounts: crate::config::Accounts::default(),
-        },
+        settings: Settings::default(),
         namespace: "crofter-system".into(),
         events: mock::events(fake.client()),
         clock: Clock::of(move || *clock.lock().unwrap()),

@@ -260,12 +260,11 @@ mod tests {
     fn children(spec: serde_json::Value) -> serde_json::Value {
         let account = |name: &str| Some(Account { namespace: "crofter-system".into(), name: name.into() });
         let settings = Settings {
-            namespace_prefix: "tenant-".into(),
-            gpu_resource: names::DEFAULT_GPU_RESOURCE.into(),
             accounts: Accounts {
                 service_account: account("crofter"),
                 api_service_account: account("crofter-api"),
             },
+            ..Settings::default()
         };
         let object = json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": "u-1"},

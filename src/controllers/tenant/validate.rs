@@ -137,11 +137,7 @@ mod tests {
     use super::*;
 
     fn refusal(name: &str, spec: serde_json::Value) -> Refusal {
-        let settings = Settings {
-            namespace_prefix: "tenant-".into(),
-            gpu_resource: "gpu".into(),
-            accounts: crate::config::Accounts::default(),
-        };
+        let settings = Settings::default();
         let object = json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
         });

@@ -18,6 +18,7 @@ use crate::{
         quantity,
         tenant::PodSecurity,
     },
+    config::Settings,
     domain::{admission::Admission, environment, resources::Resources},
     names,
 };
@@ -25,14 +26,17 @@ use crate::{
 /// The resource that counts what is written on a node's disk.
 pub(super) const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 
-pub(super) fn container(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> Container {
+pub(super) fn container(job: &ValidJob<'_>, admission: &Admission, settings: &Settings) -> Container {
     let texts = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-    let asked = amounts(&job.asked, gpu_resource);
+    let asked = amounts(&job.asked, &settings.gpu_resource);
     let from: Vec<EnvFromSource> = job.spec.env_from.iter().map(env_from).collect();
     let restricted = job.pod_security == PodSecurity::Restricted;
+    // What one tenant's job has pulled with its secret is on the node for the next tenant's, which has none.
+    let checks_pulls = settings.pull_always_on_pools && names::is_pool_group(&admission.group);
     Container {
         name: names::JOB_CONTAINER.to_owned(),
         image: Some(job.image.clone()),
+        image_pull_policy: checks_pulls.then(|| "Always".to_owned()),
         command: texts(&job.spec.command),
         args: texts(&job.spec.args),
         working_dir: job.spec.working_dir.clone(),
