@@ -102,6 +102,45 @@ pub struct Settings {
     /// The extended resource that counts GPUs.
     #[arg(long, env = "CROFTER_GPU_RESOURCE", default_value = names::DEFAULT_GPU_RESOURCE)]
     pub gpu_resource: String,
+    /// Whether the pods of shared pools have `imagePullPolicy: Always`: the node then asks the registry whether the job's own
+    /// pull secrets may have an image that another tenant's job has left on it.
+    #[arg(long, env = "CROFTER_PULL_ALWAYS_ON_POOLS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub pull_always_on_pools: bool,
+    /// Who reads the Secrets of API keys.
+    #[command(flatten)]
+    pub accounts: Accounts,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            namespace_prefix: names::DEFAULT_NAMESPACE_PREFIX.to_owned(),
+            gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
+            pull_always_on_pools: true,
+            accounts: Accounts::default(),
+        }
+    }
+}
+
+/// The ServiceAccounts that are bound in the namespace of each tenant to what they need of the Secrets of API keys. Without
+/// them nothing is bound: a process that runs outside of the cluster has the rights of its kubeconfig.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Accounts {
+    /// The operator's own, as `namespace/name`, which reads and writes them.
+    #[arg(long, env = "CROFTER_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", value_parser = account)]
+    pub service_account: Option<Account>,
+    /// That of the REST API where it has its own, as `namespace/name`, which reads them.
+    #[arg(long, env = "CROFTER_API_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", value_parser = account)]
+    pub api_service_account: Option<Account>,
+}
+
+/// A ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 impl Config {
@@ -136,6 +175,15 @@ fn pool(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("`{text}` is no pool: give names of at most {LONGEST} characters of a-z, 0-9 and -"))
+    }
+}
+
+fn account(text: &str) -> Result<Account, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err(format!("`{text}` is no ServiceAccount: give it as namespace/name")),
     }
 }
 
@@ -249,6 +297,14 @@ mod tests {
     }
 
     #[test]
+    fn the_default_is_that_of_the_command_line() {
+        let settings = |line: &[&str]| format!("{:?}", Line::parse_from(line).config.settings);
+        assert_eq!(settings(&["x"]), format!("{:?}", Settings::default()));
+        let off = Settings { pull_always_on_pools: false, ..Settings::default() };
+        assert_eq!(settings(&["x", "--pull-always-on-pools", "false"]), format!("{off:?}"));
+    }
+
+    #[test]
     fn files_that_belong_together_are_given_together() {
         let parse =
             |line: &[&str]| Line::try_parse_from(line).map(|line| line.config).map_err(|e| e.to_string());
@@ -276,6 +332,10 @@ mod tests {
         assert_eq!(pools, ["gpu", "spot"]);
         let error = Line::try_parse_from(["x", "--elastic-pools", "gpu,Spot"]).err().unwrap().to_string();
         assert!(error.contains("`Spot` is no pool"), "{error}");
+        for bad in ["crofter", "/crofter", "crofter-system/", "a/b/c"] {
+            let error = Line::try_parse_from(["x", "--service-account", bad]).err().unwrap().to_string();
+            assert!(error.contains(&format!("`{bad}` is no ServiceAccount")), "{error}");
+        }
     }
 
     /// A file of this test's own, which goes with it.

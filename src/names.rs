@@ -78,6 +78,10 @@ pub const COUNTS: &str = "crofter-counts";
 pub const PEPPER_SECRET: &str = "crofter-pepper";
 /// What the name of an API key's Secret begins with, and that of no other Secret that a job may refer to.
 pub const KEY_SECRET_PREFIX: &str = "crofter-key-";
+/// ClusterRole with what the operator does to the Secrets of API keys, bound in the namespace of each tenant.
+pub const KEY_SECRETS_ROLE: &str = "crofter:key-secrets";
+/// The same for a REST API with a ServiceAccount of its own, which only reads them.
+pub const KEY_SECRETS_READ_ROLE: &str = "crofter:key-secrets-read";
 /// Key of a key's Secret: the text.
 pub const SECRET_TOKEN: &str = "token";
 /// Key of a key's Secret: the key id.
@@ -95,16 +99,27 @@ pub const DEFAULT_TENANT_RECORD: &str = "crofter-default-tenant";
 pub const DEFAULT_NAMESPACE_PREFIX: &str = "tenant-";
 /// Default name of the extended resource that counts GPUs.
 pub const DEFAULT_GPU_RESOURCE: &str = "nvidia.com/gpu";
+/// The variable by which the container runtime of NVIDIA is told the GPUs of a container: the device plugin sets it for
+/// those that were allocated, and an image may have it as `all`.
+pub const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
 /// The one container of a job pod.
 pub const JOB_CONTAINER: &str = "job";
 /// ServiceAccount of job pods in every tenant namespace; it has no token and no rights.
 pub const JOB_SERVICE_ACCOUNT: &str = "crofter-job";
 
+const POOL_GROUP_PREFIX: &str = "pool.";
+
 /// Name of the worker group of a shared pool, the value of [`NODE_ADMITTED`]. A tenant's own group is its name;
 /// tenant names hold no dot, so the two never meet.
 #[must_use]
 pub fn pool_group(pool: &str) -> String {
-    format!("pool.{pool}")
+    format!("{POOL_GROUP_PREFIX}{pool}")
+}
+
+/// Whether the nodes of a worker group may run jobs of more than one tenant.
+#[must_use]
+pub fn is_pool_group(group: &str) -> bool {
+    group.starts_with(POOL_GROUP_PREFIX)
 }
 
 /// Name of a tenant's namespace.

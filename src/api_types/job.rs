@@ -273,6 +273,7 @@ impl JsonSchema for ParameterValue {
     validation = Rule::new("[has(self.value), has(self.secretKeyRef), has(self.configMapKeyRef)].filter(x, x).size() <= 1")
         .message("give one of value, secretKeyRef and configMapKeyRef"),
     validation = Rule::new("!self.name.startsWith('CROFTER_')").message("names that begin with CROFTER_ are Crofter's own"),
+    validation = rules::no_gpus(),
     validation = rules::no_key_secret("!has(self.secretKeyRef) || !", "self.secretKeyRef.name", "")
 )]
 pub struct EnvVar {

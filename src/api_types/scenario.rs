@@ -12,7 +12,7 @@ use super::{
     job::{EnvVar, JobResources, JobSpec, MAX_TEXT_BYTES},
     quantity::{self, Quantity, Range},
 };
-use crate::yaml;
+use crate::{names, yaml};
 
 /// A template of jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -237,6 +237,10 @@ impl Variable {
             let problem = "names that begin with CROFTER_ are Crofter's own";
             return Err(("env.name", format!("is `{}`: {problem}", self.name)));
         }
+        if self.name == names::VISIBLE_GPUS {
+            let problem = "it is set by the node, for the GPUs of resources.gpus";
+            return Err(("env.name", format!("is `{}`: {problem}", self.name)));
+        }
         check_length("env.value", &self.value, 0, 32_768)?;
         check_no_nul("env.value", &self.value)
     }
@@ -426,6 +430,7 @@ mod tests {
             (r#"args: ["a\0b"]"#, "scenario `train`: args has a NUL character"),
             ("env: [{name: A=B, value: x}]", "scenario `train`: env.name is `A=B`"),
             ("env: [{name: CROFTER_JOB, value: x}]", "are Crofter's own"),
+            ("env: [{name: NVIDIA_VISIBLE_DEVICES, value: all}]", "for the GPUs of resources.gpus"),
             ("timeoutSeconds: 0", "scenario `train`: timeoutSeconds is 0: give 1 to 31536000"),
             ("runAsUser: -1", "scenario `train`: runAsUser is -1: give 0 to 2147483647"),
         ] {

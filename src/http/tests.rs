@@ -147,10 +147,7 @@ impl Lab {
             Ok::<_, ()>(())
         });
         let key = Arc::new(OneKey { id: Key::new(&seed.unwrap()).id(), revoked: AtomicBool::new(false) });
-        let settings = Settings {
-            namespace_prefix: names::DEFAULT_NAMESPACE_PREFIX.to_owned(),
-            gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
-        };
+        let settings = Settings::default();
         let app = App::new(Parts {
             client: client.clone(),
             settings,

@@ -398,7 +398,7 @@ impl Assembly {
     /// The controller of API keys, and the cache by which they are recognised.
     pub(super) fn api_keys(&mut self, namespace: String) -> Keys {
         let peppers = self.peppers(&namespace, true);
-        let (context, watches) = api_key::prepare(api_key::Dependencies {
+        let (context, invalid) = api_key::prepare(api_key::Dependencies {
             client: self.clients.leader.clone(),
             keys: self.keys.store(),
             tenants: self.caches.tenants.clone(),
@@ -409,13 +409,12 @@ impl Assembly {
             clock: self.clock.clone(),
             random: Random::system(),
             metrics: self.metrics.clone(),
-            watches: self.watches.clone(),
         });
         let inputs = api_key::Inputs {
             keys: self.keys.subscribe_held(&self.begins),
             tenants: self.tenants.subscribe_held(&self.begins),
         };
-        let run = self.led(api_key::run(context, watches, inputs, self.stop.clone()));
+        let run = self.led(api_key::run(context, invalid, inputs, self.stop.clone()));
         self.parts.controller("API key controller", run);
         self.key_authenticator(peppers, namespace)
     }

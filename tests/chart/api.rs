@@ -42,8 +42,8 @@ async fn installed() -> Cluster {
     cluster
 }
 
-/// The rights of the role: in every namespace, and what is added in its own.
-fn granted() -> [BTreeSet<String>; 2] {
+/// The rights of the role: in every namespace, what is added in its own, and what in those of tenants.
+fn granted() -> [BTreeSet<String>; 3] {
     let everywhere = lines(&[
         ("tenants.crofter.io", "create delete list patch watch"),
         ("jobs.crofter.io", "create delete get list patch watch"),
@@ -51,9 +51,8 @@ fn granted() -> [BTreeSet<String>; 2] {
         ("nodes.", "get list patch watch"),
         ("pods.", "get"),
         ("pods/log.", "get"),
-        ("secrets.", "get"),
     ]);
-    [everywhere, lines(&[("secrets. crofter-pepper", "list watch")])]
+    [everywhere, lines(&[("secrets. crofter-pepper", "list watch")]), lines(&[("secrets.", "get")])]
 }
 
 #[tokio::test]
@@ -62,7 +61,7 @@ async fn its_account_has_the_rights_of_its_routes_and_no_others() {
     let cluster = installed().await;
     let account = cluster.kubeconfig_for_service_account(NAMESPACE, API).await.unwrap();
     let client = cluster.client_for(&account).await.unwrap();
-    let [everywhere, at_home] = granted();
+    let [everywhere, at_home, _] = granted();
     assert_eq!(rights(&client, "kube-system").await, everywhere);
     assert_eq!(rights(&client, NAMESPACE).await, everywhere.union(&at_home).cloned().collect());
 
@@ -131,6 +130,9 @@ impl Running {
         let [api, metrics] = [free(), free()].map(|socket| socket.local_addr().unwrap().port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
         command.args(pod.containers[0].args.as_ref().unwrap());
+        let accounts =
+            pod.containers[0].env.iter().flatten().filter(|env| env.name.ends_with("SERVICE_ACCOUNT"));
+        command.envs(accounts.map(|env| (&env.name, env.value.as_ref().unwrap())));
         command.args(["--metrics-addr", &format!("127.0.0.1:{metrics}")]);
         command.args(["--api-addr", &format!("127.0.0.1:{api}")]);
         command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
@@ -246,6 +248,17 @@ async fn every_route_works_while_the_operator_serves_none() {
     assert_eq!(shown.await.unwrap()["name"], "acme");
     let renamed = json!({"display_name": "Acme"});
     rest.get("PATCH", at, &boss, Some(renamed), &[200]).await;
+    // In its namespace, and in no other but for the peppers, the account reads Secrets.
+    let account = cluster.kubeconfig_for_service_account(NAMESPACE, API).await.unwrap();
+    let account = cluster.client_for(&account).await.unwrap();
+    let [everywhere, _, in_tenants] = granted();
+    let expected = everywhere.union(&in_tenants).cloned().collect();
+    wait::until(WAIT_TIMEOUT, "the rights of the account", async || {
+        let seen = rights(&account, "tenant-acme").await;
+        if seen == expected { Ok(()) } else { Err(seen) }
+    })
+    .await
+    .unwrap();
     cluster.add_node(&NodeSpec::new("w1")).await.unwrap();
     let w1 = json!({"node": "w1"});
     let given = async || match rest.ask("POST", &format!("{at}/nodes"), &boss, Some(w1.clone())).await {
@@ -334,6 +347,5 @@ async fn every_route_works_while_the_operator_serves_none() {
     for account in [RELEASE, API] {
         assert_eq!(refusals(&cluster, account), Vec::<String>::new(), "{account}");
     }
-    let [everywhere, at_home] = granted();
-    assert_eq!(used(&cluster, API), everywhere.union(&at_home).cloned().collect());
+    assert_eq!(used(&cluster, API), granted().into_iter().flatten().collect());
 }

@@ -30,7 +30,7 @@ use sqlx::{Connection, PgConnection};
 use super::{
     NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, chart, helm, object,
     operator::WAIT_TIMEOUT,
-    site::{Site, TENANT_NAMESPACE, WORKER, create_key, create_tenant, pods, submit, until_phase},
+    site::{Site, TENANT_NAMESPACE, WORKER, create_key, create_tenant, pods, submit_script, until_phase},
     succeeded,
 };
 
@@ -196,8 +196,8 @@ async fn a_tenant_and_its_running_job_outlive_every_change_of_the_installation()
     site.wait_for_pods(&install).await;
     create_tenant(&client, &[]).await;
     site.type_in(&format!("kubectl label node {WORKER} {}=acme", names::NODE_TENANT)).await;
-    submit(&client, "ended", "exit 0").await;
-    submit(&client, "steady", "until [ -e /tmp/end ]; do sleep 0.2; done").await;
+    submit_script(&client, "ended", "exit 0").await;
+    submit_script(&client, "steady", "until [ -e /tmp/end ]; do sleep 0.2; done").await;
     until_phase(&client, "ended", JobPhase::Completed).await;
     let pod = running_pod(&client).await;
     let key = create_key(&client).await;
@@ -261,7 +261,7 @@ async fn a_tenant_and_its_running_job_outlive_every_change_of_the_installation()
     })
     .await
     .unwrap();
-    submit(&client, "meanwhile", "exit 0").await;
+    submit_script(&client, "meanwhile", "exit 0").await;
     assert_eq!(history(&site, "steady").await.unwrap(), (Some("Running".to_owned()), 0, 0, true));
 
     // Step 6: the next installation takes all of it up, charges the end once, and admits the key of before.

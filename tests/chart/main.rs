@@ -7,6 +7,7 @@
 mod api;
 mod check;
 mod generated;
+mod key_secrets;
 mod lifecycle;
 mod operator;
 mod policies;

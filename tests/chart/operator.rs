@@ -4,12 +4,12 @@
 use std::{fs, process::Command, time::Duration};
 
 use crofter::{
-    api_types::{Job, JobPhase, Tenant},
+    api_types::{Job, JobPhase, Tenant, TenantApiKey, api_key::TenantApiKeySpec},
     names,
 };
 use crofter_test_cluster::{Cluster, NodeSpec, wait};
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Namespace},
+    api::core::v1::{ConfigMap, Namespace, Secret},
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
@@ -52,7 +52,7 @@ async fn it_works_with_the_charts_rights() {
     let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, RELEASE).await.unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
     command.args(["run", "--metrics-addr", "127.0.0.1:0", "--api-addr", "127.0.0.1:0"]);
-    command.args(["--default-tenant", "enterprise"]);
+    command.args(["--default-tenant", "enterprise", "--service-account", &format!("{NAMESPACE}/{RELEASE}")]);
     command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
     let _operator = cluster.start_process("crofter", command).unwrap();
 
@@ -91,6 +91,19 @@ async fn it_works_with_the_charts_rights() {
     })
     .await
     .unwrap();
+
+    // An API key gets its Secret, by the right that the operator has given itself in this namespace.
+    let keys: Api<TenantApiKey> = Api::namespaced(admin.clone(), "tenant-acme");
+    keys.create(&plainly, &TenantApiKey::new("ci", TenantApiKeySpec::default())).await.unwrap();
+    wait::until(WAIT_TIMEOUT, "the key to be ready", || async {
+        let conditions = keys.get("ci").await.unwrap().status.unwrap_or_default().conditions;
+        let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        if ready { Ok(()) } else { Err(conditions) }
+    })
+    .await
+    .unwrap();
+    let secrets: Api<Secret> = Api::namespaced(admin.clone(), "tenant-acme");
+    assert!(secrets.get("crofter-key-ci").await.unwrap().data.unwrap().contains_key(names::SECRET_TOKEN));
 
     let records: Api<ConfigMap> = Api::namespaced(admin.clone(), NAMESPACE);
     assert!(tenants.get_opt(names::DEFAULT_TENANT).await.unwrap().is_some());

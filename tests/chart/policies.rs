@@ -19,7 +19,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{NAMESPACE, PROPAGATION_TIMEOUT, installed, object, operator, refused, refused_call};
+use super::{NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, installed, object, operator, refused, refused_call};
 
 /// A tenant's namespace, made as the operator makes it.
 pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
@@ -28,7 +28,21 @@ pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
     Api::all(operator.clone()).create(&PostParams::default(), &namespace).await.unwrap();
     let account: ServiceAccount = object(json!({"metadata": {"name": names::JOB_SERVICE_ACCOUNT}}));
     Api::namespaced(operator.clone(), name).create(&PostParams::default(), &account).await.unwrap();
+    let bindings = Api::namespaced(operator.clone(), name);
+    bindings.create(&PostParams::default(), &key_secrets_binding()).await.unwrap();
+    let secrets: Api<Secret> = Api::namespaced(operator.clone(), name);
+    let get = || secrets.get_opt("none");
+    wait::until(PROPAGATION_TIMEOUT, "the operator's right to read Secrets here", get).await.unwrap();
     name.to_owned()
+}
+
+/// The binding by which the operator has the Secrets of a namespace.
+pub(crate) fn key_secrets_binding() -> RoleBinding {
+    object(json!({
+        "metadata": {"name": "crofter-key-secrets"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": names::KEY_SECRETS_ROLE},
+        "subjects": [{"kind": "ServiceAccount", "namespace": NAMESPACE, "name": RELEASE}],
+    }))
 }
 
 /// A user with the role `admin` of a tenant, who has its rights already: the role is put together by the controller manager,
@@ -312,7 +326,7 @@ async fn the_operator_reaches_only_tenants_namespaces() {
     change_refused(&namespaces, &name, &adopt, &message(&name)).await;
 }
 
-/// The operator's role lets it write every Secret; the policy leaves it those of API keys and the one of the peppers.
+/// The operator's role lets it write every Secret of a tenant; the policy leaves it those of API keys and the one of the peppers.
 #[tokio::test]
 async fn the_operator_writes_only_the_secrets_of_keys() {
     let cluster = installed().await;

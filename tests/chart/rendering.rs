@@ -218,6 +218,8 @@ fn the_operator_is_configured_by_the_values() {
         "--set",
         "namespacePrefix=team-,gpuResource=amd.com/gpu,terminationGracePeriodSeconds=60,elasticPools={gpu,spot}",
         "--set",
+        "pullAlwaysOnPools=false",
+        "--set",
         "image.repository=registry.example.com/crofter,image.tag=1.2",
         "--set-json",
         r#"extraEnv=[{"name": "RUST_LOG", "value": "debug"}]"#,
@@ -230,6 +232,8 @@ fn the_operator_is_configured_by_the_values() {
     assert_eq!(env(full, "CROFTER_NAMESPACE_PREFIX").unwrap()["value"], "team-");
     assert_eq!(env(full, "CROFTER_GPU_RESOURCE").unwrap()["value"], "amd.com/gpu");
     assert_eq!(env(full, "CROFTER_ELASTIC_POOLS").unwrap()["value"], "gpu,spot");
+    assert_eq!(env(full, "CROFTER_PULL_ALWAYS_ON_POOLS").unwrap()["value"], "false");
+    assert_eq!(env(plain, "CROFTER_PULL_ALWAYS_ON_POOLS"), None, "they are pulled");
     let origins = &env(full, "CROFTER_CORS_ORIGINS").unwrap()["value"];
     assert_eq!(origins, "https://app.example.org,http://localhost:3000");
     assert_eq!(env(full, "RUST_LOG").unwrap()["value"], "debug");
@@ -249,7 +253,8 @@ fn the_operator_is_configured_by_the_values() {
 #[test]
 fn values_that_are_newer_than_a_release_may_be_absent() {
     let newer = "database.bundled=null,topologySpreadConstraints=null,extraObjects=null,extraVolumes=null,\
-                 extraVolumeMounts=null,networkPolicy.egress=null,policies.systemNamespaces=null,policies.nodeNames=null";
+                 extraVolumeMounts=null,networkPolicy.egress=null,policies.systemNamespaces=null,policies.nodeNames=null,\
+                 pullAlwaysOnPools=null";
     assert!(helm_template(&["--set", &format!("{newer},api=null")]) == helm_template(&[]));
     // Of `api` the upgrade may give one value alone.
     let separate = "api.deployment.enabled=true";

@@ -64,17 +64,16 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
         ("rolebindings.rbac.authorization.k8s.io", children),
         ("pods.", children),
         ("pods/log.", "get"),
-        ("secrets.", "create get list patch watch"),
         ("nodes.", "get list patch watch"),
         ("persistentvolumeclaims.", READ),
         ("events.events.k8s.io", "create patch"),
         (
             "clusterroles.rbac.authorization.k8s.io crofter:tenant-admin crofter:tenant-operator \
-             crofter:tenant-developer crofter:tenant-viewer",
+             crofter:tenant-developer crofter:tenant-viewer crofter:key-secrets",
             "bind",
         ),
     ]);
-    // Nothing more, but for its lease, and the record of the default tenant, in its own namespace.
+    // Nothing more, but for its lease, the peppers, and the record of the default tenant, in its own namespace.
     assert_eq!(rights(&operator, "kube-system").await, everywhere);
 
     let mut at_home = everywhere;
@@ -82,6 +81,8 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
         ("leases.coordination.k8s.io", "create get update"),
         ("configmaps.", "create"),
         ("configmaps. crofter-default-tenant", "get"),
+        ("secrets.", "create"),
+        ("secrets. crofter-pepper", "list watch"),
     ]));
     assert_eq!(rights(&operator, NAMESPACE).await, at_home);
 }
@@ -109,12 +110,13 @@ async fn each_role_of_tenants_holds_what_it_says() {
     let mut operator = developer.clone();
     operator.remove(&format!("persistentvolumeclaims.: {READ}"));
     operator.extend(lines(&[
-        ("secrets.", WRITE),
+        ("secrets.", "create delete patch update"),
         ("configmaps.", WRITE),
         ("persistentvolumeclaims.", WRITE),
     ]));
     let mut administrator = operator.clone();
-    administrator.extend(lines(&[("tenantapikeys.crofter.io", WRITE)]));
+    administrator.remove("secrets.: create delete patch update");
+    administrator.extend(lines(&[("secrets.", WRITE), ("tenantapikeys.crofter.io", WRITE)]));
 
     // A user with the role has these rights in the namespace and none elsewhere.
     for (role, expected) in

@@ -147,12 +147,17 @@ pub(crate) fn jobs(client: &Client) -> Api<Job> {
     Api::namespaced(client.clone(), TENANT_NAMESPACE)
 }
 
-/// Submits a job of one shell script.
-pub(crate) async fn submit(client: &Client, name: &str, script: &str) {
+/// Submits a job of one shell script, of an image that every node has.
+pub(crate) async fn submit_script(client: &Client, name: &str, script: &str) {
+    submit(client, name, "crofter.test/busybox:1", &["sh", "-c", script]).await;
+}
+
+/// Submits a job.
+pub(crate) async fn submit(client: &Client, name: &str, image: &str, command: &[&str]) {
     let job: Job = object(json!({
         "apiVersion": "crofter.io/v1alpha1", "kind": "Job", "metadata": {"name": name},
         "spec": {
-            "image": "crofter.test/busybox:1", "command": ["sh", "-c", script],
+            "image": image, "command": command,
             "resources": {"cpu": "100m", "memory": "32Mi"},
         },
     }));

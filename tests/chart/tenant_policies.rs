@@ -242,6 +242,32 @@ async fn a_job_is_deleted_with_its_pods() {
     }
 }
 
+/// As a variable of a job, by `envFrom`, it would give GPUs of others.
+#[tokio::test]
+async fn no_map_names_the_gpus_of_a_container() {
+    let tenancy = Tenancy::new("tenant-gpus").await;
+    let words = "the entry NVIDIA_VISIBLE_DEVICES is the node's";
+    for (theirs, plain) in tenancy.kinds(&tenancy.person, "variables") {
+        let kind = plain.types.clone().unwrap().kind;
+        if !["ConfigMap", "Secret"].contains(&&*kind) {
+            continue;
+        }
+        let with = |name: &str| {
+            let mut map = plain.clone();
+            map.data["data"] = json!({name: "YWxs"});
+            map
+        };
+        theirs.create(&plainly(), &with("NVIDIA_DRIVER_CAPABILITIES")).await.unwrap();
+        let change = |name: &str| Patch::Merge(json!({"data": {name: "YWxs"}}));
+        theirs.patch("variables", &try_patch(), &change("OTHER")).await.unwrap();
+        let all = change("NVIDIA_VISIBLE_DEVICES");
+        forbidden(words, async || theirs.patch("variables", &try_patch(), &all).await).await;
+        let mut born = with("NVIDIA_VISIBLE_DEVICES");
+        born.metadata.name = Some("born".to_owned());
+        forbidden(words, async || theirs.create(&dry_run(), &born).await).await;
+    }
+}
+
 /// With a Secret of that type a tenant would have a token of any account of its namespace, for ever.
 #[tokio::test]
 async fn no_secret_holds_the_token_of_an_account() {

@@ -46,6 +46,10 @@ async fn what_the_schema_refuses_is_named() {
         (json!({"resources": {"gpus": -1}}), "spec.resources.gpus"),
         (json!({"queue": "express"}), "spec.queue"),
         (json!({"env": [{"name": "CROFTER_JOB", "value": "x"}]}), "CROFTER_ are Crofter's own"),
+        (
+            json!({"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}),
+            "NVIDIA_VISIBLE_DEVICES is set by the node, for the GPUs of spec.resources.gpus",
+        ),
         (json!({"parameters": {"no spaces": "x"}}), "a parameter's name"),
         (json!({"volumes": [{"name": "v", "mountPath": "/v"}]}), "give either claim or scratch"),
         (json!({"timeoutSeconds": 0}), "spec.timeoutSeconds"),

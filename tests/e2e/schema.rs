@@ -99,7 +99,7 @@ const QUANTITIES: [&str; 44] = [
     "many",
 ];
 
-const TEXTS: [&str; 44] = [
+const TEXTS: [&str; 45] = [
     "",
     "a",
     "A",
@@ -127,6 +127,7 @@ const TEXTS: [&str; 44] = [
     "1A",
     "a=b",
     "CROFTER_X",
+    "NVIDIA_VISIBLE_DEVICES",
     "crofter-key-a",
     "crofter-key-",
     "crofter-key-a..b",

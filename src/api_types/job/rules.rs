@@ -5,7 +5,10 @@
 
 use kube::core::{Message, Rule};
 
-use crate::{api_types::quantity::as_quantity, names::KEY_SECRET_PREFIX};
+use crate::{
+    api_types::quantity::as_quantity,
+    names::{KEY_SECRET_PREFIX, VISIBLE_GPUS},
+};
 
 /// The most bytes that the texts of a spec may have: a pod holds each parameter twice, etcd takes 1.5 MB, the operator
 /// keeps every job in memory, and Linux gives a process at most 128 KiB in one argument or variable.
@@ -99,6 +102,12 @@ pub(super) fn no_key_secret(before: &str, name: &str, after: &str) -> Rule {
         "Secrets whose names begin with {KEY_SECRET_PREFIX} hold API keys: a job can't refer to them"
     );
     Rule::new(format!("{before}{name}.startsWith('{KEY_SECRET_PREFIX}'){after}")).message(&*message)
+}
+
+/// A variable does not give GPUs that were not asked for.
+pub(super) fn no_gpus() -> Rule {
+    let message = format!("{VISIBLE_GPUS} is set by the node, for the GPUs of spec.resources.gpus");
+    Rule::new(format!("self.name != '{VISIBLE_GPUS}'")).message(&*message)
 }
 
 /// No two parameters are one variable (`names::parameter_variable`); the message has the names of those that are.

@@ -28,14 +28,11 @@ mod tests;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future};
-use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, Client,
-    core::PartialObjectMeta,
+    Client,
     runtime::{
         Controller, controller,
         reflector::{Store, store::Writer},
-        watcher,
     },
 };
 use tokio::sync::{mpsc, watch};
@@ -53,12 +50,10 @@ use crate::{
         controller::{Reconciler, log_errors},
         events::Events,
         invalid::{InvalidObjects, Meta, cache, split_invalid},
-        pulse,
         streams::received,
-        watch::{Change, Watch, synced_before, until_synced},
+        watch::{Change, synced_before, until_synced},
     },
     metrics::Metrics,
-    names,
     random::Random,
 };
 
@@ -68,9 +63,6 @@ const CONCURRENCY: u16 = 8;
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// Room between the keys' watch and the two controllers.
 const CHANNEL: usize = 64;
-
-/// What is known of a key's Secret without its content, which no cache holds.
-type SecretMeta = PartialObjectMeta<Secret>;
 
 /// What the controller needs from the rest of the operator.
 pub struct Dependencies {
@@ -94,14 +86,11 @@ pub struct Dependencies {
     pub random: Random,
     /// Counters.
     pub metrics: Metrics,
-    /// Where the controller's own watch is known.
-    pub watches: pulse::Watches,
 }
 
 /// What a reconcile works with.
 pub struct Context {
     dependencies: Dependencies,
-    secrets: Store<SecretMeta>,
     invalid: InvalidObjects<TenantApiKey>,
     state: ReconcileState,
     reconciler: Reconciler,
@@ -119,33 +108,22 @@ pub struct Inputs {
     pub tenants: mpsc::Receiver<Change<Tenant>>,
 }
 
-/// The controller's own watch and cache. Made with the [`Context`] and consumed by [`run`].
-pub struct Watches {
-    secrets: Watch<SecretMeta>,
-    invalid: Writer<Meta<TenantApiKey>>,
-}
-
-/// Makes the context, and the watch that feeds it.
+/// Makes the context, and what writes its cache of keys that can't be read, which [`run`] consumes.
 #[must_use]
-pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Watches) {
+pub fn prepare(dependencies: Dependencies) -> (Arc<Context>, Writer<Meta<TenantApiKey>>) {
     let (invalid, writer) = cache();
-    let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER));
-    let api = Api::all(dependencies.client.clone());
-    let secrets = Watch::of_metadata(api, ours).known_as("key_secrets", &dependencies.watches);
     let reconciler = reconciler(dependencies.metrics.clone());
-    let state = ReconcileState::default();
-    let context = Context { secrets: secrets.store(), dependencies, invalid, state, reconciler };
-    (Arc::new(context), Watches { secrets, invalid: writer })
+    let context = Context { dependencies, invalid, state: ReconcileState::default(), reconciler };
+    (Arc::new(context), writer)
 }
 
 /// Runs the controller until `shutdown`, and then until the reconciles in flight have finished.
 pub async fn run(
     context: Arc<Context>,
-    watches: Watches,
+    invalid: Writer<Meta<TenantApiKey>>,
     inputs: Inputs,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let Watches { mut secrets, invalid } = watches;
     let shutdown = shutdown.boxed().shared();
     let (valid_sender, objects) = mpsc::channel(CHANNEL);
     let (invalid_sender, metas) = mpsc::channel(CHANNEL);
@@ -156,7 +134,6 @@ pub async fn run(
     let Dependencies { keys, tenants, peppers, .. } = &context.dependencies;
     let controller = Controller::for_shared_stream(received(objects), keys.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(triggers::secrets(secrets.subscribe_objects()))
         .reconcile_on(triggers::tenants(inputs.tenants, keys.clone()))
         .reconcile_all_on(crate::kube_ext::streams::replaced(peppers.clone()))
         .graceful_shutdown_on(shutdown.clone())
@@ -170,14 +147,12 @@ pub async fn run(
             Arc::clone(&context),
         )
         .for_each(log_errors);
-    let whole = async {
-        until_synced(keys).await && until_synced(tenants).await && until_synced(&context.secrets).await
-    };
+    let whole = async { until_synced(keys).await && until_synced(tenants).await };
     let reconciles = async {
         if synced_before(whole, shutdown).await {
             future::join(controller, second).await;
         }
     };
-    let endless = future::join(secrets.run(), splitting).then(|_| future::pending::<()>());
+    let endless = splitting.then(|_| future::pending::<()>());
     future::select(Box::pin(reconciles), Box::pin(endless)).await;
 }

@@ -1,7 +1,7 @@
 //! What the controller keeps from one reconcile of a key to the next, by the key's UID.
 //!
-//! All of it may be lost at any time: a token that was not delivered is then replaced by a new one, and a Secret is read
-//! once more. A token is kept only from the write of its hash until that of its Secret.
+//! It may be lost at any time: a token that was not delivered is then replaced by a new one. A token is kept only from the
+//! write of its hash until that of its Secret.
 
 use std::{
     collections::HashMap,
@@ -12,49 +12,29 @@ use kube::ResourceExt;
 
 use crate::{api_types::TenantApiKey, domain::api_key::Key};
 
+/// The token that is being written into the Secret, by UID of key.
 #[derive(Default)]
-struct Entry {
-    /// The token that is being written into the Secret.
-    at_hand: Option<Key>,
-    /// The version of the Secret that was read, and the id of the version whose token it holds.
-    verified: Option<(String, String)>,
-}
-
-/// By UID of key.
-#[derive(Default)]
-pub(super) struct ReconcileState(Mutex<HashMap<String, Entry>>);
+pub(super) struct ReconcileState(Mutex<HashMap<String, Key>>);
 
 impl ReconcileState {
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Key>> {
         // Each method leaves the map whole, so a poisoned lock holds nothing broken.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A version was made, and its hash written.
     pub(super) fn hold(&self, uid: &str, token: Key) {
-        self.entries().entry(uid.to_owned()).or_default().at_hand = Some(token);
+        self.entries().insert(uid.to_owned(), token);
     }
 
     /// The token that is being written, if it is that of this version.
     pub(super) fn at_hand(&self, uid: &str, key_id: &str) -> Option<Key> {
-        let entries = self.entries();
-        entries.get(uid)?.at_hand.as_ref().filter(|token| token.id().as_str() == key_id).cloned()
+        self.entries().get(uid).filter(|token| token.id().as_str() == key_id).cloned()
     }
 
-    /// The Secret of this version holds the token of this one, which is written.
-    pub(super) fn verified(&self, uid: &str, secret_version: String, key_id: &str) {
-        let mut entries = self.entries();
-        let entry = entries.entry(uid.to_owned()).or_default();
-        entry.verified = Some((secret_version, key_id.to_owned()));
-        entry.at_hand = None;
-    }
-
-    /// Whether the Secret in this version is known to hold the token of this version of the key.
-    pub(super) fn is_verified(&self, uid: &str, secret_version: &str, key_id: &str) -> bool {
-        let known = |entry: &Entry| {
-            entry.verified.as_ref().is_some_and(|(secret, id)| secret == secret_version && id == key_id)
-        };
-        self.entries().get(uid).is_some_and(known)
+    /// The Secret holds the token of the newest version.
+    pub(super) fn delivered(&self, uid: &str) {
+        self.entries().remove(uid);
     }
 
     /// The key is deleted, or ended.
@@ -80,9 +60,7 @@ mod tests {
         state.hold("u", token);
         assert!(state.at_hand("u", "another").is_none() && state.at_hand("v", &id).is_none());
         assert!(state.at_hand("u", &id).is_some());
-        state.verified("u", "7".into(), &id);
+        state.delivered("u");
         assert!(state.at_hand("u", &id).is_none());
-        assert!(state.is_verified("u", "7", &id));
-        assert!(!state.is_verified("u", "8", &id) && !state.is_verified("u", "7", "another"));
     }
 }

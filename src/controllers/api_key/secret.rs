@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
-    runtime::reflector::ObjectRef,
 };
 use serde_json::json;
 
@@ -33,23 +32,13 @@ pub(super) struct Found {
     identity: Option<(String, String)>,
 }
 
-/// Finds the Secret. It is read only when it is not known from before to hold the newest token.
+/// Reads the Secret. It is read at each reconcile: to watch Secrets would need the right to read all that there are.
 pub(super) async fn find(
     context: &Context,
     valid: &Validated,
     versions: &[KeyVersion],
     peppers: &Peppers,
 ) -> Result<Found, Error> {
-    let reference = ObjectRef::new(&valid.secret_name).within(&valid.namespace);
-    let cached = context.secrets.get(&reference);
-    if let (Some(newest), Some(cached)) = (versions.first(), cached)
-        && let Ok(id) = newest.key_id.parse()
-        && lifecycle::is_hashed(newest, peppers)
-        && let (Some(uid), Some(version)) = (cached.uid(), cached.resource_version())
-        && context.state.is_verified(&valid.uid, &version, &newest.key_id)
-    {
-        return Ok(Found { stored: Stored::Holds(id), token: None, identity: Some((uid, version)) });
-    }
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let what = format!("failed to read Secret {}", valid.secret_name);
     let found = within_opt(what, api.get(&valid.secret_name)).await;
@@ -77,10 +66,8 @@ fn assess(
     let Some(token) = token else {
         return Found { stored: Stored::Damaged, token: None, identity };
     };
-    if let Some((_, version)) = &identity
-        && versions.first().is_some_and(|newest| newest.key_id == token.id().as_str())
-    {
-        context.state.verified(&valid.uid, version.clone(), token.id().as_str());
+    if versions.first().is_some_and(|newest| newest.key_id == token.id().as_str()) {
+        context.state.delivered(&valid.uid);
     }
     Found { stored: Stored::Holds(token.id()), token: Some(token), identity }
 }
@@ -98,11 +85,11 @@ pub(super) async fn write(
     let api: Api<Secret> = Api::namespaced(context.dependencies.client.clone(), &valid.namespace);
     let secret = build::secret(valid, token);
     let failed = |source| Error::WriteSecret { secret: valid.secret_name.clone(), source };
-    let version = match &found.identity {
+    match &found.identity {
         None => {
             let what = format!("failed to create Secret {}", valid.secret_name);
             let created = within(what, api.create(&PostParams::default(), &secret)).await;
-            created.map_err(failed)?.resource_version()
+            created.map_err(failed)?;
         }
         Some((uid, version)) => {
             let labels = secret.metadata.labels;
@@ -113,9 +100,9 @@ pub(super) async fn write(
             let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
             let call = api.patch_metadata(&valid.secret_name, &params, &patch);
             let written = within(format!("failed to write Secret {}", valid.secret_name), call).await;
-            written.map_err(failed)?.resource_version()
+            written.map_err(failed)?;
         }
-    };
-    context.state.verified(&valid.uid, version.unwrap_or_default(), token.id().as_str());
+    }
+    context.state.delivered(&valid.uid);
     Ok(())
 }

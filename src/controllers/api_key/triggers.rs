@@ -1,33 +1,19 @@
 //! What makes a reconcile of a key due, besides a change of the key itself.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use futures::{Stream, StreamExt, stream};
 use kube::{
-    Resource, ResourceExt,
+    ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 use tokio::sync::mpsc;
 
-use super::SecretMeta;
 use crate::{
     api_types::{Tenant, TenantApiKey},
     domain::tenant_state,
     kube_ext::{streams::received, watch::Change},
 };
-
-/// A Secret was created, changed or deleted: its key is reconciled.
-pub(super) fn secrets(
-    secrets: impl Stream<Item = Arc<SecretMeta>> + Send + 'static,
-) -> impl Stream<Item = ObjectRef<TenantApiKey>> + Send + 'static {
-    secrets.filter_map(|secret| std::future::ready(owner(&secret)))
-}
-
-fn owner(secret: &SecretMeta) -> Option<ObjectRef<TenantApiKey>> {
-    let (kind, version) = (TenantApiKey::kind(&()), TenantApiKey::api_version(&()));
-    let owner = secret.owner_references().iter().find(|o| o.kind == kind && o.api_version == version)?;
-    Some(ObjectRef::new(&owner.name).within(&secret.namespace()?))
-}
 
 /// The keys in the namespace of each tenant that came, went, began to go, or got its namespace. What else its status
 /// says (usage, every few seconds) concerns no key.
@@ -60,24 +46,12 @@ pub(super) fn tenants(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
     use crate::kube_ext::mock;
-
-    #[tokio::test]
-    async fn a_secret_wakes_the_key_that_owns_it() {
-        let secret = |owners: Value| -> Arc<SecretMeta> {
-            let metadata = json!({"name": "s", "namespace": "tenant-acme", "ownerReferences": owners});
-            let whole = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
-            Arc::new(serde_json::from_value(whole).unwrap())
-        };
-        let owner =
-            |kind: &str| json!({"apiVersion": "crofter.io/v1alpha1", "kind": kind, "name": "ci", "uid": "k"});
-        let all = [json!([]), json!([owner("Job")]), json!([owner("Job"), owner("TenantApiKey")])];
-        let woken: Vec<_> = secrets(stream::iter(all.map(secret))).collect().await;
-        assert_eq!(woken, [ObjectRef::new("ci").within("tenant-acme")]);
-    }
 
     #[tokio::test]
     async fn keys_are_requeued_when_their_tenant_changes() {

@@ -16,10 +16,11 @@ use crate::{
     kube_ext::status as status_ext,
 };
 
-/// How often a key whose Secret belongs to another owner is reconciled: no watch delivers the end of such a Secret.
+/// How often a key is reconciled where nothing else asks for it: no watch delivers the deletion or the damage of its Secret.
+/// A clock that was set, or a machine that slept, is noticed after this, too.
+const SECRET_INTERVAL: Duration = Duration::from_secs(600);
+/// The same where the Secret belongs to another owner, and the key waits for its end.
 const CONFLICT_INTERVAL: Duration = Duration::from_secs(30);
-/// The longest timer: a clock that was set, or a machine that slept, is noticed after this.
-const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 
 /// Writes the status of a key that has ended.
 pub(super) async fn write_end(
@@ -44,10 +45,13 @@ pub(super) async fn write_state(
     let Versions { all, delivered } = versions;
     (status.versions, status.key_id) = (all, delivered);
     write_status(key, context, status, outcome, now).await?;
-    let conflict = matches!(next.step, Step::Conflict(_)).then_some(CONFLICT_INTERVAL);
+    let interval = match next.step {
+        Step::Expire(_) | Step::Revoke => None,
+        Step::Conflict(_) => Some(CONFLICT_INTERVAL),
+        _ => Some(SECRET_INTERVAL),
+    };
     let due = next.at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
-    let wait = conflict.into_iter().chain(due).min();
-    Ok(wait.map_or_else(Action::await_change, |wait| Action::requeue(wait.min(LONGEST_TIMER))))
+    Ok(interval.into_iter().chain(due).min().map_or_else(Action::await_change, Action::requeue))
 }
 
 /// Writes what differs, and publishes its Events.

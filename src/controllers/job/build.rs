@@ -19,6 +19,7 @@ use self::container::{container, volumes};
 use super::validate::ValidJob;
 use crate::{
     api_types::tenant::PodSecurity,
+    config::Settings,
     domain::{admission::Admission, attempt::START_ALLOWANCE, pod_requests::BANDWIDTH_ANNOTATION},
     names,
 };
@@ -33,8 +34,8 @@ const UNDISTURBED: [(&str, &str); 2] =
 const GRACE_SECONDS: i64 = 30;
 
 /// The pod of an admitted attempt.
-pub(super) fn pod(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> Pod {
-    Pod { metadata: metadata(job, admission), spec: Some(spec(job, admission, gpu_resource)), status: None }
+pub(super) fn pod(job: &ValidJob<'_>, admission: &Admission, settings: &Settings) -> Pod {
+    Pod { metadata: metadata(job, admission), spec: Some(spec(job, admission, settings)), status: None }
 }
 
 fn metadata(job: &ValidJob<'_>, admission: &Admission) -> ObjectMeta {
@@ -66,14 +67,14 @@ fn metadata(job: &ValidJob<'_>, admission: &Admission) -> ObjectMeta {
     }
 }
 
-fn spec(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> PodSpec {
+fn spec(job: &ValidJob<'_>, admission: &Admission, settings: &Settings) -> PodSpec {
     let secrets = job.spec.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
     let secrets: Vec<_> = secrets.collect();
     PodSpec {
         active_deadline_seconds: job.left.map(|left| left.saturating_add(START_ALLOWANCE).as_secs()),
         affinity: Some(affinity(admission)),
         automount_service_account_token: Some(false),
-        containers: vec![container(job, admission, gpu_resource)],
+        containers: vec![container(job, admission, settings)],
         enable_service_links: Some(false),
         image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
         restart_policy: Some("Never".to_owned()),

@@ -49,7 +49,7 @@ pub(super) async fn create(
     };
     let scenarios = Arc::clone(&context.scenarios.borrow());
     let pod = match validate::validate(job, tenant, &scenarios, job_flow::running_left(view)) {
-        Ok(valid) => build::pod(&valid, &admission, &context.settings.gpu_resource),
+        Ok(valid) => build::pod(&valid, &admission, &context.settings),
         Err(refusal) => {
             return Ok(job_flow::refused(view, refusal.reason(), refusal.to_string()).into());
         }

@@ -71,7 +71,7 @@ fn bench(verdict: Option<Verdict>) -> Bench {
         scheduler: SchedulerHandle::showing(verdict.map(|verdict| ("j1", verdict))),
         plans,
         scenarios,
-        settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
+        settings: Settings::default(),
         start_limit: SignedDuration::from_mins(5),
         mirrored: None,
         events: mock::events(fake.client()),

@@ -145,7 +145,7 @@ impl Context {
         settings: Settings,
         metrics: Metrics,
     ) -> Self {
-        let Settings { gpu_resource, namespace_prefix } = settings;
+        let Settings { gpu_resource, namespace_prefix, .. } = settings;
         let reconciler = Reconciler::new("node", metrics, LONGEST_DELAY);
         let state = Mutex::default();
         Self { client, events, caches, plans, gpu_resource, namespace_prefix, state, reconciler }

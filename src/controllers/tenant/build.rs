@@ -4,7 +4,7 @@
 
 mod network_policy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::{
@@ -32,6 +32,7 @@ use crate::{
         quota::QuotaDimension,
         tenant::{AccessRole, PodSecurity},
     },
+    config::{Account, Accounts},
     names,
 };
 
@@ -85,7 +86,7 @@ pub(super) fn build(tenant: &Validated) -> Children {
         limits: limits(owner),
         policies: network_policy::policies(owner, tenant.isolation),
         account: account(owner),
-        bindings: tenant.access.iter().map(|(role, who)| binding(owner, *role, who)).collect(),
+        bindings: access(owner, &tenant.access).chain(key_secrets(owner, &tenant.accounts)).collect(),
     }
 }
 
@@ -194,9 +195,37 @@ fn account(owner: &Owner) -> ServiceAccount {
     }
 }
 
-fn binding<'a>(owner: &Owner, role: AccessRole, who: impl IntoIterator<Item = &'a Subject>) -> RoleBinding {
+/// Who has which role in the tenant.
+fn access(
+    owner: &Owner,
+    access: &BTreeMap<AccessRole, BTreeSet<Subject>>,
+) -> impl Iterator<Item = RoleBinding> {
+    access.iter().map(|(role, who)| {
+        let role: &str = role.into();
+        binding(owner, &format!("crofter-{role}"), &format!("crofter:tenant-{role}"), who)
+    })
+}
+
+/// What Crofter itself has of the namespace's Secrets, and has in no other namespace.
+fn key_secrets(owner: &Owner, accounts: &Accounts) -> impl Iterator<Item = RoleBinding> {
+    let Accounts { service_account, api_service_account } = accounts;
+    let both = [
+        ("crofter-key-secrets", names::KEY_SECRETS_ROLE, service_account),
+        ("crofter-key-secrets-read", names::KEY_SECRETS_READ_ROLE, api_service_account),
+    ];
+    both.into_iter().filter_map(|(name, role, account)| {
+        let Account { namespace, name: account } = account.clone()?;
+        Some(binding(owner, name, role, &[Subject::ServiceAccount { namespace, name: account }]))
+    })
+}
+
+fn binding<'a>(
+    owner: &Owner,
+    name: &str,
+    role: &str,
+    who: impl IntoIterator<Item = &'a Subject>,
+) -> RoleBinding {
     const RBAC: &str = "rbac.authorization.k8s.io";
-    let role: &str = role.into();
     let subject = |subject: &Subject| {
         let (kind, name, namespace) = match subject {
             Subject::User(name) => ("User", name, None),
@@ -207,11 +236,11 @@ fn binding<'a>(owner: &Owner, role: AccessRole, who: impl IntoIterator<Item = &'
         RbacSubject { api_group, kind: kind.to_owned(), name: name.clone(), namespace }
     };
     RoleBinding {
-        metadata: metadata(owner, format!("crofter-{role}")),
+        metadata: metadata(owner, name),
         role_ref: RoleRef {
             api_group: RBAC.to_owned(),
             kind: "ClusterRole".to_owned(),
-            name: format!("crofter:tenant-{role}"),
+            name: role.to_owned(),
         },
         subjects: Some(who.into_iter().map(subject).collect()),
     }
@@ -229,8 +258,14 @@ mod tests {
     };
 
     fn children(spec: serde_json::Value) -> serde_json::Value {
-        let settings =
-            Settings { namespace_prefix: "tenant-".into(), gpu_resource: names::DEFAULT_GPU_RESOURCE.into() };
+        let account = |name: &str| Some(Account { namespace: "crofter-system".into(), name: name.into() });
+        let settings = Settings {
+            accounts: Accounts {
+                service_account: account("crofter"),
+                api_service_account: account("crofter-api"),
+            },
+            ..Settings::default()
+        };
         let object = json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": "u-1"},
             "spec": spec,
@@ -275,7 +310,9 @@ mod tests {
             })
         );
         assert_eq!(built["policies"], json!([]));
-        assert_eq!(built["bindings"], json!([]));
+        let bindings =
+            built["bindings"].as_array().unwrap().iter().map(|binding| &binding["roleRef"]["name"]);
+        assert_eq!(bindings.collect::<Vec<_>>(), ["crofter:key-secrets", "crofter:key-secrets-read"]);
         assert_eq!(
             built["namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"],
             json!("baseline")

@@ -388,6 +388,7 @@ mod tests {
             isolation: NetworkIsolation::default(),
             pod_security: PodSecurity::default(),
             gpu_resource: "gpu".into(),
+            accounts: crate::config::Accounts::default(),
         };
         let built = |tenant: &Validated, hash: Result<Fingerprint, ()>| {
             let mut called = false;

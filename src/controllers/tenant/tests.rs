@@ -88,7 +88,7 @@ fn bench() -> Bench {
         clock: Clock::of(move || *clock.lock().unwrap()),
         events: mock::events(fake.client()),
         courtesy: CourtesyBudget::default(),
-        settings: Settings { namespace_prefix: "tenant-".into(), gpu_resource: "nvidia.com/gpu".into() },
+        settings: Settings::default(),
         namespace: "crofter-system".into(),
         plans,
         jobs: jobs_store,

@@ -121,7 +121,7 @@ mod tests {
     use crate::kube_ext::mock;
 
     fn settings() -> Settings {
-        Settings { namespace_prefix: "tenant-".into(), gpu_resource: "gpu".into() }
+        Settings::default()
     }
 
     fn object<K: serde::de::DeserializeOwned>(object: Value) -> Arc<K> {

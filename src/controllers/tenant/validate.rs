@@ -13,7 +13,7 @@ use crate::{
         plan::{EffectiveQuotas, QUOTA_RULE},
         tenant::{AccessGrant, AccessRole, NetworkIsolation, PodSecurity, SubjectKind},
     },
-    config::Settings,
+    config::{Accounts, Settings},
     names,
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Validated {
     pub(super) isolation: NetworkIsolation,
     pub(super) pod_security: PodSecurity,
     pub(super) gpu_resource: String,
+    /// Who reads the Secrets of API keys here.
+    pub(super) accounts: Accounts,
     /// Kubernetes counts Jobs, so that a quota may bound their number.
     pub(super) counts_objects: bool,
 }
@@ -104,6 +106,7 @@ pub(super) fn validate(
         isolation: spec.network_isolation,
         pod_security: spec.pod_security,
         gpu_resource: settings.gpu_resource.clone(),
+        accounts: settings.accounts.clone(),
         counts_objects,
     })
 }
@@ -134,7 +137,7 @@ mod tests {
     use super::*;
 
     fn refusal(name: &str, spec: serde_json::Value) -> Refusal {
-        let settings = Settings { namespace_prefix: "tenant-".into(), gpu_resource: "gpu".into() };
+        let settings = Settings::default();
         let object = json!({
             "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec,
         });

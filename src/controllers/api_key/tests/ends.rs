@@ -65,10 +65,9 @@ async fn the_first_key_has_the_pepper_created_and_an_unusable_one_is_reported() 
 
 #[tokio::test]
 async fn a_new_pepper_hashes_the_text_that_is_there() {
-    let mut bench = bench();
+    let bench = bench();
     bench.key(json!({}), json!({}));
     bench.converge().await;
-    bench.sync();
     let (token, conditions) = (bench.token().id(), bench.status()["conditions"].clone());
     for (in_force, hashed) in [([1, 2].as_slice(), json!([2, 1])), (&[2], json!([2]))] {
         bench.peppers.send_replace(peppers(in_force));

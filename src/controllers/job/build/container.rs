@@ -18,6 +18,7 @@ use crate::{
         quantity,
         tenant::PodSecurity,
     },
+    config::Settings,
     domain::{admission::Admission, environment, resources::Resources},
     names,
 };
@@ -25,14 +26,17 @@ use crate::{
 /// The resource that counts what is written on a node's disk.
 pub(super) const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 
-pub(super) fn container(job: &ValidJob<'_>, admission: &Admission, gpu_resource: &str) -> Container {
+pub(super) fn container(job: &ValidJob<'_>, admission: &Admission, settings: &Settings) -> Container {
     let texts = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-    let asked = amounts(&job.asked, gpu_resource);
+    let asked = amounts(&job.asked, &settings.gpu_resource);
     let from: Vec<EnvFromSource> = job.spec.env_from.iter().map(env_from).collect();
     let restricted = job.pod_security == PodSecurity::Restricted;
+    // What one tenant's job has pulled with its secret is on the node for the next tenant's, which has none.
+    let checks_pulls = settings.pull_always_on_pools && names::is_pool_group(&admission.group);
     Container {
         name: names::JOB_CONTAINER.to_owned(),
         image: Some(job.image.clone()),
+        image_pull_policy: checks_pulls.then(|| "Always".to_owned()),
         command: texts(&job.spec.command),
         args: texts(&job.spec.args),
         working_dir: job.spec.working_dir.clone(),
@@ -82,7 +86,10 @@ fn limits(job: &ValidJob<'_>, asked: &BTreeMap<String, Quantity>) -> BTreeMap<St
 
 fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
     let plain = |name: String, value: String| EnvVar { name, value: Some(value), value_from: None };
-    // Crofter's own come last: where a name is given twice, the kubelet takes the last.
+    // Crofter's own come last: where a name is given twice, the kubelet takes the last, before those of `envFrom` and of the
+    // image. On a node whose default runtime is NVIDIA's, a container without allocated GPUs would have those that one of
+    // these names, and many images name all of them. `void` is none, and as with any other runtime.
+    let no_gpus = (job.asked.gpus == 0).then_some((names::VISIBLE_GPUS, "void".to_owned()));
     let own = [
         ("CROFTER_JOB", job.name.clone()),
         ("CROFTER_JOB_UID", job.uid.clone()),
@@ -97,8 +104,10 @@ fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
     let each = parameters
         .iter()
         .map(|(name, value)| plain(names::parameter_variable(name), environment::literal(&value.0)));
-    let users = job.spec.env.iter().map(env_var);
-    users.chain(each).chain(json).chain(own.map(|(name, value)| plain(name.to_owned(), value))).collect()
+    // A variable of a job from before the rule would displace that of the device plugin.
+    let users = job.spec.env.iter().filter(|variable| variable.name != names::VISIBLE_GPUS).map(env_var);
+    let own = own.into_iter().chain(no_gpus).map(|(name, value)| plain(name.to_owned(), value));
+    users.chain(each).chain(json).chain(own).collect()
 }
 
 fn env_var(variable: &JobEnv) -> EnvVar {

@@ -16,7 +16,8 @@ use crate::api_types::{Job, Scenarios, Tenant};
 
 fn built_from(job: &Job, tenant: &Tenant, scenarios: &Scenarios) -> Pod {
     let valid = validate(job, tenant, scenarios, Some(SignedDuration::from_mins(30))).unwrap();
-    pod(&valid, &Admission { attempt: 2, group: "acme".into(), node: Some("n".into()) }, "nvidia.com/gpu")
+    let admission = Admission { attempt: 2, group: "acme".into(), node: Some("n".into()) };
+    pod(&valid, &admission, &Settings::default())
 }
 
 fn built(job: &Job, tenant: &Tenant) -> Pod {
@@ -49,6 +50,34 @@ fn a_dollar_of_a_parameter_reaches_the_container_and_one_of_env_and_args_is_kube
     assert_eq!((value("CROFTER_PARAM_PRICE"), value("CROFTER_PARAM_TOKEN")), ("cost $$$$5", "$$(TOKEN)"));
     assert_eq!(value("CROFTER_PARAMETERS"), r#"{"price":"cost $$$$5","token":"$$(TOKEN)"}"#);
     assert_eq!((value("A"), container.args.unwrap()), ("$(HOME)", vec!["$(A)".to_owned()]));
+}
+
+#[test]
+fn a_container_sees_no_gpu_that_it_did_not_ask_for() {
+    // Stored before the rule that refuses the name.
+    let all = json!([{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}, {"name": "A", "value": "1"}]);
+    let seen = |gpus: i64| {
+        let job = job(json!({"image": "a", "env": all, "resources": {"gpus": gpus}}));
+        let container = built(&job, &tenant(json!({}))).spec.unwrap().containers.remove(0);
+        let env = container.env.unwrap().into_iter().filter(|env| env.name == "NVIDIA_VISIBLE_DEVICES");
+        env.map(|env| env.value.unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(0), ["void"]);
+    assert!(seen(1).is_empty(), "the device plugin names those that are allocated");
+}
+
+#[test]
+fn an_image_that_another_tenant_has_pulled_is_asked_for_again() {
+    let (job, tenant) = (job(json!({"image": "a@sha256:0"})), tenant(json!({})));
+    let valid = validate(&job, &tenant, &Scenarios::default(), None).unwrap();
+    let policy = |group: &str, pull_always_on_pools| {
+        let admission = Admission { attempt: 1, group: group.to_owned(), node: None };
+        let settings = Settings { pull_always_on_pools, ..Settings::default() };
+        pod(&valid, &admission, &settings).spec.unwrap().containers.remove(0).image_pull_policy
+    };
+    assert_eq!(policy("pool.shared", true).as_deref(), Some("Always"));
+    assert_eq!(policy("acme", true), None, "its own workers");
+    assert_eq!(policy("pool.shared", false), None, "where the kubelet checks it");
 }
 
 #[test]

@@ -218,10 +218,7 @@ impl Lab {
         let ((nodes, node_writer), (tenants, tenant_writer), (pods, pod_writer)) =
             (mock::cache(), mock::cache(), mock::cache());
         let (plans_sender, plans) = watch::channel(Arc::new(Plans::built_in().unwrap()));
-        let settings = Settings {
-            namespace_prefix: names::DEFAULT_NAMESPACE_PREFIX.to_owned(),
-            gpu_resource: names::DEFAULT_GPU_RESOURCE.to_owned(),
-        };
+        let settings = Settings::default();
         let events = mock::events(client.clone());
         let context = Context::new(
             client,
