@@ -178,7 +178,8 @@ fn pool(text: &str) -> Result<String, String> {
     }
 }
 
-fn account(text: &str) -> Result<Account, String> {
+/// `namespace/name`.
+pub(crate) fn account(text: &str) -> Result<Account, String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 pub use self::cluster::POLICIES;
 use crate::{
-    config::Database,
+    config::{self, Account, Database},
     db::{self, Pool, UrlSource},
     kube_ext::CallError,
     names, operator,
@@ -53,8 +53,8 @@ pub struct Options {
     #[arg(long)]
     attacks: bool,
     /// Service account of the operator, as which attacks are made.
-    #[arg(long, env = "CROFTER_SERVICE_ACCOUNT", default_value = names::MANAGER)]
-    service_account: String,
+    #[arg(long, env = "CROFTER_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", default_value = "crofter-system/crofter", value_parser = config::account)]
+    service_account: Account,
     /// URL of the REST API, such as http://127.0.0.1:8080; without it attacks are made on the API server alone.
     #[arg(long, env = "CROFTER_URL", requires = "attacks")]
     api_url: Option<String>,

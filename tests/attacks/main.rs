@@ -8,7 +8,7 @@ mod walls;
 
 use std::{net::TcpListener, path::Path, process::Command, time::Duration};
 
-use crofter::check::attacks::Site;
+use crofter::{check::attacks::Site, config::Account};
 use crofter_test_cluster::{Cluster, process::Process, wait};
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{Api, api::ListParams};
@@ -46,6 +46,7 @@ impl Installed {
         let api = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_crofter"));
         command.args(["run", "--metrics-addr", "127.0.0.1:0", "--api-addr", &format!("127.0.0.1:{api}")]);
+        command.args(["--service-account", &format!("{HOME}/{RELEASE}")]);
         let kubeconfig = cluster.kubeconfig_for_service_account(HOME, RELEASE).await.unwrap();
         command.env("KUBECONFIG", kubeconfig).env_remove("DATABASE_URL");
         let operator = cluster.start_process(RELEASE, command).unwrap();
@@ -61,7 +62,11 @@ impl Installed {
 }
 
 fn site() -> Site {
-    Site { home: HOME.to_owned(), account: RELEASE.to_owned(), prefix: "tenant-".to_owned() }
+    Site {
+        home: HOME.to_owned(),
+        account: Account { namespace: HOME.to_owned(), name: RELEASE.to_owned() },
+        prefix: "tenant-".to_owned(),
+    }
 }
 
 /// As an administrator runs it against an installation.

@@ -27,10 +27,11 @@ const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a tenant or a key may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 /// Policies that let pass who has more rights in the cluster: without RBAC everybody has.
-const ASK_FOR_RIGHTS: [&str; 4] = [
+const ASK_FOR_RIGHTS: [&str; 5] = [
     "paused.crofter.io",
     "tenant-claims.crofter.io",
     "tenant-objects.crofter.io",
+    "tenant-secrets.crofter.io",
     "worker-tolerations.crofter.io",
 ];
 

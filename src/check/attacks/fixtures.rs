@@ -172,6 +172,8 @@ async fn elsewhere(client: &Client) -> Result<(), Finding> {
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": format!("{ELSEWHERE}:edit")}],
     });
     let _: RoleBinding = create(&Api::namespaced(client.clone(), ELSEWHERE), binding).await?;
+    let own = json!({"metadata": {"name": "own"}});
+    let _: Secret = create(&Api::namespaced(client.clone(), ELSEWHERE), own).await?;
     pod(client, ELSEWHERE).await
 }
 

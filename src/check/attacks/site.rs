@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::names;
+use crate::{config::Account, names};
 
 /// Tenant whose members attack, and which others attack.
 pub const TENANT: &str = "crofter-attacks";
@@ -20,8 +20,8 @@ pub const NODE: &str = "crofter-attacks-node";
 pub struct Site {
     /// Namespace of the operator.
     pub home: String,
-    /// Service account of the operator, in its namespace.
-    pub account: String,
+    /// Service account of the operator.
+    pub account: Account,
     /// Prefix of tenant namespaces.
     pub prefix: String,
 }
@@ -131,7 +131,7 @@ impl Who {
             Self::Neighbour => (format!("{NEIGHBOUR}:admin"), authenticated()),
             Self::Stranger => (format!("{ELSEWHERE}:edit"), authenticated()),
             Self::JobAccount => account(&site.namespace(), names::JOB_SERVICE_ACCOUNT),
-            Self::Operator => account(&site.home, &site.account),
+            Self::Operator => account(&site.account.namespace, &site.account.name),
             Self::Kubelet => {
                 let groups = authenticated().into_iter().chain(["system:nodes".to_owned()]).collect();
                 (format!("system:node:{NODE}"), groups)

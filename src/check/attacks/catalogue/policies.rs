@@ -130,6 +130,30 @@ fn volumes_and_tokens(site: &Site) -> Vec<Attack> {
     let at = site.namespace();
     let at = at.as_str();
     let mut all = Vec::new();
+    // Every write returns what is stored, which here is the key.
+    let by = policy(Who::TenantOperator, "tenant-secrets.crofter.io");
+    let (words, key) =
+        ("is for an API key: only who may delete tenantapikeys here writes it", "crofter-key-all");
+    let twin = |call| (Who::TenantOperator, call);
+    let note = |name: &str| call::note(SECRETS, at, name, &harmless());
+    let create = |name: &str| call::create(SECRETS, at, name, json!({}));
+    all.push(by.attack("change the Secret of a key", note(key), words, twin(note("own"))));
+    let delete = |name: &str| call::delete(SECRETS, at, name);
+    all.push(by.attack("delete the Secret of a key", delete(key), words, twin(delete("own"))));
+    all.push(by.attack(
+        "take the Secret of a new key",
+        create("crofter-key-new"),
+        words,
+        twin(create("new")),
+    ));
+    // All GPUs of a node, for a job that asks for one.
+    let by = policy(Who::TenantOperator, "tenant-objects.crofter.io");
+    for of in [CONFIG_MAPS, SECRETS] {
+        let data = |name: &str| call::create(of, at, "new", json!({"data": {name: "YWxs"}}));
+        let words = "the entry NVIDIA_VISIBLE_DEVICES is the node's";
+        let what = format!("create {} that make all GPUs visible", of.plural);
+        all.push(by.attack(what, data("NVIDIA_VISIBLE_DEVICES"), words, twin(data("OTHER"))));
+    }
     for who in [Who::TenantOperator, Who::TenantAdmin] {
         let by = policy(who, "tenant-secrets.crofter.io");
         let account = |name: &str, kind: &str| {
@@ -345,6 +369,13 @@ fn operator(site: &Site) -> Vec<Attack> {
             tried(&what, create(namespace), &none(namespace), create(at));
         }
     }
+    let owned = |kind: &str| {
+        let owner =
+            json!({"apiVersion": "crofter.io/v1alpha1", "kind": kind, "name": "ci", "uid": "0b8e9a52"});
+        call::create(SECRETS, at, "new", with(json!({}), json!({"ownerReferences": [owner]})))
+    };
+    let only = "Crofter writes only the Secrets of API keys";
+    tried("create a Secret of no key", owned("Job"), only, owned("TenantApiKey"));
     tried("create a namespace that is no tenant's", plain(NAMESPACES, ""), &none("new"), tenants_own("new"));
     let adopt = call::note(NAMESPACES, "", ELSEWHERE, &json!({"labels": {names::LABEL_TENANT: TENANT}}));
     let note = call::note(NAMESPACES, "", at, &harmless());

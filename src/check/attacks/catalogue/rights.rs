@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
+    super::site::{ELSEWHERE, NEIGHBOUR, NODE, TENANT},
     Attack, By, Site, Wall, Who,
     call::{
         self, ACCOUNTS, CLAIMS, CLUSTER_ROLES, CONFIG_MAPS, Call, JOBS, KEYS, LEASES, LIMITS, NAMESPACES,
@@ -58,6 +59,9 @@ fn in_the_tenant(site: &Site) -> Vec<Right> {
         right("create", CONFIG_MAPS, "", call::create(CONFIG_MAPS, at, "new", json!({})), operator),
         right("create", SECRETS, "", call::create(SECRETS, at, "new", json!({})), operator),
         right("create", CLAIMS, "", call::create(CLAIMS, at, "new", claim(json!({}))), operator),
+        right("list", SECRETS, "", call::list(SECRETS, at), admin),
+        right("get", SECRETS, "", call::get(SECRETS, at, "own"), admin),
+        right("get", SECRETS, "", call::get(SECRETS, at, "crofter-key-all"), admin),
         right("list", KEYS, "", call::list(KEYS, at), admin),
         right("create", KEYS, "", call::create(KEYS, at, "new", json!({"spec": {}})), admin),
         right("patch", KEYS, "", call::patch(KEYS, at, "all", json!({"spec": {"revoked": true}})), admin),
@@ -139,18 +143,13 @@ fn in_the_cluster(site: &Site) -> Vec<Right> {
     vec![
         right("list", TENANTS, "", call::list(TENANTS, ""), none),
         right("create", TENANTS, "", call::create(TENANTS, "", "mine", spec(json!({"plan": "free"}))), none),
-        right("patch", TENANTS, "", call::patch(TENANTS, "", super::super::site::TENANT, more.clone()), none),
-        right("delete", TENANTS, "", call::delete(TENANTS, "", super::super::site::NEIGHBOUR), none),
+        right("patch", TENANTS, "", call::patch(TENANTS, "", TENANT, more.clone()), none),
+        right("delete", TENANTS, "", call::delete(TENANTS, "", NEIGHBOUR), none),
         right(
             "patch",
             TENANTS,
             "status",
-            call::patch(
-                TENANTS,
-                "",
-                &format!("{}/status", super::super::site::TENANT),
-                json!({"status": {"message": "x"}}),
-            ),
+            call::patch(TENANTS, "", &format!("{}/status", TENANT), json!({"status": {"message": "x"}})),
             none,
         ),
         right("list", JOBS, "", call::list(JOBS, ""), none),
@@ -172,8 +171,8 @@ fn in_the_cluster(site: &Site) -> Vec<Right> {
 
 /// Rights on nodes, which a kubelet has for its own.
 fn on_nodes() -> Vec<Right> {
-    let node = super::super::site::NODE;
-    let label = json!({"metadata": {"labels": {crate::names::NODE_TENANT: super::super::site::TENANT}}});
+    let node = NODE;
+    let label = json!({"metadata": {"labels": {crate::names::NODE_TENANT: TENANT}}});
     vec![
         right("list", NODES, "", call::list(NODES, ""), None),
         right("patch", NODES, "", call::patch(NODES, "", node, label), None),
@@ -183,10 +182,10 @@ fn on_nodes() -> Vec<Right> {
 
 /// What Crofter's own account may not do: it makes what tenants get, and has no way to more.
 fn of_the_operator(site: &Site) -> Vec<Right> {
-    let (home, at, node) = (site.home.as_str(), site.namespace(), super::super::site::NODE);
+    let (home, at, node) = (site.home.as_str(), site.namespace(), NODE);
     let rules = json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
     let labels = || json!({"metadata": harmless()});
-    let own = format!("/{}/token", site.account);
+    let own = format!("/{}/token", site.account.name);
     let token = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
     vec![
         right("create", CLUSTER_ROLES, "", call::create(CLUSTER_ROLES, "", "mine", rules), None),
@@ -194,6 +193,11 @@ fn of_the_operator(site: &Site) -> Vec<Right> {
         right("delete", NODES, "", call::delete(NODES, "", node), None),
         right("create", NODES, "", call::create(NODES, "", "mine", json!({})), None),
         right("delete", SECRETS, "", call::delete(SECRETS, &at, "own"), None),
+        right("list", SECRETS, "", call::list(SECRETS, &at), None),
+        right("list", SECRETS, "", call::list(SECRETS, ""), None),
+        right("list", SECRETS, "", call::list(SECRETS, home), None),
+        right("get", SECRETS, "", call::get(SECRETS, ELSEWHERE, "own"), None),
+        right("create", SECRETS, "", call::create(SECRETS, ELSEWHERE, "new", json!({})), None),
         right(
             "create",
             SERVICES,

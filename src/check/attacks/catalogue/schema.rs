@@ -99,6 +99,11 @@ fn jobs() -> Vec<(&'static str, Value, &'static str)> {
             env(json!({"name": "CROFTER_JOB", "value": "x"})),
             "CROFTER_ are Crofter's own",
         ),
+        refused(
+            "a variable that makes all GPUs visible",
+            env(json!({"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"})),
+            "NVIDIA_VISIBLE_DEVICES is set by the node",
+        ),
         refused("129 variables", json!({"env": vec![json!({"name": "A"}); 129]}), "spec.env"),
         refused("a parameter with a NUL", json!({"parameters": {"a": "a\u{0}b"}}), "spec.parameters.a"),
         refused(
