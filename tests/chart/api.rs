@@ -2,7 +2,7 @@
 //! serves none.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{Ipv4Addr, TcpListener, TcpStream},
     process::Command,
 };
@@ -25,17 +25,17 @@ use serde_json::{Value, json};
 
 use super::{
     NAMESPACE, RELEASE, chart, helm,
-    operator::{WAIT_TIMEOUT, audited, refusals},
+    operator::{WAIT_TIMEOUT, refusals},
     policies::tenant_namespace,
     refused_call,
-    rights::{lines, rights},
+    rights::{lines, rights, used},
     succeeded,
 };
 
 /// Its Deployment, and the account of that.
 const API: &str = "crofter-api";
 
-async fn installed() -> Cluster {
+pub(crate) async fn installed() -> Cluster {
     let cluster = Cluster::builder().postgres(false).audit_log(true).start().unwrap();
     let separate = ["--create-namespace", "--set", "api.deployment.enabled=true"];
     succeeded(&helm(&cluster, "install", &chart(), &separate).await);
@@ -204,26 +204,6 @@ async fn administrator(cluster: &Cluster) -> String {
     let role = ["--clusterrole=cluster-admin", "--serviceaccount=default:boss"];
     kubectl(&[&["create", "clusterrolebinding", "boss"], role.as_slice()].concat()).await;
     kubectl(&["create", "token", "boss"]).await.trim().to_owned()
-}
-
-/// What an account asked the API server for, in the form of [`rights`], but for what everybody may ask.
-fn used(cluster: &Cluster, account: &str) -> BTreeSet<String> {
-    let mut by_resource = BTreeMap::<String, BTreeSet<String>>::new();
-    for event in audited(cluster, account) {
-        let of = &event["objectRef"];
-        let field = |name: &str| of[name].as_str().unwrap_or_default();
-        if field("resource").is_empty() || field("resource").ends_with("reviews") {
-            continue;
-        }
-        let subresource = of["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
-        let one = if field("name") == names::PEPPER_SECRET { " crofter-pepper" } else { "" };
-        let resource = format!("{}{subresource}.{}{one}", field("resource"), field("apiGroup"));
-        by_resource.entry(resource).or_default().insert(event["verb"].as_str().unwrap().to_owned());
-    }
-    let line = |(resource, verbs): (String, BTreeSet<String>)| {
-        format!("{resource}: {}", verbs.into_iter().collect::<Vec<_>>().join(" "))
-    };
-    by_resource.into_iter().map(line).collect()
 }
 
 #[tokio::test]

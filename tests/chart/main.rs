@@ -20,6 +20,7 @@ mod schemas;
 mod site;
 mod tenant_policies;
 mod uninstall;
+mod used_rights;
 mod values;
 mod worker_policies;
 

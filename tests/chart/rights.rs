@@ -1,13 +1,16 @@
 //! Who may do what by the chart's roles, asked of the real authorizer: exactly the list below, not more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crofter_test_cluster::wait;
+use crofter::names;
+use crofter_test_cluster::{Cluster, wait};
 use k8s_openapi::api::{authorization::v1::SelfSubjectRulesReview, rbac::v1::RoleBinding};
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 
-use super::{NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, installed, object, operator, refused};
+use super::{
+    NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, installed, object, operator, operator::audited, refused,
+};
 
 const READ: &str = "get list watch";
 const WRITE: &str = "create delete deletecollection get list patch update watch";
@@ -16,7 +19,7 @@ const WRITE: &str = "create delete deletecollection get list patch update watch"
 pub(crate) async fn rights(client: &Client, namespace: &str) -> BTreeSet<String> {
     let review: SelfSubjectRulesReview = object(json!({"spec": {"namespace": namespace}}));
     let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await.unwrap();
-    let mut by_resource = std::collections::BTreeMap::<String, BTreeSet<String>>::new();
+    let mut by_resource = BTreeMap::<String, BTreeSet<String>>::new();
     for rule in answer.status.unwrap().resource_rules {
         for group in rule.api_groups.iter().flatten() {
             if group == "authorization.k8s.io" || group == "authentication.k8s.io" {
@@ -36,6 +39,29 @@ pub(crate) async fn rights(client: &Client, namespace: &str) -> BTreeSet<String>
     by_resource.into_iter().map(line).collect()
 }
 
+/// What an account asked the API server for, in the form of [`rights`], but for what everybody may ask.
+pub(crate) fn used(cluster: &Cluster, account: &str) -> BTreeSet<String> {
+    let mut by_resource = BTreeMap::<String, BTreeSet<String>>::new();
+    for event in audited(cluster, account) {
+        let of = &event["objectRef"];
+        let field = |name: &str| of[name].as_str().unwrap_or_default();
+        if field("resource").is_empty() || field("resource").ends_with("reviews") {
+            continue;
+        }
+        let subresource = of["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+        // Rights by name: a create has no name yet.
+        let verb = event["verb"].as_str().unwrap();
+        let is_named = [names::PEPPER_SECRET, names::DEFAULT_TENANT_RECORD].contains(&field("name"));
+        let one = if is_named && verb != "create" { format!(" {}", field("name")) } else { String::new() };
+        let resource = format!("{}{subresource}.{}{one}", field("resource"), field("apiGroup"));
+        by_resource.entry(resource).or_default().insert(verb.to_owned());
+    }
+    let line = |(resource, verbs): (String, BTreeSet<String>)| {
+        format!("{resource}: {}", verbs.into_iter().collect::<Vec<_>>().join(" "))
+    };
+    by_resource.into_iter().map(line).collect()
+}
+
 pub(crate) fn lines(list: &[(&str, &str)]) -> BTreeSet<String> {
     list.iter().map(|(resource, verbs)| format!("{resource}: {verbs}")).collect()
 }
@@ -45,27 +71,26 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
     let cluster = installed().await;
     let operator = operator(cluster).await;
     // The rights that its controllers need in every namespace.
-    let children = "create delete get list patch watch";
+    let (seen, children) = ("create delete get list patch watch", "create delete list patch watch");
     let everywhere = lines(&[
-        ("tenants.crofter.io", "create delete get list patch update watch"),
-        ("jobs.crofter.io", "create delete get list patch update watch"),
-        ("tenantapikeys.crofter.io", "create delete get list patch update watch"),
-        ("tenants/status.crofter.io", "get patch update"),
-        ("jobs/status.crofter.io", "get patch update"),
-        ("tenantapikeys/status.crofter.io", "get patch update"),
+        ("tenants.crofter.io", "create delete get list patch watch"),
+        ("jobs.crofter.io", "create delete get list patch watch"),
+        ("tenantapikeys.crofter.io", "create delete get list patch watch"),
+        ("tenants/status.crofter.io", "patch"),
+        ("jobs/status.crofter.io", "patch"),
+        ("tenantapikeys/status.crofter.io", "patch"),
         ("tenants/finalizers.crofter.io", "update"),
         ("jobs/finalizers.crofter.io", "update"),
         ("tenantapikeys/finalizers.crofter.io", "update"),
-        ("namespaces.", children),
-        ("resourcequotas.", children),
+        ("namespaces.", seen),
+        ("resourcequotas.", seen),
         ("limitranges.", children),
         ("serviceaccounts.", children),
         ("networkpolicies.networking.k8s.io", children),
         ("rolebindings.rbac.authorization.k8s.io", children),
-        ("pods.", children),
+        ("pods.", seen),
         ("pods/log.", "get"),
         ("nodes.", "get list patch watch"),
-        ("persistentvolumeclaims.", READ),
         ("events.events.k8s.io", "create patch"),
         (
             "clusterroles.rbac.authorization.k8s.io crofter:tenant-admin crofter:tenant-operator \

@@ -208,6 +208,7 @@ fn of_the_operator(site: &Site) -> Vec<Right> {
         right("patch", CONFIG_MAPS, "", call::patch(CONFIG_MAPS, &at, "own", labels()), None),
         right("list", CONFIG_MAPS, "", call::list(CONFIG_MAPS, ""), None),
         right("delete", CLAIMS, "", call::delete(CLAIMS, &at, "own"), None),
+        right("list", CLAIMS, "", call::list(CLAIMS, &at), None),
         right("create", ACCOUNTS, "token", call::create_at(ACCOUNTS, home, &own, token), None),
         right("delete", POLICIES, "", call::delete(POLICIES, "", "operator-reach.crofter.io"), None),
     ]
