@@ -60,6 +60,8 @@ pub struct Metrics {
     mirror_unrecovered: Counter<u64, AtomicU64>,
     leader: Gauge<i64, std::sync::atomic::AtomicI64>,
     lease_transitions: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// A family, so that it has no sample until the number is known.
+    missing_policies: Family<Unlabelled, Gauge<i64, std::sync::atomic::AtomicI64>>,
     /// A family, so that it has no sample where there is no certificate.
     certificate_expiry: Family<Unlabelled, Gauge<i64, std::sync::atomic::AtomicI64>>,
     certificates_refused: Counter<u64, AtomicU64>,
@@ -93,6 +95,12 @@ impl Default for Metrics {
         );
         let leader = Gauge::default();
         registry.register("leader", "Whether this replica leads: 1 or 0", leader.clone());
+        let missing_policies = Family::default();
+        registry.register(
+            "missing_policies",
+            "Admission policies of the chart that are missing or don't deny",
+            missing_policies.clone(),
+        );
         let lease_transitions = Gauge::default();
         registry.register(
             "lease_transitions",
@@ -191,6 +199,7 @@ impl Default for Metrics {
             waiting,
             leader,
             lease_transitions,
+            missing_policies,
             admissions,
             refusals,
             attempts,
@@ -227,6 +236,14 @@ impl Metrics {
     pub fn show_leader(&self, leads: bool, transitions: i32) {
         self.leader.set(leads.into());
         self.lease_transitions.set(transitions.into());
+    }
+
+    /// Sets how many admission policies are missing, once that is known.
+    pub fn show_missing_policies(&self, missing: Option<usize>) {
+        if let Some(missing) = missing {
+            let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+            self.missing_policies.get_or_create(&Unlabelled {}).set(missing);
+        }
     }
 
     /// Sets the number of waiting jobs for each reason.

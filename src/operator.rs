@@ -71,7 +71,8 @@ pub async fn run(config: Config, serves_api: bool) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
     // First: probes are answered also while the API server is away.
     let is_ready = assembly.readiness(serves_api);
-    assembly.health(listener, is_ready.clone());
+    let policies = assembly.policies();
+    assembly.health(listener, is_ready.clone(), policies);
     let mirror = match &url {
         Some(url) => {
             let config = tokio::select! {
@@ -121,7 +122,8 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let keys = assembly.key_cache(config.namespace);
     let is_ready = assembly.readiness(true);
     assembly.rest(rest, keys, is_ready.clone());
-    assembly.health(listener, is_ready);
+    // Its account reads none: the operator says which are missing.
+    assembly.health(listener, is_ready, watch::channel(None).1);
     // No controller runs that holds them: their writer ends with the last handle.
     let _events = assembly.events();
     let leadership = assembly.leadership().clone();

@@ -9,12 +9,13 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     clock::Clock,
     http::health::{WatchView, liveness},
+    kube_ext::policies,
     kube_ext::{lease::Leadership, pulse::Watches},
     metrics::{Format, Metrics},
     scheduler::SchedulerHandle,
@@ -58,6 +59,8 @@ pub struct Health {
     pub watches: Watches,
     /// Whether it leads.
     pub leadership: Leadership,
+    /// The admission policies that are missing.
+    pub policies: watch::Receiver<policies::Missing>,
     /// The time.
     pub clock: Clock,
 }
@@ -68,6 +71,15 @@ fn role(leads: bool, decided: bool) -> &'static str {
         (true, true) => "[+]leader election: this replica leads, and its scheduler has decided\n",
         (true, false) => "[-]leader election: this replica leads, and its scheduler has not decided yet\n",
         (false, _) => "[+]leader election: this replica follows\n",
+    }
+}
+
+/// Which admission policies are missing, in a line: a warning, as the process is ready without them.
+fn admission(missing: &policies::Missing) -> String {
+    match missing.as_deref() {
+        None => String::new(),
+        Some([]) => "[+]admission policies: all deny\n".to_owned(),
+        Some(missing) => format!("[!]admission policies: missing, or don't deny: {}\n", missing.join(", ")),
     }
 }
 
@@ -101,9 +113,9 @@ pub async fn serve(
     health: Health,
 ) -> std::io::Result<()> {
     let (waiting, decided) = (scheduler.clone(), scheduler);
-    let Health { is_ready, watches, leadership, clock } = health;
+    let Health { is_ready, watches, leadership, policies, clock } = health;
     let led = leadership.clone();
-    let living = watches.clone();
+    let (living, shown) = (watches.clone(), policies.clone());
     let alive = move || std::future::ready(liveness(&living));
     let ready = move |RawQuery(query): RawQuery| {
         let is_ready = is_ready();
@@ -111,7 +123,8 @@ pub async fn serve(
         let text = match query {
             Some(query) if query.split('&').any(|word| word.starts_with("verbose")) => {
                 let role = role(led.leads(), decided.is_ready());
-                verbose(is_ready, role, &WatchView::all(&watches, clock.now()))
+                let role = format!("{role}{}", admission(&policies.borrow()));
+                verbose(is_ready, &role, &WatchView::all(&watches, clock.now()))
             }
             _ if is_ready => "ok\n".to_owned(),
             _ => "the caches are not synced yet\n".to_owned(),
@@ -120,6 +133,7 @@ pub async fn serve(
     };
     let text = move |headers: HeaderMap| {
         metrics.show_waiting(&waiting.waiting());
+        metrics.show_missing_policies(shown.borrow().as_ref().map(Vec::len));
         metrics.show_leader(leadership.leads(), leadership.transitions());
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let format = Format::preferred(&accepted.collect::<Vec<_>>().join(","));
@@ -163,6 +177,15 @@ mod tests {
              [-]leader election: this replica leads, and its scheduler has not decided yet\n\
              not ready: the caches are not synced yet\n"
         );
+    }
+
+    #[test]
+    fn missing_policies_are_a_warning() {
+        assert_eq!(admission(&None), "");
+        assert_eq!(admission(&Some(Vec::new())), "[+]admission policies: all deny\n");
+        let missing = Some(vec!["paused.crofter.io", "kubelets.crofter.io"]);
+        let line = "[!]admission policies: missing, or don't deny: paused.crofter.io, kubelets.crofter.io\n";
+        assert_eq!(admission(&missing), line);
     }
 
     #[test]

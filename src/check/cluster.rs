@@ -4,43 +4,22 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use k8s_openapi::{
-    api::{
-        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
-        coordination::v1::Lease,
-    },
+    api::coordination::v1::Lease,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     api::{ListParams, PostParams},
 };
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{Finding, PAUSE, unanswered};
 use crate::{
     api_types::{Tenant, crd},
-    kube_ext::{CallError, within},
+    kube_ext::{policies, within},
     names,
 };
 
-/// The policies that the chart installs.
-pub const POLICIES: [&str; 14] = [
-    "tenant-plan.crofter.io",
-    "tenant-deletion.crofter.io",
-    "ownership.crofter.io",
-    "paused.crofter.io",
-    "object-size.crofter.io",
-    "operator-reach.crofter.io",
-    "tenant-objects.crofter.io",
-    "job-deletion.crofter.io",
-    "tenant-secrets.crofter.io",
-    "tenant-claims.crofter.io",
-    "job-pods.crofter.io",
-    "kubelets.crofter.io",
-    "worker-tolerations.crofter.io",
-    "node-names.crofter.io",
-];
 /// What a tenant of no plan is named, which is never stored.
 const UNPLANNED: &str = "crofter-check-of-no-plan";
 /// A leader renews its Lease every 2 s.
@@ -90,37 +69,15 @@ fn crd_fault(
 }
 
 /// Whether the policies and their bindings exist, and the API server applies them.
-pub(super) async fn policies(client: &Client) -> Finding {
-    match missing_policies(client).await {
+pub(super) async fn admission(client: &Client) -> Finding {
+    match policies::missing(client).await {
         Ok(missing) if missing.is_empty() => in_force(client).await,
         Ok(missing) => Finding::failed(
-            format!("admission policies are missing: {}", missing.join(", ")),
+            format!("admission policies are missing, or don't deny: {}", missing.join(", ")),
             "upgrade the release with policies.install=true",
         ),
         Err(error) => unanswered(error),
     }
-}
-
-async fn missing_policies(client: &Client) -> Result<Vec<&'static str>, CallError> {
-    let mut missing = Vec::new();
-    for name in POLICIES {
-        let is_complete = exists::<ValidatingAdmissionPolicy>(client, name).await?
-            && exists::<ValidatingAdmissionPolicyBinding>(client, name).await?;
-        if !is_complete {
-            missing.push(name);
-        }
-    }
-    Ok(missing)
-}
-
-async fn exists<K>(client: &Client, name: &str) -> Result<bool, CallError>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let kind = K::kind(&());
-    let found = within(format!("failed to read {kind} {name}"), api.get_metadata_opt(name)).await?;
-    Ok(found.is_some())
 }
 
 /// Has the API server refuse a tenant of no plan; it stores none in any case.
@@ -138,7 +95,7 @@ async fn in_force(client: &Client) -> Finding {
             "see `kubectl get validatingadmissionpolicybindings -o yaml`: each but node-names has validationActions [Deny]",
         ),
         Err(error) if error.refusal().is_some_and(|message| message.contains("which is no plan")) => {
-            Finding::Ok(format!("all {} admission policies are in force", POLICIES.len()))
+            Finding::Ok(format!("all {} admission policies are in force", policies::POLICIES.len()))
         }
         Err(error) => unanswered(error),
     }
@@ -280,7 +237,7 @@ mod tests {
                 json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "Forbidden", "code": 403}),
             )
         };
-        for found in [crds(&answering(refuse)).await, policies(&answering(refuse)).await] {
+        for found in [crds(&answering(refuse)).await, admission(&answering(refuse)).await] {
             assert!(found.to_string().contains("run it with the rights of the chart's test"), "{found}");
         }
     }

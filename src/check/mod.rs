@@ -13,7 +13,6 @@ use anyhow::bail;
 use kube::Client;
 use tokio::time::Instant;
 
-pub use self::cluster::POLICIES;
 use crate::{
     config::{self, Account, Database},
     db::{self, Pool, UrlSource},
@@ -113,7 +112,7 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
         println!("{finding}");
     };
     report(repeated(|| cluster::crds(&client)).await);
-    report(repeated(|| cluster::policies(&client)).await);
+    report(repeated(|| cluster::admission(&client)).await);
     report(repeated(|| cluster::leader(&client, &options.namespace)).await);
     let url = options.database.source();
     report(repeated(|| database(url.as_ref())).await);

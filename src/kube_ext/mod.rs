@@ -19,6 +19,7 @@ mod list_watch;
 pub(crate) mod mock;
 pub mod mutation_cache;
 mod outbox;
+pub mod policies;
 pub mod pulse;
 pub mod status;
 pub mod streams;

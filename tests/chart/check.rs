@@ -132,7 +132,9 @@ async fn where_all_is_well_a_job_runs_and_the_tenant_is_deleted() {
         "{printed}"
     );
     assert!(
-        printed.contains("failed: admission policies are missing: paused.crofter.io; to mend it: "),
+        printed.contains(
+            "failed: admission policies are missing, or don't deny: paused.crofter.io; to mend it: "
+        ),
         "{printed}"
     );
 }
@@ -144,7 +146,7 @@ fn the_policies_that_it_expects_are_those_of_the_chart() {
     let mut names: Vec<_> =
         policies.iter().map(|policy| policy["metadata"]["name"].as_str().unwrap()).collect();
     names.sort_unstable();
-    let mut expected = crofter::check::POLICIES;
+    let mut expected = crofter::kube_ext::policies::POLICIES;
     expected.sort_unstable();
     assert_eq!(names, expected);
 }

@@ -84,6 +84,22 @@ async fn it_works_with_the_charts_rights() {
     // The role behind alice's binding is put together by the controller manager, a moment after the install.
     let plainly = PostParams::default();
     wait::until(WAIT_TIMEOUT, "the job to be accepted", || jobs.create(&plainly, &job)).await.unwrap();
+    // What a policy refuses her is in the audit log with the policy and the tenant.
+    let mut paused = job.clone();
+    paused.metadata.annotations = Some([(names::ANNOTATION_PAUSED.to_owned(), "true".to_owned())].into());
+    let refused = async || match jobs.create(&plainly, &paused).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
+        other => Err(other),
+    };
+    wait::until(WAIT_TIMEOUT, "the policy to refuse it", refused).await.unwrap();
+    let log = fs::read_to_string(cluster.audit_log().unwrap()).unwrap();
+    let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_policy = |event: &Value| event["annotations"]["paused.crofter.io/tenant"] == "acme";
+    let failure = "validation.policy.admission.k8s.io/validation_failure";
+    let audited = events.filter(of_policy).find(|event| event["annotations"][failure].is_string()).unwrap();
+    assert_eq!(audited["user"]["username"], "alice");
+    assert!(audited["annotations"][failure].as_str().unwrap().contains("paused.crofter.io"), "{audited}");
+
     let all_jobs: Api<Job> = Api::namespaced(admin.clone(), "tenant-acme");
     wait::until(WAIT_TIMEOUT, "the job to end", || async {
         let status = all_jobs.get("hello").await.unwrap().status;

@@ -283,10 +283,11 @@ fn system_namespaces_are_those_of_kubernetes_the_release_and_the_values() {
         ]})
     };
     let plain = but(json!(["kube-system", NAMESPACE]));
-    assert_eq!(bindings(&[]), [(json!(["Deny"]), plain.clone()), (json!(["Audit"]), plain)]);
+    assert_eq!(bindings(&[]), [(json!(["Deny", "Audit"]), plain.clone()), (json!(["Audit"]), plain)]);
     let more = "policies.systemNamespaces={local-path-storage,kube-system},policies.nodeNames=Deny";
-    let of_values = (json!(["Deny"]), but(json!(["kube-system", NAMESPACE, "local-path-storage"])));
-    assert_eq!(bindings(&["--set", more]), [of_values.clone(), of_values]);
+    let others = but(json!(["kube-system", NAMESPACE, "local-path-storage"]));
+    let actions = [json!(["Deny", "Audit"]), json!(["Deny"])];
+    assert_eq!(bindings(&["--set", more]), actions.map(|actions| (actions, others.clone())));
 }
 
 /// A tag may move, a digest can't.

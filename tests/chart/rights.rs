@@ -91,6 +91,8 @@ async fn the_operator_may_do_its_work_and_nothing_else() {
         ("pods.", seen),
         ("pods/log.", "get"),
         ("nodes.", "get list patch watch"),
+        ("validatingadmissionpolicies.admissionregistration.k8s.io", "get"),
+        ("validatingadmissionpolicybindings.admissionregistration.k8s.io", "get"),
         ("events.events.k8s.io", "create patch"),
         (
             "clusterroles.rbac.authorization.k8s.io crofter:tenant-admin crofter:tenant-operator \

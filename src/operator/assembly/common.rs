@@ -15,6 +15,7 @@ use crate::{
         streams::Streams,
     },
     keys::{self, Keys, pepper},
+    kube_ext::policies,
     operator::Rest,
     random::Random,
     telemetry::{self, Health, IsReady},
@@ -107,10 +108,22 @@ impl Assembly {
         self.parts.server("REST API", served);
     }
 
+    /// Follows which of the chart's admission policies are missing.
+    pub(in crate::operator) fn policies(&mut self) -> watch::Receiver<policies::Missing> {
+        let (sender, known) = watch::channel(None);
+        self.follow("admission policies", policies::follow(self.clients.any.clone(), sender));
+        known
+    }
+
     /// Answers probes and scrapes.
-    pub(in crate::operator) fn health(&mut self, listener: TcpListener, is_ready: IsReady) {
+    pub(in crate::operator) fn health(
+        &mut self,
+        listener: TcpListener,
+        is_ready: IsReady,
+        policies: watch::Receiver<policies::Missing>,
+    ) {
         let (watches, leadership) = (self.watches.clone(), self.leadership.clone());
-        let health = Health { is_ready, watches, leadership, clock: self.clock.clone() };
+        let health = Health { is_ready, watches, leadership, policies, clock: self.clock.clone() };
         let (metrics, scheduler) = (self.metrics.clone(), self.scheduler.clone());
         self.parts.essential("health and metrics", async move {
             if let Err(error) = telemetry::serve(listener, metrics, scheduler, health).await {
