@@ -31,6 +31,8 @@ pub const LABEL_JOB_UID: &str = "crofter.io/job-uid";
 pub const LABEL_ATTEMPT: &str = "crofter.io/attempt";
 /// Label on pods: the worker group (tenant or shared pool) that the pod is bound to.
 pub const LABEL_GROUP: &str = "crofter.io/worker-group";
+/// Number of the retry that a pod is and that its tenant's hourly window counts.
+pub const LABEL_RETRY: &str = "crofter.io/retry";
 
 /// Node label, set by an administrator: the tenant a worker is for. Kubelets may not set this prefix on themselves.
 pub const NODE_TENANT: &str = "crofter.node-restriction.kubernetes.io/tenant";

@@ -119,7 +119,7 @@ impl QuotaDimension {
             },
             Self::JobsPerHour => Row {
                 field: "maxJobsPerHour",
-                noun: "jobs started in an hourly window",
+                noun: "jobs and retries started in an hourly window",
                 unit: 1,
                 amounts: "jobs per hour",
                 resource_quota: None,

@@ -32,7 +32,7 @@ use super::{
     printcolumn(name = "Queued", type_ = "integer", json_path = ".status.usage.queuedJobs"),
     printcolumn(name = "CPU", type_ = "string", json_path = ".status.summary.cpu", description = "cores of jobs, of maxCpuCores"),
     printcolumn(name = "Workers", type_ = "string", json_path = ".status.summary.workers", description = "admitted nodes, of maxWorkers"),
-    printcolumn(name = "Hour", type_ = "string", json_path = ".status.summary.jobsThisHour", description = "jobs started in the hourly window, of maxJobsPerHour", priority = 1),
+    printcolumn(name = "Hour", type_ = "string", json_path = ".status.summary.jobsThisHour", description = "jobs and retries started in the hourly window, of maxJobsPerHour", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
     printcolumn(name = "Namespace", type_ = "string", json_path = ".status.namespace", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -342,7 +342,7 @@ pub struct TenantUsage {
     /// Nodes that are admitted to the tenant.
     #[serde(default)]
     pub workers: i64,
-    /// Jobs started in the hourly window in force; retries are not counted.
+    /// Jobs and retries started in the hourly window in force. What follows a disruption is not counted.
     #[serde(default)]
     pub jobs_this_hour: i64,
     /// When the current window ends; absent without one. The next window begins with the next job that starts.
@@ -354,8 +354,9 @@ pub struct TenantUsage {
 }
 
 /// The part of the hourly window (maxJobsPerHour) that can't be read from pods any more, or not for long. A job's first
-/// pod is held by the finalizer `crofter.io/accounted` until this says that it is counted: what is charged is `settled`
-/// and the first pods that still carry the finalizer, were created in the window and belong to no job in `settling`.
+/// pod, and that of a retry, is held by the finalizer `crofter.io/accounted` until this says that it is counted: what is
+/// charged is `settled` and those of these pods that still carry the finalizer, were created in the window and are not in
+/// `settling`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobWindow {
@@ -367,7 +368,7 @@ pub struct JobWindow {
     /// Charged jobs whose pods have no finalizer any more.
     #[serde(default)]
     pub settled: i64,
-    /// UIDs of charged jobs whose pods may still have the finalizer.
+    /// UIDs of charged jobs whose pods may still have the finalizer; `<UID>/<n>` is the nth retry of one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settling: Vec<String>,
 }

@@ -7,6 +7,8 @@ mod ending;
 pub mod stop;
 mod times;
 
+use std::borrow::Cow;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
@@ -15,7 +17,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 
 pub use self::times::Bounds;
-use super::pod_requests::of_pod;
+use super::{pod_requests::of_pod, rate_window};
 use crate::{
     api_types::{Job, Reason, job::AttemptRecord},
     names,
@@ -80,6 +82,18 @@ pub enum Cause {
 #[must_use]
 pub fn number(pod: &Pod) -> Option<u32> {
     pod.labels().get(names::LABEL_ATTEMPT)?.parse().ok()
+}
+
+/// Number of the retry that a pod is and that the hourly window counts, from its label.
+#[must_use]
+pub fn retry(pod: &Pod) -> Option<u32> {
+    pod.labels().get(names::LABEL_RETRY)?.parse().ok()
+}
+
+/// What the hourly window counts a pod as, if it does; see [`rate_window::charge_id`].
+#[must_use]
+pub fn charge_id(pod: &Pod) -> Option<Cow<'_, str>> {
+    rate_window::charge_id(job_uid(pod)?, number(pod)?, retry(pod))
 }
 
 /// UID of the job that a pod is an attempt of, from its label.

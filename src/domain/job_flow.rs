@@ -189,6 +189,8 @@ fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {
     new.node = attempt::node(pod).map(str::to_owned);
     new.worker_group = pod.labels().get(crate::names::LABEL_GROUP).cloned();
     new.assigned_at = Some(Time(attempt::created(pod)));
+    new.charged_retries =
+        attempt::retry(pod).and_then(|retry| i32::try_from(retry).ok()).or(new.charged_retries);
     (new.started_at, new.not_before, new.exit_code) = (None, None, None);
 }
 

@@ -1,10 +1,12 @@
 //! The hourly window of a tenant: how many of its jobs were started in it, whatever happened since.
 //!
-//! A job is charged when its first pod is created; retries are not. The window lasts 60 minutes from the first job
-//! charged; the first one charged at or after its end opens the next. All of this is a function of the times at which
-//! first pods were created, so the order and number of the events about them does not matter.
+//! A job is charged when its first pod is created, and once more for each retry, when the pod of that is created; what
+//! follows after the cluster ended an attempt is free. Below, "a job" is what is charged, by its [`charge_id`]. The window
+//! lasts 60 minutes from the first job charged; the first one charged at or after its end opens the next. All of this is a
+//! function of the times at which these pods were created, so the order and number of the events about them does not
+//! matter.
 //!
-//! It can be rebuilt at any moment from the API server, whatever was deleted and created again meanwhile. A first pod
+//! It can be rebuilt at any moment from the API server, whatever was deleted and created again meanwhile. Such a pod
 //! is held by a finalizer until Tenant status (`status.jobWindow`) says that it is counted, so every job charged is to
 //! be found in one of two places: among the pods held, or in the number `settled`. Those that are in both while a
 //! finalizer is taken away are named in `settling`, and counted once. Status also says where the window before ended
@@ -18,6 +20,7 @@
 //! then counted nowhere.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::OnceLock,
 };
@@ -33,6 +36,17 @@ const LENGTH: SignedDuration = SignedDuration::from_hours(1);
 const LEEWAY: SignedDuration = SignedDuration::from_secs(2);
 /// UIDs in `settling` at most: what one status has room for.
 pub const MAX_SETTLING: usize = 512;
+
+/// What a window counts an attempt as: a first one as its job, by UID, the nth retry as `<uid>/<n>`; `None` for one that
+/// is free.
+#[must_use]
+pub fn charge_id(job_uid: &str, attempt: u32, retry: Option<u32>) -> Option<Cow<'_, str>> {
+    match (attempt, retry) {
+        (1, _) => Some(job_uid.into()),
+        (_, Some(retry)) => Some(format!("{job_uid}/{retry}").into()),
+        _ => None,
+    }
+}
 
 /// The window of one tenant. Begins empty; see [`RateWindow::restore`].
 #[derive(Clone, Debug, Default)]

@@ -10,8 +10,18 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::api_types::JobStatus;
+
 const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
+
+/// The number of the retry that a job's next attempt is, where the hourly window has not counted it yet: what follows
+/// after a disruption is none, and a retry whose pod was created is counted.
+#[must_use]
+pub fn to_charge(status: &JobStatus) -> Option<u32> {
+    let charged = status.charged_retries.unwrap_or_default();
+    u32::try_from(status.retries).ok().filter(|_| status.retries > charged)
+}
 
 /// The most disruptions after which a job is run again; see the module.
 pub const MAX_DISRUPTIONS: i32 = 16;

@@ -18,7 +18,7 @@ use crate::{
         job_state::is_terminal,
         pod_requests::of_pod,
         resources::{AskError, Resources},
-        tenant_state,
+        retry, tenant_state,
     },
     kube_ext::{finalizer, is_paused},
     names,
@@ -127,6 +127,7 @@ impl JobPods {
             group: None,
             on_quota: OnQuota::default(),
             state: active(pod),
+            charged_retry: false,
             reported: None,
         })
     }
@@ -164,8 +165,11 @@ pub(super) fn job(
     let (uid, namespace) = (job.uid()?, job.namespace()?);
     let summary = pods.of(&namespace, &uid);
     let reported = job.status.as_ref().and_then(|status| status.reason.as_deref()?.parse().ok());
+    let state = job_state(job, &summary);
+    let next = if let JobState::Waiting(attempt) = state { attempt } else { 0 };
     Some(JobInput {
-        state: job_state(job, &summary),
+        state,
+        charged_retry: next > 1 && job.status.as_ref().and_then(retry::to_charge).is_some(),
         asked: summary.live.map_or_else(|| asked(job), |pod| Ok(pod.asked)),
         uid: uid.into(),
         namespace: namespace.into(),
@@ -173,7 +177,8 @@ pub(super) fn job(
         queue: job.spec.queue,
         priority: job.spec.priority,
         group: job.spec.pool.as_deref().map(|pool| names::pool_group(pool).into()),
-        on_quota: job.spec.on_quota,
+        // A job that has run is no new one that its submitter would rather have back.
+        on_quota: if next > 1 { OnQuota::Queue } else { job.spec.on_quota },
         reported,
     })
 }
@@ -257,6 +262,20 @@ mod tests {
         assert_eq!(live.asked.unwrap().cpu_milli, 7, "what its pod asks for");
         assert_eq!(queued(json!({}), json!({}), &[pod(1, false, Some("n"))]).state, active(Some("p"), true));
         assert_eq!(queued(json!({}), json!({}), &[pod(1, true, Some("n"))]).state, JobState::Inactive);
+    }
+
+    #[test]
+    fn a_retry_is_charged_once_and_what_follows_a_disruption_is_not() {
+        let next = |phase: &str, retries, charged| {
+            let status = json!({"phase": phase, "attempt": 2, "retries": retries, "chargedRetries": charged});
+            seen(json!({}), json!({"onQuota": "Reject"}), status, &[])
+        };
+        assert!(next("Queued", 1, json!(null)).charged_retry && next("Queued", 2, json!(1)).charged_retry);
+        assert!(!next("Queued", 1, json!(1)).charged_retry && !next("Queued", 0, json!(null)).charged_retry);
+        assert!(!next("Running", 1, json!(null)).charged_retry, "it waits for nothing");
+        assert_eq!(next("Queued", 1, json!(1)).on_quota, OnQuota::Queue, "it was accepted before");
+        let new = seen(json!({}), json!({"onQuota": "Reject"}), json!({"phase": "Queued"}), &[]);
+        assert_eq!((new.on_quota, new.charged_retry), (OnQuota::Reject, false));
     }
 
     #[test]

@@ -134,26 +134,26 @@ impl SchedulerHandle {
         wait
     }
 
-    /// Requests that the charge of a job, by namespace and UID, is stored, so that its first pod may lose its finalizer;
-    /// `soon` where a caller waits for that.
-    pub fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool) {
-        self.lock().dispatcher.request_charge(namespace, job_uid, soon);
+    /// Requests that a charge, by namespace and id, is stored, so that its pod may lose its finalizer; `soon` where a caller
+    /// waits for that.
+    pub fn request_charge(&self, namespace: &str, charge: &str, soon: bool) {
+        self.lock().dispatcher.request_charge(namespace, charge, soon);
         self.changed.notify_one();
     }
 
-    /// Whether what is stored of a namespace's hourly window allows to remove the finalizer of the first pod of a job, by UID
-    /// and creation; not until the caches are synced.
+    /// Whether what is stored of a namespace's hourly window allows to remove the finalizer of the pod of a charge, by id and
+    /// creation; not until the caches are synced.
     #[must_use]
     pub fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
-        job_uid: &str,
+        charge: &str,
         created: Timestamp,
         now: Timestamp,
     ) -> bool {
         let state = self.lock();
-        state.ready && state.dispatcher.may_remove_finalizer(namespace, stored, job_uid, created, now)
+        state.ready && state.dispatcher.may_remove_finalizer(namespace, stored, charge, created, now)
     }
 
     /// What the jobs of a namespace use, as its tenant's status has it; `None` until the caches are synced.

@@ -27,6 +27,7 @@ mod handle;
 mod tests;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
@@ -314,11 +315,11 @@ impl Scheduler {
         let Some((job_uid, state)) = PodState::of(pod, &self.context.gpu_resource) else { return };
         let uid: Arc<str> = uid.into();
         dispatcher.set_pod(&uid, state.usage_on_node());
-        if state.attempt == 1 {
+        if let Some(charge) = attempt::charge_id(pod) {
             if state.held {
-                dispatcher.charge(&namespace, &job_uid, state.created);
+                dispatcher.charge(&namespace, &charge, state.created);
             } else {
-                dispatcher.finalizer_removed(&namespace, &job_uid);
+                dispatcher.finalizer_removed(&namespace, &charge);
             }
         }
         if self.pods.put(&job_uid, &uid, state) {
@@ -328,10 +329,10 @@ impl Scheduler {
 
     fn remove_pod(&mut self, dispatcher: &mut Dispatcher, pod: &Pod) {
         let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
-        let Some((job_uid, state)) = PodState::of(pod, &self.context.gpu_resource) else { return };
+        let Some((job_uid, _)) = PodState::of(pod, &self.context.gpu_resource) else { return };
         dispatcher.set_pod(&uid.as_str().into(), None);
-        if state.attempt == 1 {
-            dispatcher.finalizer_removed(&namespace, &job_uid);
+        if let Some(charge) = attempt::charge_id(pod) {
+            dispatcher.finalizer_removed(&namespace, &charge);
         }
         self.pods.remove(&job_uid, &uid);
         self.update_job_of(dispatcher, pod, &job_uid);
@@ -396,14 +397,12 @@ impl Scheduler {
             .pods
             .state()
             .iter()
-            .filter(|pod| {
-                attempt::number(pod) == Some(1) && finalizer::has(&***pod, names::FINALIZER_ACCOUNTED)
-            })
-            .filter_map(|pod| attempt::job_uid(pod).map(str::to_owned))
+            .filter(|pod| finalizer::has(&***pod, names::FINALIZER_ACCOUNTED))
+            .filter_map(|pod| attempt::charge_id(pod).map(Cow::into_owned))
             .collect();
         let handle = self.context.handle.clone();
         handle.with(|dispatcher| {
-            dispatcher.retain_settling(|uid| held.contains(uid));
+            dispatcher.retain_settling(|charge| held.contains(charge));
             let orphans = self.pods.jobs().filter(|uid| !self.jobs.contains_key(*uid));
             orphans.for_each(|uid| self.put_orphan(dispatcher, uid));
         });

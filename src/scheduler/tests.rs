@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::reflector::store::Writer;
 use serde_json::{Value, json};
 
@@ -212,6 +213,40 @@ fn after_a_restart_pods_whose_jobs_were_deleted_count_until_they_have_ended() {
     assert_eq!((world.active().0, world.reason("b")), (1, Some(Reason::WaitingForQuota)));
     world.apply(vec![WatchEvent::Pod(Change::Deleted(pod("a", "Running")))]);
     assert_eq!((world.active().0, world.reason("b")), (1, Some(Reason::Admitted)));
+}
+
+#[test]
+fn after_a_restart_the_hour_has_the_retries_whose_pods_are_held() {
+    let mut world = World::new(Clock::of(|| Timestamp::UNIX_EPOCH));
+    let stored = |settled: i64, settling: &[&str]| {
+        let window = json!({"resetsAt": "1970-01-01T01:00:00Z", "settled": settled, "settling": settling});
+        let mut tenant = (*tenant(json!({"plan": "free"}))).clone();
+        tenant.status.as_mut().unwrap().job_window = Some(serde_json::from_value(window).unwrap());
+        WatchEvent::Tenant(Change::Applied(Arc::new(tenant)))
+    };
+    let attempt = |number: u32, retry: Option<&str>, held: bool| {
+        let mut pod = (*pod("a", "Failed")).clone();
+        let metadata = &mut pod.metadata;
+        (metadata.name, metadata.uid) = (Some(format!("a-{number}")), Some(format!("pod-{number}")));
+        metadata.creation_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        metadata.finalizers = held.then(|| vec![names::FINALIZER_ACCOUNTED.to_owned()]);
+        let labels = metadata.labels.as_mut().unwrap();
+        labels.insert(names::LABEL_ATTEMPT.to_owned(), number.to_string());
+        labels.extend(retry.map(|retry| (names::LABEL_RETRY.to_owned(), retry.to_owned())));
+        WatchEvent::Pod(Change::Applied(Arc::new(pod)))
+    };
+    // The first attempt is counted and gone, retry 1 counted with its pod still held, retry 2 not counted yet; attempt 4
+    // followed a disruption.
+    world.apply(vec![stored(2, &["a/1"]), node(110)]);
+    for event in [attempt(2, Some("1"), true), attempt(3, Some("2"), true), attempt(4, None, true)] {
+        world.apply(vec![event]);
+    }
+    world.scheduler.begin();
+    world.apply(vec![]);
+    let used = |world: &World| world.handle.usage("tenant-acme").unwrap().jobs_this_hour;
+    assert_eq!(used(&world), 3);
+    world.apply(vec![attempt(2, Some("1"), false), attempt(3, Some("2"), false), attempt(4, None, false)]);
+    assert_eq!(used(&world), 3);
 }
 
 #[test]

@@ -290,6 +290,8 @@ impl<'a> Engine<'a> {
             group: job.group.clone(),
             on_quota: job.on_quota,
             state,
+            // An attempt that is lost with its node is no retry.
+            charged_retry: false,
             reported: None,
         });
     }

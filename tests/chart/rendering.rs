@@ -7,12 +7,12 @@ use std::{fs, process::Command};
 
 use crofter::{
     api_types::{Plans, Scenarios, crd, quota::QuotaDimension},
-    yaml,
+    names, yaml,
 };
 use crofter_test_cluster::tools::Tools;
 use serde_json::{Value, json};
 
-use super::{NAMESPACE, chart, failed, succeeded};
+use super::{NAMESPACE, block_after, chart, failed, succeeded};
 
 /// Runs helm on the chart alone.
 fn helm(args: &[&str]) -> std::process::Output {
@@ -321,7 +321,20 @@ fn only_its_own_ports_of_the_operator_are_reached() {
     assert_eq!(open, named, "every port of the pod has a rule, and nothing else");
     assert_eq!(policy.pointer("/spec/policyTypes"), Some(&serde_json::json!(["Ingress", "Egress"])));
 
-    // Who may reach them, and what they reach, can be said.
+    // Everyone reaches the API, which authenticates, and all pods but those of tenants the metrics, which do not.
+    assert_eq!(ingress[0].get("from"), None);
+    let no_tenant = json!([{"namespaceSelector": {
+        "matchExpressions": [{"key": names::LABEL_TENANT, "operator": "DoesNotExist"}],
+    }}]);
+    assert_eq!(ingress[1]["from"], no_tenant);
+
+    // Who may reach them, and what they reach, can be said. The page has the value that keeps tenants from the API.
+    let page = block_after("**Who reaches the operator's pods.**", "yaml");
+    let values: Vec<Value> = yaml::read_all(&page).unwrap();
+    let api = format!("networkPolicy={}", values[0]["networkPolicy"]);
+    let objects = rendered(&["--set-json", &api]);
+    let ingress = of_kind(&objects, "NetworkPolicy")[0].pointer("/spec/ingress").unwrap().as_array().unwrap();
+    assert_eq!((&ingress[0]["from"], &ingress[1]["from"]), (&no_tenant, &no_tenant));
     let from =
         r#"networkPolicy.metricsFrom=[{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]"#;
     let objects = rendered(&["--set-json", from]);

@@ -340,3 +340,27 @@ async fn the_number_of_jobs_is_bounded_once_kubernetes_counts_them() {
     .unwrap();
     assert!(said.contains("exceeded quota") && said.contains(JOBS), "{said}");
 }
+
+/// A job that always fails would run on without an end of the hour.
+#[tokio::test]
+async fn a_retry_is_charged_to_the_hour_and_waits_where_it_is_used_up() {
+    let verbs = world().verbs().await;
+    tenant(&verbs, "insistent", "4", json!({"maxJobsPerHour": 2})).await;
+    let fails = json!({"retryPolicy": "Always", "maxRetries": 100, "onQuota": "Reject", "parameters": {"exit-code": "3"}});
+    verbs.job("insistent", "fails", fails).await;
+    let retries = |retries: i32| {
+        move |job: &Job| {
+            reason(job) == "RateLimited" && status(job).retries == retries && phase(job) == JobPhase::Queued
+        }
+    };
+    let waiting = verbs.until_job("insistent", "fails", "its first and second run", retries(2)).await;
+    assert_eq!(status(&waiting).message.as_deref(), Some("hourly job limit reached (2/2)"));
+    let used = |tenant: &crofter::api_types::Tenant| {
+        tenant.status.as_ref().and_then(|status| status.usage.as_ref()).map(|usage| usage.jobs_this_hour)
+    };
+    verbs.until_tenant("insistent", "two of the hour", |tenant| used(tenant) == Some(2)).await;
+
+    change(&verbs, "insistent", json!({"quotas": {"maxJobsPerHour": 3}}), |q| q.max_jobs_per_hour == 3).await;
+    verbs.until_job("insistent", "fails", "its third run", retries(3)).await;
+    verbs.until_tenant("insistent", "three of the hour", |tenant| used(tenant) == Some(3)).await;
+}

@@ -468,7 +468,7 @@ async fn every_status_that_the_schemas_admit_is_read() {
     // Jobs.
     let job = json!({
         "observedGeneration": 1, "phase": "Running", "reason": "Running", "message": "runs", "attempt": 1, "retries": 0,
-        "disruptions": 0,
+        "chargedRetries": 1, "disruptions": 0,
         "pod": "p", "node": "n", "workerGroup": "g", "assignedAt": time, "startedAt": time, "finishedAt": time,
         "notBefore": time, "exitCode": 1, "runningMillis": 1,
         "attempts": [{

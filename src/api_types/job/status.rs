@@ -83,6 +83,9 @@ pub struct JobStatus {
     /// Attempts charged against maxRetries so far.
     #[serde(default)]
     pub retries: i32,
+    /// How many of them the hourly window counts: a retry is counted when its pod is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub charged_retries: Option<i32>,
     /// Attempts that the cluster ended so far (drained, evicted, preempted, node lost, pod deleted). They are not charged
     /// against maxRetries; after 16 of them the job fails.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! Whether the finalizer of a pod may be removed as far as its tenant is concerned, and which pods wait for that.
 //!
-//! A job is charged to its tenant's hourly window by its first pod, so that pod is held until Tenant status counts it:
+//! A job is charged to its tenant's hourly window by its first pod, and by that of each retry, so such a pod is held until
+//! Tenant status counts it:
 //! as it is *stored*, which the cache of tenants shows, for what is not stored is lost with the process. Pods that have
 //! to wait are kept by tenant, and are reconciled again when the tenant has changed. Nothing is counted for a tenant
 //! that is being deleted, is deleted, or can't be read (its status can't be written either, and it must be possible to
@@ -27,9 +28,9 @@ use crate::{
 
 /// The hourly windows of all tenants.
 pub trait RateWindows: Send + Sync {
-    /// Requests that Tenant status counts the charge of a job, by tenant namespace and UID, so that the finalizer of
-    /// its first pod may be removed; `soon` where a client waits for that. A second request changes nothing.
-    fn request_charge(&self, namespace: &str, job_uid: &str, soon: bool);
+    /// Requests that Tenant status counts a charge, by tenant namespace and [`charge_id`](crate::domain::rate_window::charge_id), so that
+    /// the finalizer of its pod may be removed; `soon` where a client waits for that. A second request changes nothing.
+    fn request_charge(&self, namespace: &str, charge: &str, soon: bool);
 
     /// Whether what Tenant status has `stored` of the window allows to remove the finalizer of that pod, made at
     /// `created`.
@@ -37,7 +38,7 @@ pub trait RateWindows: Send + Sync {
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
-        job_uid: &str,
+        charge: &str,
         created: Timestamp,
         now: Timestamp,
     ) -> bool;
@@ -67,31 +68,30 @@ impl Tenants {
     }
 }
 
-/// A pod whose job is charged to a tenant.
+/// A pod that a tenant is charged for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Charge {
     namespace: String,
-    job_uid: String,
+    id: String,
     created: Timestamp,
 }
 
 impl Charge {
-    /// The charge of a pod; `None` for those of later attempts.
+    /// The charge of a pod; `None` where its attempt is free.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
-        let job_uid = attempt::job_uid(pod)?.to_owned();
-        let namespace = pod.namespace().unwrap_or_default();
-        (attempt::number(pod) == Some(1)).then(|| Self { namespace, job_uid, created: attempt::created(pod) })
+        let id = attempt::charge_id(pod)?.into_owned();
+        Some(Self { namespace: pod.namespace().unwrap_or_default(), id, created: attempt::created(pod) })
     }
 
     /// Requests that the tenant's status counts it, soon where a client waits for the pod.
     pub(super) fn request(&self, windows: &dyn RateWindows, soon: bool) {
-        windows.request_charge(&self.namespace, &self.job_uid, soon);
+        windows.request_charge(&self.namespace, &self.id, soon);
     }
 
     /// Whether the tenant's status counts it, or need not.
     pub(super) fn is_stored(&self, tenant: &Tenant, windows: &dyn RateWindows, now: Timestamp) -> bool {
         let stored = tenant.status.as_ref().and_then(|status| status.job_window.as_ref());
-        windows.may_remove_finalizer(&self.namespace, stored, &self.job_uid, self.created, now)
+        windows.may_remove_finalizer(&self.namespace, stored, &self.id, self.created, now)
     }
 }
 

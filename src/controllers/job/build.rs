@@ -47,6 +47,9 @@ fn metadata(job: &ValidJob<'_>, admission: &Admission) -> ObjectMeta {
         (names::LABEL_ATTEMPT.to_owned(), admission.attempt.to_string()),
         (names::LABEL_GROUP.to_owned(), admission.group.clone()),
     ]);
+    if let Some(retry) = job.retry {
+        labels.insert(names::LABEL_RETRY.to_owned(), retry.to_string());
+    }
     // A label's value is at most 63 characters, an object's name up to 253.
     if job.name.len() <= 63 {
         labels.insert(names::LABEL_JOB.to_owned(), job.name.clone());

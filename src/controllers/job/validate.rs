@@ -13,7 +13,7 @@ use crate::{
         environment::{self, EnvironmentError},
         job_flow::{self, View},
         resources::{AskError, Resources},
-        tenant_state,
+        retry, tenant_state,
     },
     kube_ext::{invalid::InvalidObjects, is_paused},
 };
@@ -53,6 +53,8 @@ pub(super) struct ValidJob<'a> {
     pub(super) asked: Resources,
     /// Running time that is left.
     pub(super) left: Option<SignedDuration>,
+    /// The number of the retry that the next attempt is, where the hourly window is to count it.
+    pub(super) retry: Option<u32>,
 }
 
 /// Why no pod can be made of a job.
@@ -119,6 +121,7 @@ pub(super) fn validate<'a>(
         spec,
         asked,
         left,
+        retry: job.status.as_ref().and_then(retry::to_charge),
     })
 }
 

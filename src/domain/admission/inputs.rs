@@ -81,6 +81,8 @@ pub struct JobInput {
     pub on_quota: OnQuota,
     /// Its state.
     pub state: JobState,
+    /// The attempt that it waits for is a retry that the hourly window counts.
+    pub charged_retry: bool,
     /// The reason that its status gives.
     pub reported: Option<Reason>,
 }
@@ -98,6 +100,7 @@ impl Default for JobInput {
             group: None,
             on_quota: OnQuota::default(),
             state: JobState::Waiting(1),
+            charged_retry: false,
             reported: None,
         }
     }

@@ -26,8 +26,8 @@ pub struct Shape {
     /// The only worker group that they may use.
     pub group: Option<Arc<str>>,
     pub on_quota: OnQuota,
-    /// They have never run: the hourly window counts them.
-    pub first_attempt: bool,
+    /// The hourly window counts them: they have never run, or are retries.
+    pub charged: bool,
 }
 
 /// The queued jobs of one shape. The first represents all: what holds it back holds the others back, too.

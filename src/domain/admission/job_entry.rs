@@ -149,8 +149,9 @@ impl JobEntry {
         }
     }
 
-    pub(super) fn is_first_attempt(&self) -> bool {
-        self.attempt() == 1
+    /// Whether the hourly window counts the attempt that it waits for or is admitted to.
+    pub(super) fn is_charged(&self) -> bool {
+        self.attempt() == 1 || self.input.charged_retry
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -158,7 +159,7 @@ impl JobEntry {
             asked: self.size(),
             group: self.input.group.clone(),
             on_quota: self.input.on_quota,
-            first_attempt: self.is_first_attempt(),
+            charged: self.is_charged(),
         }
     }
 
@@ -173,6 +174,7 @@ impl JobEntry {
             && self.input.asked == input.asked
             && self.input.group == input.group
             && self.input.on_quota == input.on_quota
+            && self.input.charged_retry == input.charged_retry
     }
 
     /// Whether it keeps its state when its tenant gets this input: nothing starts once a tenant is closed, or in a group

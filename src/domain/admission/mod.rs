@@ -192,6 +192,8 @@ impl Dispatcher {
 }
 
 /// # The hourly window
+///
+/// What is charged has an id, [`charge_id`](crate::domain::rate_window::charge_id).
 impl Dispatcher {
     /// Takes over the stored hourly window of a tenant: once after a restart, before its pods.
     pub fn restore_window(&mut self, namespace: &str, stored: &JobWindow) {
@@ -199,36 +201,35 @@ impl Dispatcher {
         self.tenants[tenant].restore_window(stored, &mut self.shared.agenda);
     }
 
-    /// Says of which jobs the first pod still has its finalizer: once after a restart, when all pods are known.
+    /// Says of which charges the pod still has its finalizer: once after a restart, when all pods are known.
     pub fn retain_settling(&mut self, has_finalizer: impl Fn(&str) -> bool) {
         self.tenants.values_mut().for_each(|queue| queue.retain_settling(&has_finalizer));
     }
 
-    /// Charges a job to its tenant's hourly window: its first pod was seen, with its finalizer.
-    pub fn charge(&mut self, namespace: &str, job_uid: &str, created: Timestamp) {
+    /// Charges a tenant's hourly window: the pod was seen, with its finalizer.
+    pub fn charge(&mut self, namespace: &str, charge: &str, created: Timestamp) {
         let tenant = self.tenant(namespace);
-        self.tenants[tenant].change_window(&mut self.shared.agenda, |window| window.charge(job_uid, created));
+        self.tenants[tenant].change_window(&mut self.shared.agenda, |window| window.charge(charge, created));
     }
 
-    /// Requests that the charge of a job is stored, so that its first pod may lose its finalizer; `soon` where a caller
-    /// waits for that.
-    pub fn request_charge(&mut self, namespace: &str, job_uid: &str, soon: bool) {
+    /// Requests that a charge is stored, so that its pod may lose its finalizer; `soon` where a caller waits for that.
+    pub fn request_charge(&mut self, namespace: &str, charge: &str, soon: bool) {
         let tenant = self.tenant(namespace);
         let queue = &mut self.tenants[tenant];
         if soon {
-            queue.set_urgent(job_uid, true);
+            queue.set_urgent(charge, true);
         }
         queue.change_window(&mut self.shared.agenda, |window| {
-            window.settle(job_uid);
+            window.settle(charge);
         });
     }
 
-    /// A job's first pod has lost its finalizer.
-    pub fn finalizer_removed(&mut self, namespace: &str, job_uid: &str) {
+    /// The pod of a charge has lost its finalizer.
+    pub fn finalizer_removed(&mut self, namespace: &str, charge: &str) {
         let tenant = self.tenant(namespace);
         let queue = &mut self.tenants[tenant];
-        queue.set_urgent(job_uid, false);
-        queue.change_window(&mut self.shared.agenda, |window| window.finalizer_removed(job_uid));
+        queue.set_urgent(charge, false);
+        queue.change_window(&mut self.shared.agenda, |window| window.finalizer_removed(charge));
     }
 }
 

@@ -79,19 +79,19 @@ impl Dispatcher {
         self.queue(namespace).map(|queue| queue.snapshot(self.shared.now.wall))
     }
 
-    /// Whether what is stored of a tenant's hourly window allows to remove the finalizer of a job's first pod; see
+    /// Whether what is stored of a tenant's hourly window allows to remove the finalizer of the pod of a charge; see
     /// [`RateWindow::may_remove_finalizer`](crate::domain::rate_window::RateWindow::may_remove_finalizer).
     #[must_use]
     pub fn may_remove_finalizer(
         &self,
         namespace: &str,
         stored: Option<&JobWindow>,
-        job_uid: &str,
+        charge: &str,
         created: Timestamp,
         now: Timestamp,
     ) -> bool {
         let window = self.queue(namespace).map(TenantQueue::window);
-        window.is_some_and(|window| window.may_remove_finalizer(stored, job_uid, created, now))
+        window.is_some_and(|window| window.may_remove_finalizer(stored, charge, created, now))
     }
 
     /// How many jobs wait, by reason.

@@ -83,9 +83,9 @@ pub struct TenantQueue {
     awaits_reservation: bool,
 
     window: RateWindow,
-    /// Jobs by UID whose charge is to be stored soon, until their first pod has lost its finalizer.
+    /// Charges that are to be stored soon, until their pods have lost their finalizers.
     urgent: HashSet<Box<str>>,
-    /// Jobs admitted for the first time whose pod was not seen yet.
+    /// Jobs that were admitted and are to be charged to the hourly window, whose pods were not seen yet.
     starting: u64,
 
     /// Something of its own has changed: its inadmissible classes are to be checked again.

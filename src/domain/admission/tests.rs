@@ -440,15 +440,18 @@ fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
         dispatcher.charge("acme", &format!("old{n}"), Timestamp::UNIX_EPOCH);
     }
     let rejected = JobInput { on_quota: OnQuota::Reject, ..at(2, job("refused", "acme", small)) };
-    let retry = JobInput { state: JobState::Waiting(2), ..at(3, job("retry", "acme", small)) };
-    for job in [at(0, job("tenth", "acme", small)), at(1, job("eleventh", "acme", small)), rejected, retry] {
+    let disrupted = JobInput { state: JobState::Waiting(2), ..at(3, job("disrupted", "acme", small)) };
+    let retry = JobInput { charged_retry: true, uid: "retry".into(), ..disrupted.clone() };
+    let (tenth, eleventh) = (at(0, job("tenth", "acme", small)), at(1, job("eleventh", "acme", small)));
+    for job in [tenth, eleventh, rejected, disrupted, retry] {
         dispatcher.set_job(job);
     }
     dispatcher.decide();
     assert!(is_admitted(&dispatcher, "tenth"));
-    assert!(is_admitted(&dispatcher, "retry"), "retries are not counted");
+    assert!(is_admitted(&dispatcher, "disrupted"), "what the cluster ended is free");
     let limit = (Reason::RateLimited, "hourly job limit reached (10/10)".to_owned());
     assert_eq!(waits(&dispatcher, "eleventh"), limit);
+    assert_eq!(waits(&dispatcher, "retry"), limit);
     let verdict = verdict(&dispatcher, "refused");
     assert!(
         matches!(&verdict, Verdict::Reject(Reason::RateLimited, s) if s.contains("(9/10")),
@@ -457,7 +460,7 @@ fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
     let end = next_wakeup(&dispatcher).unwrap();
     assert!((3600..3610).contains(&end.as_second()), "{end}");
     dispatcher.tick(ClockReading::virtual_time(end));
-    assert_eq!(dispatcher.decide().decided, ["eleventh".into()]);
+    assert_eq!(dispatcher.decide().decided, ["eleventh".into(), "retry".into()]);
 }
 
 #[test]

@@ -41,14 +41,23 @@ async fn a_first_pod_whose_window_is_over_is_released() {
 }
 
 #[tokio::test]
-async fn only_a_first_pod_is_charged() {
+async fn a_retry_is_charged_as_well_and_no_other_attempt() {
     let mut bench = bench(false);
     let record = json!({
         "attempt": 2, "pod": "render-j1-1", "finishedAt": "2030-01-01T00:00:09Z", "reason": "Succeeded",
         "cpuMillicores": 1, "memoryBytes": 1, "gpus": 0, "bandwidthMbps": 0,
     });
     bench.job(json!({}), json!({"phase": "Completed", "attempt": 2, "attempts": [record]}));
-    bench.pod(json!({"labels": {"crofter.io/attempt": "2"}}), succeeded("00:00:09"));
+    let retry = json!({"crofter.io/attempt": "2", "crofter.io/retry": "1"});
+    bench.pod(json!({"labels": retry}), succeeded("00:00:09"));
+    bench.tenant(json!({}), counted(&["j1"]));
+    assert_eq!(outline(&bench.release().await.1), [""; 0], "its job was counted, the retry was not");
+    assert_eq!(bench.asked(), ["tenant-acme/j1/1"]);
+    bench.tenant(json!({}), counted(&["j1/1"]));
+    assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
+
+    bench
+        .pod(json!({"labels": {"crofter.io/attempt": "2", "crofter.io/retry": null}}), succeeded("00:00:09"));
     bench.tenant(json!({}), json!({}));
     assert_eq!(outline(&bench.release().await.1), [format!("PATCH {POD}")]);
     assert_eq!(bench.asked(), [""; 0]);

@@ -81,6 +81,19 @@ fn an_image_that_another_tenant_has_pulled_is_asked_for_again() {
 }
 
 #[test]
+fn the_pod_of_a_retry_says_which_one_the_hour_counts() {
+    let label = |status| {
+        let mut job = job(json!({"image": "a"}));
+        job.status = Some(serde_json::from_value(status).unwrap());
+        built(&job, &tenant(json!({}))).metadata.labels.unwrap().remove(names::LABEL_RETRY)
+    };
+    let status =
+        |charged: i32| json!({"phase": "Queued", "attempt": 4, "retries": 2, "chargedRetries": charged});
+    assert_eq!(label(status(1)).as_deref(), Some("2"));
+    assert_eq!(label(status(2)), None);
+}
+
+#[test]
 fn no_autoscaler_consolidates_a_job_away() {
     let pod = built(&job(json!({"image": "a"})), &tenant(json!({})));
     let expected = json!({"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"});

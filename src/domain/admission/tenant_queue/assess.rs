@@ -185,7 +185,7 @@ impl TenantQueue {
     /// The quota that holds a job back, if one does. The job at `rank` may use what is set aside for the tenant's starving
     /// job if it is that job or comes before it.
     pub(super) fn quota_excess(&self, shape: &Shape, rank: Option<&Rank>, now: Timestamp) -> Option<Excess> {
-        if shape.first_attempt
+        if shape.charged
             && let Some(excess) = quota::hour(&self.input, self.started(now))
         {
             return Some(excess);
@@ -289,7 +289,7 @@ impl TenantQueue {
         self.add_usage(asked, Some(&group), shared);
         node.into_iter().for_each(|node| shared.inventory.take(node, asked));
         let entry = &mut shared.jobs[job];
-        self.starting += u64::from(entry.is_first_attempt());
+        self.starting += u64::from(entry.is_charged());
         entry.queue_state = QueueState::Admitted { group, node, claimed: false };
         shared.agenda.report(&entry.input.uid);
         self.mark_usage_changed(&mut shared.agenda);

@@ -48,8 +48,7 @@ impl TenantQueue {
                 let (size_check, rejection) =
                     self.first_assessment(&shape, entry.size_check, shared.now, shared);
                 let may_wait = shape.on_quota == OnQuota::Queue;
-                let no_turn =
-                    || self.no_turn_soon(entry.rank.submission(), shape.first_attempt, shared.now.wall);
+                let no_turn = || self.no_turn_soon(entry.rank.submission(), shape.charged, shared.now.wall);
                 (size_check, rejection.or_else(|| if may_wait { None } else { no_turn() }))
             }
             Ok(_) => (entry.size_check, None),
@@ -96,14 +95,14 @@ impl TenantQueue {
             Err(AskError::Field { .. } | AskError::Scratch { .. }) => return None,
             Err(error @ AskError::Scenario(_)) => return Some((error.reason(), error.to_string())),
         };
-        let shape = Shape { asked, group: job.group.clone(), on_quota: job.on_quota, first_attempt: true };
+        let shape = Shape { asked, group: job.group.clone(), on_quota: job.on_quota, charged: true };
         let (_, rejection) = self.first_assessment(&shape, SizeCheck::Pending, now, shared);
         if rejection.is_some() || job.on_quota == OnQuota::Queue {
             return rejection;
         }
         // All that wait were submitted before it.
         let before = self.queue_length() + self.overflow.len() as u64;
-        if let Some(rejection) = self.no_turn_after(before, shape.first_attempt, now.wall) {
+        if let Some(rejection) = self.no_turn_after(before, shape.charged, now.wall) {
             return Some(rejection);
         }
         if !self.overflow.is_empty() || !self.may_queue(self.queue_length() + 1) {
@@ -120,21 +119,20 @@ impl TenantQueue {
     fn no_turn_soon(
         &self,
         submission: &Submission,
-        first_attempt: bool,
+        charged: bool,
         now: Timestamp,
     ) -> Option<(Reason, String)> {
         let limits = [self.input.quotas.max_jobs, self.input.quotas.max_jobs_per_hour];
         let max = limits.into_iter().filter_map(|quota| Limit::from_quota(quota).at_most()).max()?;
-        self.no_turn_after(self.queued_before(submission, max), first_attempt, now)
+        self.no_turn_after(self.queued_before(submission, max), charged, now)
     }
 
     /// The same, with the number of jobs that wait before it.
-    fn no_turn_after(&self, before: u64, first_attempt: bool, now: Timestamp) -> Option<(Reason, String)> {
+    fn no_turn_after(&self, before: u64, charged: bool, now: Timestamp) -> Option<(Reason, String)> {
         if let Some(message) = quota::no_turn_soon(&self.input, self.usage.active, before) {
             return Some((Reason::WaitingForQuota, message));
         }
-        let message =
-            quota::no_start_soon(&self.input, self.started(now), before).filter(|_| first_attempt)?;
+        let message = quota::no_start_soon(&self.input, self.started(now), before).filter(|_| charged)?;
         Some((Reason::RateLimited, message))
     }
 

@@ -53,7 +53,7 @@ impl TenantQueue {
             {
                 let (group, asked) = (group.cloned(), entry.size());
                 if matches!(entry.queue_state, QueueState::Admitted { .. }) {
-                    self.starting -= u64::from(entry.is_first_attempt());
+                    self.starting -= u64::from(entry.is_charged());
                     entry.create_failures = 0;
                     self.enqueue_tenant(&mut shared.agenda);
                 }
@@ -123,7 +123,7 @@ impl TenantQueue {
     /// Takes back what [`Self::attach`], and all that came after it, counted.
     pub fn detach(&mut self, job: JobIdx, shared: &mut Shared) {
         let entry = &mut shared.jobs[job];
-        let (asked, first) = (entry.size(), entry.is_first_attempt());
+        let (asked, charged) = (entry.size(), entry.is_charged());
         self.jobs.remove(&job);
         match std::mem::replace(&mut entry.queue_state, QueueState::Inactive) {
             QueueState::Inactive => return,
@@ -146,7 +146,7 @@ impl TenantQueue {
                 self.pod_backoff.remove(&(until, job));
             }
             QueueState::Admitted { group, node, .. } => {
-                self.starting -= u64::from(first);
+                self.starting -= u64::from(charged);
                 self.remove_usage(asked, Some(&group), shared);
                 node.into_iter().for_each(|node| shared.inventory.give_back(node, asked));
             }

@@ -1,7 +1,7 @@
 //! Attempts that the cluster ended are counted, bounded and paced apart from `maxRetries`.
 
 use super::*;
-use crate::domain::retry::MAX_DISRUPTIONS;
+use crate::domain::retry::{self, MAX_DISRUPTIONS};
 
 /// Runs an attempt from the queue until something has ended it; what its job says then, and how long it pauses.
 fn attempt(world: &mut World, number: u32, status: Option<&Value>) -> (JobStatus, SignedDuration) {
@@ -50,6 +50,26 @@ fn a_job_that_is_well_survives_more_drains_than_it_has_retries_and_one_that_kill
         status.message.as_deref(),
         Some("disk; the cluster has ended 16 attempts before, and no other follows")
     );
+}
+
+/// The hourly window counts a retry by the label of its pod, and the status says that it did.
+#[test]
+fn a_retry_is_to_be_charged_until_its_pod_exists() {
+    let spec = json!({"maxRetries": 5, "retryPolicy": "Always"});
+    let mut world = World { minutes: 1_000_000, ..World::new(&spec) };
+    let next = |world: &World| retry::to_charge(world.job.status.as_ref().unwrap());
+    assert_eq!(next(&world), None, "the first attempt");
+    attempt(&mut world, 1, None);
+    assert_eq!(next(&world), Some(1));
+    // Its pod is evicted before anything was written of it.
+    let retried = json!({"labels": {"crofter.io/attempt": "2", "crofter.io/retry": "1"}});
+    world.pod(2, 2000, &retried, &evicted_running(2000));
+    assert_eq!(world.write(2010).disruptions, 1);
+    world.pods.clear();
+    world.write(2900);
+    assert_eq!(next(&world), None, "attempt 3 follows a disruption");
+    attempt(&mut world, 3, None);
+    assert_eq!(next(&world), Some(2));
 }
 
 #[test]
