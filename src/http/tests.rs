@@ -84,7 +84,8 @@ impl OneKey {
             TenantOf { name: "acme".into(), uid: TENANT_UID.into(), namespace: "tenant-acme".into() };
         let mut key = TenantApiKey::new("ci", Default::default());
         key.spec.scopes = vec![Scope::JobsRead, Scope::JobsWrite];
-        Ok(Principal { tenant: Arc::new(tenant), key: Arc::new(key), key_id: self.id })
+        let scopes = key.spec.scopes.clone();
+        Ok(Principal { tenant: Arc::new(tenant), key: Arc::new(key), key_id: self.id, scopes })
     }
 }
 

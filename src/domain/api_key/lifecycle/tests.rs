@@ -106,6 +106,7 @@ impl World {
                 (self.status.versions, self.status.key_id) = (v.all, v.delivered);
             }
             Step::Revoke => (self.status.versions, self.status.key_id) = (vec![], None),
+            Step::EndWith { .. } => unreachable!("the key has no parent"),
             Step::Issue { cause, kept } => {
                 self.made += 1;
                 self.causes.push(cause);
