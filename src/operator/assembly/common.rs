@@ -112,10 +112,7 @@ impl Assembly {
         let (watches, leadership) = (self.watches.clone(), self.leadership.clone());
         let health = Health { is_ready, watches, leadership, clock: self.clock.clone() };
         let (metrics, scheduler) = (self.metrics.clone(), self.scheduler.clone());
-        self.parts.essential("health and metrics", async move {
-            if let Err(error) = telemetry::serve(listener, metrics, scheduler, health).await {
-                tracing::error!(%error, "health and metrics are not served any more");
-            }
-        });
+        let served = telemetry::serve(listener, metrics, scheduler, health, Random::system());
+        self.parts.essential("health and metrics", served);
     }
 }
