@@ -18,6 +18,7 @@ mod retry;
 mod server;
 mod spans;
 mod submit;
+mod throttle;
 mod tls;
 
 use std::{
@@ -168,7 +169,7 @@ impl Lab {
             administrators: Administrators::new(client),
             auth_throttle: AuthThrottle::default(),
             streams: Streams::new(Metrics::default(), stopped),
-            in_flight: KeyedLimiter::default(),
+            places: Places::default(),
             assigning: tokio::sync::Mutex::default(),
             tenants,
             jobs,

@@ -11,8 +11,7 @@ use tokio::{net::TcpListener, sync::watch};
 use super::Assembly;
 use crate::{
     http::{
-        self, administrators::Administrators, auth_throttle::AuthThrottle, concurrency_limit::KeyedLimiter,
-        streams::Streams,
+        self, administrators::Administrators, auth_throttle::AuthThrottle, places::Places, streams::Streams,
     },
     keys::{self, Keys, pepper},
     operator::Rest,
@@ -90,7 +89,7 @@ impl Assembly {
             authenticator: Arc::new(keys),
             administrators: Administrators::new(self.clients.any.clone()),
             auth_throttle: AuthThrottle::default(),
-            in_flight: KeyedLimiter::default(),
+            places: Places::default(),
             streams: Streams::new(self.metrics.clone(), self.stop.clone()),
             assigning: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),
