@@ -20,8 +20,8 @@ use crate::api_types::api_key::{KeyMac, KeyVersion, TenantApiKeySpec, TenantApiK
 /// A Secret that doesn't hold its key's token gets a new version this long after the last one was made: if a client
 /// keeps writing to it, versions are not made faster than this.
 pub const REPAIR_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
-/// The shortest time between rotations by schedule.
-pub const SHORTEST_PERIOD: SignedDuration = SignedDuration::from_mins(1);
+/// The shortest time between rotations by schedule: each costs the API server three writes, for ever.
+pub const SHORTEST_PERIOD: SignedDuration = SignedDuration::from_hours(1);
 /// The longest: the CRD's rule reads no longer one.
 const LONGEST_PERIOD: SignedDuration = SignedDuration::from_nanos(i64::MAX);
 /// Longest request that is kept as it is.
@@ -323,7 +323,7 @@ pub fn request(annotation: &str) -> String {
     Sha256::digest(annotation).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads a period such as `720h` or `1h30m`; `None` of what is none, or shorter than a minute.
+/// Reads a period such as `720h` or `1h30m`; `None` of what is none, or shorter than an hour.
 #[must_use]
 pub fn period(text: &str) -> Option<SignedDuration> {
     let mut seconds = 0_i64;

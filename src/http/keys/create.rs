@@ -111,7 +111,7 @@ fn check_usable(new: &NewKey, now: Timestamp) -> Result<(), Problem> {
     }
     match &new.rotate_every {
         Some(text) if lifecycle::period(text).is_none() => {
-            let detail = "rotate_every: give hours, minutes and seconds such as 720h or 1h30m, at least 1m";
+            let detail = "rotate_every: give hours, minutes and seconds such as 720h or 1h30m, at least 1h";
             Err(Problem::new(Code::InvalidObject, detail))
         }
         _ => Ok(()),
