@@ -101,7 +101,7 @@ pub const DEFAULT_TENANT_RECORD: &str = "crofter-default-tenant";
 pub const DEFAULT_NAMESPACE_PREFIX: &str = "tenant-";
 /// Default name of the extended resource that counts GPUs.
 pub const DEFAULT_GPU_RESOURCE: &str = "nvidia.com/gpu";
-/// The variable by which the container runtime of NVIDIA is told the GPUs of a container: the device plugin sets it for
+/// The variable that gives the container runtime of NVIDIA the GPUs of a container: the device plugin sets it for
 /// those that were allocated, and an image may have it as `all`.
 pub const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
 /// The one container of a job pod.

@@ -9,15 +9,19 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use futures::{FutureExt as _, future};
 use tokio::{net::TcpListener, sync::watch};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     clock::Clock,
-    http::health::{WatchView, liveness},
-    kube_ext::policies,
-    kube_ext::{lease::Leadership, pulse::Watches},
+    http::{
+        health::{WatchView, liveness},
+        server,
+    },
+    kube_ext::{lease::Leadership, policies, pulse::Watches},
     metrics::{Format, Metrics},
+    random::Random,
     scheduler::SchedulerHandle,
 };
 
@@ -102,16 +106,15 @@ fn verbose(is_ready: bool, role: &str, watches: &[WatchView]) -> String {
     )
 }
 
-/// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
-///
-/// # Errors
-/// The listener's.
+/// Serves `/healthz`, `/readyz` and `/metrics` until the process ends, with the limits of the REST API's listener. `random`
+/// makes the ids of requests that are none.
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
     scheduler: SchedulerHandle,
     health: Health,
-) -> std::io::Result<()> {
+    random: Random,
+) {
     let (waiting, decided) = (scheduler.clone(), scheduler);
     let Health { is_ready, watches, leadership, policies, clock } = health;
     let led = leadership.clone();
@@ -150,12 +153,49 @@ pub async fn serve(
     };
     let routes =
         Router::new().route("/healthz", get(alive)).route("/readyz", get(ready)).route("/metrics", get(text));
-    axum::serve(listener, routes).await
+    server::serve(listener, routes, random, future::pending().boxed().shared()).await;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = Health {
+            is_ready: Arc::new(|| true),
+            watches: Watches::default(),
+            leadership: Leadership::led(),
+            policies: watch::channel(None).1,
+            clock: Clock::system(),
+        };
+        let scheduler = SchedulerHandle::default();
+        tokio::spawn(serve(listener, Metrics::default(), scheduler, health, Random::system()));
+        let mut silent = Vec::new();
+        for head in ["", "GET /metrics HTTP/1.1\r\nhost"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            silent.push(stream);
+        }
+        for mut stream in silent {
+            let end = tokio::time::timeout(Duration::from_mins(1), stream.read_to_end(&mut Vec::new())).await;
+            assert!(end.is_ok(), "it is still open after a minute");
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
 
     #[test]
     fn what_is_behind_is_shown_with_its_time_and_cause() {

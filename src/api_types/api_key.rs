@@ -65,10 +65,10 @@ pub struct TenantApiKeySpec {
     /// Time from which the server refuses the key.
     #[serde(default, deserialize_with = "super::time::time", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
-    /// Time after which the key gets a new version, such as `720h`; at least a minute.
+    /// Time after which the key gets a new version, such as `720h`; at least an hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]+(h|m|s))+$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1m')").message("rotateEvery is at least 1m"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1h')").message("rotateEvery is at least 1h"))]
     pub rotate_every: Option<String>,
     /// How long the previous version stays valid once the Secret has the new one, in seconds, at most 7 days.
     #[serde(default = "default_overlap")]

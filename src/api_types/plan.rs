@@ -58,6 +58,10 @@ pub struct Quotas {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1, max = 10_000_000))]
     pub job_timeout_minutes: Option<i64>,
+    /// API keys of the tenant. Absent: the plan's value; 0: none; -1: unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1, max = 100_000))]
+    pub max_api_keys: Option<i64>,
 }
 
 /// One quota, read from the -1 convention.
@@ -123,12 +127,12 @@ impl std::fmt::Display for Limit {
 }
 
 macro_rules! effective_quotas {
-    ($($(#[$doc:meta])* $field:ident),* $(,)?) => {
+    ($($(#[$meta:meta])* $field:ident),* $(,)?) => {
         /// All quotas of a tenant with the plan's values filled in; 0 means none, -1 means unlimited.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
         #[serde(rename_all = "camelCase")]
         pub struct EffectiveQuotas {
-            $($(#[$doc])* pub $field: i64,)*
+            $($(#[$meta])* pub $field: i64,)*
         }
 
         impl Plan {
@@ -170,6 +174,14 @@ effective_quotas! {
     max_bandwidth_mbps,
     /// The longest a job may run, in minutes; 0: no job may run; -1: unlimited.
     job_timeout_minutes,
+    /// API keys of the tenant; 0: none; -1: unlimited.
+    #[serde(default = "default_api_keys")]
+    max_api_keys,
+}
+
+/// What a plan table, or a status, allows that does not say it.
+fn default_api_keys() -> i64 {
+    100
 }
 
 /// A plan: every quota, and the weight in the fair share.

@@ -33,6 +33,8 @@ pub enum QuotaDimension {
     Bandwidth,
     /// The longest running time of a job.
     JobTimeout,
+    /// API keys.
+    ApiKeys,
 }
 
 /// The facts about a dimension. A new dimension does not compile before all are given.
@@ -223,6 +225,18 @@ impl QuotaDimension {
                 usage: None,
                 available: None,
             },
+            Self::ApiKeys => Row {
+                field: "maxApiKeys",
+                noun: "API keys of the tenant",
+                unit: 1,
+                amounts: "API keys",
+                // Among the objects that the operator has all in memory.
+                resource_quota: None,
+                check: None,
+                quota: "This is how many API keys the tenant may have.",
+                usage: None,
+                available: None,
+            },
         }
     }
 
@@ -252,6 +266,7 @@ impl QuotaDimension {
             max_storage_gb,
             max_bandwidth_mbps,
             job_timeout_minutes,
+            max_api_keys,
         } = *of;
         match self {
             Self::Jobs => max_jobs,
@@ -264,6 +279,7 @@ impl QuotaDimension {
             Self::Storage => max_storage_gb,
             Self::Bandwidth => max_bandwidth_mbps,
             Self::JobTimeout => job_timeout_minutes,
+            Self::ApiKeys => max_api_keys,
         }
     }
 
@@ -342,7 +358,7 @@ impl QuotaDimension {
     }
 
     /// What a tenant uses of it: cores in thousandths, memory and storage in bytes, bandwidth in Mbit/s; `None` for the
-    /// time of a job, which is limited for each job and not in sum.
+    /// time of a job, which is limited for each job and not in sum, and for API keys, which Kubernetes counts.
     #[must_use]
     pub fn used(self, of: &TenantUsage) -> Option<i64> {
         self.used_mut(&mut of.clone()).copied()
@@ -360,7 +376,7 @@ impl QuotaDimension {
             Self::Gpus => &mut of.gpus,
             Self::Storage => &mut of.storage_bytes,
             Self::Bandwidth => &mut of.bandwidth_mbps,
-            Self::JobTimeout => return None,
+            Self::JobTimeout | Self::ApiKeys => return None,
         })
     }
 

@@ -85,7 +85,8 @@ impl Resources {
             | QuotaDimension::JobsPerHour
             | QuotaDimension::Workers
             | QuotaDimension::Storage
-            | QuotaDimension::JobTimeout => None,
+            | QuotaDimension::JobTimeout
+            | QuotaDimension::ApiKeys => None,
         }
     }
 

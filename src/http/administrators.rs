@@ -23,6 +23,8 @@ use crate::{
 
 /// How long the result of a review is valid.
 pub const REVIEW_TTL: Duration = Duration::from_secs(10);
+/// How long the server knows that it has accepted a token. It is reviewed again after [`REVIEW_TTL`], but never waits.
+pub const ACCEPTED_FOR: Duration = Duration::from_hours(1);
 /// Most cached results of each kind.
 pub const MAX_REVIEWS: u64 = 1024;
 /// Longest token that the server sends to the API server, in bytes.
@@ -80,6 +82,8 @@ pub struct Administrators {
     client: Client,
     /// By a token's hash: its user, or `None` for a token that the cluster does not accept.
     users: Cache<[u8; 32], Option<User>>,
+    /// The hashes of tokens that the cluster accepted at their last review.
+    accepted: Cache<[u8; 32], ()>,
     allowed: Cache<(User, AccessReview), bool>,
 }
 
@@ -92,13 +96,16 @@ impl Administrators {
 
     fn with_ttl(client: Client, ttl: Duration) -> Self {
         let users = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
+        let accepted = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ACCEPTED_FOR).build();
         let allowed = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
-        Self { client, users, allowed }
+        Self { client, users, accepted, allowed }
     }
 
-    /// The cached user of a token; the inner `None` for a token that the cluster does not accept.
-    pub async fn cached_user(&self, token: &str) -> Option<Option<User>> {
-        self.users.get(&digest(token)).await
+    /// Whether the review of a token is cached, or has accepted it within [`ACCEPTED_FOR`]: it costs no review, or is
+    /// probably valid.
+    pub async fn is_known(&self, token: &str) -> bool {
+        let digest = digest(token);
+        self.users.get(&digest).await.is_some() || self.accepted.get(&digest).await.is_some()
     }
 
     /// The user of a token; `None` where the cluster does not accept it.
@@ -109,8 +116,17 @@ impl Administrators {
         if token.len() > MAX_TOKEN_BYTES {
             return Ok(None);
         }
-        let user = self.users.try_get_with(digest(token), self.review_token(token)).await;
-        user.map_err(|problem| Problem::clone(&problem))
+        let digest = digest(token);
+        let review = async {
+            let user = self.review_token(token).await?;
+            match user {
+                Some(_) => self.accepted.insert(digest, ()).await,
+                None => self.accepted.invalidate(&digest).await,
+            }
+            Ok(user)
+        };
+        let user = self.users.try_get_with(digest, review).await;
+        user.map_err(|problem: Arc<Problem>| Problem::clone(&problem))
     }
 
     /// Authorises a user.

@@ -8,6 +8,7 @@ use std::{
     marker::PhantomData,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -21,11 +22,11 @@ use super::{
     App,
     administrators::{AccessReview, User},
     audit::Audit,
-    concurrency_limit::{MAX_IN_FLIGHT_PER_TENANT, Permit},
     header::only,
     middleware::record_tenant,
     openapi::{AllowedCallers, Describes, Operation},
     path::canonical,
+    places::Place,
     problem::{Code, INACTIVE_TENANT, Problem},
 };
 use crate::{
@@ -117,8 +118,6 @@ pub struct Context {
     pub principal: Principal,
     /// The Tenant.
     pub tenant: Arc<Tenant>,
-    /// One of the tenant's permits for requests in flight.
-    pub permit: Arc<Permit>,
 }
 
 impl Context {
@@ -150,16 +149,19 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let from = address(parts);
         let audit = parts.extensions.get::<Audit>().cloned().unwrap_or_default();
+        let place = parts.extensions.get::<Place>().cloned().unwrap_or_default();
         match credentials(&parts.headers)? {
             Credentials::Key(token) => {
                 let principal = app.authenticator.authenticate(token).await;
                 let principal = principal.map_err(|refusal| refused(app, from, refusal))?;
                 audit.by_key(&principal);
+                place.take(&app.places.tenants, &principal.tenant.uid)?;
                 context(app, &parts.headers, principal).map(Self::Tenant)
             }
             Credentials::Token(token) => {
                 let user = administrator(app, from, token).await?;
                 audit.by_administrator(&user);
+                place.take(&app.places.administrators, &user.name)?;
                 Ok(Self::Administrator(user))
             }
         }
@@ -181,36 +183,38 @@ fn refused(app: &App, from: IpAddr, refusal: Refusal) -> Problem {
 }
 
 fn failed(app: &App, from: IpAddr, problem: impl FnOnce() -> Problem) -> Problem {
-    let retry_after = app.auth_throttle.retry_after(from);
-    app.auth_throttle.record_failure(from);
-    match retry_after {
-        Some(wait) => too_many(wait.as_secs() + 1),
-        None => problem(),
+    match app.auth_throttle.take(from) {
+        Ok(()) => problem(),
+        Err(wait) => too_many(wait),
     }
 }
 
-fn too_many(seconds: u64) -> Problem {
+fn too_many(wait: Duration) -> Problem {
     let detail = "too many refused keys or tokens from this address";
-    Problem::new(Code::TooManyFailures, detail).retry_after(seconds)
+    Problem::new(Code::TooManyFailures, detail).retry_after(wait.as_secs() + 1)
 }
 
+/// The user of a token. Where the address fails too often, a token that is not known waits for its review.
 async fn administrator(app: &App, from: IpAddr, token: &str) -> Result<User, Problem> {
-    if app.administrators.cached_user(token).await.is_none()
-        && let Some(wait) = app.auth_throttle.retry_after(from)
-    {
-        // The review of an unknown token is a call to the API server.
-        return Err(too_many(wait.as_secs() + 1));
+    let invalid = || Problem::new(Code::InvalidToken, "the cluster does not accept this token");
+    let (administrators, throttle) = (&app.administrators, &app.auth_throttle);
+    if administrators.is_known(token).await {
+        return administrators.user(token).await?.ok_or_else(|| failed(app, from, invalid));
     }
-    let unknown = || Problem::new(Code::InvalidToken, "the cluster does not accept this token");
-    app.administrators.user(token).await?.ok_or_else(|| failed(app, from, unknown))
+    let is_within = throttle.take(from).is_ok();
+    if !is_within {
+        throttle.wait_for_turn().await.map_err(too_many)?;
+    }
+    let user = administrators.user(token).await;
+    if is_within && !matches!(user, Ok(None)) {
+        throttle.give_back(from);
+    }
+    user?.ok_or_else(invalid)
 }
 
 fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Context, Problem> {
     let of = &principal.tenant;
     record_tenant(&of.name);
-    let overloaded = || Problem::new(Code::Overloaded, "too many requests of this tenant are in flight");
-    let permit =
-        app.in_flight.try_acquire(of.uid.clone(), MAX_IN_FLIGHT_PER_TENANT).ok_or_else(overloaded)?;
     if let Some(named) = only(headers, &TENANT_ID)?.map(|named| canonical(named.to_owned()))
         && named != of.uid
         && named != of.name
@@ -218,7 +222,7 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
         return Err(Problem::new(Code::TenantMismatch, "X-Tenant-ID names another tenant than the key's"));
     }
     match active(app, of) {
-        Some(tenant) => Ok(Context { principal, tenant, permit: Arc::new(permit) }),
+        Some(tenant) => Ok(Context { principal, tenant }),
         None => Err(Problem::new(Code::TenantInactive, INACTIVE_TENANT)),
     }
 }

@@ -17,6 +17,7 @@ use serde_path_to_error::Segment;
 use super::{
     header::only,
     openapi::{Describes, Operation},
+    places::Place,
     problem::{Code, Problem},
     strict_json::{StrictDeserializer, StrictValue},
 };
@@ -50,7 +51,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         if declared.is_some_and(|length| length > MAX_BYTES as u64) {
             return Err(too_large());
         }
-        let whole = tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_BYTES)).await;
+        let place = request.extensions().get::<Place>().cloned().unwrap_or_default();
+        let whole = tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_BYTES));
+        let whole = place.receive(whole).await?;
         let too_slow = |_| {
             Problem::new(Code::BodyTooSlow, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))
         };

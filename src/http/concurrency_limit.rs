@@ -1,5 +1,5 @@
-//! Limits how many of something are in flight for each key: a tenant's requests, or its streaming responses. So one tenant,
-//! with bodies that do not end or with many requests at once, leaves capacity for the others.
+//! Limits how many of something are in flight for each key: a caller's requests, or a tenant's streaming responses. So one
+//! tenant leaves capacity for the others.
 //!
 //! Dropping a permit returns it, and a key without permits takes no memory.
 
@@ -8,9 +8,6 @@ use std::{
     hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
-
-/// Most requests of one tenant in flight: half of what the server takes.
-pub const MAX_IN_FLIGHT_PER_TENANT: usize = super::middleware::MAX_IN_FLIGHT / 2;
 
 /// Counts permits by key, which is a tenant's UID by default. Cheap to clone; all clones share the counts.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
-//! What every request passes: an id, a span, a limit on requests in flight, a timeout, a line in the log and, where the
+//! What every request passes: an id, a span, a place of its own, a timeout, a line in the log and, where the
 //! request changes something, in the audit log, metrics, and the headers that browsers need.
 //!
 //! Labels of metrics and fields of the span are route templates and closed lists: never what a client sends. The span has
 //! neither the query nor the credentials of a request.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -12,12 +12,13 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 
 use super::{
     audit::AuditLine,
     cors::Origins,
+    places::Place,
     problem::{Code, InternalCause, Problem},
     request_id::{REQUEST_ID, RequestIds},
 };
@@ -26,15 +27,12 @@ use crate::{
     random::Random,
 };
 
-/// Most requests in flight. A few more wait in their connections.
-pub const MAX_IN_FLIGHT: usize = 512;
 /// Longest time until the head of a response.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The middleware of one server. Cheap to clone; all clones share the limit.
+/// The middleware of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct RequestMiddleware {
-    in_flight: Arc<Semaphore>,
     metrics: Metrics,
     ids: RequestIds,
     origins: Origins,
@@ -44,8 +42,7 @@ impl RequestMiddleware {
     /// The middleware of a new server.
     #[must_use]
     pub fn new(metrics: Metrics, random: Random, origins: Origins) -> Self {
-        let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        Self { in_flight, metrics, ids: RequestIds::new(random), origins }
+        Self { metrics, ids: RequestIds::new(random), origins }
     }
 
     /// The response to a request that no handler receives: one without exactly one Host, and a browser's preflight.
@@ -59,21 +56,20 @@ impl RequestMiddleware {
         self.origins.preflight(request.method(), request.headers())
     }
 
-    /// The handler's response, within the limit and the timeout.
-    async fn run(&self, request: Request, next: Next) -> Response {
+    /// The handler's response, within the timeout.
+    async fn run(&self, mut request: Request, next: Next) -> Response {
         if let Some(response) = self.early_response(&request) {
             return response;
         }
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            return Problem::new(Code::Overloaded, "too many requests are in flight").into_response();
-        };
-        match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => {
-                let detail = format!("the server had no response within {} s", REQUEST_TIMEOUT.as_secs());
-                Problem::new(Code::TimedOut, detail).into_response()
-            }
-        }
+        // The extractors take and leave it; it is held until there is a response.
+        let place = Place::default();
+        request.extensions_mut().insert(place.clone());
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
+        drop(place);
+        response.unwrap_or_else(|_| {
+            let detail = format!("the server had no response within {} s", REQUEST_TIMEOUT.as_secs());
+            Problem::new(Code::TimedOut, detail).into_response()
+        })
     }
 }
 

@@ -24,6 +24,7 @@ pub mod keys;
 pub mod middleware;
 pub mod openapi;
 pub mod path;
+pub mod places;
 pub mod problem;
 pub mod query;
 pub mod request_id;
@@ -56,11 +57,11 @@ use self::{
     administrators::Administrators,
     auth::KeyAuthenticator,
     auth_throttle::AuthThrottle,
-    concurrency_limit::KeyedLimiter,
     cors::Origins,
     jobs_index::JobsIndex,
     middleware::{RequestMiddleware, handle, no_method, no_route},
     openapi::Pages,
+    places::Places,
     routes::Routes,
     streams::Streams,
 };
@@ -106,8 +107,8 @@ pub struct Parts {
     pub administrators: Administrators,
     /// Limits refused keys and tokens.
     pub auth_throttle: AuthThrottle,
-    /// Requests in flight, by tenant.
-    pub in_flight: KeyedLimiter,
+    /// Places of requests in flight.
+    pub places: Places,
     /// Streaming responses.
     pub streams: Streams,
     /// Held while a handler assigns a node to a tenant.

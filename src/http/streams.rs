@@ -133,7 +133,6 @@ pub enum End {
 
 /// Completes when a stream of this key must end.
 pub fn end(app: &App, context: &Context, scope: Scope) -> BoxFuture<'static, End> {
-    // Without the permit of the request, which ends with the head of the response.
     let (app, principal) = (app.clone(), context.principal.clone());
     async move {
         let mut stop = app.streams.stop.clone();

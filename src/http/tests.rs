@@ -18,6 +18,7 @@ mod retry;
 mod server;
 mod spans;
 mod submit;
+mod throttle;
 mod tls;
 
 use std::{
@@ -84,7 +85,8 @@ impl OneKey {
             TenantOf { name: "acme".into(), uid: TENANT_UID.into(), namespace: "tenant-acme".into() };
         let mut key = TenantApiKey::new("ci", Default::default());
         key.spec.scopes = vec![Scope::JobsRead, Scope::JobsWrite];
-        Ok(Principal { tenant: Arc::new(tenant), key: Arc::new(key), key_id: self.id })
+        let scopes = key.spec.scopes.clone();
+        Ok(Principal { tenant: Arc::new(tenant), key: Arc::new(key), key_id: self.id, scopes })
     }
 }
 
@@ -167,7 +169,7 @@ impl Lab {
             administrators: Administrators::new(client),
             auth_throttle: AuthThrottle::default(),
             streams: Streams::new(Metrics::default(), stopped),
-            in_flight: KeyedLimiter::default(),
+            places: Places::default(),
             assigning: tokio::sync::Mutex::default(),
             tenants,
             jobs,

@@ -18,7 +18,7 @@ use crate::{
         api_key::{KeyVersion, Scope},
     },
     domain::api_key::{
-        Key, KeyId, Mac, Peppers,
+        Key, KeyId, Lineage, Mac, Peppers,
         lifecycle::{self, Closed},
     },
 };
@@ -32,13 +32,15 @@ pub struct Principal {
     pub key: Arc<TenantApiKey>,
     /// The id of the version whose token was sent.
     pub key_id: KeyId,
+    /// The scopes of the key; of one that a key has made, those that its ancestors have too.
+    pub scopes: Vec<Scope>,
 }
 
 impl Principal {
     /// Whether the key has this scope.
     #[must_use]
     pub fn may(&self, scope: Scope) -> bool {
-        self.key.spec.scopes.contains(&scope)
+        self.scopes.contains(&scope)
     }
 }
 
@@ -65,10 +67,10 @@ pub enum Refusal {
     /// The key does not exist, or has another secret: the result is the same.
     #[error("this API key does not exist")]
     Unknown,
-    /// The key is revoked.
+    /// The key, or one that it comes from, is revoked.
     #[error("the API key is revoked")]
     Revoked,
-    /// The key has expired, or this version ended with the overlap of a rotation.
+    /// The key, or one that it comes from, has expired, or this version ended with the overlap of a rotation.
     #[error("the API key has expired")]
     Expired,
     /// This process can't prove that its cache is up to date; a retry or another replica may succeed.
@@ -97,8 +99,8 @@ type ObjectKey = (String, String);
 #[derive(Debug, Default)]
 pub struct Index {
     versions: HashMap<KeyId, Entry>,
-    /// The ids of each key.
-    ids: HashMap<ObjectKey, Vec<KeyId>>,
+    /// Each key, and the ids of its versions.
+    keys: HashMap<ObjectKey, (Arc<TenantApiKey>, Vec<KeyId>)>,
     /// By namespace.
     tenants: HashMap<String, Arc<TenantOf>>,
 }
@@ -112,13 +114,14 @@ impl Index {
     pub fn apply(&mut self, key: &Arc<TenantApiKey>) {
         let name = object_key(key);
         self.remove(&name);
+        let mut ids = Vec::new();
         let versions = key.status.iter().flat_map(|status| &status.versions);
         for (position, version) in versions.enumerate() {
             let Ok(id) = version.key_id.parse::<KeyId>() else { continue };
             match self.versions.entry(id) {
                 Slot::Vacant(slot) => {
                     slot.insert(Entry { key: Arc::clone(key), position });
-                    self.ids.entry(name.clone()).or_default().push(id);
+                    ids.push(id);
                 }
                 // Ids have 71 random bits, so this status is a copy.
                 Slot::Occupied(_) => {
@@ -126,6 +129,7 @@ impl Index {
                 }
             }
         }
+        self.keys.insert(name, (Arc::clone(key), ids));
     }
 
     /// Removes a key that was deleted, or that can't be read any more and may be revoked.
@@ -134,7 +138,7 @@ impl Index {
     }
 
     fn remove(&mut self, name: &ObjectKey) {
-        for id in self.ids.remove(name).unwrap_or_default() {
+        for id in self.keys.remove(name).into_iter().flat_map(|(_, ids)| ids) {
             self.versions.remove(&id);
         }
     }
@@ -207,12 +211,19 @@ impl Index {
         key_id: KeyId,
         now: Timestamp,
     ) -> Result<Principal, Refusal> {
-        let tenant = self.tenants.get(entry.key.metadata.namespace.as_deref().unwrap_or_default());
-        let tenant = tenant.ok_or(Refusal::Unknown)?;
-        match lifecycle::refused(&entry.key.spec, version, now) {
+        let namespace = entry.key.metadata.namespace.as_deref().unwrap_or_default();
+        let tenant = self.tenants.get(namespace).ok_or(Refusal::Unknown)?;
+        let lineage = Lineage::of(&entry.key, |name| {
+            self.keys.get(&(namespace.to_owned(), name.to_owned())).map(|(key, _)| Arc::clone(key))
+        });
+        let closed = lifecycle::refused(&entry.key.spec, version, now);
+        match closed.or_else(|| lineage.ended(now).map(|(_, closed)| closed)) {
             Some(Closed::Revoked) => Err(Refusal::Revoked),
             Some(Closed::Expired) => Err(Refusal::Expired),
-            None => Ok(Principal { tenant: Arc::clone(tenant), key: Arc::clone(&entry.key), key_id }),
+            None => {
+                let scopes = lineage.scopes(&entry.key);
+                Ok(Principal { tenant: Arc::clone(tenant), key: Arc::clone(&entry.key), key_id, scopes })
+            }
         }
     }
 }
@@ -334,7 +345,38 @@ mod tests {
         index.apply(&object("ci", json!({}), &[two]));
         assert!(!opens(&index, token(1)) && opens(&index, token(2)));
         index.delete("tenant-acme", "ci");
-        assert!(!opens(&index, token(2)) && index.is_empty() && index.ids.is_empty());
+        assert!(!opens(&index, token(2)) && index.is_empty() && index.keys.is_empty());
+    }
+
+    #[test]
+    fn a_key_that_a_key_has_created_ends_with_it() {
+        let created = |by: &str, uid: &str| {
+            let spec = json!({"scopes": ["jobs:read", "keys:write"]});
+            let mut key = TenantApiKey::clone(&object("child", spec, &[version(&token(1), &peppers(&[1]))]));
+            let owner = json!([{"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "name": by, "uid": uid}]);
+            key.metadata.owner_references = serde_json::from_value(owner).unwrap();
+            Arc::new(key)
+        };
+        let mut index = index();
+        let scopes = |index: &Index| {
+            index.authenticate(&token(1), &peppers(&[1]), at(9)).map(|principal| principal.scopes)
+        };
+        index.apply(&created("ci", "ci"));
+        assert_eq!(scopes(&index), Err(Refusal::Revoked), "the other does not exist");
+        index.apply(&object("ci", json!({"scopes": ["jobs:read"]}), &[]));
+        assert_eq!(scopes(&index), Ok(vec![Scope::JobsRead]), "and no scope beyond the other's");
+        let principal = index.authenticate(&token(1), &peppers(&[1]), at(9)).unwrap();
+        for (spec, refusal) in [
+            (json!({"expiresAt": "1970-01-01T00:00:09Z"}), Refusal::Expired),
+            (json!({"revoked": true}), Refusal::Revoked),
+        ] {
+            index.apply(&object("ci", spec, &[]));
+            assert_eq!(scopes(&index), Err(refusal));
+            assert_eq!(index.revalidate(&principal, at(9)).err(), Some(refusal));
+        }
+        index.apply(&object("ci", json!({}), &[]));
+        index.apply(&created("ci", "before"));
+        assert_eq!(scopes(&index), Err(Refusal::Revoked), "a new key of the same name");
     }
 
     #[test]

@@ -412,6 +412,7 @@ impl Assembly {
         });
         let inputs = api_key::Inputs {
             keys: self.keys.subscribe_held(&self.begins),
+            ancestors: self.keys.subscribe_held(&self.begins),
             tenants: self.tenants.subscribe_held(&self.begins),
         };
         let run = self.led(api_key::run(context, invalid, inputs, self.stop.clone()));

@@ -5,6 +5,7 @@ mod conformance;
 mod events;
 mod foreign;
 mod injection;
+mod lineage;
 mod logs;
 mod nodes;
 mod revocation;

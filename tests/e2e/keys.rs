@@ -311,8 +311,8 @@ async fn a_foreign_secret_is_left_alone() {
     let other = json!({"spec": {"secretName": "crofter-key-other"}});
     let said = refusal(patch(&verbs, "squatted", "named", other).await);
     assert!(said.contains("secretName can't change"), "{said}");
-    let said = refusal(make(&verbs, "squatted", "bad", json!({"rotateEvery": "59s"})).await);
-    assert!(said.contains("rotateEvery is at least 1m"), "{said}");
+    let said = refusal(make(&verbs, "squatted", "bad", json!({"rotateEvery": "59m"})).await);
+    assert!(said.contains("rotateEvery is at least 1h"), "{said}");
     make(&verbs, "squatted", "good", json!({"rotateEvery": "1h30m"})).await.unwrap();
 }
 

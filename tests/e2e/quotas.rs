@@ -17,7 +17,7 @@ use kube::{ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{Verbs, WAIT_TIMEOUT, namespace, now, phase, reason},
+    common::{Verbs, WAIT_TIMEOUT, namespace, now, phase, reason, rest},
     world,
 };
 
@@ -339,6 +339,26 @@ async fn the_number_of_jobs_is_bounded_once_kubernetes_counts_them() {
     .await
     .unwrap();
     assert!(said.contains("exceeded quota") && said.contains(JOBS), "{said}");
+
+    // API keys are counted with the Jobs: as many as the tenant's quota says.
+    verbs.patch_tenant("counted", json!({"spec": {"quotas": {"maxApiKeys": 1}}})).await.unwrap();
+    let maker = rest::key(&verbs, "counted", "maker", json!({"scopes": ["keys:write"]})).await;
+    let maker = format!("Bearer {maker}");
+    let ask = async |method: &str, path: &str, body: Option<&Value>| {
+        world().rest(method, path, &[("authorization", &maker)], body).await.unwrap()
+    };
+    let refused = wait::until(WAIT_TIMEOUT, "a key beyond the quota to be refused", || async {
+        let made = ask("POST", "/v1/keys", Some(&json!({"scopes": []}))).await;
+        if made.status != 201 && made.status != 202 {
+            return Ok(made);
+        }
+        assert_eq!(ask("DELETE", &format!("/v1/keys/{}", rest::id(&made)), None).await.status, 204);
+        Err("accepted")
+    })
+    .await
+    .unwrap();
+    assert_eq!((refused.status, rest::code(&refused).as_str()), (429, "quota_exceeded"), "{refused:?}");
+    assert!(refused.body["detail"].as_str().unwrap().contains("too many keys"), "{refused:?}");
 }
 
 /// A job that always fails would run on without an end of the hour.

@@ -1,4 +1,4 @@
-//! First step: the tenant of a key and the peppers, as the caches have them.
+//! First step: the tenant of a key, the keys that it comes from, and the peppers, as the caches have them.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use super::{Context, Dependencies, error::Error, validate::Refusal};
 use crate::{
     api_types::{Reason, Tenant, TenantApiKey, api_key::TenantApiKeyStatus},
-    domain::api_key,
+    domain::api_key::{self, Lineage},
     keys::pepper,
     names,
 };
@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Dereferenced {
     /// The tenant of the key's namespace, if the namespace belongs to one.
     pub(super) tenant: Option<Arc<Tenant>>,
+    /// The keys with which the key ends.
+    pub(super) lineage: Lineage,
     /// The status as stored; empty where there is none.
     pub(super) status: TenantApiKeyStatus,
     pub(super) now: Timestamp,
@@ -26,6 +28,10 @@ pub(super) struct Dereferenced {
 pub(super) fn dereference(key: &TenantApiKey, context: &Context) -> Dereferenced {
     Dereferenced {
         tenant: tenant(key, context),
+        lineage: Lineage::of(key, |name| {
+            let reference = ObjectRef::new(name).within(&key.namespace().unwrap_or_default());
+            context.dependencies.keys.get(&reference)
+        }),
         status: key.status.clone().unwrap_or_default(),
         now: context.dependencies.clock.now(),
     }

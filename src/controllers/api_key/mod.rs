@@ -104,6 +104,8 @@ fn reconciler(metrics: Metrics) -> Reconciler {
 pub struct Inputs {
     /// Changes of keys.
     pub keys: mpsc::Receiver<Change<TenantApiKey>>,
+    /// The same changes, for the keys that other keys have created.
+    pub ancestors: mpsc::Receiver<Change<TenantApiKey>>,
     /// Changes of tenants.
     pub tenants: mpsc::Receiver<Change<Tenant>>,
 }
@@ -135,6 +137,7 @@ pub async fn run(
     let controller = Controller::for_shared_stream(received(objects), keys.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers::tenants(inputs.tenants, keys.clone()))
+        .reconcile_on(triggers::ancestors(inputs.ancestors, keys.clone()))
         .reconcile_all_on(crate::kube_ext::streams::replaced(peppers.clone()))
         .graceful_shutdown_on(shutdown.clone())
         .run(reconcile, error_policy, Arc::clone(&context))

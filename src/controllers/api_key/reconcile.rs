@@ -44,13 +44,14 @@ pub fn error_policy(key: Arc<TenantApiKey>, error: &Error, context: Arc<Context>
 
 /// Dereferences, validates, builds, applies, and writes the status.
 async fn reconcile_key(key: &TenantApiKey, context: &Context) -> Result<Action, Error> {
-    // 1. Dereference: the tenant, the time, and whether the key has ended by now.
+    // 1. Dereference: the tenant, the time, and whether the key has ended by now, or one that it comes from.
     let found = dereference(key, context);
     if context.invalid.contains(key) || key.metadata.deletion_timestamp.is_some() {
         // The cache holds an earlier state of an invalid key; `invalid` reports it.
         return Ok(Action::await_change());
     }
-    if let Some(end) = lifecycle::end(&key.spec, &found.status, found.now) {
+    let end = lifecycle::end(&key.spec, &found.status, found.now);
+    if let Some(end) = end.or_else(|| lifecycle::end_with(&found.lineage, &found.status, found.now)) {
         return write_end(key, context, end, found.now).await;
     }
     // Being paused delays no end: a key is revoked before its tenant is deleted.
@@ -72,7 +73,8 @@ async fn reconcile_key(key: &TenantApiKey, context: &Context) -> Result<Action, 
     // 3. Build: the step that follows from the Secret as it is.
     let secret = secret::find(context, &valid, &found.status.versions, &peppers).await?;
     let work = Work::new(key, &valid, &found, &peppers, secret, &context.state);
-    let next = lifecycle::next(&work.view());
+    let mut next = lifecycle::next(&work.view());
+    next.at = next.at.into_iter().chain(found.lineage.expires_at()).min();
     // 4. Apply the step, and 5. write the status.
     apply::apply(&work, &next, context).await
 }

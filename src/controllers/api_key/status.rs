@@ -13,7 +13,7 @@ use crate::{
         api_key::{TenantApiKeySpec, TenantApiKeyStatus},
         conditions::{self, Wanted},
     },
-    domain::api_key::lifecycle::{Cause, Step, Versions},
+    domain::api_key::lifecycle::{Cause, Closed, Step, Versions},
 };
 
 /// How a reconcile came out.
@@ -57,6 +57,19 @@ pub(super) fn outcome(step: &Step, spec: &TenantApiKeySpec, secret: &str) -> (Ve
         Step::Revoke => {
             let message = "spec.revoked is true: the key is refused, for good".to_owned();
             (Versions::default(), Outcome::Ended { reason: Reason::KeyRevoked, message })
+        }
+        Step::EndWith { ancestor, closed: Closed::Revoked, kept } => {
+            let message = format!(
+                "key {ancestor}, which has created this one, is revoked or deleted: this one is refused, for good"
+            );
+            (kept.clone(), Outcome::Ended { reason: Reason::KeyRevoked, message })
+        }
+        Step::EndWith { ancestor, closed: Closed::Expired, kept } => {
+            let message = format!(
+                "key {ancestor}, which has created this one, has expired: this one is refused until {ancestor} has a later \
+                 spec.expiresAt"
+            );
+            (kept.clone(), Outcome::Ended { reason: Reason::KeyExpired, message })
         }
         // These make a version, and write their own outcome.
         Step::Issue { .. } | Step::Deliver | Step::Rehash => (Versions::default(), Outcome::Unchanged),

@@ -42,6 +42,7 @@ struct Bench {
     fake: Fake,
     context: Arc<Context>,
     tenants: Writer<Tenant>,
+    keys: Writer<TenantApiKey>,
     peppers: watch::Sender<pepper::State>,
     now: Arc<Mutex<Timestamp>>,
 }
@@ -64,9 +65,16 @@ fn bench() -> Bench {
     let fake = Fake::default();
     let now = Arc::new(Mutex::new(START.parse().unwrap()));
     let (sender, receiver) = watch::channel(peppers(&[1]));
-    let ((keys, _), (tenants, tenant_writer)) = (mock::cache(), mock::cache());
+    let ((keys, key_writer), (tenants, tenant_writer)) = (mock::cache(), mock::cache());
     let context = context(&fake, &now, receiver, (keys, tenants));
-    let mut bench = Bench { fake, context: Arc::new(context), tenants: tenant_writer, peppers: sender, now };
+    let mut bench = Bench {
+        fake,
+        context: Arc::new(context),
+        tenants: tenant_writer,
+        keys: key_writer,
+        peppers: sender,
+        now,
+    };
     let tenant = json!({
         "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme", "uid": "t1"},
         "spec": {}, "status": {"namespace": "tenant-acme"},

@@ -1,6 +1,6 @@
 //! What makes a reconcile of a key due, besides a change of the key itself.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
 use kube::{
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     api_types::{Tenant, TenantApiKey},
-    domain::tenant_state,
+    domain::{api_key::lineage, tenant_state},
     kube_ext::{streams::received, watch::Change},
 };
 
@@ -44,14 +44,73 @@ pub(super) fn tenants(
     })
 }
 
+/// The keys of the same namespace that a key has created, when a key that may be theirs is deleted or ends at another time.
+pub(super) fn ancestors(
+    changes: mpsc::Receiver<Change<TenantApiKey>>,
+    keys: Store<TenantApiKey>,
+) -> impl Stream<Item = ObjectRef<TenantApiKey>> + Send + 'static {
+    let mut seen = HashMap::new();
+    received(changes).flat_map(move |change| {
+        let (key, end) = match change {
+            Change::Applied(key) => (Arc::clone(&key), Some((key.spec.revoked, key.spec.expires_at.clone()))),
+            Change::Deleted(key) => (key, None),
+            Change::Invalid(_) | Change::Synced => return stream::iter(Vec::new()),
+        };
+        let uid = key.uid().unwrap_or_default();
+        let before = match &end {
+            Some(end) => seen.insert(uid, end.clone()),
+            None => seen.remove(&uid),
+        };
+        // What it has created comes after it.
+        let concerned = if before.is_none() || before == end {
+            Vec::new()
+        } else {
+            let namespace = key.metadata.namespace.as_ref();
+            keys.state_filter(|key| {
+                key.metadata.namespace.as_ref() == namespace && lineage::parent(key).is_some()
+            })
+        };
+        stream::iter(concerned.iter().map(|key| ObjectRef::from_obj(&**key)).collect::<Vec<_>>())
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;
     use crate::kube_ext::mock;
+
+    #[tokio::test]
+    async fn keys_are_requeued_when_a_key_ends_that_they_may_come_from() {
+        let object = |name: &str, namespace: &str, owners: Value, spec: Value| {
+            let metadata =
+                json!({"name": name, "namespace": namespace, "uid": name, "ownerReferences": owners});
+            json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": metadata, "spec": spec})
+        };
+        let by = |uid: &str| json!([{"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "name": uid, "uid": uid}]);
+        // Given: a key, one that it has created, and such a one of another tenant.
+        let (keys, mut writer) = mock::cache();
+        for (name, namespace, owners) in
+            [("a", "tenant-acme", json!([])), ("b", "tenant-acme", by("a")), ("c", "tenant-other", by("d"))]
+        {
+            mock::put(&mut writer, object(name, namespace, owners, json!({})));
+        }
+        // When: the key is seen, stays as it is, gets another end, and is deleted.
+        let with = |spec: Value| -> Arc<TenantApiKey> {
+            Arc::new(serde_json::from_value(object("a", "tenant-acme", json!([]), spec)).unwrap())
+        };
+        let end = json!({"expiresAt": "2030-01-01T00:00:00Z"});
+        let (sender, receiver) = mpsc::channel(8);
+        for spec in [json!({}), json!({"displayName": "x"}), end.clone(), json!({"revoked": true})] {
+            sender.send(Change::Applied(with(spec))).await.unwrap();
+        }
+        sender.send(Change::Deleted(with(json!({"revoked": true})))).await.unwrap();
+        drop(sender);
+        // Then: the other is requeued for each end.
+        let woken: Vec<_> = ancestors(receiver, keys).collect().await;
+        assert_eq!(woken, vec![ObjectRef::new("b").within("tenant-acme"); 3]);
+    }
 
     #[tokio::test]
     async fn keys_are_requeued_when_their_tenant_changes() {

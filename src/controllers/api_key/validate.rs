@@ -48,7 +48,7 @@ pub(super) fn validate(key: &TenantApiKey, tenant: Option<&Tenant>) -> Result<Va
         Some(text) => Some(lifecycle::period(text).ok_or_else(|| Refusal {
             reason: Reason::InvalidObject,
             message: format!(
-                "spec.rotateEvery is `{text}`: give hours, minutes and seconds such as 720h or 1h30m, at least 1m"
+                "spec.rotateEvery is `{text}`: give hours, minutes and seconds such as 720h or 1h30m, at least 1h"
             ),
         })?),
     };
@@ -118,9 +118,9 @@ mod tests {
         assert_eq!(none.reason, Reason::NotATenantNamespace);
         assert!(none.message.contains("tenant-acme"), "{none:?}");
         assert_eq!(refusal(json!({}), Some(tenant(true))).reason, Reason::Terminating);
-        let period = refusal(json!({"rotateEvery": "1s"}), Some(tenant(false)));
+        let period = refusal(json!({"rotateEvery": "59m"}), Some(tenant(false)));
         assert_eq!(period.reason, Reason::InvalidObject);
-        assert!(period.message.contains("`1s`"), "{period:?}");
+        assert!(period.message.contains("`59m`"), "{period:?}");
         let secret = refusal(json!({"secretName": "shared"}), Some(tenant(false)));
         assert_eq!(secret.reason, Reason::InvalidObject);
         assert!(secret.message.contains("`shared`"), "{secret:?}");

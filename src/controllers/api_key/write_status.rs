@@ -46,7 +46,7 @@ pub(super) async fn write_state(
     (status.versions, status.key_id) = (all, delivered);
     write_status(key, context, status, outcome, now).await?;
     let interval = match next.step {
-        Step::Expire(_) | Step::Revoke => None,
+        Step::Expire(_) | Step::Revoke | Step::EndWith { .. } => None,
         Step::Conflict(_) => Some(CONFLICT_INTERVAL),
         _ => Some(SECRET_INTERVAL),
     };

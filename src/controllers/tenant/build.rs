@@ -44,8 +44,6 @@ pub(super) const OBJECTS: &str = "crofter-objects";
 const KEPT_JOBS: i64 = 1000;
 /// The same, as hours of maxJobsPerHour where that is more.
 const KEPT_HOURS: i64 = 10;
-/// API keys of a tenant.
-const API_KEYS: &str = "100";
 /// ConfigMaps, Secrets and volume claims of a tenant, each.
 const CORE_OBJECTS: &str = "250";
 /// Pod Security Standards as of this version: an upgrade of the cluster does not tighten them under running tenants.
@@ -146,16 +144,16 @@ fn quota(owner: &Owner, quotas: &EffectiveQuotas, gpu_resource: &str) -> Resourc
     quota_of(owner, NAME, hard)
 }
 
-/// The number of Jobs and API keys, which the operator has all in memory. Jobs: as many as may run and wait, and as
+/// The number of Jobs and API keys, which the operator has all in memory. API keys: the plan's number. Jobs: as many as may run and wait, and as
 /// many again as are left of ten hours, 1000 at least; unbounded where one of these quotas is unlimited.
 fn objects(owner: &Owner, quotas: &EffectiveQuotas) -> ResourceQuota {
-    let EffectiveQuotas { max_jobs, max_queued_jobs, max_jobs_per_hour, .. } = *quotas;
+    let EffectiveQuotas { max_jobs, max_queued_jobs, max_jobs_per_hour, max_api_keys, .. } = *quotas;
     let bounded = [max_jobs, max_queued_jobs, max_jobs_per_hour].iter().all(|quota| *quota >= 0);
     let kept = max_jobs_per_hour.saturating_mul(KEPT_HOURS).max(KEPT_JOBS);
     let jobs = max_jobs.saturating_add(max_queued_jobs).saturating_add(kept);
     let hard = [
         (counts::JOBS.to_owned(), bounded.then(|| jobs.to_string())),
-        ("count/tenantapikeys.crofter.io".to_owned(), Some(API_KEYS.to_owned())),
+        ("count/tenantapikeys.crofter.io".to_owned(), (max_api_keys >= 0).then(|| max_api_keys.to_string())),
     ];
     quota_of(owner, OBJECTS, hard)
 }
@@ -279,11 +277,15 @@ mod tests {
     fn the_number_of_objects_is_bounded_once_kubernetes_counts_them() {
         let hard = |spec| children(spec)["objects"]["spec"]["hard"].clone();
         let keys = "count/tenantapikeys.crofter.io";
-        let counts = |jobs: &str| json!({"count/jobs.crofter.io": jobs, keys: "100"});
-        assert_eq!(hard(json!({"plan": "free"})), counts("1055"), "5 + 50 + 1000");
-        assert_eq!(hard(json!({"plan": "enterprise"})), counts("111000"), "1000 + 10000 + 10 * 10000");
-        assert_eq!(hard(json!({"quotas": {"maxQueuedJobs": -1}})), json!({keys: "100"}));
-        assert_eq!(hard(json!({"quotas": {"maxJobs": 0, "maxQueuedJobs": 0}})), counts("1000"));
+        let counts = |jobs: &str, most: &str| json!({"count/jobs.crofter.io": jobs, keys: most});
+        assert_eq!(hard(json!({"plan": "free"})), counts("1055", "10"), "5 + 50 + 1000");
+        assert_eq!(hard(json!({"plan": "enterprise"})), counts("111000", "100"), "1000 + 10000 + 10 * 10000");
+        assert_eq!(hard(json!({"quotas": {"maxQueuedJobs": -1}})), json!({keys: "10"}));
+        assert_eq!(
+            hard(json!({"quotas": {"maxJobs": 0, "maxQueuedJobs": 0, "maxApiKeys": 0}})),
+            counts("1000", "0")
+        );
+        assert_eq!(hard(json!({"quotas": {"maxApiKeys": -1}})), json!({"count/jobs.crofter.io": "1055"}));
     }
 
     #[test]

@@ -14,14 +14,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sha2::{Digest, Sha256};
 
-use super::{Key, KeyId, Mac, PepperVersion, Peppers};
+use super::{Key, KeyId, Lineage, Mac, PepperVersion, Peppers};
 use crate::api_types::api_key::{KeyMac, KeyVersion, TenantApiKeySpec, TenantApiKeyStatus};
 
 /// A Secret that doesn't hold its key's token gets a new version this long after the last one was made: if a client
 /// keeps writing to it, versions are not made faster than this.
 pub const REPAIR_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
-/// The shortest time between rotations by schedule.
-pub const SHORTEST_PERIOD: SignedDuration = SignedDuration::from_mins(1);
+/// The shortest time between rotations by schedule: each costs the API server three writes, for ever.
+pub const SHORTEST_PERIOD: SignedDuration = SignedDuration::from_hours(1);
 /// The longest: the CRD's rule reads no longer one.
 const LONGEST_PERIOD: SignedDuration = SignedDuration::from_nanos(i64::MAX);
 /// Longest request that is kept as it is.
@@ -110,6 +110,15 @@ pub enum Step {
     Expire(Versions),
     /// The key is revoked: no version is kept.
     Revoke,
+    /// A key that this one comes from has ended, and this one with it.
+    EndWith {
+        /// The name of that key.
+        ancestor: String,
+        /// How it has ended.
+        closed: Closed,
+        /// The versions to keep, should that key be accepted again.
+        kept: Versions,
+    },
 }
 
 /// The next step, and when the answer changes by itself.
@@ -154,7 +163,8 @@ pub fn next(view: &View<'_>) -> Next {
     let times = match &step {
         Step::UpToDate(versions) | Step::Conflict(versions) => times(view, versions),
         Step::Hold(versions) => times(view, versions).into_iter().chain(repair_due(versions)).collect(),
-        Step::Issue { .. } | Step::Deliver | Step::Rehash | Step::Expire(_) | Step::Revoke => Vec::new(),
+        Step::Issue { .. } | Step::Deliver | Step::Rehash => Vec::new(),
+        Step::Expire(_) | Step::Revoke | Step::EndWith { .. } => Vec::new(),
     };
     Next { step, at: times.into_iter().filter(|at| *at > view.now).min() }
 }
@@ -166,6 +176,14 @@ pub fn end(spec: &TenantApiKeySpec, status: &TenantApiKeyStatus, now: Timestamp)
         Closed::Revoked => Step::Revoke,
         Closed::Expired => Step::Expire(kept(status, now)),
     })
+}
+
+/// The step of a key that one of its ancestors takes along; `None` while all are accepted.
+#[must_use]
+pub fn end_with(lineage: &Lineage, status: &TenantApiKeyStatus, now: Timestamp) -> Option<Step> {
+    let (ancestor, closed) = lineage.ended(now)?;
+    let kept = if closed == Closed::Expired { kept(status, now) } else { Versions::default() };
+    Some(Step::EndWith { ancestor, closed, kept })
 }
 
 fn step(view: &View<'_>) -> Step {
@@ -305,7 +323,7 @@ pub fn request(annotation: &str) -> String {
     Sha256::digest(annotation).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads a period such as `720h` or `1h30m`; `None` of what is none, or shorter than a minute.
+/// Reads a period such as `720h` or `1h30m`; `None` of what is none, or shorter than an hour.
 #[must_use]
 pub fn period(text: &str) -> Option<SignedDuration> {
     let mut seconds = 0_i64;

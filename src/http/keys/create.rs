@@ -2,8 +2,8 @@
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{ResourceExt, api::PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kube::{Resource, ResourceExt, api::PostParams};
 
 use super::{
     TenantKeys, TenantQuery,
@@ -26,6 +26,7 @@ use crate::{
         problem::{Code, Problem},
         query::Params,
     },
+    keys::Principal,
     kube_ext::within,
 };
 
@@ -34,7 +35,7 @@ pub fn operation() -> Operation {
     of_tenant(
         "createKey",
         "Create an API key",
-        "Creates an API key. A key can create only keys that have no scope beyond its own.",
+        "Creates an API key. A key can create only keys that have no scope beyond its own, and they end with it.",
         Scope::KeysWrite,
     )
     .json::<Issued>(201, "This is the key with its token, which is shown only once.")
@@ -56,17 +57,19 @@ pub async fn create(
     let keys = TenantKeys::authorise(&app, caller, query, Scope::KeysWrite, "create").await?;
     keys.check_scopes(&new.scopes)?;
     check_usable(&new, app.clock.now())?;
+    let expires_at = bounded(new.expires_at, keys.by.as_ref())?;
     let spec = TenantApiKeySpec {
         display_name: new.display_name,
         scopes: new.scopes,
-        expires_at: new.expires_at.map(Time),
+        expires_at: expires_at.map(Time),
         rotate_every: new.rotate_every,
         // The default of the CRD.
         overlap_seconds: new.overlap_seconds.unwrap_or(86_400),
         ..TenantApiKeySpec::default()
     };
     let name = format!("key-{}", random(&app)?);
-    let key = TenantApiKey::new(&name, spec);
+    let mut key = TenantApiKey::new(&name, spec);
+    key.metadata.owner_references = keys.by.as_ref().map(parent).transpose()?;
     let created =
         within("failed to create a TenantApiKey", keys.api(&app).create(&PostParams::default(), &key)).await;
     let key = created.map_err(|error| match error.code() {
@@ -82,6 +85,24 @@ pub async fn create(
     Ok(response)
 }
 
+/// When a key expires that this one creates: at the latest with it.
+fn bounded(wanted: Option<Timestamp>, by: Option<&Principal>) -> Result<Option<Timestamp>, Problem> {
+    let Some(end) = by.and_then(|by| by.key.spec.expires_at.as_ref()) else { return Ok(wanted) };
+    if wanted.is_some_and(|at| at > end.0) {
+        let detail =
+            format!("expires_at: the key that creates this one expires at {}: give at most that", end.0);
+        return Err(Problem::new(Code::InvalidObject, detail));
+    }
+    Ok(wanted.or(Some(end.0)))
+}
+
+/// The owner of a key that this one creates.
+fn parent(by: &Principal) -> Result<Vec<OwnerReference>, Problem> {
+    let owner =
+        by.key.owner_ref(&()).ok_or_else(|| Problem::new(Code::Internal, "the caller's key has no UID"))?;
+    Ok(vec![owner])
+}
+
 /// Checks that the key could be used, and a rule of the CRD whose message would have other names.
 fn check_usable(new: &NewKey, now: Timestamp) -> Result<(), Problem> {
     if let Some(at) = new.expires_at.filter(|at| *at <= now) {
@@ -90,7 +111,7 @@ fn check_usable(new: &NewKey, now: Timestamp) -> Result<(), Problem> {
     }
     match &new.rotate_every {
         Some(text) if lifecycle::period(text).is_none() => {
-            let detail = "rotate_every: give hours, minutes and seconds such as 720h or 1h30m, at least 1m";
+            let detail = "rotate_every: give hours, minutes and seconds such as 720h or 1h30m, at least 1h";
             Err(Problem::new(Code::InvalidObject, detail))
         }
         _ => Ok(()),

@@ -24,7 +24,8 @@ pub fn operation() -> Operation {
     of_tenant(
         "deleteKey",
         "Delete an API key",
-        "Deletes an API key, which the server then refuses.",
+        "Deletes an API key, which the server then refuses, with the keys that it has created. A key can delete only keys \
+         that have no scope beyond its own.",
         Scope::KeysWrite,
     )
     .empty(204, "The key is deleted.")
@@ -43,6 +44,7 @@ pub async fn delete(
 ) -> Result<StatusCode, Problem> {
     let keys = TenantKeys::authorise(&app, caller, query, Scope::KeysWrite, "delete").await?;
     let key = keys.find(&app, &id.0)?;
+    keys.check_scopes(&key.spec.scopes)?;
     let preconditions = Some(Preconditions { uid: key.uid(), resource_version: None });
     let params = DeleteParams { preconditions, ..DeleteParams::default() };
     let (name, api) = (key.name_any(), keys.api(&app));

@@ -1,8 +1,9 @@
 //! `/keys` and `/whoami`: API keys over REST. A token is in one response only.
 //!
 //! A handler creates a TenantApiKey like any other; its controller makes the token, and the handler reads it from the Secret
-//! into the response. A key can create and rotate only keys without scopes beyond its own, because the caller receives
-//! their tokens.
+//! into the response. What a key creates has an ownerReference to it, and ends with it; it has no scopes beyond the key's
+//! own. A key can rotate only itself and what it has created, because it receives the token, and delete only keys without
+//! scopes beyond its own.
 
 mod create;
 mod delete;
@@ -35,7 +36,9 @@ use super::{
 };
 use crate::{
     api_types::{TenantApiKey, api_key::Scope},
+    domain::api_key::Lineage,
     hex::hex,
+    keys::Principal,
     names,
 };
 
@@ -71,8 +74,8 @@ pub struct TenantQuery {
 struct TenantKeys {
     namespace: String,
     tenant_uid: String,
-    /// The scopes of the caller's key; `None` for an administrator.
-    scopes: Option<Vec<Scope>>,
+    /// The caller's key; `None` for an administrator.
+    by: Option<Principal>,
 }
 
 impl TenantKeys {
@@ -87,7 +90,7 @@ impl TenantKeys {
         match caller {
             Caller::Tenant(context) => {
                 context.needs(scope)?;
-                let tenant = &context.principal.tenant;
+                let tenant = Arc::clone(&context.principal.tenant);
                 if query
                     .tenant
                     .map(canonical)
@@ -99,7 +102,7 @@ impl TenantKeys {
                 Ok(Self {
                     namespace: tenant.namespace.clone(),
                     tenant_uid: tenant.uid.clone(),
-                    scopes: Some(context.principal.key.spec.scopes.clone()),
+                    by: Some(context.principal),
                 })
             }
             Caller::Administrator(user) => {
@@ -115,20 +118,31 @@ impl TenantKeys {
                 let tenant_uid = tenant.and_then(|tenant| tenant.uid());
                 let tenant_uid = tenant_uid.ok_or_else(|| Problem::not_found("tenant"))?;
                 record_tenant(&name);
-                Ok(Self { namespace, tenant_uid, scopes: None })
+                Ok(Self { namespace, tenant_uid, by: None })
             }
         }
     }
 
     /// Checks that the caller's key has all of these scopes.
     fn check_scopes(&self, scopes: &[Scope]) -> Result<(), Problem> {
-        match &self.scopes {
-            Some(own) if scopes.iter().any(|scope| !own.contains(scope)) => Err(Problem::new(
+        match &self.by {
+            Some(own) if scopes.iter().any(|scope| !own.may(*scope)) => Err(Problem::new(
                 Code::MissingScope,
-                "a key can't create or rotate a key with scopes beyond its own",
+                "a key can't create, rotate or delete a key with scopes beyond its own",
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Checks that a token of this key, which the caller will have, ends with the caller's own key.
+    fn check_descent(&self, app: &App, key: &TenantApiKey) -> Result<(), Problem> {
+        let Some(own) = &self.by else { return Ok(()) };
+        let find = |name: &str| app.keys.get(&ObjectRef::new(name).within(&self.namespace));
+        if key.metadata.uid == own.key.metadata.uid || Lineage::of(key, find).contains(&own.key) {
+            return Ok(());
+        }
+        let detail = "a key can rotate only itself and the keys that it has created, which end with it";
+        Err(Problem::new(Code::Forbidden, detail))
     }
 
     fn api(&self, app: &App) -> Api<TenantApiKey> {

@@ -32,7 +32,8 @@ pub fn operation() -> Operation {
     of_tenant(
         "rotateKey",
         "Rotate an API key",
-        "Makes a new version of an API key. The previous version stays valid for the overlap of the key.",
+        "Makes a new version of an API key. The previous version stays valid for the overlap of the key. A key can rotate \
+         itself and the keys that it has created.",
         Scope::KeysWrite,
     )
     .json::<Issued>(200, "This is the key with its new token, which is shown only once.")
@@ -53,6 +54,7 @@ pub async fn rotate(
     let keys = TenantKeys::authorise(&app, caller, query, Scope::KeysWrite, "patch").await?;
     let key = keys.find(&app, &id.0)?;
     keys.check_scopes(&key.spec.scopes)?;
+    keys.check_descent(&app, &key)?;
     if lifecycle::closed(&key.spec, app.clock.now()).is_some() {
         return Err(Problem::new(Code::WrongState, "the key is revoked or expired: create a new one"));
     }

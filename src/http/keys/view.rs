@@ -94,7 +94,7 @@ pub struct NewKey {
     /// This is when the key expires.
     #[serde(default, deserialize_with = "timestamp")]
     pub expires_at: Option<Timestamp>,
-    /// This is how often the key is rotated automatically, such as `720h`. It is at least `1m`.
+    /// This is how often the key is rotated automatically, such as `720h`. It is at least `1h`.
     pub rotate_every: Option<String>,
     /// This is how many seconds the previous token stays valid after a rotation. By default it is a day.
     pub overlap_seconds: Option<i64>,

@@ -4,7 +4,10 @@ use axum::Json;
 use kube::ResourceExt;
 
 use super::view::{AdministratorCaller, CallerView, KeyCaller};
-use crate::http::{auth::Caller, openapi::Operation};
+use crate::{
+    http::{auth::Caller, openapi::Operation},
+    keys::Principal,
+};
 
 /// The description of the route.
 pub fn operation() -> Operation {
@@ -16,15 +19,15 @@ pub fn operation() -> Operation {
 pub async fn whoami(caller: Caller) -> Json<CallerView> {
     Json(match caller {
         Caller::Tenant(context) => {
-            let (tenant, key) = (&context.principal.tenant, &context.principal.key);
+            let Principal { tenant, key, key_id, scopes } = context.principal;
             CallerView::Key(KeyCaller {
                 kind: "key",
                 tenant_id: tenant.uid.clone(),
                 tenant: tenant.name.clone(),
                 id: key.uid(),
                 name: key.name_any(),
-                key_id: context.principal.key_id.to_string(),
-                scopes: key.spec.scopes.clone(),
+                key_id: key_id.to_string(),
+                scopes,
             })
         }
         Caller::Administrator(user) => {

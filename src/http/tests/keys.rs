@@ -9,7 +9,7 @@ async fn a_key_that_could_never_be_used_is_refused_and_not_created() {
         ("expires_at", "2029-12-31T23:59:59Z", "2029-12-31T23:59:59Z has passed"),
         ("expires_at", "2030-01-01T00:00:00Z", "has passed"),
         ("rotate_every", "soon", "such as 720h"),
-        ("rotate_every", "59s", "at least 1m"),
+        ("rotate_every", "59m", "at least 1h"),
         ("rotate_every", "1y", "such as 720h"),
     ] {
         let body = json!({"scopes": ["jobs:read"], (field): value}).to_string();

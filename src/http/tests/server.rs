@@ -290,3 +290,57 @@ async fn the_response_to_a_malformed_head_is_a_problem_with_a_request_id() {
         }
     }
 }
+
+/// The status of the response to a request with this body, which may not end.
+async fn posted(routes: axum::Router, who: &'static str, path: &'static str, body: Body) -> u16 {
+    let request = Request::post(path).header("host", "x").header("authorization", who);
+    let request = request.header("content-type", "application/json").body(body).unwrap();
+    routes.oneshot(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_keep_no_one_out() {
+    let lab = Lab::new();
+    let routes = routes(lab.app.clone(), Metrics::default());
+    let asked = async |who: &str, path: &str| {
+        let request = Request::get(path).header("host", "x").header("authorization", who);
+        let request = request.body(Body::empty()).unwrap();
+        routes.clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    let endless = || Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
+    // Given: as many bodies that do not come as the server receives of one tenant, and of one administrator.
+    let mut open: Vec<BoxFuture<'static, u16>> = Vec::new();
+    let receives = async |who: &'static str, path: &'static str, open: &mut Vec<BoxFuture<'static, u16>>| {
+        for count in 0.. {
+            let mut one: BoxFuture<'static, u16> = Box::pin(posted(routes.clone(), who, path, endless()));
+            match futures::poll!(&mut one) {
+                std::task::Poll::Pending => open.push(one),
+                std::task::Poll::Ready(status) => return (count, status),
+            }
+        }
+        unreachable!("there is no bound");
+    };
+    assert_eq!(receives(KEY, "/v1/jobs", &mut open).await, (places::MAX_BODIES_PER_TENANT, 503));
+    assert_eq!(asked("Bearer clerk", "/v1/whoami").await, 200);
+    let (clerks, status) = receives("Bearer clerk", "/v1/tenants", &mut open).await;
+    assert!(clerks >= 16 && status == 503, "{clerks} and then {status}");
+    // Then: all else is served.
+    assert_eq!(asked(KEY, "/v1/jobs").await, 200);
+    assert_eq!(posted(routes.clone(), KEY, "/v1/jobs", Body::from("{}")).await, 422, "a body that comes");
+    assert_eq!(asked("Bearer clerk", "/v1/whoami").await, 200);
+    assert_eq!(posted(routes.clone(), ADMIN, "/v1/tenants", Body::from(r#"{"name": "new"}"#)).await, 201);
+
+    // Given: tenants that have all places of tenants. Then: they keep out neither probes nor administrators.
+    let held: Vec<_> = (0..places::MAX_IN_FLIGHT)
+        .map(|n| {
+            let place = places::Place::default();
+            place.take(&lab.app.places.tenants, &format!("tenant {}", n % 2)).unwrap();
+            place
+        })
+        .collect();
+    assert_eq!(asked(KEY, "/v1/jobs").await, 503);
+    assert_eq!(asked("", "/healthz").await, 200);
+    assert_eq!(asked(ADMIN, "/v1/whoami").await, 200);
+    drop(held);
+    assert_eq!(asked(KEY, "/v1/jobs").await, 200);
+}

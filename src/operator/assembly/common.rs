@@ -11,8 +11,7 @@ use tokio::{net::TcpListener, sync::watch};
 use super::Assembly;
 use crate::{
     http::{
-        self, administrators::Administrators, auth_throttle::AuthThrottle, concurrency_limit::KeyedLimiter,
-        streams::Streams,
+        self, administrators::Administrators, auth_throttle::AuthThrottle, places::Places, streams::Streams,
     },
     keys::{self, Keys, pepper},
     kube_ext::policies,
@@ -91,7 +90,7 @@ impl Assembly {
             authenticator: Arc::new(keys),
             administrators: Administrators::new(self.clients.any.clone()),
             auth_throttle: AuthThrottle::default(),
-            in_flight: KeyedLimiter::default(),
+            places: Places::default(),
             streams: Streams::new(self.metrics.clone(), self.stop.clone()),
             assigning: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),
@@ -125,10 +124,7 @@ impl Assembly {
         let (watches, leadership) = (self.watches.clone(), self.leadership.clone());
         let health = Health { is_ready, watches, leadership, policies, clock: self.clock.clone() };
         let (metrics, scheduler) = (self.metrics.clone(), self.scheduler.clone());
-        self.parts.essential("health and metrics", async move {
-            if let Err(error) = telemetry::serve(listener, metrics, scheduler, health).await {
-                tracing::error!(%error, "health and metrics are not served any more");
-            }
-        });
+        let served = telemetry::serve(listener, metrics, scheduler, health, Random::system());
+        self.parts.essential("health and metrics", served);
     }
 }

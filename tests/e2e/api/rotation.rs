@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crofter_test_cluster::wait;
 use futures::future::join_all;
-use kube::ResourceExt;
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -80,12 +83,18 @@ async fn reader(verbs: &Verbs<'_>, over: &AtomicBool) -> usize {
 async fn api_no_request_fails_while_its_key_is_rotated_by_schedule() {
     let verbs = world().verbs().await;
     verbs.tenant("api-timely", json!({"plan": "basic"})).await;
-    let spec = json!({"scopes": ["jobs:read"], "rotateEvery": "1m", "overlapSeconds": 90});
+    let spec = json!({"scopes": ["jobs:read"], "rotateEvery": "1h", "overlapSeconds": 90});
     let first = super::key(&verbs, "api-timely", "ci", spec).await;
     let over = AtomicBool::new(false);
     let rotated = async {
-        // A minute is the shortest that a schedule may have.
-        wait::until(2 * WAIT_TIMEOUT, "a rotation by schedule", async || {
+        // An hour is the shortest that a schedule may have, so this one has passed.
+        let api = keys::keys(&verbs, "api-timely");
+        let mut status = keys::status(&api.get("ci").await.unwrap());
+        let made = &mut status.versions[0].created_at.0;
+        *made = made.checked_sub(jiff::SignedDuration::from_hours(1)).unwrap();
+        let earlier = Patch::Merge(json!({"status": {"versions": status.versions}}));
+        api.patch_status("ci", &PatchParams::default(), &earlier).await.unwrap();
+        wait::until(WAIT_TIMEOUT, "a rotation by schedule", async || {
             let text = keys::text(&verbs, "api-timely", "ci").await;
             if text == first { Err("the first text") } else { Ok(()) }
         })

@@ -98,8 +98,8 @@ async fn api_every_route_admits_only_the_callers_it_documents() {
         .unwrap(),
     );
     let forged = forged.token().expose_secret().to_owned();
-    let victim = key(&verbs, "api-right", "victim", json!({"scopes": []})).await;
-    let victim = ask("GET", "/whoami", &victim, None).await;
+    let victim = ask("POST", "/keys", &right, Some(&json!({"scopes": []}))).await;
+    assert_eq!(victim.status, 201, "{victim:?}");
     let submitted = ask("POST", "/jobs", &right, Some(&job())).await;
     assert_eq!(submitted.status, 201, "{submitted:?}");
     let (job_id, key_id) = (id(&submitted), id(&victim));

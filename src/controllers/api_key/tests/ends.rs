@@ -31,6 +31,43 @@ async fn revoked_and_expired_keys_are_not_looked_after_any_more() {
 }
 
 #[tokio::test]
+async fn a_key_ends_with_the_key_that_has_created_it() {
+    // Given: a key with a token, created by the key `maker`.
+    let mut bench = bench();
+    let owner =
+        json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "name": "maker", "uid": "m1"});
+    let maker = |uid: &str, spec: Value| {
+        let metadata = json!({"name": "maker", "namespace": "tenant-acme", "uid": uid});
+        json!({"apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": metadata, "spec": spec})
+    };
+    put(&mut bench.keys, maker("m1", json!({"expiresAt": "2030-01-01T00:05:00Z"})));
+    bench.key(json!({"ownerReferences": [owner]}), json!({}));
+    bench.converge().await;
+    let ids = bench.ids();
+    let action = bench.try_reconcile().await.0.unwrap();
+    assert_eq!(action, Action::requeue(std::time::Duration::from_secs(300)), "when the other expires");
+    // When the other expires, so does it, and is valid again with it.
+    bench.after(300);
+    assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyExpired"]);
+    assert_eq!((bench.conditions()["Active"].as_str(), bench.ids()), ("False/KeyExpired", ids.clone()));
+    put(&mut bench.keys, maker("m1", json!({})));
+    bench.converge().await;
+    assert_eq!((bench.conditions()["Active"].as_str(), bench.ids()), ("True/KeyAccepted", ids));
+    // When the other is revoked, or replaced by a new key of its name, it is revoked for good.
+    for other in [maker("m2", json!({})), maker("m1", json!({"revoked": true}))] {
+        let mut bench = self::bench();
+        put(&mut bench.keys, maker("m1", json!({})));
+        bench.key(json!({"ownerReferences": [owner]}), json!({}));
+        bench.converge().await;
+        put(&mut bench.keys, other);
+        assert_eq!(bench.reconcile_once().await, [STATUS, "Event KeyRevoked"]);
+        assert_eq!((bench.conditions()["Active"].as_str(), bench.ids().len()), ("False/KeyRevoked", 0));
+        let said = bench.status()["conditions"].to_string();
+        assert!(said.contains("key maker, which has created this one, is revoked or deleted"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_outside_of_a_tenants_namespace_gets_nothing() {
     let mut bench = bench();
     mock::drop_all(&mut bench.tenants);

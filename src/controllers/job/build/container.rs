@@ -53,8 +53,9 @@ pub(super) fn container(job: &ValidJob<'_>, admission: &Admission, settings: &Se
                 .then(|| Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
             ..SecurityContext::default()
         }),
-        // The last lines of a failed container's output become its message.
-        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        // A pod's status, and so the Job's, is read by users who may not read logs: none of their lines goes there. What the
+        // program writes to /dev/termination-log does.
+        termination_message_policy: Some("File".to_owned()),
         volume_mounts: mounts(job),
         ..Container::default()
     }
