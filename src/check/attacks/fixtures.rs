@@ -77,12 +77,18 @@ pub async fn make(client: &Client, site: &Site, plan: &str, limit: Duration) -> 
     for (who, namespace, name, scopes) in [
         (Who::Key, &tenant, "all", &SCOPES[..]),
         (Who::KeyWithoutScopes, &tenant, "scopeless", &[]),
+        (Who::KeyOfKeys, &tenant, "of-keys", &SCOPES[2..4]),
         (Who::RevokedKey, &tenant, "revoked", &SCOPES[..]),
         (Who::NeighbourKey, &next, "all", &SCOPES[..]),
         (Who::SuspendedKey, &suspended, "all", &SCOPES[..]),
     ] {
-        let (_, token) = key(client, namespace, name, scopes, limit).await?;
+        let (uid, token) = key(client, namespace, name, scopes, limit).await?;
         fixtures.tokens.insert(who, token);
+        match who {
+            Who::Key => fixtures.ids.push(("{own}", uid)),
+            Who::KeyWithoutScopes => fixtures.ids.push(("{scopeless}", uid)),
+            _ => (),
+        }
     }
     fixtures.tokens.insert(Who::ForgedKey, FORGED_KEY.to_owned());
     fixtures.tokens.insert(Who::ForgedToken, FORGED_TOKEN.to_owned());
@@ -103,7 +109,7 @@ pub async fn make(client: &Client, site: &Site, plan: &str, limit: Duration) -> 
             .await,
     )?;
     let of_tenant = answered(within("failed to read a tenant", tenants.get(TENANT)).await)?;
-    fixtures.ids = vec![
+    fixtures.ids.extend([
         ("{tenant}", uid(&of_tenant)),
         ("{next}", NEIGHBOUR.to_owned()),
         ("{job}", job),
@@ -112,7 +118,7 @@ pub async fn make(client: &Client, site: &Site, plan: &str, limit: Duration) -> 
         ("{key}", victim),
         ("{sparekey}", spare),
         ("{node}", uid(&node)),
-    ];
+    ]);
     Ok(fixtures)
 }
 

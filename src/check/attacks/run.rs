@@ -83,6 +83,7 @@ impl Targets<'_> {
         let keys = [
             (Who::Key, 200),
             (Who::KeyWithoutScopes, 200),
+            (Who::KeyOfKeys, 200),
             (Who::NeighbourKey, 200),
             (Who::RevokedKey, 401),
             (Who::SuspendedKey, 403),

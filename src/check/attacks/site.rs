@@ -69,6 +69,8 @@ pub enum Who {
     Key,
     /// A holder of a key without scopes.
     KeyWithoutScopes,
+    /// A holder of a key that may read and write keys.
+    KeyOfKeys,
     /// A holder of a key with every scope of another tenant.
     NeighbourKey,
     /// A holder of a key of a suspended tenant.
@@ -88,11 +90,13 @@ impl Who {
     #[must_use]
     pub fn is_of_rest(self) -> bool {
         use Who::{
-            ForgedKey, ForgedToken, Key, KeyWithoutScopes, NeighbourKey, NoKey, RevokedKey, SuspendedKey,
+            ForgedKey, ForgedToken, Key, KeyOfKeys, KeyWithoutScopes, NeighbourKey, NoKey, RevokedKey,
+            SuspendedKey,
         };
         matches!(
             self,
-            Key | KeyWithoutScopes
+            Key | KeyOfKeys
+                | KeyWithoutScopes
                 | NeighbourKey
                 | SuspendedKey
                 | RevokedKey
@@ -158,6 +162,7 @@ impl fmt::Display for Who {
             Self::Administrator => "an administrator of the cluster",
             Self::Key => "a key with all scopes",
             Self::KeyWithoutScopes => "a key without scopes",
+            Self::KeyOfKeys => "a key with the scopes of keys",
             Self::NeighbourKey => "a key of another tenant",
             Self::SuspendedKey => "a key of a suspended tenant",
             Self::RevokedKey => "a revoked key",

@@ -20,7 +20,9 @@ fn routes() -> Vec<Route> {
     let submit = || Some(json!({"image": "none", "on_quota": "queue"}));
     let route = |method: Method, path: &str, body: Option<Value>, needs| {
         let (call, twin) = (Call::rest(method.clone(), path, body.clone()), path.replace("{job}", "{spare}"));
-        Route { call, needs, twin: Call::rest(method, &twin.replace("{key}", "{sparekey}"), body) }
+        // A key rotates itself.
+        let other = if path.ends_with("/rotate") { "{own}" } else { "{sparekey}" };
+        Route { call, needs, twin: Call::rest(method, &twin.replace("{key}", other), body) }
     };
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
     vec![
@@ -98,6 +100,37 @@ fn of_administrators() -> Vec<Attack> {
     routes.into_iter().map(one).collect()
 }
 
+/// What would give a key more than its holder has, or take it from who has more.
+fn beyond_its_own() -> Vec<Attack> {
+    let by = |who| By { who, wall: Wall::Scope, code: 403 };
+    let (small, all) = (by(Who::KeyOfKeys), by(Who::Key));
+    let make = |scopes: &[&str]| Call::rest(Method::POST, "/keys", Some(json!({"scopes": scopes})));
+    let rotate = |id: &str| Call::rest(Method::POST, &format!("/keys/{id}/rotate"), None);
+    let delete = |id: &str| Call::rest(Method::DELETE, &format!("/keys/{id}"), None);
+    let beyond = "a key can't create, rotate or delete a key with scopes beyond its own";
+    vec![
+        small.attack(
+            "make a key with more scopes",
+            make(&["jobs:write"]),
+            beyond,
+            (Who::KeyOfKeys, make(&[])),
+        ),
+        small.attack("rotate a key with more scopes", rotate("{own}"), beyond, (Who::Key, rotate("{own}"))),
+        small.attack(
+            "delete a key with more scopes",
+            delete("{own}"),
+            beyond,
+            (Who::KeyOfKeys, delete("{scopeless}")),
+        ),
+        all.attack(
+            "rotate a key of others",
+            rotate("{key}"),
+            "can rotate only itself",
+            (Who::Key, rotate("{own}")),
+        ),
+    ]
+}
+
 /// Input that is not as documented.
 fn input() -> Vec<Attack> {
     let get = |path: &str| Call::rest(Method::GET, path, None);
@@ -165,5 +198,5 @@ fn input() -> Vec<Attack> {
 }
 
 pub(super) fn all(_: &Site) -> Vec<Attack> {
-    [everybody(), of_administrators(), input()].concat()
+    [everybody(), of_administrators(), beyond_its_own(), input()].concat()
 }

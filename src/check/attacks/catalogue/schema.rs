@@ -166,7 +166,7 @@ fn keys() -> Vec<(&'static str, Value, &'static str)> {
     let scopes = |scope: &str| json!({"scopes": [scope]});
     vec![
         ("a key with an unknown scope", scopes("everything"), "spec.scopes[0]"),
-        ("a key that rotates without end", json!({"rotateEvery": "1s"}), "rotateEvery is at least"),
+        ("a key that rotates without end", json!({"rotateEvery": "59m"}), "rotateEvery is at least"),
         (
             "a key whose old version is valid for a year",
             json!({"overlapSeconds": 31_536_000}),
