@@ -69,9 +69,9 @@ async fn its_account_has_the_rights_of_its_routes_and_no_others() {
     let operator = super::operator(&cluster).await;
     let left = rights(&operator, "kube-system").await;
     let kinds = lines(&[
-        ("tenants.crofter.io", "create get list patch update watch"),
-        ("jobs.crofter.io", "delete get list patch update watch"),
-        ("tenantapikeys.crofter.io", "get list patch update watch"),
+        ("tenants.crofter.io", "create get list patch watch"),
+        ("jobs.crofter.io", "delete get list patch watch"),
+        ("tenantapikeys.crofter.io", "get list patch watch"),
     ]);
     assert!(left.is_superset(&kinds), "{left:#?}");
     assert!(!left.iter().any(|right| right.starts_with("pods/log.")), "{left:#?}");

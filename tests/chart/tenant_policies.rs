@@ -151,7 +151,7 @@ async fn only_crofter_makes_what_a_tenant_or_a_key_owns() {
     let tenancy = Tenancy::new("tenant-owners").await;
     // The owner that an object has already doesn't become another one under its UID.
     let account =
-        tenancy.api::<ServiceAccount>(&tenancy.operator).get(names::JOB_SERVICE_ACCOUNT).await.unwrap();
+        tenancy.api::<ServiceAccount>(&tenancy.admin).get(names::JOB_SERVICE_ACCOUNT).await.unwrap();
     let uid = account.uid().unwrap();
     let owner = |kind: &str, version: &str| json!([{"apiVersion": format!("crofter.io/{version}"), "kind": kind, "name": "acme", "uid": uid}]);
     for (theirs, mut plain) in tenancy.kinds(&tenancy.person, "owned") {

@@ -201,8 +201,9 @@ fn conditions(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 #[test]
 fn the_controller_can_be_spawned() {
+    type Invalid = Writer<Meta<TenantApiKey>>;
     fn spawnable<F: Future<Output = ()> + Send + 'static>(
-        _: fn(Arc<Context>, Writer<Meta<TenantApiKey>>, Inputs, future::Ready<()>) -> F,
+        _: fn(Arc<Context>, Invalid, Inputs, future::Ready<()>) -> F,
     ) {
     }
     spawnable(run);

@@ -1,9 +1,9 @@
 //! The pod-finalizer controller: removes the finalizer of a job pod once what it used is counted.
 //!
 //! A pod carries the finalizer from its creation. It is removed when the attempt has ended and is on record: in the
-//! Job's status, in Postgres where there is one, and, where it is the first attempt, in the hourly window of Tenant
-//! status (`waiting`). When Postgres is behind, the Job itself is held instead (one more write, in an outage only), so
-//! that pods don't pile up on the nodes' quotas while the database is away.
+//! Job's status, in Postgres where there is one, and, for first attempts and retries, in the hourly window of Tenant status
+//! (`waiting`). When Postgres is behind, the Job itself is held instead (one more write, in an outage only), so that pods
+//! don't pile up on the nodes' quotas while the database is away.
 //!
 //! A pod that is being deleted loses the finalizer as soon as that holds: a client waits for it. One that no client
 //! deletes keeps it for [`FINALIZER_DELAY`] after its end. Most pods are deleted with their job before that or long
