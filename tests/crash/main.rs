@@ -21,6 +21,7 @@ mod invalid_objects;
 mod keys;
 mod kstatus;
 mod kubelet;
+mod large_lists;
 mod leadership;
 mod load;
 mod no_database;

@@ -201,11 +201,8 @@ fn conditions(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 #[test]
 fn the_controller_can_be_spawned() {
-    type Invalid = Writer<Meta<TenantApiKey>>;
-    fn spawnable<F: Future<Output = ()> + Send + 'static>(
-        _: fn(Arc<Context>, Invalid, Inputs, future::Ready<()>) -> F,
-    ) {
-    }
+    type Run<F> = fn(Arc<Context>, Writer<Meta<TenantApiKey>>, Inputs, future::Ready<()>) -> F;
+    fn spawnable<F: Future<Output = ()> + Send + 'static>(_: Run<F>) {}
     spawnable(run);
 }
 

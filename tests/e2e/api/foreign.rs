@@ -224,6 +224,22 @@ async fn api_a_flood_of_refused_keys_is_slowed_down_and_a_valid_one_from_there_i
         }
     }
     assert!(slowed >= 100, "{slowed} of 200");
+    // Nor is an administrator kept out, whose token the server does not know yet.
+    let kubectl = async |args: [&str; 3]| {
+        let out = world().cluster.kubectl(args).await.unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    kubectl(["create", "serviceaccount", "api-newcomer"]).await;
+    let token = format!("Bearer {}", kubectl(["create", "token", "api-newcomer"]).await);
+    let newcomer = request("GET", "/v1/whoami", &[("connection", "close"), ("authorization", &token)], None);
+    let flood = join_all((0..200).map(async |n| {
+        // Each third guess is a token.
+        world().rest_from(address, &guess(3 * n + 2)).await.unwrap().status
+    }));
+    let (guesses, answer) = futures::join!(flood, world().rest_from(address, &newcomer));
+    assert_eq!(answer.unwrap().status, 200);
+    assert!(guesses.iter().all(|status| [401, 429].contains(status)), "{guesses:?}");
     let elsewhere =
         request("GET", "/v1/whoami", &[("connection", "close"), ("x-api-key", "crft_guess")], None);
     assert_eq!(world().rest_raw(&elsewhere).await.unwrap().status, 401, "another address is not slowed down");
