@@ -55,10 +55,10 @@ pub struct Options {
     #[arg(long, env = "CROFTER_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", default_value = "crofter-system/crofter", value_parser = config::account)]
     service_account: Account,
     /// URL of the REST API, such as http://127.0.0.1:8080; without it attacks are made on the API server alone.
-    #[arg(long, env = "CROFTER_URL", requires = "attacks")]
+    #[arg(long, env = "CROFTER_URL")]
     api_url: Option<String>,
     /// File with the certificates of the authorities that the REST API's may be of.
-    #[arg(long, env = "CROFTER_CA", requires = "api_url")]
+    #[arg(long, env = "CROFTER_CA")]
     api_authority: Option<PathBuf>,
 }
 

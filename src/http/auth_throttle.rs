@@ -1,5 +1,5 @@
-//! Limits failed authentications by address. Success is never refused for the failures of others: a valid key is not
-//! throttled at all, and a valid token waits at most for its turn.
+//! Limits failed authentications by address. A valid key is not throttled at all, and a valid token waits at most for its turn;
+//! only where the line of those that wait is full, one that was not accepted within the last hour is refused.
 //!
 //! Each address has a token bucket (in IPv6 each /64, which belongs to one customer). The number of buckets is bounded;
 //! addresses beyond it share one, so that a flood from many addresses throttles only requests that fail.

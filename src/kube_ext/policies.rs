@@ -30,12 +30,15 @@ pub const POLICIES: [&str; 14] = [
 ];
 /// The one whose binding denies only where the chart's values say so.
 pub const NODE_NAMES: &str = "node-names.crofter.io";
+/// Policies with a second binding, and its name.
+const SECOND_BINDINGS: [(&str, &str); 1] = [("ownership.crofter.io", "ownership-of-pods.crofter.io")];
 /// How often a replica looks.
 const INTERVAL: Duration = Duration::from_secs(600);
 /// The same where the API server did not answer.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// The policies that are not in force: the policy or its binding is missing, or the binding does not deny.
+/// The policies that are not in force: the policy or a binding of it is missing, or the binding does not deny, or the
+/// policy lets pass what it can't judge.
 ///
 /// # Errors
 /// A read fails.
@@ -45,12 +48,20 @@ pub async fn missing(client: &Client) -> Result<Vec<&'static str>, CallError> {
     let mut missing = Vec::new();
     for name in POLICIES {
         let what = format!("failed to read ValidatingAdmissionPolicy {name}");
-        let policy = within(what, policies.get_metadata_opt(name)).await?;
-        let what = format!("failed to read ValidatingAdmissionPolicyBinding {name}");
-        let binding = within(what, bindings.get_opt(name)).await?;
-        let actions = binding.and_then(|binding| binding.spec?.validation_actions);
-        let denies = actions.is_some_and(|actions| name == NODE_NAMES || actions.iter().any(|a| a == "Deny"));
-        if policy.is_none() || !denies {
+        let policy = within(what, policies.get_opt(name)).await?.and_then(|policy| policy.spec);
+        let mut denies = policy.is_some_and(|spec| spec.failure_policy.as_deref() == Some("Fail"));
+        let second =
+            SECOND_BINDINGS.into_iter().filter(|(policy, _)| *policy == name).map(|(_, binding)| binding);
+        for binding in second.chain([name]) {
+            let what = format!("failed to read ValidatingAdmissionPolicyBinding {binding}");
+            let spec = within(what, bindings.get_opt(binding)).await?.and_then(|binding| binding.spec);
+            denies &= spec.is_some_and(|spec| {
+                let actions = spec.validation_actions.unwrap_or_default();
+                let of_policy = spec.policy_name.as_deref() == Some(name);
+                of_policy && (name == NODE_NAMES || actions.iter().any(|action| action == "Deny"))
+            });
+        }
+        if !denies {
             missing.push(name);
         }
     }
@@ -105,7 +116,7 @@ mod tests {
                     "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec,
                 })
             };
-            let policy = of("ValidatingAdmissionPolicy", json!({}));
+            let policy = of("ValidatingAdmissionPolicy", json!({"failurePolicy": "Fail"}));
             fake.put(&format!("{at}/validatingadmissionpolicies/{name}"), policy);
             let binding =
                 of("ValidatingAdmissionPolicyBinding", json!({"validationActions": [action, "Audit"]}));

@@ -44,15 +44,21 @@ pub struct Fixtures {
     pub ids: Vec<(&'static str, String)>,
 }
 
-/// Creates all of it, and waits until it is as the attacks need it.
+/// Creates the node, which comes first: where it exists another check runs, and has all the rest.
+///
+/// # Errors
+/// It could not be created.
+pub async fn begin(client: &Client) -> Result<Node, Finding> {
+    let node = json!({"metadata": {"name": NODE}, "spec": {"unschedulable": true}});
+    create(&Api::all(client.clone()), node).await
+}
+
+/// Creates all the rest of it, and waits until it is as the attacks need it.
 ///
 /// # Errors
 /// What could not be created, and how to mend that.
 pub async fn make(client: &Client, site: &Site, plan: &str, limit: Duration) -> Result<Fixtures, Finding> {
     let (tenant, next) = (site.namespace(), site.next());
-    let nodes = Api::all(client.clone());
-    let node = create(&nodes, json!({"metadata": {"name": NODE}, "spec": {"unschedulable": true}}));
-    let node: Node = node.await?;
     elsewhere(client).await?;
     let member =
         |who: Who| json!({"kind": "User", "name": who.user(site).map(|user| user.0), "role": who.role()});
@@ -117,7 +123,7 @@ pub async fn make(client: &Client, site: &Site, plan: &str, limit: Duration) -> 
         ("{canceled}", canceled),
         ("{key}", victim),
         ("{sparekey}", spare),
-        ("{node}", uid(&node)),
+        ("{node}", uid(node)),
     ]);
     Ok(fixtures)
 }
@@ -276,7 +282,8 @@ where
         Err(error) if error.is_conflict() => Err(Finding::failed(
             format!("{kind} {name} exists: another check runs, or was ended"),
             format!(
-                "wait until it ends, or delete the Tenants, the Namespace and the Node whose names begin with {TENANT}"
+                "wait until it ends, or set spec.preventDeletion of Tenant {SUSPENDED} to false, and delete the Tenants, the \
+                 Namespace and the Node whose names begin with {TENANT}"
             ),
         )),
         other => answered(other),

@@ -36,7 +36,12 @@ pub(super) async fn check(client: &Client, options: &Options) -> Vec<Finding> {
         Err(error) => return vec![Finding::failed(error, "give the URL of the REST API as --api-url")],
     };
     let limit = Duration::from_secs(options.step_seconds.into());
-    let mut findings = match fixtures::make(client, &site, &options.plan, limit).await {
+    let node = match fixtures::begin(client).await {
+        Ok(node) => node,
+        // Nothing was made, and what is there is another check's.
+        Err(finding) => return vec![finding],
+    };
+    let mut findings = match fixtures::make(client, &site, &node, &options.plan, limit).await {
         Ok(fixtures) => {
             let targets =
                 Targets { api_server: client, rest: rest.as_ref(), site: &site, fixtures: &fixtures };

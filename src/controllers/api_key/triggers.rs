@@ -61,8 +61,8 @@ pub(super) fn ancestors(
             Some(end) => seen.insert(uid, end.clone()),
             None => seen.remove(&uid),
         };
-        // What it has created comes after it.
-        let concerned = if before.is_none() || before == end {
+        // One that is new may be an ancestor that could not be read until now.
+        let concerned = if before == end {
             Vec::new()
         } else {
             let namespace = key.metadata.namespace.as_ref();

@@ -118,9 +118,9 @@ mod tests {
         assert_eq!(none.reason, Reason::NotATenantNamespace);
         assert!(none.message.contains("tenant-acme"), "{none:?}");
         assert_eq!(refusal(json!({}), Some(tenant(true))).reason, Reason::Terminating);
-        let period = refusal(json!({"rotateEvery": "59m"}), Some(tenant(false)));
+        let period = refusal(json!({"rotateEvery": "0s"}), Some(tenant(false)));
         assert_eq!(period.reason, Reason::InvalidObject);
-        assert!(period.message.contains("`59m`"), "{period:?}");
+        assert!(period.message.contains("`0s`"), "{period:?}");
         let secret = refusal(json!({"secretName": "shared"}), Some(tenant(false)));
         assert_eq!(secret.reason, Reason::InvalidObject);
         assert!(secret.message.contains("`shared`"), "{secret:?}");

@@ -182,7 +182,9 @@ pub fn end(spec: &TenantApiKeySpec, status: &TenantApiKeyStatus, now: Timestamp)
 #[must_use]
 pub fn end_with(lineage: &Lineage, status: &TenantApiKeyStatus, now: Timestamp) -> Option<Step> {
     let (ancestor, closed) = lineage.ended(now)?;
-    let kept = if closed == Closed::Expired { kept(status, now) } else { Versions::default() };
+    // An ancestor that is missing may be one that this version can't read. Where it was deleted, Kubernetes deletes the key.
+    let returns = closed == Closed::Expired || lineage.misses_one();
+    let kept = if returns { kept(status, now) } else { Versions::default() };
     Some(Step::EndWith { ancestor, closed, kept })
 }
 
@@ -261,7 +263,7 @@ fn times(view: &View<'_>, versions: &Versions) -> Vec<Timestamp> {
 }
 
 fn rotation_due(view: &View<'_>, newest: &KeyVersion) -> Option<Timestamp> {
-    view.rotate_every.map(|every| later(newest.created_at.0, every.max(SHORTEST_PERIOD)))
+    view.rotate_every.map(|every| later(newest.created_at.0, every))
 }
 
 fn repair_due(versions: &Versions) -> Option<Timestamp> {
@@ -323,9 +325,20 @@ pub fn request(annotation: &str) -> String {
     Sha256::digest(annotation).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads a period such as `720h` or `1h30m`; `None` of what is none, or shorter than an hour.
+/// Reads a period such as `720h` or `1h30m`; `None` of what is none. One that is shorter than [`SHORTEST_PERIOD`] was stored
+/// before that bound, and counts as it.
 #[must_use]
 pub fn period(text: &str) -> Option<SignedDuration> {
+    written_period(text).map(|period| period.max(SHORTEST_PERIOD))
+}
+
+/// Whether a text is a period of at least [`SHORTEST_PERIOD`].
+#[must_use]
+pub fn is_long_enough(text: &str) -> bool {
+    written_period(text).is_some_and(|period| period >= SHORTEST_PERIOD)
+}
+
+fn written_period(text: &str) -> Option<SignedDuration> {
     let mut seconds = 0_i64;
     let mut digits = String::new();
     for c in text.chars() {
@@ -342,7 +355,7 @@ pub fn period(text: &str) -> Option<SignedDuration> {
         seconds = seconds.checked_add(count.checked_mul(unit)?)?;
     }
     let period = SignedDuration::from_secs(seconds);
-    (digits.is_empty() && (SHORTEST_PERIOD..=LONGEST_PERIOD).contains(&period)).then_some(period)
+    (digits.is_empty() && period > SignedDuration::ZERO && period <= LONGEST_PERIOD).then_some(period)
 }
 
 #[cfg(test)]

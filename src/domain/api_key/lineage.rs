@@ -63,6 +63,12 @@ impl Lineage {
         missing.or_else(|| self.ancestors.iter().find_map(closed))
     }
 
+    /// Whether an ancestor does not exist, or can't be read.
+    #[must_use]
+    pub fn misses_one(&self) -> bool {
+        self.missing.is_some()
+    }
+
     /// When the first ancestor expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
@@ -120,6 +126,7 @@ mod tests {
         assert_eq!(with(json!({"revoked": true})).ended(at(0)), Some(("a".to_owned(), Closed::Revoked)));
         let gone = lineage(&[child.clone(), parent.clone()]);
         assert_eq!(gone.ended(at(0)), Some(("a".to_owned(), Closed::Revoked)), "deleted");
+        assert!(gone.misses_one() && !all.misses_one());
         let none = lineage(&[key("a", None, json!({"scopes": ["jobs:read"]}))]);
         assert_eq!((none.ended(at(0)), none.expires_at()), (None, None));
     }

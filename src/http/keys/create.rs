@@ -110,7 +110,7 @@ fn check_usable(new: &NewKey, now: Timestamp) -> Result<(), Problem> {
         return Err(Problem::new(Code::InvalidObject, detail));
     }
     match &new.rotate_every {
-        Some(text) if lifecycle::period(text).is_none() => {
+        Some(text) if !lifecycle::is_long_enough(text) => {
             let detail = "rotate_every: give hours, minutes and seconds such as 720h or 1h30m, at least 1h";
             Err(Problem::new(Code::InvalidObject, detail))
         }

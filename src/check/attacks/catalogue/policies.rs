@@ -122,6 +122,10 @@ fn objects(site: &Site) -> Vec<Attack> {
     let words = "can't be deleted with propagationPolicy Orphan";
     let twin = || (Who::Developer, call::delete(JOBS, &at, "waiting"));
     all.push(by.attack("delete a Job and leave its pods", call::orphan(JOBS, &at, "waiting"), words, twin()));
+    let admin = policy(Who::TenantAdmin, "job-deletion.crofter.io");
+    let key = call::orphan(KEYS, &at, "all");
+    let twin_of_key = (Who::TenantAdmin, call::delete(KEYS, &at, "all"));
+    all.push(admin.attack("delete a key and leave those that it has made", key, words, twin_of_key));
     all.push(by.attack("delete all Jobs and leave their pods", call::orphan(JOBS, &at, ""), words, twin()));
     all
 }

@@ -316,9 +316,13 @@ fn requests_and_periods_are_read() {
     assert_eq!(request("2026-01-01"), "2026-01-01");
     assert_eq!(request(&"x".repeat(65)).len(), 64);
     assert_ne!(request(&"x".repeat(65)), request(&"x".repeat(66)));
-    for (text, seconds) in
-        [("60m", Some(3600)), ("1h30m", Some(5400)), ("5400s", Some(5400)), ("59m59s", None)]
-    {
+    for (text, seconds) in [
+        ("60m", Some(3600)),
+        ("1h30m", Some(5400)),
+        ("5400s", Some(5400)),
+        ("59m59s", Some(3600)),
+        ("0s", None),
+    ] {
         assert_eq!(period(text).map(|p| p.as_secs()), seconds, "{text}");
     }
     // The longest that the CRD's rule reads.
