@@ -180,12 +180,14 @@ mod tests {
         };
         let scheduler = SchedulerHandle::default();
         tokio::spawn(serve(listener, Metrics::default(), scheduler, health, Random::system()));
+        // Given: a client that sends nothing, and one that sends half a head.
         let mut silent = Vec::new();
         for head in ["", "GET /metrics HTTP/1.1\r\nhost"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(head.as_bytes()).await.unwrap();
             silent.push(stream);
         }
+        // Then: the server closes their connections, and serves others.
         for mut stream in silent {
             let end = tokio::time::timeout(Duration::from_mins(1), stream.read_to_end(&mut Vec::new())).await;
             assert!(end.is_ok(), "it is still open after a minute");

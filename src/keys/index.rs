@@ -361,10 +361,12 @@ mod tests {
         let scopes = |index: &Index| {
             index.authenticate(&token(1), &peppers(&[1]), at(9)).map(|principal| principal.scopes)
         };
+        // Step 1: it is accepted while the other exists, with the scopes that both have.
         index.apply(&created("ci", "ci"));
         assert_eq!(scopes(&index), Err(Refusal::Revoked), "the other does not exist");
         index.apply(&object("ci", json!({"scopes": ["jobs:read"]}), &[]));
         assert_eq!(scopes(&index), Ok(vec![Scope::JobsRead]), "and no scope beyond the other's");
+        // Step 2: it ends with the other, and does not begin again with a new one of that name.
         let principal = index.authenticate(&token(1), &peppers(&[1]), at(9)).unwrap();
         for (spec, refusal) in [
             (json!({"expiresAt": "1970-01-01T00:00:09Z"}), Refusal::Expired),
