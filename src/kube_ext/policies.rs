@@ -118,9 +118,12 @@ mod tests {
             };
             let policy = of("ValidatingAdmissionPolicy", json!({"failurePolicy": "Fail"}));
             fake.put(&format!("{at}/validatingadmissionpolicies/{name}"), policy);
-            let binding =
-                of("ValidatingAdmissionPolicyBinding", json!({"validationActions": [action, "Audit"]}));
-            fake.put(&format!("{at}/validatingadmissionpolicybindings/{name}"), binding);
+            let second = SECOND_BINDINGS.into_iter().filter(|(policy, _)| *policy == name);
+            for binding in second.map(|(_, binding)| binding).chain([name]) {
+                let spec = json!({"policyName": name, "validationActions": [action, "Audit"]});
+                let object = of("ValidatingAdmissionPolicyBinding", spec);
+                fake.put(&format!("{at}/validatingadmissionpolicybindings/{binding}"), object);
+            }
         };
         for name in POLICIES.into_iter().filter(|name| *name != "paused.crofter.io") {
             put(name, if ["job-pods.crofter.io", NODE_NAMES].contains(&name) { "Warn" } else { "Deny" });

@@ -57,7 +57,13 @@ pub async fn begin(client: &Client) -> Result<Node, Finding> {
 ///
 /// # Errors
 /// What could not be created, and how to mend that.
-pub async fn make(client: &Client, site: &Site, plan: &str, limit: Duration) -> Result<Fixtures, Finding> {
+pub async fn make(
+    client: &Client,
+    site: &Site,
+    node: &Node,
+    plan: &str,
+    limit: Duration,
+) -> Result<Fixtures, Finding> {
     let (tenant, next) = (site.namespace(), site.next());
     elsewhere(client).await?;
     let member =

@@ -107,9 +107,9 @@ mod tests {
         }
         sender.send(Change::Deleted(with(json!({"revoked": true})))).await.unwrap();
         drop(sender);
-        // Then: the other is requeued for each end.
+        // Then: the other is requeued when it is first seen, and for each end.
         let woken: Vec<_> = ancestors(receiver, keys).collect().await;
-        assert_eq!(woken, vec![ObjectRef::new("b").within("tenant-acme"); 3]);
+        assert_eq!(woken, vec![ObjectRef::new("b").within("tenant-acme"); 4]);
     }
 
     #[tokio::test]

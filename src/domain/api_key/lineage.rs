@@ -32,18 +32,22 @@ pub fn parent(key: &TenantApiKey) -> Option<&OwnerReference> {
 #[derive(Clone, Debug)]
 pub struct Lineage {
     ancestors: Vec<Arc<TenantApiKey>>,
-    /// The name of an ancestor that does not exist (any more).
+    /// The name of an ancestor that does not exist (any more), or can't be read.
     missing: Option<String>,
+    /// Whether there is another key of that name in its place.
+    replaced: bool,
 }
 
 impl Lineage {
     /// The lineage of a key; `find` finds the key of a name in the same namespace.
     #[must_use]
     pub fn of(key: &TenantApiKey, find: impl Fn(&str) -> Option<Arc<TenantApiKey>>) -> Self {
-        let mut lineage = Self { ancestors: Vec::new(), missing: None };
+        let mut lineage = Self { ancestors: Vec::new(), missing: None, replaced: false };
         while let Some(parent) = parent(lineage.ancestors.last().map_or(key, |last| last)) {
-            let found = find(&parent.name).filter(|found| found.metadata.uid.as_ref() == Some(&parent.uid));
-            match found.filter(|_| lineage.ancestors.len() < MAX_ANCESTORS) {
+            let named = find(&parent.name).filter(|_| lineage.ancestors.len() < MAX_ANCESTORS);
+            lineage.replaced =
+                named.as_ref().is_some_and(|found| found.metadata.uid.as_ref() != Some(&parent.uid));
+            match named.filter(|_| !lineage.replaced) {
                 Some(found) => lineage.ancestors.push(found),
                 None => {
                     lineage.missing = Some(parent.name.clone());
@@ -63,10 +67,10 @@ impl Lineage {
         missing.or_else(|| self.ancestors.iter().find_map(closed))
     }
 
-    /// Whether an ancestor does not exist, or can't be read.
+    /// Whether an ancestor is not found, and may be one that can't be read.
     #[must_use]
     pub fn misses_one(&self) -> bool {
-        self.missing.is_some()
+        self.missing.is_some() && !self.replaced
     }
 
     /// When the first ancestor expires.
