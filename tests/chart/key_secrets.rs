@@ -139,6 +139,7 @@ async fn the_secret_of_a_key_is_for_who_makes_keys() {
     for role in ["viewer", "developer", "operator", "admin"] {
         let client = person(&admin, &namespace, role).await;
         let secrets: Api<Secret> = Api::namespaced(client, &namespace);
+        // Each verb on an ordinary Secret and on that of a key.
         for ((verb, word), name) in VERBS.into_iter().flat_map(|verb| [(verb, PLAIN), (verb, KEY)]) {
             let reads = ["get", "list", "watch", "deletecollection"].contains(&verb);
             let wall = match role {
@@ -190,6 +191,7 @@ async fn the_secret_of_a_key_is_deleted_with_the_key() {
 async fn the_operator_reads_secrets_of_tenants_alone() {
     let (admin, namespace) = with_key("tenant-key-reach").await;
     let operator = operator(installed().await).await;
+    // Elsewhere it reads none, and gives itself no right to.
     let theirs: Api<Secret> = Api::namespaced(admin.clone(), "default");
     theirs.create(&PostParams::default(), &object(json!({"metadata": {"name": "theirs"}}))).await.unwrap();
     for (place, name) in [("default", "theirs"), (NAMESPACE, names::PEPPER_SECRET)] {

@@ -439,6 +439,7 @@ fn the_hour_is_counted_with_those_about_to_start_and_ends_by_itself() {
     for n in 0..9 {
         dispatcher.charge("acme", &format!("old{n}"), Timestamp::UNIX_EPOCH);
     }
+    // Nine of ten jobs of the hour have started; one more may, and retries of what the cluster ended.
     let rejected = JobInput { on_quota: OnQuota::Reject, ..at(2, job("refused", "acme", small)) };
     let disrupted = JobInput { state: JobState::Waiting(2), ..at(3, job("disrupted", "acme", small)) };
     let retry = JobInput { charged_retry: true, uid: "retry".into(), ..disrupted.clone() };

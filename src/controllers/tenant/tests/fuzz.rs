@@ -29,6 +29,7 @@ proptest! {
             if serde_json::from_value::<Tenant>(bench.fake.get(TENANT)).is_err() {
                 return;
             }
+            // It touches the tenant, its namespace and what is in that; and it publishes Events.
             let (_, calls) = bench.reconcile_once().await;
             for call in &calls {
                 let is_own = |prefix: &str| {
