@@ -33,7 +33,7 @@ impl Site {
         names::namespace(&self.prefix, TENANT)
     }
 
-    /// Namespace of [`NEIGHBOUR`].
+    /// Namespace of the other tenant.
     #[must_use]
     pub fn next(&self) -> String {
         names::namespace(&self.prefix, NEIGHBOUR)
