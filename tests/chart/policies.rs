@@ -81,8 +81,12 @@ fn tenant(name: &str, spec: Value) -> Tenant {
     }))
 }
 
-/// A job's pod, as the operator makes it.
-fn job_pod(name: &str) -> Pod {
+/// A job's pod, as the operator makes it, for the nodes of a worker group.
+pub(crate) fn job_pod(name: &str, group: &str) -> Pod {
+    let admitted = json!({"key": names::NODE_ADMITTED, "operator": "In", "values": [group]});
+    let terms = json!({"nodeSelectorTerms": [{"matchExpressions": [admitted]}]});
+    let taint =
+        json!({"key": names::NODE_ADMITTED, "operator": "Equal", "value": group, "effect": "NoSchedule"});
     object(json!({
         "metadata": {
             "name": name,
@@ -92,6 +96,8 @@ fn job_pod(name: &str) -> Pod {
         "spec": {
             "serviceAccountName": names::JOB_SERVICE_ACCOUNT,
             "automountServiceAccountToken": false,
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}},
+            "tolerations": [taint],
             "containers": [{"name": names::JOB_CONTAINER, "image": "none"}],
         },
     }))
@@ -156,15 +162,15 @@ async fn job_pods_are_the_operators_alone() {
     // Other users create no pods with Crofter's labels or finalizer, and any other pods.
     let labels = LABELS;
     let finalizer = "only Crofter sets or removes the finalizer crofter.io/accounted";
-    refused(&theirs, &job_pod("forged"), labels).await;
-    let mut unlabelled = job_pod("forged");
+    refused(&theirs, &job_pod("forged", "tenant-pods"), labels).await;
+    let mut unlabelled = job_pod("forged", "tenant-pods");
     unlabelled.metadata.labels = None;
     refused(&theirs, &unlabelled, finalizer).await;
     unlabelled.metadata.finalizers = None;
     theirs.create(&PostParams::default(), &unlabelled).await.unwrap();
 
     // They change neither on a job's pod.
-    ours.create(&PostParams::default(), &job_pod("job")).await.unwrap();
+    ours.create(&PostParams::default(), &job_pod("job", "tenant-pods")).await.unwrap();
     for (change, message) in [
         (json!({"labels": {names::LABEL_JOB_UID: null}}), names::LABEL_JOB_UID),
         (json!({"labels": {names::LABEL_ATTEMPT: "2"}}), names::LABEL_ATTEMPT),
@@ -187,7 +193,7 @@ async fn no_pod_anywhere_is_marked_as_a_jobs() {
     let cluster = installed().await;
     let (client, _report) = cluster.client_with_report().await.unwrap();
     let pods: Api<Pod> = Api::namespaced(client, "default");
-    let mut forged = job_pod("forged");
+    let mut forged = job_pod("forged", "tenant-pods");
     forged.spec.as_mut().unwrap().service_account_name = None;
     refused(&pods, &forged, LABELS).await;
     forged.metadata.labels = Some([(names::LABEL_MANAGED_BY.to_owned(), names::MANAGER.to_owned())].into());
@@ -316,7 +322,7 @@ async fn the_operator_reaches_only_tenants_namespaces() {
     refused(&accounts, &object(json!({"metadata": {"name": "x"}})), &message("kube-system")).await;
     refused_call(&message("kube-system"), || accounts.delete("default", &try_delete)).await;
     let pods: Api<Pod> = Api::namespaced(operator.clone(), "kube-system");
-    let mut pod = job_pod("x");
+    let mut pod = job_pod("x", "acme");
     pod.spec.as_mut().unwrap().service_account_name = Some("default".to_owned());
     refused(&pods, &pod, &message("kube-system")).await;
 

@@ -19,7 +19,8 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    NAMESPACE, PROPAGATION_TIMEOUT, forbidden, installed, object, operator, policies::tenant_namespace,
+    NAMESPACE, PROPAGATION_TIMEOUT, forbidden, installed, object, operator,
+    policies::{job_pod, tenant_namespace},
 };
 
 fn plainly() -> PostParams {
@@ -135,16 +136,16 @@ async fn a_kubelet_keeps_the_finalizer_of_what_is_not_counted() {
     add_node(&admin, "counts", None).await;
     let operator = operator(cluster).await;
     let tenant = tenant_namespace(&operator, "tenant-counts").await;
-    let pod: Pod = object(json!({
-        "metadata": {
-            "name": "job", "labels": {names::LABEL_JOB_UID: "0b8e9a52"}, "finalizers": [names::FINALIZER_ACCOUNTED],
-        },
-        "spec": {
-            "nodeName": "counts", "serviceAccountName": names::JOB_SERVICE_ACCOUNT,
-            "automountServiceAccountToken": false, "containers": [{"name": names::JOB_CONTAINER, "image": "none"}],
-        },
-    }));
+    let pod = job_pod("job", &tenant);
     Api::namespaced(operator, &tenant).create(&plainly(), &pod).await.unwrap();
+    // As kube-scheduler does, which finds no such node here.
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "job"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "counts"},
+    });
+    let path = format!("/api/v1/namespaces/{tenant}/pods/job/binding");
+    let request = http::Request::post(path).header("content-type", "application/json");
+    admin.request::<Value>(request.body(binding.to_string().into_bytes()).unwrap()).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(kubelet("counts").await, &tenant);
     let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     let words = "only Crofter sets or removes the finalizer crofter.io/accounted";
