@@ -35,7 +35,7 @@ use std::{
 use crofter_test_cluster::{Cluster, wait};
 use kube::{Api, Client, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 /// The release's name and that of everything named after it.
 const RELEASE: &str = "crofter";
@@ -107,6 +107,13 @@ fn block_after(words: &str, language: &str) -> String {
     let (_, rest) = page.split_once(words).unwrap();
     let (_, block) = rest.split_once(&format!("```{language}\n")).unwrap();
     block.split_once("```").unwrap().0.to_owned()
+}
+
+/// Waits for the turn of a cluster of real nodes: of three at once the kubelets would use up the instances of inotify that the
+/// kernel gives a user (128 by default).
+async fn turn_of_real_nodes() -> SemaphorePermit<'static> {
+    static TURNS: Semaphore = Semaphore::const_new(2);
+    TURNS.acquire().await.unwrap()
 }
 
 /// A cluster with the chart installed as it is, shared by the tests that only read it.

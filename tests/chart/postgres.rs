@@ -26,9 +26,11 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, chart, helm, object, operator::WAIT_TIMEOUT, succeeded, text,
+    turn_of_real_nodes,
 };
 
 /// Its StatefulSet, and what has the same name.
@@ -99,10 +101,12 @@ async fn its_secret_is_created_once_and_its_pod_is_restricted() {
 struct Site {
     cluster: Cluster,
     client: Client,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Site {
     async fn prepare() -> Self {
+        let turn = turn_of_real_nodes().await;
         let cluster = Cluster::builder().postgres(false).real_nodes(2).start().unwrap();
         let reference = format!("crofter.test/crofter:{}", env!("CARGO_PKG_VERSION"));
         let binary = Path::new(env!("CARGO_BIN_EXE_crofter"));
@@ -143,7 +147,7 @@ impl Site {
             fs::write(cluster.dir().join(file), content.to_string()).unwrap();
         }
         let client = cluster.client().await.unwrap();
-        let site = Self { cluster, client };
+        let site = Self { cluster, client, _turn: turn };
         succeeded(&site.kubectl(&["apply", "--filename", &site.path("objects.json")]).await);
         site
     }

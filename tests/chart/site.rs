@@ -18,10 +18,11 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     NAMESPACE, block_after, object, operator::WAIT_TIMEOUT, release::Release, shell, succeeded, text,
-    type_in_at,
+    turn_of_real_nodes, type_in_at,
 };
 
 /// The node of the operator, and the one of the tenants.
@@ -40,12 +41,14 @@ pub(crate) struct Site {
     pub(crate) database_url: String,
     /// What is typed is typed here.
     pub(crate) dir: PathBuf,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Site {
     /// Nodes without the image, a registry with the release, and what values.yaml names: the Secrets of the database and
     /// of the certificate, in a namespace that admits restricted pods only.
     pub(crate) async fn prepare() -> Self {
+        let turn = turn_of_real_nodes().await;
         let cluster = Cluster::builder().real_nodes(2).start().unwrap();
         let registry = cluster.start_registry().await.unwrap();
         let binary = Path::new(env!("CARGO_BIN_EXE_crofter"));
@@ -67,7 +70,7 @@ impl Site {
         let secrets = block_after("create the Secrets that it names", "sh");
         let placeholder = "postgres://crofter:…@postgres.example.com/crofter";
         assert!(secrets.contains(placeholder), "{secrets}");
-        let site = Self { cluster, registry, release, database_url, dir };
+        let site = Self { cluster, registry, release, database_url, dir, _turn: turn };
         site.type_in(&secrets.replace(placeholder, &url)).await;
         site.type_in(&format!(
             "kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=restricted\n\
