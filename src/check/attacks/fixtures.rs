@@ -274,7 +274,7 @@ async fn key(
     }
 }
 
-/// Creates an object, also where an earlier check has left it.
+/// Creates an object. One that exists is of another check, and stays as it is.
 async fn create<K>(api: &Api<K>, object: Value) -> Result<K, Finding>
 where
     K: Clone + Debug + DeserializeOwned + Serialize + Resource<DynamicType = ()>,

@@ -171,8 +171,10 @@ impl Targets<'_> {
             let groups = groups.into_iter().map(|group| ("impersonate-group", group));
             return [("impersonate-user", user)].into_iter().chain(groups).collect();
         }
-        let token = self.fixtures.tokens.get(&who);
-        token.map(|token| ("authorization", format!("Bearer {token}"))).into_iter().collect()
+        let token = self.fixtures.tokens.get(&who).map(|token| ("authorization", format!("Bearer {token}")));
+        // A connection of its own: the server closes one after a body that is too long, and another request may be on it.
+        let close = who.is_of_rest().then(|| ("connection", "close".to_owned()));
+        token.into_iter().chain(close).collect()
     }
 }
 

@@ -202,7 +202,7 @@ fn marks(site: &Site) -> Vec<Attack> {
         ("the UID of a job", labels(names::LABEL_JOB_UID, json!("0b8e9a52")), words),
         ("the number of an attempt", labels(names::LABEL_ATTEMPT, json!("1")), words),
         ("the manager crofter", labels(names::LABEL_MANAGED_BY, json!(names::MANAGER)), words),
-        ("the finalizer of what is counted", finalizer.clone(), held),
+        ("the finalizer of what is counted", finalizer, held),
     ];
     for (who, namespace) in [(Who::Stranger, ELSEWHERE), (Who::Administrator, at)] {
         let by = policy(who, "ownership.crofter.io");
@@ -223,16 +223,9 @@ fn marks(site: &Site) -> Vec<Attack> {
         all.push(administrator.attack(what, change, *words, twin));
     }
     let developer = policy(Who::Developer, "ownership.crofter.io");
-    let of_job: [(_, &Value, _); 2] = [
-        ("a label of Crofter", &labels(names::LABEL_TENANT, json!("other")), words),
-        ("the finalizer of what is counted", &finalizer, "only Crofter"),
-    ];
-    for (what, metadata, words) in of_job {
-        // A finalizer is what tenant-objects refuses too.
-        if metadata != &finalizer {
-            all.extend(born_and_changed(&developer, site, (JOBS, "waiting"), what, metadata, words));
-        }
-    }
+    // The finalizer of what is counted is refused by tenant-objects already.
+    let label = labels(names::LABEL_TENANT, json!("other"));
+    all.extend(born_and_changed(&developer, site, (JOBS, "waiting"), "a label of Crofter", &label, words));
     for (what, namespace, metadata) in [
         ("take a namespace from its tenant", at, labels(names::LABEL_TENANT, Value::Null)),
         ("hand a namespace to another tenant", at, labels(names::LABEL_TENANT, json!("other"))),
