@@ -108,7 +108,26 @@ pub enum Caller {
     /// A tenant, by a key.
     Tenant(Context),
     /// A user of the cluster, by a token.
-    Administrator(User),
+    Administrator(Administrator),
+}
+
+/// A user of the cluster, by a token. The handler must authorise what it does for the user, and before it receives a body:
+/// until then the request has no place among those of administrators.
+pub struct Administrator {
+    /// The user.
+    pub user: User,
+    place: Place,
+}
+
+impl Administrator {
+    /// Checks that the user's rights in the cluster allow this.
+    ///
+    /// # Errors
+    /// `forbidden`, `cluster_unavailable`; `overloaded` where administrators have too many requests in flight.
+    pub async fn authorise(&self, app: &App, review: AccessReview) -> Result<(), Problem> {
+        app.administrators.authorise(&self.user, review).await?;
+        self.place.take(&app.places.administrators, &self.user.name)
+    }
 }
 
 /// The tenant of a request.
@@ -159,10 +178,10 @@ impl FromRequestParts<App> for Caller {
                 context(app, &parts.headers, principal).map(Self::Tenant)
             }
             Credentials::Token(token) => {
-                let user = administrator(app, from, token).await?;
+                let user = user(app, from, token).await?;
                 audit.by_administrator(&user);
-                place.take(&app.places.administrators, &user.name)?;
-                Ok(Self::Administrator(user))
+                place.take(&app.places.users, &user.name)?;
+                Ok(Self::Administrator(Administrator { user, place }))
             }
         }
     }
@@ -195,17 +214,19 @@ fn too_many(wait: Duration) -> Problem {
 }
 
 /// The user of a token. Where the address fails too often, a token that is not known waits for its review.
-async fn administrator(app: &App, from: IpAddr, token: &str) -> Result<User, Problem> {
+async fn user(app: &App, from: IpAddr, token: &str) -> Result<User, Problem> {
     let invalid = || Problem::new(Code::InvalidToken, "the cluster does not accept this token");
     let (administrators, throttle) = (&app.administrators, &app.auth_throttle);
     if administrators.is_known(token).await {
         return administrators.user(token).await?.ok_or_else(|| failed(app, from, invalid));
     }
     let is_within = throttle.take(from).is_ok();
-    if !is_within {
-        throttle.wait_for_turn().await.map_err(too_many)?;
-    }
+    let permit = match is_within {
+        true => None,
+        false => Some(throttle.wait_for_review().await.map_err(too_many)?),
+    };
     let user = administrators.user(token).await;
+    drop(permit);
     if is_within && !matches!(user, Ok(None)) {
         throttle.give_back(from);
     }
@@ -277,25 +298,15 @@ impl<N: Needs> Describes for ByKey<N> {
     }
 }
 
-/// A user of the cluster. The handler must check the user's rights.
-pub struct ByAdministrator(pub User);
-
-impl ByAdministrator {
-    /// Checks that the administrator's rights allow this.
-    ///
-    /// # Errors
-    /// `forbidden`, `cluster_unavailable`.
-    pub async fn authorise(&self, app: &App, review: AccessReview) -> Result<(), Problem> {
-        app.administrators.authorise(&self.0, review).await
-    }
-}
+/// A user of the cluster. The handler must authorise what it does.
+pub struct ByAdministrator(pub Administrator);
 
 impl FromRequestParts<App> for ByAdministrator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         match Caller::from_request_parts(parts, app).await? {
-            Caller::Administrator(user) => Ok(Self(user)),
+            Caller::Administrator(admin) => Ok(Self(admin)),
             Caller::Tenant(_) => Err(Problem::new(
                 Code::Forbidden,
                 "this route needs an administrator's token: a key authenticates a tenant",

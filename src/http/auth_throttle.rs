@@ -1,23 +1,28 @@
-//! Limits failed authentications by address. A valid key is not throttled at all, and a valid token waits at most for its turn;
-//! only where the line of those that wait is full, one that was not accepted within the last hour is refused.
+//! Limits failed authentications by address. What is valid is not slowed by what fails: a valid key is not throttled at all, and
+//! a valid token waits at most for the reviews before it.
 //!
 //! Each address has a token bucket (in IPv6 each /64, which belongs to one customer). The number of buckets is bounded;
 //! addresses beyond it share one, so that a flood from many addresses throttles only requests that fail.
 //!
 //! A key is checked in memory. A token that the server does not know costs the API server a review, and only the review
 //! says whether it is valid. So it takes its failure from the bucket beforehand, and returns it where it was none. Where the
-//! bucket is empty it waits in one line of all such requests, whose reviews are made at a fixed rate: a valid token is
-//! reviewed within `MAX_WAITING` times `REVIEW_INTERVAL`, and a flood of invalid ones costs the API server no more than
-//! that rate.
+//! bucket is empty, its review is one of at most `MAX_REVIEWS` at once, which is all that a flood of invalid tokens costs the
+//! API server. A rate would cost it less, and would let a slow flood keep everyone else behind the same proxy out.
+//! Requests for such a review wait in order, at most `MAX_WAITING` of them. Only a flood that is faster than the API server
+//! makes the line full. Then a token is refused unless it was accepted within the last hour: no choice among requests that
+//! look the same would help a valid one.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 /// Failures that are allowed at once.
 const BURST: f64 = 20.0;
@@ -25,10 +30,12 @@ const BURST: f64 = 20.0;
 const REFILL_PER_SECOND: f64 = 1.0;
 /// Most addresses with a bucket of their own.
 const MAX_BUCKETS: usize = 8192;
-/// Time between two reviews for addresses that fail too often: 50 a second.
-const REVIEW_INTERVAL: Duration = Duration::from_millis(20);
-/// Most requests that wait for such a review: 20 s of them, less than a request may take.
-const MAX_WAITING: usize = 1000;
+/// Most reviews at once for addresses that fail too often.
+pub const MAX_REVIEWS: usize = 8;
+/// Most requests that wait for such a review.
+pub const MAX_WAITING: usize = 1000;
+/// When a request that was not let into the line may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -43,20 +50,20 @@ impl Bucket {
     }
 }
 
-/// Token buckets by address, and the line of reviews.
+/// Token buckets by address, and the line for reviews.
 #[derive(Debug)]
 pub struct AuthThrottle {
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
     /// Places in the line.
     waiting: Semaphore,
-    /// The turn of the first in the line. It is fair: who comes first has it first.
-    turn: Arc<Semaphore>,
+    /// Reviews for those in the line. It is fair: who comes first has it first.
+    reviews: Semaphore,
 }
 
 impl Default for AuthThrottle {
     fn default() -> Self {
-        let (waiting, turn) = (Semaphore::new(MAX_WAITING), Arc::new(Semaphore::new(1)));
-        Self { buckets: Mutex::default(), waiting, turn }
+        let (waiting, reviews) = (Semaphore::new(MAX_WAITING), Semaphore::new(MAX_REVIEWS));
+        Self { buckets: Mutex::default(), waiting, reviews }
     }
 }
 
@@ -98,19 +105,13 @@ impl AuthThrottle {
         change(&mut bucket.tokens)
     }
 
-    /// Waits for the turn of a review for an address whose bucket is empty. A request that ends while it waits leaves the line.
+    /// Waits for the permit of a review for an address whose bucket is empty. A request that ends while it waits leaves the line.
     ///
     /// # Errors
-    /// Too many wait: the time within which they all have had their turn.
-    pub async fn wait_for_turn(&self) -> Result<(), Duration> {
-        let full = || REVIEW_INTERVAL * u32::try_from(MAX_WAITING).unwrap_or(u32::MAX);
-        let _place = self.waiting.try_acquire().map_err(|_| full())?;
-        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| full())?;
-        tokio::spawn(async move {
-            tokio::time::sleep(REVIEW_INTERVAL).await;
-            drop(turn);
-        });
-        Ok(())
+    /// Too many wait: when to try again.
+    pub async fn wait_for_review(&self) -> Result<SemaphorePermit<'_>, Duration> {
+        let _place = self.waiting.try_acquire().map_err(|_| RETRY_AFTER)?;
+        self.reviews.acquire().await.map_err(|_| RETRY_AFTER)
     }
 }
 
@@ -127,7 +128,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use futures::{FutureExt as _, future::join_all};
+    use futures::FutureExt as _;
 
     use super::*;
 
@@ -165,33 +166,31 @@ mod tests {
         assert_eq!(throttle.buckets.lock().unwrap().len(), 1);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn reviews_have_a_rate_an_order_and_a_bounded_line() {
+    // Outside of a runtime, which yields after a number of polls.
+    #[test]
+    fn reviews_are_few_at_once_in_order_and_their_line_is_bounded() {
         let throttle = AuthThrottle::default();
-        let begun = Instant::now();
-        let turns = join_all((0..MAX_WAITING).map(async |n| {
-            throttle.wait_for_turn().await.unwrap();
-            (n, begun.elapsed())
-        }));
-        let mut turns = std::pin::pin!(turns);
-        assert!(turns.as_mut().now_or_never().is_none());
-        // One has had its turn; the next place is the last.
-        let last = throttle.wait_for_turn();
-        let mut last = std::pin::pin!(last);
-        assert!(last.as_mut().now_or_never().is_none());
-        assert_eq!(throttle.wait_for_turn().await, Err(Duration::from_secs(20)));
-        let turns = turns.await;
-        for (n, at) in &turns {
-            let expected = REVIEW_INTERVAL * u32::try_from(*n).unwrap();
-            assert!(
-                *at >= expected && *at < expected + 2 * REVIEW_INTERVAL * u32::try_from(n + 1).unwrap(),
-                "{n} at {at:?}"
-            );
+        let begin = || Box::pin(throttle.wait_for_review());
+        // Given: as many reviews as there may be at once, and a full line.
+        let mut running: Vec<_> =
+            (0..MAX_REVIEWS).map(|_| begin().now_or_never().unwrap().unwrap()).collect();
+        let mut line: Vec<_> = (0..MAX_WAITING).map(|_| begin()).collect();
+        assert!(line.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
+        assert_eq!(begin().now_or_never().unwrap().err(), Some(RETRY_AFTER));
+        // When: one in the middle of the line gives up. Then: another one has its place, the last.
+        drop(line.remove(7));
+        line.push(begin());
+        assert!(line.last_mut().unwrap().as_mut().now_or_never().is_none());
+        // Then: each review that ends lets the first one in, and no other.
+        for first in line {
+            running.pop();
+            running.push(first.now_or_never().unwrap().unwrap());
+            assert!(begin().now_or_never().is_none());
         }
-        last.await.unwrap();
-        // One that ends while it waits leaves the line.
-        throttle.wait_for_turn().await.unwrap();
-        assert!(throttle.wait_for_turn().now_or_never().is_none());
-        assert_eq!(throttle.waiting.available_permits(), MAX_WAITING);
+        drop(running);
+        assert_eq!(
+            (throttle.waiting.available_permits(), throttle.reviews.available_permits()),
+            (MAX_WAITING, MAX_REVIEWS)
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! Bodies of requests: JSON, strictly.
 //!
+//! A handler receives a body after it has authorised its caller: whoever may not do what a route does sends it no body.
+//!
 //! The server refuses bodies over 1 MiB, of another media type, compressed, with a field that the route does not have, and
 //! what [`strict_json`](super::strict_json) refuses.
 
-use std::{fmt, time::Duration};
+use std::{fmt, marker::PhantomData, time::Duration};
 
 use axum::{
     body::to_bytes,
@@ -27,10 +29,40 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// Longest time until all of a body is received.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A body of the form `T`, which must refuse unknown fields itself.
-pub struct Body<T>(pub T);
+/// A body of the form `T`, which must refuse unknown fields itself. Its headers are read, and the rest is not yet received.
+pub struct Body<T> {
+    place: Place,
+    body: axum::body::Body,
+    form: PhantomData<fn() -> T>,
+}
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> Body<T> {
+    /// Receives the body.
+    ///
+    /// # Errors
+    /// As the module says; `body_too_slow` where it is not complete in time, `overloaded` where too many are received.
+    pub async fn receive(self) -> Result<T, Problem> {
+        let whole = tokio::time::timeout(BODY_TIMEOUT, to_bytes(self.body, MAX_BYTES));
+        let whole = self.place.receive(whole).await?;
+        let too_slow = |_| {
+            Problem::new(Code::BodyTooSlow, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))
+        };
+        let bytes = whole.map_err(too_slow)?.map_err(|error| {
+            let error = error.into_inner();
+            match error.is::<http_body_util::LengthLimitError>() {
+                true => too_large(),
+                false => Problem::new(Code::MalformedBody, "the body ended early"),
+            }
+        })?;
+        read(&bytes)
+    }
+}
+
+fn too_large() -> Problem {
+    Problem::new(Code::BodyTooLarge, format!("the body is longer than {MAX_BYTES} bytes"))
+}
+
+impl<S: Send + Sync, T> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
@@ -46,25 +78,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                 .with_header(header::ACCEPT_ENCODING, "identity"));
         }
         let declared = only(request.headers(), &header::CONTENT_LENGTH)?.and_then(|n| n.parse::<u64>().ok());
-        let too_large =
-            || Problem::new(Code::BodyTooLarge, format!("the body is longer than {MAX_BYTES} bytes"));
         if declared.is_some_and(|length| length > MAX_BYTES as u64) {
             return Err(too_large());
         }
         let place = request.extensions().get::<Place>().cloned().unwrap_or_default();
-        let whole = tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_BYTES));
-        let whole = place.receive(whole).await?;
-        let too_slow = |_| {
-            Problem::new(Code::BodyTooSlow, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))
-        };
-        let bytes = whole.map_err(too_slow)?.map_err(|error| {
-            let error = error.into_inner();
-            match error.is::<http_body_util::LengthLimitError>() {
-                true => too_large(),
-                false => Problem::new(Code::MalformedBody, "the body ended early"),
-            }
-        })?;
-        read(&bytes).map(Self)
+        Ok(Self { place, body: request.into_body(), form: PhantomData })
     }
 }
 
@@ -151,10 +169,8 @@ mod tests {
         let request =
             headers.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
         let request = request.body(body).unwrap();
-        Body::<Known>::from_request(request, &())
-            .await
-            .map(|Body(known)| known.a)
-            .map_err(|problem| problem.code)
+        let body = Body::<Known>::from_request(request, &()).await.map_err(|problem| problem.code)?;
+        body.receive().await.map(|known| known.a).map_err(|problem| problem.code)
     }
 
     #[tokio::test]
@@ -292,7 +308,8 @@ mod tests {
         let never = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
         let request = Request::builder().header("content-type", "application/json");
         let request = request.body(axum::body::Body::from_stream(never)).unwrap();
-        let problem = Body::<Value>::from_request(request, &()).await.err().unwrap();
+        let body = Body::<Value>::from_request(request, &()).await.ok().unwrap();
+        let problem = body.receive().await.unwrap_err();
         assert_eq!(problem.code, Code::BodyTooSlow);
     }
 }

@@ -1,7 +1,8 @@
 //! How many requests are in flight, and how many bodies are being received.
 //!
-//! Tenants have places of their own, and so have administrators; of each of these no single caller has more than a part. So
-//! many requests of tenants, or of one administrator, leave places for the others. A request has
+//! Tenants have places of their own, and so have administrators, and users of the cluster whose rights are not reviewed yet; no
+//! single caller has more than a part of any. Requests of tenants, of one administrator, or of users without rights therefore
+//! leave places for the others. A request has
 //! - none before its caller is known: whoever is not authenticated keeps no one out. Routes without credentials, such as those
 //!   of probes, need none: their handlers wait for nothing;
 //! - none while its body is received, however slowly. Such bodies are counted apart, because the server has them in memory.
@@ -28,7 +29,8 @@ pub const MAX_BODIES: usize = 512;
 /// Most bodies of one tenant that are being received.
 pub const MAX_BODIES_PER_TENANT: usize = MAX_BODIES / 4;
 /// Most requests of administrators in flight, and of one administrator; also of their bodies that are being received.
-const MAX_OF_ADMINISTRATORS: usize = 128;
+/// A user whose rights are not reviewed has no more than one administrator.
+pub const MAX_OF_ADMINISTRATORS: usize = 128;
 const MAX_PER_ADMINISTRATOR: usize = MAX_OF_ADMINISTRATORS / 4;
 
 /// A number of permits in all, and of one caller.
@@ -65,8 +67,10 @@ pub struct Pool {
 pub struct Places {
     /// Those of tenants, by their UIDs.
     pub tenants: Arc<Pool>,
-    /// Those of administrators, by their names.
+    /// Those of users who are authorised to what they request, by their names.
     pub administrators: Arc<Pool>,
+    /// Those of users until then, by their names. Nothing but reviews happens in these.
+    pub users: Arc<Pool>,
 }
 
 impl Default for Places {
@@ -79,6 +83,7 @@ impl Default for Places {
                 Limit::new(MAX_BODIES, MAX_BODIES_PER_TENANT),
             ),
             administrators: pool(of_administrators(), of_administrators()),
+            users: pool(Limit::new(MAX_IN_FLIGHT, MAX_PER_ADMINISTRATOR), of_administrators()),
         }
     }
 }
@@ -91,16 +96,31 @@ struct Taken {
     _held: Held,
 }
 
+impl Taken {
+    fn is_of(&self, pool: &Arc<Pool>, caller: &str) -> bool {
+        Arc::ptr_eq(&self.pool, pool) && self.caller == caller
+    }
+}
+
 /// The place of one request, which it has until all clones are dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Place(Arc<Mutex<Option<Taken>>>);
 
 impl Place {
-    /// Takes a place of this caller.
+    /// Takes a place of this caller and leaves that in another pool, once. Where it fails the request keeps what it has.
     ///
     /// # Errors
     /// `overloaded`.
     pub fn take(&self, pool: &Arc<Pool>, caller: &str) -> Result<(), Problem> {
+        if self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|t| t.is_of(pool, caller))
+        {
+            return Ok(());
+        }
         let held = pool.requests.try_acquire(caller);
         let held = held.ok_or_else(|| overloaded("too many requests are in flight"))?;
         self.replace(Some(Taken { pool: Arc::clone(pool), caller: caller.to_owned(), _held: held }));

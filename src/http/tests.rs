@@ -102,20 +102,22 @@ impl KeyAuthenticator for OneKey {
     }
 }
 
-/// Reviews in which boss has all rights, and clerk may patch tenants but no nodes.
+/// Reviews in which boss has all rights, clerk those on tenants and no others, and stranger none. That of a token which begins
+/// with `ey.` takes 20 ms.
 fn review(call: &Call) -> Option<(u16, Value)> {
     let spec = &call.body["spec"];
     let answer = |status: Value| Some((201, json!({"metadata": {}, "spec": spec, "status": status})));
     match call.path.rsplit('/').next()? {
         "tokenreviews" => match spec["token"].as_str() {
-            Some(name @ ("boss" | "clerk" | "mal\nlory")) => {
+            Some(name @ ("boss" | "clerk" | "stranger" | "mal\nlory")) => {
                 answer(json!({"authenticated": true, "user": {"username": name}}))
             }
             _ => answer(json!({"authenticated": false})),
         },
         "subjectaccessreviews" => {
             let of = &spec["resourceAttributes"];
-            answer(json!({"allowed": spec["user"] == "boss" || of["resource"] == "tenants"}))
+            let of_clerk = spec["user"] != "stranger" && of["resource"] == "tenants";
+            answer(json!({"allowed": spec["user"] == "boss" || of_clerk}))
         }
         _ => None,
     }
@@ -255,7 +257,10 @@ fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>) -> Client {
         async move {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
-            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            if body["spec"]["token"].as_str().is_some_and(|token| token.starts_with("ey.")) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
             let (path, query) =
                 (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
             let call = Call { method: parts.method, path, query, body };

@@ -35,9 +35,9 @@ pub async fn submit(
     State(app): State<App>,
     ByKey(context, _): ByKey<JobsWrite>,
     key: IdempotencyKey,
-    Body(body): Body<Submit>,
+    body: Body<Submit>,
 ) -> Result<Response, Problem> {
-    let spec = JobSpec::from(body);
+    let spec = JobSpec::from(body.receive().await?);
     if spec.image.is_none() && spec.scenario.is_none() {
         // The CRD's rule, checked before the quotas: at a quota its sender would wait in vain.
         return Err(Problem::new(Code::InvalidObject, "give an image, or a scenario that has one"));

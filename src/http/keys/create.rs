@@ -52,9 +52,10 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Params(query): Params<TenantQuery>,
-    Body(new): Body<NewKey>,
+    body: Body<NewKey>,
 ) -> Result<Response, Problem> {
     let keys = TenantKeys::authorise(&app, caller, query, Scope::KeysWrite, "create").await?;
+    let new = body.receive().await?;
     keys.check_scopes(&new.scopes)?;
     check_usable(&new, app.clock.now())?;
     let expires_at = bounded(new.expires_at, keys.by.as_ref())?;

@@ -105,7 +105,7 @@ impl TenantKeys {
                     by: Some(context.principal),
                 })
             }
-            Caller::Administrator(user) => {
+            Caller::Administrator(admin) => {
                 let missing = || {
                     Problem::new(Code::InvalidQuery, "an administrator must name the tenant: ?tenant=NAME")
                 };
@@ -113,7 +113,7 @@ impl TenantKeys {
                 let namespace = names::namespace(&app.settings.namespace_prefix, &name);
                 let (resource, at) = ("tenantapikeys", Some(namespace.clone()));
                 // Before the response says whether the tenant exists.
-                app.administrators.authorise(&user, AccessReview::ours(verb, resource, at, None)).await?;
+                admin.authorise(app, AccessReview::ours(verb, resource, at, None)).await?;
                 let tenant = app.tenants.get(&ObjectRef::new(&name));
                 let tenant_uid = tenant.and_then(|tenant| tenant.uid());
                 let tenant_uid = tenant_uid.ok_or_else(|| Problem::not_found("tenant"))?;

@@ -30,8 +30,8 @@ pub async fn whoami(caller: Caller) -> Json<CallerView> {
                 scopes,
             })
         }
-        Caller::Administrator(user) => {
-            CallerView::Administrator(AdministratorCaller { kind: "administrator", name: user.name })
+        Caller::Administrator(admin) => {
+            CallerView::Administrator(AdministratorCaller { kind: "administrator", name: admin.user.name })
         }
     })
 }

@@ -100,10 +100,11 @@ pub fn operation() -> Operation {
 /// `conflict` where a tenant of that name exists.
 pub async fn create(
     State(app): State<App>,
-    admin: ByAdministrator,
-    Body(new): Body<NewTenant>,
+    ByAdministrator(admin): ByAdministrator,
+    body: Body<NewTenant>,
 ) -> Result<Response, Problem> {
     admin.authorise(&app, access_review("create", None)).await?;
+    let new = body.receive().await?;
     let plan = new.plan.unwrap_or_else(|| DEFAULT_PLAN.to_owned());
     known_plan(&app, &plan)?;
     let spec = present_fields([

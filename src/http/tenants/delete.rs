@@ -38,7 +38,7 @@ pub fn operation() -> Operation {
 /// `forbidden` for the tenant `default`, and for a tenant whose deletion is prevented.
 pub async fn delete(
     State(app): State<App>,
-    admin: ByAdministrator,
+    ByAdministrator(admin): ByAdministrator,
     id: Id,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {

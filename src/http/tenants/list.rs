@@ -60,7 +60,7 @@ pub fn operation() -> Operation {
 /// `forbidden`, `invalid_query`, `invalid_cursor`.
 pub async fn list(
     State(app): State<App>,
-    admin: ByAdministrator,
+    ByAdministrator(admin): ByAdministrator,
     Params(params): Params<ListParams>,
 ) -> Result<Json<Tenants>, Problem> {
     admin.authorise(&app, access_review("list", None)).await?;

@@ -22,8 +22,8 @@ use serde_json::json;
 
 use super::{
     App,
-    administrators::{AccessReview, User},
-    auth::{ByAdministrator, Caller},
+    administrators::AccessReview,
+    auth::{Administrator, Caller},
     header::IfMatch,
     middleware::record_tenant,
     openapi::{Describes, Operation},
@@ -92,10 +92,15 @@ fn find(app: &App, Id(id): &Id) -> Option<Arc<Tenant>> {
 ///
 /// # Errors
 /// `forbidden`, `not_found`.
-async fn administered(app: &App, user: &User, id: &Id, verb: &'static str) -> Result<Arc<Tenant>, Problem> {
+async fn administered(
+    app: &App,
+    admin: &Administrator,
+    id: &Id,
+    verb: &'static str,
+) -> Result<Arc<Tenant>, Problem> {
     let tenant = find(app, id);
     let name = tenant.as_ref().map_or_else(|| id.0.clone(), |tenant| tenant.name_any());
-    app.administrators.authorise(user, access_review(verb, Some(name))).await?;
+    admin.authorise(app, access_review(verb, Some(name))).await?;
     let tenant = tenant.ok_or_else(|| Problem::not_found("tenant"))?;
     record_tenant(&tenant.name_any());
     Ok(tenant)
@@ -107,12 +112,12 @@ async fn administered(app: &App, user: &User, id: &Id, verb: &'static str) -> Re
 /// `forbidden`, `not_found`, `precondition_failed`.
 async fn versioned_for_write(
     app: &App,
-    admin: &ByAdministrator,
+    admin: &Administrator,
     id: &Id,
     if_match: &IfMatch,
     verb: &'static str,
 ) -> Result<(Arc<Tenant>, Option<String>), Problem> {
-    let tenant = administered(app, &admin.0, id, verb).await?;
+    let tenant = administered(app, admin, id, verb).await?;
     let version = if_match.version(tenant.metadata.resource_version.as_deref())?;
     Ok((tenant, version))
 }
@@ -136,7 +141,7 @@ fn write_refused(error: CallError, versioned: bool) -> Problem {
 /// `missing_scope`, `forbidden`, `not_found`.
 async fn readable(app: &App, caller: &Caller, id: &Id, scope: Scope) -> Result<Arc<Tenant>, Problem> {
     match caller {
-        Caller::Administrator(user) => administered(app, user, id, "get").await,
+        Caller::Administrator(admin) => administered(app, admin, id, "get").await,
         Caller::Tenant(context) => {
             context.needs(scope)?;
             let own = &context.principal.tenant;

@@ -24,7 +24,7 @@ use crate::{
     api_types::{Tenant, plan::Quotas},
     http::{
         App,
-        auth::ByAdministrator,
+        auth::{Administrator, ByAdministrator},
         body::Body,
         header::IfMatch,
         openapi::Operation,
@@ -158,12 +158,12 @@ pub fn replace_operation() -> Operation {
 /// `invalid_object`, `precondition_failed`.
 pub async fn update(
     State(app): State<App>,
-    admin: ByAdministrator,
+    ByAdministrator(admin): ByAdministrator,
     id: Id,
     if_match: IfMatch,
-    Body(changes): Body<Changes>,
+    body: Body<Changes>,
 ) -> Result<Response, Problem> {
-    write(&app, &admin, &id, &if_match, changes, patch).await
+    write(&app, &admin, &id, &if_match, body, patch).await
 }
 
 /// Replaces all fields of a tenant that this API has.
@@ -172,24 +172,24 @@ pub async fn update(
 /// As [`update`].
 pub async fn replace(
     State(app): State<App>,
-    admin: ByAdministrator,
+    ByAdministrator(admin): ByAdministrator,
     id: Id,
     if_match: IfMatch,
-    Body(changes): Body<Changes>,
+    body: Body<Changes>,
 ) -> Result<Response, Problem> {
-    write(&app, &admin, &id, &if_match, changes, replacement).await
+    write(&app, &admin, &id, &if_match, body, replacement).await
 }
 
 async fn write(
     app: &App,
-    admin: &ByAdministrator,
+    admin: &Administrator,
     id: &Id,
     if_match: &IfMatch,
-    changes: Changes,
+    body: Body<Changes>,
     patch: fn(&Tenant, Changes) -> Value,
 ) -> Result<Response, Problem> {
     let (tenant, version) = versioned_for_write(app, admin, id, if_match, "patch").await?;
-    let mut patch = patch(&tenant, changes);
+    let mut patch = patch(&tenant, body.receive().await?);
     if let Some(plan) = patch["spec"]["plan"].as_str() {
         known_plan(app, plan)?;
     }

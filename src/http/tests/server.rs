@@ -292,10 +292,52 @@ async fn the_response_to_a_malformed_head_is_a_problem_with_a_request_id() {
 }
 
 /// The status of the response to a request with this body, which may not end.
-async fn posted(routes: axum::Router, who: &'static str, path: &'static str, body: Body) -> u16 {
-    let request = Request::post(path).header("host", "x").header("authorization", who);
+async fn sent(routes: axum::Router, method: &str, who: &str, path: &str, body: Body) -> u16 {
+    let request =
+        Request::builder().method(method).uri(path).header("host", "x").header("authorization", who);
     let request = request.header("content-type", "application/json").body(body).unwrap();
     routes.oneshot(request).await.unwrap().status().as_u16()
+}
+
+async fn posted(routes: axum::Router, who: &'static str, path: &'static str, body: Body) -> u16 {
+    sent(routes, "POST", who, path, body).await
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_a_route_sends_it_no_body_and_has_no_place_of_administrators() {
+    let lab = Lab::new();
+    let routes = routes(lab.app.clone(), Metrics::default());
+    let endless = || Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
+    // Given: administrators who have all places of administrators.
+    let held: Vec<_> = (0..places::MAX_OF_ADMINISTRATORS)
+        .map(|n| {
+            let place = places::Place::default();
+            place.take(&lab.app.places.administrators, &format!("administrator {}", n % 4)).unwrap();
+            place
+        })
+        .collect();
+    let document = crate::http::document();
+    let paths = document["paths"].as_object().unwrap();
+    let with_body = paths.iter().flat_map(|(path, methods)| {
+        let methods = methods.as_object().unwrap().iter();
+        methods.filter(|(_, route)| !route["requestBody"].is_null()).map(move |(method, _)| (method, path))
+    });
+    let mut tried = Vec::new();
+    for (method, path) in with_body {
+        let tenant = if path == "/v1/keys" { "?tenant=acme" } else { "" };
+        let (method, path) = (method.to_uppercase(), format!("{}{tenant}", path.replace("{id}", "acme")));
+        // When: a user without rights sends a body that does not come. Then: the response does not wait for it.
+        let refused = sent(routes.clone(), &method, "Bearer stranger", &path, endless());
+        assert_eq!(at_once(refused).await, 403, "{method} {path}");
+        // With the right the request would have needed a place.
+        if path != "/v1/jobs" {
+            assert_eq!(sent(routes.clone(), &method, ADMIN, &path, endless()).await, 503, "{method} {path}");
+        }
+        tried.push(path);
+    }
+    assert!(tried.len() >= 6, "{tried:?}");
+    drop(held);
+    assert_eq!(posted(routes.clone(), ADMIN, "/v1/tenants", Body::from(r#"{"name": "new"}"#)).await, 201);
 }
 
 #[tokio::test]
@@ -321,7 +363,8 @@ async fn bodies_that_do_not_come_keep_no_one_out() {
         unreachable!("there is no bound");
     };
     assert_eq!(receives(KEY, "/v1/jobs", &mut open).await, (places::MAX_BODIES_PER_TENANT, 503));
-    assert_eq!(asked("Bearer clerk", "/v1/whoami").await, 200);
+    // The server knows the clerk's right.
+    assert_eq!(posted(routes.clone(), "Bearer clerk", "/v1/tenants", Body::from("{}")).await, 422);
     let (clerks, status) = receives("Bearer clerk", "/v1/tenants", &mut open).await;
     assert!(clerks >= 16 && status == 503, "{clerks} and then {status}");
     // Then: all else is served.

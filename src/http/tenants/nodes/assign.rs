@@ -16,8 +16,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Id, MAX_ATTEMPTS, NodeView, authorise, changes_too_often, is_labelled, read, remove_label, view,
-    with_label_age, write_label,
+    Id, MAX_ATTEMPTS, NodeView, administered, authorise, changes_too_often, is_labelled, read, remove_label,
+    view, with_label_age, write_label,
 };
 use crate::{
     api_types::Tenant,
@@ -72,13 +72,15 @@ pub struct NodeAssignment {
 /// tenant or to a pool.
 pub async fn assign(
     State(app): State<App>,
-    admin: ByAdministrator,
+    ByAdministrator(admin): ByAdministrator,
     audit: Audit,
     id: Id,
-    Body(assignment): Body<NodeAssignment>,
+    body: Body<NodeAssignment>,
 ) -> Result<Response, Problem> {
+    let tenant = administered(&app, &admin, &id, "patch").await?;
+    let assignment = body.receive().await?;
     audit.about(&assignment.node);
-    let tenant = authorise(&app, &admin, &id, &assignment.node).await?;
+    authorise(&app, &admin, &assignment.node).await?;
     let name = tenant.name_any();
     let (node, is_new) = set_label(&app, &tenant, &assignment.node).await?;
     let respond = |status: StatusCode, node: &Node| (status, Json(view(&app, &tenant, node))).into_response();

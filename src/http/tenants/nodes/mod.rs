@@ -8,8 +8,6 @@ pub mod assign;
 pub mod list;
 pub mod release;
 
-use std::sync::Arc;
-
 use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
@@ -33,7 +31,7 @@ use crate::{
     http::{
         App,
         administrators::AccessReview,
-        auth::ByAdministrator,
+        auth::Administrator,
         openapi::{Describes, Operation},
         path::canonical,
         problem::{Code, Problem, is_denied},
@@ -127,14 +125,12 @@ fn is_name(name: &str) -> bool {
         && edge(name.chars().next_back())
 }
 
-/// The tenant, for an administrator who may change both it and the node.
-async fn authorise(app: &App, admin: &ByAdministrator, id: &Id, node: &str) -> Result<Arc<Tenant>, Problem> {
-    let tenant = administered(app, &admin.0, id, "patch").await?;
+/// Checks that an administrator may change a node, besides the tenant.
+async fn authorise(app: &App, admin: &Administrator, node: &str) -> Result<(), Problem> {
     if !is_name(node) {
         return Err(Problem::not_found("node"));
     }
-    admin.authorise(app, AccessReview::of_node("patch", node)).await?;
-    Ok(tenant)
+    admin.authorise(app, AccessReview::of_node("patch", node)).await
 }
 
 fn is_labelled(node: &Node, tenant: &str) -> bool {

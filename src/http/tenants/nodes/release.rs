@@ -3,7 +3,7 @@
 use axum::{extract::State, http::StatusCode};
 use kube::ResourceExt;
 
-use super::{Ids, authorise, remove_label};
+use super::{Ids, administered, authorise, remove_label};
 use crate::http::{
     App,
     auth::ByAdministrator,
@@ -28,10 +28,11 @@ pub fn operation() -> Operation {
 /// `not_found` where the node is not assigned to the tenant.
 pub async fn release(
     State(app): State<App>,
-    admin: ByAdministrator,
+    ByAdministrator(admin): ByAdministrator,
     Ids(id, node): Ids,
 ) -> Result<StatusCode, Problem> {
-    let tenant = authorise(&app, &admin, &id, &node).await?;
+    let tenant = administered(&app, &admin, &id, "patch").await?;
+    authorise(&app, &admin, &node).await?;
     remove_label(&app, &tenant.name_any(), &node).await?;
     Ok(StatusCode::NO_CONTENT)
 }
