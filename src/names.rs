@@ -60,6 +60,8 @@ pub const ANNOTATION_PAUSED: &str = "crofter.io/paused";
 /// Annotation on a job pod that is stopped without being deleted: when that was asked for, and the reason
 /// (`2026-01-02T03:04:05Z Canceled`).
 pub const ANNOTATION_STOP: &str = "crofter.io/stop-requested";
+/// Annotation on a job pod in the operator's cache, and nowhere else: when the API server received the end of its container.
+pub const POD_END_REPORTED: &str = "crofter.io/end-reported";
 
 /// Annotation on a TenantApiKey: rotate it; any value that was not there before does it once.
 pub const ANNOTATION_ROTATE: &str = "crofter.io/rotate-requested-at";

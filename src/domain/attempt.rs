@@ -4,6 +4,7 @@
 //! still run others, which hold its room and keep the next attempt waiting until the pod [is over](is_over).
 
 mod ending;
+mod reported;
 pub mod stop;
 mod times;
 
@@ -16,7 +17,7 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 
-pub use self::times::Bounds;
+pub use self::{reported::prepare, times::Bounds};
 use super::{pod_requests::of_pod, rate_window};
 use crate::{
     api_types::{Job, Reason, job::AttemptRecord},

@@ -121,6 +121,7 @@ impl Assembly {
         let prefix = settings.namespace_prefix.clone();
         let is_own = move |pod: &Pod| JobPod::of(&pod.metadata, &prefix).is_some();
         let pods = Watch::new(Api::all(client.clone()), ours)
+            .with_prepare(attempt::prepare)
             .with_foreign(is_own, scheduler::prepare_foreign_pods)
             .known_as("pods", &watches);
         let theirs =

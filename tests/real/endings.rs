@@ -2,6 +2,7 @@
 
 use crofter::{
     api_types::{Job, JobPhase, JobStatus},
+    domain::attempt,
     names,
 };
 use jiff::Timestamp;
@@ -47,6 +48,14 @@ fn now() -> Timestamp {
     Timestamp::now()
 }
 
+/// When the API server received the end of a job's last pod, as the operator's cache has it.
+async fn reported(verbs: &Verbs<'_>, job: &Job) -> Timestamp {
+    let pods = verbs.within::<Pod>(&namespace(TENANT));
+    let mut pod = pods.get(status(job).pod.as_deref().unwrap()).await.unwrap();
+    attempt::prepare(&mut pod);
+    pod.annotations()[names::POD_END_REPORTED].parse().unwrap()
+}
+
 #[tokio::test]
 async fn a_failure_is_reported_with_its_reason_and_without_its_output() {
     let Some(world) = world() else { return };
@@ -64,6 +73,8 @@ async fn a_failure_is_reported_with_its_reason_and_without_its_output() {
     assert_eq!(end(&code), ("NonZeroExit", Some(3)));
     assert_eq!(message(&code), "exit code 3");
     assert_eq!(verbs.log(TENANT, "code").await.unwrap(), "begun\nno such frame\n");
+    let delay = reported(&verbs, &code).await.duration_since(status(&code).finished_at.as_ref().unwrap().0);
+    assert!((0..60).contains(&delay.as_secs()), "the report came {delay} after the end");
     let said = verbs.until_phase(TENANT, "said", JobPhase::Failed).await;
     assert_eq!(message(&said), "exit code 3: no such frame");
 

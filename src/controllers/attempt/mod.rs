@@ -38,6 +38,7 @@ pub use self::{
     error::Error,
     waiting::{RateWindows, Tenants, Waiting},
 };
+pub use crate::domain::attempt::prepare;
 use crate::{
     api_types::{Job, Tenant},
     clock::Clock,

@@ -1,13 +1,13 @@
 //! When an attempt ran: what its node says, within the bounds of what the API server saw.
 //!
 //! A node's clock may be minutes off, or be set while a container runs. A container starts after its pod was created
-//! and ends before now, by the API server's time; a start that was recorded while it ran is kept. Where both of a
-//! node's times are off by the same amount, the time between them is right.
+//! and ends before now, by the API server's time, and not long before its end was [reported](super::reported); a start that
+//! was recorded while it ran is kept. Where both of a node's times are off by the same amount, the time between them is right.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::created;
+use super::{created, reported};
 
 /// Times of objects have whole seconds.
 const ROUNDING: SignedDuration = SignedDuration::from_secs(1);
@@ -19,6 +19,8 @@ pub struct Bounds {
     pub created: Timestamp,
     /// Its start, as recorded while it ran.
     pub started: Option<Timestamp>,
+    /// The earliest time at which it can have ended; `None` where it is not known.
+    pub earliest_end: Option<Timestamp>,
     /// The time now; `None` where it is not known.
     pub now: Option<Timestamp>,
 }
@@ -27,7 +29,7 @@ impl Bounds {
     /// What a pod says of itself.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
-        Self { created: created(pod), started: None, now: None }
+        Self { created: created(pod), started: None, earliest_end: reported::earliest_end(pod), now: None }
     }
 
     /// When a container that runs has started: as recorded, else as its node says, and where that can't be, now.
@@ -44,11 +46,11 @@ impl Bounds {
         let known = self.recorded().or(start.filter(|start| self.contain(*start)));
         match (known, length) {
             (Some(start), Some(length)) => {
-                (Some(start), self.clamp(start.saturating_add(length).unwrap_or(end)).max(start))
+                (Some(start), self.end(start.saturating_add(length).unwrap_or(end)).max(start))
             }
             // Its node has forgotten one of the two, or its clock was set between them. A time that is no later than
             // the start is not the end's.
-            (Some(start), None) if end > start && self.contain(end) => (Some(start), end),
+            (Some(start), None) if end > start && self.contain(end) => (Some(start), self.end(end)),
             (Some(start), None) => (Some(start), self.latest().unwrap_or(end).max(start)),
             (None, Some(length)) => {
                 let end = self.clamp(end).max(self.clamp(self.created.saturating_add(length).unwrap_or(end)));
@@ -70,6 +72,11 @@ impl Bounds {
 
     fn contain(&self, time: Timestamp) -> bool {
         self.created <= time && self.latest().is_none_or(|now| time.duration_since(now) <= ROUNDING)
+    }
+
+    /// An end of a container whose start is known.
+    fn end(&self, said: Timestamp) -> Timestamp {
+        self.clamp(self.earliest_end.map_or(said, |earliest| said.max(earliest)))
     }
 
     /// Whether a container can have run for so long.
@@ -95,7 +102,7 @@ mod tests {
     }
 
     fn bounds(started: Option<i64>, now: i64) -> Bounds {
-        Bounds { created: at(0), started: started.map(at), now: Some(at(now)) }
+        Bounds { created: at(0), started: started.map(at), earliest_end: None, now: Some(at(now)) }
     }
 
     const YEARS: i64 = 9 * 365 * 86_400;
@@ -142,6 +149,38 @@ mod tests {
         for (what, recorded, (start, end), now, (first, last)) in cases {
             let run = bounds(recorded, now).run(start.map(at), at(end));
             assert_eq!(run, (first.map(at), at(last)), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_run_does_not_end_long_before_its_end_was_reported() {
+        // What is recorded, what the node says, the earliest end; what is believed.
+        let cases = [
+            ("right", Some(5), (Some(5), 9), Some(-600), (Some(5), 9)),
+            ("ran for no time", Some(5), (Some(5), 5), Some(3000), (Some(5), 3000)),
+            (
+                "ran for no time, says who never said that it ran",
+                None,
+                (Some(5), 5),
+                Some(3000),
+                (Some(5), 3000),
+            ),
+            ("the start is forgotten", Some(5), (None, 6), Some(3000), (Some(5), 3000)),
+            ("start and end are forgotten", Some(5), (None, 0), Some(3000), (Some(5), 3600)),
+            ("a report in the future", Some(5), (Some(5), 5), Some(YEARS), (Some(5), 3600)),
+            (
+                "a short run that waited long, ten years behind",
+                None,
+                (Some(-YEARS), 4 - YEARS),
+                Some(3000),
+                (Some(0), 4),
+            ),
+            ("never ran", None, (None, 9), Some(3000), (None, 9)),
+            ("nothing is known of the report", Some(5), (Some(5), 5), None, (Some(5), 5)),
+        ];
+        for (what, recorded, (start, end), earliest, (first, last)) in cases {
+            let bounds = Bounds { earliest_end: earliest.map(at), ..bounds(recorded, 3600) };
+            assert_eq!(bounds.run(start.map(at), at(end)), (first.map(at), at(last)), "{what}");
         }
     }
 
