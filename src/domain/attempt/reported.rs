@@ -78,11 +78,13 @@ mod tests {
     #[test]
     fn an_end_is_at_most_ten_minutes_older_than_its_report_deletion_and_disruption() {
         let some = |time: &str| Some(format!("2026-01-01T{time}Z"));
+        // Given: a container whose end was reported at eight.
         assert_eq!(earliest(json!({})), some("07:50:00"));
         let running = json!([{"name": "job", "image": "", "imageID": "", "ready": true, "restartCount": 0,
             "state": {"running": {"startedAt": "2026-01-01T00:00:05Z"}}}]);
         let terminated = json!([{"name": "job", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": 0}}}]);
+        // Then: nothing is known of one that runs, or is not alone; and what was before the report counts.
         for (what, changes, expected) in [
             ("runs", json!({"status": {"phase": "Running", "containerStatuses": running}}), None),
             (
