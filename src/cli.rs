@@ -9,7 +9,7 @@ use crate::{
     api_types::crd,
     check,
     config::Config,
-    http,
+    http, import,
     operator::{self, DatabaseSecret},
     simulator::{self, Options},
     telemetry::{self, LogFormat},
@@ -38,6 +38,8 @@ enum Command {
     Check(Box<check::Options>),
     /// Create the Secret of the Postgres that the chart installs, with a new password; an existing Secret stays.
     DatabaseSecret(DatabaseSecret),
+    /// Import tenants and waiting jobs from the database of the job service that Crofter replaces.
+    Import(Box<import::Options>),
     /// Print the CustomResourceDefinitions, or write them into a directory.
     Crd {
         /// Write a file for each into this directory instead of printing them.
@@ -87,6 +89,7 @@ pub async fn main(cli: Cli) -> anyhow::Result<()> {
             telemetry::log(cli.log_format);
             operator::database_secret(wanted).await
         }
+        Command::Import(options) => import::main(*options).await,
         Command::Crd { dir } => write_crds(dir),
         Command::Openapi => {
             print!("{}", http::openapi::to_text(&http::document())?);

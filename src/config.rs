@@ -152,7 +152,11 @@ impl Config {
     }
 }
 
-fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+/// A value that is not shown.
+///
+/// # Errors
+/// Never.
+pub fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
     Ok(SecretString::from(text))
 }
 

@@ -17,6 +17,7 @@ pub mod domain;
 mod fuzz;
 pub mod hex;
 pub mod http;
+pub mod import;
 pub mod keys;
 pub mod kube_ext;
 pub mod metrics;

@@ -57,6 +57,9 @@ pub const ANNOTATION_RECONCILE: &str = "crofter.io/reconcile-requested-at";
 /// Annotation: leave this object alone while it is `true`.
 pub const ANNOTATION_PAUSED: &str = "crofter.io/paused";
 
+/// Annotation on a Tenant or Job that `crofter import` has made: the id of the row that it was made of.
+pub const ANNOTATION_IMPORTED: &str = "crofter.io/imported-from";
+
 /// Annotation on a job pod that is stopped without being deleted: when that was asked for, and the reason
 /// (`2026-01-02T03:04:05Z Canceled`).
 pub const ANNOTATION_STOP: &str = "crofter.io/stop-requested";

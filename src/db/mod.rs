@@ -14,6 +14,7 @@ mod breaker;
 mod fair_semaphore;
 mod jobs;
 mod nodes;
+mod original;
 mod pool;
 mod read;
 mod state;
@@ -25,6 +26,7 @@ mod usage;
 
 pub use jobs::{JobRow, job_versions, jobs_with_payload, mark_deleted_jobs, write_jobs};
 pub use nodes::{NodeRow, mark_deleted_nodes, node_versions, write_nodes};
+pub use original::{ENDED, Original, Table, UnreadableRow};
 pub use pool::{Options, Pool};
 pub use read::{
     JobRecord, JobsPage, JobsWanted, LONGEST_SCAN, Readers, UsageRecord, job_of, jobs_of, usage_of,
@@ -108,6 +110,12 @@ pub enum Cause {
     /// Anything else that Postgres or the way to it says.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
+    /// The database to import is one that Crofter mirrors into.
+    #[error("it is a database of Crofter's own mirror: give that of the service that is replaced")]
+    OwnDatabase,
+    /// The database to import has no table `jobs`.
+    #[error("it has no table `jobs`: see whether the URL names the right database and schema (search_path)")]
+    NoJobs,
     /// A number in the database is not of the form that this program writes.
     #[error("`{0}` is no whole number")]
     Number(String),

@@ -157,6 +157,16 @@ impl UrlSource {
         Ok(Loaded { connect, digest: digest.finalize().into(), is_fixed, ignored })
     }
 
+    /// How to connect to it once. Blocks for as long as it takes to read some files.
+    ///
+    /// # Errors
+    /// The URL can't be used.
+    pub(super) fn connect_options(&self) -> Result<PgConnectOptions, UrlError> {
+        let Loaded { connect, ignored, .. } = self.load()?;
+        warn_of(&ignored);
+        Ok(connect)
+    }
+
     /// What an error in it is about.
     pub(super) fn doing(&self) -> &'static str {
         match self {

@@ -11,6 +11,7 @@ mod common;
 mod api;
 mod bad_input;
 mod docs;
+mod import;
 mod isolation;
 mod jobs;
 mod keys;
