@@ -10,8 +10,11 @@ mod generated;
 mod key_secrets;
 mod lifecycle;
 mod operator;
+#[path = "../common/page.rs"]
+mod page;
 mod policies;
 mod postgres;
+mod quickstart;
 mod real_nodes;
 mod release;
 mod rendering;
