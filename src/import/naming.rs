@@ -8,7 +8,7 @@ use crate::hex::hex;
 
 /// Longest name of a tenant.
 pub const MAX_TENANT: usize = 40;
-/// Digits of the hash that tells two names apart.
+/// Digits of the hash that makes two names differ.
 const HASH: usize = 8;
 
 /// A text as a DNS label of at most `max` characters: what can't stand in one becomes a dash. Empty where nothing is left.
