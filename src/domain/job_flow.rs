@@ -89,6 +89,8 @@ pub enum Step {
         pod: String,
         /// Its UID.
         uid: String,
+        /// Its grace in seconds, also where it was deleted with more.
+        grace: Option<u32>,
     },
     /// End this pod with its grace, and keep it for its log.
     Stop {
@@ -180,7 +182,8 @@ fn bounds(view: &View<'_>, status: &JobStatus, number: u32, pod: &Pod) -> Bounds
 }
 
 fn delete(pod: &Pod) -> Step {
-    Step::Delete { pod: pod.name_any(), uid: pod.uid().unwrap_or_default() }
+    let grace = pod.spec.as_ref().and_then(|spec| u32::try_from(spec.termination_grace_period_seconds?).ok());
+    Step::Delete { pod: pod.name_any(), uid: pod.uid().unwrap_or_default(), grace }
 }
 
 fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {

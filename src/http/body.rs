@@ -8,7 +8,6 @@
 use std::{fmt, marker::PhantomData, time::Duration};
 
 use axum::{
-    body::to_bytes,
     extract::{FromRequest, Request},
     http::header,
 };
@@ -42,13 +41,11 @@ impl<T: DeserializeOwned> Body<T> {
     /// # Errors
     /// As the module says; `body_too_slow` where it is not complete in time, `overloaded` where too many are received.
     pub async fn receive(self) -> Result<T, Problem> {
-        let whole = tokio::time::timeout(BODY_TIMEOUT, to_bytes(self.body, MAX_BYTES));
-        let whole = self.place.receive(whole).await?;
+        let whole = tokio::time::timeout(BODY_TIMEOUT, self.place.receive(self.body, MAX_BYTES)).await;
         let too_slow = |_| {
             Problem::new(Code::BodyTooSlow, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))
         };
-        let bytes = whole.map_err(too_slow)?.map_err(|error| {
-            let error = error.into_inner();
+        let bytes = whole.map_err(too_slow)??.map_err(|error| {
             match error.is::<http_body_util::LengthLimitError>() {
                 true => too_large(),
                 false => Problem::new(Code::MalformedBody, "the body ended early"),

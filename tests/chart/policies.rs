@@ -23,8 +23,8 @@ use super::{NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, installed, object, operator
 
 /// A tenant's namespace, made as the operator makes it.
 pub(crate) async fn tenant_namespace(operator: &Client, name: &str) -> String {
-    let namespace: Namespace =
-        object(json!({"metadata": {"name": name, "labels": {names::LABEL_TENANT: name}}}));
+    let labels = json!({names::LABEL_TENANT: name, "pod-security.kubernetes.io/enforce": "baseline"});
+    let namespace: Namespace = object(json!({"metadata": {"name": name, "labels": labels}}));
     Api::all(operator.clone()).create(&PostParams::default(), &namespace).await.unwrap();
     let account: ServiceAccount = object(json!({"metadata": {"name": names::JOB_SERVICE_ACCOUNT}}));
     Api::namespaced(operator.clone(), name).create(&PostParams::default(), &account).await.unwrap();
@@ -385,21 +385,35 @@ async fn what_surrounds_a_job_is_bounded() {
         object(whole)
     };
     let labels = |count: usize| -> Value {
-        (0..count)
-            .map(|n| (format!("label-{n:04}"), json!("x".repeat(54))))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+        (0..count).map(|n| (format!("label-{n:04}"), json!(""))).collect::<serde_json::Map<_, _>>().into()
     };
     // A job with more labels, annotations or finalizers than the bound is refused with the numbers.
-    let message = "labels and annotations have 131136 characters in all: give at most 131072";
-    refused(&jobs, &job(json!({"labels": labels(2049)})), message).await;
+    let message = "there are 129 labels and annotations: give at most 128";
+    refused(&jobs, &job(json!({"labels": labels(128), "annotations": {"note": ""}})), message).await;
     let annotations = json!({"note": "x".repeat(131_069)});
     let message = "labels and annotations have 131073 characters in all: give at most 131072";
     refused(&jobs, &job(json!({"annotations": annotations})), message).await;
+    let owner =
+        |room: usize| json!([{"apiVersion": "v1", "kind": "None", "name": "x".repeat(room - 7), "uid": "u"}]);
+    let message = "finalizers and ownerReferences have 8193 characters in all: give at most 8192";
+    refused(&jobs, &job(json!({"ownerReferences": owner(8_193)})), message).await;
     let finalizers: Vec<_> = (0..33).map(|n| format!("example.com/f{n}")).collect();
     let message = "there are 33 finalizers and ownerReferences: give at most 32";
     refused(&jobs, &job(json!({"finalizers": finalizers})), message).await;
     // A job at the bound is admitted.
-    let fits = job(json!({"labels": labels(2048)}));
-    jobs.create(&PostParams { dry_run: true, ..PostParams::default() }, &fits).await.unwrap();
+    let note = json!({"note": "x".repeat(131_072 - 4 - 127 * 10)});
+    let fits = job(json!({"labels": labels(127), "annotations": note, "ownerReferences": owner(8_192)}));
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    jobs.create(&dry_run, &fits).await.unwrap();
+    // Each manager that applies it has a list of the fields.
+    let apply = async |manager: usize, dry_run: bool| {
+        let params = PatchParams { dry_run, ..PatchParams::apply(&format!("manager-{manager}")).force() };
+        jobs.patch("surrounded", &params, &Patch::Apply(&job(json!({"labels": labels(100)})))).await
+    };
+    for manager in 1..=16 {
+        apply(manager, false).await.unwrap();
+    }
+    let message = "there are 17 field managers (metadata.managedFields): apply with at most 16";
+    refused_call(message, || apply(17, true)).await;
+    apply(16, true).await.unwrap();
 }

@@ -8,7 +8,7 @@ use k8s_openapi::{
         admissionregistration::v1::ValidatingAdmissionPolicyBinding,
         apps::v1::{DaemonSet, ReplicaSet},
         core::v1::{Namespace, Node, Pod},
-        rbac::v1::RoleBinding,
+        rbac::v1::{Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -150,6 +150,14 @@ async fn a_kubelet_keeps_the_finalizer_of_what_is_not_counted() {
     let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     let words = "only Crofter sets or removes the finalizer crofter.io/accounted";
     forbidden(words, async || pods.patch_status("job", &try_patch(), &release).await).await;
+    // What the pod is charged for, and why it was stopped, stays as Crofter wrote it.
+    for annotation in ["kubernetes.io/egress-bandwidth", names::ANNOTATION_STOP] {
+        let words =
+            format!("only Crofter sets, changes or removes these annotations of a job's pod: {annotation}");
+        let forged = annotated(&json!({annotation: "0M"}));
+        forbidden(&words, async || pods.patch_status("job", &try_patch(), &forged).await).await;
+    }
+    pods.patch_status("job", &try_patch(), &annotated(&json!({"example.com/note": "seen"}))).await.unwrap();
     let ended = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
     pods.patch_status("job", &PatchParams::default(), &ended).await.unwrap();
     // It may delete the pod, which the finalizer then keeps.
@@ -298,6 +306,59 @@ async fn of_controllers_only_daemonsets_reach_workers() {
     assert!(pods.list(&ListParams::default().labels("app=replicas")).await.unwrap().items.is_empty());
 }
 
+/// A user who may also bind the pods of the namespace.
+async fn may_bind(admin: &Client, namespace: &str) {
+    let role: Role = object(json!({
+        "metadata": {"name": "bind"},
+        "rules": [{"apiGroups": [""], "resources": ["bindings", "pods/binding"], "verbs": ["create"]}],
+    }));
+    Api::namespaced(admin.clone(), namespace).create(&plainly(), &role).await.unwrap();
+    let binding: RoleBinding = object(json!({
+        "metadata": {"name": "bind"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "bind"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": format!("member-of-{namespace}")}],
+    }));
+    Api::namespaced(admin.clone(), namespace).create(&plainly(), &binding).await.unwrap();
+}
+
+/// Binds the pod `bound` without storing it, by the subresource or the kind, with this metadata.
+async fn bind(client: &Client, namespace: &str, by: &str, metadata: Value) -> kube::Result<Value> {
+    let mut binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": metadata,
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "to-bind-to"},
+    });
+    binding["metadata"]["name"] = json!("bound");
+    let path = format!("/api/v1/namespaces/{namespace}/{by}?dryRun=All");
+    let request = http::Request::post(path).header("content-type", "application/json");
+    client.request(request.body(binding.to_string().into_bytes()).unwrap()).await
+}
+
+/// The API server copies labels and annotations of a binding to the pod.
+#[tokio::test]
+async fn a_binding_brings_no_mark_of_crofter_along() {
+    let cluster = installed().await;
+    let (admin, _report) = cluster.client_with_report().await.unwrap();
+    add_node(&admin, "to-bind-to", Some("acme")).await;
+    let member = team(&admin, "team-binds", json!({})).await;
+    may_bind(&admin, "team-binds").await;
+    let mut bound = pod(json!({"schedulerName": "none"}));
+    bound.metadata.name = Some("bound".to_owned());
+    Api::namespaced(member.clone(), "team-binds").create(&plainly(), &bound).await.unwrap();
+    for by in ["pods/bound/binding", "bindings"] {
+        let label = json!({"labels": {names::LABEL_TENANT: "acme"}});
+        forbidden("only Crofter sets, changes or removes labels of crofter.io", async || {
+            bind(&member, "team-binds", by, label.clone()).await
+        })
+        .await;
+        let annotation = json!({"annotations": {names::ANNOTATION_STOP: "2026-01-02T03:04:05Z Canceled"}});
+        forbidden("only Crofter sets, changes or removes these annotations", async || {
+            bind(&member, "team-binds", by, annotation.clone()).await
+        })
+        .await;
+        bind(&member, "team-binds", by, json!({"labels": {"example.com/zone": "a"}})).await.unwrap();
+    }
+}
+
 /// A pod that names its node passes kube-scheduler and the taint by. The chart's own binding reports such a pod; this is what
 /// one refuses that denies.
 #[tokio::test]
@@ -318,9 +379,21 @@ async fn ordinary_pods_name_no_node_where_that_is_denied() {
     selector.match_labels =
         Some([("kubernetes.io/metadata.name".to_owned(), "team-names".to_owned())].into());
     policies.create(&plainly(), &binding).await.unwrap();
-    let words = "a pod that names its node (spec.nodeName) passes the taints of workers by";
+    let words =
+        "a pod that names its node (spec.nodeName), or is bound to one, passes the taints of workers by";
     forbidden(words, async || pods.create(&dry_run(), &on_a_node).await).await;
     pods.create(&dry_run(), &pod(json!({}))).await.unwrap();
+    // The same for one that is bound by its owner, and not for one that a scheduler binds.
+    may_bind(&admin, "team-names").await;
+    let mut bound = pod(json!({"schedulerName": "none"}));
+    bound.metadata.name = Some("bound".to_owned());
+    pods.create(&plainly(), &bound).await.unwrap();
+    for by in ["pods/bound/binding", "bindings"] {
+        forbidden(words, async || bind(&member, "team-names", by, json!({})).await).await;
+    }
+    let scheduler = cluster.kubeconfig_for_user("system:kube-scheduler", &[]).unwrap();
+    let scheduler = cluster.client_for(&scheduler).await.unwrap();
+    bind(&scheduler, "team-names", "pods/bound/binding", json!({})).await.unwrap();
     // Who may write nodes could make it a worker or no worker; and a kubelet mirrors its static pods.
     let administrators: Api<Pod> = Api::namespaced(admin.clone(), "team-names");
     administrators.create(&dry_run(), &on_a_node).await.unwrap();

@@ -37,9 +37,10 @@ pub(super) async fn delete_pod(
     job: &Job,
     pod: String,
     uid: &str,
+    grace: Option<u32>,
     context: &Context,
 ) -> Result<Action, Error> {
-    let deleted = delete_exactly(&pods_api(job, context), &pod, uid, None).await;
+    let deleted = delete_exactly(&pods_api(job, context), &pod, uid, grace).await;
     deleted.map_err(|source| Error::DeletePod { pod, source })?;
     Ok(Action::await_change())
 }
@@ -59,7 +60,7 @@ pub(super) async fn stop_pod(
         Ok(_) => Ok(Action::await_change()),
         Err(error) if matches!(error.code(), Some(400 | 403 | 422)) => {
             tracing::warn!(pod, namespace = job.namespace(), %error, "failed to stop a pod, deleting it");
-            delete_pod(job, pod, uid, context).await
+            delete_pod(job, pod, uid, None, context).await
         }
         Err(source) => Err(Error::StopPod { pod, source }),
     }

@@ -70,7 +70,7 @@ async fn apply(
             let poll = view.steady.checked_add(MIRROR_POLL).ok().filter(|_| held);
             requeue_at([until, poll].into_iter().flatten().min(), view.steady)
         }
-        Step::Delete { pod, uid } => apply::delete_pod(job, pod, &uid, context).await?,
+        Step::Delete { pod, uid, grace } => apply::delete_pod(job, pod, &uid, grace, context).await?,
         Step::Stop { pod, uid, version, stop } => {
             apply::stop_pod(job, pod, &uid, &version, &stop, context).await?
         }

@@ -10,19 +10,35 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{Bounds, Cause, Ending, created, stop};
+use super::{Bounds, Cause, Ending, created, reported::earliest_end, stop};
 use crate::api_types::Reason;
 
 /// The kubelet removes a pod within this time after its last container has ended.
 const REMOVAL: SignedDuration = SignedDuration::from_secs(10);
 
 pub(super) fn ending(pod: &Pod, container: Option<&ContainerStatus>, bounds: &Bounds) -> Ending {
-    let status = pod.status.clone().unwrap_or_default();
+    let ending = outcome(pod, container, bounds);
+    // By what it ended decides how late its end may have been reported.
+    let bounds = Bounds { earliest_end: earliest_end(pod, ending.cause), ..*bounds };
+    let (started, said) = said(container);
+    let (started_at, finished_at) = bounds.run(started, said.unwrap_or_else(|| last_change(pod)));
+    Ending { started_at, finished_at, ..ending }
+}
+
+/// Start and end of a container as its node says.
+fn said(container: Option<&ContainerStatus>) -> (Option<Timestamp>, Option<Timestamp>) {
     let terminated = container.and_then(|c| c.state.as_ref()?.terminated.as_ref());
     // A node that is lost reports no end of its containers: they are left as running.
     let running = container.and_then(|c| Some(c.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0));
-    let said = terminated.and_then(|t| Some(t.finished_at.as_ref()?.0));
-    let started = terminated.and_then(started).or(running);
+    let end = terminated.and_then(|t| Some(t.finished_at.as_ref()?.0));
+    (terminated.and_then(started).or(running), end)
+}
+
+/// How it ended; its times are what its node says, within the bounds.
+fn outcome(pod: &Pod, container: Option<&ContainerStatus>, bounds: &Bounds) -> Ending {
+    let status = pod.status.clone().unwrap_or_default();
+    let terminated = container.and_then(|c| c.state.as_ref()?.terminated.as_ref());
+    let (started, said) = said(container);
     let (started_at, finished_at) = bounds.run(started, said.unwrap_or_else(|| last_change(pod)));
     let end = |reason, cause, message: String| Ending {
         reason,

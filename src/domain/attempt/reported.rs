@@ -1,9 +1,10 @@
 //! When the API server received the end of a container: what a kubelet can't choose.
 //!
-//! The API server keeps the time of each field manager's last write. [`prepare`] reads that of a pod's status before the cache
-//! drops it. A kubelet reports an end within seconds. One that is cut off does so when it is back; by then its pods have long
-//! been deleted, or are known to be lost. So a container has ended no earlier than [`MAX_DELAY`] before its report, its deletion
-//! or its disruption, whichever was first.
+//! The API server keeps the time of each field manager's last write. [`prepare`] reads that of a pod's status before the
+//! cache drops it. A kubelet reports an end within seconds. One that is cut off does so when it is back; by then its
+//! pods have long been deleted, or are known to be lost. So a container that ended by itself has done so no earlier than
+//! [`MAX_DELAY`] before its report, and one that was deleted or disrupted no earlier than that before its deletion or
+//! disruption. Whoever writes a pod's status could claim one of these: then the attempt has failed by it, and is run again.
 //!
 //! A pod with several containers is written again when the others end, so nothing is known of the job's.
 
@@ -11,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::{container, phase};
+use super::{Cause, container, phase};
 use crate::names;
 
 /// The longest delay of a report. A node is unreachable 50 s after its last lease, and a pod tolerates that for 300 s (defaults of
@@ -31,9 +32,12 @@ pub fn prepare(pod: &mut Pod) {
     pod.annotations_mut().insert(names::POD_END_REPORTED.to_owned(), at.to_string());
 }
 
-/// The earliest time at which the container of a pod can have ended, where it is known.
-pub(super) fn earliest_end(pod: &Pod) -> Option<Timestamp> {
+/// The earliest time at which the container of a pod can have ended, by what it ended, where it is known.
+pub(super) fn earliest_end(pod: &Pod, cause: Cause) -> Option<Timestamp> {
     let reported: Timestamp = pod.annotations().get(names::POD_END_REPORTED)?.parse().ok()?;
+    if !matches!(cause, Cause::Deletion | Cause::Infrastructure) {
+        return reported.checked_sub(MAX_DELAY).ok();
+    }
     let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or_default());
     let deleted = pod.metadata.deletion_timestamp.as_ref().and_then(|time| time.0.checked_sub(grace).ok());
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -72,7 +76,30 @@ mod tests {
     }
 
     fn earliest(changes: Value) -> Option<String> {
-        earliest_end(&prepared(&changes)).map(|time| time.to_string())
+        let [own, deleted] =
+            [Cause::Success, Cause::Deletion].map(|cause| earliest_end(&prepared(&changes), cause));
+        let never_later = own.zip(deleted).is_none_or(|(own, deleted)| deleted <= own);
+        assert!(never_later && own.is_some() >= deleted.is_some());
+        deleted.map(|time| time.to_string())
+    }
+
+    #[test]
+    fn what_ended_by_itself_is_bounded_by_its_report_alone() {
+        let claimed = prepared(&json!({
+            "metadata": {"deletionTimestamp": "2026-01-01T05:00:00Z"}, "status": {"conditions": [
+                {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "2026-01-01T04:00:00Z"}]},
+        }));
+        for cause in [Cause::Success, Cause::Job, Cause::Timeout, Cause::Invalid] {
+            assert_eq!(
+                earliest_end(&claimed, cause).unwrap().to_string(),
+                "2026-01-01T07:50:00Z",
+                "{cause:?}"
+            );
+        }
+        assert_eq!(
+            earliest_end(&claimed, Cause::Infrastructure).unwrap().to_string(),
+            "2026-01-01T03:50:00Z"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{created, reported};
+use super::created;
 
 /// Times of objects have whole seconds.
 const ROUNDING: SignedDuration = SignedDuration::from_secs(1);
@@ -29,7 +29,7 @@ impl Bounds {
     /// What a pod says of itself.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
-        Self { created: created(pod), started: None, earliest_end: reported::earliest_end(pod), now: None }
+        Self { created: created(pod), started: None, earliest_end: None, now: None }
     }
 
     /// When a container that runs has started: as recorded, else as its node says, and where that can't be, now.

@@ -88,7 +88,8 @@ impl World {
             "metadata": {"name": format!("j-u-{attempt}"), "uid": format!("p{attempt}"),
                 "creationTimestamp": at(made).to_string(),
                 "labels": {"crofter.io/attempt": attempt.to_string(), "crofter.io/worker-group": "a"}},
-            "spec": {"nodeName": "n", "containers": [{"name": "job"}]}, "status": status,
+            "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30, "containers": [{"name": "job"}]},
+            "status": status,
         });
         let left = running_left(&self.view(0)).unwrap();
         let made_before = self.pods.iter().find(|pod| attempt::number(pod) == Some(attempt));

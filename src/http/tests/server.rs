@@ -362,7 +362,7 @@ async fn bodies_that_do_not_come_keep_no_one_out() {
         }
         unreachable!("there is no bound");
     };
-    assert_eq!(receives(KEY, "/v1/jobs", &mut open).await, (places::MAX_BODIES_PER_TENANT, 503));
+    assert_eq!(receives(KEY, "/v1/jobs", &mut open).await, (places::MAX_BLOCKS_PER_TENANT, 503));
     // The server knows the clerk's right.
     assert_eq!(posted(routes.clone(), "Bearer clerk", "/v1/tenants", Body::from("{}")).await, 422);
     let (clerks, status) = receives("Bearer clerk", "/v1/tenants", &mut open).await;

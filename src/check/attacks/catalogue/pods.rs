@@ -73,6 +73,8 @@ pub(super) fn all(site: &Site) -> Vec<Attack> {
     let (nodes, account) =
         ("a job's pod runs on the nodes of one worker group", "a job's pod has the account");
     let scheduler = "kube-scheduler places a job's pod";
+    let own = tolerates(json!({}))["tolerations"][0].clone();
+    let control_plane = json!({"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"});
     let words_of = [
         ("names its node", json!({"nodeName": "n1", "schedulingGates": null}), scheduler),
         ("names another scheduler", json!({"schedulerName": "mine"}), scheduler),
@@ -89,6 +91,11 @@ pub(super) fn all(site: &Site) -> Vec<Attack> {
         ("asks for the nodes of two groups", placed(names::NODE_ADMITTED, json!([TENANT, "another"])), nodes),
         ("asks for nodes by another label", placed("kubernetes.io/os", json!(["linux"])), nodes),
         ("asks for no nodes", json!({"affinity": null}), nodes),
+        (
+            "tolerates the taint of the control plane",
+            json!({"tolerations": [own, control_plane]}),
+            "a job's pod runs on no node of the control plane",
+        ),
     ];
     all.extend(words_of.into_iter().map(|(what, more, words)| {
         policy.attack(format!("create a job's pod that {what}"), create(more), words, twin())

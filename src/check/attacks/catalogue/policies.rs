@@ -117,6 +117,9 @@ fn objects(site: &Site) -> Vec<Attack> {
         let large = json!({"annotations": {"example.com/note": "x".repeat(140_000)}});
         let words = "labels and annotations have";
         all.extend(born_and_changed(&by, site, (of, name), "137 KiB of annotations", &large, words));
+        for (what, metadata, words) in too_much() {
+            all.extend(born_and_changed(&by, site, (of, name), what, &metadata, words));
+        }
     }
     let by = policy(Who::Developer, "job-deletion.crofter.io");
     let words = "can't be deleted with propagationPolicy Orphan";
@@ -128,6 +131,21 @@ fn objects(site: &Site) -> Vec<Attack> {
     all.push(admin.attack("delete a key and leave those that it has made", key, words, twin_of_key));
     all.push(by.attack("delete all Jobs and leave their pods", call::orphan(JOBS, &at, ""), words, twin()));
     all
+}
+
+/// Metadata that Kubernetes does not bound. Field managers come of requests, not of objects: tests/chart has them.
+fn too_much() -> [(&'static str, Value, &'static str); 2] {
+    let owner = json!({"apiVersion": "none.example/v1", "kind": "None", "name": "x".repeat(9_000), "uid": "0b8e9a52"});
+    let notes: serde_json::Map<String, Value> =
+        (0..129).map(|n| (format!("example.com/{n}"), json!(""))).collect();
+    [
+        (
+            "an ownerReference of 9 kB",
+            json!({"ownerReferences": [owner]}),
+            "finalizers and ownerReferences have",
+        ),
+        ("129 annotations", json!({"annotations": notes}), "labels and annotations: give at most 128"),
+    ]
 }
 
 fn volumes_and_tokens(site: &Site) -> Vec<Attack> {
@@ -346,8 +364,12 @@ fn operator(site: &Site) -> Vec<Attack> {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "crofter:tenant-admin"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "mallory"}],
     });
-    let tenants_own = |name: &str| {
-        call::create(NAMESPACES, "", name, with(json!({}), json!({"labels": {names::LABEL_TENANT: name}})))
+    let standard = |enforced: &str| {
+        let labels = json!({names::LABEL_TENANT: "new", "pod-security.kubernetes.io/enforce": enforced});
+        call::create(NAMESPACES, "", "new", with(json!({}), json!({"labels": labels})))
+    };
+    let enforce = |enforced: &str| {
+        call::note(NAMESPACES, "", at, &json!({"labels": {"pod-security.kubernetes.io/enforce": enforced}}))
     };
     let mut all: Vec<Attack> = Vec::new();
     let mut tried = |what: &str, attack: Call, words: &str, twin: Call| {
@@ -373,7 +395,25 @@ fn operator(site: &Site) -> Vec<Attack> {
     };
     let only = "Crofter writes only the Secrets of API keys";
     tried("create a Secret of no key", owned("Job"), only, owned("TenantApiKey"));
-    tried("create a namespace that is no tenant's", plain(NAMESPACES, ""), &none("new"), tenants_own("new"));
+    tried(
+        "create a namespace that is no tenant's",
+        plain(NAMESPACES, ""),
+        &none("new"),
+        standard("baseline"),
+    );
+    let enforced = "a tenant's namespace enforces the Pod Security Standard";
+    tried(
+        "create a tenant's namespace for privileged pods",
+        standard("privileged"),
+        enforced,
+        standard("restricted"),
+    );
+    tried(
+        "admit privileged pods to a tenant's namespace",
+        enforce("privileged"),
+        enforced,
+        enforce("baseline"),
+    );
     let adopt = call::note(NAMESPACES, "", ELSEWHERE, &json!({"labels": {names::LABEL_TENANT: TENANT}}));
     let note = call::note(NAMESPACES, "", at, &harmless());
     tried("make a namespace a tenant's", adopt, &none(ELSEWHERE), note);

@@ -210,6 +210,22 @@ fn a_pod_that_has_not_started_is_drained_as_well() {
     assert_eq!((status.phase, status.retries, status.not_before), (JobPhase::Retrying, 0, None));
 }
 
+/// A day's grace would keep the pod from its timeout, its tenant's state and its job's end.
+#[test]
+fn a_pod_that_was_deleted_with_more_grace_than_its_own_is_deleted_with_its_own() {
+    let mut world = World::new(&json!({}));
+    let deleted =
+        |grace: i64| json!({"deletionTimestamp": at(1 + grace), "deletionGracePeriodSeconds": grace});
+    let running = json!({"phase": "Running", "containerStatuses":
+        [container(&json!({"running": {"startedAt": at(0)}}))]});
+    world.running(1, 0);
+    world.write(0);
+    world.pod(1, 0, &deleted(30), &running);
+    assert_eq!(world.step(2), Step::Wait(None));
+    world.pod(1, 0, &deleted(86_400), &running);
+    assert!(matches!(world.step(2), Step::Delete { grace: Some(30), .. }));
+}
+
 #[test]
 fn a_drain_that_is_called_off_is_forgotten() {
     let mut world = World::new(&json!({}));
