@@ -22,6 +22,7 @@ pub mod jobs;
 pub mod jobs_index;
 pub mod keys;
 pub mod middleware;
+pub mod offer;
 pub mod openapi;
 pub mod path;
 pub mod places;
@@ -46,6 +47,8 @@ use axum::{
     extract::Request,
     http::{Uri, uri::PathAndQuery},
     middleware::from_fn_with_state,
+    response::Redirect,
+    routing::get,
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::{Client, runtime::reflector::Store};
@@ -152,7 +155,7 @@ impl Deref for App {
 
 /// All routes: under `/v1`, and for backwards compatibility without it.
 fn table(pages: &Pages) -> Routes {
-    let versioned = jobs::routes().merge(keys::routes()).merge(tenants::routes());
+    let versioned = jobs::routes().merge(keys::routes()).merge(tenants::routes()).merge(offer::routes());
     health::routes(pages).nest("/v1", versioned)
 }
 
@@ -167,6 +170,8 @@ pub fn routes(app: App, metrics: Metrics) -> Router {
     let middleware = RequestMiddleware::new(metrics, app.random.clone(), app.origins.clone());
     let routes = table(&Pages::of(&document()))
         .into_router()
+        // Not a part of the API, which the document describes: for people who open the server's address.
+        .route("/", get(async || Redirect::temporary("/docs")))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(middleware, handle))

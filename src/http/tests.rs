@@ -1,5 +1,6 @@
 //! Handlers behind their whole router, with an API server in memory.
 
+mod all_events;
 mod audit;
 mod browsers;
 mod captured;
@@ -11,6 +12,7 @@ mod keys;
 mod lists;
 mod logs;
 mod nodes;
+mod offer;
 mod paths;
 mod refusals;
 mod replicas;

@@ -38,12 +38,12 @@ use crate::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Time without an event after which the server sends a comment, so that no proxy closes the connection.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Name, and `id`, of the event that says that the job is deleted.
-const DELETED: &str = "deleted";
+pub const DELETED: &str = "deleted";
 
 /// The `Last-Event-ID` of a client that reconnects.
-pub struct LastEventId(Option<String>);
+pub struct LastEventId(pub Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
     type Rejection = Problem;
@@ -66,7 +66,7 @@ impl Describes for LastEventId {
 #[schemars(rename = "DeletedJob")]
 pub struct Deleted {
     /// This is the UID of the job.
-    id: String,
+    pub id: String,
 }
 
 /// The description of the route.

@@ -1,5 +1,6 @@
 //! Jobs of the tenant whose key authenticates the request.
 
+mod all_events;
 mod cancel;
 mod create;
 mod cursor;
@@ -28,8 +29,11 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-pub use self::list::{ListParams, list_of, lists_jobs};
 use self::view::JobView;
+pub use self::{
+    list::{ListParams, list_of, lists_jobs},
+    request::Resources,
+};
 use super::{
     App,
     auth::Context,
@@ -56,6 +60,7 @@ pub fn routes() -> Routes {
         .get("/jobs/{id}/why", why::why, why::operation())
         .get("/jobs/{id}/logs", logs::logs, logs::operation())
         .get("/jobs/{id}/events", events::events, events::operation())
+        .get("/events", all_events::events, all_events::operation())
 }
 
 /// The UID in a path. A text that is not a UID is the id of no job.

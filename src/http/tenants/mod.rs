@@ -20,6 +20,7 @@ use axum::{
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use serde_json::json;
 
+pub use self::view::AllQuotas;
 use super::{
     App,
     administrators::AccessReview,

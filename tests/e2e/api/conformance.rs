@@ -105,6 +105,8 @@ async fn fuzz(credentials: &str, groups: &[&str]) {
     let described = operations(&document().await);
     let wanted = described
         .iter()
+        // A stream without an end.
+        .filter(|(_, _, operation)| operation["operationId"] != "watchJobs")
         .filter(|(_, _, operation)| groups.iter().any(|group| operation["tags"][0] == *group));
     assert_eq!(tested, Some(wanted.count()), "{begin}");
 }
@@ -138,7 +140,7 @@ async fn api_a_fuzzer_with_a_token_finds_no_answer_that_is_not_described() {
         kubectl(&["create", "clusterrolebinding", role, &format!("--clusterrole={role}"), account]).await;
     }
     let token = kubectl(&["create", "token", "api-fuzzer"]).await;
-    fuzz(&token, &["Tenants"]).await;
+    fuzz(&token, &["Tenants", "Offer"]).await;
     let answer = ask_with("GET", "/whoami", &[("authorization", &format!("Bearer {token}"))], None).await;
     assert_eq!(answer.status, 200, "the token was good to the end: {answer:?}");
 }

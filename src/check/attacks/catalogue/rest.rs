@@ -34,6 +34,8 @@ fn routes() -> Vec<Route> {
         route(post.clone(), "/jobs/{canceled}/retry", None, Some("jobs:write")),
         route(post.clone(), "/jobs/{job}/cancel", None, Some("jobs:write")),
         route(delete.clone(), "/jobs/{job}", None, Some("jobs:write")),
+        route(get.clone(), "/scenarios", None, None),
+        route(get.clone(), "/plans", None, None),
         route(get.clone(), "/keys", None, Some("keys:read")),
         route(post.clone(), "/keys", Some(json!({"scopes": []})), Some("keys:write")),
         route(post, "/keys/{key}/rotate", None, Some("keys:write")),
@@ -57,7 +59,7 @@ fn everybody() -> Vec<Attack> {
     let by = |who, wall, code| By { who, wall, code };
     let mut all = Vec::new();
     // Refused keys and tokens are counted by address: few of them here, so that the API does not refuse more for a while.
-    let few = [0, 1, 7, 12];
+    let few = [0, 1, 7, 14];
     for (index, route) in routes().into_iter().enumerate() {
         let twin = || (Who::Key, route.twin.clone());
         let mut tried = |by: By, words: &str| {
@@ -85,6 +87,7 @@ fn of_administrators() -> Vec<Attack> {
     let by = By { who: Who::Key, wall: Wall::Credential, code: 403 };
     let routes = [
         (Method::GET, "/tenants", None),
+        (Method::GET, "/pools", None),
         (Method::POST, "/tenants", Some(json!({"name": "mine"}))),
         (Method::PATCH, "/tenants/{tenant}", Some(json!({"plan": "enterprise"}))),
         (Method::PUT, "/tenants/{tenant}", Some(json!({"plan": "enterprise"}))),
