@@ -5,7 +5,7 @@
 //! [`MAX_REVIEWS`] of each kind: a right that is revoked stays valid for at most that long. Concurrent requests with one
 //! token share one review.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
@@ -51,10 +51,23 @@ pub struct AccessReview {
     pub version: &'static str,
     /// Plural of the resource.
     pub resource: &'static str,
+    /// Subresource, such as `log`.
+    pub subresource: Option<&'static str>,
     /// Namespace, for namespaced resources.
     pub namespace: Option<String>,
     /// Name, where the route acts on one object.
     pub name: Option<String>,
+}
+
+/// As in the messages of the API server: `get jobs.crofter.io`, `get pods/log`.
+impl fmt::Display for AccessReview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if let Some(subresource) = self.subresource {
+            write!(f, "/{subresource}")?;
+        }
+        if self.group.is_empty() { Ok(()) } else { write!(f, ".{}", self.group) }
+    }
 }
 
 impl AccessReview {
@@ -66,14 +79,22 @@ impl AccessReview {
         namespace: Option<String>,
         name: Option<String>,
     ) -> Self {
-        Self { verb, group: names::GROUP, version: names::VERSION, resource, namespace, name }
+        Self {
+            verb,
+            group: names::GROUP,
+            version: names::VERSION,
+            resource,
+            subresource: None,
+            namespace,
+            name,
+        }
     }
 
     /// The review of a verb on a node.
     #[must_use]
     pub fn of_node(verb: &'static str, name: &str) -> Self {
         let name = Some(name.to_owned());
-        Self { verb, group: "", version: "v1", resource: "nodes", namespace: None, name }
+        Self { verb, group: "", version: "v1", resource: "nodes", subresource: None, namespace: None, name }
     }
 }
 
@@ -94,7 +115,7 @@ impl Administrators {
         Self::with_ttl(client, REVIEW_TTL)
     }
 
-    fn with_ttl(client: Client, ttl: Duration) -> Self {
+    pub(super) fn with_ttl(client: Client, ttl: Duration) -> Self {
         let users = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
         let accepted = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ACCEPTED_FOR).build();
         let allowed = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
@@ -134,15 +155,23 @@ impl Administrators {
     /// # Errors
     /// `forbidden` with the right that is lacking; `cluster_unavailable`.
     pub async fn authorise(&self, user: &User, review: AccessReview) -> Result<(), Problem> {
-        let key = (user.clone(), review.clone());
-        let allowed = self.allowed.try_get_with(key, self.review_access(user, &review)).await;
-        if allowed.map_err(|problem: Arc<Problem>| Problem::clone(&problem))? {
+        if self.allows(user, &review).await? {
             return Ok(());
         }
-        let AccessReview { verb, group, resource, .. } = review;
-        let dot = if group.is_empty() { "" } else { "." };
-        let detail = format!("your rights in the cluster do not allow to {verb} {resource}{dot}{group}");
+        let place =
+            if review.namespace.is_some() { "in the namespace of the tenant" } else { "in the cluster" };
+        let detail = format!("your rights {place} do not allow to {review}");
         Err(Problem::new(Code::Forbidden, detail))
+    }
+
+    /// Whether a user has a right.
+    ///
+    /// # Errors
+    /// `cluster_unavailable`.
+    pub async fn allows(&self, user: &User, review: &AccessReview) -> Result<bool, Problem> {
+        let key = (user.clone(), review.clone());
+        let allowed = self.allowed.try_get_with(key, self.review_access(user, review)).await;
+        allowed.map_err(|problem: Arc<Problem>| Problem::clone(&problem))
     }
 
     async fn review_token(&self, token: &str) -> Result<Option<User>, Problem> {
@@ -168,6 +197,7 @@ impl Administrators {
             group: Some(review.group.to_owned()),
             version: Some(review.version.to_owned()),
             resource: Some(review.resource.to_owned()),
+            subresource: review.subresource.map(str::to_owned),
             verb: Some(review.verb.to_owned()),
             namespace: review.namespace.clone(),
             name: review.name.clone(),

@@ -1,18 +1,18 @@
 //! The REST API: what `docs/rest-api.md` describes, from the caches, the API server and, for history, Postgres.
 //!
-//! A request passes the [`middleware`], an extractor that authenticates its caller ([`auth`]), and a handler: one file for
+//! A request passes the [`middleware`], an extractor that authenticates its caller ([`auth`]) and, on the routes of a tenant, authorises the caller ([`by_tenant`]), and a handler: one file for
 //! each verb of a resource, with its description. Nothing here decides about jobs: a submit creates a Job and waits for the
 //! scheduler's verdict. Every refusal is a [`problem::Problem`].
 //!
-//! The server writes with the operator's rights on behalf of the caller: the extractor's [`Context`](auth::Context)
-//! confines a key to its tenant's namespace, and an access review confines an administrator to their own rights in the
-//! cluster.
+//! The server writes with the operator's rights on behalf of the caller: the extractor's [`Context`](by_tenant::Context)
+//! confines a request to the namespace of one tenant, and access reviews confine a user to their own rights in the cluster.
 
 pub mod administrators;
 pub mod audit;
 pub mod auth;
 pub mod auth_throttle;
 pub mod body;
+pub mod by_tenant;
 pub mod concurrency_limit;
 pub mod connection;
 pub mod cors;
@@ -29,6 +29,7 @@ pub mod places;
 pub mod problem;
 pub mod query;
 pub mod request_id;
+pub mod rights;
 pub mod routes;
 pub mod server;
 pub mod streams;

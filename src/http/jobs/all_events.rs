@@ -30,16 +30,14 @@ use super::{
     logs::UNBUFFERED,
     view::JobView,
 };
-use crate::{
-    api_types::api_key::Scope,
-    http::{
-        App,
-        auth::{ByKey, JobsRead},
-        jobs_index::{JobChange, TenantWatch},
-        openapi::Operation,
-        problem::{Code, Problem},
-        streams::{self, End, Kind, StreamPermit},
-    },
+use crate::http::{
+    App,
+    by_tenant::ByTenant,
+    jobs_index::{JobChange, TenantWatch},
+    openapi::Operation,
+    problem::{Code, Problem},
+    rights::WatchJobs,
+    streams::{self, End, Kind, StreamPermit},
 };
 
 /// This is the data of the event after which the states of all jobs follow.
@@ -76,10 +74,10 @@ pub fn operation() -> Operation {
 /// `too_many_streams`; `cluster_unavailable` before the cache of jobs is complete.
 pub async fn events(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsRead>,
+    ByTenant(context, _): ByTenant<WatchJobs>,
     LastEventId(last_event): LastEventId,
 ) -> Result<Response, Problem> {
-    let tenant = &context.principal.tenant;
+    let tenant = &context.of;
     let permit = app.streams.try_acquire(Kind::Events, &tenant.uid)?;
     if !app.jobs.is_synced() {
         let detail = "this replica has not read all jobs yet: try again";
@@ -93,7 +91,7 @@ pub async fn events(
         watch: resumed.unwrap_or_else(|| app.jobs.watch_tenant(&tenant.namespace)),
         tenant_uid: tenant.uid.clone(),
         tenant_since: context.tenant.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        end: streams::end(&app, &context, Scope::JobsRead),
+        end: streams::end(&app, &context),
         _permit: permit,
     };
     let stream = Sse::new(stream::unfold(source, EventStream::next));

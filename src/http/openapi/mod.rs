@@ -164,7 +164,7 @@ fn credentials() -> Value {
         },
         "kubernetesToken": {
             "type": "http", "scheme": "bearer", "bearerFormat": "Kubernetes token",
-            "description": "A Kubernetes token authenticates an administrator, whose RBAC rights on crofter.io decide what is allowed.",
+            "description": "A Kubernetes token authenticates a user of the cluster, whose RBAC rights decide what is allowed. The requirement of an operation on a tenant names the rights that the user needs in the tenant's namespace.",
         },
     })
 }
