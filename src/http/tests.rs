@@ -204,7 +204,10 @@ impl Lab {
                 synced.is_synced() && decided.as_ref().is_none_or(SchedulerHandle::is_ready)
             }),
             authenticator: Arc::clone(&key) as Arc<dyn KeyAuthenticator>,
-            administrators: Administrators::new(client),
+            administrators: Administrators::new(
+                client,
+                Clock::of(|| "2030-01-01T00:00:00Z".parse().unwrap()),
+            ),
             auth_throttle: AuthThrottle::default(),
             streams: Streams::new(Metrics::default(), stopped),
             places: Places::default(),

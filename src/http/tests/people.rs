@@ -76,7 +76,7 @@ fn uncached() -> Lab {
     let mut lab = lab();
     let client = lab.app.client.clone();
     let parts = Arc::get_mut(&mut lab.app.0).unwrap();
-    parts.administrators = Administrators::with_ttl(client, Duration::from_nanos(1));
+    parts.administrators = Administrators::with_ttl(client, Clock::system(), Duration::from_nanos(1));
     lab
 }
 
