@@ -126,7 +126,13 @@ pub fn pool_group(pool: &str) -> String {
 /// Whether the nodes of a worker group may run jobs of more than one tenant.
 #[must_use]
 pub fn is_pool_group(group: &str) -> bool {
-    group.starts_with(POOL_GROUP_PREFIX)
+    pool_of_group(group).is_some()
+}
+
+/// The shared pool of a worker group; `None` where the group is a tenant's.
+#[must_use]
+pub fn pool_of_group(group: &str) -> Option<&str> {
+    group.strip_prefix(POOL_GROUP_PREFIX)
 }
 
 /// Name of a tenant's namespace.

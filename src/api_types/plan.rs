@@ -255,6 +255,11 @@ impl Plans {
         self.plans.get(name)
     }
 
+    /// The plans by their names, in order.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Plan)> {
+        self.plans.iter().map(|(name, plan)| (name.as_str(), plan))
+    }
+
     /// The plans' names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plans.keys().map(String::as_str)

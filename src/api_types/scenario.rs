@@ -130,6 +130,11 @@ impl Scenarios {
         self.scenarios.get(name)
     }
 
+    /// The scenarios by their names, in order.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Scenario)> {
+        self.scenarios.iter().map(|(name, scenario)| (name.as_str(), scenario))
+    }
+
     /// The scenario that a job names; `None` where it names none.
     ///
     /// # Errors

@@ -2,21 +2,33 @@
 //!
 //! A TokenReview says which user a token authenticates, and a SubjectAccessReview whether that user may do to the Crofter
 //! resource what the route does. The server caches the results for [`REVIEW_TTL`], tokens by their hash, at most
-//! [`MAX_REVIEWS`] of each kind: a right that is revoked stays valid for at most that long. Concurrent requests with one
+//! [`MAX_REVIEWS`] of each kind: a right that is revoked stays valid for at most that long, and a token that says when it
+//! expires (a JSON Web Token does) no longer than it lives. Concurrent requests with one
 //! token share one review.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use k8s_openapi::api::{
-    authentication::v1::{TokenReview, TokenReviewSpec},
-    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+use jiff::Timestamp;
+use k8s_openapi::{
+    ByteString,
+    api::{
+        authentication::v1::{TokenReview, TokenReviewSpec},
+        authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+    },
 };
 use kube::{Api, Client, api::PostParams};
-use moka::future::Cache;
+use moka::{Expiry, future::Cache};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::problem::{Code, Problem};
 use crate::{
+    clock::Clock,
     kube_ext::{CallError, within},
     names,
 };
@@ -51,10 +63,23 @@ pub struct AccessReview {
     pub version: &'static str,
     /// Plural of the resource.
     pub resource: &'static str,
+    /// Subresource, such as `log`.
+    pub subresource: Option<&'static str>,
     /// Namespace, for namespaced resources.
     pub namespace: Option<String>,
     /// Name, where the route acts on one object.
     pub name: Option<String>,
+}
+
+/// As in the messages of the API server: `get jobs.crofter.io`, `get pods/log`.
+impl fmt::Display for AccessReview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if let Some(subresource) = self.subresource {
+            write!(f, "/{subresource}")?;
+        }
+        if self.group.is_empty() { Ok(()) } else { write!(f, ".{}", self.group) }
+    }
 }
 
 impl AccessReview {
@@ -66,22 +91,65 @@ impl AccessReview {
         namespace: Option<String>,
         name: Option<String>,
     ) -> Self {
-        Self { verb, group: names::GROUP, version: names::VERSION, resource, namespace, name }
+        Self {
+            verb,
+            group: names::GROUP,
+            version: names::VERSION,
+            resource,
+            subresource: None,
+            namespace,
+            name,
+        }
     }
 
     /// The review of a verb on a node.
     #[must_use]
     pub fn of_node(verb: &'static str, name: &str) -> Self {
         let name = Some(name.to_owned());
-        Self { verb, group: "", version: "v1", resource: "nodes", namespace: None, name }
+        Self { verb, group: "", version: "v1", resource: "nodes", subresource: None, namespace: None, name }
     }
+}
+
+/// The result of the review of a token.
+#[derive(Clone)]
+struct ReviewedToken {
+    /// The user; `None` where the cluster does not accept the token.
+    user: Option<User>,
+    /// How long the token is valid after its review, where it says so.
+    lifetime: Option<Duration>,
+}
+
+/// Removes the review of a token when the token expires.
+struct WhileValid;
+
+impl Expiry<[u8; 32], ReviewedToken> for WhileValid {
+    fn expire_after_create(&self, _: &[u8; 32], token: &ReviewedToken, _: Instant) -> Option<Duration> {
+        token.lifetime
+    }
+}
+
+/// When a JSON Web Token says that it expires (RFC 7519, 4.1.4). No signature is checked: the cluster does that, and an early
+/// end only makes it review the token again.
+fn expiry(token: &str) -> Option<Timestamp> {
+    let claims = token.split('.').nth(1)?;
+    // The alphabet of base64url, without padding, in that of base64.
+    let mut text = claims.replace('-', "+").replace('_', "/");
+    text.extend(std::iter::repeat_n('=', text.len().wrapping_neg() % 4));
+    let ByteString(bytes) = serde_json::from_value(text.into()).ok()?;
+    let claims: Value = serde_json::from_slice(&bytes).ok()?;
+    Timestamp::from_second(claims["exp"].as_i64()?).ok()
+}
+
+fn left(now: Timestamp, end: Timestamp) -> Duration {
+    Duration::try_from(end.duration_since(now)).unwrap_or_default()
 }
 
 /// Authenticates and authorises administrators.
 pub struct Administrators {
     client: Client,
-    /// By a token's hash: its user, or `None` for a token that the cluster does not accept.
-    users: Cache<[u8; 32], Option<User>>,
+    clock: Clock,
+    /// By a token's hash.
+    users: Cache<[u8; 32], ReviewedToken>,
     /// The hashes of tokens that the cluster accepted at their last review.
     accepted: Cache<[u8; 32], ()>,
     allowed: Cache<(User, AccessReview), bool>,
@@ -90,15 +158,16 @@ pub struct Administrators {
 impl Administrators {
     /// Administrators of this cluster, with empty caches.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self::with_ttl(client, REVIEW_TTL)
+    pub fn new(client: Client, clock: Clock) -> Self {
+        Self::with_ttl(client, clock, REVIEW_TTL)
     }
 
-    fn with_ttl(client: Client, ttl: Duration) -> Self {
-        let users = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
+    pub(super) fn with_ttl(client: Client, clock: Clock, ttl: Duration) -> Self {
+        let users = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl);
+        let users = users.expire_after(WhileValid).build();
         let accepted = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ACCEPTED_FOR).build();
         let allowed = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
-        Self { client, users, accepted, allowed }
+        Self { client, clock, users, accepted, allowed }
     }
 
     /// Whether the review of a token is cached, or has accepted it within [`ACCEPTED_FOR`]: it costs no review, or is
@@ -123,10 +192,12 @@ impl Administrators {
                 Some(_) => self.accepted.insert(digest, ()).await,
                 None => self.accepted.invalidate(&digest).await,
             }
-            Ok(user)
+            let lifetime = expiry(token).map(|expiry| left(self.clock.now(), expiry));
+            Ok(ReviewedToken { user, lifetime })
         };
-        let user = self.users.try_get_with(digest, review).await;
-        user.map_err(|problem: Arc<Problem>| Problem::clone(&problem))
+        let reviewed = self.users.try_get_with(digest, review).await;
+        let reviewed = reviewed.map_err(|problem: Arc<Problem>| Problem::clone(&problem))?;
+        Ok(reviewed.user)
     }
 
     /// Authorises a user.
@@ -134,15 +205,23 @@ impl Administrators {
     /// # Errors
     /// `forbidden` with the right that is lacking; `cluster_unavailable`.
     pub async fn authorise(&self, user: &User, review: AccessReview) -> Result<(), Problem> {
-        let key = (user.clone(), review.clone());
-        let allowed = self.allowed.try_get_with(key, self.review_access(user, &review)).await;
-        if allowed.map_err(|problem: Arc<Problem>| Problem::clone(&problem))? {
+        if self.allows(user, &review).await? {
             return Ok(());
         }
-        let AccessReview { verb, group, resource, .. } = review;
-        let dot = if group.is_empty() { "" } else { "." };
-        let detail = format!("your rights in the cluster do not allow to {verb} {resource}{dot}{group}");
+        let place =
+            if review.namespace.is_some() { "in the namespace of the tenant" } else { "in the cluster" };
+        let detail = format!("your rights {place} do not allow to {review}");
         Err(Problem::new(Code::Forbidden, detail))
+    }
+
+    /// Whether a user has a right.
+    ///
+    /// # Errors
+    /// `cluster_unavailable`.
+    pub async fn allows(&self, user: &User, review: &AccessReview) -> Result<bool, Problem> {
+        let key = (user.clone(), review.clone());
+        let allowed = self.allowed.try_get_with(key, self.review_access(user, review)).await;
+        allowed.map_err(|problem: Arc<Problem>| Problem::clone(&problem))
     }
 
     async fn review_token(&self, token: &str) -> Result<Option<User>, Problem> {
@@ -168,6 +247,7 @@ impl Administrators {
             group: Some(review.group.to_owned()),
             version: Some(review.version.to_owned()),
             resource: Some(review.resource.to_owned()),
+            subresource: review.subresource.map(str::to_owned),
             verb: Some(review.verb.to_owned()),
             namespace: review.namespace.clone(),
             name: review.name.clone(),
@@ -202,10 +282,7 @@ fn digest(token: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        time::Instant,
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use serde_json::json;
 
@@ -248,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn a_review_is_cached_for_ten_seconds_and_a_bounded_number_of_them() {
         let (client, reviews) = cluster();
-        let admins = Administrators::new(client);
+        let admins = Administrators::new(client, Clock::system());
         for _ in 0..2 {
             let alice = admins.user("good").await.unwrap().unwrap();
             assert_eq!(admins.user("bad").await.unwrap(), None);
@@ -274,7 +351,7 @@ mod tests {
     async fn a_review_expires_although_it_is_used() {
         let (client, reviews) = cluster();
         let ttl = Duration::from_millis(50);
-        let admins = Administrators::with_ttl(client, ttl);
+        let admins = Administrators::with_ttl(client, Clock::system(), ttl);
         let begun = Instant::now();
         while reviews.load(Ordering::SeqCst) < 4 {
             let alice = admins.user("good").await.unwrap().unwrap();
@@ -288,15 +365,42 @@ mod tests {
     #[tokio::test]
     async fn concurrent_requests_with_one_token_share_a_review() {
         let (client, reviews) = cluster();
-        let admins = Administrators::new(client);
+        let admins = Administrators::new(client, Clock::system());
         let users = futures::future::join_all((0..10).map(|_| admins.user("good"))).await;
         assert!(users.into_iter().all(|user| user.unwrap().is_some_and(|user| user.name == "alice")));
         assert_eq!(reviews.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
+    async fn a_review_is_cached_no_longer_than_its_token_lives() {
+        const NOW: i64 = 1_900_000_000;
+        let token = |claims: &str| {
+            let text = serde_json::to_string(&ByteString(claims.as_bytes().to_vec())).unwrap();
+            format!("e30.{}.c2ln", text.trim_matches(['"', '=']).replace('+', "-").replace('/', "_"))
+        };
+        for (claims, is_cached) in [
+            (format!("{{\"exp\": {}}}", NOW + 60), true),
+            (format!("{{\"exp\": {NOW}}}"), false),
+            (format!("{{\"exp\": {}, \"sub\": \"\u{ff}?~>\"}}", NOW - 60), false),
+            ("{}".to_owned(), true),
+            ("{\"exp\": \"soon\"}".to_owned(), true),
+            (format!("{{\"exp\": {}}}", i64::MAX), true),
+            ("no JSON".to_owned(), true),
+        ] {
+            let (client, reviews) = cluster();
+            let admins = Administrators::new(client, Clock::of(|| Timestamp::from_second(NOW).unwrap()));
+            for _ in 0..3 {
+                admins.user(&token(&claims)).await.unwrap();
+            }
+            let expected = if is_cached { 1 } else { 3 };
+            assert_eq!(reviews.load(Ordering::SeqCst), expected, "{claims}");
+        }
+        assert_eq!((expiry("a"), expiry("a.b.c"), expiry("a..c"), expiry("")), (None, None, None, None));
+    }
+
+    #[tokio::test]
     async fn each_resource_is_named_with_the_version_of_its_group() {
-        let admins = Administrators::new(client(|call| {
+        let client = client(|call| {
             let of = &call.body["spec"]["resourceAttributes"];
             let right = match of["resource"].as_str() {
                 Some("nodes") => json!(["", "v1", "n1"]),
@@ -304,7 +408,8 @@ mod tests {
             };
             let allowed = json!([of["group"], of["version"], of["name"]]) == right;
             (201, json!({"metadata": {}, "spec": call.body["spec"], "status": {"allowed": allowed}}))
-        }));
+        });
+        let admins = Administrators::new(client, Clock::system());
         let user = User { name: "u".into(), uid: None, groups: Vec::new(), extra: BTreeMap::new() };
         for review in [
             AccessReview::of_node("patch", "n1"),
@@ -316,7 +421,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_token_is_accepted_while_the_cluster_is_unavailable() {
-        let admins = Administrators::new(client(|_| refusal(500, "down")));
+        let admins = Administrators::new(client(|_| refusal(500, "down")), Clock::system());
         for _ in 0..2 {
             assert_eq!(admins.user("good").await.unwrap_err().code, Code::ClusterUnavailable, "not cached");
         }

@@ -20,7 +20,7 @@ use axum::{
     response::Response,
 };
 
-use super::{administrators::User, path::canonical};
+use super::{administrators::User, header::TENANT_ID, path::canonical};
 use crate::{keys::Principal, metrics};
 
 /// The target of the lines, by which a subscriber can filter them.
@@ -47,6 +47,7 @@ enum AuditedCaller {
         key_id: String,
     },
     Administrator(String),
+    User(String),
 }
 
 impl Audit {
@@ -59,6 +60,11 @@ impl Audit {
     /// Records a user of the cluster as the caller.
     pub fn by_administrator(&self, user: &User) {
         self.recorded().caller = AuditedCaller::Administrator(visible(&user.name));
+    }
+
+    /// Records a user of the cluster as the caller of a route of a tenant.
+    pub fn by_user(&self, user: &User) {
+        self.recorded().caller = AuditedCaller::User(visible(&user.name));
     }
 
     /// Records the object, where the path does not name it.
@@ -110,7 +116,7 @@ impl AuditLine {
         let ids = template.map(|template| ids(template, request.uri().path())).unwrap_or_default();
         let tenant = match route.starts_with("/tenants/{") {
             true => ids.first().cloned().flatten(),
-            false => queried_tenant(request),
+            false => named_tenant(request),
         };
         Some(Self {
             audit,
@@ -140,6 +146,7 @@ impl Drop for AuditLine {
             AuditedCaller::Unknown => ("unknown", self.tenant.take(), None, None),
             AuditedCaller::Key { tenant, key_id } => ("key", Some(tenant), Some(key_id), None),
             AuditedCaller::Administrator(name) => ("administrator", self.tenant.take(), None, Some(name)),
+            AuditedCaller::User(name) => ("user", self.tenant.take(), None, Some(name)),
         };
         tracing::info!(
             target: TARGET,
@@ -164,10 +171,13 @@ fn ids(template: &str, path: &str) -> Vec<Option<String>> {
     pairs.filter(|(part, _)| part.starts_with('{')).map(|(_, text)| name_or_uid(text)).collect()
 }
 
-/// The tenant that the query of a request names.
-fn queried_tenant(request: &Request) -> Option<String> {
+/// The tenant that the query of a request names, or else its header.
+fn named_tenant(request: &Request) -> Option<String> {
     let Query(all) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
-    all.into_iter().find(|(name, _)| name == "tenant").and_then(|(_, value)| name_or_uid(&value))
+    match all.into_iter().find(|(name, _)| name == "tenant") {
+        Some((_, value)) => name_or_uid(&value),
+        None => name_or_uid(request.headers().get(TENANT_ID)?.to_str().ok()?),
+    }
 }
 
 /// A text, if it could be the name or the UID of an object.

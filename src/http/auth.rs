@@ -1,11 +1,10 @@
 //! Authenticates the caller of a request, from its credentials alone and before any other extractor reads the request.
 //!
-//! [`ByKey`] is a tenant: it accepts only a valid key of an active tenant, with the scope that the handler's signature
-//! names. [`ByAdministrator`] is a user of the cluster. A handler that takes neither is public, so each signature says who
-//! may call the route.
+//! [`Caller`] is a tenant, by a valid key of an active tenant, or a user of the cluster; [`ByAdministrator`] is a user. What
+//! they may do is for the handler to check, but in [`ByTenant`](super::by_tenant::ByTenant), which checks what its type
+//! names. A handler that takes none of them is public, so each signature says who may call the route.
 
 use std::{
-    marker::PhantomData,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -17,16 +16,17 @@ use axum::{
 };
 use futures::future::BoxFuture;
 use kube::runtime::reflector::ObjectRef;
+use secrecy::SecretString;
 
 use super::{
     App,
     administrators::{AccessReview, User},
     audit::Audit,
-    header::only,
+    header::{TENANT_ID, only},
     middleware::record_tenant,
     openapi::{AllowedCallers, Describes, Operation},
     path::canonical,
-    places::Place,
+    places::{Place, Pool},
     problem::{Code, INACTIVE_TENANT, Problem},
 };
 use crate::{
@@ -37,8 +37,6 @@ use crate::{
 
 /// The header of a key that is not sent as a bearer token.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// The header with the tenant that a client expects its key to belong to.
-const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 
 /// Authenticates API keys.
 pub trait KeyAuthenticator: Send + Sync {
@@ -106,7 +104,7 @@ fn address(parts: &Parts) -> IpAddr {
 /// The caller of a request.
 pub enum Caller {
     /// A tenant, by a key.
-    Tenant(Context),
+    Tenant(TenantKey),
     /// A user of the cluster, by a token.
     Administrator(Administrator),
 }
@@ -116,6 +114,8 @@ pub enum Caller {
 pub struct Administrator {
     /// The user.
     pub user: User,
+    /// The token, by which the server checks again that the cluster accepts the user.
+    pub token: Arc<SecretString>,
     place: Place,
 }
 
@@ -126,20 +126,27 @@ impl Administrator {
     /// `forbidden`, `cluster_unavailable`; `overloaded` where administrators have too many requests in flight.
     pub async fn authorise(&self, app: &App, review: AccessReview) -> Result<(), Problem> {
         app.administrators.authorise(&self.user, review).await?;
-        self.place.take(&app.places.administrators, &self.user.name)
+        self.takes_place(&app.places.administrators, &self.user.name)
+    }
+
+    /// Takes a place of this caller for the request, once it is authorised.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn takes_place(&self, pool: &Arc<Pool>, caller: &str) -> Result<(), Problem> {
+        self.place.take(pool, caller)
     }
 }
 
-/// The tenant of a request.
-#[derive(Clone)]
-pub struct Context {
+/// A tenant, by a key.
+pub struct TenantKey {
     /// The key.
     pub principal: Principal,
     /// The Tenant.
     pub tenant: Arc<Tenant>,
 }
 
-impl Context {
+impl TenantKey {
     /// Checks that the key has this scope.
     ///
     /// # Errors
@@ -151,14 +158,6 @@ impl Context {
         let scope = serde_json::to_value(scope).ok();
         let scope = scope.as_ref().and_then(|scope| scope.as_str()).unwrap_or_default();
         Err(Problem::new(Code::MissingScope, format!("this key lacks the scope {scope}")))
-    }
-}
-
-/// Whether the server would still accept a key for this scope: for streaming responses.
-pub async fn is_still_authorised(app: &App, principal: &Principal, scope: Scope) -> bool {
-    match app.authenticator.revalidate(principal).await {
-        Ok(now) => now.may(scope) && active(app, &principal.tenant).is_some(),
-        Err(_) => false,
     }
 }
 
@@ -175,13 +174,14 @@ impl FromRequestParts<App> for Caller {
                 let principal = principal.map_err(|refusal| refused(app, from, refusal))?;
                 audit.by_key(&principal);
                 place.take(&app.places.tenants, &principal.tenant.uid)?;
-                context(app, &parts.headers, principal).map(Self::Tenant)
+                tenant(app, &parts.headers, principal).map(Self::Tenant)
             }
             Credentials::Token(token) => {
                 let user = user(app, from, token).await?;
                 audit.by_administrator(&user);
                 place.take(&app.places.users, &user.name)?;
-                Ok(Self::Administrator(Administrator { user, place }))
+                let token = Arc::new(SecretString::from(token));
+                Ok(Self::Administrator(Administrator { user, token, place }))
             }
         }
     }
@@ -233,7 +233,7 @@ async fn user(app: &App, from: IpAddr, token: &str) -> Result<User, Problem> {
     user?.ok_or_else(invalid)
 }
 
-fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Context, Problem> {
+fn tenant(app: &App, headers: &HeaderMap, principal: Principal) -> Result<TenantKey, Problem> {
     let of = &principal.tenant;
     record_tenant(&of.name);
     if let Some(named) = only(headers, &TENANT_ID)?.map(|named| canonical(named.to_owned()))
@@ -243,59 +243,22 @@ fn context(app: &App, headers: &HeaderMap, principal: Principal) -> Result<Conte
         return Err(Problem::new(Code::TenantMismatch, "X-Tenant-ID names another tenant than the key's"));
     }
     match active(app, of) {
-        Some(tenant) => Ok(Context { principal, tenant }),
+        Some(tenant) => Ok(TenantKey { principal, tenant }),
         None => Err(Problem::new(Code::TenantInactive, INACTIVE_TENANT)),
     }
 }
 
-fn active(app: &App, of: &TenantOf) -> Option<Arc<Tenant>> {
+/// The Tenant of this UID, where it exists.
+#[must_use]
+pub fn current(app: &App, of: &TenantOf) -> Option<Arc<Tenant>> {
     let tenant = app.tenants.get(&ObjectRef::new(&of.name));
-    let tenant = tenant.filter(|tenant| tenant.metadata.uid.as_ref() == Some(&of.uid));
-    tenant.filter(|tenant| tenant_state::decide(tenant, app.clock.now()).accepts())
+    tenant.filter(|tenant| tenant.metadata.uid.as_ref() == Some(&of.uid))
 }
 
-/// A scope as a type, for the signatures of handlers.
-pub trait Needs: Send + Sync + 'static {
-    /// The scope.
-    const SCOPE: Scope;
-}
-
-macro_rules! scopes {
-    ($($name:ident),*) => { $(
-        #[doc = concat!("A route that needs the scope ", stringify!($name), ".")]
-        pub struct $name;
-        impl Needs for $name {
-            const SCOPE: Scope = Scope::$name;
-        }
-    )* };
-}
-scopes!(JobsRead, JobsWrite);
-
-/// A tenant whose key has the scope `N`.
-pub struct ByKey<N>(pub Context, pub(super) PhantomData<N>);
-
-impl<N: Needs> FromRequestParts<App> for ByKey<N> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        match Caller::from_request_parts(parts, app).await? {
-            Caller::Tenant(context) => {
-                context.needs(N::SCOPE)?;
-                Ok(Self(context, PhantomData))
-            }
-            Caller::Administrator(_) => Err(Problem::new(
-                Code::KeyRequired,
-                "this route needs an API key: an administrator's token has no tenant",
-            )),
-        }
-    }
-}
-
-impl<N: Needs> Describes for ByKey<N> {
-    fn describe(operation: &mut Operation) {
-        operation.called_by(AllowedCallers::Key, Some(N::SCOPE));
-        operation.add_problems([Code::KeyRequired]);
-    }
+/// The Tenant of this UID, where it is active.
+#[must_use]
+pub fn active(app: &App, of: &TenantOf) -> Option<Arc<Tenant>> {
+    current(app, of).filter(|tenant| tenant_state::decide(tenant, app.clock.now()).accepts())
 }
 
 /// A user of the cluster. The handler must authorise what it does.

@@ -11,6 +11,9 @@ use super::{
     problem::{Code, Problem},
 };
 
+/// The header with the tenant that a client expects its key to belong to, or that a user names.
+pub const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
+
 /// The value of a header that a request has at most once.
 ///
 /// # Errors

@@ -1,7 +1,10 @@
-//! The cache of jobs by UID and by age, which a watch of Jobs fills, and watches of single jobs.
+//! The cache of jobs by UID and by age, which a watch of Jobs fills, and watches of single jobs and of all jobs of a tenant.
 //!
 //! Lists read it, and a submit waits here for the verdict on its job. The number of jobs that a request reads is bounded, and
 //! no request holds the lock, for which the watch waits, for more than `SCANNED_AT_ONCE` jobs at a time.
+
+pub mod change_log;
+pub mod watches;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,9 +14,14 @@ use std::{
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
+pub use self::watches::{JobChange, JobEvent, JobWatch, TenantWatch};
+use self::{
+    change_log::{ChangeLog, Entry},
+    watches::Watched,
+};
 use crate::{
     api_types::{Job, JobPhase},
     domain::admission::order::Rank,
@@ -35,20 +43,7 @@ pub struct JobsIndex(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     cache: RwLock<JobsCache>,
-    /// By namespace and name.
-    watched: RwLock<HashMap<(String, String), LatestEvent>>,
-}
-
-/// The latest event of a job since the first watch of it began.
-type LatestEvent = watch::Sender<Option<JobEvent>>;
-
-/// The latest event of a job.
-#[derive(Clone, Debug)]
-pub enum JobEvent {
-    /// The job was created or updated.
-    Updated(Arc<Job>),
-    /// The job was deleted; with its last state, where that is known.
-    Deleted(Option<Arc<Job>>),
+    watched: Watched,
 }
 
 #[derive(Default)]
@@ -58,58 +53,8 @@ struct JobsCache {
     jobs: HashMap<String, BTreeMap<ListPosition, Arc<Job>>>,
     /// Jobs that wait, in the order of their queue, by namespace.
     waiting: HashMap<String, BTreeSet<Rank>>,
+    log: ChangeLog,
     synced: bool,
-}
-
-/// Watches one job, until it is dropped.
-pub struct JobWatch {
-    index: JobsIndex,
-    key: (String, String),
-    events: watch::Receiver<Option<JobEvent>>,
-}
-
-impl JobWatch {
-    /// The next state of the job with this UID that `matches`; waits for ever where none does.
-    pub async fn wait_for(&mut self, uid: &str, matches: impl Fn(&Job) -> bool) -> Option<Arc<Job>> {
-        let is_match = |event: &Option<JobEvent>| match event {
-            Some(JobEvent::Updated(job)) => job.metadata.uid.as_deref() == Some(uid) && matches(job),
-            _ => false,
-        };
-        match &*self.events.wait_for(is_match).await.ok()? {
-            Some(JobEvent::Updated(job)) => Some(Arc::clone(job)),
-            _ => None,
-        }
-    }
-
-    /// The latest event of the job with this UID since the last call, or since the watch began; events before it are
-    /// skipped. Cancel safe.
-    pub async fn next(&mut self, uid: &str) -> JobEvent {
-        let is_it = |job: &Arc<Job>| job.metadata.uid.as_deref() == Some(uid);
-        loop {
-            if self.events.changed().await.is_err() {
-                return JobEvent::Deleted(None);
-            }
-            match &*self.events.borrow_and_update() {
-                Some(JobEvent::Updated(job)) if is_it(job) => return JobEvent::Updated(Arc::clone(job)),
-                Some(JobEvent::Deleted(Some(job))) if is_it(job) => {
-                    return JobEvent::Deleted(Some(Arc::clone(job)));
-                }
-                // A new job of the same name.
-                Some(JobEvent::Updated(_)) => return JobEvent::Deleted(None),
-                Some(JobEvent::Deleted(_)) | None => (),
-            }
-        }
-    }
-}
-
-impl Drop for JobWatch {
-    fn drop(&mut self) {
-        let mut watched = self.index.0.watched.write().unwrap_or_else(PoisonError::into_inner);
-        // The count includes this receiver.
-        if watched.get(&self.key).is_some_and(|sender| sender.receiver_count() <= 1) {
-            watched.remove(&self.key);
-        }
-    }
 }
 
 /// A job's position in lists.
@@ -177,7 +122,7 @@ impl JobsIndex {
                 Change::Deleted(job) => self.delete(&job),
                 // The last valid state stays.
                 Change::Invalid(_) => (),
-                Change::Synced => self.write().synced = true,
+                Change::Synced => self.mark_synced(),
             }
         }
     }
@@ -188,15 +133,10 @@ impl JobsIndex {
         let mut cache = self.write();
         cache.positions.insert(uid, (namespace.clone(), created));
         cache.replace(&namespace, (created, uid), Some(job));
+        let version = job.metadata.resource_version.as_deref();
+        cache.log.record(&namespace, version, Entry::Job((created, uid)));
         drop(cache);
-        self.notify(namespace, job.name_any(), JobEvent::Updated(Arc::clone(job)));
-    }
-
-    fn notify(&self, namespace: String, name: String, event: JobEvent) {
-        let watched = self.0.watched.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = watched.get(&(namespace, name)) {
-            sender.send_replace(Some(event));
-        }
+        self.0.watched.notify(namespace, job.name_any(), JobEvent::Updated(Arc::clone(job)));
     }
 
     /// Removes a job; with its last state.
@@ -205,17 +145,10 @@ impl JobsIndex {
         let mut cache = self.write();
         cache.positions.remove(&position.1);
         cache.replace(&namespace, position, None);
+        let version = job.metadata.resource_version.as_deref();
+        cache.log.record(&namespace, version, Entry::Deleted(position));
         drop(cache);
-        self.notify(namespace, job.name_any(), JobEvent::Deleted(Some(Arc::clone(job))));
-    }
-
-    /// Watches a job from now on, whether it exists or not.
-    #[must_use]
-    pub fn watch(&self, namespace: &str, name: &str) -> JobWatch {
-        let key = (namespace.to_owned(), name.to_owned());
-        let mut watched = self.0.watched.write().unwrap_or_else(PoisonError::into_inner);
-        let events = watched.entry(key.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe();
-        JobWatch { index: self.clone(), key, events }
+        self.0.watched.notify(namespace, job.name_any(), JobEvent::Deleted(Some(Arc::clone(job))));
     }
 
     /// A job of this namespace, by its UID.
@@ -285,9 +218,10 @@ impl JobsIndex {
     }
 
     /// Marks the first list as complete.
-    #[cfg(test)]
     pub(crate) fn mark_synced(&self) {
-        self.write().synced = true;
+        let mut cache = self.write();
+        cache.synced = true;
+        cache.log.synced();
     }
 
     /// Whether the first list of jobs is complete.
@@ -439,6 +373,6 @@ mod tests {
         index.apply(&Arc::new(another));
         assert!(matches!(watch.next(&uid).await, JobEvent::Deleted(None)), "the name belongs to a new job");
         drop(watch);
-        assert!(index.0.watched.read().unwrap().is_empty());
+        assert!(index.0.watched.is_empty());
     }
 }

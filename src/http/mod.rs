@@ -1,18 +1,18 @@
 //! The REST API: what `docs/rest-api.md` describes, from the caches, the API server and, for history, Postgres.
 //!
-//! A request passes the [`middleware`], an extractor that authenticates its caller ([`auth`]), and a handler: one file for
+//! A request passes the [`middleware`], an extractor that authenticates its caller ([`auth`]) and, on the routes of a tenant, authorises the caller ([`by_tenant`]), and a handler: one file for
 //! each verb of a resource, with its description. Nothing here decides about jobs: a submit creates a Job and waits for the
 //! scheduler's verdict. Every refusal is a [`problem::Problem`].
 //!
-//! The server writes with the operator's rights on behalf of the caller: the extractor's [`Context`](auth::Context)
-//! confines a key to its tenant's namespace, and an access review confines an administrator to their own rights in the
-//! cluster.
+//! The server writes with the operator's rights on behalf of the caller: the extractor's [`Context`](by_tenant::Context)
+//! confines a request to the namespace of one tenant, and access reviews confine a user to their own rights in the cluster.
 
 pub mod administrators;
 pub mod audit;
 pub mod auth;
 pub mod auth_throttle;
 pub mod body;
+pub mod by_tenant;
 pub mod concurrency_limit;
 pub mod connection;
 pub mod cors;
@@ -22,12 +22,14 @@ pub mod jobs;
 pub mod jobs_index;
 pub mod keys;
 pub mod middleware;
+pub mod offer;
 pub mod openapi;
 pub mod path;
 pub mod places;
 pub mod problem;
 pub mod query;
 pub mod request_id;
+pub mod rights;
 pub mod routes;
 pub mod server;
 pub mod streams;
@@ -46,6 +48,8 @@ use axum::{
     extract::Request,
     http::{Uri, uri::PathAndQuery},
     middleware::from_fn_with_state,
+    response::Redirect,
+    routing::get,
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::{Client, runtime::reflector::Store};
@@ -152,7 +156,7 @@ impl Deref for App {
 
 /// All routes: under `/v1`, and for backwards compatibility without it.
 fn table(pages: &Pages) -> Routes {
-    let versioned = jobs::routes().merge(keys::routes()).merge(tenants::routes());
+    let versioned = jobs::routes().merge(keys::routes()).merge(tenants::routes()).merge(offer::routes());
     health::routes(pages).nest("/v1", versioned)
 }
 
@@ -167,6 +171,8 @@ pub fn routes(app: App, metrics: Metrics) -> Router {
     let middleware = RequestMiddleware::new(metrics, app.random.clone(), app.origins.clone());
     let routes = table(&Pages::of(&document()))
         .into_router()
+        // Not a part of the API, which the document describes: for people who open the server's address.
+        .route("/", get(async || Redirect::temporary("/docs")))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(middleware, handle))

@@ -59,11 +59,11 @@ pub enum Code {
     TooManyFailures,
     /// The key lacks the scope.
     MissingScope,
-    /// The administrator's rights do not allow this.
+    /// The user's rights do not allow this.
     Forbidden,
-    /// The route needs an API key.
-    KeyRequired,
-    /// `X-Tenant-ID` names another tenant than the key's.
+    /// A user has not named the tenant.
+    TenantRequired,
+    /// The request names another tenant than the key's, or two tenants.
     TenantMismatch,
     /// The tenant is suspended, expired or being deleted.
     TenantInactive,
@@ -124,7 +124,8 @@ impl Code {
             | Self::MalformedBody
             | Self::InvalidQuery
             | Self::InvalidHeader
-            | Self::InvalidCursor => StatusCode::BAD_REQUEST,
+            | Self::InvalidCursor
+            | Self::TenantRequired => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::InvalidBody
             | Self::InvalidObject
@@ -139,11 +140,9 @@ impl Code {
             Self::TooManyFailures | Self::QuotaExceeded | Self::RateLimited | Self::TooManyStreams => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            Self::MissingScope
-            | Self::Forbidden
-            | Self::KeyRequired
-            | Self::TenantMismatch
-            | Self::TenantInactive => StatusCode::FORBIDDEN,
+            Self::MissingScope | Self::Forbidden | Self::TenantMismatch | Self::TenantInactive => {
+                StatusCode::FORBIDDEN
+            }
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Conflict | Self::WrongState | Self::NotStarted => StatusCode::CONFLICT,
             Self::LogGone => StatusCode::GONE,

@@ -2,7 +2,7 @@
 //!
 //! The limit on requests in flight ends with the head of a response, so streaming responses have limits of their own, by
 //! tenant: one tenant's streams leave capacity for the others. A stream ends when the server stops, and, by [`end`], within
-//! some seconds after the server would no longer accept its key. The server buffers nothing for a slow client: it polls a
+//! some seconds after the server would no longer accept its key, or its user's token and rights. The server buffers nothing for a slow client: it polls a
 //! stream only when the connection accepts more bytes.
 
 use std::time::Duration;
@@ -14,11 +14,12 @@ use futures::{
 
 use super::{
     App,
-    auth::{Context, is_still_authorised},
+    administrators::REVIEW_TTL,
+    by_tenant::{Context, TenantCaller},
     concurrency_limit::{KeyedLimiter, Permit},
     problem::{Code, Problem},
 };
-use crate::{api_types::api_key::Scope, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// Time between two checks of a stream's key.
 pub const REVALIDATION_INTERVAL: Duration = Duration::from_secs(2);
@@ -126,23 +127,29 @@ pub enum End {
     /// The server stops.
     #[error("the server is stopping")]
     Stopping,
-    /// The key is revoked or expired, has lost its scope, or belongs to an inactive tenant; or the server can't check it.
-    #[error("the server no longer accepts the key")]
+    /// The key is revoked or expired, has lost its scope, or belongs to an inactive tenant; the token has expired, or the
+    /// user has lost a right; or the server can't check it.
+    #[error("the server no longer accepts the caller")]
     Closed,
 }
 
-/// Completes when a stream of this key must end.
-pub fn end(app: &App, context: &Context, scope: Scope) -> BoxFuture<'static, End> {
-    let (app, principal) = (app.clone(), context.principal.clone());
+/// Completes when a stream of this caller must end.
+pub fn end(app: &App, context: &Context) -> BoxFuture<'static, End> {
+    let (app, context) = (app.clone(), context.clone());
+    let interval = match context.by {
+        TenantCaller::Key(..) => REVALIDATION_INTERVAL,
+        // More often the reviews of a user would come from their cache.
+        TenantCaller::User(_) => REVIEW_TTL,
+    };
     async move {
         let mut stop = app.streams.stop.clone();
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => return End::Stopping,
-                () = tokio::time::sleep(REVALIDATION_INTERVAL) => (),
+                () = tokio::time::sleep(interval) => (),
             }
-            if !is_still_authorised(&app, &principal, scope).await {
+            if !context.is_still_authorised(&app).await {
                 return End::Closed;
             }
         }

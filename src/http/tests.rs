@@ -1,5 +1,6 @@
 //! Handlers behind their whole router, with an API server in memory.
 
+mod all_events;
 mod audit;
 mod browsers;
 mod captured;
@@ -11,7 +12,9 @@ mod keys;
 mod lists;
 mod logs;
 mod nodes;
+mod offer;
 mod paths;
+mod people;
 mod refusals;
 mod replicas;
 mod retry;
@@ -67,6 +70,7 @@ pub(super) struct Lab {
     pub(super) logs: Logs,
     /// Whether a node controller runs, which admits labelled nodes.
     pub(super) admits: Arc<AtomicBool>,
+    pub(super) reviews: Arc<Reviews>,
     pub(super) tenants: Writer<Tenant>,
 }
 
@@ -102,20 +106,51 @@ impl KeyAuthenticator for OneKey {
     }
 }
 
+/// How the API server reviews tokens and rights.
+#[derive(Default)]
+pub(super) struct Reviews {
+    /// It accepts no token.
+    pub(super) expired: AtomicBool,
+    /// It allows nothing.
+    pub(super) forbidden: AtomicBool,
+    /// It fails.
+    pub(super) failing: AtomicBool,
+    /// It never answers.
+    pub(super) silent: AtomicBool,
+}
+
 /// Reviews in which boss has all rights, clerk those on tenants and no others, and stranger none. That of a token which begins
-/// with `ey.` takes 20 ms.
-fn review(call: &Call) -> Option<(u16, Value)> {
+/// with `ey.` takes 20 ms. A user whose name begins with `may:` has the rights that follow in the namespace of acme.
+fn review(reviews: &Reviews, call: &Call) -> Option<(u16, Value)> {
     let spec = &call.body["spec"];
     let answer = |status: Value| Some((201, json!({"metadata": {}, "spec": spec, "status": status})));
+    let is = |flag: &AtomicBool| flag.load(Ordering::SeqCst);
+    if is(&reviews.failing) && call.path.ends_with("reviews") {
+        return Some(mock::refusal(500, "no reviews today"));
+    }
     match call.path.rsplit('/').next()? {
+        "tokenreviews" if is(&reviews.expired) => answer(json!({"authenticated": false})),
+        "subjectaccessreviews" if is(&reviews.forbidden) => answer(json!({"allowed": false})),
         "tokenreviews" => match spec["token"].as_str() {
             Some(name @ ("boss" | "clerk" | "stranger" | "mal\nlory")) => {
+                answer(json!({"authenticated": true, "user": {"username": name}}))
+            }
+            Some(name) if name.starts_with("may:") => {
                 answer(json!({"authenticated": true, "user": {"username": name}}))
             }
             _ => answer(json!({"authenticated": false})),
         },
         "subjectaccessreviews" => {
             let of = &spec["resourceAttributes"];
+            if let Some(rights) = spec["user"].as_str().and_then(|user| user.strip_prefix("may:")) {
+                let (verb, resource) = (of["verb"].as_str()?, of["resource"].as_str()?);
+                let subresource = of["subresource"].as_str().map_or(String::new(), |name| format!("/{name}"));
+                let group =
+                    if ["pods", "secrets", "resourcequotas"].contains(&resource) { "" } else { names::GROUP };
+                let asked = format!("{verb}-{resource}{subresource}");
+                let is_there = of["namespace"] == "tenant-acme" && of["group"] == group;
+                return answer(json!({"allowed": is_there && rights.split('+').any(|right| right == asked)}));
+            }
             let of_clerk = spec["user"] != "stranger" && of["resource"] == "tenants";
             answer(json!({"allowed": spec["user"] == "boss" || of_clerk}))
         }
@@ -132,7 +167,8 @@ impl Lab {
     pub(super) fn with(scheduler: Option<SchedulerHandle>) -> Self {
         let (fake, logs) = (Fake::default(), Arc::<Mutex<VecDeque<_>>>::default());
         let admits = Arc::<AtomicBool>::default();
-        let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits));
+        let reviews = Arc::<Reviews>::default();
+        let client = client(fake.clone(), Arc::clone(&logs), Arc::clone(&admits), Arc::clone(&reviews));
         let (tenants, mut tenants_writer) = cache();
         mock::put(&mut tenants_writer, tenant(json!({"plan": "free"})));
         let nodes = cache().0;
@@ -168,7 +204,10 @@ impl Lab {
                 synced.is_synced() && decided.as_ref().is_none_or(SchedulerHandle::is_ready)
             }),
             authenticator: Arc::clone(&key) as Arc<dyn KeyAuthenticator>,
-            administrators: Administrators::new(client),
+            administrators: Administrators::new(
+                client,
+                Clock::of(|| "2030-01-01T00:00:00Z".parse().unwrap()),
+            ),
             auth_throttle: AuthThrottle::default(),
             streams: Streams::new(Metrics::default(), stopped),
             places: Places::default(),
@@ -181,7 +220,7 @@ impl Lab {
             database: None,
             origins: Origins::new(&[ORIGIN.to_owned()]),
         });
-        Self { fake, app, key, stop, logs, admits, tenants: tenants_writer }
+        Self { fake, app, key, stop, logs, admits, reviews, tenants: tenants_writer }
     }
 
     /// Allows these origins and no others.
@@ -251,15 +290,19 @@ impl Lab {
 type Logs = Arc<Mutex<VecDeque<Result<mpsc::Receiver<String>, u16>>>>;
 
 /// The fake API server, which streams logs.
-fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>) -> Client {
+fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>, reviews: Arc<Reviews>) -> Client {
     let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let (fake, logs, admits) = (fake.clone(), Arc::clone(&logs), admits.load(Ordering::SeqCst));
+        let reviews = Arc::clone(&reviews);
         async move {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
             let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
             if body["spec"]["token"].as_str().is_some_and(|token| token.starts_with("ey.")) {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            if reviews.silent.load(Ordering::SeqCst) && parts.uri.path().ends_with("reviews") {
+                std::future::pending::<()>().await;
             }
             let (path, query) =
                 (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
@@ -276,7 +319,7 @@ fn client(fake: Fake, logs: Logs, admits: Arc<AtomicBool>) -> Client {
                     }
                     Err(code) => mock::refusal(code, "refused by the test"),
                 }
-            } else if let Some(answer) = review(&call) {
+            } else if let Some(answer) = review(&reviews, &call) {
                 answer
             } else if call.method == http::Method::GET && call.path == "/api/v1/nodes" {
                 let mut nodes: Vec<Value> =

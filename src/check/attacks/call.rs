@@ -77,6 +77,9 @@ impl Call {
         for (name, text) in texts {
             call.path = call.path.replace(name, text);
             body = body.map(|body| body.replace(name, text));
+            for (_, value) in &mut call.headers {
+                *value = value.replace(name, text);
+            }
         }
         // The texts are ids: JSON stays JSON.
         call.body = body.and_then(|body| serde_json::from_str(&body).ok());

@@ -35,6 +35,8 @@ pub enum Wall {
     Credential,
     /// The scopes of a key.
     Scope,
+    /// The rights of a user of the cluster in the tenant's namespace.
+    Rights,
     /// The REST API shows a tenant its own objects only.
     OwnObjects,
     /// The REST API checks what it is sent.
@@ -52,6 +54,7 @@ impl std::fmt::Display for Wall {
             Self::NodeRestriction => f.write_str("NodeRestriction"),
             Self::Credential => f.write_str("REST: credentials"),
             Self::Scope => f.write_str("REST: scopes"),
+            Self::Rights => f.write_str("REST: rights"),
             Self::OwnObjects => f.write_str("REST: own objects"),
             Self::Input => f.write_str("REST: input"),
         }

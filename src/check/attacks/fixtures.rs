@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Secret},
+        authentication::v1::{TokenRequest, TokenRequestSpec},
+        core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
         rbac::v1::RoleBinding,
     },
 };
@@ -16,6 +17,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use strum::IntoEnumIterator;
 
 use super::{
     super::{Finding, trial, unanswered},
@@ -68,12 +70,16 @@ pub async fn make(
     elsewhere(client).await?;
     let member =
         |who: Who| json!({"kind": "User", "name": who.user(site).map(|user| user.0), "role": who.role()});
-    let members = [Who::Viewer, Who::Developer, Who::TenantOperator, Who::TenantAdmin].map(member);
+    let account = |who: Who, role: &str| json!({"kind": "ServiceAccount", "namespace": ELSEWHERE, "name": who.account(), "role": role});
+    let mut members =
+        [Who::Viewer, Who::Developer, Who::TenantOperator, Who::TenantAdmin].map(member).to_vec();
+    members.extend([account(Who::AdminToken, "admin"), account(Who::ViewerToken, "viewer")]);
     let admin =
         json!({"kind": "User", "name": Who::Neighbour.user(site).map(|user| user.0), "role": "admin"});
+    let admins = [admin, account(Who::NeighbourToken, "admin")];
     for (name, spec) in [
         (TENANT, json!({"access": members})),
-        (NEIGHBOUR, json!({"access": [admin]})),
+        (NEIGHBOUR, json!({"access": admins})),
         (SUSPENDED, json!({"preventDeletion": true})),
     ] {
         let mut spec = spec;
@@ -102,13 +108,20 @@ pub async fn make(
             _ => (),
         }
     }
+    for who in Who::iter() {
+        if let Some(name) = who.account() {
+            fixtures.tokens.insert(who, token(client, name).await?);
+        }
+    }
     fixtures.tokens.insert(Who::ForgedKey, FORGED_KEY.to_owned());
     fixtures.tokens.insert(Who::ForgedToken, FORGED_TOKEN.to_owned());
     let victim = key(client, &tenant, "victim", &[], limit).await?.0;
     let spare = key(client, &tenant, "spare", &[], limit).await?.0;
-    let [job, spared, canceled] = [
+    let second_spare = key(client, &tenant, "second-spare", &[], limit).await?.0;
+    let [job, spared, second_spared, canceled] = [
         self::job(client, &tenant, "waiting").await?,
         self::job(client, &tenant, "spare").await?,
+        self::job(client, &tenant, "second-spare").await?,
         self::job(client, &tenant, "canceled").await?,
     ];
     files(client, &tenant).await?;
@@ -129,6 +142,8 @@ pub async fn make(
         ("{canceled}", canceled),
         ("{key}", victim),
         ("{sparekey}", spare),
+        ("{spare2}", second_spared),
+        ("{sparekey2}", second_spare),
         ("{node}", uid(node)),
     ]);
     Ok(fixtures)
@@ -193,6 +208,20 @@ async fn elsewhere(client: &Client) -> Result<(), Finding> {
     let own = json!({"metadata": {"name": "own"}});
     let _: Secret = create(&Api::namespaced(client.clone(), ELSEWHERE), own).await?;
     pod(client, ELSEWHERE).await
+}
+
+/// A token of a new service account, for a check that takes no longer than an hour.
+async fn token(client: &Client, name: &str) -> Result<String, Finding> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), ELSEWHERE);
+    let _: ServiceAccount = create(&accounts, json!({"metadata": {"name": name}})).await?;
+    let request = TokenRequest {
+        spec: TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() },
+        ..TokenRequest::default()
+    };
+    let params = PostParams::default();
+    let issued = accounts.create_token_request(name, &params, &request);
+    let issued = answered(within("failed to create a token of a ServiceAccount", issued).await)?;
+    Ok(issued.status.map(|status| status.token).unwrap_or_default())
 }
 
 /// A pod that is never scheduled.

@@ -88,8 +88,11 @@ impl Targets<'_> {
             (Who::RevokedKey, 401),
             (Who::SuspendedKey, 403),
         ];
+        let in_tenant = Call::rest(Method::GET, "/whoami?tenant={tenant}", None);
+        let users = [(Who::AdminToken, 200), (Who::ViewerToken, 200), (Who::NeighbourToken, 403)];
         if self.rest.is_some() {
             open.extend(keys.map(|(who, code)| (who, whoami.clone(), code)));
+            open.extend(users.map(|(who, code)| (who, in_tenant.clone(), code)));
         }
         loop {
             let mut left = Vec::new();

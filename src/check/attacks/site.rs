@@ -77,6 +77,14 @@ pub enum Who {
     SuspendedKey,
     /// A holder of a revoked key.
     RevokedKey,
+    /// A holder of a Kubernetes token, who has the role admin.
+    AdminToken,
+    /// The same with the role viewer.
+    ViewerToken,
+    /// An admin of another tenant, with a Kubernetes token.
+    NeighbourToken,
+    /// A user without rights, with a Kubernetes token.
+    StrangerToken,
     /// A client of the REST API that sends no key.
     NoKey,
     /// A client of the REST API that invents a key.
@@ -90,8 +98,8 @@ impl Who {
     #[must_use]
     pub fn is_of_rest(self) -> bool {
         use Who::{
-            ForgedKey, ForgedToken, Key, KeyOfKeys, KeyWithoutScopes, NeighbourKey, NoKey, RevokedKey,
-            SuspendedKey,
+            AdminToken, ForgedKey, ForgedToken, Key, KeyOfKeys, KeyWithoutScopes, NeighbourKey,
+            NeighbourToken, NoKey, RevokedKey, StrangerToken, SuspendedKey, ViewerToken,
         };
         matches!(
             self,
@@ -100,10 +108,26 @@ impl Who {
                 | NeighbourKey
                 | SuspendedKey
                 | RevokedKey
+                | AdminToken
+                | ViewerToken
+                | NeighbourToken
+                | StrangerToken
                 | NoKey
                 | ForgedKey
                 | ForgedToken
         )
+    }
+
+    /// The service account of this identity in [`ELSEWHERE`], whose tokens it sends.
+    #[must_use]
+    pub fn account(self) -> Option<&'static str> {
+        Some(match self {
+            Self::AdminToken => "admin",
+            Self::ViewerToken => "viewer",
+            Self::NeighbourToken => "neighbour",
+            Self::StrangerToken => "stranger",
+            _ => return None,
+        })
     }
 
     /// The role of a member of the tenant, by which the Tenant grants it access.
@@ -166,6 +190,10 @@ impl fmt::Display for Who {
             Self::NeighbourKey => "a key of another tenant",
             Self::SuspendedKey => "a key of a suspended tenant",
             Self::RevokedKey => "a revoked key",
+            Self::AdminToken => "a token of an admin",
+            Self::ViewerToken => "a token of a viewer",
+            Self::NeighbourToken => "a token of an admin of another tenant",
+            Self::StrangerToken => "a token of a user without rights",
             Self::NoKey => "a request without a key",
             Self::ForgedKey => "an invented key",
             Self::ForgedToken => "an invented token",

@@ -17,10 +17,11 @@ use crate::{
     domain::job_state::is_terminal,
     http::{
         App,
-        auth::{ByKey, JobsWrite},
+        by_tenant::ByTenant,
         header::IfMatch,
         openapi::Operation,
         problem::{Code, Problem},
+        rights::CancelJob,
     },
     kube_ext::within,
 };
@@ -42,7 +43,7 @@ pub fn operation() -> Operation {
 /// `wrong_state` where the job has ended.
 pub async fn cancel(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsWrite>,
+    ByTenant(context, _): ByTenant<CancelJob>,
     id: Id,
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
@@ -53,7 +54,7 @@ pub async fn cancel(
     if ended && !job.spec.canceled {
         return Err(Problem::new(Code::WrongState, format!("the job has ended: it is {phase}")));
     }
-    let tenant = &context.principal.tenant.uid;
+    let tenant = &context.of.uid;
     if job.spec.canceled {
         let job = with_stored_payload(&app, tenant, job).await;
         return Ok((StatusCode::ACCEPTED, Json(JobView::of(&job, tenant))).into_response());

@@ -32,7 +32,7 @@ use crate::{
     hex::hex,
     http::{
         App,
-        auth::Context,
+        by_tenant::Context,
         header::etag,
         jobs_index::JobWatch,
         openapi::Operation,
@@ -91,7 +91,7 @@ impl NewJob {
         retry_of: Option<String>,
     ) -> Result<Self, Problem> {
         executable(app, &spec)?;
-        let tenant = &context.principal.tenant.uid;
+        let tenant = &context.of.uid;
         let request = serde_json::to_vec(&(&spec, &retry_of)).unwrap_or_default();
         let digest = hash(&[tenant.as_bytes(), &request]);
         let keyed = key.0.is_some();
@@ -157,7 +157,7 @@ fn hash(parts: &[&[u8]]) -> String {
 /// # Errors
 /// As documented for `POST /jobs`.
 pub async fn create(app: &App, context: &Context, new: NewJob) -> Result<Response, Problem> {
-    let namespace = &context.principal.tenant.namespace;
+    let namespace = &context.of.namespace;
     let mut watch = app.jobs.watch(namespace, &new.name);
     let (job, replayed) = match new.assess(app, namespace) {
         None => create_job(app, context, &new).await?,
@@ -223,7 +223,7 @@ async fn wait_for_verdict(app: &App, watch: &mut JobWatch, job: &Job) -> Option<
 
 /// Creates the Job; true with one that an earlier request has created.
 async fn create_job(app: &App, context: &Context, new: &NewJob) -> Result<(Job, bool), Problem> {
-    let (api, object) = (api(app, context), new.object(&context.principal.tenant.namespace));
+    let (api, object) = (api(app, context), new.object(&context.of.namespace));
     // A second attempt succeeds where the conflicting Job was deleted in between.
     for _ in 0..2 {
         match within("failed to create a Job", api.create(&PostParams::default(), &object)).await {
@@ -284,7 +284,7 @@ fn explained(mut job: Job, Explanation { reason, message }: Explanation) -> Job 
 
 /// The response with a job that was created.
 fn created(app: &App, context: &Context, job: &Job, status: StatusCode, replayed: bool) -> Response {
-    let view = JobView::of(job, &context.principal.tenant.uid);
+    let view = JobView::of(job, &context.of.uid);
     let location = HeaderValue::from_str(&format!("/v1/jobs/{}", view.id)).ok();
     let mut response = (status, Json(view)).into_response();
     let headers = response.headers_mut();

@@ -10,10 +10,11 @@ use super::{Id, api, cached_job, write_refused};
 use crate::{
     http::{
         App,
-        auth::{ByKey, JobsWrite},
+        by_tenant::ByTenant,
         header::IfMatch,
         openapi::Operation,
         problem::{Code, Problem},
+        rights::DeleteJob,
     },
     kube_ext::within,
 };
@@ -35,7 +36,7 @@ pub fn operation() -> Operation {
 /// As documented.
 pub async fn delete(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsWrite>,
+    ByTenant(context, _): ByTenant<DeleteJob>,
     id: Id,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {

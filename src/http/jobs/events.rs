@@ -24,26 +24,27 @@ use serde_json::json;
 
 use super::{Found, Id, ended::with_stored_payload, find_job, has_ended, logs::UNBUFFERED, view::JobView};
 use crate::{
-    api_types::{Job, api_key::Scope},
+    api_types::Job,
     http::{
         App,
-        auth::{ByKey, JobsRead},
+        by_tenant::ByTenant,
         header::only,
         jobs_index::{JobEvent, JobWatch},
         openapi::{Describes, Operation},
         problem::{Code, Problem},
+        rights::WatchJob,
         streams::{self, End, Kind, StreamPermit},
     },
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Time without an event after which the server sends a comment, so that no proxy closes the connection.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Name, and `id`, of the event that says that the job is deleted.
-const DELETED: &str = "deleted";
+pub const DELETED: &str = "deleted";
 
 /// The `Last-Event-ID` of a client that reconnects.
-pub struct LastEventId(Option<String>);
+pub struct LastEventId(pub Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
     type Rejection = Problem;
@@ -66,7 +67,7 @@ impl Describes for LastEventId {
 #[schemars(rename = "DeletedJob")]
 pub struct Deleted {
     /// This is the UID of the job.
-    id: String,
+    pub id: String,
 }
 
 /// The description of the route.
@@ -93,12 +94,12 @@ pub fn operation() -> Operation {
 /// `not_found`, `too_many_streams`.
 pub async fn events(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsRead>,
+    ByTenant(context, _): ByTenant<WatchJob>,
     id: Id,
     LastEventId(last_event): LastEventId,
 ) -> Result<Response, Problem> {
-    let permit = app.streams.try_acquire(Kind::Events, &context.principal.tenant.uid)?;
-    let tenant_uid = context.principal.tenant.uid.clone();
+    let permit = app.streams.try_acquire(Kind::Events, &context.of.uid)?;
+    let tenant_uid = context.of.uid.clone();
     let mut events = EventQueue::new(tenant_uid, last_event.clone());
     let job = match find_job(&app, &context, &id).await? {
         Found::Cached(job) => job,
@@ -110,15 +111,15 @@ pub async fn events(
             return Ok(([UNBUFFERED], Sse::new(all)).into_response());
         }
     };
-    let namespace = &context.principal.tenant.namespace;
+    let namespace = &context.of.namespace;
     let watch = app.jobs.watch(namespace, &job.name_any());
     // The job may have changed before the watch began.
     let job = app.jobs.get(namespace, id.0).unwrap_or(job);
-    events.push_state(&*with_stored_payload(&app, &context.principal.tenant.uid, job).await);
+    events.push_state(&*with_stored_payload(&app, &context.of.uid, job).await);
     if events.is_complete && events.queue.is_empty() {
         return Ok(no_more_events());
     }
-    let end = streams::end(&app, &context, Scope::JobsRead);
+    let end = streams::end(&app, &context);
     let source = EventStream { app, watch, uid: id.0.to_string(), events, end, _permit: permit };
     let stream = Sse::new(stream::unfold(source, EventStream::next));
     Ok(([UNBUFFERED], stream.keep_alive(KeepAlive::new().interval(HEARTBEAT))).into_response())

@@ -11,10 +11,11 @@ use kube::ResourceExt;
 use super::{Found, Id, ended::with_stored_payload, find_job, view::JobView};
 use crate::http::{
     App,
-    auth::{ByKey, JobsRead},
+    by_tenant::ByTenant,
     header::etag,
     openapi::Operation,
     problem::{Code, Problem},
+    rights::GetJob,
 };
 
 /// The header of a response that does not have the history.
@@ -40,10 +41,10 @@ pub fn operation() -> Operation {
 /// `not_found`; `history_unavailable` where the cluster does not have the job and the database does not answer.
 pub async fn get(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsRead>,
+    ByTenant(context, _): ByTenant<GetJob>,
     id: Id,
 ) -> Result<Response, Problem> {
-    let tenant = &context.principal.tenant.uid;
+    let tenant = &context.of.uid;
     match find_job(&app, &context, &id).await? {
         Found::Cached(job) => {
             let job = with_stored_payload(&app, tenant, job).await;

@@ -34,11 +34,12 @@ use crate::{
     db::{self, JobsPage, JobsWanted},
     http::{
         App,
-        auth::{ByKey, JobsRead},
+        by_tenant::ByTenant,
         jobs_index::{ListPosition, Scan, list_position},
         openapi::Operation,
         problem::{Code, Problem},
         query::Params,
+        rights::ListJobs,
     },
 };
 
@@ -142,10 +143,10 @@ pub fn operation() -> Operation {
 /// `invalid_query`, `invalid_cursor`.
 pub async fn list(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsRead>,
+    ByTenant(context, _): ByTenant<ListJobs>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
-    let tenant = &context.principal.tenant;
+    let tenant = &context.of;
     list_of(&app, &tenant.uid, &tenant.namespace, params).await
 }
 

@@ -23,15 +23,16 @@ use tokio::time::Instant;
 
 use super::{Id, cached_job, has_ended};
 use crate::{
-    api_types::{Job, JobPhase, api_key::Scope},
+    api_types::{Job, JobPhase},
     domain::job_pod::JobPod,
     http::{
         App,
-        auth::{ByKey, Context, JobsRead},
+        by_tenant::{ByTenant, Context},
         jobs_index::{JobEvent, JobWatch},
         openapi::Operation,
         problem::{Code, Problem},
         query::Params,
+        rights::ReadLog,
         streams::{self, End, Kind, StreamPermit},
     },
     kube_ext::{call::within_opt, within},
@@ -246,14 +247,14 @@ pub fn operation() -> Operation {
 /// `not_started`, `log_gone`, `too_many_streams`, `cluster_unavailable`.
 pub async fn logs(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsRead>,
+    ByTenant(context, _): ByTenant<ReadLog>,
     id: Id,
     Params(query): Params<LogQuery>,
 ) -> Result<Response, Problem> {
     query.check()?;
     let job = cached_job(&app, &context, &id).await?;
-    let permit = app.streams.try_acquire(Kind::Logs, &context.principal.tenant.uid)?;
-    let end = streams::end(&app, &context, Scope::JobsRead);
+    let permit = app.streams.try_acquire(Kind::Logs, &context.of.uid)?;
+    let end = streams::end(&app, &context);
     let source = match select(&job, &query) {
         Selected::Attempt(attempt) => Source::Open(Box::new(open(&app, &job, attempt, &query).await?)),
         Selected::Later if query.follow => {
@@ -317,7 +318,7 @@ struct AttemptWait {
 
 impl AttemptWait {
     fn of(app: App, context: &Context, job: &Job, query: LogQuery) -> Self {
-        let namespace = context.principal.tenant.namespace.clone();
+        let namespace = context.of.namespace.clone();
         let watch = app.jobs.watch(&namespace, &job.name_any());
         Self { watch, uid: job.uid().unwrap_or_default(), namespace, query, app }
     }

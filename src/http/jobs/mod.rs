@@ -1,5 +1,6 @@
 //! Jobs of the tenant whose key authenticates the request.
 
+mod all_events;
 mod cancel;
 mod create;
 mod cursor;
@@ -28,11 +29,14 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-pub use self::list::{ListParams, list_of, lists_jobs};
 use self::view::JobView;
+pub use self::{
+    list::{ListParams, list_of, lists_jobs},
+    request::Resources,
+};
 use super::{
     App,
-    auth::Context,
+    by_tenant::Context,
     openapi::{Describes, Operation},
     path::uid,
     problem::{Code, Problem, is_denied},
@@ -56,6 +60,7 @@ pub fn routes() -> Routes {
         .get("/jobs/{id}/why", why::why, why::operation())
         .get("/jobs/{id}/logs", logs::logs, logs::operation())
         .get("/jobs/{id}/events", events::events, events::operation())
+        .get("/events", all_events::events, all_events::operation())
 }
 
 /// The UID in a path. A text that is not a UID is the id of no job.
@@ -85,7 +90,7 @@ impl Describes for Id {
 
 /// The Jobs of the tenant's namespace.
 fn api(app: &App, context: &Context) -> Api<Job> {
-    Api::namespaced(app.client.clone(), &context.principal.tenant.namespace)
+    Api::namespaced(app.client.clone(), &context.of.namespace)
 }
 
 /// A job of this tenant that is in the cluster, from the cache; waits a moment for one that another replica may have
@@ -96,7 +101,7 @@ fn api(app: &App, context: &Context) -> Api<Job> {
 async fn cached_job(app: &App, context: &Context, Id(id): &Id) -> Result<Arc<Job>, Problem> {
     let deadline = Instant::now() + NEW_JOB_WAIT;
     loop {
-        if let Some(job) = app.jobs.get(&context.principal.tenant.namespace, *id) {
+        if let Some(job) = app.jobs.get(&context.of.namespace, *id) {
             return Ok(job);
         }
         if Instant::now() >= deadline {
@@ -119,7 +124,7 @@ enum Found {
 /// # Errors
 /// `not_found`; `history_unavailable` where the cluster does not have the job and the database does not answer.
 async fn find_job(app: &App, context: &Context, id: &Id) -> Result<Found, Problem> {
-    if let Some(job) = app.jobs.get(&context.principal.tenant.namespace, id.0) {
+    if let Some(job) = app.jobs.get(&context.of.namespace, id.0) {
         return Ok(Found::Cached(job));
     }
     match recorded_job(app, context, id).await {
@@ -133,7 +138,7 @@ async fn find_job(app: &App, context: &Context, id: &Id) -> Result<Found, Proble
 /// # Errors
 /// As [`find_job`].
 async fn recorded_job(app: &App, context: &Context, id: &Id) -> Result<JobView, Problem> {
-    let tenant = &context.principal.tenant.uid;
+    let tenant = &context.of.uid;
     let absent = || Problem::not_found("job");
     let (Some(readers), Ok(tenant_uid)) = (&app.database, Uuid::parse_str(tenant)) else {
         return Err(absent());

@@ -4,7 +4,7 @@ use axum::http::{HeaderName, HeaderValue};
 
 use crate::{
     api_types::{plan::EffectiveQuotas, tenant::TenantUsage},
-    http::{App, auth::Context},
+    http::{App, by_tenant::Context},
 };
 
 /// The headers of draft-ietf-httpapi-ratelimit-headers.
@@ -21,7 +21,7 @@ pub fn quotas(app: &App, context: &Context) -> Option<EffectiveQuotas> {
 /// What the tenant uses: from the scheduler where this process schedules, else from the status.
 #[must_use]
 pub fn usage(app: &App, context: &Context) -> TenantUsage {
-    let live = app.scheduler().and_then(|scheduler| scheduler.usage(&context.principal.tenant.namespace));
+    let live = app.scheduler().and_then(|scheduler| scheduler.usage(&context.of.namespace));
     let written = || context.tenant.status.as_ref().and_then(|status| status.usage.clone());
     live.or_else(written).unwrap_or_default()
 }

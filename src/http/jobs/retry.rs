@@ -13,9 +13,10 @@ use crate::{
     api_types::JobSpec,
     http::{
         App,
-        auth::{ByKey, JobsWrite},
+        by_tenant::ByTenant,
         openapi::Operation,
         problem::{Code, Problem},
+        rights::RetryJob,
     },
     kube_ext::within,
 };
@@ -36,7 +37,7 @@ pub fn operation() -> Operation {
 /// `wrong_state` where the job has not ended; else as [`submit`](super::submit::submit).
 pub async fn retry(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsWrite>,
+    ByTenant(context, _): ByTenant<RetryJob>,
     id: Id,
     key: IdempotencyKey,
 ) -> Result<Response, Problem> {

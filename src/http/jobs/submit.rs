@@ -11,10 +11,11 @@ use crate::{
     api_types::JobSpec,
     http::{
         App,
-        auth::{ByKey, JobsWrite},
         body::Body,
+        by_tenant::ByTenant,
         openapi::Operation,
         problem::{Code, Problem},
+        rights::CreateJob,
     },
 };
 
@@ -33,7 +34,7 @@ pub fn operation() -> Operation {
 /// As documented.
 pub async fn submit(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsWrite>,
+    ByTenant(context, _): ByTenant<CreateJob>,
     key: IdempotencyKey,
     body: Body<Submit>,
 ) -> Result<Response, Problem> {

@@ -27,9 +27,10 @@ use crate::{
     },
     http::{
         App,
-        auth::{ByKey, Context, JobsRead},
+        by_tenant::{ByTenant, Context},
         openapi::Operation,
         problem::Problem,
+        rights::GetJob,
     },
     scheduler::SchedulerHandle,
 };
@@ -118,7 +119,7 @@ pub fn operation() -> Operation {
 /// `not_found`.
 pub async fn why(
     State(app): State<App>,
-    ByKey(context, _): ByKey<JobsRead>,
+    ByTenant(context, _): ByTenant<GetJob>,
     id: Id,
 ) -> Result<Json<Why>, Problem> {
     let job = cached_job(&app, &context, &id).await?;
@@ -133,7 +134,7 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let source = if app.scheduler().is_some_and(SchedulerHandle::is_ready) { "scheduler" } else { "status" };
     let explanation = waiting::explain(Some(&status), verdict.as_ref());
     let checks = if waiting { checks(app, context, job, &explanation) } else { Vec::new() };
-    let namespace = &context.principal.tenant.namespace;
+    let namespace = &context.of.namespace;
     let position = waiting.then(|| app.jobs.position(namespace, job)).flatten();
     let docs = explanation.known().map(Reason::path);
     let Explanation { reason, message } = explanation;

@@ -6,25 +6,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{Resource, ResourceExt, api::PostParams};
 
 use super::{
-    TenantKeys, TenantQuery,
+    TenantKeys,
     issue::{TOKEN_LATER, issue},
     of_tenant, random,
     view::{Issued, KeyView, NewKey},
 };
 use crate::{
-    api_types::{
-        TenantApiKey,
-        api_key::{Scope, TenantApiKeySpec},
-    },
+    api_types::{TenantApiKey, api_key::TenantApiKeySpec},
     domain::api_key::lifecycle,
     http::{
         App,
         audit::CreatedUid,
-        auth::Caller,
         body::Body,
+        by_tenant::ByTenant,
         openapi::Operation,
         problem::{Code, Problem},
-        query::Params,
+        rights::CreateKey,
     },
     keys::Principal,
     kube_ext::within,
@@ -36,7 +33,6 @@ pub fn operation() -> Operation {
         "createKey",
         "Create an API key",
         "Creates an API key. A key can create only keys that have no scope beyond its own, and they end with it.",
-        Scope::KeysWrite,
     )
     .json::<Issued>(201, "This is the key with its token, which is shown only once.")
     .json::<KeyView>(202, TOKEN_LATER)
@@ -50,15 +46,14 @@ pub fn operation() -> Operation {
 /// As documented.
 pub async fn create(
     State(app): State<App>,
-    caller: Caller,
-    Params(query): Params<TenantQuery>,
+    ByTenant(context, _): ByTenant<CreateKey>,
     body: Body<NewKey>,
 ) -> Result<Response, Problem> {
-    let keys = TenantKeys::authorise(&app, caller, query, Scope::KeysWrite, "create").await?;
+    let keys = TenantKeys::from(context);
     let new = body.receive().await?;
-    keys.check_scopes(&new.scopes)?;
+    keys.check_token(&app, &new.scopes).await?;
     check_usable(&new, app.clock.now())?;
-    let expires_at = bounded(new.expires_at, keys.by.as_ref())?;
+    let expires_at = bounded(new.expires_at, keys.by.key())?;
     let spec = TenantApiKeySpec {
         display_name: new.display_name,
         scopes: new.scopes,
@@ -70,7 +65,7 @@ pub async fn create(
     };
     let name = format!("key-{}", random(&app)?);
     let mut key = TenantApiKey::new(&name, spec);
-    key.metadata.owner_references = keys.by.as_ref().map(parent).transpose()?;
+    key.metadata.owner_references = keys.by.key().map(parent).transpose()?;
     let created =
         within("failed to create a TenantApiKey", keys.api(&app).create(&PostParams::default(), &key)).await;
     let key = created.map_err(|error| match error.code() {

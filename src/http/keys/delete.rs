@@ -6,15 +6,14 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 
-use super::{Id, TenantKeys, TenantQuery, of_tenant};
+use super::{Id, TenantKeys, of_tenant};
 use crate::{
-    api_types::api_key::Scope,
     http::{
         App,
-        auth::Caller,
+        by_tenant::ByTenant,
         openapi::Operation,
         problem::{Code, Problem, is_denied},
-        query::Params,
+        rights::DeleteKey,
     },
     kube_ext::within,
 };
@@ -26,7 +25,6 @@ pub fn operation() -> Operation {
         "Delete an API key",
         "Deletes an API key, which the server then refuses, with the keys that it has created. A key can delete only keys \
          that have no scope beyond its own.",
-        Scope::KeysWrite,
     )
     .empty(204, "The key is deleted.")
     .problems([Code::InvalidObject])
@@ -38,11 +36,10 @@ pub fn operation() -> Operation {
 /// As documented.
 pub async fn delete(
     State(app): State<App>,
-    caller: Caller,
+    ByTenant(context, _): ByTenant<DeleteKey>,
     id: Id,
-    Params(query): Params<TenantQuery>,
 ) -> Result<StatusCode, Problem> {
-    let keys = TenantKeys::authorise(&app, caller, query, Scope::KeysWrite, "delete").await?;
+    let keys = TenantKeys::from(context);
     let key = keys.find(&app, &id.0)?;
     keys.check_scopes(&key.spec.scopes)?;
     let preconditions = Some(Preconditions { uid: key.uid(), resource_version: None });

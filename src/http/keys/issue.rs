@@ -50,10 +50,9 @@ pub async fn issue(
         })
     };
     let waited = tokio::time::timeout(TOKEN_TIMEOUT, await_condition(keys.api(app), &name, ready)).await;
-    let later =
-        |key: &TenantApiKey| (StatusCode::ACCEPTED, Json(view(key, &keys.tenant_uid))).into_response();
+    let later = |key: &TenantApiKey| (StatusCode::ACCEPTED, Json(view(key, &keys.of.uid))).into_response();
     let Ok(Ok(Some(ready))) = waited else { return Ok(later(&key)) };
-    let api: Api<Secret> = Api::namespaced(app.client.clone(), &keys.namespace);
+    let api: Api<Secret> = Api::namespaced(app.client.clone(), &keys.of.namespace);
     let secret = within_opt("failed to read the Secret of a key", api.get(&ready.secret_name())).await?;
     // The key may have been deleted or revoked in between.
     let Some(secret) = secret else { return Ok(later(&ready)) };
@@ -64,7 +63,7 @@ pub async fn issue(
     let current = ready.status.as_ref().and_then(|status| status.key_id.clone());
     match entry(names::SECRET_TOKEN).filter(|_| entry(names::SECRET_KEY_ID) == current) {
         Some(token) => {
-            let body = Issued { key: view(&ready, &keys.tenant_uid), token };
+            let body = Issued { key: view(&ready, &keys.of.uid), token };
             Ok((status, Json(body)).into_response())
         }
         None => Ok(later(&ready)),

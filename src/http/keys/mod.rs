@@ -1,7 +1,8 @@
 //! `/keys` and `/whoami`: API keys over REST. A token is in one response only.
 //!
 //! A handler creates a TenantApiKey like any other; its controller makes the token, and the handler reads it from the Secret
-//! into the response. What a key creates has an ownerReference to it, and ends with it; it has no scopes beyond the key's
+//! into the response. A user of the cluster has the token of a key only with the right to read Secrets, in which it is, and
+//! where the user's rights are worth the key's scopes. What a key creates has an ownerReference to it, and ends with it; it has no scopes beyond the key's
 //! own. A key can rotate only itself and what it has created, because it receives the token, and delete only keys without
 //! scopes beyond its own.
 
@@ -19,27 +20,23 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
 };
-use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use kube::{Api, runtime::reflector::ObjectRef};
 use serde_json::json;
 
 use super::{
     App,
-    administrators::AccessReview,
-    auth::Caller,
-    middleware::record_tenant,
+    by_tenant::{Context, TenantCaller},
     openapi::{Describes, Operation},
     path::canonical,
     problem::{Code, Problem},
+    rights::of_scope,
     routes::Routes,
 };
 use crate::{
     api_types::{TenantApiKey, api_key::Scope},
     domain::api_key::Lineage,
     hex::hex,
-    keys::Principal,
-    names,
+    keys::TenantOf,
 };
 
 /// The routes.
@@ -53,79 +50,26 @@ pub fn routes() -> Routes {
 }
 
 /// The description of a route that acts on the keys of one tenant.
-fn of_tenant(id: &'static str, summary: &'static str, description: &'static str, scope: Scope) -> Operation {
-    Operation::new(id, summary, description).scope(scope).problems([
-        Code::InvalidQuery,
-        Code::Forbidden,
-        Code::NotFound,
-    ])
-}
-
-/// Parameters of the routes that act on the keys of one tenant.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TenantQuery {
-    /// This is the name of the tenant. An administrator must give it.
-    #[schemars(length(min = 1))]
-    tenant: Option<String>,
+fn of_tenant(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
+    Operation::new(id, summary, description).problems([Code::NotFound])
 }
 
 /// The tenant whose keys a request acts on.
 struct TenantKeys {
-    namespace: String,
-    tenant_uid: String,
-    /// The caller's key; `None` for an administrator.
-    by: Option<Principal>,
+    of: Arc<TenantOf>,
+    by: TenantCaller,
+}
+
+impl From<Context> for TenantKeys {
+    fn from(Context { of, by, .. }: Context) -> Self {
+        Self { of, by }
+    }
 }
 
 impl TenantKeys {
-    /// The tenant of a request, for a caller with the scope or the right to the verb.
-    async fn authorise(
-        app: &App,
-        caller: Caller,
-        query: TenantQuery,
-        scope: Scope,
-        verb: &'static str,
-    ) -> Result<Self, Problem> {
-        match caller {
-            Caller::Tenant(context) => {
-                context.needs(scope)?;
-                let tenant = Arc::clone(&context.principal.tenant);
-                if query
-                    .tenant
-                    .map(canonical)
-                    .is_some_and(|named| named != tenant.name && named != tenant.uid)
-                {
-                    let detail = "`tenant` names another tenant than the key's";
-                    return Err(Problem::new(Code::TenantMismatch, detail));
-                }
-                Ok(Self {
-                    namespace: tenant.namespace.clone(),
-                    tenant_uid: tenant.uid.clone(),
-                    by: Some(context.principal),
-                })
-            }
-            Caller::Administrator(admin) => {
-                let missing = || {
-                    Problem::new(Code::InvalidQuery, "an administrator must name the tenant: ?tenant=NAME")
-                };
-                let name = query.tenant.ok_or_else(missing)?;
-                let namespace = names::namespace(&app.settings.namespace_prefix, &name);
-                let (resource, at) = ("tenantapikeys", Some(namespace.clone()));
-                // Before the response says whether the tenant exists.
-                admin.authorise(app, AccessReview::ours(verb, resource, at, None)).await?;
-                let tenant = app.tenants.get(&ObjectRef::new(&name));
-                let tenant_uid = tenant.and_then(|tenant| tenant.uid());
-                let tenant_uid = tenant_uid.ok_or_else(|| Problem::not_found("tenant"))?;
-                record_tenant(&name);
-                Ok(Self { namespace, tenant_uid, by: None })
-            }
-        }
-    }
-
     /// Checks that the caller's key has all of these scopes.
     fn check_scopes(&self, scopes: &[Scope]) -> Result<(), Problem> {
-        match &self.by {
+        match self.by.key() {
             Some(own) if scopes.iter().any(|scope| !own.may(*scope)) => Err(Problem::new(
                 Code::MissingScope,
                 "a key can't create, rotate or delete a key with scopes beyond its own",
@@ -134,24 +78,39 @@ impl TenantKeys {
         }
     }
 
+    /// Checks that a token with these scopes, which the caller will have, is worth no more than the caller's key or, of a
+    /// user, than the user's rights.
+    async fn check_token(&self, app: &App, scopes: &[Scope]) -> Result<(), Problem> {
+        self.check_scopes(scopes)?;
+        let TenantCaller::User(member) = &self.by else { return Ok(()) };
+        for scope in scopes {
+            member.authorise(app, &self.of.namespace, of_scope(*scope)).await?;
+        }
+        Ok(())
+    }
+
     /// Checks that a token of this key, which the caller will have, ends with the caller's own key.
-    fn check_descent(&self, app: &App, key: &TenantApiKey) -> Result<(), Problem> {
-        let Some(own) = &self.by else { return Ok(()) };
-        let find = |name: &str| app.keys.get(&ObjectRef::new(name).within(&self.namespace));
-        if key.metadata.uid == own.key.metadata.uid || Lineage::of(key, find).contains(&own.key) {
+    fn check_descent(&self, key: &TenantApiKey, lineage: &Lineage) -> Result<(), Problem> {
+        let Some(own) = self.by.key() else { return Ok(()) };
+        if key.metadata.uid == own.key.metadata.uid || lineage.contains(&own.key) {
             return Ok(());
         }
         let detail = "a key can rotate only itself and the keys that it has created, which end with it";
         Err(Problem::new(Code::Forbidden, detail))
     }
 
+    /// The keys that a key comes from.
+    fn lineage(&self, app: &App, key: &TenantApiKey) -> Lineage {
+        Lineage::of(key, |name| app.keys.get(&ObjectRef::new(name).within(&self.of.namespace)))
+    }
+
     fn api(&self, app: &App) -> Api<TenantApiKey> {
-        Api::namespaced(app.client.clone(), &self.namespace)
+        Api::namespaced(app.client.clone(), &self.of.namespace)
     }
 
     fn find(&self, app: &App, id: &str) -> Result<Arc<TenantApiKey>, Problem> {
         let is_match = |key: &TenantApiKey| {
-            key.metadata.namespace.as_deref() == Some(&self.namespace)
+            key.metadata.namespace.as_deref() == Some(&self.of.namespace)
                 && key.metadata.uid.as_deref() == Some(id)
         };
         app.keys.find(is_match).ok_or_else(|| Problem::not_found("key"))

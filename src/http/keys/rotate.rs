@@ -8,20 +8,19 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Id, TenantKeys, TenantQuery,
+    Id, TenantKeys,
     issue::{TOKEN_LATER, issue},
     of_tenant, random,
     view::{Issued, KeyView},
 };
 use crate::{
-    api_types::api_key::Scope,
     domain::api_key::lifecycle,
     http::{
         App,
-        auth::Caller,
+        by_tenant::ByTenant,
         openapi::Operation,
         problem::{Code, Problem},
-        query::Params,
+        rights::RotateKey,
     },
     kube_ext::within,
     names,
@@ -34,7 +33,6 @@ pub fn operation() -> Operation {
         "Rotate an API key",
         "Makes a new version of an API key. The previous version stays valid for the overlap of the key. A key can rotate \
          itself and the keys that it has created.",
-        Scope::KeysWrite,
     )
     .json::<Issued>(200, "This is the key with its new token, which is shown only once.")
     .json::<KeyView>(202, TOKEN_LATER)
@@ -47,16 +45,21 @@ pub fn operation() -> Operation {
 /// As documented.
 pub async fn rotate(
     State(app): State<App>,
-    caller: Caller,
+    ByTenant(context, _): ByTenant<RotateKey>,
     id: Id,
-    Params(query): Params<TenantQuery>,
 ) -> Result<Response, Problem> {
-    let keys = TenantKeys::authorise(&app, caller, query, Scope::KeysWrite, "patch").await?;
+    let keys = TenantKeys::from(context);
     let key = keys.find(&app, &id.0)?;
-    keys.check_scopes(&key.spec.scopes)?;
-    keys.check_descent(&app, &key)?;
-    if lifecycle::closed(&key.spec, app.clock.now()).is_some() {
+    keys.check_token(&app, &key.spec.scopes).await?;
+    let (lineage, now) = (keys.lineage(&app, &key), app.clock.now());
+    keys.check_descent(&key, &lineage)?;
+    if lifecycle::closed(&key.spec, now).is_some() {
         return Err(Problem::new(Code::WrongState, "the key is revoked or expired: create a new one"));
+    }
+    if let Some((ancestor, _)) = lineage.ended(now) {
+        let detail =
+            format!("the key has ended with the key {ancestor}, from which it comes: create a new one");
+        return Err(Problem::new(Code::WrongState, detail));
     }
     let request = format!("{}-{}", app.clock.now(), random(&app)?);
     let annotations = json!({names::ANNOTATION_ROTATE: request});

@@ -108,6 +108,7 @@ pub struct NewKey {
     "mapping": {
         "key": "#/components/schemas/KeyCaller",
         "administrator": "#/components/schemas/AdministratorCaller",
+        "user": "#/components/schemas/UserCaller",
     },
 }))]
 pub enum CallerView {
@@ -115,6 +116,8 @@ pub enum CallerView {
     Key(KeyCaller),
     /// A user of the cluster.
     Administrator(AdministratorCaller),
+    /// A user of the cluster, in a tenant.
+    User(UserCaller),
 }
 
 /// A key caller is a tenant, which an API key authenticates.
@@ -137,7 +140,24 @@ pub struct KeyCaller {
     pub scopes: Vec<Scope>,
 }
 
-/// An administrator caller is a user of the cluster, whom a Kubernetes token authenticates.
+/// A user caller is a user of the cluster, whom a Kubernetes token authenticates, with rights in a tenant.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct UserCaller {
+    /// This is always `user`.
+    #[schemars(extend("enum" = ["user"]))]
+    pub kind: &'static str,
+    /// This is the name of the user in the cluster.
+    pub name: String,
+    /// This is the UID of the tenant that the request names.
+    pub tenant_id: String,
+    /// This is the name of the tenant.
+    pub tenant: String,
+    /// These are the user's rights in the namespace of the tenant, such as `get jobs.crofter.io`, of those that routes
+    /// need.
+    pub rights: Vec<String>,
+}
+
+/// An administrator caller is a user of the cluster, whom a Kubernetes token authenticates. The request names no tenant.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AdministratorCaller {
     /// This is always `administrator`.

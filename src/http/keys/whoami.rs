@@ -1,25 +1,51 @@
 //! `GET /whoami`.
 
-use axum::Json;
+use axum::{Json, extract::State};
+use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
 
-use super::view::{AdministratorCaller, CallerView, KeyCaller};
+use super::view::{AdministratorCaller, CallerView, KeyCaller, UserCaller};
 use crate::{
-    http::{auth::Caller, openapi::Operation},
+    http::{
+        App,
+        auth::{Administrator, Caller, TenantKey},
+        by_tenant::NamedTenant,
+        openapi::Operation,
+        problem::{Code, Problem},
+        rights::{ALL, Right},
+    },
     keys::Principal,
+    names,
 };
+
+/// Reviews of rights at once.
+const REVIEWS_AT_ONCE: usize = 4;
 
 /// The description of the route.
 pub fn operation() -> Operation {
-    Operation::new("whoami", "Show the caller", "Returns whom the credentials of the request authenticate.")
-        .json::<CallerView>(200, "This is the caller.")
+    Operation::new(
+        "whoami",
+        "Show the caller",
+        "Returns whom the credentials of the request authenticate. Where a user names a tenant, the response has the user's \
+         rights there.",
+    )
+    .json::<CallerView>(200, "This is the caller.")
+    .problems([Code::Forbidden])
 }
 
 /// Returns the caller.
-pub async fn whoami(caller: Caller) -> Json<CallerView> {
-    Json(match caller {
-        Caller::Tenant(context) => {
-            let Principal { tenant, key, key_id, scopes } = context.principal;
+///
+/// # Errors
+/// `tenant_mismatch`; `forbidden` for a user without any right in the tenant, whether it exists or not; `not_found`.
+pub async fn whoami(
+    State(app): State<App>,
+    caller: Caller,
+    named: NamedTenant,
+) -> Result<Json<CallerView>, Problem> {
+    let view = match caller {
+        Caller::Tenant(TenantKey { principal, .. }) => {
+            named.check(&principal.tenant)?;
+            let Principal { tenant, key, key_id, scopes } = principal;
             CallerView::Key(KeyCaller {
                 kind: "key",
                 tenant_id: tenant.uid.clone(),
@@ -30,8 +56,36 @@ pub async fn whoami(caller: Caller) -> Json<CallerView> {
                 scopes,
             })
         }
-        Caller::Administrator(admin) => {
-            CallerView::Administrator(AdministratorCaller { kind: "administrator", name: admin.user.name })
+        Caller::Administrator(user) if named.is_given() => {
+            CallerView::User(member(&app, user, &named).await?)
         }
+        Caller::Administrator(user) => {
+            CallerView::Administrator(AdministratorCaller { kind: "administrator", name: user.user.name })
+        }
+    };
+    Ok(Json(view))
+}
+
+/// A user in the tenant that the request names.
+async fn member(app: &App, user: Administrator, named: &NamedTenant) -> Result<UserCaller, Problem> {
+    let name = named.name(app)?;
+    let namespace = names::namespace(&app.settings.namespace_prefix, &name);
+    let reviews = stream::iter(ALL).map(async |right: Right| {
+        let allowed = app.administrators.allows(&user.user, &right.review(&namespace)).await?;
+        Ok::<_, Problem>(allowed.then_some(right))
+    });
+    let rights: Vec<Option<Right>> = reviews.buffered(REVIEWS_AT_ONCE).try_collect().await?;
+    let rights: Vec<Right> = rights.into_iter().flatten().collect();
+    if rights.is_empty() {
+        return Err(Problem::new(Code::Forbidden, "you have no right in the namespace of the tenant"));
+    }
+    let (of, _) = named.authorise(app, &user, &rights[..1]).await?;
+    user.takes_place(&app.places.tenants, &of.uid)?;
+    Ok(UserCaller {
+        kind: "user",
+        name: user.user.name,
+        tenant_id: of.uid.clone(),
+        tenant: of.name.clone(),
+        rights: rights.iter().map(Right::to_string).collect(),
     })
 }

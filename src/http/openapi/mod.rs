@@ -28,9 +28,10 @@ const ABOUT: &str = "This API manages the jobs, API keys and tenants of Crofter.
     A body is JSON of at most 1 MiB and 32 levels. It has no name twice in one object, and no NUL character.";
 
 /// The groups of operations.
-const TAGS: [(&str, &str); 4] = [
+const TAGS: [(&str, &str); 5] = [
     ("Jobs", "These operations submit, read and end the jobs of the tenant whose key is sent."),
     ("Keys", "These operations manage the API keys of a tenant."),
+    ("Offer", "These operations describe what the administrators of the cluster offer."),
     ("Server", "These operations describe the server and need no credentials."),
     ("Tenants", "These operations manage tenants and what belongs to them."),
 ];
@@ -163,7 +164,7 @@ fn credentials() -> Value {
         },
         "kubernetesToken": {
             "type": "http", "scheme": "bearer", "bearerFormat": "Kubernetes token",
-            "description": "A Kubernetes token authenticates an administrator, whose RBAC rights on crofter.io decide what is allowed.",
+            "description": "A Kubernetes token authenticates a user of the cluster, whose RBAC rights decide what is allowed. The requirement of an operation on a tenant names the rights that the user needs in the tenant's namespace.",
         },
     })
 }

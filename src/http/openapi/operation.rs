@@ -13,7 +13,11 @@ use strum::IntoEnumIterator;
 use super::schemas::Schemas;
 use crate::{
     api_types::api_key::Scope,
-    http::{audit::Audit, problem::Code},
+    http::{
+        audit::Audit,
+        problem::Code,
+        rights::{Needs, Right},
+    },
 };
 
 /// Refers to a schema, so that the document has its type.
@@ -25,8 +29,6 @@ pub enum AllowedCallers {
     /// All callers, without credentials.
     #[default]
     Public,
-    /// Tenants, by their API keys.
-    Key,
     /// Administrators.
     Administrator,
     /// Tenants and administrators.
@@ -54,6 +56,7 @@ pub struct Operation {
     description: &'static str,
     callers: AllowedCallers,
     scope: Option<Scope>,
+    rights: &'static [Right],
     parameters: Vec<Value>,
     query: Option<fn(&mut Schemas) -> Vec<Value>>,
     body: Option<SchemaRef>,
@@ -82,6 +85,7 @@ impl Operation {
             description,
             callers: AllowedCallers::Public,
             scope: None,
+            rights: &[],
             parameters: Vec::new(),
             query: None,
             body: None,
@@ -91,10 +95,10 @@ impl Operation {
         }
     }
 
-    /// Names the scope that a key needs, where the handler's arguments do not.
+    /// Names what a caller needs, where the handler's arguments do not.
     #[must_use]
-    pub fn scope(mut self, scope: Scope) -> Self {
-        self.scope = Some(scope);
+    pub fn needs<N: Needs>(mut self) -> Self {
+        (self.scope, self.rights) = (Some(N::SCOPE), N::RIGHTS);
         self.problems([Code::MissingScope])
     }
 
@@ -179,9 +183,22 @@ impl Operation {
         ]);
         self.add_problems(scope.map(|_| Code::MissingScope));
         if callers != AllowedCallers::Administrator {
-            let description = "This is the name or the UID of the key's tenant. The server refuses a key of another tenant.";
+            let description = "This is the name or the UID of the tenant. The server refuses another tenant than the key's.";
             self.takes_header("X-Tenant-ID", description, &json!({"type": "string", "pattern": HEADER_TEXT}));
         }
+    }
+
+    /// Names the rights that a user needs in the namespace of the tenant.
+    pub fn needs_rights(&mut self, rights: &'static [Right]) {
+        self.rights = rights;
+    }
+
+    /// Adds an optional parameter of the query.
+    pub fn takes_parameter(&mut self, name: &str, description: &str, schema: &Value) {
+        self.parameters.push(json!({
+            "name": name, "in": "query", "required": false, "description": description, "schema": schema,
+        }));
+        self.add_problems([Code::InvalidQuery]);
     }
 
     /// Adds a parameter of the path.
@@ -252,10 +269,10 @@ impl Operation {
     fn security(&self) -> Value {
         let roles: Vec<Scope> = self.scope.into_iter().collect();
         let key = [json!({"apiKey": roles}), json!({"apiKeyHeader": roles})];
-        let token = [json!({"kubernetesToken": []})];
+        let rights: Vec<String> = self.rights.iter().map(Right::to_string).collect();
+        let token = [json!({"kubernetesToken": rights})];
         match self.callers {
             AllowedCallers::Public => json!([]),
-            AllowedCallers::Key => key.into(),
             AllowedCallers::Administrator => token.into(),
             AllowedCallers::KeyOrAdministrator => key.into_iter().chain(token).collect(),
         }

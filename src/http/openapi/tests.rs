@@ -355,13 +355,14 @@ fn the_commands_that_the_docs_generate_clients_with_are_those_that_are_tested() 
 }
 
 /// A route that is added is on the page about the REST API, and in the cluster tests that try each route with every kind of
-/// key, and with the ids of another tenant's objects.
+/// key, with the ids of another tenant's objects and, where it is one of a tenant, with the tokens of users.
 #[test]
 fn every_route_is_documented_and_tried_with_every_kind_of_key() {
     let read =
         |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let page = read("docs/rest-api.md");
     let (with_keys, foreign) = (read("tests/e2e/api/routes.rs"), read("tests/e2e/api/foreign.rs"));
+    let with_tokens = read("tests/e2e/api/people.rs");
     for (path, method, operation) in operations(&document()) {
         let (method, path) = (method.to_uppercase(), path.strip_prefix("/v1").unwrap_or(path));
         let path = path.replace("/tenants/{id}", "/tenants/{tenant}");
@@ -373,6 +374,15 @@ fn every_route_is_documented_and_tried_with_every_kind_of_key() {
             let is_in = |tests: &str, path: &str| tests.contains(&format!("\"{method}\", \"{path}\""));
             let is_tried = is_in(&with_keys, &path) || is_in(&with_keys, &path.replace("{job}", "{ended}"));
             assert!(is_tried, "tests/e2e/api/routes.rs: {method} {path}");
+            let has_rights =
+                |one: &Value| one["kubernetesToken"].as_array().is_some_and(|all| !all.is_empty());
+            // Whatever would end the job or the key of the test is tried with an id of nothing.
+            let ids = ["{job}", "{ended}", "{absent}"].map(|id| path.replace("{job}", id));
+            let mut ids = ids.into_iter().chain([path.replace("{key}", "{absent}")]);
+            assert!(
+                !security.iter().any(has_rights) || ids.any(|path| is_in(&with_tokens, &path)),
+                "tests/e2e/api/people.rs: {method} {path}"
+            );
             assert!(
                 !path.contains('{') || is_in(&foreign, &path),
                 "tests/e2e/api/foreign.rs: {method} {path}"

@@ -6,10 +6,7 @@ use super::{
     Id, readable, reads_tenant,
     view::{TenantView, with_etag},
 };
-use crate::{
-    api_types::api_key::Scope,
-    http::{App, auth::Caller, openapi::Operation, problem::Problem},
-};
+use crate::http::{App, auth::Caller, openapi::Operation, problem::Problem, rights::ReadTenant};
 
 /// The description of the route.
 pub fn operation() -> Operation {
@@ -23,6 +20,6 @@ pub fn operation() -> Operation {
 /// # Errors
 /// `not_found`, also for another tenant's key.
 pub async fn get(State(app): State<App>, caller: Caller, id: Id) -> Result<Response, Problem> {
-    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    let tenant = readable::<ReadTenant>(&app, &caller, &id).await?;
     Ok(with_etag(&app, &tenant))
 }

@@ -4,16 +4,14 @@ use axum::{extract::State, response::Response};
 use kube::ResourceExt;
 
 use super::{Id, readable};
-use crate::{
-    api_types::api_key::Scope,
-    http::{
-        App,
-        auth::Caller,
-        jobs::{ListParams, list_of, lists_jobs},
-        openapi::Operation,
-        problem::{Code, Problem},
-        query::Params,
-    },
+use crate::http::{
+    App,
+    auth::Caller,
+    jobs::{ListParams, list_of, lists_jobs},
+    openapi::Operation,
+    problem::{Code, Problem},
+    query::Params,
+    rights::ListJobs,
 };
 
 /// The description of the route.
@@ -23,7 +21,7 @@ pub fn operation() -> Operation {
         "List the jobs of a tenant",
         "Lists the jobs of a tenant, the newest first, those of the history included.",
     )
-    .scope(Scope::JobsRead)
+    .needs::<ListJobs>()
     .problems([Code::Forbidden])
 }
 
@@ -37,7 +35,7 @@ pub async fn jobs(
     id: Id,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
-    let tenant = readable(&app, &caller, &id, Scope::JobsRead).await?;
+    let tenant = readable::<ListJobs>(&app, &caller, &id).await?;
     let namespace = tenant.status.as_ref().and_then(|status| status.namespace.clone()).unwrap_or_default();
     list_of(&app, &tenant.uid().unwrap_or_default(), &namespace, params).await
 }

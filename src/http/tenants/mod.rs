@@ -17,24 +17,24 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
 };
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::ResourceExt;
 use serde_json::json;
 
+pub use self::view::AllQuotas;
 use super::{
     App,
     administrators::AccessReview,
     auth::{Administrator, Caller},
+    by_tenant::{NamedTenant, find},
     header::IfMatch,
     middleware::record_tenant,
     openapi::{Describes, Operation},
     path::canonical,
     problem::{Code, Problem, is_denied},
+    rights::{Needs, ReadTenant},
     routes::Routes,
 };
-use crate::{
-    api_types::{Tenant, api_key::Scope},
-    kube_ext::CallError,
-};
+use crate::{api_types::Tenant, kube_ext::CallError};
 
 /// The routes.
 pub fn routes() -> Routes {
@@ -52,7 +52,7 @@ pub fn routes() -> Routes {
 
 /// The description of a route that reads a tenant.
 fn reads_tenant(id: &'static str, summary: &'static str, description: &'static str) -> Operation {
-    Operation::new(id, summary, description).scope(Scope::TenantRead).problems([Code::Forbidden])
+    Operation::new(id, summary, description).needs::<ReadTenant>().problems([Code::Forbidden])
 }
 
 /// The pattern of names and UIDs.
@@ -81,12 +81,6 @@ fn access_review(verb: &'static str, name: Option<String>) -> AccessReview {
     AccessReview::ours(verb, "tenants", None, name)
 }
 
-/// The tenant of a path, by UID or name. The UID has precedence, as no client can choose it.
-fn find(app: &App, Id(id): &Id) -> Option<Arc<Tenant>> {
-    let by_uid = app.tenants.find(|tenant| tenant.metadata.uid.as_deref() == Some(id));
-    by_uid.or_else(|| app.tenants.get(&ObjectRef::new(id)))
-}
-
 /// The tenant of a path, for an administrator with the right to this verb. Without the right an administrator does not learn
 /// whether the tenant exists.
 ///
@@ -98,7 +92,7 @@ async fn administered(
     id: &Id,
     verb: &'static str,
 ) -> Result<Arc<Tenant>, Problem> {
-    let tenant = find(app, id);
+    let tenant = find(app, &id.0);
     let name = tenant.as_ref().map_or_else(|| id.0.clone(), |tenant| tenant.name_any());
     admin.authorise(app, access_review(verb, Some(name))).await?;
     let tenant = tenant.ok_or_else(|| Problem::not_found("tenant"))?;
@@ -135,20 +129,32 @@ fn write_refused(error: CallError, versioned: bool) -> Problem {
     }
 }
 
-/// The tenant of a path, for an administrator with the right to read it, or for its own key with `scope`.
+/// The tenant of a path, for an administrator with the right to read it, for a user with the rights of `N` in its namespace,
+/// or for its own key with the scope of `N`.
 ///
 /// # Errors
 /// `missing_scope`, `forbidden`, `not_found`.
-async fn readable(app: &App, caller: &Caller, id: &Id, scope: Scope) -> Result<Arc<Tenant>, Problem> {
+async fn readable<N: Needs>(app: &App, caller: &Caller, id: &Id) -> Result<Arc<Tenant>, Problem> {
     match caller {
-        Caller::Administrator(admin) => administered(app, admin, id, "get").await,
-        Caller::Tenant(context) => {
-            context.needs(scope)?;
-            let own = &context.principal.tenant;
+        Caller::Administrator(user) => match administered(app, user, id, "get").await {
+            Err(problem) if problem.code == Code::Forbidden => of_member::<N>(app, user, id).await,
+            result => result,
+        },
+        Caller::Tenant(key) => {
+            key.needs(N::SCOPE)?;
+            let own = &key.principal.tenant;
             if id.0 == own.uid || id.0 == own.name {
-                return Ok(Arc::clone(&context.tenant));
+                return Ok(Arc::clone(&key.tenant));
             }
             Err(Problem::not_found("tenant"))
         }
     }
+}
+
+/// The tenant of a path, for a user with the rights of `N` in its namespace.
+async fn of_member<N: Needs>(app: &App, user: &Administrator, Id(id): &Id) -> Result<Arc<Tenant>, Problem> {
+    let named = NamedTenant::of(id.clone());
+    let (of, tenant) = named.authorise(app, user, N::RIGHTS).await?;
+    user.takes_place(&app.places.tenants, &of.uid)?;
+    Ok(tenant)
 }

@@ -6,10 +6,7 @@ use super::{
     Id, readable, reads_tenant,
     view::{Stats, stats as view},
 };
-use crate::{
-    api_types::api_key::Scope,
-    http::{App, auth::Caller, openapi::Operation, problem::Problem},
-};
+use crate::http::{App, auth::Caller, openapi::Operation, problem::Problem, rights::ReadTenant};
 
 /// The description of the route.
 pub fn operation() -> Operation {
@@ -26,6 +23,6 @@ pub fn operation() -> Operation {
 /// # Errors
 /// As [`get`](super::get::get).
 pub async fn stats(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Stats>, Problem> {
-    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    let tenant = readable::<ReadTenant>(&app, &caller, &id).await?;
     Ok(Json(view(&app, &tenant)))
 }

@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use super::{Id, readable, reads_tenant};
 use crate::{
-    api_types::api_key::Scope,
     db,
     http::{
         App,
@@ -17,6 +16,7 @@ use crate::{
         openapi::Operation,
         problem::{Code, Problem},
         query::Params,
+        rights::ReadTenant,
     },
 };
 
@@ -118,7 +118,7 @@ pub async fn usage(
     id: Id,
     Params(query): Params<UsageQuery>,
 ) -> Result<Json<Usage>, Problem> {
-    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    let tenant = readable::<ReadTenant>(&app, &caller, &id).await?;
     let (from, to) = span(&query, app.clock.now())?;
     let unavailable =
         || Problem::new(Code::HistoryUnavailable, "the database, which has the usage, does not answer");

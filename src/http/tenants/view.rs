@@ -95,6 +95,12 @@ fn integer(description: &str) -> Value {
 #[derive(Debug)]
 pub struct AllQuotas(EffectiveQuotas);
 
+impl From<EffectiveQuotas> for AllQuotas {
+    fn from(quotas: EffectiveQuotas) -> Self {
+        Self(quotas)
+    }
+}
+
 impl Serialize for AllQuotas {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(

@@ -37,7 +37,8 @@ async fn a_slash_at_the_end_changes_nothing() {
         ("GET", "/healthz/", 200),
         ("DELETE", "/v1/jobs/", 405),
         ("GET", "/v1/jobs//", 404),
-        ("GET", "/", 404),
+        ("GET", "/", 307),
+        ("POST", "/", 405),
         ("GET", "//", 404),
         ("GET", "/v1/", 404),
     ] {

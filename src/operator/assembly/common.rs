@@ -88,7 +88,7 @@ impl Assembly {
             leadership: self.leadership.clone(),
             is_ready,
             authenticator: Arc::new(keys),
-            administrators: Administrators::new(self.clients.any.clone()),
+            administrators: Administrators::new(self.clients.any.clone(), self.clock.clone()),
             auth_throttle: AuthThrottle::default(),
             places: Places::default(),
             streams: Streams::new(self.metrics.clone(), self.stop.clone()),

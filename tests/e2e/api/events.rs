@@ -39,6 +39,35 @@ fn words(events: &[(String, String)]) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn api_all_jobs_are_followed_on_one_stream_that_can_be_resumed() {
+    let verbs = world().verbs().await;
+    let key = tenant(&verbs, "api-all-events", json!({"plan": "basic"})).await;
+    let bearer = format!("Bearer {key}");
+    let open = async |last: Option<&str>| {
+        let last = last.map(|id| ("last-event-id", id));
+        let headers: Vec<_> = [("authorization", bearer.as_str())].into_iter().chain(last).collect();
+        world().rest_open("/v1/events", &headers).await
+    };
+    // Given: a job that exists, and one that is submitted while the client follows.
+    let first = id(&ask("POST", "/jobs", &key, Some(&job())).await);
+    let mut events = open(None).await;
+    events.until(&first).await;
+    let second = id(&ask("POST", "/jobs", &key, Some(&job())).await);
+    events.until(&second).await;
+    // What happens: the first one is canceled and deleted.
+    assert_eq!(ask("DELETE", &format!("/jobs/{first}"), &key, None).await.status, 204);
+    events.until("event: deleted").await;
+    assert!(events.seen.contains("event: reset"), "{}", events.seen);
+    // What follows: a client that knows all but the deletion receives it, and does not begin again.
+    let before = events.seen.split("event: deleted").next().unwrap();
+    let last = before.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap().to_owned();
+    drop(events);
+    let mut resumed = open(Some(&last)).await;
+    resumed.until("event: deleted").await;
+    assert!(!resumed.seen.contains("event: reset"), "{}", resumed.seen);
+}
+
+#[tokio::test]
 async fn api_a_job_is_followed_to_its_end_and_taken_up_again() {
     let verbs = world().verbs().await;
     let key = tenant(&verbs, "api-events", json!({"plan": "basic"})).await;

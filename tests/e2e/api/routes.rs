@@ -32,6 +32,8 @@ fn routes() -> Vec<Route> {
         // It has not started.
         route("GET", "/jobs/{job}/logs", None, Some("jobs:read"), &[409]),
         route("GET", "/jobs/{ended}/events", None, Some("jobs:read"), &[200]),
+        // It has no end.
+        route("GET", "/events", None, Some("jobs:read"), &[200]),
         // It has not ended.
         route("POST", "/jobs/{job}/retry", None, Some("jobs:write"), &[409]),
         route("POST", "/jobs/{job}/cancel", None, Some("jobs:write"), &[202]),
@@ -52,6 +54,8 @@ fn routes() -> Vec<Route> {
             &[400],
         ),
         route("GET", "/tenants/{tenant}/jobs", None, Some("jobs:read"), &[200]),
+        route("GET", "/scenarios", None, None, &[200]),
+        route("GET", "/plans", None, None, &[200]),
         route("GET", "/whoami", None, None, &[200]),
     ]
 }
@@ -153,6 +157,12 @@ async fn api_every_route_admits_only_the_callers_it_documents() {
                 };
                 assert_eq!(names(&theirs), names(&absent));
             }
+            if *path == "/events" {
+                let bearer = format!("Bearer {right}");
+                let mut events = world().rest_open(&there, &[("authorization", &bearer)]).await;
+                events.until(&job_id).await;
+                continue;
+            }
             // What ends job or key is tried once, at the end.
             if prefix == "/v1" || !["cancel", "DELETE"].iter().any(|end| path.ends_with(end) || method == end)
             {
@@ -163,6 +173,7 @@ async fn api_every_route_admits_only_the_callers_it_documents() {
     }
     let administrators = [
         ("GET", "/tenants"),
+        ("GET", "/pools"),
         ("POST", "/tenants"),
         ("DELETE", "/tenants/api-right"),
         ("POST", "/tenants/api-right/nodes"),

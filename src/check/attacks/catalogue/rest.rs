@@ -34,6 +34,8 @@ fn routes() -> Vec<Route> {
         route(post.clone(), "/jobs/{canceled}/retry", None, Some("jobs:write")),
         route(post.clone(), "/jobs/{job}/cancel", None, Some("jobs:write")),
         route(delete.clone(), "/jobs/{job}", None, Some("jobs:write")),
+        route(get.clone(), "/scenarios", None, None),
+        route(get.clone(), "/plans", None, None),
         route(get.clone(), "/keys", None, Some("keys:read")),
         route(post.clone(), "/keys", Some(json!({"scopes": []})), Some("keys:write")),
         route(post, "/keys/{key}/rotate", None, Some("keys:write")),
@@ -57,7 +59,7 @@ fn everybody() -> Vec<Attack> {
     let by = |who, wall, code| By { who, wall, code };
     let mut all = Vec::new();
     // Refused keys and tokens are counted by address: few of them here, so that the API does not refuse more for a while.
-    let few = [0, 1, 7, 12];
+    let few = [0, 1, 7, 14];
     for (index, route) in routes().into_iter().enumerate() {
         let twin = || (Who::Key, route.twin.clone());
         let mut tried = |by: By, words: &str| {
@@ -80,11 +82,68 @@ fn everybody() -> Vec<Attack> {
     all
 }
 
+/// The routes of a tenant, with tokens of users of the cluster who lack the right.
+fn of_users() -> Vec<Attack> {
+    let mut all = Vec::new();
+    let named = |call: &Call, tenant: &str| {
+        let path = call.path.trim_start_matches("/v1");
+        let is_of_tenants = path.starts_with("/tenants/");
+        let query = if is_of_tenants { String::new() } else { format!("?tenant={tenant}") };
+        Call::rest(call.method.clone(), &format!("{path}{query}"), call.body.clone())
+    };
+    for route in routes().into_iter().filter(|route| route.needs.is_some()) {
+        let second = |path: &str| {
+            let path = path.replace("{spare}", "{spare2}").replace("{sparekey}", "{sparekey2}");
+            path.replace("{own}", "{sparekey2}")
+        };
+        let mut twin = named(&route.twin, "{tenant}");
+        twin.path = second(&twin.path);
+        let call = named(&route.call, "{tenant}");
+        let viewer_may = call.method == Method::GET && !call.path.contains("/keys");
+        let tokens = [Who::NeighbourToken, Who::StrangerToken, Who::ViewerToken];
+        for who in tokens.into_iter().filter(|who| *who != Who::ViewerToken || !viewer_may) {
+            let by = By { who, wall: Wall::Rights, code: 403 };
+            all.push(by.attack(
+                shown(&route.call),
+                call.clone(),
+                "forbidden",
+                (Who::AdminToken, twin.clone()),
+            ));
+        }
+    }
+    let by = By { who: Who::AdminToken, wall: Wall::Rights, code: 403 };
+    let get = |path: &str| Call::rest(Method::GET, path, None);
+    let own = || (Who::AdminToken, get("/tenants/{tenant}"));
+    for (what, path) in [
+        ("list the jobs of another tenant", "/jobs?tenant={next}"),
+        ("list the keys of another tenant", "/keys?tenant={next}"),
+        ("follow the jobs of another tenant", "/events?tenant={next}"),
+        ("read another tenant", "/tenants/{next}"),
+        ("list a tenant that does not exist", "/jobs?tenant=absent"),
+        ("list all tenants", "/tenants"),
+        ("list all pools", "/pools"),
+    ] {
+        all.push(by.attack(what, get(path), "forbidden", own()));
+    }
+    let two = get("/jobs?tenant={tenant}").with("x-tenant-id", "{next}");
+    all.push(by.attack(
+        "name two tenants",
+        two,
+        "tenant_mismatch",
+        (Who::AdminToken, get("/jobs?tenant={tenant}")),
+    ));
+    let none = By { who: Who::AdminToken, wall: Wall::Input, code: 400 };
+    let jobs = (Who::AdminToken, get("/jobs?tenant={tenant}"));
+    all.push(none.attack("name no tenant", get("/jobs"), "tenant_required", jobs));
+    all
+}
+
 /// Routes of administrators, with a key.
 fn of_administrators() -> Vec<Attack> {
     let by = By { who: Who::Key, wall: Wall::Credential, code: 403 };
     let routes = [
         (Method::GET, "/tenants", None),
+        (Method::GET, "/pools", None),
         (Method::POST, "/tenants", Some(json!({"name": "mine"}))),
         (Method::PATCH, "/tenants/{tenant}", Some(json!({"plan": "enterprise"}))),
         (Method::PUT, "/tenants/{tenant}", Some(json!({"plan": "enterprise"}))),
@@ -198,5 +257,5 @@ fn input() -> Vec<Attack> {
 }
 
 pub(super) fn all(_: &Site) -> Vec<Attack> {
-    [everybody(), of_administrators(), beyond_its_own(), input()].concat()
+    [everybody(), of_users(), of_administrators(), beyond_its_own(), input()].concat()
 }

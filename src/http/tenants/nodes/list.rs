@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use super::{Id, NodeView, view};
 use crate::{
-    api_types::api_key::Scope,
     domain::worker,
     http::{
         App,
         auth::Caller,
         openapi::Operation,
         problem::Problem,
+        rights::ReadTenant,
         tenants::{readable, reads_tenant},
     },
 };
@@ -44,7 +44,7 @@ pub fn operation() -> Operation {
 /// # Errors
 /// As for the tenant itself.
 pub async fn list(State(app): State<App>, caller: Caller, id: Id) -> Result<Json<Nodes>, Problem> {
-    let tenant = readable(&app, &caller, &id, Scope::TenantRead).await?;
+    let tenant = readable::<ReadTenant>(&app, &caller, &id).await?;
     let name = tenant.name_any();
     let own = app.nodes.state_filter(|node| worker::admitted(node) == Some(&name));
     let own: BTreeMap<String, NodeView> =
