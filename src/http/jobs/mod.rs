@@ -28,8 +28,11 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-pub use self::list::{ListParams, list_of, lists_jobs};
-use self::view::JobView;
+pub use self::{
+    list::{ListParams, list_of, lists_jobs},
+    request::Submit,
+    view::JobView,
+};
 use super::{
     App,
     auth::Context,

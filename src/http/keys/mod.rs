@@ -24,6 +24,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+pub use self::view::{KeyView, view};
 use super::{
     App,
     administrators::AccessReview,
