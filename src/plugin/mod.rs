@@ -4,12 +4,22 @@
 //! standard output, remarks and progress to standard error; the exit codes are those of [`Kind`], and an error ends with the
 //! command to run next.
 
+mod cancel;
+mod follow;
 mod jobs;
+mod keys;
+mod logs;
 mod nodes;
 mod output;
+mod retry;
+mod spec_flags;
 mod status;
+mod submit;
 mod table;
+mod tenants;
+mod usage;
 mod version;
+mod wait;
 mod whoami;
 mod why;
 
@@ -67,6 +77,24 @@ enum Verb {
     Jobs(jobs::Args),
     /// Say why a job waits: its position, and the conditions of its start with numbers
     Why(why::Args),
+    /// Submit a job from a file or flags; with --watch follow it to its end
+    Submit(Box<submit::Args>),
+    /// Print what a job has printed; with -f over its retries to its end
+    Logs(logs::Args),
+    /// Wait until jobs have ended, and exit with their code
+    Wait(wait::Args),
+    /// Request the end of jobs
+    Cancel(cancel::Args),
+    /// Submit the spec of a job that has ended again
+    Retry(retry::Args),
+    /// API keys: list, create, rotate, revoke
+    Keys(keys::Args),
+    /// Tenants, for administrators: list, get, set
+    Tenants(tenants::Args),
+    /// What a tenant has used, by hour or day; a month with --month 2026-11, for spreadsheets with -o csv
+    Usage(usage::Args),
+    /// Worker nodes of a tenant: list, assign, release
+    Nodes(nodes::Args),
     /// Say as whom requests are made
     Whoami,
     /// Print the version of this program and of the server
@@ -191,14 +219,23 @@ fn explained(program: &str, error: &Error) -> String {
 }
 
 async fn run(context: &Context, verb: Verb) -> Result<u8> {
-    let done = match verb {
-        Verb::Status(args) => status::run(context, args).await,
-        Verb::Jobs(args) => jobs::run(context, args).await,
-        Verb::Why(args) => why::run(context, args).await,
-        Verb::Whoami => whoami::run(context).await,
-        Verb::Version(args) => version::run(context, args).await,
-    };
-    done.map(|()| 0)
+    let done = |()| 0;
+    match verb {
+        Verb::Status(args) => status::run(context, args).await.map(done),
+        Verb::Jobs(args) => jobs::run(context, args).await.map(done),
+        Verb::Why(args) => why::run(context, args).await.map(done),
+        Verb::Submit(args) => submit::run(context, *args).await,
+        Verb::Logs(args) => logs::run(context, args).await.map(done),
+        Verb::Wait(args) => wait::run(context, args).await,
+        Verb::Cancel(args) => cancel::run(context, args).await.map(done),
+        Verb::Retry(args) => retry::run(context, args).await.map(done),
+        Verb::Keys(args) => keys::run(context, args).await.map(done),
+        Verb::Tenants(args) => tenants::run(context, args).await.map(done),
+        Verb::Usage(args) => usage::run(context, args).await.map(done),
+        Verb::Nodes(args) => nodes::run(context, args).await.map(done),
+        Verb::Whoami => whoami::run(context).await.map(done),
+        Verb::Version(args) => version::run(context, args).await.map(done),
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub const CLOSED: &str = "output_closed";
 pub struct Terminal {
     /// Whether standard output has colors.
     pub color: bool,
+    /// Whether standard error is a terminal, where progress is shown.
+    pub progress: bool,
 }
 
 impl Terminal {
@@ -45,7 +47,7 @@ impl Terminal {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let color = io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb;
-        Self { color }
+        Self { color, progress: io::stderr().is_terminal() && !is_dumb }
     }
 
     /// Prints bytes as they are, and sees to it that they are seen.

@@ -9,6 +9,8 @@
 #[expect(dead_code, unused_imports, reason = "other test binaries use the rest")]
 mod common;
 
+mod administration;
+mod jobs;
 mod reading;
 mod shell;
 

@@ -80,6 +80,10 @@ impl Shell {
         Self::new().with("CROFTER_URL", &world().rest_url("")).with("CROFTER_KEY", key)
     }
 
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     fn path(&self) -> String {
         let own = Path::new(PROGRAM).parent().unwrap().to_owned();
         let system = ["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from);
