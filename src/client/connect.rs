@@ -89,7 +89,11 @@ impl Connection {
         profile::path(variable)
     }
 
-    async fn kubeconfig(&self) -> Result<kube::Config> {
+    /// The cluster of the flags or the kubeconfig.
+    ///
+    /// # Errors
+    /// There is none, or it can't be read.
+    pub async fn kubeconfig(&self) -> Result<kube::Config> {
         let failed = |error: &dyn std::fmt::Display| {
             Error::new(Kind::Failed, format!("failed to read the kubeconfig: {error}"))
                 .next("login --server URL")

@@ -99,6 +99,15 @@ impl Error {
         let message = format!("failed to {what}: the cluster's API does not have it, only the REST API has");
         Self::new(Kind::NeedsRest, message).next("login --server URL")
     }
+
+    /// The error of what only the cluster's API has.
+    #[must_use]
+    pub fn needs_cluster(what: &str) -> Self {
+        let message = format!(
+            "failed to {what}: the REST API does not have it, only the cluster's API has: give --context"
+        );
+        Self::new(Kind::Usage, message).next("--context NAME status")
+    }
 }
 
 impl fmt::Display for Error {

@@ -160,6 +160,17 @@ pub trait Transport: Send + Sync {
     /// Why a job waits.
     fn why<'a>(&'a self, scope: &'a Scope, job: &'a Job) -> BoxFuture<'a, Result<Why>>;
 
+    /// Has the server check a job without creating it; false where it can't.
+    fn dry_run<'a>(&'a self, scope: &'a Scope, job: &'a Submission) -> BoxFuture<'a, Result<bool>> {
+        let _ = (scope, job);
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
+    /// The cluster, for what only its objects have.
+    fn cluster(&self) -> Option<&cluster::Cluster> {
+        None
+    }
+
     /// Submits a job.
     fn submit<'a>(&'a self, scope: &'a Scope, job: &'a Submission) -> BoxFuture<'a, Result<Job>>;
 

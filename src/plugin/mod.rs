@@ -4,19 +4,26 @@
 //! standard output, remarks and progress to standard error; the exit codes are those of [`Kind`], and an error ends with the
 //! command to run next.
 
+mod can_run;
 mod cancel;
+mod check;
+mod completion;
 mod follow;
 mod jobs;
 mod keys;
+mod login;
 mod logs;
 mod nodes;
 mod output;
+mod report;
 mod retry;
 mod spec_flags;
 mod status;
 mod submit;
 mod table;
 mod tenants;
+mod top;
+mod trace;
 mod usage;
 mod version;
 mod wait;
@@ -77,6 +84,8 @@ enum Verb {
     Jobs(jobs::Args),
     /// Say why a job waits: its position, and the conditions of its start with numbers
     Why(why::Args),
+    /// Say what would become of a job, without submitting it
+    CanRun(Box<can_run::Args>),
     /// Submit a job from a file or flags; with --watch follow it to its end
     Submit(Box<submit::Args>),
     /// Print what a job has printed; with -f over its retries to its end
@@ -87,6 +96,8 @@ enum Verb {
     Cancel(cancel::Args),
     /// Submit the spec of a job that has ended again
     Retry(retry::Args),
+    /// Which tenants use most, and how near they are to their quotas
+    Top(top::Args),
     /// API keys: list, create, rotate, revoke
     Keys(keys::Args),
     /// Tenants, for administrators: list, get, set
@@ -95,10 +106,27 @@ enum Verb {
     Usage(usage::Args),
     /// Worker nodes of a tenant: list, assign, release
     Nodes(nodes::Args),
+    /// The tree of what a tenant or a job owns: trace tenant/acme, trace job/render
+    Trace(trace::Args),
+    /// Write a support bundle, one text file with nothing secret in it
+    Report(report::Args),
+    /// Say whether the installation works, and how to mend what does not
+    Check(check::Args),
+    /// Write a profile for a REST API: login --server URL
+    Login(login::Args),
     /// Say as whom requests are made
     Whoami,
     /// Print the version of this program and of the server
     Version(version::Args),
+    /// Print a script that completes commands in a shell
+    Completion(completion::Args),
+    /// Answer kubectl, which completes `kubectl crofter`
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words so far
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
 }
 
 /// What verbs work with.
@@ -224,6 +252,14 @@ async fn run(context: &Context, verb: Verb) -> Result<u8> {
         Verb::Status(args) => status::run(context, args).await.map(done),
         Verb::Jobs(args) => jobs::run(context, args).await.map(done),
         Verb::Why(args) => why::run(context, args).await.map(done),
+        Verb::CanRun(args) => can_run::run(context, *args).await,
+        Verb::Top(args) => top::run(context, args).await.map(done),
+        Verb::Trace(args) => trace::run(context, args).await.map(done),
+        Verb::Report(args) => report::run(context, args).await.map(done),
+        Verb::Check(args) => check::run(context, args).await.map(done),
+        Verb::Login(args) => login::run(context, args).await.map(done),
+        Verb::Completion(args) => completion::run(context, &args).map(done),
+        Verb::Complete { words } => completion::answer(context, &words).await.map(done),
         Verb::Submit(args) => submit::run(context, *args).await,
         Verb::Logs(args) => logs::run(context, args).await.map(done),
         Verb::Wait(args) => wait::run(context, args).await,

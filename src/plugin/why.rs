@@ -43,6 +43,15 @@ fn rendered(job: &Job, why: &Why, color: bool) -> String {
         return text;
     }
     text += "\n";
+    text += &checklist(&why.checks, color);
+    if why.source == "status" {
+        text += "\nfrom the job's last status; the REST API of the leading replica has the numbers of this moment\n";
+    }
+    text
+}
+
+/// Conditions as a table.
+pub fn checklist(checks: &[Check], color: bool) -> String {
     let row = |check: &Check| {
         let (word, style) = match check.ok {
             Some(true) => ("yes", Style::Good),
@@ -56,11 +65,7 @@ fn rendered(job: &Job, why: &Why, color: bool) -> String {
             format!("{}{at}", check.detail).into(),
         ]
     };
-    text += &table(&["MET", "CONDITION", "DETAIL"], why.checks.iter().map(row).collect(), color);
-    if why.source == "status" {
-        text += "\nfrom the job's last status; the REST API of the leading replica has the numbers of this moment\n";
-    }
-    text
+    table(&["MET", "CONDITION", "DETAIL"], checks.iter().map(row).collect(), color)
 }
 
 #[cfg(test)]

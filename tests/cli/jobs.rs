@@ -111,11 +111,11 @@ async fn cli_waiting_moves_at_a_terminal_and_is_silent_in_a_pipe() {
     // At a terminal the reason is shown while it waits, until there is a worker.
     let work = async {
         verbs.worker("cli-wait-1", "cli-wait", "8").await;
-        verbs.until_phase("cli-wait", "a", JobPhase::Completed).await;
+        None
     };
-    let (at_terminal, ()) = tokio::join!(shell.at_terminal(&["wait", "a"]), work);
-    let out = at_terminal.ok();
-    assert!(out.contains("NoWorkers") && out.contains("a: completed"), "{out:?}");
+    let at_terminal = shell.at_terminal_until(&["wait", "a"], "NoWorkers", work).await.ok();
+    assert!(at_terminal.contains("a: completed"), "{at_terminal:?}");
+    verbs.until_phase("cli-wait", "a", JobPhase::Completed).await;
     let piped = shell.run(&["wait", "a"]).await;
     assert_eq!(
         (piped.code, piped.out.as_str(), piped.err.as_str()),

@@ -13,6 +13,7 @@ mod administration;
 mod jobs;
 mod reading;
 mod shell;
+mod support;
 
 use std::sync::LazyLock;
 

@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::Command,
+};
 
 use crate::world;
 
@@ -148,5 +151,38 @@ impl Shell {
         // `-e` returns the program's exit code.
         command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
         Self::finished(command, None).await
+    }
+
+    /// Runs the plugin at a terminal; once it has shown these words, `then` happens, and what it returns is typed.
+    pub async fn at_terminal_until(
+        &self,
+        arguments: &[&str],
+        words: &str,
+        then: impl Future<Output = Option<String>>,
+    ) -> Printed {
+        let line = [&["kubectl-crofter"], arguments].concat().join(" ");
+        let mut command = self.command("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (mut then, mut out, mut bytes) = (Some(then), String::new(), [0; 1024]);
+        let dialogue = async {
+            loop {
+                let read = stdout.read(&mut bytes).await.unwrap();
+                if read == 0 {
+                    return out;
+                }
+                out += &String::from_utf8_lossy(&bytes[..read]);
+                if out.contains(words)
+                    && let Some(then) = then.take()
+                    && let Some(typed) = then.await
+                {
+                    stdin.write_all(typed.as_bytes()).await.unwrap();
+                }
+            }
+        };
+        let out = tokio::time::timeout(crate::common::WAIT_TIMEOUT * 2, dialogue).await.expect("it hangs");
+        let status = child.wait().await.unwrap();
+        Printed { code: status.code().unwrap_or(-1), out, err: String::new() }
     }
 }

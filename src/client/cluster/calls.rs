@@ -15,6 +15,9 @@ use crate::{
     kube_ext::{CallError, within},
 };
 
+/// The code of an error of an object that was changed meanwhile, or exists already.
+pub const CONFLICT: &str = "conflict";
+
 /// An error in the usual form.
 pub fn failed(what: &str, kind: Kind, cause: &str) -> Error {
     Error::new(kind, format!("failed to {what}: {cause}"))
@@ -25,6 +28,7 @@ fn refused(what: &str, error: &CallError) -> Error {
     let (code, cause) = (error.code(), error.refusal().map_or_else(|| error.cause(), str::to_owned));
     match code {
         Some(401 | 403) => failed(what, Kind::Denied, &cause).next("whoami"),
+        Some(409) => Error { code: Some(CONFLICT.to_owned()), ..failed(what, Kind::Refused, &cause) },
         // The CRDs are not installed, or the object does not exist.
         Some(code) => failed(what, Kind::of_status(code), &cause),
         None => failed(what, Kind::Unreachable, &cause).next("login --server URL"),

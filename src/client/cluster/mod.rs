@@ -170,7 +170,7 @@ impl Cluster {
         found.ok_or_else(|| absent(&what, &self.namespace(scope)))
     }
 
-    async fn submitted(&self, scope: &Scope, job: &Submission) -> Result<Job> {
+    async fn submitted(&self, scope: &Scope, job: &Submission, is_dry: bool) -> Result<Job> {
         let namespace = match scope {
             Scope::Own => job.namespace.clone().unwrap_or_else(|| self.namespace.clone()),
             _ => self.namespace(scope),
@@ -184,7 +184,7 @@ impl Cluster {
             "metadata": {"name": name}, "spec": job.spec,
         });
         let what = format!("submit the job {name} to {namespace}");
-        let created = objects::create_job(&self.client, &what, &namespace, &object).await?;
+        let created = objects::create_job(&self.client, &what, &namespace, &object, is_dry).await?;
         self.view(&created)
     }
 
@@ -339,7 +339,15 @@ impl Transport for Cluster {
     }
 
     fn submit<'a>(&'a self, scope: &'a Scope, job: &'a Submission) -> BoxFuture<'a, Result<Job>> {
-        self.submitted(scope, job).boxed()
+        self.submitted(scope, job, false).boxed()
+    }
+
+    fn dry_run<'a>(&'a self, scope: &'a Scope, job: &'a Submission) -> BoxFuture<'a, Result<bool>> {
+        self.submitted(scope, job, true).map(|checked| checked.map(|_| true)).boxed()
+    }
+
+    fn cluster(&self) -> Option<&Cluster> {
+        Some(self)
     }
 
     fn cancel<'a>(&'a self, scope: &'a Scope, job: &'a Job) -> BoxFuture<'a, Result<Job>> {
@@ -367,7 +375,7 @@ impl Transport for Cluster {
             let found = called(&what, api.get(&job.name)).await?;
             let again = objects::again(&found)?;
             let namespace = found.namespace().unwrap_or_default();
-            self.view(&objects::create_job(&self.client, &what, &namespace, &again).await?)
+            self.view(&objects::create_job(&self.client, &what, &namespace, &again, false).await?)
         }
         .boxed()
     }

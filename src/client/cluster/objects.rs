@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     ISSUE_LIMIT, MANAGER, PAGE, POLL,
-    calls::{called, failed, merged},
+    calls::{CONFLICT, called, failed, merged},
     views,
 };
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
     names,
     random::Random,
 };
+
+/// Most writes to a node that other clients change at the same time.
+const MAX_ATTEMPTS: usize = 5;
 
 /// A name that no object has.
 pub fn random_name(prefix: &str) -> Result<String> {
@@ -105,17 +108,19 @@ pub async fn update_tenant(client: &Client, name: &str, changes: &TenantChanges)
     Ok(view)
 }
 
-/// Creates a Job. The API server refuses a field that no Job has.
+/// Creates a Job, or only has the API server check it. It refuses a field that no Job has.
 pub async fn create_job(
     client: &Client,
     what: &str,
     namespace: &str,
     object: &Value,
+    is_dry: bool,
 ) -> Result<api_types::Job> {
     let path = format!(
-        "/apis/{}/{}/namespaces/{namespace}/jobs?fieldManager={MANAGER}&fieldValidation=Strict",
+        "/apis/{}/{}/namespaces/{namespace}/jobs?fieldManager={MANAGER}&fieldValidation=Strict{}",
         names::GROUP,
         names::VERSION,
+        if is_dry { "&dryRun=All" } else { "" },
     );
     let request = Request::post(path)
         .header("content-type", "application/json")
@@ -274,16 +279,26 @@ async fn read_node(client: &Client, what: &str, name: &str) -> Result<ClusterNod
     found.ok_or_else(|| failed(what, Kind::NotFound, &format!("there is no node {name}")).next("nodes list"))
 }
 
+/// Sets the label of a node as it was read; `None` where another client, such as its kubelet, has changed the node meanwhile.
 async fn label_node(
     client: &Client,
     what: &str,
     node: &ClusterNode,
     label: Option<&str>,
-) -> Result<ClusterNode> {
+) -> Result<Option<ClusterNode>> {
     let mut labels = Map::new();
     labels.insert(names::NODE_TENANT.to_owned(), json!(label));
     let metadata = json!({"resourceVersion": node.metadata.resource_version, "labels": labels});
-    merged(what, &Api::all(client.clone()), &node.name_any(), json!({"metadata": metadata})).await
+    let change = json!({"metadata": metadata});
+    match merged(what, &Api::all(client.clone()), &node.name_any(), change).await {
+        Err(error) if error.code.as_deref() == Some(CONFLICT) => Ok(None),
+        labelled => labelled.map(Some),
+    }
+}
+
+/// The error of a node that changes too often.
+fn changes_too_often(what: &str) -> Error {
+    failed(what, Kind::Refused, "other clients keep changing the node: try again").next("nodes list")
 }
 
 /// Labels a node for a tenant, as an administrator would; whether it is admitted, the operator decides.
@@ -293,23 +308,36 @@ pub async fn assign_node(client: &Client, tenant: &str, name: &str) -> Result<No
     if called(&what, tenants.get_metadata_opt(tenant)).await?.is_none() {
         return Err(failed(&what, Kind::NotFound, "there is no such tenant").next("tenants list"));
     }
-    let node = read_node(client, &what, name).await?;
-    match worker::label(&node, names::NODE_TENANT) {
-        Some(other) if other != tenant => {
-            let next = format!("nodes release {name} --tenant {other}");
-            Err(failed(&what, Kind::Refused, &format!("it is the tenant {other}'s")).next(next))
+    for _ in 0..MAX_ATTEMPTS {
+        let node = read_node(client, &what, name).await?;
+        match worker::label(&node, names::NODE_TENANT) {
+            Some(other) if other != tenant => {
+                let next = format!("nodes release {name} --tenant {other}");
+                let cause = format!("it is the tenant {other}'s");
+                return Err(failed(&what, Kind::Refused, &cause).next(next));
+            }
+            Some(_) => return Ok(node_view(&node, tenant)),
+            None => {
+                if let Some(labelled) = label_node(client, &what, &node, Some(tenant)).await? {
+                    return Ok(node_view(&labelled, tenant));
+                }
+            }
         }
-        Some(_) => Ok(node_view(&node, tenant)),
-        None => Ok(node_view(&label_node(client, &what, &node, Some(tenant)).await?, tenant)),
     }
+    Err(changes_too_often(&what))
 }
 
 /// Removes a tenant's label from a node. Jobs that run there finish.
 pub async fn release_node(client: &Client, tenant: &str, name: &str) -> Result<()> {
     let what = format!("release the node {name} of {tenant}");
-    let node = read_node(client, &what, name).await?;
-    if worker::label(&node, names::NODE_TENANT) != Some(tenant) {
-        return Err(failed(&what, Kind::NotFound, "it is not that tenant's").next("nodes list"));
+    for _ in 0..MAX_ATTEMPTS {
+        let node = read_node(client, &what, name).await?;
+        if worker::label(&node, names::NODE_TENANT) != Some(tenant) {
+            return Err(failed(&what, Kind::NotFound, "it is not that tenant's").next("nodes list"));
+        }
+        if label_node(client, &what, &node, None).await?.is_some() {
+            return Ok(());
+        }
     }
-    label_node(client, &what, &node, None).await.map(drop)
+    Err(changes_too_often(&what))
 }
