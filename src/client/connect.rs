@@ -1,4 +1,4 @@
-//! Which server is used: what is named on the command line comes first, then the profile of `login`, then the kubeconfig.
+//! Which server is used: what flags name comes first, then `CROFTER_URL`, the profile of `login`, and the kubeconfig.
 
 use std::{io::Read as _, path::PathBuf, sync::Arc};
 
@@ -18,8 +18,8 @@ use crate::names;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// URL of the REST API, such as `https://crofter.example.org`
-    #[arg(long, env = "CROFTER_URL", global = true, value_name = "URL")]
+    /// URL of the REST API, such as `https://crofter.example.org` [env: CROFTER_URL]
+    #[arg(long, global = true, value_name = "URL", conflicts_with_all = ["context", "kubeconfig"])]
     pub server: Option<String>,
     /// File with the API key or Kubernetes token for the REST API, `-` for standard input [env: CROFTER_KEY has it itself]
     #[arg(long, env = "CROFTER_KEY_FILE", global = true, value_name = "FILE")]
@@ -27,8 +27,8 @@ pub struct Connection {
     /// File with the certificates of the REST API's authorities
     #[arg(long, env = "CROFTER_CA", global = true, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Profile of `login` to use
-    #[arg(long, env = "CROFTER_PROFILE", global = true, value_name = "NAME")]
+    /// Profile of `login` to use [env: CROFTER_PROFILE]
+    #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
     /// Kubeconfig to use in place of a profile [env: KUBECONFIG]
     #[arg(long, global = true, value_name = "FILE")]
@@ -55,6 +55,10 @@ pub struct Connected {
 
 /// The environment variable with a key or token.
 const KEY_VARIABLE: &str = "CROFTER_KEY";
+/// That with the URL of the REST API.
+const URL_VARIABLE: &str = "CROFTER_URL";
+/// That with the name of a profile.
+const PROFILE_VARIABLE: &str = "CROFTER_PROFILE";
 
 impl Connection {
     /// The key or token of the file or the environment.
@@ -79,6 +83,12 @@ impl Connection {
             return Err(failed("it is empty"));
         }
         Ok(Some(SecretString::from(text)))
+    }
+
+    /// The URL of the flag or the environment.
+    #[must_use]
+    pub fn url(&self) -> Option<String> {
+        self.server.clone().or_else(|| set_variable(URL_VARIABLE))
     }
 
     /// The file of profiles.
@@ -120,28 +130,37 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// A variable that is not empty.
+fn set_variable(name: &str) -> Option<String> {
+    variable(name).filter(|value| !value.is_empty())
+}
+
 /// The server that the flags, the environment, the profile or the kubeconfig name.
 ///
 /// # Errors
 /// There is none, or what names it can't be read.
 pub async fn connect(flags: &Connection) -> Result<Connected> {
     let credentials = flags.credentials(variable)?;
-    if let Some(server) = &flags.server {
+    let names_cluster = flags.context.is_some() || flags.kubeconfig.is_some();
+    // A flag has precedence over every variable.
+    let of_variable = || set_variable(URL_VARIABLE).filter(|_| !names_cluster && flags.profile.is_none());
+    if let Some(server) = flags.server.clone().or_else(of_variable) {
         let token = credentials.ok_or_else(|| {
             Error::new(Kind::Denied, format!("failed to use {server}: there is no key for it"))
                 .next(format!("login --server {server}"))
         })?;
-        let rest = Rest::new(server, token, flags.ca.as_deref(), flags.verbose)?;
+        let rest = Rest::new(&server, token, flags.ca.as_deref(), flags.verbose)?;
         return Ok(Connected { transport: Arc::new(rest), tenant: None });
     }
-    if flags.context.is_none() && flags.kubeconfig.is_none() {
+    if !names_cluster {
+        let wanted = flags.profile.clone().or_else(|| set_variable(PROFILE_VARIABLE));
         let profiles = flags.profiles().and_then(|path| Profiles::read(&path));
         // Without a home directory there is no profile.
         let profiles = match profiles {
-            Err(error) if flags.profile.is_some() || !error.message.contains("HOME") => return Err(error),
+            Err(error) if wanted.is_some() || !error.message.contains("HOME") => return Err(error),
             other => other.unwrap_or_default(),
         };
-        if let Some(Profile { server, token, ca, tenant }) = profiles.get(flags.profile.as_deref())? {
+        if let Some(Profile { server, token, ca, tenant }) = profiles.get(wanted.as_deref())? {
             let token = credentials.unwrap_or_else(|| SecretString::from(token.as_str()));
             let ca = flags.ca.as_ref().or(ca.as_ref());
             let rest = Rest::new(server, token, ca.map(PathBuf::as_path), flags.verbose)?;

@@ -26,7 +26,7 @@ pub struct Args {
 
 pub async fn run(context: &Context, args: Args) -> Result<()> {
     let flags = &context.global.connection;
-    let server = flags.server.as_deref().ok_or_else(|| {
+    let server = flags.url().ok_or_else(|| {
         Error::usage("failed to log in: give the URL of the REST API with --server")
             .next("login --server URL")
     })?;
@@ -38,8 +38,8 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
         None => asked()?,
     };
     let ca = flags.ca.as_ref().map(|ca| std::path::absolute(ca).unwrap_or_else(|_| ca.clone()));
-    let rest = Rest::new(server, token.clone(), ca.as_deref(), flags.verbose)?;
-    if is_exposed(server) {
+    let rest = Rest::new(&server, token.clone(), ca.as_deref(), flags.verbose)?;
+    if is_exposed(&server) {
         context.terminal.remark("warning: the URL is http: whoever is on the way can read the key");
     }
     let who = if args.offline { None } else { Some(rest.whoami().await?) };

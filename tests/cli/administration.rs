@@ -4,10 +4,12 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use crofter::api_types::JobPhase;
 use crofter_test_cluster::{NodeSpec, wait};
+use k8s_openapi::api::{core::v1::ServiceAccount, rbac::v1::ClusterRoleBinding};
+use kube::{Api, api::PostParams};
 use serde_json::json;
 
 use crate::{
-    common::{WAIT_TIMEOUT, rest},
+    common::{Verbs, WAIT_TIMEOUT, rest},
     shell::Shell,
     world,
 };
@@ -125,6 +127,50 @@ async fn cli_a_quota_is_raised_with_one_command() {
         "{unknown:?}"
     );
     shell.run(&["tenants", "get", "no-such-tenant"]).await.failed(3);
+}
+
+/// The token of a service account with every right.
+async fn administrators_token(verbs: &Verbs<'_>, name: &str) -> String {
+    let account = json!({"metadata": {"name": name}});
+    let accounts: Api<ServiceAccount> = verbs.within("crofter-system");
+    verbs.create::<ServiceAccount, _>(&accounts, &account).await.unwrap();
+    let binding = json!({
+        "metadata": {"name": name}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "crofter-system"}],
+    });
+    verbs.create::<ClusterRoleBinding, _>(&verbs.all(), &binding).await.unwrap();
+    let request =
+        serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 3600}})).unwrap();
+    let made = accounts.create_token_request(name, &PostParams::default(), &request).await.unwrap();
+    made.status.unwrap().token
+}
+
+#[tokio::test]
+async fn cli_an_administrators_token_does_over_rest_what_a_kubeconfig_does() {
+    // Given a token, which is read from a file, and a tenant with a waiting job.
+    let verbs = world().verbs().await;
+    verbs.tenant("cli-token", json!({"plan": "basic"})).await;
+    verbs.job("cli-token", "waits", json!({})).await;
+    world().cluster.add_node(&NodeSpec::new("cli-token-node").capacity("4", "8Gi")).await.unwrap();
+    let token = administrators_token(&verbs, "cli-administrator").await;
+    let shell = Shell::new().with("CROFTER_URL", &world().rest_url("")).with("CROFTER_TENANT", "cli-token");
+    std::fs::write(shell.home().join("token"), format!("{token}\n")).unwrap();
+    let shell = shell.with("CROFTER_KEY_FILE", "token");
+    // It reads, and changes quotas, keys and nodes.
+    assert!(
+        shell.run(&["whoami"]).await.ok().contains("system:serviceaccount:crofter-system:cli-administrator")
+    );
+    assert!(shell.run(&["status"]).await.ok().contains("tenant cli-token, plan basic"));
+    assert!(shell.run(&["jobs"]).await.ok().contains("waits"));
+    assert!(shell.run(&["jobs", "-A"]).await.ok().starts_with("TENANT"));
+    shell.run(&["tenants", "set", "cli-token", "--quota", "maxJobs=7"]).await.ok();
+    assert!(shell.run(&["tenants", "list"]).await.ok().contains("0/7"));
+    let created = shell.run(&["keys", "create", "ci", "--scope", "jobs:read", "--show-token"]).await.ok();
+    assert!(created.starts_with("crft_"), "{created}");
+    assert!(shell.run(&["keys", "list"]).await.ok().contains("jobs:read"));
+    assert!(shell.run(&["nodes", "assign", "cli-token-node"]).await.ok().contains("cli-token-node"));
+    verbs.until_admitted("cli-token-node", Some("cli-token")).await;
+    shell.run(&["nodes", "release", "cli-token-node"]).await.ok();
 }
 
 #[tokio::test]

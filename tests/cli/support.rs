@@ -36,6 +36,9 @@ async fn cli_a_profile_is_used_until_another_server_is_named_and_its_key_is_neve
     let who = shell.run(&["whoami", "--kubeconfig", kubeconfig]).await.ok();
     assert!(who.contains("user: "), "{who}");
     shell.run(&["whoami", "--profile", "other"]).await.failed(2);
+    // So does a flag before a variable.
+    let variable = Shell::key(&key).run(&["whoami", "--kubeconfig", kubeconfig]).await.ok();
+    assert!(variable.contains("user: "), "{variable}");
     // What others may read is not used.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let open = shell.run(&["whoami"]).await.failed(2);
