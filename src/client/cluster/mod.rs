@@ -5,6 +5,8 @@
 
 mod calls;
 mod objects;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::{sync::Arc, time::Duration};
