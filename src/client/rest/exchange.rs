@@ -1,7 +1,7 @@
 //! One request to the REST API, and what its response means. Nothing is sent twice: a refusal that says when to try again
 //! reaches the user, who may not want to wait.
 
-use std::{path::Path, time::Duration};
+use std::{io::Write as _, path::Path, time::Duration};
 
 use axum::http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Limited};
@@ -149,7 +149,8 @@ impl Exchange {
             }
         };
         if self.verbose {
-            eprintln!("{method} {path} {}", response.status().as_u16());
+            // Without a standard error there is no one to read it.
+            drop(writeln!(std::io::stderr().lock(), "{method} {path} {}", response.status().as_u16()));
         }
         if response.status().is_success() { Ok(response) } else { Err(refusal(what, response).await) }
     }
