@@ -6,7 +6,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Context;
+use super::{Context, tenant_of_variable};
 use crate::client::{
     Error, Kind, Result, Transport,
     profile::{Profile, Profiles},
@@ -44,7 +44,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     }
     let who = if args.offline { None } else { Some(rest.whoami().await?) };
     let name = flags.profile.as_deref().unwrap_or(DEFAULT);
-    let tenant = context.global.tenant.clone();
+    let tenant = context.global.tenant.clone().or_else(tenant_of_variable);
     let profile = Profile { server: rest.address(), token: token.expose_secret().to_owned(), ca, tenant };
     profiles.profiles.insert(name.to_owned(), profile);
     profiles.current = Some(name.to_owned());

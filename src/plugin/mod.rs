@@ -64,8 +64,8 @@ struct Global {
     /// Namespace of the tenant
     #[arg(short, long, global = true, value_name = "NAMESPACE", conflicts_with = "tenant")]
     namespace: Option<String>,
-    /// Tenant
-    #[arg(short, long, env = "CROFTER_TENANT", global = true, value_name = "NAME")]
+    /// Tenant [env: CROFTER_TENANT]
+    #[arg(short, long, global = true, value_name = "NAME")]
     tenant: Option<String>,
     /// Of all tenants
     #[arg(short = 'A', long, visible_alias = "all-namespaces", global = true)]
@@ -150,7 +150,7 @@ impl Context {
     /// Connects, with the tenant of the flags or the profile.
     async fn session(&self) -> Result<Session> {
         let global = &self.global;
-        let named = named_scope(global)?;
+        let named = named_scope(global, tenant_of_variable())?;
         let connected = connect(&global.connection).await?;
         let own = || connected.tenant.clone().map_or(Scope::Own, Scope::Tenant);
         Ok(Session { scope: named.unwrap_or_else(own), transport: connected.transport })
@@ -166,15 +166,20 @@ impl Context {
     }
 }
 
-/// The tenant that the flags name.
-fn named_scope(global: &Global) -> Result<Option<Scope>> {
+/// The variable with the tenant, where no flag names one.
+fn tenant_of_variable() -> Option<String> {
+    std::env::var("CROFTER_TENANT").ok().filter(|name| !name.is_empty())
+}
+
+/// The tenant that the flags name, or the variable.
+fn named_scope(global: &Global, variable: Option<String>) -> Result<Option<Scope>> {
     if global.all_tenants {
         return Ok(Some(Scope::All));
     }
     if let Some(tenant) = &global.tenant {
         return Ok(Some(Scope::Tenant(tenant.clone())));
     }
-    let Some(namespace) = &global.namespace else { return Ok(None) };
+    let Some(namespace) = &global.namespace else { return Ok(variable.map(Scope::Tenant)) };
     let prefix = &global.connection.namespace_prefix;
     let tenant = namespace.strip_prefix(&**prefix).filter(|name| !name.is_empty());
     let tenant = tenant.ok_or_else(|| {
@@ -304,11 +309,15 @@ mod tests {
     fn a_namespace_names_its_tenant() {
         let of = |namespace: &str| {
             let connection = Connection { namespace_prefix: "tenant-".to_owned(), ..Connection::default() };
-            named_scope(&Global { connection, namespace: Some(namespace.to_owned()), ..Global::default() })
+            let global = Global { connection, namespace: Some(namespace.to_owned()), ..Global::default() };
+            // A flag has precedence over the variable.
+            named_scope(&global, Some("other".to_owned()))
         };
         assert_eq!(of("tenant-acme").unwrap(), Some(Scope::Tenant("acme".to_owned())));
         for other in ["default", "tenant-"] {
             assert_eq!(of(other).unwrap_err().kind, Kind::Usage, "{other}");
         }
+        let without_a_flag = named_scope(&Global::default(), Some("acme".to_owned())).unwrap();
+        assert_eq!(without_a_flag, Some(Scope::Tenant("acme".to_owned())));
     }
 }

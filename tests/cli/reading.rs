@@ -51,6 +51,10 @@ async fn cli_a_tenant_is_one_page_with_a_kubeconfig_and_with_a_key() {
         // A pipe gets neither colors nor anything else that is for a terminal.
         assert!(!page.contains('\u{1b}'), "{page:?}");
     }
+    // A flag has precedence over the variable.
+    let other = Shell::administrator().with("CROFTER_TENANT", "no-such-tenant");
+    assert!(other.run(&["status", "-n", "tenant-cli-status"]).await.ok().contains("tenant cli-status"));
+    other.run(&["status"]).await.failed(3);
     let page = by_key.run(&["status", "-o", "json"]).await.json();
     assert_eq!(page["tenant"]["quotas"]["max_jobs"], 1, "{page}");
     assert_eq!(page["waiting_jobs"][0]["name"], "waits", "{page}");
