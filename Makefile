@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster image test fmt lint doc unit integration tests fuzz deny crds manifests openapi attacks-page sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster image plugin test fmt lint doc unit integration tests fuzz deny crds manifests openapi attacks-page sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -49,6 +49,9 @@ cluster: deps ## Only a control plane and Postgres, until Ctrl-C
 
 image: ## Build the operator's image for a release, without a daemon: target/image (about ten minutes)
 	@scripts/image
+
+plugin: ## Build kubectl crofter, small and without symbols: target/plugin/kubectl-crofter
+	$(CARGO) build --profile plugin --bin kubectl-crofter
 
 unit: ## The tests that need no cluster and no database; seconds
 	$(CARGO) test --workspace --lib --bins

@@ -6,6 +6,7 @@
 pub mod api_types;
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod controllers;
@@ -25,6 +26,7 @@ pub mod mirror;
 pub mod names;
 pub mod operator;
 pub mod pem;
+pub mod plugin;
 pub mod random;
 pub mod scheduler;
 pub mod simulator;

@@ -105,7 +105,14 @@ fn unanswered(error: CallError) -> Finding {
 /// # Errors
 /// The cluster is not found, or a check has failed; what is wrong is printed before.
 pub async fn main(options: Options) -> anyhow::Result<()> {
-    let client = Client::try_from(operator::client_config().await?)?;
+    run(Client::try_from(operator::client_config().await?)?, options).await
+}
+
+/// The same for this cluster.
+///
+/// # Errors
+/// A check has failed; what is wrong is printed before.
+pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     let mut failed = 0;
     let mut report = |finding: Finding| {
         failed += usize::from(matches!(finding, Finding::Failed { .. }));

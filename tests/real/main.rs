@@ -11,6 +11,7 @@
 mod common;
 
 mod check;
+mod cli;
 mod endings;
 mod logs;
 mod outage;

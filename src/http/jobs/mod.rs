@@ -29,10 +29,10 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use self::view::JobView;
 pub use self::{
     list::{ListParams, list_of, lists_jobs},
-    request::Resources,
+    request::{Resources, Submit},
+    view::JobView,
 };
 use super::{
     App,

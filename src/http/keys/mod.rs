@@ -23,6 +23,7 @@ use axum::{
 use kube::{Api, runtime::reflector::ObjectRef};
 use serde_json::json;
 
+pub use self::view::{KeyView, view};
 use super::{
     App,
     by_tenant::{Context, TenantCaller},
