@@ -83,7 +83,7 @@ simulate: ## Try a plan table: a month of 1,000 tenants in virtual time (ARGS="-
 
 ##@ Check it
 
-test: deps fmt lint doc tools tests deny ## Everything: format, lints, unit, mock API, Postgres and cluster tests (T=name: only tests of that name)
+test: deps fmt lint doc book tools tests deny ## Everything: format, lints, unit, mock API, Postgres and cluster tests (T=name: only tests of that name)
 
 fmt: ## Check the format
 	$(CARGO) fmt --all --check
@@ -94,6 +94,9 @@ lint: ## Clippy, shellcheck, markdownlint and actionlint, where every warning is
 
 doc: ## The documentation of the Rust code, where every warning is an error
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+book: ## The pages of docs/ as a book: target/book/index.html
+	@scripts/book
 
 fuzz: ## Long runs of the fuzz targets (CASES=20000 each), which `make test` runs for moments
 	PROPTEST_CASES=$(or $(CASES),20000) $(CARGO) test --lib -- fuzz

@@ -135,6 +135,17 @@ fn each_link_leads_to_a_file_and_a_heading_that_says_what_its_words_promise() {
 }
 
 #[test]
+fn the_book_has_every_page() {
+    let summary = read(Path::new("tests/book/SUMMARY.md"));
+    let listed: BTreeSet<String> = links(&summary).into_iter().map(|(_, target)| target).collect();
+    let pages = pages().into_iter().filter_map(|page| Some(page.strip_prefix("docs").ok()?.display().to_string()));
+    // The list of decision records is of scripts/book.
+    let absent: Vec<String> =
+        pages.filter(|page| !page.starts_with("adr/0") && !listed.contains(page)).collect();
+    assert!(absent.is_empty(), "tests/book/SUMMARY.md lacks {absent:?}");
+}
+
+#[test]
 fn a_link_without_its_page_heading_or_words_is_found() {
     let fault = |words: &str, target: &str| fault(Path::new("docs/jobs.md"), words, target);
     assert_eq!(fault("declared out of service", "workers.md#a-node-that-is-lost"), None);
