@@ -153,6 +153,8 @@ pub struct Administrators {
     /// The hashes of tokens that the cluster accepted at their last review.
     accepted: Cache<[u8; 32], ()>,
     allowed: Cache<(User, AccessReview), bool>,
+    /// The names of users who had a right in the whole cluster at their last review.
+    administrators: Cache<String, ()>,
 }
 
 impl Administrators {
@@ -167,7 +169,8 @@ impl Administrators {
         let users = users.expire_after(WhileValid).build();
         let accepted = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ACCEPTED_FOR).build();
         let allowed = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ttl).build();
-        Self { client, clock, users, accepted, allowed }
+        let administrators = Cache::builder().max_capacity(MAX_REVIEWS).time_to_live(ACCEPTED_FOR).build();
+        Self { client, clock, users, accepted, allowed, administrators }
     }
 
     /// Whether the review of a token is cached, or has accepted it within [`ACCEPTED_FOR`]: it costs no review, or is
@@ -175,6 +178,12 @@ impl Administrators {
     pub async fn is_known(&self, token: &str) -> bool {
         let digest = digest(token);
         self.users.get(&digest).await.is_some() || self.accepted.get(&digest).await.is_some()
+    }
+
+    /// Whether a user had a right in the whole cluster within [`ACCEPTED_FOR`]. It authorises nothing: the user is probably an
+    /// administrator.
+    pub async fn is_administrator(&self, user: &User) -> bool {
+        self.administrators.get(&user.name).await.is_some()
     }
 
     /// The user of a token; `None` where the cluster does not accept it.
@@ -206,6 +215,9 @@ impl Administrators {
     /// `forbidden` with the right that is lacking; `cluster_unavailable`.
     pub async fn authorise(&self, user: &User, review: AccessReview) -> Result<(), Problem> {
         if self.allows(user, &review).await? {
+            if review.namespace.is_none() {
+                self.administrators.insert(user.name.clone(), ()).await;
+            }
             return Ok(());
         }
         let place =

@@ -179,7 +179,9 @@ impl FromRequestParts<App> for Caller {
             Credentials::Token(token) => {
                 let user = user(app, from, token).await?;
                 audit.by_administrator(&user);
-                place.take(&app.places.users, &user.name)?;
+                let is_administrator = app.administrators.is_administrator(&user).await;
+                let pool = if is_administrator { &app.places.administrators } else { &app.places.users };
+                place.take(pool, &user.name)?;
                 let token = Arc::new(SecretString::from(token));
                 Ok(Self::Administrator(Administrator { user, token, place }))
             }

@@ -68,7 +68,7 @@ pub struct Pool {
 pub struct Places {
     /// Those of tenants, by their UIDs.
     pub tenants: Arc<Pool>,
-    /// Those of users who are authorised to what they request, by their names.
+    /// Those of users who are authorised to what they request, or were to something in the whole cluster, by their names.
     pub administrators: Arc<Pool>,
     /// Those of users until then, by their names. Nothing but reviews happens in these.
     pub users: Arc<Pool>,

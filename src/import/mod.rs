@@ -1,6 +1,6 @@
 //! `crofter import`: tenants and waiting jobs of the job service that Crofter replaces.
 //!
-//! Rows become objects by pure functions ([`tenants`], [`jobs`]), which are written as YAML or into the cluster. The database is
+//! Rows become objects by pure functions (`tenants`, `jobs`), which are written as YAML or into the cluster. The database is
 //! only read. To import again changes nothing that is there; what was not written is tried again. Whatever is not imported, or
 //! is not what it was, is in the report with its reason.
 

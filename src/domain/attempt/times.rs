@@ -1,7 +1,7 @@
 //! When an attempt ran: what its node says, within the bounds of what the API server saw.
 //!
 //! A node's clock may be minutes off, or be set while a container runs. A container starts after its pod was created
-//! and ends before now, by the API server's time, and not long before its end was [reported](super::reported); a start that
+//! and ends before now, by the API server's time, and not long before its end was reported (`reported.rs`); a start that
 //! was recorded while it ran is kept. Where both of a node's times are off by the same amount, the time between them is right.
 
 use jiff::{SignedDuration, Timestamp};

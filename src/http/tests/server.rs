@@ -342,6 +342,26 @@ async fn a_user_without_the_right_to_a_route_sends_it_no_body_and_has_no_place_o
 }
 
 #[tokio::test]
+async fn users_without_rights_keep_no_administrator_out() {
+    let lab = Lab::new();
+    let list = async |who: &str| lab.ask("GET", "/v1/tenants", who, "").await.0;
+    assert_eq!(list(ADMIN).await, 200);
+    // Given: users whose rights are being reviewed, as many at once as there may be.
+    let held: Vec<_> = (0..places::MAX_IN_FLIGHT)
+        .map(|n| {
+            let place = places::Place::default();
+            place.take(&lab.app.places.users, &format!("stranger {}", n % 16)).unwrap();
+            place
+        })
+        .collect();
+    // Then: one who was not reviewed before finds no place, and an administrator does.
+    assert_eq!(list("Bearer clerk").await, 503);
+    assert_eq!(list(ADMIN).await, 200);
+    drop(held);
+    assert_eq!(list("Bearer clerk").await, 200);
+}
+
+#[tokio::test]
 async fn bodies_that_do_not_come_keep_no_one_out() {
     let lab = Lab::new();
     let routes = routes(lab.app.clone(), Metrics::default());
