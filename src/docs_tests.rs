@@ -138,7 +138,8 @@ fn each_link_leads_to_a_file_and_a_heading_that_says_what_its_words_promise() {
 fn the_book_has_every_page() {
     let summary = read(Path::new("tests/book/SUMMARY.md"));
     let listed: BTreeSet<String> = links(&summary).into_iter().map(|(_, target)| target).collect();
-    let pages = pages().into_iter().filter_map(|page| Some(page.strip_prefix("docs").ok()?.display().to_string()));
+    let pages =
+        pages().into_iter().filter_map(|page| Some(page.strip_prefix("docs").ok()?.display().to_string()));
     // The list of decision records is of scripts/book.
     let absent: Vec<String> =
         pages.filter(|page| !page.starts_with("adr/0") && !listed.contains(page)).collect();
