@@ -79,7 +79,7 @@ async fn invalid_objects_are_reported_and_stop_no_others() {
     verbs.tenant("mixed", json!({"plan": "basic"})).await;
     verbs.worker("mixed-1", "mixed", "4").await;
     verbs.job("mixed", "over", json!({})).await;
-    verbs.job("mixed", "ends", json!({"parameters": {"run-seconds": "12"}})).await;
+    verbs.job("mixed", "ends", json!({"parameters": {"run-seconds": "30"}})).await;
     verbs.job("mixed", "runs", json!({"parameters": {"run-seconds": "forever"}})).await;
     check_completed_once(&verbs.until_phase("mixed", "over", JobPhase::Completed).await);
     verbs.until_phase("mixed", "ends", JobPhase::Running).await;
