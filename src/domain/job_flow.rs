@@ -89,7 +89,7 @@ pub enum Step {
         pod: String,
         /// Its UID.
         uid: String,
-        /// Its grace in seconds, also where it was deleted with more.
+        /// Its grace in seconds, where it was deleted with more.
         grace: Option<u32>,
     },
     /// End this pod with its grace, and keep it for its log.
@@ -182,8 +182,15 @@ fn bounds(view: &View<'_>, status: &JobStatus, number: u32, pod: &Pod) -> Bounds
 }
 
 fn delete(pod: &Pod) -> Step {
-    let grace = pod.spec.as_ref().and_then(|spec| u32::try_from(spec.termination_grace_period_seconds?).ok());
-    Step::Delete { pod: pod.name_any(), uid: pod.uid().unwrap_or_default(), grace }
+    Step::Delete { pod: pod.name_any(), uid: pod.uid().unwrap_or_default(), grace: excess_grace(pod) }
+}
+
+/// The grace of a pod that was deleted with more: the API server lets it be shortened. A pod that was not gets none named, as the
+/// API server would take it also for one that has ended.
+fn excess_grace(pod: &Pod) -> Option<u32> {
+    let own = pod.spec.as_ref()?.termination_grace_period_seconds?;
+    pod.metadata.deletion_grace_period_seconds.filter(|grace| *grace > own)?;
+    u32::try_from(own).ok()
 }
 
 fn assign(new: &mut JobStatus, number: u32, pod: &Pod) {

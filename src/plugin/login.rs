@@ -94,10 +94,11 @@ fn asked() -> Result<SecretString> {
         Error::new(Kind::Usage, format!("failed to read the key: {cause}"))
             .next("login --server URL --key-file FILE")
     };
-    let hidden = io::stdin().is_terminal().then(|| {
+    // What is typed from the prompt on is neither shown nor discarded.
+    let hidden = io::stdin().is_terminal().then(Hidden::new);
+    if hidden.is_some() {
         drop(write!(io::stderr().lock(), "API key or token: "));
-        Hidden::new()
-    });
+    }
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
     drop(hidden);

@@ -60,15 +60,18 @@ fn names(objects: &[Value]) -> Vec<String> {
 #[tokio::test]
 async fn tenants_and_waiting_jobs_are_imported_once_and_run() {
     let verbs = world().verbs().await;
-    let url = database("import_tables", &[TABLES]).await;
+    // Other tests have a tenant `default`.
+    let rest = "UPDATE tenants SET name = 'moved-rest' WHERE id = 'default'";
+    let url = database("import_tables", &[TABLES, rest]).await;
+    let rest = ["--tenant", "moved-rest"];
     // When it is printed, each tenant and waiting job is an object, and the report has the rest.
-    let printed = import(&url, &[]).await;
+    let printed = import(&url, &rest).await;
     let all = objects(&printed);
     let expected = [
         "/moved-corp",
-        "/default",
         "/moved-late",
-        "tenant-default/imported-4",
+        "/moved-rest",
+        "tenant-moved-rest/imported-4",
         "tenant-moved-corp/imported-2",
         "tenant-moved-late/imported-6",
     ];
@@ -94,7 +97,7 @@ async fn tenants_and_waiting_jobs_are_imported_once_and_run() {
     }
 
     // When the cluster only checks it, nothing is there.
-    let image = ["--apply", "--image", "crofter.test/busybox:1"];
+    let image = [&["--apply", "--image", "crofter.test/busybox:1"], &rest[..]].concat();
     let tried = report(&import(&url, &[&image[..], &["--dry-run"]].concat()).await);
     assert!(tried.contains("imported: 3 tenants, 0 jobs\n") && tried.contains("not there yet"), "{tried}");
     let tenants: Api<crofter::api_types::Tenant> = verbs.all();

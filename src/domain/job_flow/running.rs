@@ -5,7 +5,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 
 use super::{
-    Step, UNDER_LOAD_AFTER, View, assign, bounds, canceled, delete,
+    Step, UNDER_LOAD_AFTER, View, assign, bounds, canceled, delete, excess_grace,
     finish::finish,
     move_to,
     start::waiting,
@@ -33,7 +33,7 @@ pub(super) fn at_work(
             finish(view, status, number, ending, attempt::record_within(pod, view.gpu_resource, &bounds))
         }
         // Whoever deletes a pod may give it a day: until its end neither its timeout nor its tenant's state would count.
-        _ if is_deleted && lingers(pod) => Ok(delete(pod)),
+        _ if is_deleted && excess_grace(pod).is_some() => Ok(delete(pod)),
         _ if is_deleted => Ok(Step::Wait(None)),
         (Observed::Running { .. }, _) if canceled(view.job) => Ok(stop_pod(view, pod, Reason::Canceled)),
         // Kubelets forget what they have reported.
@@ -95,12 +95,6 @@ pub(super) fn stop_pod(view: &View<'_>, pod: &Pod, reason: Reason) -> Step {
         Some(until) if until <= view.steady => delete(pod),
         Some(until) => Step::Wait(Some(until)),
     }
-}
-
-/// Whether a pod was deleted with more grace than its own; the API server lets it be shortened.
-fn lingers(pod: &Pod) -> bool {
-    let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    pod.metadata.deletion_grace_period_seconds.zip(own).is_some_and(|(grace, own)| grace > own)
 }
 
 /// When the running time of the job's attempt is up; `None` where none runs or it may run for ever.
