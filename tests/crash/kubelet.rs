@@ -57,9 +57,15 @@ pub fn past_its_deadline() -> Value {
 }
 
 impl Verbs<'_> {
-    /// Says something of the pod of a job's current attempt.
-    pub async fn kubelet(&self, job: &Job, status: Value) {
-        let pod = job.status.as_ref().unwrap().pod.clone().unwrap();
+    /// Says something of the pod of a job's current attempt. A container that has ended started when the job says: on a busy
+    /// machine the operator writes that it runs seconds later.
+    pub async fn kubelet(&self, job: &Job, mut status: Value) {
+        let of_job = job.status.as_ref().unwrap();
+        let pod = of_job.pod.clone().unwrap();
+        let ended = status.pointer_mut("/containerStatuses/0/state/terminated");
+        if let (Some(ended), Some(start)) = (ended, &of_job.started_at) {
+            ended["startedAt"] = json!(start);
+        }
         let api = self.within::<Pod>(job.metadata.namespace.as_deref().unwrap());
         let patch = Patch::Merge(json!({"status": status}));
         api.patch_status(&pod, &PatchParams::default(), &patch).await.unwrap();
