@@ -57,12 +57,13 @@ pub fn past_its_deadline() -> Value {
 }
 
 impl Verbs<'_> {
-    /// Says something of the pod of a job's current attempt. A container that has ended started when the job says: on a busy
-    /// machine the operator writes that it runs seconds later.
+    /// Says something of the pod of a job's current attempt. An evicted container started when the job says: on a busy
+    /// machine the operator writes that it runs seconds later, and the pause of a retry begins with the end.
     pub async fn kubelet(&self, job: &Job, mut status: Value) {
         let of_job = job.status.as_ref().unwrap();
         let pod = of_job.pod.clone().unwrap();
-        let ended = status.pointer_mut("/containerStatuses/0/state/terminated");
+        let is_evicted = status["reason"] == "Evicted";
+        let ended = status.pointer_mut("/containerStatuses/0/state/terminated").filter(|_| is_evicted);
         if let (Some(ended), Some(start)) = (ended, &of_job.started_at) {
             ended["startedAt"] = json!(start);
         }
