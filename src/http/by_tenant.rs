@@ -168,7 +168,8 @@ impl NamedTenant {
     /// The tenant, for a user with these rights in its namespace.
     ///
     /// # Errors
-    /// `tenant_required`, `forbidden`; with the rights `not_found` and `tenant_mismatch`.
+    /// `tenant_required`, `forbidden`; with the rights `not_found`, `tenant_mismatch`, and `tenant_inactive` where the namespace
+    /// is not the tenant's: what a user may do there says nothing about the tenant.
     pub async fn authorise(
         &self,
         app: &App,
@@ -181,6 +182,9 @@ impl NamedTenant {
             app.administrators.authorise(&user.user, right.review(&namespace)).await?;
         }
         let tenant = found.ok_or_else(|| Problem::not_found("tenant"))?;
+        if tenant.status.as_ref().and_then(|status| status.namespace.as_deref()) != Some(&namespace) {
+            return Err(Problem::new(Code::TenantInactive, INACTIVE_TENANT));
+        }
         let uid = tenant.uid().unwrap_or_default();
         let of = TenantOf { name, uid, namespace };
         self.check(&of)?;

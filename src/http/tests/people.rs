@@ -171,6 +171,22 @@ async fn without_the_right_a_tenant_is_as_one_that_does_not_exist() {
 }
 
 #[tokio::test]
+async fn rights_in_a_namespace_that_is_not_the_tenants_are_none_in_the_tenant() {
+    // Given a Tenant for which the namespace of its name belongs to another.
+    let mut lab = lab();
+    let mut conflict = tenant(json!({"plan": "free"}));
+    conflict["status"] = json!({"reason": "NamespaceConflict"});
+    mock::put(&mut lab.tenants, conflict);
+    // Then who may everything there reads and writes nothing of the tenant's.
+    for (method, path, body, needed) in ROUTES {
+        let refused = answer(&lab, (method, path, body), &format!("Bearer may:{needed}"), "acme").await;
+        assert_eq!(refused, (403, "tenant_inactive".to_owned()), "{method} {path}");
+    }
+    assert_eq!(lab.ask("GET", "/v1/whoami?tenant=acme", READER, "").await.1["code"], "tenant_inactive");
+    assert!(lab.fake.calls().is_empty(), "nothing was written");
+}
+
+#[tokio::test]
 async fn reviews_that_fail_or_take_too_long_let_no_one_in() {
     for (method, path, body, needed) in ROUTES {
         let lab = lab();
