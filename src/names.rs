@@ -106,9 +106,21 @@ pub const DEFAULT_TENANT_RECORD: &str = "crofter-default-tenant";
 pub const DEFAULT_NAMESPACE_PREFIX: &str = "tenant-";
 /// Default name of the extended resource that counts GPUs.
 pub const DEFAULT_GPU_RESOURCE: &str = "nvidia.com/gpu";
-/// The variable that gives the container runtime of NVIDIA the GPUs of a container: the device plugin sets it for
-/// those that were allocated, and an image may have it as `all`.
-pub const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
+/// The variables by which the container runtimes of NVIDIA, AMD, Intel Gaudi and Ascend learn which devices a container gets,
+/// each with its value for none. The device plugin sets one for what was allocated, and an image may have it as `all`. Those
+/// that a program reads itself, such as `CUDA_VISIBLE_DEVICES`, give it nothing that its container has not.
+pub const VISIBLE_GPUS: [(&str, &str); 4] = [
+    ("NVIDIA_VISIBLE_DEVICES", "void"),
+    ("AMD_VISIBLE_DEVICES", "none"),
+    ("HABANA_VISIBLE_DEVICES", ""),
+    ("ASCEND_VISIBLE_DEVICES", ""),
+];
+
+/// Whether a variable is one of [`VISIBLE_GPUS`].
+#[must_use]
+pub fn makes_gpus_visible(variable: &str) -> bool {
+    VISIBLE_GPUS.iter().any(|(name, _)| *name == variable)
+}
 /// The one container of a job pod.
 pub const JOB_CONTAINER: &str = "job";
 /// ServiceAccount of job pods in every tenant namespace; it has no token and no rights.

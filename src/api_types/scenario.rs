@@ -242,7 +242,7 @@ impl Variable {
             let problem = "names that begin with CROFTER_ are Crofter's own";
             return Err(("env.name", format!("is `{}`: {problem}", self.name)));
         }
-        if self.name == names::VISIBLE_GPUS {
+        if names::makes_gpus_visible(&self.name) {
             let problem = "it is set by the node, for the GPUs of resources.gpus";
             return Err(("env.name", format!("is `{}`: {problem}", self.name)));
         }

@@ -246,7 +246,6 @@ async fn a_job_is_deleted_with_its_pods() {
 #[tokio::test]
 async fn no_map_names_the_gpus_of_a_container() {
     let tenancy = Tenancy::new("tenant-gpus").await;
-    let words = "the entry NVIDIA_VISIBLE_DEVICES is the node's";
     for (theirs, plain) in tenancy.kinds(&tenancy.person, "variables") {
         let kind = plain.types.clone().unwrap().kind;
         if !["ConfigMap", "Secret"].contains(&&*kind) {
@@ -260,11 +259,14 @@ async fn no_map_names_the_gpus_of_a_container() {
         theirs.create(&plainly(), &with("NVIDIA_DRIVER_CAPABILITIES")).await.unwrap();
         let change = |name: &str| Patch::Merge(json!({"data": {name: "YWxs"}}));
         theirs.patch("variables", &try_patch(), &change("OTHER")).await.unwrap();
-        let all = change("NVIDIA_VISIBLE_DEVICES");
-        forbidden(words, async || theirs.patch("variables", &try_patch(), &all).await).await;
-        let mut born = with("NVIDIA_VISIBLE_DEVICES");
-        born.metadata.name = Some("born".to_owned());
-        forbidden(words, async || theirs.create(&dry_run(), &born).await).await;
+        for (name, _) in names::VISIBLE_GPUS {
+            let words = format!("the entry {name} is the node's");
+            let all = change(name);
+            forbidden(&words, async || theirs.patch("variables", &try_patch(), &all).await).await;
+            let mut born = with(name);
+            born.metadata.name = Some("born".to_owned());
+            forbidden(&words, async || theirs.create(&dry_run(), &born).await).await;
+        }
     }
 }
 

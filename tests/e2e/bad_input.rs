@@ -50,6 +50,10 @@ async fn what_the_schema_refuses_is_named() {
             json!({"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}),
             "NVIDIA_VISIBLE_DEVICES is set by the node, for the GPUs of spec.resources.gpus",
         ),
+        (
+            json!({"env": [{"name": "AMD_VISIBLE_DEVICES", "value": "0"}]}),
+            "AMD_VISIBLE_DEVICES is set by the node",
+        ),
         (json!({"parameters": {"no spaces": "x"}}), "a parameter's name"),
         (json!({"volumes": [{"name": "v", "mountPath": "/v"}]}), "give either claim or scratch"),
         (json!({"timeoutSeconds": 0}), "spec.timeoutSeconds"),

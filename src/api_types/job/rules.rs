@@ -106,8 +106,9 @@ pub(super) fn no_key_secret(before: &str, name: &str, after: &str) -> Rule {
 
 /// A variable does not give GPUs that were not asked for.
 pub(super) fn no_gpus() -> Rule {
-    let message = format!("{VISIBLE_GPUS} is set by the node, for the GPUs of spec.resources.gpus");
-    Rule::new(format!("self.name != '{VISIBLE_GPUS}'")).message(&*message)
+    let names = VISIBLE_GPUS.map(|(name, _)| format!("'{name}'")).join(", ");
+    let message = "self.name + ' is set by the node, for the GPUs of spec.resources.gpus'".to_owned();
+    Rule::new(format!("!(self.name in [{names}])")).message(Message::Expression(message))
 }
 
 /// No two parameters are one variable (`names::parameter_variable`); the message has the names of those that are.

@@ -89,7 +89,7 @@ fn three() -> i32 {
 #[serde(deny_unknown_fields)]
 struct Variable {
     /// This is the name of the variable. A name that begins with `CROFTER_` is refused, and
-    /// `NVIDIA_VISIBLE_DEVICES`: the node sets it for the GPUs that the job asks for.
+    /// one that makes GPUs visible, such as `NVIDIA_VISIBLE_DEVICES`: the node sets it for those that the job asks for.
     name: String,
     /// This is the value of the variable. As in a pod, `$(NAME)` is the value of an earlier variable, and `$$(NAME)` is the
     /// text `$(NAME)`.

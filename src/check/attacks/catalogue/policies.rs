@@ -172,9 +172,11 @@ fn volumes_and_tokens(site: &Site) -> Vec<Attack> {
     let by = policy(Who::TenantOperator, "tenant-objects.crofter.io");
     for of in [CONFIG_MAPS, SECRETS] {
         let data = |name: &str| call::create(of, at, "new", json!({"data": {name: "YWxs"}}));
-        let words = "the entry NVIDIA_VISIBLE_DEVICES is the node's";
-        let what = format!("create {} that make all GPUs visible", of.plural);
-        all.push(by.attack(what, data("NVIDIA_VISIBLE_DEVICES"), words, twin(data("OTHER"))));
+        for (name, _) in names::VISIBLE_GPUS {
+            let words = format!("the entry {name} is the node's");
+            let what = format!("create {} that make all GPUs visible by {name}", of.plural);
+            all.push(by.attack(what, data(name), words, twin(data("OTHER"))));
+        }
     }
     for who in [Who::TenantOperator, Who::TenantAdmin] {
         let by = policy(who, "tenant-secrets.crofter.io");

@@ -88,9 +88,10 @@ fn limits(job: &ValidJob<'_>, asked: &BTreeMap<String, Quantity>) -> BTreeMap<St
 fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
     let plain = |name: String, value: String| EnvVar { name, value: Some(value), value_from: None };
     // Crofter's own come last: where a name is given twice, the kubelet takes the last, before those of `envFrom` and of the
-    // image. On a node whose default runtime is NVIDIA's, a container without allocated GPUs would have those that one of
-    // these names, and many images name all of them. `void` is none, and as with any other runtime.
-    let no_gpus = (job.asked.gpus == 0).then_some((names::VISIBLE_GPUS, "void".to_owned()));
+    // image. On a node whose default runtime is that of a GPU's vendor, a container without allocated GPUs would have those
+    // that one of these names, and many images name all of them.
+    let no_gpus = names::VISIBLE_GPUS.iter().filter(|_| job.asked.gpus == 0);
+    let no_gpus = no_gpus.map(|(name, none)| (*name, (*none).to_owned()));
     let own = [
         ("CROFTER_JOB", job.name.clone()),
         ("CROFTER_JOB_UID", job.uid.clone()),
@@ -106,7 +107,8 @@ fn variables(job: &ValidJob<'_>, admission: &Admission) -> Vec<EnvVar> {
         .iter()
         .map(|(name, value)| plain(names::parameter_variable(name), environment::literal(&value.0)));
     // A variable of a job from before the rule would displace that of the device plugin.
-    let users = job.spec.env.iter().filter(|variable| variable.name != names::VISIBLE_GPUS).map(env_var);
+    let users =
+        job.spec.env.iter().filter(|variable| !names::makes_gpus_visible(&variable.name)).map(env_var);
     let own = own.into_iter().chain(no_gpus).map(|(name, value)| plain(name.to_owned(), value));
     users.chain(each).chain(json).chain(own).collect()
 }

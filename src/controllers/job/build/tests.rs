@@ -55,15 +55,17 @@ fn a_dollar_of_a_parameter_reaches_the_container_and_one_of_env_and_args_is_kube
 #[test]
 fn a_container_sees_no_gpu_that_it_did_not_ask_for() {
     // Stored before the rule that refuses the name.
-    let all = json!([{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}, {"name": "A", "value": "1"}]);
-    let seen = |gpus: i64| {
-        let job = job(json!({"image": "a", "env": all, "resources": {"gpus": gpus}}));
+    let all = |name: &str| json!([{"name": name, "value": "all"}, {"name": "A", "value": "1"}]);
+    let seen = |gpus: i64, name: &str| {
+        let job = job(json!({"image": "a", "env": all(name), "resources": {"gpus": gpus}}));
         let container = built(&job, &tenant(json!({}))).spec.unwrap().containers.remove(0);
-        let env = container.env.unwrap().into_iter().filter(|env| env.name == "NVIDIA_VISIBLE_DEVICES");
+        let env = container.env.unwrap().into_iter().filter(|env| env.name == name);
         env.map(|env| env.value.unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(seen(0), ["void"]);
-    assert!(seen(1).is_empty(), "the device plugin names those that are allocated");
+    for (name, none) in names::VISIBLE_GPUS {
+        assert_eq!(seen(0, name), [none], "{name}");
+        assert!(seen(1, name).is_empty(), "{name}: the device plugin names those that are allocated");
+    }
 }
 
 #[test]
