@@ -13,7 +13,7 @@ fn a_page_is_read_in_order_with_what_its_comments_say() {
     let page = "1. One\n\n   ```sh\n   export A=1\n   cat <<X\n     in\n   X\n   ```\n\n   ```text\n   out …\n   ```\n\
         ```yaml\napiVersion: v1\n```\n\n<!-- exits: 5 -->\n<!-- repeated -->\n\n```sh\nfails\n```\n```json\n{\"a\": 1}\n```\n\
         <!-- not run: needs a cloud -->\n\n```sh\ncloud\n```\n<!-- part of: Tenant -->\n\n```yaml\nspec: {}\n```\n\
-        <!-- file: a.csv -->\n\n```csv\n1\n```\n<!-- run by tests/x.rs -->\n\n```sh\nother\n```\n";
+        <!-- file: a.csv -->\n\n```csv\n1\n```\n<!-- run by tests/x.rs -->\n\n```sh\nother\n```\n```text\nits\n```\n";
     let failing = Commands {
         text: "fails\n".to_owned(),
         prints: Some(Prints::Json(json!({"a": 1}))),
@@ -28,8 +28,10 @@ fn a_page_is_read_in_order_with_what_its_comments_say() {
         (38, Action::Write { name: "a.csv".to_owned(), text: "1\n".to_owned() }),
     ];
     let expected = expected.map(|(line, action)| Step { line, action });
-    assert_eq!(page::steps(page).unwrap(), expected);
+    assert_eq!(page::steps(page, None).unwrap(), expected);
     assert_eq!(page::other_tests(page), ["tests/x.rs"]);
+    let other = page::steps(page, Some("tests/x.rs")).unwrap();
+    assert_eq!(other, [Step { line: 43, action: run("other\n", Some(Prints::Text("its\n".to_owned()))) }]);
     // A block that no rule covers is an error, and so is a declaration without a reason.
     for page in [
         "```text\nout\n```\n",
@@ -41,7 +43,7 @@ fn a_page_is_read_in_order_with_what_its_comments_say() {
         "```sh\na\n```\n```text\na\n```\n```text\nb\n```\n",
         "<!-- repeated -->\n\n```sh\na\n```\n",
     ] {
-        page::steps(page).unwrap_err();
+        page::steps(page, None).unwrap_err();
     }
 }
 
