@@ -27,12 +27,14 @@ fn pages_below(dir: &Path, found: &mut BTreeSet<String>) {
 
 #[test]
 fn every_block_of_every_page_is_run_or_says_why_not() {
+    // Given all documents, and those that are typed.
     let mut all: BTreeSet<String> = OTHERS.map(str::to_owned).into();
     pages_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"), &mut all);
     let list = List::read();
     let pages = || list.simulated.iter().chain(&list.real);
     let run: BTreeSet<&str> =
         pages().filter(|page| page.by().is_none()).map(|page| page.path.as_str()).collect();
+    // Each block of a document is read, and a document with one that is to be typed is typed.
     let mut wrong = Vec::new();
     for path in &all {
         let text = page::read(path, &[]).unwrap();
@@ -59,6 +61,7 @@ fn every_block_of_every_page_is_run_or_says_why_not() {
             }
         }
     }
+    // What is typed has something to type.
     for page in pages() {
         let steps = page::steps(&page::read(&page.path, &[]).unwrap_or_default(), page.by());
         if steps.is_ok_and(|steps| steps.is_empty()) {

@@ -49,6 +49,7 @@ fn a_page_is_read_in_order_with_what_its_comments_say() {
 
 #[test]
 fn what_is_printed_is_compared_line_by_line_or_as_a_value() {
+    // Lines that match, and lines that don't.
     for (expected, printed) in [
         ("a  b\n", "a b\n"),
         ("a …\n", "a b c\n"),
@@ -69,6 +70,7 @@ fn what_is_printed_is_compared_line_by_line_or_as_a_value() {
     ] {
         Prints::Text(expected.to_owned()).compare(printed).unwrap_err();
     }
+    // Of a value the page may show a part.
     let json = Prints::Json(json!({"jobs": [{"id": "…", "name": "a…"}], "next": null}));
     json.compare(r#"{"jobs": [{"id": 5, "name": "ab", "more": 1}], "next": null}"#).unwrap();
     for printed in [

@@ -9,15 +9,16 @@ use super::{List, Stage, type_pages};
 use crate::{NAMESPACE, RELEASE, chart, helm, succeeded};
 
 /// The nodes, with their cores, memory and GPUs. None is a worker before a page labels it.
-const NODES: [(&str, &str, &str, u32); 10] = [
+const NODES: [(&str, &str, &str, u32); 11] = [
     ("system", "4", "16Gi", 0),
-    ("n1", "2", "8Gi", 0),
-    ("n2", "2", "8Gi", 0),
-    ("n3", "2", "8Gi", 0),
-    ("n4", "2", "8Gi", 0),
-    ("n5", "2", "8Gi", 0),
+    ("m1", "2", "8Gi", 0),
+    ("m2", "2", "8Gi", 0),
+    ("m3", "2", "8Gi", 0),
+    ("m4", "2", "8Gi", 0),
+    ("n1", "8", "32Gi", 0),
+    ("n2", "8", "32Gi", 0),
+    ("n3", "8", "32Gi", 0),
     ("n6", "2", "8Gi", 0),
-    ("n0", "2", "8Gi", 0),
     ("large", "8", "64Gi", 1),
     ("huge", "32", "128Gi", 0),
 ];
