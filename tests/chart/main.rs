@@ -1,6 +1,6 @@
 //! The Helm chart, with the real helm on a real API server: what it renders and refuses, its life from install to
-//! uninstall, what the operator and tenants may do by its roles, what its policies refuse, and the operator in the pods
-//! that it makes on real nodes.
+//! uninstall, what the operator and tenants may do by its roles, what its policies refuse, the operator in the pods that
+//! it makes on real nodes, and the pages of the documentation as they are typed.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which end where something is not as it should be")]
 
@@ -12,9 +12,9 @@ mod lifecycle;
 mod operator;
 #[path = "../common/page.rs"]
 mod page;
+mod pages;
 mod policies;
 mod postgres;
-mod quickstart;
 mod real_nodes;
 mod release;
 mod rendering;
