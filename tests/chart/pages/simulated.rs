@@ -12,7 +12,39 @@ use crate::{NAMESPACE, RELEASE, chart, helm, succeeded};
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 /// The pages in the order in which they are typed.
-pub(super) const PAGES: &[Page] = &[];
+pub(super) const PAGES: &[Page] = &[
+    Page { path: "docs/administrators.md", words: &[("worker-1", "n1"), ("worker-2", "n2")], given: "" },
+    Page {
+        path: "docs/best-practices.md",
+        words: &[
+            ("lint charts/crofter", "lint {repository}/charts/crofter"),
+            ("template crofter charts/crofter", "template crofter {repository}/charts/crofter"),
+            ("--values examples/", "--values {repository}/examples/"),
+        ],
+        given: ACME,
+    },
+    Page { path: "docs/recipes/airflow.md", words: &[], given: ACME },
+    Page { path: "docs/recipes/argo-workflows.md", words: RECIPES, given: "" },
+    Page { path: "docs/recipes/autoscaling.md", words: &[], given: "" },
+    Page { path: "docs/recipes/ci-runners.md", words: RECIPES, given: "" },
+    Page { path: "docs/recipes/gpu-training.md", words: RECIPES, given: "" },
+    Page { path: "docs/recipes/prometheus.md", words: &[], given: "" },
+    Page { path: "docs/recipes/spot.md", words: RECIPES, given: ACME },
+    Page {
+        path: "docs/recipes/transcoding.md",
+        words: &[("-f examples/recipes/", "-f {repository}/examples/recipes/"), ("worker-1", "n1")],
+        given: "",
+    },
+];
+
+/// The files of the recipes.
+const RECIPES: &[(&str, &str)] = &[("-f examples/recipes/", "-f {repository}/examples/recipes/")];
+
+/// A tenant without workers.
+const ACME: &str = r#"echo '{"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"},
+    "spec": {"plan": "basic"}}' | kubectl apply --filename -
+    kubectl wait --for=condition=Ready tenant/acme
+    "#;
 
 /// Starts the operator as the chart would, as a process.
 fn start_operator(cluster: &Cluster, kubeconfig: &Path, dir: &Path, ports: [u16; 2]) -> Process {
