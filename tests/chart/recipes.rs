@@ -1,4 +1,4 @@
-//! The files of examples/recipes and the values of examples/production-values.yaml: what is Kubernetes' and Crofter's own
+//! The files of examples/recipes and the values of examples/operator/production-values.yaml: what is Kubernetes' and Crofter's own
 //! is admitted by a real API server, what is of others has fields that its project documents, and values render.
 
 use std::{
@@ -197,7 +197,7 @@ fn the_values_of_examples_render() {
         let text = helm_template(&["--values", &path(file)]);
         yaml::read_all(&text).unwrap().into_iter().filter(|object: &Value| !object.is_null()).collect()
     };
-    let objects = rendered("production-values.yaml");
+    let objects = rendered("operator/production-values.yaml");
     let deployments = of_kind(&objects, "Deployment");
     assert_eq!(deployments.len(), 2);
     for deployment in deployments {

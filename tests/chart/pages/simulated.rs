@@ -19,7 +19,7 @@ pub(super) const PAGES: &[Page] = &[
         words: &[
             ("lint charts/crofter", "lint {repository}/charts/crofter"),
             ("template crofter charts/crofter", "template crofter {repository}/charts/crofter"),
-            ("--values examples/", "--values {repository}/examples/"),
+            ("VALUES=examples/", "VALUES={repository}/examples/"),
         ],
         given: ACME,
     },
