@@ -47,6 +47,7 @@ fn a_page_is_read_in_order_with_what_its_comments_say() {
 
 #[test]
 fn what_is_printed_is_compared_line_by_line_or_as_a_value() {
+    // Texts that match, and texts that don't.
     for (expected, printed) in [
         ("a  b\n", "a b\n"),
         ("a …\n", "a b c\n"),
@@ -67,6 +68,7 @@ fn what_is_printed_is_compared_line_by_line_or_as_a_value() {
     ] {
         Prints::Text(expected.to_owned()).compare(printed).unwrap_err();
     }
+    // JSON with fields that a page leaves out, and JSON that differs.
     let json = Prints::Json(json!({"jobs": [{"id": "…", "name": "a…"}], "next": null}));
     json.compare(r#"{"jobs": [{"id": 5, "name": "ab", "more": 1}], "next": null}"#).unwrap();
     for printed in [

@@ -89,7 +89,8 @@ impl Session {
         // A shell that has ended reads nothing, and reports nothing.
         drop(self.input.write_all(line.as_bytes()).await);
         let end = tokio::time::timeout(COMMANDS_TIMEOUT, self.ends.next_line()).await;
-        let end = end.unwrap_or_else(|_| panic!("stuck in:\n{commands}")).unwrap();
+        assert!(end.is_ok(), "stuck in:\n{commands}");
+        let end = end.unwrap().unwrap();
         end.and_then(|end| end.strip_prefix("ended ").and_then(|code| code.parse().ok()))
     }
 }
