@@ -29,8 +29,8 @@ use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
 
 use super::{
-    NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, chart, helm, object, operator::WAIT_TIMEOUT, succeeded, text,
-    turn_of_real_nodes,
+    NAMESPACE, PROPAGATION_TIMEOUT, RELEASE, block_after, chart, helm, object, operator::WAIT_TIMEOUT,
+    succeeded, text, turn_of_real_nodes, type_in,
 };
 
 /// Its StatefulSet, and what has the same name.
@@ -95,6 +95,12 @@ async fn its_secret_is_created_once_and_its_pod_is_restricted() {
     let uninstall = ["uninstall", "crofter", "--namespace", NAMESPACE];
     succeeded(&cluster.helm(uninstall).await.unwrap());
     assert_eq!(secrets.get(POSTGRES).await.unwrap().data, made.data);
+
+    // What docs/install.md says to delete to begin again is all of it.
+    type_in(&cluster, &block_after("to begin again, delete both", "sh")).await;
+    assert!(secrets.get_opt(POSTGRES).await.unwrap().is_none());
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client, NAMESPACE);
+    assert_eq!(claims.list(&ListParams::default()).await.unwrap().items, []);
 }
 
 /// A cluster of real nodes with the images, a namespace that admits restricted pods only, and a volume on one node.

@@ -42,7 +42,7 @@ impl Release {
 
     /// The two commands by which it is installed and tried.
     pub(crate) fn install_and_test(&self) -> (String, String) {
-        let commands = self.of_page("## Install");
+        let commands = self.of_page("Then two commands");
         let (install, test) = commands.split_once("\nhelm ").unwrap();
         let (install, test) = (install.to_owned(), format!("helm {test}"));
         assert!(install.starts_with("helm install crofter oci://"), "{install}");

@@ -45,9 +45,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Nodes without the image, a registry with the release, and what values.yaml names: the Secrets of the database and
-    /// of the certificate, in a namespace that admits restricted pods only.
-    pub(crate) async fn prepare() -> Self {
+    /// Nodes without the image, a registry with the release, a database, and the files of a certificate.
+    pub(crate) async fn bare() -> Self {
         let turn = turn_of_real_nodes().await;
         let cluster = Cluster::builder().real_nodes(2).start().unwrap();
         let registry = cluster.start_registry().await.unwrap();
@@ -61,16 +60,21 @@ impl Site {
         fs::create_dir(&dir).unwrap();
         let pki = Pki::create(&dir).unwrap();
         pki.issue("tls", "crofter", &[], &[SERVICE]).unwrap();
+        let database_url = cluster.create_database("crofter").await.unwrap();
+        Self { cluster, registry, release, database_url, dir, _turn: turn }
+    }
+
+    /// The same with what values.yaml names: the Secrets of the database and of the certificate, in a namespace that
+    /// admits restricted pods only.
+    pub(crate) async fn prepare() -> Self {
+        let site = Self::bare().await;
         let values = block_after("## Install", "yaml");
         let node = format!("nodeSelector: {{kubernetes.io/hostname: {SYSTEM_NODE}}}\n");
-        fs::write(dir.join("values.yaml"), values + &node).unwrap();
-        let database_url = cluster.create_database("crofter").await.unwrap();
-        let (postgres, url) = cluster.postgres_service(NAMESPACE, "crofter").unwrap();
-        fs::write(dir.join("postgres.json"), postgres.to_string()).unwrap();
+        fs::write(site.dir.join("values.yaml"), values + &node).unwrap();
+        let url = site.write_postgres(NAMESPACE);
         let secrets = block_after("create the Secrets that it names", "sh");
         let placeholder = "postgres://crofter:…@postgres.example.com/crofter";
         assert!(secrets.contains(placeholder), "{secrets}");
-        let site = Self { cluster, registry, release, database_url, dir, _turn: turn };
         site.type_in(&secrets.replace(placeholder, &url)).await;
         site.type_in(&format!(
             "kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=restricted\n\
@@ -78,6 +82,13 @@ impl Site {
         ))
         .await;
         site
+    }
+
+    /// Writes postgres.json, the Service of Postgres in a namespace; returns the URL of the database by its name.
+    pub(crate) fn write_postgres(&self, namespace: &str) -> String {
+        let (postgres, url) = self.cluster.postgres_service(namespace, "crofter").unwrap();
+        fs::write(self.dir.join("postgres.json"), postgres.to_string()).unwrap();
+        url
     }
 
     /// Types commands into a shell in the directory of the site, and ends the test where one fails.

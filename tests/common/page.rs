@@ -108,18 +108,30 @@ pub fn other_tests(page: &str) -> Vec<String> {
     blocks(page).into_iter().filter_map(named).collect()
 }
 
-/// The steps of a page.
+/// The steps of a page: those of its own test, or, where a test is given, those that the page says are run by it.
 ///
 /// # Errors
 /// The line of a block that is none and is not declared, and why.
-pub fn steps(page: &str) -> Result<Vec<Step>, String> {
+pub fn steps(page: &str, by: Option<&str>) -> Result<Vec<Step>, String> {
     let mut steps = Vec::<Step>::new();
+    // Whether the commands before were another test's: so is what they print.
+    let mut is_others = false;
     for block in blocks(page) {
         let line = block.line;
         if block.language == "mermaid" || block.note("not run:").is_some_and(|reason| !reason.is_empty()) {
+            is_others |= block.language == "sh";
             continue;
         }
-        if block.note("run by ").is_some() {
+        // What is printed belongs to the commands before it, once.
+        if matches!(block.language.as_str(), "text" | "json") && block.notes.is_empty() {
+            match is_others {
+                true => is_others = by.is_some(),
+                false => add_output(&mut steps, block)?,
+            }
+            continue;
+        }
+        is_others = block.note("run by ") != by;
+        if is_others {
             continue;
         }
         let (file, part_of) = (block.note("file:"), block.note("part of:"));
@@ -133,10 +145,6 @@ pub fn steps(page: &str) -> Result<Vec<Step>, String> {
         let action = match block.language.as_str() {
             "sh" => Action::Run(commands(block)?),
             "yaml" if is_whole(&block.body) => Action::Apply(block.body),
-            "text" | "json" => {
-                add_output(&mut steps, block)?;
-                continue;
-            }
             "yaml" => return Err(format!("line {line}: no whole objects; what is it a part of?")),
             other => return Err(format!("line {line}: no test runs a block of `{other}`")),
         };

@@ -4,13 +4,18 @@
 //! page is typed in its order; between two pages of a cluster the tenants of the one are deleted. `CROFTER_TEST_PAGE=jobs` types
 //! the pages whose paths contain that alone.
 
+mod coverage;
+mod list;
 mod reading;
 mod real;
 mod run;
 mod session;
 mod simulated;
 
-use self::run::{Page, Stage};
+use self::{
+    list::{List, Page},
+    run::Stage,
+};
 
 /// Leaves a cluster to the next page as it was: without tenants, but for the protected one, and without workers.
 const CLEAN_UP: &str = r#"rm -rf .config
@@ -21,13 +26,13 @@ done
 kubectl label nodes --all crofter.node-restriction.kubernetes.io/tenant- crofter.node-restriction.kubernetes.io/pool-
 "#;
 
-/// Types pages one after the other. All that is wrong is in one message.
-async fn type_pages(stage: &Stage<'_>, pages: &[Page]) {
+/// Types pages of a list one after the other. All that is wrong is in one message.
+async fn type_pages(stage: &Stage<'_>, list: &List, pages: &[Page]) {
     let only = std::env::var("CROFTER_TEST_PAGE").unwrap_or_default();
     let mut wrong = Vec::new();
     for page in pages.iter().filter(|page| page.path.contains(&only)) {
         let begun = tokio::time::Instant::now();
-        if let Err(error) = stage.run(page).await {
+        if let Err(error) = stage.run(page, &list.given(page)).await {
             wrong.push(error);
         }
         if let Err(error) = stage.type_in(CLEAN_UP).await {

@@ -11,7 +11,10 @@ use crofter::yaml;
 use crofter_test_cluster::{Cluster, wait};
 use serde_json::{Value, json};
 
-use super::session::{Printed, Session};
+use super::{
+    list::Page,
+    session::{Printed, Session},
+};
 use crate::{
     NAMESPACE, RELEASE, chart,
     page::{self, Action, Commands, Step},
@@ -19,16 +22,6 @@ use crate::{
 
 /// How long the output of commands that are repeated may take to be what the page says.
 const REPEAT_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// A page, and what is its author's.
-pub(super) struct Page {
-    /// Below the repository.
-    pub(super) path: &'static str,
-    /// Words of the page, such as the name of a host, and what they are here. `{name}` in the latter is the stage's.
-    pub(super) words: &'static [(&'static str, &'static str)],
-    /// Commands that make what the page takes for granted.
-    pub(super) given: &'static str,
-}
 
 /// Where pages are typed.
 pub(super) struct Stage<'a> {
@@ -53,14 +46,14 @@ impl Stage<'_> {
     }
 
     /// Types a page; an error names the line and says what is wrong.
-    pub(super) async fn run(&self, page: &Page) -> Result<(), String> {
+    pub(super) async fn run(&self, page: &Page, given: &str) -> Result<(), String> {
         let words: Vec<_> =
-            page.words.iter().map(|(theirs, ours)| ((*theirs).to_owned(), self.filled(ours))).collect();
+            page.words.iter().map(|(theirs, ours)| (theirs.clone(), self.filled(ours))).collect();
         let at = |line: usize, error: String| format!("{}:{line}: {error}", page.path);
-        let steps = page::steps(&page::read(page.path, &words)?)
+        let steps = page::steps(&page::read(&page.path, &words)?, page.by())
             .map_err(|error| format!("{}: {error}", page.path))?;
         let mut session = Session::start(self.cluster, &self.dir, &self.variables);
-        let given = self.filled(page.given);
+        let given = self.filled(given);
         succeeded(&given, session.run(&given).await).map_err(|error| at(0, error))?;
         for Step { line, action } in steps {
             self.step(&mut session, action).await.map_err(|error| at(line, error))?;

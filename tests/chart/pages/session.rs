@@ -46,7 +46,7 @@ impl Session {
         shell.args(["-euo", "pipefail", "-s"]).current_dir(dir).process_group(0).kill_on_drop(true);
         shell.env("KUBECONFIG", cluster.kubeconfig()).env("PATH", std::env::join_paths(dirs).unwrap());
         shell.env("SSL_CERT_FILE", cluster.authority()).env("HOME", dir);
-        shell.env_remove("XDG_CONFIG_HOME").env_remove("DATABASE_URL");
+        shell.env_remove("XDG_CONFIG_HOME").env_remove("DATABASE_URL").env_remove("RUST_BACKTRACE");
         shell.envs(variables.iter().cloned());
         shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut shell = shell.spawn().unwrap();

@@ -5,46 +5,29 @@ use std::{net::TcpListener, path::Path, process::Command};
 
 use crofter_test_cluster::{Cluster, NodeSpec, process::Process};
 
-use super::{Page, Stage, type_pages};
+use super::{List, Stage, type_pages};
 use crate::{NAMESPACE, RELEASE, chart, helm, succeeded};
 
-/// The nodes, which are no workers before a page labels them.
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
-
-/// The pages in the order in which they are typed.
-pub(super) const PAGES: &[Page] = &[
-    Page { path: "docs/administrators.md", words: &[("worker-1", "n1"), ("worker-2", "n2")], given: "" },
-    Page {
-        path: "docs/best-practices.md",
-        words: &[
-            ("lint charts/crofter", "lint {repository}/charts/crofter"),
-            ("template crofter charts/crofter", "template crofter {repository}/charts/crofter"),
-            ("VALUES=examples/", "VALUES={repository}/examples/"),
-        ],
-        given: ACME,
-    },
-    Page { path: "docs/recipes/airflow.md", words: &[], given: ACME },
-    Page { path: "docs/recipes/argo-workflows.md", words: RECIPES, given: "" },
-    Page { path: "docs/recipes/autoscaling.md", words: &[], given: "" },
-    Page { path: "docs/recipes/ci-runners.md", words: RECIPES, given: "" },
-    Page { path: "docs/recipes/gpu-training.md", words: RECIPES, given: "" },
-    Page { path: "docs/recipes/prometheus.md", words: &[], given: "" },
-    Page { path: "docs/recipes/spot.md", words: RECIPES, given: ACME },
-    Page {
-        path: "docs/recipes/transcoding.md",
-        words: &[("-f examples/recipes/", "-f {repository}/examples/recipes/"), ("worker-1", "n1")],
-        given: "",
-    },
+/// The nodes, with their cores, memory and GPUs. None is a worker before a page labels it.
+const NODES: [(&str, &str, &str, u32); 11] = [
+    ("system", "4", "16Gi", 0),
+    ("m1", "2", "8Gi", 0),
+    ("m2", "2", "8Gi", 0),
+    ("m3", "2", "8Gi", 0),
+    ("m4", "2", "8Gi", 0),
+    ("n1", "8", "32Gi", 0),
+    ("n2", "8", "32Gi", 0),
+    ("n3", "8", "32Gi", 0),
+    ("n6", "2", "8Gi", 0),
+    ("large", "8", "64Gi", 1),
+    ("huge", "32", "128Gi", 0),
 ];
 
-/// The files of the recipes.
-const RECIPES: &[(&str, &str)] = &[("-f examples/recipes/", "-f {repository}/examples/recipes/")];
-
-/// A tenant without workers.
-const ACME: &str = r#"echo '{"apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"},
-    "spec": {"plan": "basic"}}' | kubectl apply --filename -
-    kubectl wait --for=condition=Ready tenant/acme
-    "#;
+/// Waits for the operator, and makes an administrator whose token the REST API takes.
+const PREPARE: &str = "until kubectl wait --for=condition=Ready tenant/default --timeout=60s; do sleep 0.2; done
+kubectl create serviceaccount administrator
+kubectl create clusterrolebinding administrator --clusterrole cluster-admin --serviceaccount default:administrator
+";
 
 /// Starts the operator as the chart would, as a process.
 fn start_operator(cluster: &Cluster, kubeconfig: &Path, dir: &Path, ports: [u16; 2]) -> Process {
@@ -59,7 +42,7 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path, dir: &Path, ports: [u16;
 }
 
 #[tokio::test]
-async fn the_pages_of_simulated_nodes_say_what_happens() {
+async fn pages_on_simulated_nodes_say_what_happens() {
     // Given the chart on a control plane with nodes, and the operator with its rights.
     let cluster = Cluster::builder().start().unwrap();
     succeeded(&helm(&cluster, "install", &chart(), &["--create-namespace"]).await);
@@ -70,18 +53,22 @@ async fn the_pages_of_simulated_nodes_say_what_happens() {
     let ports = sockets.map(|socket| socket.local_addr().unwrap().port());
     let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, RELEASE).await.unwrap();
     let _operator = start_operator(&cluster, &kubeconfig, &dir, ports);
-    cluster.add_node(&NodeSpec::new("system").capacity("4", "16Gi")).await.unwrap();
-    for node in NODES {
-        cluster.add_node(&NodeSpec::new(node).capacity("8", "32Gi")).await.unwrap();
+    for (name, cpu, memory, gpus) in NODES {
+        cluster.add_node(&NodeSpec::new(name).capacity(cpu, memory).gpus(gpus)).await.unwrap();
     }
+    let database = cluster.database_url().unwrap();
+    let (server, _) = database.rsplit_once('/').unwrap();
     // Every page is what happens.
     let names = vec![
         ("{api}", format!("http://127.0.0.1:{}", ports[1])),
         ("{metrics}", format!("127.0.0.1:{}", ports[0])),
+        ("{database}", database.to_owned()),
+        ("{old database}", format!("{server}/old")),
         ("{repository}", env!("CARGO_MANIFEST_DIR").to_owned()),
     ];
-    let variables = vec![("DATABASE_URL".to_owned(), cluster.database_url().unwrap().to_owned())];
+    let variables = Vec::new();
     let stage = Stage { cluster: &cluster, dir, names, variables };
-    stage.type_in("kubectl wait --for=condition=Ready tenant/default --timeout=60s").await.unwrap();
-    type_pages(&stage, PAGES).await;
+    stage.type_in(PREPARE).await.unwrap();
+    let list = List::read();
+    type_pages(&stage, &list, &list.simulated).await;
 }
