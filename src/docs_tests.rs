@@ -8,6 +8,8 @@ use std::{
 
 use serde_json::Value;
 
+mod llms;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -16,6 +16,7 @@ mod pages;
 mod policies;
 mod postgres;
 mod real_nodes;
+mod recipes;
 mod release;
 mod rendering;
 mod rights;
