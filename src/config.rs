@@ -88,6 +88,9 @@ pub struct Config {
     /// Name of the operator's own pod, for people who read the Lease; by default the machine's.
     #[arg(long, env = "POD_NAME", hide = true)]
     pub pod_name: Option<String>,
+    /// Days after which entries of the audit log are deleted from the database.
+    #[arg(long, env = "CROFTER_AUDIT_RETENTION_DAYS", value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub audit_retention_days: u32,
     /// Settings that controllers share.
     #[command(flatten)]
     pub settings: Settings,
@@ -144,6 +147,12 @@ pub struct Account {
 }
 
 impl Config {
+    /// How long the database keeps entries of the audit log.
+    #[must_use]
+    pub fn audit_retention(&self) -> Duration {
+        Duration::from_hours(24 * u64::from(self.audit_retention_days))
+    }
+
     /// The files with which the REST API is served over TLS, if it is.
     #[must_use]
     pub fn tls(&self) -> Option<tls::Files> {
@@ -337,6 +346,12 @@ mod tests {
         assert_eq!(pools, ["gpu", "spot"]);
         let error = Line::try_parse_from(["x", "--elastic-pools", "gpu,Spot"]).err().unwrap().to_string();
         assert!(error.contains("`Spot` is no pool"), "{error}");
+        let days = |days: &str| Line::try_parse_from(["x", "--audit-retention-days", days]);
+        assert_eq!(days("2").ok().unwrap().config.audit_retention(), Duration::from_secs(2 * 86_400));
+        for bad in ["0", "3651", "ever"] {
+            let error = days(bad).err().unwrap().to_string();
+            assert!(error.contains("--audit-retention-days"), "{error}");
+        }
         for bad in ["crofter", "/crofter", "crofter-system/", "a/b/c"] {
             let error = Line::try_parse_from(["x", "--service-account", bad]).err().unwrap().to_string();
             assert!(error.contains(&format!("`{bad}` is no ServiceAccount")), "{error}");

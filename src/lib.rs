@@ -4,6 +4,7 @@
 //! functions; `kube_ext` is the thin edge to the API server; `controllers`, `scheduler` and `mirror` are the actors.
 
 pub mod api_types;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod client;

@@ -55,6 +55,7 @@ pub struct Metrics {
     streams: Family<Streamed, Gauge<i64, std::sync::atomic::AtomicI64>>,
     watch_interruptions: Family<Interrupted, Counter>,
     events: Family<Published, Counter>,
+    audit_entries: Family<Published, Counter>,
     mirror_set_aside: Family<SetAside, Counter>,
     mirror_lost: Counter<u64, AtomicU64>,
     mirror_unrecovered: Counter<u64, AtomicU64>,
@@ -160,6 +161,12 @@ impl Default for Metrics {
         );
         let events = Family::default();
         registry.register("events", "Kubernetes Events by result (written, failed, dropped)", events.clone());
+        let audit_entries = Family::default();
+        registry.register(
+            "audit_entries",
+            "Entries of the audit log for the database by result (written, dropped, refused, throttled)",
+            audit_entries.clone(),
+        );
         let mirror_set_aside = Family::default();
         registry.register(
             "mirror_rows_set_aside",
@@ -211,6 +218,7 @@ impl Default for Metrics {
             streams,
             watch_interruptions,
             events,
+            audit_entries,
             mirror_set_aside,
             mirror_lost,
             mirror_unrecovered,
@@ -311,6 +319,12 @@ impl Metrics {
     /// Counts an Event: `written`, `failed`, or `dropped` because the queue was full or the Event old.
     pub fn event(&self, result: &'static str) {
         self.events.get_or_create(&Published { result }).inc();
+    }
+
+    /// Counts entries of the audit log: `written` to the database, `dropped` because the queue was full, `refused` by Postgres,
+    /// or `throttled` because callers without credentials made too many.
+    pub fn audit(&self, result: &'static str, entries: u64) {
+        self.audit_entries.get_or_create(&Published { result }).inc_by(entries);
     }
 
     /// Counts a row of the mirror that is left out (`refused`) or set aside (`slow`).

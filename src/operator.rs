@@ -6,7 +6,7 @@
 //!
 //! When an essential part ends by itself the process ends: half an operator is worse than one that is restarted. On
 //! SIGTERM or Ctrl-C the controllers finish what is under way, then the mirror writes what it holds, then the Lease is
-//! released, then all ends.
+//! released, then the requests in flight end and the audit log is written, then all ends.
 
 mod assembly;
 mod bundled_database;
@@ -28,6 +28,7 @@ use uuid::Uuid;
 use self::assembly::{Assembly, Clients, Tables};
 pub use self::bundled_database::{DatabaseSecret, database_secret};
 use crate::{
+    audit::{self, AuditLog},
     clock::{Clock, ServerTime},
     config::{self, Config},
     controllers::tenant::default_tenant,
@@ -52,6 +53,8 @@ use crate::{
 const FINISH: Duration = Duration::from_secs(15);
 /// Time for the mirror to write what it holds.
 const FLUSH: Duration = Duration::from_secs(5);
+/// Time for the entries of the audit log that are left, once no request is in flight.
+const FLUSH_AUDIT: Duration = Duration::from_secs(3);
 /// Time for the Events that are left.
 const FLUSH_EVENTS: Duration = Duration::from_secs(2);
 /// Time to release the Lease.
@@ -64,10 +67,12 @@ const RELEASE: Duration = Duration::from_secs(3);
 pub async fn run(config: Config, serves_api: bool) -> anyhow::Result<()> {
     let (start_limit_seconds, namespace) = (config.start_limit_seconds, config.namespace.clone());
     let (url, gpu_resource) = (config.database.source(), config.settings.gpu_resource.clone());
+    let audit_retention = config.audit_retention();
     let default_tenant = config.default_tenant.as_deref().map(default_tenant::build).transpose()?;
     let identity = lease::identity(config.pod_name.as_deref(), &Random::system())?;
     let Start { mut assembly, listener, stop } = start(&config).await?;
     let rest = if serves_api { Some(rest(&config, &mut assembly).await?) } else { None };
+    let audit = rest.as_ref().and_then(|rest| rest.audit.clone());
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
     // First: probes are answered also while the API server is away.
     let is_ready = assembly.readiness(serves_api);
@@ -79,7 +84,7 @@ pub async fn run(config: Config, serves_api: bool) -> anyhow::Result<()> {
                 config = mirror_config(assembly.client(), url, &gpu_resource) => config?,
                 () = stop.clone() => return Ok(()),
             };
-            Some(assembly.mirror(config))
+            Some(assembly.mirror(config, audit_retention))
         }
         None => None,
     };
@@ -101,7 +106,7 @@ pub async fn run(config: Config, serves_api: bool) -> anyhow::Result<()> {
     parts.until(stop, &leadership).await?;
     parts.finish(mirror, &events).await;
     parts.release(release, &leadership).await;
-    parts.end().await;
+    parts.end(audit).await;
     Ok(())
 }
 
@@ -119,6 +124,7 @@ async fn asked(message: oneshot::Receiver<()>) {
 pub async fn api(config: Config) -> anyhow::Result<()> {
     let Start { mut assembly, listener, stop } = start(&config).await?;
     let rest = rest(&config, &mut assembly).await?;
+    let audit = rest.audit.clone();
     let keys = assembly.key_cache(config.namespace);
     let is_ready = assembly.readiness(true);
     assembly.rest(rest, keys, is_ready.clone());
@@ -129,7 +135,7 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let leadership = assembly.leadership().clone();
     let mut parts = assembly.watch();
     parts.until(stop, &leadership).await?;
-    parts.end().await;
+    parts.end(audit).await;
     Ok(())
 }
 
@@ -146,6 +152,8 @@ struct Rest {
     listener: Listener,
     /// Connections for what it reads.
     history: Option<Readers>,
+    /// Where its audit log goes, in addition to the log.
+    audit: Option<AuditLog>,
     /// Origins of the pages that browsers may let call it.
     origins: Origins,
 }
@@ -173,9 +181,11 @@ async fn rest(config: &Config, assembly: &mut Assembly) -> anyhow::Result<Rest> 
     if let Some(reload) = reload {
         assembly.follow("TLS certificate", reload.run(assembly.metrics()));
     }
+    let url = config.database.source();
     Ok(Rest {
         listener: Listener::new(listen(config.api_addr).await?, tls),
-        history: config.database.source().as_ref().map(history).transpose()?,
+        history: url.as_ref().map(history).transpose()?,
+        audit: url.as_ref().map(|url| audit_log(url, assembly)).transpose()?,
         origins: Origins::new(&config.cors_origins),
     })
 }
@@ -227,6 +237,14 @@ fn history(url: &UrlSource) -> anyhow::Result<Readers> {
     let options =
         db::Options { connections: 8, connect: Duration::from_secs(2), call: Duration::from_secs(3) };
     Ok(Readers::new(url, options)?)
+}
+
+/// The way of the audit log to the database, over a connection of its own.
+fn audit_log(url: &UrlSource, assembly: &mut Assembly) -> anyhow::Result<AuditLog> {
+    let pool = Pool::new(url, db::Options { connections: 1, ..db::Options::default() })?;
+    let (log, queued) = audit::queue(&Random::system(), assembly.metrics())?;
+    assembly.follow("audit log", queued.write_to(pool));
+    Ok(log)
 }
 
 /// Brings the schema of the configured database up to date.
@@ -332,11 +350,23 @@ impl Parts {
         }
     }
 
-    /// Lets the requests that are in flight complete.
-    async fn end(mut self) {
+    /// Lets the requests that are in flight complete, and then writes what the audit log has of them.
+    async fn end(mut self, audit: Option<AuditLog>) {
         let finish = async { while self.servers.join_next().await.is_some() {} };
         if tokio::time::timeout(FINISH, finish).await.is_err() {
             tracing::warn!(seconds = FINISH.as_secs(), "some requests of the REST API did not complete");
+        }
+        let left = match audit {
+            Some(audit) => audit.flush(FLUSH_AUDIT).await,
+            None => 0,
+        };
+        if left > 0 {
+            let seconds = FLUSH_AUDIT.as_secs();
+            tracing::warn!(
+                left,
+                seconds,
+                "the database lacks the last entries of the audit log, which the log has"
+            );
         }
         tracing::info!("stopped");
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_rustls::rustls;
 use uuid::Uuid;
 
+mod audit;
 mod breaker;
 mod fair_semaphore;
 mod jobs;
@@ -24,6 +25,9 @@ mod transaction;
 mod url_source;
 mod usage;
 
+pub use audit::{
+    AuditEntry, AuditWanted, AuditedTenant, CallerKind, PURGE_PORTION, audit_page, purge_audit, write_audit,
+};
 pub use jobs::{JobRow, job_versions, jobs_with_payload, mark_deleted_jobs, write_jobs};
 pub use nodes::{NodeRow, mark_deleted_nodes, node_versions, write_nodes};
 pub use original::{ENDED, Original, Table, UnreadableRow};

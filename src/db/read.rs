@@ -40,7 +40,7 @@ impl Readers {
     }
 
     /// Runs a read of a tenant on a connection, once the tenant has a permit.
-    async fn read<T, F>(
+    pub(super) async fn read<T, F>(
         &self,
         doing: &'static str,
         tenant_uid: Uuid,
@@ -134,7 +134,7 @@ pub struct JobsPage {
 }
 
 /// Where lists end: what is older than this was not made by any cluster, and may be beyond what Postgres can hold.
-const OLDEST: Timestamp = Timestamp::UNIX_EPOCH;
+pub(super) const OLDEST: Timestamp = Timestamp::UNIX_EPOCH;
 
 macro_rules! record {
     ($row:expr) => {{

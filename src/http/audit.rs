@@ -1,4 +1,5 @@
-//! The audit log: one line for every request over REST that changes something, whatever its result.
+//! The audit log: one line for every request over REST that changes something, whatever its result; and where a database is
+//! configured, an entry with the same fields, which [`GET /audit`](super::audit_log) lists.
 //!
 //! A line has the caller, the action, the object and the status of the response: never a token, or anything from a body. The
 //! extractor that authenticates the caller records it; the middleware records the rest. A request whose client disconnects
@@ -10,6 +11,7 @@
 use std::{
     convert::Infallible,
     fmt::Write as _,
+    mem,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -20,13 +22,36 @@ use axum::{
     response::Response,
 };
 
-use super::{administrators::User, header::TENANT_ID, path::canonical};
-use crate::{keys::Principal, metrics};
+use kube::{
+    ResourceExt as _,
+    runtime::reflector::{ObjectRef, Store},
+};
+use uuid::Uuid;
+
+use super::{
+    administrators::User,
+    header::TENANT_ID,
+    path::{canonical, uid},
+};
+use crate::{
+    api_types::Tenant,
+    audit::AuditLog,
+    clock::Clock,
+    db::{AuditEntry, CallerKind},
+    keys::Principal,
+    metrics,
+};
 
 /// The target of the lines, by which a subscriber can filter them.
 pub const TARGET: &str = "crofter::audit";
 /// Longest text from a client in a line, in bytes.
 const MAX_TEXT: usize = 253;
+
+impl From<&Tenant> for AuditedTenant {
+    fn from(tenant: &Tenant) -> Self {
+        Self { name: tenant.name_any(), uid: tenant.metadata.uid.as_deref().and_then(uid) }
+    }
+}
 
 /// What handlers and extractors record of a request. Cheap to clone; all clones share it.
 #[derive(Clone, Debug, Default)]
@@ -34,37 +59,46 @@ pub struct Audit(Arc<Mutex<Recorded>>);
 
 #[derive(Clone, Debug, Default)]
 struct Recorded {
-    caller: AuditedCaller,
+    kind: CallerKind,
+    /// Id of the key, or name of the user.
+    caller: Option<String>,
+    /// The tenant, where it is not the one that the request names.
+    tenant: Option<AuditedTenant>,
     object: Option<String>,
 }
 
-#[derive(Clone, Debug, Default)]
-enum AuditedCaller {
-    #[default]
-    Unknown,
-    Key {
-        tenant: String,
-        key_id: String,
-    },
-    Administrator(String),
-    User(String),
+/// The tenant of a line: by its name, or by what the request names where no such tenant exists.
+#[derive(Clone, Debug)]
+struct AuditedTenant {
+    name: String,
+    uid: Option<Uuid>,
 }
 
 impl Audit {
     /// Records a tenant as the caller, also one that is not active.
     pub fn by_key(&self, principal: &Principal) {
-        let tenant = principal.tenant.name.clone();
-        self.recorded().caller = AuditedCaller::Key { tenant, key_id: principal.key_id.to_string() };
+        let tenant = &principal.tenant;
+        let tenant = AuditedTenant { name: tenant.name.clone(), uid: uid(&tenant.uid) };
+        let mut recorded = self.recorded();
+        recorded.tenant = Some(tenant);
+        (recorded.kind, recorded.caller) = (CallerKind::Key, Some(principal.key_id.to_string()));
     }
 
     /// Records a user of the cluster as the caller.
     pub fn by_administrator(&self, user: &User) {
-        self.recorded().caller = AuditedCaller::Administrator(visible(&user.name));
+        let mut recorded = self.recorded();
+        (recorded.kind, recorded.caller) = (CallerKind::Administrator, Some(visible(&user.name)));
     }
 
     /// Records a user of the cluster as the caller of a route of a tenant.
     pub fn by_user(&self, user: &User) {
-        self.recorded().caller = AuditedCaller::User(visible(&user.name));
+        let mut recorded = self.recorded();
+        (recorded.kind, recorded.caller) = (CallerKind::User, Some(visible(&user.name)));
+    }
+
+    /// Records a tenant that the request did not name, because it has created it.
+    pub fn of_tenant(&self, tenant: &Tenant) {
+        self.recorded().tenant = Some(tenant.into());
     }
 
     /// Records the object, where the path does not name it.
@@ -89,14 +123,50 @@ impl<S: Send + Sync> FromRequestParts<S> for Audit {
 #[derive(Clone, Debug)]
 pub struct CreatedUid(pub String);
 
+/// What a line is made with, and where its entry goes. Cheap to clone.
+#[derive(Clone)]
+pub struct AuditSink {
+    /// All tenants.
+    pub tenants: Store<Tenant>,
+    /// The time.
+    pub clock: Clock,
+    /// The way to the database, if one is configured.
+    pub log: Option<AuditLog>,
+}
+
+impl AuditSink {
+    /// The tenant of a name or UID that a request has. One that is named by its UID keeps it in place of its name.
+    fn named(&self, text: String) -> AuditedTenant {
+        match uid(&text) {
+            Some(uid) => AuditedTenant { name: text, uid: Some(uid) },
+            None => match self.tenants.get(&ObjectRef::new(&text)) {
+                Some(tenant) => AuditedTenant::from(&*tenant),
+                None => AuditedTenant { name: text, uid: None },
+            },
+        }
+    }
+
+    /// The same by its name. All tenants are searched, so it is not for callers that are not authenticated.
+    fn by_name(&self, named: AuditedTenant) -> AuditedTenant {
+        if uid(&named.name).is_none() {
+            return named;
+        }
+        // As handlers find it: the UID has precedence, as no client can choose it.
+        let found = self.tenants.find(|tenant| tenant.metadata.uid.as_ref() == Some(&named.name));
+        let found = found.or_else(|| self.tenants.get(&ObjectRef::new(&named.name)));
+        found.map_or(named, |tenant| AuditedTenant::from(&*tenant))
+    }
+}
+
 /// The line of one request. Dropping it writes the line.
 pub struct AuditLine {
+    sink: AuditSink,
     audit: Audit,
     request_id: String,
     from: Option<IpAddr>,
     action: String,
     object: Option<String>,
-    tenant: Option<String>,
+    tenant: Option<AuditedTenant>,
     made: Option<String>,
     status: Option<u16>,
 }
@@ -104,7 +174,7 @@ pub struct AuditLine {
 impl AuditLine {
     /// The line of a request that may change something; `None` for any other.
     #[must_use]
-    pub fn of(request: &mut Request, request_id: &str) -> Option<Self> {
+    pub fn of(request: &mut Request, request_id: &str, sink: &AuditSink) -> Option<Self> {
         if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
             return None;
         }
@@ -119,12 +189,14 @@ impl AuditLine {
             false => named_tenant(request),
         };
         Some(Self {
+            sink: sink.clone(),
             audit,
             request_id: request_id.to_owned(),
             from: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
             action: format!("{} {route}", metrics::method(request.method().as_str())),
             object: ids.last().cloned().flatten(),
-            tenant,
+            // Now: the request may delete it.
+            tenant: tenant.map(|text| sink.named(text)),
             made: None,
             status: None,
         })
@@ -141,27 +213,44 @@ impl AuditLine {
 
 impl Drop for AuditLine {
     fn drop(&mut self) {
-        let recorded = self.audit.recorded().clone();
-        let (who, tenant, key_id, user) = match recorded.caller {
-            AuditedCaller::Unknown => ("unknown", self.tenant.take(), None, None),
-            AuditedCaller::Key { tenant, key_id } => ("key", Some(tenant), Some(key_id), None),
-            AuditedCaller::Administrator(name) => ("administrator", self.tenant.take(), None, Some(name)),
-            AuditedCaller::User(name) => ("user", self.tenant.take(), None, Some(name)),
-        };
+        let Recorded { kind, caller, tenant, object } = self.audit.recorded().clone();
+        let tenant = tenant.or_else(|| {
+            let named = self.tenant.take()?;
+            Some(if kind == CallerKind::Unknown { named } else { self.sink.by_name(named) })
+        });
+        let object = object.or_else(|| self.object.take());
+        let (key_id, user) =
+            if kind == CallerKind::Key { (caller.as_deref(), None) } else { (None, caller.as_deref()) };
         tracing::info!(
             target: TARGET,
             request_id = self.request_id.as_str(),
-            who,
-            user = user.as_deref(),
-            tenant = tenant.as_deref(),
-            key_id = key_id.as_deref(),
+            who = kind.as_str(),
+            user,
+            tenant = tenant.as_ref().map(|tenant| tenant.name.as_str()),
+            key_id,
             action = self.action.as_str(),
-            object = recorded.object.as_deref().or(self.object.as_deref()),
+            object = object.as_deref(),
             made = self.made.as_deref(),
             status = self.status,
             from = self.from.map(tracing::field::display),
             "change requested"
         );
+        let Some(log) = &self.sink.log else { return };
+        let (tenant, tenant_uid) = tenant.map(|tenant| (tenant.name, tenant.uid)).unzip();
+        log.record(AuditEntry {
+            at: self.sink.clock.now(),
+            id: log.next_id(),
+            request_id: mem::take(&mut self.request_id),
+            caller_kind: kind,
+            caller,
+            tenant,
+            tenant_uid: tenant_uid.flatten(),
+            action: mem::take(&mut self.action),
+            object,
+            made: self.made.take(),
+            status: self.status,
+            client_address: self.from.map(|address| address.to_string()),
+        });
     }
 }
 
@@ -188,7 +277,7 @@ fn name_or_uid(text: &str) -> Option<String> {
 }
 
 /// A text in visible ASCII: anything else becomes `%XX` of its bytes, and the text is cut where it is too long.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len().min(MAX_TEXT));
     for byte in text.bytes() {
         if shown.len() >= MAX_TEXT {

@@ -201,7 +201,8 @@ pub fn find(app: &App, id: &str) -> Option<Arc<Tenant>> {
 }
 
 /// Whether a tenant can have this name.
-fn is_name(text: &str) -> bool {
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=MAX_NAME).contains(&text.len())
         && text.chars().all(inner)

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 
 use super::{
-    audit::AuditLine,
+    audit::{AuditLine, AuditSink},
     cors::Origins,
     places::Place,
     problem::{Code, InternalCause, Problem},
@@ -36,13 +36,14 @@ pub struct RequestMiddleware {
     metrics: Metrics,
     ids: RequestIds,
     origins: Origins,
+    audit: AuditSink,
 }
 
 impl RequestMiddleware {
     /// The middleware of a new server.
     #[must_use]
-    pub fn new(metrics: Metrics, random: Random, origins: Origins) -> Self {
-        Self { metrics, ids: RequestIds::new(random), origins }
+    pub fn new(metrics: Metrics, random: Random, origins: Origins, audit: AuditSink) -> Self {
+        Self { metrics, ids: RequestIds::new(random), origins, audit }
     }
 
     /// The response to a request that no handler receives: one without exactly one Host, and a browser's preflight.
@@ -92,7 +93,7 @@ pub async fn handle(
     let begun = Instant::now();
     let id = middleware.ids.of(request.headers());
     let id_text = id.to_str().unwrap_or_default();
-    let audited = AuditLine::of(&mut request, id_text);
+    let audited = AuditLine::of(&mut request, id_text, &middleware.audit);
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     // Text that a client may invent, such as a key in a wrong field, is neither in a label nor in a line of the log.

@@ -9,6 +9,7 @@
 
 pub mod administrators;
 pub mod audit;
+pub mod audit_log;
 pub mod auth;
 pub mod auth_throttle;
 pub mod body;
@@ -16,6 +17,7 @@ pub mod by_tenant;
 pub mod concurrency_limit;
 pub mod connection;
 pub mod cors;
+pub mod cursor;
 pub mod header;
 pub mod health;
 pub mod jobs;
@@ -59,6 +61,7 @@ use tower::ServiceExt as _;
 
 use self::{
     administrators::Administrators,
+    audit::AuditSink,
     auth::KeyAuthenticator,
     auth_throttle::AuthThrottle,
     cors::Origins,
@@ -71,6 +74,7 @@ use self::{
 };
 use crate::{
     api_types::{Plans, Scenarios, Tenant, TenantApiKey},
+    audit::AuditLog,
     clock::Clock,
     config::Settings,
     db::Readers,
@@ -129,6 +133,8 @@ pub struct Parts {
     pub watches: Watches,
     /// The history, if a database is configured.
     pub database: Option<Readers>,
+    /// The way of the audit log to the database, if one is configured.
+    pub audit: Option<AuditLog>,
     /// Origins of the pages that browsers allow to call the API.
     pub origins: Origins,
 }
@@ -157,6 +163,7 @@ impl Deref for App {
 /// All routes: under `/v1`, and for backwards compatibility without it.
 fn table(pages: &Pages) -> Routes {
     let versioned = jobs::routes().merge(keys::routes()).merge(tenants::routes()).merge(offer::routes());
+    let versioned = versioned.merge(audit_log::routes());
     health::routes(pages).nest("/v1", versioned)
 }
 
@@ -168,7 +175,8 @@ pub fn document() -> Value {
 
 /// The router. A path with a slash at its end is the same as without it.
 pub fn routes(app: App, metrics: Metrics) -> Router {
-    let middleware = RequestMiddleware::new(metrics, app.random.clone(), app.origins.clone());
+    let audit = AuditSink { tenants: app.tenants.clone(), clock: app.clock.clone(), log: app.audit.clone() };
+    let middleware = RequestMiddleware::new(metrics, app.random.clone(), app.origins.clone(), audit);
     let routes = table(&Pages::of(&document()))
         .into_router()
         // Not a part of the API, which the document describes: for people who open the server's address.

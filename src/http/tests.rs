@@ -218,6 +218,7 @@ impl Lab {
             nodes,
             watches: Watches::default(),
             database: None,
+            audit: None,
             origins: Origins::new(&[ORIGIN.to_owned()]),
         });
         Self { fake, app, key, stop, logs, admits, reviews, tenants: tenants_writer }

@@ -84,6 +84,7 @@ fn counted() -> Metrics {
     metrics.streams_changed("logs", 1);
     metrics.watch_interrupted("jobs", "timeout");
     metrics.event("written");
+    metrics.audit("written", 1);
     metrics.mirror_set_aside("job", "slow");
     metrics.mirror_lost(1);
     metrics.mirror_unrecovered();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::{Parts, Stop};
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant, TenantApiKey, tenant::JobWindow},
+    audit::retention,
     clock::Clock,
     config::Settings,
     controllers::{api_key, attempt, job, node, tenant},
@@ -181,7 +182,7 @@ impl Assembly {
         self.events.clone()
     }
 
-    /// Runs what follows a file.
+    /// Runs a part of every replica that does not end by itself, such as what follows a file.
     pub(super) fn follow(
         &mut self,
         name: &'static str,
@@ -206,7 +207,8 @@ impl Assembly {
         }
     }
 
-    pub(super) fn mirror(&mut self, config: mirror::Config) -> MirrorHandle {
+    /// The mirror, and the deletion of entries of the audit log that are older than `audit_retention`.
+    pub(super) fn mirror(&mut self, config: mirror::Config, audit_retention: Duration) -> MirrorHandle {
         let Caches { tenants, jobs, pods, nodes } = self.caches.clone();
         let stores = mirror::Stores { tenants, nodes, jobs, pods };
         let changes = mirror::Changes {
@@ -217,6 +219,8 @@ impl Assembly {
         };
         let leadership = self.leadership.clone();
         let pool = config.pool.clone().written_while(move || leadership.leads());
+        let purging = retention::run(pool.clone(), audit_retention, self.clock.clone());
+        self.parts.essential("audit retention", self.begins.clone().then(|()| purging));
         let config = mirror::Config { metrics: self.metrics.clone(), pool, ..config };
         let (handle, writing) =
             mirror::start(config, self.clients.leader.clone(), stores, changes, self.clock.clone());

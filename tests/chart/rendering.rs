@@ -218,7 +218,7 @@ fn the_operator_is_configured_by_the_values() {
         "--set",
         "namespacePrefix=team-,gpuResource=amd.com/gpu,terminationGracePeriodSeconds=60,elasticPools={gpu,spot}",
         "--set",
-        "pullAlwaysOnPools=false",
+        "pullAlwaysOnPools=false,audit.retentionDays=30",
         "--set",
         "image.repository=registry.example.com/crofter,image.tag=1.2",
         "--set-json",
@@ -234,6 +234,7 @@ fn the_operator_is_configured_by_the_values() {
     assert_eq!(env(full, "CROFTER_ELASTIC_POOLS").unwrap()["value"], "gpu,spot");
     assert_eq!(env(full, "CROFTER_PULL_ALWAYS_ON_POOLS").unwrap()["value"], "false");
     assert_eq!(env(plain, "CROFTER_PULL_ALWAYS_ON_POOLS"), None, "they are pulled");
+    assert_eq!(env(full, "CROFTER_AUDIT_RETENTION_DAYS").unwrap()["value"], "30");
     let origins = &env(full, "CROFTER_CORS_ORIGINS").unwrap()["value"];
     assert_eq!(origins, "https://app.example.org,http://localhost:3000");
     assert_eq!(env(full, "RUST_LOG").unwrap()["value"], "debug");
@@ -254,7 +255,7 @@ fn the_operator_is_configured_by_the_values() {
 fn values_that_are_newer_than_a_release_may_be_absent() {
     let newer = "database.bundled=null,topologySpreadConstraints=null,extraObjects=null,extraVolumes=null,\
                  extraVolumeMounts=null,networkPolicy.egress=null,policies.systemNamespaces=null,policies.nodeNames=null,\
-                 pullAlwaysOnPools=null";
+                 pullAlwaysOnPools=null,audit=null";
     assert!(helm_template(&["--set", &format!("{newer},api=null")]) == helm_template(&[]));
     // Of `api` the upgrade may give one value alone.
     let separate = "api.deployment.enabled=true";
@@ -401,9 +402,9 @@ fn two_replicas_are_spread_updated_one_by_one_and_never_drained_together() {
     assert_eq!(budget.pointer("/spec/selector/matchLabels"), selected);
     assert_eq!(budget.pointer("/spec/maxUnavailable"), Some(&Value::from(1)));
 
-    // 5 s until it has left the Service; 15, 2, 5 and 3 s for controllers, Events, the mirror and the Lease; 15 s for requests.
+    // 5 s until it has left the Service; 15, 2, 5 and 3 s for controllers, Events, the mirror and the Lease; 15 s for requests, 3 s for their audit log.
     let pause = pod.pointer("/containers/0/lifecycle/preStop/sleep/seconds").unwrap().as_u64().unwrap();
-    assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() >= pause + 15 + 2 + 5 + 3 + 15);
+    assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() >= pause + 15 + 2 + 5 + 3 + 15 + 3);
 
     let objects = rendered(&["--set", "replicas=1"]);
     assert_eq!(of_kind(&objects, "Deployment")[0].pointer("/spec/replicas"), Some(&Value::from(1)));
@@ -419,6 +420,8 @@ fn bad_values_are_refused_with_their_name() {
         ("namespacePrefix=abcdefghijklmnopqrstuvwx-", "namespacePrefix"),
         ("gpuResource=gpu", "gpuResource"),
         ("elasticPools={Spot}", "elasticPools/0"),
+        ("audit.retentionDays=0", "audit/retentionDays"),
+        ("audit.retention=30", "audit"),
         ("corsOrigins={*}", "corsOrigins/0"),
         ("corsOrigins={https://a.example.org/}", "corsOrigins/0"),
         ("tls.existingSecret=Crofter_TLS", "tls/existingSecret"),

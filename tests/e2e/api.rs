@@ -1,5 +1,6 @@
 //! The REST API on the real control plane: who may do what, what becomes of a submit, and what hostile requests get.
 
+mod audit;
 mod clients;
 mod conformance;
 mod events;

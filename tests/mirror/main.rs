@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod audit;
 mod charging;
 mod deleted;
 mod failover;

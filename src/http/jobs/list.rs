@@ -24,7 +24,6 @@ use strum::IntoEnumIterator;
 use uuid::Uuid;
 
 use super::{
-    cursor,
     ended::{recorded_spec, with_payload, with_stored_payload},
     get::{CACHE, SOURCE},
     view::{JobView, StatusWord, word},
@@ -35,6 +34,7 @@ use crate::{
     http::{
         App,
         by_tenant::ByTenant,
+        cursor,
         jobs_index::{ListPosition, Scan, list_position},
         openapi::Operation,
         problem::{Code, Problem},

@@ -3,7 +3,6 @@
 mod all_events;
 mod cancel;
 mod create;
-mod cursor;
 mod delete;
 mod ended;
 mod events;

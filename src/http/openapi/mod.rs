@@ -28,7 +28,8 @@ const ABOUT: &str = "This API manages the jobs, API keys and tenants of Crofter.
     A body is JSON of at most 1 MiB and 32 levels. It has no name twice in one object, and no NUL character.";
 
 /// The groups of operations.
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
+    ("Audit", "These operations describe the changes that were requested, and by whom."),
     ("Jobs", "These operations submit, read and end the jobs of the tenant whose key is sent."),
     ("Keys", "These operations manage the API keys of a tenant."),
     ("Offer", "These operations describe what the administrators of the cluster offer."),

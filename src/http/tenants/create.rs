@@ -21,6 +21,7 @@ use crate::{
     api_types::{Tenant, plan::Quotas},
     http::{
         App,
+        audit::Audit,
         auth::ByAdministrator,
         body::Body,
         openapi::Operation,
@@ -101,6 +102,7 @@ pub fn operation() -> Operation {
 pub async fn create(
     State(app): State<App>,
     ByAdministrator(admin): ByAdministrator,
+    audit: Audit,
     body: Body<NewTenant>,
 ) -> Result<Response, Problem> {
     admin.authorise(&app, access_review("create", None)).await?;
@@ -125,6 +127,7 @@ pub async fn create(
         Some(409) if !is_denied(&error) => Problem::new(Code::Conflict, "a tenant of that name exists"),
         _ => error.into(),
     })?;
+    audit.of_tenant(&tenant);
     let location = HeaderValue::from_str(&format!("/v1/tenants/{}", tenant.uid().unwrap_or_default())).ok();
     let mut response = with_etag(&app, &tenant);
     *response.status_mut() = StatusCode::CREATED;

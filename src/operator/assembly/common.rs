@@ -74,7 +74,7 @@ impl Assembly {
 
     /// The REST API.
     pub(in crate::operator) fn rest(&mut self, rest: Rest, keys: Keys, is_ready: IsReady) {
-        let Rest { listener, history, origins } = rest;
+        let Rest { listener, history, audit, origins } = rest;
         let jobs = self.index.clone();
         self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
         let app = http::App::new(http::Parts {
@@ -99,6 +99,7 @@ impl Assembly {
             nodes: self.caches.nodes.clone(),
             watches: self.watches.clone(),
             database: history,
+            audit,
             origins,
         });
         let routes = http::routes(app, self.metrics.clone());

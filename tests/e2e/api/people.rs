@@ -15,7 +15,7 @@ use crate::{
 
 const ROLES: [&str; 4] = ["viewer", "developer", "operator", "admin"];
 
-async fn kubectl(args: &[&str]) -> String {
+pub async fn kubectl(args: &[&str]) -> String {
     let out = world().cluster.kubectl(args.iter().copied()).await.unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     // `auth can-i` fails where the answer is no.
@@ -200,7 +200,9 @@ async fn api_each_role_may_over_rest_what_it_may_with_kubectl() {
             assert!(!rights.is_empty() || absent.body == answer.body, "{method} {path}: {absent:?}");
         }
     }
-    for (method, path) in [("GET", "/tenants"), ("GET", "/pools"), ("DELETE", "/tenants/api-people")] {
+    let of_administrators =
+        [("GET", "/tenants"), ("GET", "/pools"), ("GET", "/audit"), ("DELETE", "/tenants/api-people")];
+    for (method, path) in of_administrators {
         for (token, _) in &callers {
             let answer = ask(method, path, token, None).await;
             assert_eq!((answer.status, code(&answer).as_str()), (403, "forbidden"), "{method} {path}");

@@ -174,6 +174,7 @@ async fn api_every_route_admits_only_the_callers_it_documents() {
     let administrators = [
         ("GET", "/tenants"),
         ("GET", "/pools"),
+        ("GET", "/audit"),
         ("POST", "/tenants"),
         ("DELETE", "/tenants/api-right"),
         ("POST", "/tenants/api-right/nodes"),

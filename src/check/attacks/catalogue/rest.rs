@@ -122,6 +122,8 @@ fn of_users() -> Vec<Attack> {
         ("list a tenant that does not exist", "/jobs?tenant=absent"),
         ("list all tenants", "/tenants"),
         ("list all pools", "/pools"),
+        ("read the audit log", "/audit"),
+        ("read the audit log of the own tenant", "/audit?tenant={tenant}"),
     ] {
         all.push(by.attack(what, get(path), "forbidden", own()));
     }
@@ -144,6 +146,7 @@ fn of_administrators() -> Vec<Attack> {
     let routes = [
         (Method::GET, "/tenants", None),
         (Method::GET, "/pools", None),
+        (Method::GET, "/audit", None),
         (Method::POST, "/tenants", Some(json!({"name": "mine"}))),
         (Method::PATCH, "/tenants/{tenant}", Some(json!({"plan": "enterprise"}))),
         (Method::PUT, "/tenants/{tenant}", Some(json!({"plan": "enterprise"}))),

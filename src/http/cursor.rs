@@ -1,6 +1,6 @@
-//! Cursors of lists: where a page ended, with a checksum over the tenant and the filters of the list.
+//! Cursors of lists by time: where a page ended, with a checksum over what the list is of and its filters.
 //!
-//! A cursor grants nothing: a list has the tenant's own jobs wherever it begins. The checksum prevents the use of a cursor
+//! A cursor grants nothing: a list has only what its caller may read, wherever it begins. The checksum prevents the use of a cursor
 //! in another list, which would then have gaps.
 
 use jiff::Timestamp;
@@ -26,7 +26,7 @@ fn checksum(list: &str, position: &[u8]) -> Vec<u8> {
     hasher.finalize()[..CHECKSUM_BYTES].to_vec()
 }
 
-/// The cursor of a position in a list. `list` names the tenant and the filters.
+/// The cursor of a position in a list. `list` names what it is of, such as the tenant, and the filters.
 #[must_use]
 pub fn write(list: &str, (created, uid): ListPosition) -> String {
     let mut bytes = created.as_microsecond().to_be_bytes().to_vec();
