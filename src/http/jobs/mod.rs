@@ -6,6 +6,7 @@ mod create;
 mod cursor;
 mod delete;
 mod ended;
+mod estimate;
 mod events;
 mod get;
 mod idempotency_key;
@@ -30,6 +31,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 pub use self::{
+    estimate::Estimates,
     list::{ListParams, list_of, lists_jobs},
     request::{Resources, Submit},
     view::JobView,
