@@ -21,10 +21,13 @@ const MAX_JOBS: usize = 256;
 const HOUR_MILLIS: i64 = 3_600_000;
 const DAY_MILLIS: i64 = 24 * HOUR_MILLIS;
 
+/// Jobs by submission and UID.
+type NewestJobs = BTreeMap<(Timestamp, Arc<str>), Arrival>;
+
 /// The newest jobs of each tenant, by namespace.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Arrivals {
-    tenants: HashMap<Arc<str>, BTreeMap<(Timestamp, Arc<str>), Arrival>>,
+    tenants: HashMap<Arc<str>, NewestJobs>,
     /// When the oldest job of all was submitted that was ever known.
     since: Option<Timestamp>,
 }
