@@ -74,6 +74,10 @@ pub const ANNOTATION_ROTATE: &str = "crofter.io/rotate-requested-at";
 pub const ANNOTATION_REQUEST: &str = "crofter.io/request-digest";
 /// Annotation on a Job made by the REST API: UID of the job that it is to run again.
 pub const ANNOTATION_RETRY_OF: &str = "crofter.io/retry-of";
+/// Annotation on an ended Job in the operator's cache, and nowhere else, which has neither its scenario nor its image: what
+/// it has run, as
+/// [`Kind::format_all`](crate::domain::estimate::history::Kind::format_all) writes it.
+pub const JOB_KINDS: &str = "crofter.io/kinds";
 
 /// Default namespace of the operator's own objects.
 pub const DEFAULT_NAMESPACE: &str = "crofter-system";

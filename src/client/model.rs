@@ -119,12 +119,29 @@ pub struct Why {
     pub position: Option<u64>,
     /// `scheduler` where the numbers are of this moment, else `status`.
     pub source: String,
+    /// When it starts, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<StartEstimate>,
     /// The conditions of its start, in order.
     #[serde(default)]
     pub checks: Vec<Check>,
     /// All else.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
+}
+
+/// When a waiting job starts: two times, or why they can't be known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartEstimate {
+    /// With a probability of one half within this many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_in_seconds_p50: Option<u64>,
+    /// With a probability of nine tenths within this many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_in_seconds_p90: Option<u64>,
+    /// Why it can't be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
 }
 
 /// A condition of a start.

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod api_key;
 pub mod attempt;
 pub mod environment;
+pub mod estimate;
 pub mod job_flow;
 pub mod job_pod;
 pub mod job_state;

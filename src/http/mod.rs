@@ -65,6 +65,7 @@ use self::{
     auth::KeyAuthenticator,
     auth_throttle::AuthThrottle,
     cors::Origins,
+    jobs::Estimates,
     jobs_index::JobsIndex,
     middleware::{RequestMiddleware, handle, no_method, no_route},
     openapi::Pages,
@@ -119,6 +120,8 @@ pub struct Parts {
     pub places: Places,
     /// Streaming responses.
     pub streams: Streams,
+    /// Estimates of when jobs start.
+    pub estimates: Estimates,
     /// Held while a handler assigns a node to a tenant.
     pub assigning: tokio::sync::Mutex<()>,
     /// All tenants.

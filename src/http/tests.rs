@@ -5,6 +5,7 @@ mod audit;
 mod browsers;
 mod captured;
 mod ended;
+mod estimates;
 mod events;
 mod fuzz;
 mod health;
@@ -210,6 +211,7 @@ impl Lab {
             ),
             auth_throttle: AuthThrottle::default(),
             streams: Streams::new(Metrics::default(), stopped),
+            estimates: jobs::Estimates::default(),
             places: Places::default(),
             assigning: tokio::sync::Mutex::default(),
             tenants,

@@ -3,11 +3,11 @@
 use super::{
     Context, Session,
     output::{Format, names, structured},
-    table::{Cell, Style, clean, table},
+    table::{Cell, Style, clean, span, table},
 };
 use crate::client::{
     Result,
-    model::{Check, Job, Why},
+    model::{Check, Job, StartEstimate, Why},
 };
 
 /// The flags of the verb.
@@ -42,12 +42,39 @@ fn rendered(job: &Job, why: &Why, color: bool) -> String {
         text += "  it does not wait for its start\n";
         return text;
     }
+    if let Some(start) = why.estimate.as_ref().and_then(start) {
+        text += &format!("  {}\n", clean(&start));
+    }
     text += "\n";
     text += &checklist(&why.checks, color);
     if why.source == "status" {
         text += "\nfrom the job's last status; the REST API of the leading replica has the numbers of this moment\n";
     }
     text
+}
+
+/// When it starts, or why that is not known; nothing where a server of another version says neither.
+fn start(estimate: &StartEstimate) -> Option<String> {
+    match (estimate.starts_in_seconds_p50, estimate.starts_in_seconds_p90, &estimate.unknown) {
+        (Some(_), Some(0), _) => Some("starts at once".to_owned()),
+        (Some(median), Some(ninth_decile), _) => {
+            let (median, ninth_decile) = (rounded_up(median), rounded_up(ninth_decile));
+            Some(format!("starts in about {median} (9 of 10 times within {ninth_decile})"))
+        }
+        (_, _, Some(why)) => Some(format!("when it starts is not known: {why}")),
+        _ => None,
+    }
+}
+
+/// A span of time that is no shorter than it is.
+fn rounded_up(seconds: u64) -> String {
+    let unit = match seconds {
+        0..120 => 1,
+        120..7_200 => 60,
+        7_200..172_800 => 3_600,
+        _ => 86_400,
+    };
+    span(i64::try_from(seconds.div_ceil(unit).saturating_mul(unit)).unwrap_or(i64::MAX))
 }
 
 /// Conditions as a table.
@@ -76,6 +103,7 @@ mod tests {
 
     #[test]
     fn the_conditions_are_a_checklist() {
+        // Given a job that waits for a quota.
         let why: Why = serde_json::from_value(json!({
             "id": "u", "status": "queued", "waiting": true, "reason": "WaitingForQuota", "position": 3, "source": "scheduler",
             "message": "max concurrent jobs limit reached (5/5)", "docs": "/reasons/WaitingForQuota",
@@ -89,6 +117,25 @@ mod tests {
         .unwrap();
         let job = Job { name: "render".to_owned(), ..Job::default() };
         insta::assert_snapshot!(rendered(&job, &why, false));
+        // Then an estimate has a line of its own, whatever it says.
+        let estimated = |p50, p90, unknown: Option<&str>| {
+            let estimate = StartEstimate {
+                starts_in_seconds_p50: p50,
+                starts_in_seconds_p90: p90,
+                unknown: unknown.map(str::to_owned),
+            };
+            let text = rendered(&job, &Why { estimate: Some(estimate), ..why.clone() }, false);
+            text.lines().nth(3).unwrap().to_owned()
+        };
+        let lines = [
+            estimated(Some(239), Some(601), None),
+            estimated(Some(0), Some(45), None),
+            estimated(Some(0), Some(0), None),
+            estimated(Some(7_199), Some(u64::MAX), None),
+            estimated(None, None, Some("it waits for a job without a timeout\u{1b}[2J")),
+            estimated(None, None, None),
+        ];
+        insta::assert_snapshot!(lines.join("\n"));
         let status = Why { source: "status".to_owned(), ..why.clone() };
         assert!(rendered(&job, &status, false).contains("from the job's last status"));
         let running = Why { waiting: false, ..why };

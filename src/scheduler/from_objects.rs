@@ -113,6 +113,12 @@ impl JobPods {
         self.0.keys().map(|job| &**job)
     }
 
+    /// UID of the pod of a job that may still run.
+    pub(super) fn live(&self, namespace: &str, job: &str) -> Option<&Arc<str>> {
+        let mut live = self.0.get(job)?.iter().filter(|(_, pod)| !pod.ended && *pod.namespace == *namespace);
+        live.next_back().map(|(uid, _)| uid)
+    }
+
     /// The input of a job without an object: its pod counts, until that has ended.
     pub(super) fn orphan(&self, job: &str) -> Option<JobInput> {
         let pods = self.0.get(job)?;

@@ -21,6 +21,7 @@ use crate::{
     clock::ClockReading,
     domain::{
         admission::{Admission, Dispatcher, ProspectiveJob, UsageSnapshot, Verdict},
+        estimate::{Forecast, Outlook, Unknown},
         pod_create::Meaning,
     },
 };
@@ -29,6 +30,8 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct SchedulerHandle {
     state: Arc<Mutex<State>>,
+    /// What estimates of starts go by; where both are locked, the state is locked first.
+    outlook: Arc<Mutex<Outlook>>,
     /// A change that no watch delivers: a charge is to be stored, or an admission was given back.
     changed: Arc<Notify>,
     /// A decision was made.
@@ -175,6 +178,23 @@ impl SchedulerHandle {
     #[must_use]
     pub fn current_verdict(&self, job_uid: &str) -> Option<Verdict> {
         self.is_ready().then(|| self.with(|dispatcher| dispatcher.current_verdict(job_uid))).flatten()
+    }
+
+    /// What is needed to estimate when a job, by UID, starts. The state is locked only while it is copied.
+    ///
+    /// # Errors
+    /// Where it is known without any forecast that the start can't be; also before the first decision.
+    pub fn forecast(&self, job_uid: &str, now: ClockReading) -> Result<Forecast, Unknown> {
+        let state = self.lock();
+        let known = state.ready && state.dispatcher.unfinished_job(job_uid).is_some();
+        let dispatcher = known.then(|| state.dispatcher.clone());
+        drop(state);
+        self.outlook().forecast(dispatcher.ok_or(Unknown::NotScheduled)?, job_uid, now)
+    }
+
+    /// Gives access to what estimates of starts go by.
+    pub(super) fn outlook(&self) -> MutexGuard<'_, Outlook> {
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many jobs wait, by reason.

@@ -25,6 +25,7 @@ mod from_objects;
 mod handle;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::{
     borrow::Cow,
@@ -53,6 +54,7 @@ use crate::{
     domain::{
         admission::{Decision, Dispatcher, WorkerInput},
         attempt,
+        estimate::JobTimes,
         resources::Resources,
         worker::worker,
     },
@@ -284,6 +286,7 @@ impl Scheduler {
             .collect();
         for namespace in deleted {
             self.tenants.remove(&namespace);
+            self.context.handle.outlook().forget(&namespace);
             dispatcher.set_tenant(&namespace, None);
         }
     }
@@ -292,6 +295,8 @@ impl Scheduler {
         let asked = |job: &Job| Resources::of_job(&job.spec, &self.context.scenarios.borrow());
         if let Some(input) = from_objects::job(job, &self.pods, asked) {
             self.jobs.insert(Arc::clone(&input.uid), ObjectRef::from_obj(job));
+            let scenarios = self.context.scenarios.borrow();
+            times::update(&mut self.context.handle.outlook(), job, &input, &self.pods, &scenarios);
             dispatcher.set_job(input);
         }
     }
@@ -304,9 +309,17 @@ impl Scheduler {
 
     /// A job without an object: its pod counts until it has ended.
     fn put_orphan(&self, dispatcher: &mut Dispatcher, job_uid: &str) {
+        let mut outlook = self.context.handle.outlook();
         match self.pods.orphan(job_uid) {
-            Some(input) => dispatcher.set_job(input),
-            None => dispatcher.remove_job(job_uid),
+            Some(input) => {
+                let pod = self.pods.live(&input.namespace, job_uid).cloned();
+                outlook.set(&input, JobTimes { pod, ..JobTimes::default() });
+                dispatcher.set_job(input);
+            }
+            None => {
+                outlook.remove(job_uid);
+                dispatcher.remove_job(job_uid);
+            }
         }
     }
 

@@ -13,11 +13,12 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     accounting::{Accounting, Cause, Series, Waiting},
     cluster::Cluster,
+    estimator::{Estimated, Estimator},
     trace::Work,
 };
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
     clock::ClockReading,
     domain::{
         admission::{Admission, Dispatcher, JobInput, JobState, TenantInput, Usage, Verdict},
+        estimate::JobTimes,
         job_flow,
         resources::Resources,
         retry,
@@ -49,6 +51,8 @@ pub struct Run {
     pub end: i64,
     /// Decisions made.
     pub decisions: u64,
+    /// By number of the job, when those that were asked about were estimated to start.
+    pub estimated: Vec<Estimated>,
 }
 
 /// What became of a job; times in milliseconds from the start.
@@ -60,6 +64,14 @@ pub struct Outcome {
     pub ended: Option<i64>,
     /// How.
     pub end: End,
+}
+
+impl Outcome {
+    /// Whether it was refused.
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        matches!(self.end, End::Rejected(_))
+    }
 }
 
 /// How a job ended.
@@ -87,6 +99,8 @@ struct Live {
     /// Since when this one runs, and in which pool (`None`: on its tenant's own workers).
     started: i64,
     pool: Option<usize>,
+    /// When its last back-off ends.
+    back: i64,
 }
 
 /// What the jobs have in common that the quotas see.
@@ -118,6 +132,8 @@ struct Engine<'a> {
     /// By tenant.
     waiting: Vec<HashMap<Shape, u64>>,
     accounting: Accounting,
+    /// Where starts are to be estimated.
+    estimator: Option<Estimator>,
     run: Run,
 }
 
@@ -125,7 +141,23 @@ struct Engine<'a> {
 /// has them, `interval` is that of the series in milliseconds.
 #[must_use]
 pub fn run(cluster: &Cluster, plans: &[&str], jobs: &[Work], interval: i64) -> Run {
-    let mut engine = Engine::new(cluster, plans, jobs, interval);
+    play(Engine::new(cluster, plans, jobs, interval))
+}
+
+/// The same, and estimates when jobs start, by number, as soon as they wait.
+#[must_use]
+pub fn run_with_estimates(
+    cluster: &Cluster,
+    plans: &[&str],
+    jobs: &[Work],
+    interval: i64,
+    estimator: Estimator,
+) -> Run {
+    let estimator = Some(estimator);
+    play(Engine { estimator, ..Engine::new(cluster, plans, jobs, interval) })
+}
+
+fn play(mut engine: Engine<'_>) -> Run {
     while let Some(next) = engine.next_time() {
         while engine.accounting.next_sample() <= next {
             engine.sample();
@@ -164,6 +196,7 @@ impl<'a> Engine<'a> {
             live: HashMap::new(),
             waiting: vec![HashMap::new(); cluster.tenants.len()],
             accounting: Accounting::new(cluster, plans, interval),
+            estimator: None,
             run: Run {
                 outcomes: vec![Outcome { started: None, ended: None, end: End::Waits }; jobs.len()],
                 ..Run::default()
@@ -197,9 +230,10 @@ impl<'a> Engine<'a> {
                 Event::Back => self.wait(number),
             }
         }
+        let first = self.next;
         while self.jobs.get(self.next).is_some_and(|job| job.submitted <= self.now) {
             let uid = format!("{:09}", self.next).into();
-            self.live.insert(self.next, Live { uid, attempt: 1, ran: 0, started: 0, pool: None });
+            self.live.insert(self.next, Live { uid, attempt: 1, ran: 0, started: 0, pool: None, back: 0 });
             self.wait(self.next);
             self.next += 1;
         }
@@ -210,6 +244,20 @@ impl<'a> Engine<'a> {
             }
         }
         self.dispatcher.take_reason_updates(TOLD);
+        if let Some(estimator) = &mut self.estimator {
+            let waits = (first..self.next).filter(|number| {
+                self.live.contains_key(number) && self.run.outcomes[*number].started.is_none()
+            });
+            let now = ClockReading::virtual_time(at(self.now));
+            for number in waits {
+                self.run.estimated.extend(estimator.ask(
+                    number,
+                    &self.live[&number].uid,
+                    &self.dispatcher,
+                    now,
+                ));
+            }
+        }
     }
 
     fn decided(&mut self, number: usize) {
@@ -257,6 +305,7 @@ impl<'a> Engine<'a> {
             let pause = retry::backoff(&live.uid, live.attempt);
             live.attempt += 1;
             let back = now.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
+            live.back = back;
             self.events.push(Reverse((back, Event::Back, number)));
             self.update(number, JobState::BackingOff);
         } else {
@@ -273,14 +322,19 @@ impl<'a> Engine<'a> {
     fn end(&mut self, number: usize, end: End) {
         let outcome = &mut self.run.outcomes[number];
         (outcome.ended, outcome.end) = (Some(self.now), end);
+        let outcome = *outcome;
         if let Some(live) = self.live.remove(&number) {
             self.dispatcher.remove_job(&live.uid);
+            if let Some(estimator) = self.estimator.as_mut().filter(|_| !outcome.is_rejected()) {
+                let namespace = &self.namespaces[self.jobs[number].tenant];
+                estimator.ended(namespace, &live.uid, live.attempt, at(live.started), at(self.now));
+            }
         }
     }
 
     fn update(&mut self, number: usize, state: JobState) {
         let (Some(live), job) = (self.live.get(&number), &self.jobs[number]) else { return };
-        self.dispatcher.set_job(JobInput {
+        let input = JobInput {
             uid: Arc::clone(&live.uid),
             namespace: Arc::clone(&self.namespaces[job.tenant]),
             created: at(job.submitted),
@@ -293,7 +347,20 @@ impl<'a> Engine<'a> {
             // An attempt that is lost with its node is no retry.
             charged_retry: false,
             reported: None,
-        });
+        };
+        if let Some(estimator) = &mut self.estimator {
+            let times = JobTimes {
+                kinds: vec![Estimator::kind(&self.namespaces[job.tenant])],
+                timeout_seconds: job.timeout_seconds,
+                ran_before: SignedDuration::from_millis(live.ran),
+                started: matches!(input.state, JobState::Active { .. }).then(|| at(live.started)),
+                not_before: (input.state == JobState::BackingOff).then(|| at(live.back)),
+                next_attempt: (live.attempt, false),
+                pod: None,
+            };
+            estimator.outlook.set(&input, times);
+        }
+        self.dispatcher.set_job(input);
     }
 
     // --- what jobs wait for

@@ -9,6 +9,8 @@ pub mod accounting;
 pub mod chart;
 pub mod cluster;
 pub mod engine;
+pub mod estimates;
+pub mod estimator;
 pub mod fairness;
 pub mod report;
 pub mod synthetic;
@@ -58,6 +60,10 @@ pub struct Options {
     /// Minutes of one interval of what is shown over time.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_080))]
     interval: u32,
+    /// Also estimates when jobs start, as `GET /jobs/{id}/why` does, for this many jobs when they begin to wait, and compares
+    /// with what then happened. The simulation runs twice for it, and each estimate takes as long as for a request.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    estimates: u32,
 }
 
 /// Simulates, prints the table, and writes report and picture.
@@ -69,7 +75,7 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
     let plans = plans.borrow().clone();
     let (cluster, jobs) = load(&options, &plans)?;
     let begun = Instant::now();
-    let report = simulate(&cluster, &plans, &jobs, options.interval);
+    let report = simulate(&cluster, &plans, &jobs, options.interval, options.estimates);
     let took = begun.elapsed().as_secs_f64();
     print!("{}", report.table());
     let (figures, picture) = (options.out.join("report.json"), options.out.join("picture.svg"));
@@ -87,11 +93,27 @@ pub async fn main(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Simulates jobs on a cluster; the report has figures over time, one for every `interval_minutes`.
+/// Simulates jobs on a cluster; the report has figures over time, one for every `interval_minutes`, and compares the
+/// estimated starts of as many jobs as `estimates` with what then happened.
 #[must_use]
-pub fn simulate(cluster: &Cluster, plans: &Plans, jobs: &[Work], interval_minutes: u32) -> Report {
-    let run = engine::run(cluster, &report::plan_order(plans), jobs, i64::from(interval_minutes) * 60_000);
-    report::report(cluster, plans, jobs, &run)
+pub fn simulate(
+    cluster: &Cluster,
+    plans: &Plans,
+    jobs: &[Work],
+    interval_minutes: u32,
+    estimates: u32,
+) -> Report {
+    let (names, interval) = (report::plan_order(plans), i64::from(interval_minutes) * 60_000);
+    let run = engine::run(cluster, &names, jobs, interval);
+    let report = report::report(cluster, plans, jobs, &run);
+    if estimates == 0 {
+        return report;
+    }
+    let max = usize::try_from(estimates).unwrap_or(usize::MAX);
+    let estimator = estimates::of_waiting(jobs, &run.outcomes, max);
+    let run = engine::run_with_estimates(cluster, &names, jobs, interval, estimator);
+    let estimates = Some(estimates::report(&run.estimated, jobs, &run.outcomes));
+    Report { estimates, ..report }
 }
 
 fn load(options: &Options, plans: &Plans) -> anyhow::Result<(Cluster, Vec<Work>)> {

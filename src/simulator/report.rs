@@ -11,6 +11,7 @@ use super::{
     accounting::{Amount, Series},
     cluster::Cluster,
     engine::{End, Outcome, Run},
+    estimates::EstimatesReport,
     fairness::percentile,
     trace::Work,
 };
@@ -36,6 +37,9 @@ pub struct Report {
     pub tenants: Vec<TenantReport>,
     /// Workers that are not admitted, and why.
     pub refused_workers: Vec<String>,
+    /// How good estimates of starts were, where some were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimates: Option<EstimatesReport>,
     /// Over time.
     pub intervals: Vec<IntervalReport>,
 }
@@ -240,6 +244,7 @@ pub fn report(cluster: &Cluster, plans: &Plans, jobs: &[Work], run: &Run) -> Rep
         waiting_jobs: waiting(&run.series),
         tenants,
         refused_workers: cluster.refused.clone(),
+        estimates: None,
         intervals: intervals(cluster, &names, &run.series),
     }
 }

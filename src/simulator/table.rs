@@ -2,7 +2,10 @@
 
 use std::fmt::{Result, Write};
 
-use super::report::{Causes, Jobs, PoolReport, Report, TenantReport};
+use super::{
+    estimates::EstimatesReport,
+    report::{Causes, Jobs, PoolReport, Report, TenantReport},
+};
 
 /// Tenants that are shown.
 const SHOWN: usize = 10;
@@ -38,6 +41,7 @@ impl Report {
             writeln!(to, "  {reason:<22} {jobs:>10.1}")?;
         }
         self.write_tenants(to)?;
+        self.estimates.iter().try_for_each(|estimates| write_estimates(to, estimates))?;
         for sentence in self.refused_workers.iter().take(REFUSED) {
             writeln!(to, "not admitted: {sentence}")?;
         }
@@ -123,6 +127,32 @@ fn write_pool(to: &mut String, pool: &PoolReport) -> Result {
         ),
         None => Ok(()),
     }
+}
+
+fn write_estimates(to: &mut String, estimates: &EstimatesReport) -> Result {
+    let unknown = estimates.unknown.values().sum::<u64>();
+    writeln!(
+        to,
+        "\nEstimated starts of {} jobs, asked for when they began to wait",
+        grouped(estimates.jobs)
+    )?;
+    writeln!(
+        to,
+        "  {} started within the estimated median (best is 50 %), {} within its ninth decile (best is 90 %)",
+        percent(estimates.within_median),
+        percent(estimates.within_ninth_decile)
+    )?;
+    writeln!(
+        to,
+        "  half of the medians are wrong by at most {}, where half of the jobs waited at most {}",
+        span(estimates.median_error_seconds),
+        span(estimates.median_wait_seconds)
+    )?;
+    writeln!(to, "  {} could not be known", grouped(unknown))?;
+    for (why, jobs) in &estimates.unknown {
+        writeln!(to, "  {:>8}: {why}", grouped(*jobs))?;
+    }
+    Ok(())
 }
 
 fn ends(jobs: &Jobs) -> String {

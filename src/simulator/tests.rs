@@ -205,7 +205,7 @@ fn the_same_again_is_the_same_to_the_last_digit_also_by_way_of_the_files() {
     let options = Synthetic { tenants: 40, days: 1, load: 1.0, seed: 9, workers: Some(2) };
     let (file, jobs) = synthetic::draw(&options, &plans);
     let report = |file: &ClusterFile, jobs: &[Work]| {
-        let report = super::simulate(&file.resolve(&plans).unwrap(), &plans, jobs, 60);
+        let report = super::simulate(&file.resolve(&plans).unwrap(), &plans, jobs, 60, 0);
         serde_json::to_string(&report).unwrap()
     };
     let names: Vec<&str> = file.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
@@ -216,13 +216,41 @@ fn the_same_again_is_the_same_to_the_last_digit_also_by_way_of_the_files() {
     assert_eq!(report(&file, &jobs), report(&cluster, &again));
 }
 
+/// Were the estimate broken, its quantiles would not be where they belong.
+#[test]
+fn estimated_starts_are_what_then_happens() {
+    // Given three days in which two tenants keep two cores busy four fifths of the time, every day alike.
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut exponential = move |mean: f64| -(1.0 - rng.f64()).ln() * mean;
+    let (mut jobs, mut at) = ("submitted,tenant,seconds,timeoutSeconds\n".to_owned(), 0.0);
+    for n in 0..1100 {
+        at += exponential(240.0);
+        let tenant = if n % 3 == 0 { "ann" } else { "bob" };
+        jobs += &format!("{at:.0},{tenant},{:.0},3600\n", 1.0 + exponential(384.0));
+    }
+    let plans = unlimited();
+    let cluster = ClusterFile::from_yaml(&format!("{TENANTS}{TWO_CORES}")).unwrap().resolve(&plans).unwrap();
+    let jobs = trace::read(jobs.as_bytes(), ["ann", "bob"]).unwrap();
+    // A sample of those that waited is asked about.
+    let report = super::simulate(&cluster, &plans, &jobs, 60, 150);
+    let (table, estimates) = (report.table(), report.estimates.unwrap());
+    assert_eq!((estimates.jobs, estimates.unknown.len()), (150, 0), "{estimates:?}");
+    // Then nine of ten start by the ninth decile, half by the median, and the medians are nearer than none would be.
+    assert!((0.8..=0.98).contains(&estimates.within_ninth_decile), "{estimates:?}");
+    assert!((0.35..=0.65).contains(&estimates.within_median), "{estimates:?}");
+    assert!(estimates.median_error_seconds < 0.8 * estimates.median_wait_seconds, "{estimates:?}");
+    assert!(table.contains("Estimated starts of 150 jobs"), "{table}");
+    // Without being asked for there are none.
+    assert_eq!(super::simulate(&cluster, &plans, &jobs[..9], 60, 0).estimates, None);
+}
+
 #[test]
 fn an_autoscaler_supplies_what_is_asked_for() {
     let plans = unlimited();
     let text = "tenants: [{name: ann, plan: a, sharedPools: [s]}]\nworkers: []\nelasticPools: [s]\n";
     let cluster = ClusterFile::from_yaml(text).unwrap().resolve(&plans).unwrap();
     let jobs = trace::read("submitted,tenant,seconds,cpu\n0,ann,1,500\n".as_bytes(), ["ann"]).unwrap();
-    let report = super::simulate(&cluster, &plans, &jobs, 60);
+    let report = super::simulate(&cluster, &plans, &jobs, 60, 0);
     assert_eq!((report.jobs.completed, report.jobs.wait_seconds.max), (1, 0.0));
     assert_eq!(report.pools[0].utilisation.cpu, 0.0, "there is no capacity to compare with");
 }

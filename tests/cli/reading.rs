@@ -107,6 +107,7 @@ async fn cli_why_is_a_checklist() {
     {
         assert!(by_key.contains(expected), "{expected}: {by_key}");
     }
+    assert!(by_key.contains("starts in about ") && by_key.contains("(9 of 10 times within "), "{by_key}");
     let by_kubeconfig = Shell::administrator().run(&["why", "waits", "-t", "cli-why"]).await.ok();
     assert!(
         by_kubeconfig.contains("NO    quota") && by_kubeconfig.contains("from the job's last status"),

@@ -55,6 +55,8 @@ async fn api_a_job_is_submitted_read_canceled_run_again_and_kept_in_the_history(
 
     let why = ask("GET", &format!("{at}/why"), &key, None).await;
     assert_eq!((&why.body["position"], &why.body["reason"]), (&json!(1), &json!("NoWorkers")), "{why:?}");
+    let unknown = why.body["estimate"]["unknown"].as_str().unwrap_or_default();
+    assert!(unknown.starts_with("nothing that is known to come lets it start: "), "{why:?}");
     let lines: Vec<&str> =
         why.body["checks"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
     let expected = [

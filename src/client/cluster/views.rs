@@ -164,6 +164,7 @@ pub fn why(job: &api_types::Job) -> Why {
         message: status.message.clone(),
         position: None,
         source: "status".to_owned(),
+        estimate: None,
         checks: if waiting { StartCondition::iter().map(check).collect() } else { Vec::new() },
         rest: Map::new(),
     }

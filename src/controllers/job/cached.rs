@@ -5,11 +5,12 @@
 //! object: an annotation of kubectl's alone is the spec once more. No pod will be made of a job that has ended, so that
 //! the fields of its spec of which one is made, up to 64 KiB, are not kept. The REST API reads them in the history or
 //! from the API server, the mirror has them from the time when the job ran, else it reads them from the API server.
+//! Which jobs ran the same is kept in a few bytes: estimates of starts go by how long those ran.
 
 use crate::{
     api_types::Job,
-    domain::job_state::is_terminal,
-    names::{LABEL_MANAGED_BY, PREFIX},
+    domain::{estimate::history::Kind, job_state::is_terminal},
+    names::{JOB_KINDS, LABEL_MANAGED_BY, PREFIX},
 };
 
 /// Drops from a Job what is never read from the cache.
@@ -23,6 +24,9 @@ pub fn prepare(job: &mut Job) {
         labels.retain(|name, _| name.starts_with(PREFIX) || name == LABEL_MANAGED_BY);
     }
     if job.status.as_ref().is_some_and(|status| is_terminal(status.phase)) {
+        let kinds = Kind::of_spec(&job.spec);
+        let annotations = job.metadata.annotations.get_or_insert_default();
+        annotations.insert(JOB_KINDS.to_owned(), Kind::format_all(&kinds));
         job.spec.drop_payload();
     }
 }
@@ -75,7 +79,9 @@ mod tests {
     fn a_job_that_has_ended_is_cached_without_its_payload() {
         for phase in ["Completed", "Failed", "TimedOut", "Canceled", "Rejected"] {
             let (cached, size) = cached(phase);
-            assert_eq!(cached["metadata"]["annotations"], json!({"crofter.io/paused": "true"}));
+            let kinds = Kind::format_all(&[Kind::scenario("s"), Kind::image("i")]);
+            let annotations = json!({"crofter.io/paused": "true", "crofter.io/kinds": kinds});
+            assert_eq!(cached["metadata"]["annotations"], annotations);
             assert_eq!(cached["metadata"]["labels"], json!({"app.kubernetes.io/managed-by": "crofter"}));
             assert_eq!(cached["metadata"]["finalizers"], json!(["crofter.io/accounted"]));
             assert_eq!(cached["status"], json!(job(phase))["status"]);

@@ -11,7 +11,7 @@ use super::ids::TenantId;
 use crate::clock::ClockReading;
 
 /// Tenants to handle in the next cycle or later, and the outcome of those before.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Agenda {
     /// Tenants of which something has changed since the last cycle.
     enqueued: Vec<TenantId>,

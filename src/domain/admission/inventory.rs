@@ -26,7 +26,7 @@ use super::{
 use crate::domain::resources::Resources;
 
 /// All pools and nodes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Inventory {
     pools: SlotMap<PoolId, Pool>,
     nodes: SlotMap<NodeId, Node>,
@@ -39,7 +39,7 @@ pub struct Inventory {
 }
 
 /// What has changed since the last cycle. Each pool is named once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CapacityChanges {
     /// Pools that have nodes of other sizes or states.
     pub changed: Vec<PoolId>,
@@ -49,7 +49,7 @@ pub struct CapacityChanges {
     pub reservations: Vec<TenantId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Pool {
     name: Arc<str>,
     /// Tenants that may use it.
@@ -68,7 +68,7 @@ struct Pool {
     unsorted: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Node {
     name: Arc<str>,
     /// `None` for a node that is not a worker, on which pods are known.
@@ -82,7 +82,7 @@ struct Node {
     changed: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Worker {
     input: WorkerInput,
     pool: PoolId,

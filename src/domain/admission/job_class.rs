@@ -31,7 +31,7 @@ pub struct Shape {
 }
 
 /// The queued jobs of one shape. The first represents all: what holds it back holds the others back, too.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct JobClass {
     pub shape: Shape,
     jobs: BTreeMap<Rank, JobIdx>,

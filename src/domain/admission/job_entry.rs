@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A job.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct JobEntry {
     pub(super) tenant: TenantId,
     /// Its last input; `reported` may be a reason that its status is yet to get.

@@ -3,7 +3,7 @@
 use crate::domain::resources::Resources;
 
 /// The largest free amounts, of each resource by itself, below every branch; leaves are nodes. `None`: no job may go there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct MaxFreeTree {
     largest: Vec<Option<Resources>>,
     leaves: usize,

@@ -52,9 +52,6 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use slotmap::SlotMap;
 
-pub use self::inputs::{
-    Admission, JobInput, JobState, ProspectiveJob, TenantInput, Usage, Verdict, WorkerInput,
-};
 use self::{
     ids::{ClassId, JobIdx, NodeId, TenantId},
     job_class::JobClass,
@@ -63,14 +60,18 @@ use self::{
     shared::Shared,
     tenant_queue::TenantQueue,
 };
+pub use self::{
+    inputs::{Admission, JobInput, JobState, ProspectiveJob, TenantInput, Usage, Verdict, WorkerInput},
+    queries::Stage,
+};
 use super::resources::Resources;
 use crate::{
     api_types::{JobPhase, tenant::JobWindow},
     clock::ClockReading,
 };
 
-/// The state of admission.
-#[derive(Debug, Default)]
+/// The state of admission. A clone decides by itself.
+#[derive(Clone, Debug, Default)]
 pub struct Dispatcher {
     tenants: SlotMap<TenantId, TenantQueue>,
     /// Tenants by namespace.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::resources::Resources;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PoolShares {
     /// What the pool's nodes have in all.
     capacity: Resources,
@@ -33,7 +33,7 @@ pub struct PoolShares {
 }
 
 /// A tenant of the pool.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Member {
     weight: u32,
     usage: Resources,

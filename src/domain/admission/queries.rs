@@ -1,13 +1,16 @@
 //! What others ask the dispatcher: verdicts on jobs, what a tenant uses, how many jobs wait.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
 use super::{
     Dispatcher, UsageSnapshot,
-    inputs::{Admission, ProspectiveJob, Verdict},
-    job_entry::JobEntry,
+    inputs::{Admission, JobInput, ProspectiveJob, TenantInput, Verdict},
+    job_entry::{JobEntry, QueueState},
     tenant_queue::TenantQueue,
 };
 use crate::{
@@ -15,6 +18,78 @@ use crate::{
     clock::ClockReading,
     domain::pod_create::Meaning,
 };
+
+/// How far a job that has not ended has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for its admission.
+    Waiting,
+    /// It waits for its back-off.
+    BackingOff,
+    /// It was admitted, and its pod was not seen yet.
+    Admitted,
+    /// A pod of it may run.
+    Active,
+}
+
+impl Stage {
+    fn of(state: &QueueState) -> Option<Self> {
+        match state {
+            QueueState::New
+            | QueueState::Queued(_)
+            | QueueState::Overflow
+            | QueueState::PodBackoff { .. } => Some(Self::Waiting),
+            QueueState::BackingOff => Some(Self::BackingOff),
+            QueueState::Admitted { .. } => Some(Self::Admitted),
+            QueueState::Active { .. } => Some(Self::Active),
+            QueueState::Inactive | QueueState::Rejected(..) | QueueState::Ended(_) => None,
+        }
+    }
+}
+
+/// # For an estimate of a start
+impl Dispatcher {
+    /// The jobs that wait or run, each with its last input, in an order that follows from the inputs' own.
+    pub fn unfinished(&self) -> impl Iterator<Item = (&JobInput, Stage)> {
+        let jobs = self.shared.jobs.values();
+        jobs.filter_map(|job| Some((&job.input, Stage::of(&job.queue_state)?)))
+    }
+
+    /// A job that waits or runs, by UID.
+    #[must_use]
+    pub fn unfinished_job(&self, uid: &str) -> Option<(&JobInput, Stage)> {
+        let (_, job) = self.job(uid)?;
+        Some((&job.input, Stage::of(&job.queue_state)?))
+    }
+
+    /// The tenant of a namespace.
+    #[must_use]
+    pub fn tenant_input(&self, namespace: &str) -> Option<&TenantInput> {
+        self.queue(namespace).map(TenantQueue::input)
+    }
+
+    /// The namespaces of the tenants on which it depends when a job of this namespace starts: its own, those that share a
+    /// pool with it, those that share one with those, and so on.
+    #[must_use]
+    pub fn contenders<'a>(&'a self, namespace: &'a str) -> HashSet<&'a str> {
+        let (mut groups, mut contenders) = (HashSet::new(), HashSet::from([namespace]));
+        groups.extend(self.tenant_input(namespace).into_iter().flat_map(|input| &input.groups));
+        loop {
+            let before = contenders.len();
+            for queue in self.tenants.values() {
+                if !contenders.contains(&**queue.namespace())
+                    && queue.input().groups.iter().any(|group| groups.contains(group))
+                {
+                    contenders.insert(&**queue.namespace());
+                    groups.extend(&queue.input().groups);
+                }
+            }
+            if contenders.len() == before {
+                return contenders;
+            }
+        }
+    }
+}
 
 impl Dispatcher {
     /// What was decided of a job, by UID, for its status; `None` while that has it, or nothing is decided.

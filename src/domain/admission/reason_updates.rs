@@ -20,7 +20,7 @@ pub(super) trait Classes {
     fn class_mut(&mut self, tenant: TenantId, class: ClassId) -> Option<&mut JobClass>;
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ReasonUpdates {
     /// Tenants that may have a job to report, the next first.
     round_robin: VecDeque<TenantId>,
@@ -28,7 +28,7 @@ pub(super) struct ReasonUpdates {
 }
 
 /// What may have to be reported of one tenant.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct TenantUpdates {
     jobs: VecDeque<JobIdx>,
     /// Classes with the last job visited.

@@ -7,7 +7,7 @@ use crate::clock::ClockReading;
 use slotmap::SlotMap;
 
 /// What the queues of all tenants share.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shared {
     pub(super) now: ClockReading,
     pub(super) jobs: SlotMap<JobIdx, JobEntry>,

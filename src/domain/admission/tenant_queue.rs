@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// The queue of a namespace, which is a tenant's or has jobs.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TenantQueue {
     id: TenantId,
     namespace: Arc<str>,
@@ -97,7 +97,7 @@ pub struct TenantQueue {
 }
 
 /// That a tenant may use a pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Membership {
     pool: PoolId,
     member: MemberId,
@@ -114,6 +114,10 @@ impl TenantQueue {
 
     pub fn namespace(&self) -> &Arc<str> {
         &self.namespace
+    }
+
+    pub fn input(&self) -> &TenantInput {
+        &self.input
     }
 
     /// Whether nothing is left in the namespace, and nothing is to be reported of it.

@@ -5,6 +5,7 @@ mod cancel;
 mod create;
 mod delete;
 mod ended;
+mod estimate;
 mod events;
 mod get;
 mod idempotency_key;
@@ -29,6 +30,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 pub use self::{
+    estimate::Estimates,
     list::{ListParams, list_of, lists_jobs},
     request::{Resources, Submit},
     view::JobView,

@@ -1,7 +1,7 @@
 //! `GET /jobs/{id}/why`: the conditions of a job's start, as an ordered checklist with numbers.
 //!
 //! Where this process schedules, the numbers are the scheduler's current ones; elsewhere they are those of the last status,
-//! and the response says so.
+//! and the response says so. An estimate of when the job starts comes only from where the scheduler is.
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Id, cached_job, rate,
+    Id, cached_job,
+    estimate::StartEstimate,
+    rate,
     view::{StatusWord, word},
 };
 use crate::{
@@ -57,6 +59,9 @@ pub struct Why {
     /// This is `scheduler` where the numbers are of this moment, and `status` where this replica does not lead.
     #[schemars(extend("enum" = ["scheduler", "status"]))]
     source: &'static str,
+    /// This says when the job starts, as far as that can be known. It is absent where the job does not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimate: Option<StartEstimate>,
     /// These are the conditions of a start, in the order in which they are checked.
     checks: Vec<Check>,
 }
@@ -108,7 +113,8 @@ pub fn operation() -> Operation {
     Operation::new(
         "explainJob",
         "Explain why a job waits",
-        "Returns the position of a waiting job and the conditions of its start, in their order and with numbers.",
+        "Returns the position of a waiting job, an estimate of when it starts, and the conditions of its start, in \
+         their order and with numbers.",
     )
     .json::<Why>(200, "These are the conditions.")
 }
@@ -123,8 +129,18 @@ pub async fn why(
     id: Id,
 ) -> Result<Json<Why>, Problem> {
     let job = cached_job(&app, &context, &id).await?;
-    Ok(Json(explain(&app, &context, &job)))
+    let mut why = explain(&app, &context, &job);
+    if why.waiting {
+        why.estimate = Some(match app.scheduler() {
+            Some(scheduler) => app.estimates.of(&why.id, scheduler, &app.clock).await,
+            None => StartEstimate::unknown(NOT_LEADING),
+        });
+    }
+    Ok(Json(why))
 }
+
+const NOT_LEADING: &str =
+    "this replica does not lead, and only the leading one knows what else runs and waits";
 
 fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let status = job.status.clone().unwrap_or_default();
@@ -138,7 +154,8 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let position = waiting.then(|| app.jobs.position(namespace, job)).flatten();
     let docs = explanation.known().map(Reason::path);
     let Explanation { reason, message } = explanation;
-    Why { id: uid, status: word(status.phase), waiting, reason, message, docs, position, source, checks }
+    let status = word(status.phase);
+    Why { id: uid, status, waiting, reason, message, docs, position, source, estimate: None, checks }
 }
 
 fn checks(app: &App, context: &Context, job: &Job, explanation: &Explanation) -> Vec<Check> {

@@ -92,6 +92,7 @@ impl Assembly {
             auth_throttle: AuthThrottle::default(),
             places: Places::default(),
             streams: Streams::new(self.metrics.clone(), self.stop.clone()),
+            estimates: http::jobs::Estimates::default(),
             assigning: tokio::sync::Mutex::default(),
             tenants: self.caches.tenants.clone(),
             jobs,

@@ -26,7 +26,7 @@ pub enum LargerNode {
     Possible,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct NodeSizes {
     /// The largest sizes: each other one fits into one of these.
     largest: Vec<Resources>,

@@ -1,0 +1,147 @@
+//! When a waiting job starts, for the response of `GET /jobs/{id}/why`.
+//!
+//! An estimate takes up to [`MAX_COMPUTING`] of one core, whatever the length of the queue. One is computed at a time, apart
+//! from what serves requests, so any number of requests takes at most one core; the next ones wait a moment, and
+//! then the start is unknown. A result is kept for [`KEPT`], for all that ask about the job.
+
+use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
+
+use jiff::SignedDuration;
+use moka::future::Cache;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    clock::Clock,
+    domain::estimate::{Estimate, Unknown},
+    scheduler::SchedulerHandle,
+};
+
+/// How long one estimate computes at most; with what it has by then it is less exact, or unknown.
+const MAX_COMPUTING: SignedDuration = SignedDuration::from_millis(500);
+/// How long a request waits for others' estimates.
+const MAX_WAITING: Duration = Duration::from_secs(2);
+/// How long an estimate is kept.
+const KEPT: Duration = Duration::from_secs(2);
+/// Estimates that are kept.
+const MAX_KEPT: u64 = 1000;
+
+/// An estimate says when a waiting job starts: either two times, or why they can't be known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct StartEstimate {
+    /// This is the number of seconds within which the job starts with a probability of one half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starts_in_seconds_p50: Option<u64>,
+    /// This is the number of seconds within which the job starts with a probability of nine tenths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starts_in_seconds_p90: Option<u64>,
+    /// This sentence says why it can't be known when the job starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
+}
+
+impl From<Result<Estimate, Unknown>> for StartEstimate {
+    fn from(result: Result<Estimate, Unknown>) -> Self {
+        let seconds =
+            |duration: SignedDuration| u64::try_from(duration.as_millis()).unwrap_or(0).div_ceil(1000);
+        match result {
+            Ok(Estimate { median, ninth_decile }) => Self {
+                starts_in_seconds_p50: Some(seconds(median)),
+                starts_in_seconds_p90: Some(seconds(ninth_decile)),
+                unknown: None,
+            },
+            Err(why) => Self::unknown(why.to_string()),
+        }
+    }
+}
+
+impl StartEstimate {
+    /// One that is not known.
+    pub(super) fn unknown(why: impl Into<String>) -> Self {
+        Self { unknown: Some(why.into()), ..Self::default() }
+    }
+}
+
+/// Computes estimates and keeps them for a moment. Cheap to clone; all clones share them.
+#[derive(Clone)]
+pub struct Estimates {
+    computing: Arc<Semaphore>,
+    /// By UID of the job.
+    kept: Cache<String, StartEstimate>,
+}
+
+impl Default for Estimates {
+    fn default() -> Self {
+        Self {
+            computing: Arc::new(Semaphore::new(1)),
+            kept: Cache::builder().max_capacity(MAX_KEPT).time_to_live(KEPT).build(),
+        }
+    }
+}
+
+/// Others' estimates take too long.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("too many estimates are requested at the moment: try again in a few seconds")]
+struct Busy;
+
+impl Estimates {
+    /// When a job, by UID, starts.
+    pub(super) async fn of(
+        &self,
+        job_uid: &str,
+        scheduler: &SchedulerHandle,
+        clock: &Clock,
+    ) -> StartEstimate {
+        let compute = self.compute(job_uid.to_owned(), scheduler.clone(), clock.clone());
+        let kept = self.kept.try_get_with_by_ref(job_uid, compute).await;
+        kept.unwrap_or_else(|busy| StartEstimate::unknown(busy.to_string()))
+    }
+
+    async fn compute(
+        &self,
+        uid: String,
+        scheduler: SchedulerHandle,
+        clock: Clock,
+    ) -> Result<StartEstimate, Busy> {
+        let permit = timeout(MAX_WAITING, Arc::clone(&self.computing).acquire_owned()).await;
+        let permit = permit.ok().and_then(Result::ok).ok_or(Busy)?;
+        let computed = tokio::task::spawn_blocking(move || {
+            // Held to the end also where the request is gone.
+            let _permit = permit;
+            let end = clock.steady().saturating_add(MAX_COMPUTING).ok();
+            let may_continue = || end.is_some_and(|end| clock.steady() < end);
+            let forecast = scheduler.forecast(&uid, clock.read());
+            forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue))
+        });
+        computed.await.map(StartEstimate::from).map_err(|_| Busy)
+    }
+}
+
+/// The same for the same job, so that one whose queue does not change has the same estimate again.
+fn seed(uid: &str) -> u64 {
+    std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_rounded_up() {
+        let (median, ninth_decile) = (SignedDuration::from_millis(1), SignedDuration::from_millis(2000));
+        let known = StartEstimate::from(Ok(Estimate { median, ninth_decile }));
+        assert_eq!((known.starts_in_seconds_p50, known.starts_in_seconds_p90), (Some(1), Some(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_waits_too_long_for_others_is_refused_and_the_next_is_not() {
+        let (estimates, scheduler) = (Estimates::default(), SchedulerHandle::default());
+        let other = Arc::clone(&estimates.computing).acquire_owned().await.unwrap();
+        let busy = estimates.of("j", &scheduler, &Clock::system()).await;
+        assert!(busy.unknown.unwrap().contains("too many estimates"));
+        drop(other);
+        let answered = estimates.of("j", &scheduler, &Clock::system()).await;
+        assert!(answered.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
+    }
+}

@@ -1,0 +1,61 @@
+//! When a waiting job starts, as `/why` says.
+
+use super::*;
+use crate::{
+    api_types::Quotas,
+    domain::{
+        admission::{Dispatcher, JobInput, JobState, TenantInput, WorkerInput},
+        resources::Resources,
+    },
+};
+
+/// A core, on which a job of the tenant runs while another one waits.
+fn busy() -> SchedulerHandle {
+    let mut dispatcher = Dispatcher::default();
+    let core = Resources { cpu_milli: 1000, ..Resources::default() };
+    let worker = WorkerInput { group: "acme".into(), capacity: core, open: true };
+    dispatcher.set_worker("n1", Some(worker));
+    let quotas = Plans::built_in().unwrap().get("free").unwrap().effective(&Quotas::default());
+    let groups = vec!["acme".into()];
+    let input = TenantInput { name: "acme".into(), closed: None, quotas, groups, ..TenantInput::default() };
+    dispatcher.set_tenant("tenant-acme", Some(input));
+    dispatcher.set_pod(&"runs".into(), Some(("n1", core)));
+    let active = JobState::Active { group: Some("acme".into()), bound: true };
+    for (uid, state) in [("runs", active), (JOB_UID, JobState::Waiting(1))] {
+        let (uid, namespace, asked) = (uid.into(), "tenant-acme".into(), Ok(core));
+        dispatcher.set_job(JobInput { uid, namespace, asked, state, ..JobInput::default() });
+    }
+    dispatcher.decide();
+    SchedulerHandle::ready(dispatcher)
+}
+
+async fn estimate(lab: &Lab) -> Option<Value> {
+    let (status, why) = lab.ask("GET", &format!("/v1/jobs/{JOB_UID}/why"), KEY, "").await;
+    assert_eq!(status, 200, "{why}");
+    why.get("estimate").cloned()
+}
+
+#[tokio::test]
+async fn a_waiting_job_has_an_estimate_and_no_other() {
+    let lab = Lab::with(Some(busy()));
+    lab.job(1, json!({"phase": "Queued"}));
+    // Nothing is known of the job that runs but the half hour of its plan.
+    let half_an_hour = json!({"starts_in_seconds_p50": 1800, "starts_in_seconds_p90": 1800});
+    assert_eq!(estimate(&lab).await, Some(half_an_hour));
+    lab.job(2, json!({"phase": "Running"}));
+    assert_eq!(estimate(&lab).await, None);
+}
+
+#[tokio::test]
+async fn what_the_scheduler_does_not_have_is_unknown_and_so_is_all_where_none_runs() {
+    let unknown = async |lab: Lab| {
+        lab.job(1, json!({"phase": "Queued"}));
+        let estimate = estimate(&lab).await.unwrap();
+        assert_eq!(estimate.as_object().unwrap().len(), 1, "{estimate}");
+        estimate["unknown"].as_str().unwrap().to_owned()
+    };
+    let follower = unknown(Lab::new()).await;
+    assert!(follower.contains("does not lead"), "{follower}");
+    let before = unknown(Lab::with(Some(SchedulerHandle::default()))).await;
+    assert!(before.contains("has not seen the job yet"), "{before}");
+}
