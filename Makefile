@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps tools build up up-check dev cluster image plugin test fmt lint doc unit integration tests fuzz deny crds manifests openapi attacks-page llms sqlx bench simulate
+.PHONY: help deps tools build up up-check dev cluster image plugin test fmt lint doc unit integration tests fuzz deny crds manifests openapi attacks-page llms reference sqlx bench simulate
 
 CARGO ?= cargo
 # Go as its own archive installs it, where PATH does not have it yet.
@@ -72,6 +72,9 @@ attacks-page: ## Write the list of attacks in docs/security.md from src/check/at
 
 llms: ## Write docs/llms.txt, the list of the pages for programs that read
 	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- docs_tests::llms
+
+reference: ## Write the pages of docs/reference from src: resources, routes, command line, files
+	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- reference_tests::the_page
 
 sqlx: deps ## Write .sqlx/: check the queries of src/db against a real Postgres
 	@scripts/sqlx

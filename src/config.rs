@@ -129,10 +129,11 @@ impl Default for Settings {
 /// them nothing is bound: a process that runs outside of the cluster has the rights of its kubeconfig.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct Accounts {
-    /// The operator's own, as `namespace/name`, which reads and writes them.
+    /// ServiceAccount of the operator, as `namespace/name`, which reads and writes the Secrets of API keys in tenants'
+    /// namespaces; without it nothing is bound there.
     #[arg(long, env = "CROFTER_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", value_parser = account)]
     pub service_account: Option<Account>,
-    /// That of the REST API where it has its own, as `namespace/name`, which reads them.
+    /// ServiceAccount of the REST API where it has its own, as `namespace/name`, which reads the Secrets of API keys.
     #[arg(long, env = "CROFTER_API_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", value_parser = account)]
     pub api_service_account: Option<Account>,
 }

@@ -29,6 +29,8 @@ pub mod operator;
 pub mod pem;
 pub mod plugin;
 pub mod random;
+#[cfg(test)]
+mod reference_tests;
 pub mod scheduler;
 pub mod simulator;
 pub mod telemetry;

@@ -186,9 +186,11 @@ fn default_api_keys() -> i64 {
 
 /// A plan: every quota, and the weight in the fair share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// Weight in the fair share, from 1.
+    #[cfg_attr(test, schemars(range(min = 1)))]
     pub weight: u32,
     /// Every quota of the plan.
     #[serde(flatten)]
@@ -197,8 +199,10 @@ pub struct Plan {
 
 /// The plan table, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Plans {
+    /// The plans, by name.
     plans: BTreeMap<String, Plan>,
 }
 

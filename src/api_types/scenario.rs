@@ -16,6 +16,7 @@ use crate::{names, yaml};
 
 /// A template of jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scenario {
     /// What it is for, for people.
@@ -33,6 +34,7 @@ pub struct Scenario {
     pub env: Vec<Variable>,
     /// What a job needs.
     #[serde(default, with = "OnlyResources")]
+    #[cfg_attr(test, schemars(with = "JobResources"))]
     pub resources: JobResources,
     /// The longest a job may run, in seconds.
     pub timeout_seconds: Option<i64>,
@@ -42,6 +44,7 @@ pub struct Scenario {
 
 /// An environment variable with its value. The catalogue serves all tenants, so it refers to no tenant's Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Variable {
     /// Name of the variable.
@@ -52,6 +55,7 @@ pub struct Variable {
 
 /// The fields of [`JobResources`], and no others: the API server refuses other fields of a Job, and this type those of a table.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(remote = "JobResources", rename_all = "camelCase", deny_unknown_fields)]
 struct OnlyResources {
     cpu: Option<Quantity>,
@@ -63,8 +67,10 @@ struct OnlyResources {
 
 /// The catalogue of scenarios, by name. The built-in one is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Scenarios {
+    /// The scenarios, by name.
     scenarios: BTreeMap<String, Scenario>,
 }
 

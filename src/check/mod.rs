@@ -54,7 +54,7 @@ pub struct Options {
     /// Service account of the operator, as which attacks are made.
     #[arg(long, env = "CROFTER_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", default_value = "crofter-system/crofter", value_parser = config::account)]
     service_account: Account,
-    /// URL of the REST API, such as http://127.0.0.1:8080; without it attacks are made on the API server alone.
+    /// URL of the REST API, such as `http://127.0.0.1:8080`; without it attacks are made on the API server alone.
     #[arg(long, env = "CROFTER_URL")]
     api_url: Option<String>,
     /// File with the certificates of the authorities that the REST API's may be of.

@@ -18,6 +18,7 @@ use crate::yaml;
 
 /// All profiles.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Profiles {
     /// The one that is used without `--profile`.
@@ -30,6 +31,7 @@ pub struct Profiles {
 
 /// One REST API and how to use it. `Debug` does not show the credentials.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Its URL.

@@ -201,7 +201,7 @@ fn program(first: Option<&OsString>) -> String {
 }
 
 /// The command line, with the program's name as the user knows it.
-fn command(program: &str) -> clap::Command {
+pub(crate) fn command(program: &str) -> clap::Command {
     Cli::command().name("kubectl-crofter").bin_name(program).display_name(program)
 }
 

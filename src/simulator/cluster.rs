@@ -27,6 +27,7 @@ const MAX_WORKERS: usize = 100_000;
 
 /// A cluster as it is written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterFile {
     /// Who submits jobs.
@@ -40,6 +41,7 @@ pub struct ClusterFile {
 
 /// A tenant; the fields are those of the Tenant's `spec`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TenantEntry {
     /// Name, as the trace has it.
@@ -59,6 +61,7 @@ pub struct TenantEntry {
 
 /// Workers that are alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkerEntry {
     /// How many.

@@ -10,6 +10,7 @@
 mod common;
 
 mod administration;
+mod extensions;
 mod jobs;
 mod reading;
 mod shell;

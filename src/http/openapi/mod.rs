@@ -20,6 +20,11 @@ use strum::IntoEnumIterator;
 
 pub use self::operation::{AllowedCallers, DescribedRoute, Describes, HEADER_TEXT, Inputs, Operation};
 use self::schemas::Schemas;
+#[cfg(test)]
+pub(crate) use self::{
+    page::{form, needs, operations},
+    schemas::not_null,
+};
 use super::problem::{Code, meaning};
 use crate::api_types::{Job, Tenant, TenantApiKey};
 

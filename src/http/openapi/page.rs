@@ -50,7 +50,7 @@ pub fn html(document: &Value) -> String {
 }
 
 /// All operations: by group, then by path and method.
-fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
+pub fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
     let paths = document["paths"].as_object().into_iter().flatten();
     let mut all: Vec<_> = paths
         .flat_map(|(path, methods)| {
@@ -130,7 +130,7 @@ impl Page {
         let _ = writeln!(self.0, "<h2><code>{} {}</code></h2>", method.to_uppercase(), escaped(path));
         self.prose(&operation["summary"]);
         self.prose(&operation["description"]);
-        self.credentials(&operation["security"]);
+        self.element("p", &format!("Needs {}.", needs(&operation["security"])));
         let parameters: Vec<&Value> = operation["parameters"].as_array().into_iter().flatten().collect();
         if !parameters.is_empty() {
             self.head("Parameters", &["Name", "In", "Form", "Meaning"]);
@@ -164,23 +164,6 @@ impl Page {
             );
         }
         self.0 += "</tbody>\n</table>\n</section>\n";
-    }
-
-    fn credentials(&mut self, security: &Value) {
-        let ways = security.as_array().into_iter().flatten().filter_map(Value::as_object);
-        let named: Vec<String> = ways
-            .flatten()
-            .filter_map(|(way, scopes)| match way.as_str() {
-                "apiKey" => match scopes[0].as_str() {
-                    Some(scope) => Some(format!("an API key with the scope `{scope}`")),
-                    None => Some("an API key".to_owned()),
-                },
-                "kubernetesToken" => Some("an administrator's Kubernetes token".to_owned()),
-                _ => None,
-            })
-            .collect();
-        let needs = if named.is_empty() { "nothing".to_owned() } else { named.join(", or ") };
-        self.element("p", &format!("Needs {needs}."));
     }
 
     fn head(&mut self, caption: &str, columns: &[&str]) {
@@ -236,8 +219,65 @@ fn link(text: &str) -> String {
     inline(text).split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
+/// The credentials that an operation needs, in words.
+pub fn needs(security: &Value) -> String {
+    let ways = security.as_array().into_iter().flatten().filter_map(Value::as_object).flatten();
+    let ways: Vec<_> = ways.collect();
+    let is_of_tenants = ways.iter().any(|(way, _)| *way == "apiKey");
+    let words = ways.into_iter().filter_map(|(way, rights)| {
+        let rights = rights.as_array().into_iter().flatten().filter_map(Value::as_str);
+        let rights = rights.map(|right| format!("`{right}`")).collect::<Vec<_>>().join(" and ");
+        match (way.as_str(), rights.is_empty()) {
+            ("apiKey", false) => Some(format!("an API key with the scope {rights}")),
+            ("apiKey", true) => Some("an API key".to_owned()),
+            ("kubernetesToken", false) => Some(format!("a Kubernetes token of a user who may {rights}")),
+            ("kubernetesToken", true) if is_of_tenants => Some("a Kubernetes token".to_owned()),
+            ("kubernetesToken", true) => Some("an administrator's Kubernetes token".to_owned()),
+            _ => None,
+        }
+    });
+    let ways: Vec<String> = words.collect();
+    if ways.is_empty() { "nothing".to_owned() } else { ways.join(", or ") }
+}
+
 /// A schema in a few words; `@Name` is another one.
-fn form(schema: &Value) -> String {
+pub fn form(schema: &Value) -> String {
+    let mut form = kind(schema);
+    let format = text(&schema["format"]);
+    if !format.is_empty() && !["int", "uint"].iter().any(|whole| format.starts_with(whole)) {
+        let _ = write!(form, ", {format}");
+    }
+    for (least, most, unit) in [
+        ("minimum", "maximum", ""),
+        ("minLength", "maxLength", " character"),
+        ("minItems", "maxItems", " item"),
+        ("minProperties", "maxProperties", " name"),
+    ] {
+        // CRDs have bounds as floating point numbers.
+        let bound = |name: &str| {
+            let whole = schema[name].as_i64().map(|number| number.to_string());
+            whole.or_else(|| Some(schema[name].as_f64()?.to_string()))
+        };
+        let said = match (bound(least), bound(most)) {
+            (Some(least), Some(most)) => format!("{least} to {most}"),
+            (Some(least), None) => format!("at least {least}"),
+            (None, Some(most)) => format!("at most {most}"),
+            (None, None) => continue,
+        };
+        let plural = if unit.is_empty() || said.ends_with(" 1") { "" } else { "s" };
+        let _ = write!(form, ", {said}{unit}{plural}");
+    }
+    // A default of an object is made of those of its fields.
+    match schema.get("default") {
+        None | Some(Value::Null | Value::Object(_) | Value::Array(_)) => (),
+        Some(Value::String(word)) if !word.is_empty() => drop(write!(form, ", by default `{word}`")),
+        Some(other) => drop(write!(form, ", by default {other}")),
+    }
+    form
+}
+
+/// The type of a schema, without its bounds.
+fn kind(schema: &Value) -> String {
     if let Some(name) = text(&schema["$ref"]).rsplit('/').next().filter(|name| !name.is_empty()) {
         return format!("@{name}");
     }
@@ -260,34 +300,13 @@ fn form(schema: &Value) -> String {
     let types: Vec<&str> = match &schema["type"] {
         Value::String(one) => vec![one],
         Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
+        _ if schema["x-kubernetes-int-or-string"] == true => vec!["integer", "string"],
         _ => vec!["anything"],
     };
-    let mut form = types.join(" or ");
-    if !schema["items"].is_null() {
-        let _ = write!(form, " of {}", self::form(&schema["items"]));
-    }
-    let format = text(&schema["format"]);
-    if !format.is_empty() && !format.starts_with("int") {
-        let _ = write!(form, ", {format}");
-    }
-    for (least, most, unit) in [
-        ("minimum", "maximum", ""),
-        ("minLength", "maxLength", " characters"),
-        ("minItems", "maxItems", " items"),
-        ("minProperties", "maxProperties", " entries"),
-    ] {
-        let said = match (schema[least].as_i64(), schema[most].as_i64()) {
-            (Some(least), Some(most)) => format!(", {least} to {most}{unit}"),
-            (Some(least), None) => format!(", at least {least}{unit}"),
-            (None, Some(most)) => format!(", at most {most}{unit}"),
-            (None, None) => continue,
-        };
-        form += &said;
-    }
-    if let Some(default) = schema.get("default").filter(|default| !default.is_null()) {
-        let _ = write!(form, ", by default {default}");
-    }
-    form
+    let types = types.join(" or ");
+    let inner =
+        ["items", "additionalProperties"].map(|inner| &schema[inner]).into_iter().find(|one| one.is_object());
+    inner.map_or_else(|| types.clone(), |inner| format!("{types} of {}", form(inner)))
 }
 
 #[cfg(test)]
@@ -324,10 +343,37 @@ mod tests {
                 "array of `a`, `b`, at most 3 items",
             ),
             (json!({"type": ["string", "null"], "format": "date-time"}), "string or null, date-time"),
+            (json!({"$ref": "#/components/schemas/A", "default": "b"}), "@A, by default `b`"),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "number", "maximum": 9.0}}),
+                "object of number, at most 9",
+            ),
+            (
+                json!({"type": "string", "minLength": 1, "default": ""}),
+                "string, at least 1 character, by default \"\"",
+            ),
         ] {
             assert_eq!(form(&schema), words);
         }
         assert_eq!(link("@A, or @B"), "<a href=\"#schema-A\">A</a>, or <a href=\"#schema-B\">B</a>");
+    }
+
+    #[test]
+    fn credentials_are_said_with_their_scopes_and_rights() {
+        for (security, words) in [
+            (json!([]), "nothing"),
+            (
+                json!([{"apiKey": []}, {"apiKeyHeader": []}, {"kubernetesToken": []}]),
+                "an API key, or a Kubernetes token",
+            ),
+            (
+                json!([{"apiKey": ["jobs:read"]}, {"kubernetesToken": ["get jobs", "get pods/log"]}]),
+                "an API key with the scope `jobs:read`, or a Kubernetes token of a user who may `get jobs` and `get pods/log`",
+            ),
+            (json!([{"kubernetesToken": []}]), "an administrator's Kubernetes token"),
+        ] {
+            assert_eq!(needs(&security), words);
+        }
     }
 
     #[test]

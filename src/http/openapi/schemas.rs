@@ -88,7 +88,7 @@ impl Schemas {
 }
 
 /// Removes null from the schema of a parameter, which is present or absent.
-fn not_null(schema: &mut Value) {
+pub fn not_null(schema: &mut Value) {
     if let Some(types) = schema["type"].as_array() {
         let rest: Vec<Value> = types.iter().filter(|one| **one != "null").cloned().collect();
         schema["type"] = if let [one] = &rest[..] { one.clone() } else { rest.into() };
