@@ -71,7 +71,7 @@ attacks-page: ## Write the list of attacks in docs/security.md from src/check/at
 	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- check::attacks::tests::the_page
 
 llms: ## Write docs/llms.txt, the list of the pages for programs that read
-	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- docs_tests::llms
+	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- docs_tests::llms::llms_txt_is_current
 
 reference: ## Write the pages of docs/reference from src: resources, routes, command line, files
 	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- reference_tests::the_page
