@@ -434,7 +434,7 @@ impl Pool {
             node.seen = (node.open_room(), node.reserved.is_some());
             self.free.set(leaf, node.free_room());
         }
-        self.shares.set_capacity(capacity);
+        self.shares.set_capacity(capacity, now);
         self.largest = self.nodes.iter().copied().max_by_key(|node| nodes[*node].size());
         self.sizes.set(self.nodes.iter().map(|node| nodes[*node].capacity()), now);
         self.unsorted = false;

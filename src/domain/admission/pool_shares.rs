@@ -70,8 +70,12 @@ pub struct Nomination {
 }
 
 impl PoolShares {
-    pub fn set_capacity(&mut self, capacity: Resources) {
+    /// Sets what the pool's nodes have in all: what a tenant holds is another part of it from now on.
+    pub fn set_capacity(&mut self, capacity: Resources, now: Timestamp) {
         self.capacity = capacity;
+        for member in self.members.values_mut() {
+            member.recent.set(part(&member.usage, &capacity), now);
+        }
     }
 
     // --- members
@@ -94,7 +98,7 @@ impl PoolShares {
     pub fn change_usage(&mut self, member: MemberId, change: impl FnOnce(&mut Resources), now: Timestamp) {
         let Member { usage, recent, .. } = &mut self.members[member];
         change(usage);
-        recent.set(dominant_share(usage, &self.capacity), now);
+        recent.set(part(usage, &self.capacity), now);
     }
 
     /// Counts a tenant's weight. One that was not counted gets no credit for that time.
@@ -192,5 +196,37 @@ impl PoolShares {
             !tenants.is_empty()
         });
         all
+    }
+}
+
+/// The part of a pool that is held, at most all of it: after a restart jobs are known before nodes, and nodes may leave with pods
+/// on them.
+fn part(held: &Resources, capacity: &Resources) -> f64 {
+    dominant_share(held, capacity).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cores(cores: u64) -> Resources {
+        Resources { cpu_milli: cores * 1000, memory_bytes: cores << 30, ..Resources::default() }
+    }
+
+    #[test]
+    fn what_is_held_is_a_part_of_the_nodes_that_are_known() {
+        let day = |day: i64| Timestamp::from_second(day * 24 * 3600).unwrap();
+        let mut shares = PoolShares::default();
+        let member = shares.join(1, DecayedUsage::default());
+        // Given a job that is known before any node; within a day, a half of what is held is in the mean.
+        shares.change_usage(member, |usage| *usage = cores(1), day(0));
+        shares.set_capacity(cores(4), day(0));
+        let recent = |shares: &PoolShares, at| shares.members[member].recent.mean(at);
+        assert!((recent(&shares, day(1)) - 0.125).abs() < 1e-6);
+        // When nodes join, and when all leave, it is another part, and never more than all.
+        shares.set_capacity(cores(1), day(1));
+        assert!((recent(&shares, day(2)) - (0.125 + 1.0) / 2.0).abs() < 1e-6);
+        shares.set_capacity(Resources::default(), day(2));
+        assert!(recent(&shares, day(9)) <= 1.0);
     }
 }

@@ -167,6 +167,26 @@ fn idle_time_is_no_credit_where_each_tenant_is_owed_less_than_one_slot() {
 }
 
 #[test]
+fn who_runs_something_at_a_restart_keeps_its_share() {
+    // Given a pool of which two tenants are owed two slots and a half each, and a restart while `a` alone runs something.
+    let mut world = World::default();
+    world.workers(POOL, 5, 1);
+    for tenant in ["a", "b"] {
+        world.tenant(tenant, 1);
+    }
+    world.submit(0, "a", 1, 100);
+    world.run(50, |_| false);
+    world.restart();
+    // When both have jobs for hours, then both get the fifth slot as often.
+    for n in 0..2000 {
+        world.submit(60, ["a", "b"][n % 2], 1, 60);
+    }
+    world.run(20_000, |_| false);
+    let jain = world.jain(1000, 20_000);
+    assert!(jain > 0.995, "{jain}");
+}
+
+#[test]
 fn own_nodes_are_all_its_own_and_weigh_nothing_in_the_pool() {
     let mut world = World::default();
     world.workers("rich", 1, 8);
