@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::yaml;
 
@@ -215,6 +215,16 @@ pub enum PlansError {
     /// No plan in it.
     #[error("the plan table names no plan: give at least one under `plans:`")]
     Empty,
+    /// A plan with a field that there is none of.
+    #[error("plan `{plan}`: unknown field `{field}`: a plan has {}", known.join(", "))]
+    Unknown {
+        /// Name of the plan.
+        plan: String,
+        /// Name of the field.
+        field: String,
+        /// The fields of a plan.
+        known: Vec<String>,
+    },
     /// A plan with a number that means nothing.
     #[error("plan `{plan}`: {field} is {value}: {rule}")]
     Value {
@@ -239,6 +249,7 @@ impl Plans {
         if table.plans.is_empty() {
             return Err(PlansError::Empty);
         }
+        check_fields(text, &table)?;
         for (name, plan) in &table.plans {
             plan.check(name)?;
         }
@@ -272,6 +283,25 @@ impl Plans {
 
 /// The numbers that a quota may be.
 pub const QUOTA_RULE: &str = "give 0 for none, -1 for unlimited, or a positive number";
+
+/// Checks that the plans of a table have no other fields than those that were read: serde can't, as a plan's quotas are
+/// flattened into it.
+fn check_fields(text: &str, table: &Plans) -> Result<(), PlansError> {
+    #[derive(Deserialize)]
+    struct Written {
+        plans: BTreeMap<String, BTreeMap<String, IgnoredAny>>,
+    }
+    let written: Written = yaml::read(text)?;
+    for (plan, fields) in written.plans {
+        let known = serde_json::to_value(table.plans.get(&plan)).unwrap_or_default();
+        let is_known = |field: &String| known.get(field).is_some();
+        if let Some(field) = fields.into_keys().find(|field| !is_known(field)) {
+            let known = known.as_object().into_iter().flat_map(|fields| fields.keys().cloned()).collect();
+            return Err(PlansError::Unknown { plan, field, known });
+        }
+    }
+    Ok(())
+}
 
 impl Plan {
     fn check(&self, plan: &str) -> Result<(), PlansError> {
@@ -323,6 +353,12 @@ mod tests {
         assert!(matches!(Plans::from_yaml("plans: {}"), Err(PlansError::Empty)));
         let missing = BUILT_IN.replacen("    maxGpus: 0\n", "", 1);
         assert!(Plans::from_yaml(&missing).unwrap_err().to_string().contains("maxGpus"));
+        let extra = BUILT_IN.replacen("maxGpus: 0", "maxGpus: 0\n    maxGpu: 1", 1);
+        let error = Plans::from_yaml(&extra).unwrap_err().to_string();
+        assert!(
+            error.contains("plan `free`: unknown field `maxGpu`: a plan has ") && error.contains("maxGpus"),
+            "{error}"
+        );
     }
 
     proptest::proptest! {
@@ -331,7 +367,7 @@ mod tests {
             text in crate::fuzz::text(),
             plan in crate::fuzz::like(serde_json::json!({
                 "weight": 1, "maxWorkers": 1, "maxJobs": 5, "maxQueuedJobs": 50, "maxJobsPerHour": 100, "maxCpuCores": 4,
-                "maxMemoryGb": 8, "maxGpus": 0, "maxStorageGb": 10, "maxScratchGb": 10, "maxBandwidthMbps": 100,
+                "maxMemoryGb": 8, "maxGpus": 0, "maxStorageGb": 10, "maxBandwidthMbps": 100,
                 "jobTimeoutMinutes": 60,
             })),
         ) {
