@@ -4,12 +4,14 @@
 //! - No request waits for the database or fails because of it: an entry is put into the queue or dropped, at once.
 //! - While the database is away, up to [`QUEUE`] entries and a batch of [`db::PORTION`] wait for it, and are written when it
 //!   is back, each once. What does not fit is dropped and counted; the line in the log is the record.
-//! - Whoever is not authenticated fills neither the queue nor the database: such entries have a rate of their own.
+//! - No caller fills the queue or the database: each tenant and user has a rate, a low one for what is refused, and all who are
+//!   not authenticated have that of one caller.
 //! - It works on every replica, whether it leads or not. Only the leader deletes old entries ([`retention`]).
 
 pub mod retention;
 
 use std::{
+    collections::HashMap,
     mem::{self, Discriminant},
     sync::{
         Arc, Mutex, PoisonError,
@@ -32,9 +34,12 @@ use crate::{
 
 /// Most entries that wait to be written. One takes about 400 bytes, and 1.6 KiB at most.
 pub const QUEUE: usize = 8192;
-/// Entries of callers without accepted credentials that are written at once, and a second after that.
-pub const UNAUTHENTICATED_BURST: u32 = 100;
-const UNAUTHENTICATED_PER_SECOND: f64 = 1.0;
+/// Entries of one caller about refused requests; those of all callers without accepted credentials are of one.
+const REFUSED: Rate = Rate { burst: 100.0, per_second: 1.0 };
+/// Other entries of one caller: more changes than the API server takes for long.
+const OTHERS: Rate = Rate { burst: 1000.0, per_second: 50.0 };
+/// Most callers with rates of their own; those beyond share one.
+const MAX_CALLERS: usize = 4096;
 /// Shortest time between two batches, unless one is full.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Shortest and longest time until a batch is tried again.
@@ -54,7 +59,8 @@ struct Shared {
     next: AtomicU64,
     /// Whether the last entry found no room.
     full: AtomicBool,
-    unauthenticated: Mutex<Bucket>,
+    /// By whether they are about refused requests, and by caller.
+    callers: Mutex<HashMap<(bool, String), Bucket>>,
     metrics: Metrics,
 }
 
@@ -85,30 +91,51 @@ pub fn queue(random: &Random, metrics: Metrics) -> Result<(AuditLog, Queued), Un
         process: u64::from_be_bytes(process),
         next: AtomicU64::new(0),
         full: AtomicBool::new(false),
-        unauthenticated: Mutex::new(Bucket::full(Instant::now())),
+        callers: Mutex::default(),
         metrics,
     }));
     Ok((log.clone(), Queued { entries, log }))
 }
 
-/// Tokens for entries of callers that are not authenticated.
-#[derive(Debug)]
+/// How many entries are taken at once, and a second after that.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    burst: f64,
+    per_second: f64,
+}
+
+/// What is left of a rate.
+#[derive(Clone, Copy, Debug)]
 struct Bucket {
+    rate: Rate,
     tokens: f64,
     at: Instant,
 }
 
 impl Bucket {
-    fn full(now: Instant) -> Self {
-        Self { tokens: UNAUTHENTICATED_BURST.into(), at: now }
+    fn full(rate: Rate, now: Instant) -> Self {
+        Self { rate, tokens: rate.burst, at: now }
+    }
+
+    fn at(self, now: Instant) -> Self {
+        let refilled = now.saturating_duration_since(self.at).as_secs_f64() * self.rate.per_second;
+        Self { tokens: (self.tokens + refilled).min(self.rate.burst), at: now, ..self }
     }
 
     fn take(&mut self, now: Instant) -> bool {
-        let refilled = now.saturating_duration_since(self.at).as_secs_f64() * UNAUTHENTICATED_PER_SECOND;
-        *self = Self { tokens: (self.tokens + refilled).min(UNAUTHENTICATED_BURST.into()), at: now };
+        *self = self.at(now);
         let is_allowed = self.tokens >= 1.0;
         self.tokens -= f64::from(u8::from(is_allowed));
         is_allowed
+    }
+}
+
+/// Whose rate an entry takes: a tenant's for all of its keys.
+fn caller(entry: &AuditEntry) -> String {
+    match entry.caller_kind {
+        CallerKind::Unknown => String::new(),
+        CallerKind::Key => entry.tenant_uid.map(|uid| uid.to_string()).unwrap_or_default(),
+        CallerKind::User | CallerKind::Administrator => entry.caller.clone().unwrap_or_default(),
     }
 }
 
@@ -122,9 +149,7 @@ impl AuditLog {
     /// Puts an entry into the queue, or drops it. Never waits.
     pub fn record(&self, entry: AuditEntry) {
         let shared = &self.0;
-        if entry.caller_kind == CallerKind::Unknown
-            && !shared.unauthenticated.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
-        {
+        if !self.is_within_rate(&entry) {
             shared.metrics.audit("throttled", 1);
             return;
         }
@@ -139,6 +164,22 @@ impl AuditLog {
                 "the queue of the audit log is full: the database lacks further entries, which the log has"
             );
         }
+    }
+
+    fn is_within_rate(&self, entry: &AuditEntry) -> bool {
+        let is_refused =
+            entry.caller_kind == CallerKind::Unknown || entry.status.is_some_and(|status| status >= 400);
+        let now = Instant::now();
+        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = (is_refused, caller(entry));
+        if callers.len() >= MAX_CALLERS && !callers.contains_key(&key) {
+            callers.retain(|_, bucket| bucket.at(now).tokens < bucket.rate.burst);
+            if callers.len() >= MAX_CALLERS {
+                key.1 = String::new();
+            }
+        }
+        let rate = if is_refused { REFUSED } else { OTHERS };
+        callers.entry(key).or_insert_with(|| Bucket::full(rate, now)).take(now)
     }
 
     /// Waits until all entries are written, at most for `longest`; how many are left then.
@@ -270,8 +311,12 @@ mod tests {
         let metrics = Metrics::default();
         let (log, mut queued) = queue(&Random::system(), metrics.clone()).unwrap();
         let begun = Instant::now();
-        for _ in 0..QUEUE + 7 {
-            log.record(entry(&log, CallerKind::Key));
+        for n in 0..QUEUE + 7 {
+            // Of twenty tenants, as none has a rate of that many.
+            log.record(AuditEntry {
+                tenant_uid: Some(Uuid::from_u128(n as u128 % 20)),
+                ..entry(&log, CallerKind::Key)
+            });
         }
         assert_eq!((begun.elapsed(), counted(&metrics, "dropped")), (Duration::ZERO, "7".to_owned()));
         assert_eq!(log.flush(Duration::from_secs(3)).await, QUEUE, "the end waits for a while only");
@@ -282,23 +327,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn callers_without_credentials_have_a_rate_and_others_none() {
+    async fn no_caller_fills_the_database() {
         let metrics = Metrics::default();
         let (log, mut queued) = queue(&Random::system(), metrics.clone()).unwrap();
-        let mut recorded = |unknown: u32, known: usize| {
-            (0..unknown).for_each(|_| log.record(entry(&log, CallerKind::Unknown)));
-            (0..known).for_each(|_| log.record(entry(&log, CallerKind::Administrator)));
-            std::iter::from_fn(|| queued.try_next()).filter(|e| e.caller_kind == CallerKind::Unknown).count()
+        let mut recorded = |n: usize, kind, status, tenant: u128| {
+            let one = || AuditEntry {
+                caller: Some(tenant.to_string()),
+                tenant_uid: Some(Uuid::from_u128(tenant)),
+                status,
+                ..entry(&log, kind)
+            };
+            (0..n).for_each(|_| log.record(one()));
+            std::iter::from_fn(|| queued.try_next()).count()
         };
-        assert_eq!(recorded(UNAUTHENTICATED_BURST + 9, 500), UNAUTHENTICATED_BURST as usize);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(recorded(9, 0), 2, "one a second");
-        tokio::time::advance(Duration::from_secs(100_000)).await;
-        assert_eq!(recorded(500, 0), UNAUTHENTICATED_BURST as usize, "no more than the burst is saved up");
+        // Strangers share one rate; refused requests of a tenant, or a user, have its own, and take nothing from its changes.
         assert_eq!(
-            (counted(&metrics, "throttled"), counted(&metrics, "dropped")),
-            ("416".into(), "0".into())
+            recorded(300, CallerKind::Unknown, Some(401), 1) + recorded(9, CallerKind::Unknown, None, 2),
+            100
         );
+        for kind in [CallerKind::Key, CallerKind::User] {
+            assert_eq!(recorded(300, kind, Some(429), 1), 100);
+            assert_eq!(recorded(300, kind, Some(403), 2), 100);
+            assert_eq!(recorded(900, kind, Some(201), 1) + recorded(900, kind, None, 1), 1000);
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(recorded(9, CallerKind::Unknown, Some(401), 1), 2, "one a second");
+        assert_eq!(recorded(300, CallerKind::Key, Some(201), 1), 100, "fifty a second");
+        tokio::time::advance(Duration::from_secs(100_000)).await;
+        assert_eq!(
+            recorded(500, CallerKind::Unknown, Some(401), 1),
+            100,
+            "no more than the burst is saved up"
+        );
+        assert_eq!(counted(&metrics, "dropped"), "0");
+        // However many callers there are, a bounded number of them is known.
+        for tenant in 10..10_000 {
+            recorded(2, CallerKind::Key, Some(429), tenant);
+        }
+        assert_eq!(log.0.callers.lock().unwrap().len(), MAX_CALLERS);
     }
 
     #[test]
