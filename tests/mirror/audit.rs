@@ -53,8 +53,12 @@ fn writing(world: &World, call: Duration) -> AuditLog {
     log
 }
 
+/// Records entries of many tenants: each has a rate.
 fn record(log: &AuditLog, entries: usize) {
-    (0..entries).for_each(|_| log.record(entry(log.next_id(), "2026-01-01T00:00:00Z")));
+    for n in 0..entries {
+        let tenant_uid = Some(Uuid::from_u128(n as u128 % 32));
+        log.record(AuditEntry { tenant_uid, ..entry(log.next_id(), "2026-01-01T00:00:00Z") });
+    }
 }
 
 fn counted(world: &World, result: &str) -> usize {
