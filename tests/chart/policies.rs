@@ -13,7 +13,7 @@ use k8s_openapi::api::{
     rbac::v1::RoleBinding,
 };
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde::de::DeserializeOwned;
@@ -339,9 +339,13 @@ async fn the_operator_writes_only_the_secrets_of_keys() {
     let (admin, _report) = cluster.client_with_report().await.unwrap();
     let operator = operator(cluster).await;
     let name = tenant_namespace(&operator, "tenant-secrets").await;
+    // What has an owner that there is none of is deleted by Kubernetes.
+    let key: TenantApiKey = TenantApiKey::new("ci", object(json!({"scopes": ["jobs:read"]})));
+    let keys: Api<TenantApiKey> = Api::namespaced(admin.clone(), &name);
+    let uid = keys.create(&PostParams::default(), &key).await.unwrap().uid();
     let secret = |name: &str, owner: Option<&str>| -> Secret {
         let owners = owner.map(
-            |kind| json!([{"apiVersion": "crofter.io/v1alpha1", "kind": kind, "name": "ci", "uid": "0b8e9a52"}]),
+            |kind| json!([{"apiVersion": "crofter.io/v1alpha1", "kind": kind, "name": "ci", "uid": uid}]),
         );
         object(json!({"metadata": {"name": name, "ownerReferences": owners}}))
     };
