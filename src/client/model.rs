@@ -122,6 +122,12 @@ pub struct Why {
     /// When it starts, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<StartEstimate>,
+    /// Where the job comes among the tenant's jobs, while it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
+    /// The tenant's shares of the pools that others use, too.
+    #[serde(default)]
+    pub shares: Vec<PoolShare>,
     /// The conditions of its start, in order.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -142,6 +148,42 @@ pub struct StartEstimate {
     /// Why it can't be known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
+}
+
+/// Where a waiting job comes among the jobs of its tenant, in points; the highest is next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// The sum.
+    pub total: f64,
+    /// The queue.
+    pub queue: String,
+    /// The points for the queue.
+    pub queue_points: u8,
+    /// The priority.
+    pub priority: String,
+    /// The points for the priority.
+    pub priority_points: u8,
+    /// The points for waiting.
+    pub waiting_points: f64,
+}
+
+/// What the tenant has of a pool that several tenants use, as parts of 1.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolShare {
+    /// Name of the pool.
+    pub pool: String,
+    /// The weight of the tenant's plan.
+    pub weight: u32,
+    /// What the tenant is guaranteed.
+    pub guaranteed: f64,
+    /// What its jobs hold.
+    pub held: f64,
+    /// What they would hold with this job.
+    pub with_job: f64,
+    /// The mean of what they held lately.
+    pub recent: f64,
+    /// Whether the tenant is within its guarantee with this job.
+    pub within_guarantee: bool,
 }
 
 /// A condition of a start.

@@ -118,6 +118,8 @@ pub struct JobsWanted<'a> {
     pub phase: Option<&'a str>,
     /// Those of this queue.
     pub queue: Option<&'a str>,
+    /// Those of this name.
+    pub name: Option<&'a str>,
     /// Those after this one in the list: made earlier, or at the same time with a lower UID.
     pub before: Option<(Timestamp, Uuid)>,
     /// The limit of the page.
@@ -167,7 +169,7 @@ pub async fn jobs_of(readers: &Readers, tenant_uid: Uuid, wanted: JobsWanted<'_>
     let before = wanted.before.map(|(at, uid)| (at.max(OLDEST), uid));
     let work = async |mut session: Session| {
         let searched_to = match wanted {
-            JobsWanted { phase: None, queue: None, .. } => None,
+            JobsWanted { phase: None, queue: None, name: None, .. } => None,
             _ => end_of_search(&mut session, tenant_uid, before).await?,
         };
         let jobs = jobs_between(&mut session, tenant_uid, wanted, before, searched_to).await?;
@@ -220,7 +222,8 @@ async fn jobs_between(
            WHERE tenant_uid = $1 AND ($2::text IS NULL OR phase = $2) AND ($3::text IS NULL OR queue = $3)
              AND (created_at, uid) < (coalesce($4::timestamptz, 'infinity'), coalesce($5::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
              AND (created_at, uid) >= (coalesce($6::timestamptz, '-infinity'), coalesce($7::uuid, '00000000-0000-0000-0000-000000000000'))
-           ORDER BY created_at DESC, uid DESC LIMIT $8"#,
+             AND ($8::text IS NULL OR name = $8)
+           ORDER BY created_at DESC, uid DESC LIMIT $9"#,
         tenant_uid,
         wanted.phase,
         wanted.queue,
@@ -228,6 +231,7 @@ async fn jobs_between(
         last,
         to.map(jiff_sqlx::Timestamp::from) as Option<jiff_sqlx::Timestamp>,
         end,
+        wanted.name,
         wanted.most,
     )
     .fetch_all(session.connection()?)

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::client::{
     Result,
-    model::{Check, Job, StartEstimate, Why},
+    model::{Check, Job, PoolShare, Score, StartEstimate, Why},
 };
 
 /// The flags of the verb.
@@ -45,6 +45,8 @@ fn rendered(job: &Job, why: &Why, color: bool) -> String {
     if let Some(start) = why.estimate.as_ref().and_then(start) {
         text += &format!("  {}\n", clean(&start));
     }
+    text.extend(why.score.iter().map(|score| format!("  {}\n", clean(&points(score)))));
+    text.extend(why.shares.iter().map(|share| format!("  {}\n", clean(&share_of(share)))));
     text += "\n";
     text += &checklist(&why.checks, color);
     if why.source == "status" {
@@ -64,6 +66,30 @@ fn start(estimate: &StartEstimate) -> Option<String> {
         (_, _, Some(why)) => Some(format!("when it starts is not known: {why}")),
         _ => None,
     }
+}
+
+/// A score, taken apart.
+fn points(score: &Score) -> String {
+    let Score { total, queue, queue_points, priority, priority_points, waiting_points } = score;
+    format!(
+        "its score is {total}: {queue_points} as its queue is {queue}, {priority_points} as its priority is {priority}, \
+         {waiting_points} for waiting"
+    )
+}
+
+/// The tenant's share of a pool, and what the job would make of it.
+fn share_of(share: &PoolShare) -> String {
+    let percent = |part: f64| format!("{:.0}%", part * 100.0);
+    let is = if share.within_guarantee { "within" } else { "beyond" };
+    format!(
+        "pool {}: the tenant holds {}, lately {}, guaranteed {} (weight {}); with this job {}, {is} the guarantee",
+        share.pool,
+        percent(share.held),
+        percent(share.recent),
+        percent(share.guaranteed),
+        share.weight,
+        percent(share.with_job),
+    )
 }
 
 /// A span of time that is no shorter than it is.
@@ -106,6 +132,16 @@ mod tests {
         // Given a job that waits for a quota.
         let why: Why = serde_json::from_value(json!({
             "id": "u", "status": "queued", "waiting": true, "reason": "WaitingForQuota", "position": 3, "source": "scheduler",
+            "score": {
+                "total": 54.41, "queue": "default", "queue_points": 50, "priority": "medium", "priority_points": 2,
+                "waiting_points": 2.41,
+            },
+            "shares": [
+                {
+                    "pool": "gpu", "weight": 2, "guaranteed": 0.25, "held": 0.2, "with_job": 0.3, "recent": 0.0861,
+                    "within_guarantee": false,
+                },
+            ],
             "message": "max concurrent jobs limit reached (5/5)", "docs": "/reasons/WaitingForQuota",
             "checks": [
                 {"name": "tenant_active", "ok": true, "detail": "the tenant accepts and runs jobs"},

@@ -20,7 +20,7 @@ use crate::{
     },
     clock::ClockReading,
     domain::{
-        admission::{Admission, Dispatcher, ProspectiveJob, UsageSnapshot, Verdict},
+        admission::{Admission, Dispatcher, PoolShare, ProspectiveJob, UsageSnapshot, Verdict},
         estimate::{Forecast, Outlook, Unknown},
         pod_create::Meaning,
     },
@@ -178,6 +178,12 @@ impl SchedulerHandle {
     #[must_use]
     pub fn current_verdict(&self, job_uid: &str) -> Option<Verdict> {
         self.is_ready().then(|| self.with(|dispatcher| dispatcher.current_verdict(job_uid))).flatten()
+    }
+
+    /// What the tenant of a job, by UID, has of each shared pool that the job may use; nothing before the first decision.
+    #[must_use]
+    pub fn pool_shares(&self, job_uid: &str) -> Vec<PoolShare> {
+        if self.is_ready() { self.with(|dispatcher| dispatcher.pool_shares(job_uid)) } else { Vec::new() }
     }
 
     /// What is needed to estimate when a job, by UID, starts. The state is locked only while it is copied.

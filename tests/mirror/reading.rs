@@ -120,6 +120,14 @@ async fn a_filtered_list_scans_up_to_its_limit_and_returns_a_cursor() {
     let wanted = JobsWanted { queue: Some("batch"), most: 5, ..JobsWanted::default() };
     let page = db::jobs_of(&readers, TENANT, wanted).await.unwrap();
     assert_eq!((page.jobs.len(), page.searched_to), (5, None));
+    // By name the search continues as by phase.
+    let named = async |before| {
+        let wanted = JobsWanted { name: Some("j10"), before, most: 5, ..JobsWanted::default() };
+        let page = db::jobs_of(&readers, TENANT, wanted).await.unwrap();
+        (page.jobs.into_iter().map(|job| job.name).collect::<Vec<_>>(), page.searched_to)
+    };
+    assert_eq!(named(None).await, (vec![], searched_to));
+    assert_eq!(named(searched_to).await, (vec!["j10".to_owned()], None));
     // Before the first there is nothing, however early.
     let before = Some(("-009999-01-02T01:59:59Z".parse().unwrap(), Uuid::max()));
     let wanted = JobsWanted { before, most: 5, ..JobsWanted::default() };

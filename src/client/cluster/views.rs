@@ -165,6 +165,8 @@ pub fn why(job: &api_types::Job) -> Why {
         position: None,
         source: "status".to_owned(),
         estimate: None,
+        score: None,
+        shares: Vec::new(),
         checks: if waiting { StartCondition::iter().map(check).collect() } else { Vec::new() },
         rest: Map::new(),
     }

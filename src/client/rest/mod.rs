@@ -118,12 +118,14 @@ impl Rest {
         &self,
         scope: &Scope,
         filter: &JobFilter,
+        name: Option<&str>,
         limit: usize,
         cursor: Option<String>,
     ) -> Result<Jobs> {
         let query = [
             ("status", filter.status.clone()),
             ("queue", filter.queue.clone()),
+            ("name", name.map(ToOwned::to_owned)),
             ("limit", Some(limit.clamp(1, PAGE).to_string())),
             ("cursor", cursor),
         ];
@@ -146,7 +148,7 @@ impl Rest {
         let (mut all, mut cursor) = (Jobs::default(), None);
         loop {
             let left = filter.limit.saturating_sub(all.jobs.len());
-            let page = self.page(scope, filter, left, cursor).await?;
+            let page = self.page(scope, filter, None, left, cursor).await?;
             all.jobs.extend(page.jobs);
             all.next_cursor.clone_from(&page.next_cursor);
             if page.next_cursor.is_none() || all.jobs.len() >= filter.limit {
@@ -168,8 +170,8 @@ impl Rest {
         }
         let (mut cursor, filter) = (None, JobFilter::default());
         for _ in 0..SEARCHED_PAGES {
-            let page = self.page(scope, &filter, PAGE, cursor).await?;
-            if let Some(job) = page.jobs.into_iter().find(|job| job.name == name) {
+            let page = self.page(scope, &filter, Some(name), 1, cursor).await?;
+            if let Some(job) = page.jobs.into_iter().next() {
                 return Ok(job);
             }
             cursor = page.next_cursor;
@@ -178,9 +180,9 @@ impl Rest {
             }
         }
         let where_ = if cursor.is_some() {
-            format!("it is not among the {} newest: give its id", SEARCHED_PAGES * PAGE)
+            "it is not among the newest, and to search all of them takes too long: give its id"
         } else {
-            "no job has this name".to_owned()
+            "no job has this name"
         };
         Err(Error::new(Kind::NotFound, format!("failed to find the job {name}: {where_}")).next("jobs"))
     }

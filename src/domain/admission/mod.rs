@@ -52,6 +52,13 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use slotmap::SlotMap;
 
+pub use self::{
+    fair_share::Share,
+    inputs::{Admission, JobInput, JobState, ProspectiveJob, TenantInput, Usage, Verdict, WorkerInput},
+    pool_shares::MemberShare,
+    queries::Stage,
+    tenant_queue::PoolShare,
+};
 use self::{
     ids::{ClassId, JobIdx, NodeId, TenantId},
     job_class::JobClass,
@@ -59,10 +66,6 @@ use self::{
     reason_updates::Classes,
     shared::Shared,
     tenant_queue::TenantQueue,
-};
-pub use self::{
-    inputs::{Admission, JobInput, JobState, ProspectiveJob, TenantInput, Usage, Verdict, WorkerInput},
-    queries::Stage,
 };
 use super::resources::Resources;
 use crate::{

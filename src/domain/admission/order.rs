@@ -19,20 +19,37 @@ use crate::api_types::job::{Priority, Queue};
 /// Waiting this long, in milliseconds, is worth one point of the score.
 const AGING_MILLIS: i64 = 5 * 60 * 1000;
 
-/// What a job's queue and priority are worth, from 11 to 103.
+/// What a job's queue is worth: ten times 10, 5 or 1.
 #[must_use]
-pub fn score(queue: Queue, priority: Priority) -> u8 {
-    let queue = match queue {
-        Queue::Live => 10,
-        Queue::Default => 5,
-        Queue::Batch => 1,
-    };
-    let priority = match priority {
+pub fn queue_points(queue: Queue) -> u8 {
+    match queue {
+        Queue::Live => 100,
+        Queue::Default => 50,
+        Queue::Batch => 10,
+    }
+}
+
+/// What a job's priority is worth, from 1 to 3.
+#[must_use]
+pub fn priority_points(priority: Priority) -> u8 {
+    match priority {
         Priority::High => 3,
         Priority::Medium => 2,
         Priority::Low => 1,
-    };
-    queue * 10 + priority
+    }
+}
+
+/// What a job's queue and priority are worth, from 11 to 103.
+#[must_use]
+pub fn score(queue: Queue, priority: Priority) -> u8 {
+    queue_points(queue) + priority_points(priority)
+}
+
+/// What it is worth to have waited since `created`, in hundredths of a point. A clock that was set back takes nothing away.
+#[must_use]
+pub fn aging_hundredths(created: Timestamp, now: Timestamp) -> u64 {
+    let waited = now.as_millisecond().saturating_sub(created.as_millisecond());
+    u64::try_from(waited / (AGING_MILLIS / 100)).unwrap_or(0)
 }
 
 /// Where a job comes in the order of its tenant; the lowest is next.
@@ -88,6 +105,15 @@ mod tests {
     fn the_nine_scores() {
         let all: Vec<u8> = QUEUES.iter().flat_map(|q| PRIORITIES.iter().map(|p| score(*q, *p))).collect();
         assert_eq!(all, [103, 102, 101, 53, 52, 51, 13, 12, 11]);
+    }
+
+    #[test]
+    fn five_minutes_are_worth_a_point() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(aging_hundredths(at(0), at(299)), 99);
+        assert_eq!(aging_hundredths(at(0), at(300)), 100);
+        assert_eq!(aging_hundredths(at(9), at(0)), 0, "the clock was set back");
+        assert_eq!(aging_hundredths(Timestamp::MIN, Timestamp::MAX), 210_369_076_800);
     }
 
     #[test]

@@ -42,6 +42,29 @@ struct Member {
     counted: bool,
 }
 
+/// A tenant's share of the pool, with what it is due.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberShare {
+    /// Its share, and what a job would make of it.
+    pub share: Share,
+    /// What it is guaranteed, as a part of 1: its weight over those of all that use the pool or have demand for it.
+    pub guarantee: f64,
+    /// The weight of its plan.
+    pub weight: u32,
+}
+
+impl MemberShare {
+    fn order(&self) -> FairShareOrder {
+        FairShareOrder::new(&self.share, self.guarantee, self.weight)
+    }
+
+    /// Whether the job fits whole into the guarantee; then it comes before all jobs that do not.
+    #[must_use]
+    pub fn is_guaranteed(&self) -> bool {
+        self.order().surplus_load().is_none()
+    }
+}
+
 /// A class that waits for room.
 #[derive(Clone, Debug)]
 pub struct BlockedClass {
@@ -119,16 +142,21 @@ impl PoolShares {
         }
     }
 
-    /// Where a tenant's job that asks for this comes in the fair-share order.
-    pub fn order(&self, member: MemberId, asked: &Resources, now: Timestamp) -> FairShareOrder {
+    /// A tenant's share, and what a job that asks for this would make of it.
+    pub fn share(&self, member: MemberId, asked: &Resources, now: Timestamp) -> MemberShare {
         let Member { weight, usage, recent, .. } = &self.members[member];
-        let guarantee = f64::from(*weight) / self.weights.max(u64::from(*weight)) as f64;
         let share = Share {
             held: dominant_share(usage, &self.capacity),
             with_job: dominant_share(&(*usage + *asked), &self.capacity),
             recent: recent.mean(now),
         };
-        FairShareOrder::new(&share, guarantee, *weight)
+        let guarantee = f64::from(*weight) / self.weights.max(u64::from(*weight)) as f64;
+        MemberShare { share, guarantee, weight: *weight }
+    }
+
+    /// Where a tenant's job that asks for this comes in the fair-share order.
+    pub fn order(&self, member: MemberId, asked: &Resources, now: Timestamp) -> FairShareOrder {
+        self.share(member, asked, now).order()
     }
 
     // --- blocked classes

@@ -11,7 +11,7 @@ use super::{
     Dispatcher, UsageSnapshot,
     inputs::{Admission, JobInput, ProspectiveJob, TenantInput, Verdict},
     job_entry::{JobEntry, QueueState},
-    tenant_queue::TenantQueue,
+    tenant_queue::{PoolShare, TenantQueue},
 };
 use crate::{
     api_types::{Reason, tenant::JobWindow},
@@ -104,6 +104,12 @@ impl Dispatcher {
     pub fn current_verdict(&self, uid: &str) -> Option<Verdict> {
         let (queue, job) = self.job(uid)?;
         queue.verdict(job, &self.shared)
+    }
+
+    /// What the tenant of a job, by UID, has of each shared pool that the job may use.
+    #[must_use]
+    pub fn pool_shares(&self, uid: &str) -> Vec<PoolShare> {
+        self.job(uid).map_or_else(Vec::new, |(queue, job)| queue.pool_shares(job, &self.shared))
     }
 
     /// Why a job would be rejected at once if it were created now, as the youngest of its tenant; `None` where it would

@@ -12,6 +12,7 @@ mod backfill_count;
 mod enqueue;
 mod job_events;
 mod reservation;
+mod shares;
 mod verdict;
 
 use std::{
@@ -24,8 +25,8 @@ use std::{
 use jiff::Timestamp;
 use slotmap::SlotMap;
 
-pub use self::assess::Assessment;
 use self::reservation::Reservation;
+pub use self::{assess::Assessment, shares::PoolShare};
 use super::{
     UsageSnapshot,
     agenda::Agenda,
@@ -36,7 +37,7 @@ use super::{
     job_class::{BackfillCount, Inadmissible, JobClass, Shape},
     job_entry,
     order::{Rank, Submission},
-    pool_shares::{BlockedClass, Nomination, TieBreak},
+    pool_shares::{BlockedClass, TieBreak},
     shared::Shared,
 };
 use crate::{
@@ -364,15 +365,6 @@ impl TenantQueue {
                 self.heads.insert((rank.clone(), id));
             }
         }
-    }
-
-    /// Where the first job of a class comes in the order of all that contend for a pool.
-    pub fn nomination(&self, class: ClassId, pool: PoolId, shared: &Shared) -> Option<Nomination> {
-        let JobClass { shape, .. } = &self.classes[class];
-        let (rank, _) = self.classes[class].first()?;
-        let membership = self.memberships.iter().find(|membership| membership.pool == pool)?;
-        let order = shared.inventory.shares(pool).order(membership.member, &shape.asked, shared.now.steady);
-        Some(Nomination { order, tie_break: self.tie_break_of(rank), tenant: self.id, class })
     }
 
     fn tie_break_of(&self, rank: &Rank) -> TieBreak {

@@ -4,6 +4,7 @@ mod assess;
 mod reason_updates;
 mod reservation;
 mod room;
+mod shares;
 mod too_large;
 
 use proptest::prelude::*;

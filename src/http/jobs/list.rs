@@ -46,6 +46,8 @@ use crate::{
 /// Jobs of a page, by default and at most.
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
+/// Characters of the name of an object at most.
+const MAX_NAME: usize = 253;
 /// Most bytes of the jobs of a page. The first job is on it whatever its size.
 const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Jobs that one query reads from the history: at most a few megabytes.
@@ -63,6 +65,9 @@ pub struct ListParams {
     status: Option<String>,
     /// Only jobs of this queue are listed.
     queue: Option<Queue>,
+    /// Only jobs of this name are listed. A name may be used again once its job is deleted, so there may be several.
+    #[schemars(length(min = 1, max = MAX_NAME))]
+    name: Option<String>,
     /// A page has at most this many jobs, by default 50.
     #[schemars(range(min = 1, max = MAX_LIMIT))]
     limit: Option<usize>,
@@ -85,6 +90,7 @@ pub struct Page {
 struct ListQuery {
     phase: Option<JobPhase>,
     queue: Option<Queue>,
+    name: Option<String>,
     before: Option<ListPosition>,
     limit: usize,
     /// The tenant and the filters, to which the cursors belong.
@@ -93,11 +99,15 @@ struct ListQuery {
 
 impl ListQuery {
     fn of(params: ListParams, tenant: &str) -> Result<Self, Problem> {
-        let ListParams { status, queue, limit, cursor } = params;
+        let ListParams { status, queue, name, limit, cursor } = params;
         let invalid = |detail: String| Problem::new(Code::InvalidQuery, detail);
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
             return Err(invalid(format!("limit is {limit}: give 1 to {MAX_LIMIT}")));
+        }
+        if let Some(length) = name.as_ref().map(String::len).filter(|length| !(1..=MAX_NAME).contains(length))
+        {
+            return Err(invalid(format!("name has {length} bytes: give 1 to {MAX_NAME}")));
         }
         let phase = |name: String| {
             let known = JobPhase::iter().find(|phase| word(*phase) == name);
@@ -108,15 +118,18 @@ impl ListQuery {
         };
         let phase = status.map(phase).transpose()?;
         let queue_name: &str = queue.map_or("", Into::into);
-        let list = format!("{tenant}|{}|{queue_name}", phase.map_or("", word));
+        // The name last: it is the only part that may have any character.
+        let wanted_name = name.as_deref().unwrap_or_default();
+        let list = format!("{tenant}|{}|{queue_name}|{wanted_name}", phase.map_or("", word));
         let before = cursor.map(|cursor| cursor::read(&list, &cursor)).transpose()?;
-        Ok(Self { phase, queue, before, limit, list })
+        Ok(Self { phase, queue, name, before, limit, list })
     }
 
     fn matches(&self, job: &Job) -> bool {
         let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
         self.phase.is_none_or(|wanted| wanted == phase)
             && self.queue.is_none_or(|wanted| wanted == job.spec.queue)
+            && self.name.as_ref().is_none_or(|wanted| job.metadata.name.as_ref() == Some(wanted))
     }
 }
 
@@ -227,6 +240,7 @@ async fn recorded(app: &App, tenant: &str, query: &ListQuery) -> Option<Recorded
         let wanted = JobsWanted {
             phase: query.phase.map(Into::into),
             queue: query.queue.map(Into::into),
+            name: query.name.as_deref(),
             before: recorded.last,
             most: i64::try_from(most).unwrap_or(i64::MAX),
         };

@@ -14,6 +14,7 @@ mod logs;
 mod rate;
 mod request;
 mod retry;
+mod score;
 mod submit;
 mod view;
 mod why;

@@ -13,6 +13,7 @@ use super::{
     Id, cached_job,
     estimate::StartEstimate,
     rate,
+    score::{PoolShare, Score},
     view::{StatusWord, word},
 };
 use crate::{
@@ -62,6 +63,12 @@ pub struct Why {
     /// This says when the job starts, as far as that can be known. It is absent where the job does not wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimate: Option<StartEstimate>,
+    /// This says where the job comes among the tenant's jobs. It is absent where the job does not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<Score>,
+    /// These are the tenant's shares of the pools that the job may use and other tenants use, too. There are none where the
+    /// job does not wait, and where `source` is `status`.
+    shares: Vec<PoolShare>,
     /// These are the conditions of a start, in the order in which they are checked.
     checks: Vec<Check>,
 }
@@ -113,8 +120,8 @@ pub fn operation() -> Operation {
     Operation::new(
         "explainJob",
         "Explain why a job waits",
-        "Returns the position of a waiting job, an estimate of when it starts, and the conditions of its start, in \
-         their order and with numbers.",
+        "Returns the position of a waiting job, an estimate of when it starts, its score, the tenant's shares of the \
+         pools, and the conditions of its start, in their order and with numbers.",
     )
     .json::<Why>(200, "These are the conditions.")
 }
@@ -154,8 +161,23 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let position = waiting.then(|| app.jobs.position(namespace, job)).flatten();
     let docs = explanation.known().map(Reason::path);
     let Explanation { reason, message } = explanation;
-    let status = word(status.phase);
-    Why { id: uid, status, waiting, reason, message, docs, position, source, estimate: None, checks }
+    let score = waiting.then(|| Score::of(job, app.clock.now()));
+    let scheduler = app.scheduler().filter(|_| waiting);
+    let shares = scheduler.map(|scheduler| scheduler.pool_shares(&uid)).unwrap_or_default();
+    Why {
+        id: uid,
+        status: word(status.phase),
+        waiting,
+        reason,
+        message,
+        docs,
+        position,
+        source,
+        estimate: None,
+        score,
+        shares: shares.into_iter().map(PoolShare::from).collect(),
+        checks,
+    }
 }
 
 fn checks(app: &App, context: &Context, job: &Job, explanation: &Explanation) -> Vec<Check> {

@@ -60,3 +60,27 @@ async fn a_filtered_list_scans_a_bounded_number_of_jobs_a_page_and_misses_none()
     let (counts, _) = pages(&lab, "status=queued").await;
     assert_eq!(counts, [0, 0], "empty, and not the last");
 }
+
+#[tokio::test]
+async fn a_list_by_name_has_the_jobs_of_that_name_alone() {
+    let lab = Lab::new();
+    for n in 1..=3 {
+        let mut job = Job::clone(&numbered(n, 0));
+        job.metadata.name = Some(format!("render-{n}"));
+        lab.app.jobs.apply(&Arc::new(job));
+    }
+    let listed = async |query: &str| lab.ask("GET", &format!("/v1/jobs?{query}"), KEY, "").await;
+    let (_, page) = listed("name=render-2").await;
+    let names: Vec<_> = page["jobs"].as_array().unwrap().iter().map(|job| &job["name"]).collect();
+    assert_eq!(names, ["render-2"]);
+    assert_eq!(pages(&lab, "name=render").await.0, [0], "no part of a name");
+    // A cursor belongs to the name, too.
+    let (_, all) = listed("limit=1").await;
+    let cursor = all["next_cursor"].as_str().unwrap();
+    let (status, problem) = listed(&format!("name=render-2&cursor={cursor}")).await;
+    assert_eq!((status, &problem["code"]), (400, &json!("invalid_cursor")));
+    for length in [0, 254] {
+        let (status, problem) = listed(&format!("name={}", "x".repeat(length))).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid_query")), "{length}");
+    }
+}
