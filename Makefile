@@ -73,7 +73,7 @@ attacks-page: ## Write the list of attacks in docs/security.md from src/check/at
 llms: ## Write docs/llms.txt, the list of the pages for programs that read
 	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- docs_tests::llms::llms_txt_is_current
 
-reference: ## Write the pages of docs/reference from src: resources, routes, command line, files
+reference: ## Write the pages of docs/reference: resources, routes, command line and files from src, alerts from the chart
 	WRITE_GENERATED=1 $(CARGO) test --quiet --lib -- reference_tests::the_page
 
 sqlx: deps ## Write .sqlx/: check the queries of src/db against a real Postgres

@@ -66,7 +66,7 @@ fn links(page: &str) -> Vec<(String, String)> {
 }
 
 /// A heading's anchor, as GitHub makes it.
-fn anchor(heading: &str) -> String {
+pub(crate) fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }

@@ -1,10 +1,11 @@
 //! The pages of docs/reference: what can be looked up field by field, written from the code that decides it.
 //!
-//! Descriptions are those of doc comments, schemas and the command line, so no page can differ from what the program does:
-//! a test of each fails until `make reference` has written it again. Facts that another page already has, held to the code
-//! by a test of its own (reasons, problems, metrics, values of the chart), stay there alone; docs/reference/README.md leads
-//! to all of them.
+//! Descriptions are those of doc comments, schemas, the command line and the chart's alerts, so no page can differ from what
+//! they do: a test of each fails until `make reference` has written it again. Facts that another page already has, held to
+//! the code by a test of its own (reasons, problems, metrics, values of the chart), stay there alone;
+//! docs/reference/README.md leads to all of them.
 
+mod alerts;
 mod command_line;
 mod files;
 mod markdown;
@@ -44,6 +45,11 @@ fn the_page_of_files_is_current() {
     is_current("docs/reference/files.md", &files::page(), "make reference");
 }
 
+#[test]
+fn the_page_of_alerts_is_current() {
+    is_current("docs/reference/alerts.md", &alerts::page(), "make reference");
+}
+
 /// Each generated page is compared by one of the tests above.
 #[test]
 fn no_page_is_written_by_hand_but_the_first() {
@@ -51,5 +57,8 @@ fn no_page_is_written_by_hand_but_the_first() {
     let mut pages: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     pages.sort();
-    assert_eq!(pages, ["README.md", "command-line.md", "files.md", "resources.md", "rest-api.md"]);
+    assert_eq!(
+        pages,
+        ["README.md", "alerts.md", "command-line.md", "files.md", "resources.md", "rest-api.md"]
+    );
 }

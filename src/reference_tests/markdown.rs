@@ -21,7 +21,8 @@ impl Page {
         page
     }
 
-    fn block(&mut self, text: &str) {
+    /// What is Markdown as it is, such as a block of code.
+    pub fn block(&mut self, text: &str) {
         if !self.text.is_empty() {
             self.text.push('\n');
         }

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which end where something is not as it should be")]
 
+mod alerts;
 mod api;
 mod check;
 mod generated;

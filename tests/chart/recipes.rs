@@ -16,13 +16,14 @@ use crofter_test_cluster::Cluster;
 use serde_json::{Value, json};
 
 use super::{
+    alerts::alerts,
     chart, helm,
     rendering::{helm_template, of_kind},
     succeeded,
 };
 
 /// Kinds of others, and the fields of their specs as their projects document them.
-const FOREIGN: [(&str, &str, &[&str]); 13] = [
+const FOREIGN: [(&str, &str, &[&str]); 11] = [
     ("karpenter.sh/v1", "NodePool", &["template", "limits", "disruption"]),
     ("cert-manager.io/v1", "Issuer", &["selfSigned", "ca"]),
     (
@@ -70,8 +71,6 @@ const FOREIGN: [(&str, &str, &[&str]); 13] = [
         "Kustomization",
         &["interval", "retryInterval", "timeout", "sourceRef", "path", "prune", "wait"],
     ),
-    ("monitoring.coreos.com/v1", "PodMonitor", &["selector", "podMetricsEndpoints"]),
-    ("monitoring.coreos.com/v1", "PrometheusRule", &["groups"]),
 ];
 /// What the API server of the test knows.
 const OWN: [&str; 4] = ["v1", "batch/v1", "rbac.authorization.k8s.io/v1", "crofter.io/v1alpha1"];
@@ -231,6 +230,15 @@ fn the_values_of_examples_render() {
     let url = secrets.iter().find_map(|secret| secret["stringData"]["url"].as_str()).unwrap();
     let mounted = mounts.as_array().unwrap().iter().filter_map(|mount| mount["mountPath"].as_str());
     assert!(mounted.into_iter().any(|path| url.ends_with(&format!("sslrootcert={path}/ca.crt"))), "{mounts}");
+    // Prometheus finds the PodMonitor and the alerts by one label, and reaches the metrics.
+    let objects = rendered("recipes/prometheus-values.yaml");
+    for kind in ["PodMonitor", "PrometheusRule"] {
+        let labels = &of_kind(&objects, kind)[0]["metadata"]["labels"];
+        assert_eq!(labels["release"], "kube-prometheus-stack", "{kind}");
+    }
+    let from =
+        of_kind(&objects, "NetworkPolicy")[0].pointer("/spec/ingress/1/from/0/namespaceSelector").unwrap();
+    assert_eq!(from["matchLabels"]["kubernetes.io/metadata.name"], "monitoring");
 }
 
 /// The names that begin with `crofter_` in a text.
@@ -245,8 +253,12 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
     let known: BTreeSet<String> =
         page.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
-    for file in ["prometheus.yaml", "grafana-dashboard.json"] {
-        let named = metrics_in(&recipe(file));
+    let alerts: String =
+        alerts().iter().map(|alert| format!("{}\n", alert["expr"].as_str().unwrap())).collect();
+    for (file, text) in
+        [("alerts.yaml", alerts), ("grafana-dashboard.json", recipe("grafana-dashboard.json"))]
+    {
+        let named = metrics_in(&text);
         assert!(named.len() > 8, "{file} names {} metrics", named.len());
         assert_eq!(named.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "{file}");
     }

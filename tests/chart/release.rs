@@ -13,6 +13,9 @@ use super::{NAMESPACE, RELEASE, block_after, type_in, type_in_at};
 /// Where docs/install.md says that the release is.
 const PLACEHOLDER: &str = "registry.example.com";
 
+/// The repository of the release, to which links in alerts lead.
+const SOURCE_URL: &str = "https://git.example.com/crofter";
+
 /// A release in a registry.
 pub(crate) struct Release {
     /// Host and path, below which are the image and the chart.
@@ -25,7 +28,8 @@ impl Release {
     /// Pushes the image in a layout, and the chart that names it.
     pub(crate) async fn publish(cluster: &Cluster, registry: &Registry, layout: &Path) -> Self {
         let path = format!("{}/example", registry.address());
-        let script = format!("RELEASE_FILES='{}' scripts/release", cluster.dir().join("release").display());
+        let files = cluster.dir().join("release");
+        let script = format!("SOURCE_URL={SOURCE_URL} RELEASE_FILES='{}' scripts/release", files.display());
         let image = format!("{script} image {path} '{}'", layout.display());
         let digest = type_in(cluster, &image).await.trim().to_owned();
         assert!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}");
@@ -84,6 +88,10 @@ async fn a_release_is_installed_from_its_registry() {
     // Step 2: the chart is installed from the registry alone. No node is here to run its pods.
     std::fs::write(cluster.dir().join("values.yaml"), block_after("## Install", "yaml")).unwrap();
     let (install, _) = release.install_and_test();
+    let alerts = " --wait --set metrics.prometheusRule.enabled=true --dry-run=client ";
+    let printed = type_in_at(&cluster, cluster.dir(), &install.replace(" --wait ", alerts)).await;
+    let link = format!("runbook_url: {SOURCE_URL}/blob/v{}/docs/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(printed.matches(&link).count(), crate::alerts::alerts().len());
     type_in_at(&cluster, cluster.dir(), &install.replace(" --wait ", " ")).await;
     let deployments: Api<Deployment> = Api::namespaced(cluster.client().await.unwrap(), NAMESPACE);
     let pod = deployments.get(RELEASE).await.unwrap().spec.unwrap().template.spec.unwrap();

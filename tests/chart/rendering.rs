@@ -1,6 +1,7 @@
 //! What the chart renders, without a cluster.
 
 mod bundled_postgres;
+mod metrics;
 mod separate_api;
 
 use std::{fs, process::Command};
@@ -255,7 +256,7 @@ fn the_operator_is_configured_by_the_values() {
 fn values_that_are_newer_than_a_release_may_be_absent() {
     let newer = "database.bundled=null,topologySpreadConstraints=null,extraObjects=null,extraVolumes=null,\
                  extraVolumeMounts=null,networkPolicy.egress=null,policies.systemNamespaces=null,policies.nodeNames=null,\
-                 pullAlwaysOnPools=null,audit=null";
+                 pullAlwaysOnPools=null,audit=null,metrics=null";
     assert!(helm_template(&["--set", &format!("{newer},api=null")]) == helm_template(&[]));
     // Of `api` the upgrade may give one value alone.
     let separate = "api.deployment.enabled=true";

@@ -1,4 +1,4 @@
-//! Nine sets of values, each rendered twice to the same text, and valid for every version of Kubernetes that is supported:
+//! Ten sets of values, each rendered twice to the same text, and valid for every version of Kubernetes that is supported:
 //! by the OpenAPI documents of the four versions, out of Kubernetes' own Go module, and by the real API server.
 //!
 //! An OpenAPI document lists the fields and types of each kind. Unlike a validator of JSON Schema, the check refuses fields
@@ -32,6 +32,24 @@ const VERSIONS: [(&str, &str); 4] = [
 const IMPURE: &str = "lookup rand genCA genSelf genSigned genPrivateKey uuidv4 now htpasswd bcrypt getHostByName \
                       Capabilities.APIVersions Release.IsInstall Release.IsUpgrade Release.Revision";
 
+/// The operator of Prometheus, whose module has its CRDs.
+const PROMETHEUS_OPERATOR: (&str, &str) = (
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0",
+    "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+);
+/// The kinds that no version of Kubernetes has.
+const FOREIGN: [&str; 2] = ["crofter.io/v1alpha1", "monitoring.coreos.com/v1"];
+
+/// The directory of a module, which Go downloads once and checks.
+fn go_module(module: &str, sum: &str) -> PathBuf {
+    let mut go = Command::new("go");
+    // No go.mod is above this directory.
+    go.args(["mod", "download", "-json", module]).current_dir(std::env::temp_dir());
+    let downloaded: Value = serde_json::from_str(&succeeded(&go.output().unwrap())).unwrap();
+    assert_eq!(downloaded["Sum"], sum, "{module}");
+    PathBuf::from(downloaded["Dir"].as_str().unwrap())
+}
+
 /// The OpenAPI documents of a version.
 struct OpenApi {
     directory: PathBuf,
@@ -40,15 +58,9 @@ struct OpenApi {
 }
 
 impl OpenApi {
-    /// Those of a version of the module, which Go downloads once and checks.
+    /// Those of a version, out of the module.
     fn of(version: &str, sum: &str) -> Self {
-        let module = format!("k8s.io/kubernetes@v{version}");
-        let mut go = Command::new("go");
-        // No go.mod is above this directory.
-        go.args(["mod", "download", "-json", &module]).current_dir(std::env::temp_dir());
-        let module: Value = serde_json::from_str(&succeeded(&go.output().unwrap())).unwrap();
-        assert_eq!(module["Sum"], sum, "{version}");
-        let directory = Path::new(module["Dir"].as_str().unwrap()).join("api/openapi-spec/v3");
+        let directory = go_module(&format!("k8s.io/kubernetes@v{version}"), sum).join("api/openapi-spec/v3");
         Self { directory, documents: BTreeMap::new() }
     }
 
@@ -145,7 +157,7 @@ fn sets() -> Vec<(String, String)> {
         })
         .collect();
     sets.sort();
-    assert_eq!(sets.len(), 9);
+    assert_eq!(sets.len(), 10);
     sets
 }
 
@@ -167,8 +179,9 @@ fn each_set_is_valid_for_every_supported_version() {
             let objects = objects(&text);
             let deployments = if set == "separate-api" { 2 } else { 1 };
             assert_eq!(of_kind(&objects, "Deployment").len(), deployments, "{set}");
-            // Crofter's own kinds are in no version of Kubernetes; the API server checks them below.
-            for object in objects.iter().filter(|object| object["apiVersion"] != "crofter.io/v1alpha1") {
+            // Kinds that no version of Kubernetes has are checked by the API server below.
+            let is_foreign = |object: &&Value| FOREIGN.contains(&object["apiVersion"].as_str().unwrap());
+            for object in objects.iter().filter(|object| !is_foreign(object)) {
                 let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
                 let faults = openapi.faults(object);
                 assert!(faults.is_empty(), "{version} {set} {kind} {name}:\n{}", faults.join("\n"));
@@ -246,6 +259,14 @@ fn each_set_renders_twice_to_the_same_text() {
 #[tokio::test]
 async fn each_set_is_accepted_by_the_api_server() {
     let cluster = installed().await;
+    let (module, sum) = PROMETHEUS_OPERATOR;
+    let crds = go_module(module, sum).join("example/prometheus-operator-crd");
+    for kind in ["podmonitors", "prometheusrules"] {
+        let file = crds.join(format!("monitoring.coreos.com_{kind}.yaml"));
+        let crd = format!("customresourcedefinition/{kind}.monitoring.coreos.com");
+        type_in(cluster, &format!("kubectl apply --server-side --filename '{}'", file.display())).await;
+        type_in(cluster, &format!("kubectl wait --for=condition=Established --timeout=20s {crd}")).await;
+    }
     for (path, _) in sets() {
         // Another release: what is applied to the objects of the first one would be merged with what Helm has written.
         let render = format!(
