@@ -7,6 +7,8 @@
 //! - No caller fills the queue or the database: each tenant and user has a rate, a low one for what is refused, and all who are
 //!   not authenticated have that of one caller.
 //! - It works on every replica, whether it leads or not. Only the leader deletes old entries ([`retention`]).
+//! - A database that mirrors another cluster is left alone: entries wait as for one that is away.
+//! - An entry that the database does not take is left out, and no other.
 
 pub mod retention;
 
@@ -20,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{self, BoxFuture};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -42,9 +45,14 @@ const OTHERS: Rate = Rate { burst: 1000.0, per_second: 50.0 };
 const MAX_CALLERS: usize = 4096;
 /// Shortest time between two batches, unless one is full.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// Failures in a row of a database that answers, after which it may be because of the entries.
+const MAX_ANSWERED: u32 = 3;
 /// Shortest and longest time until a batch is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The UID of the namespace `kube-system`, which names the cluster; `None` where this process may not read it. Cheap to clone.
+pub type ClusterUid = future::Shared<BoxFuture<'static, Option<Uuid>>>;
 
 /// Puts entries into the queue. Cheap to clone; all clones share one queue.
 #[derive(Clone)]
@@ -198,9 +206,10 @@ impl AuditLog {
 }
 
 impl Queued {
-    /// Writes what the queue holds, until the process ends.
-    pub async fn write_to(mut self, pool: Pool) {
-        let mut writer = Writer { pool, log: self.log, failures: 0, trouble: None };
+    /// Writes what the queue holds to the database of a cluster, until the process ends.
+    pub async fn write_to(mut self, pool: Pool, cluster: ClusterUid) {
+        let cluster = cluster.await;
+        let mut writer = Writer { pool, cluster, log: self.log, failures: 0, answered: 0, trouble: None };
         loop {
             let mut batch = Vec::new();
             if self.entries.recv_many(&mut batch, db::PORTION).await == 0 {
@@ -224,34 +233,40 @@ impl Queued {
 /// Writes batches.
 struct Writer {
     pool: Pool,
+    cluster: Option<Uuid>,
     log: AuditLog,
     failures: u32,
+    /// Those of this batch since the database was away: it answers, with an error.
+    answered: u32,
     trouble: Option<Discriminant<Cause>>,
 }
 
 impl Writer {
-    /// Writes a batch, and tries it again while the database is away. Where entries are refused the batch is halved, until the
-    /// refused entry is alone and left out.
+    /// Writes a batch, and tries it again while the database is away. Where entries are refused, or the database answers with
+    /// other errors again and again, the batch is halved, until the bad entry is alone and left out.
     async fn write(&mut self, batch: Vec<AuditEntry>) {
         let mut batches = vec![batch];
+        self.answered = 0;
         while let Some(mut batch) = batches.pop() {
-            match db::write_audit(&self.pool, &batch).await {
+            match db::write_audit(&self.pool, self.cluster, &batch).await {
                 Ok(()) => {
                     self.log.done("written", batch.len());
                     self.recovered();
                 }
-                Err(error) if error.refused_rows() && batch.len() > 1 => {
-                    let rest = batch.split_off(batch.len() / 2);
-                    batches.extend([rest, batch]);
-                }
-                Err(error) if error.refused_rows() => {
-                    tracing::error!(%error, "the database refuses an entry of the audit log, which the log has");
-                    self.log.done("refused", batch.len());
-                }
                 Err(error) => {
-                    self.failed(&error);
-                    batches.push(batch);
-                    tokio::time::sleep(pause(self.failures)).await;
+                    if !error.refused_rows() {
+                        self.failed(&error);
+                        tokio::time::sleep(pause(self.failures)).await;
+                    }
+                    if !error.refused_rows() && self.answered <= MAX_ANSWERED {
+                        batches.push(batch);
+                    } else if batch.len() > 1 {
+                        let rest = batch.split_off(batch.len() / 2);
+                        batches.extend([rest, batch]);
+                    } else {
+                        tracing::error!(%error, "the database refuses an entry of the audit log, which the log has");
+                        self.log.done("refused", batch.len());
+                    }
                 }
             }
         }
@@ -267,6 +282,7 @@ impl Writer {
     /// Logs each kind of trouble once.
     fn failed(&mut self, error: &Error) {
         self.failures = self.failures.saturating_add(1);
+        self.answered = if error.is_answer_to_rows() { self.answered.saturating_add(1) } else { 0 };
         let kind = mem::discriminant(&error.cause);
         if self.trouble.replace(kind) != Some(kind) {
             tracing::warn!(%error, "failed to write the audit log, will retry; entries are kept as far as the queue has room");

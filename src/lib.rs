@@ -15,6 +15,7 @@ pub mod db;
 #[cfg(test)]
 mod docs_tests;
 pub mod domain;
+pub mod fair_semaphore;
 #[cfg(test)]
 mod fuzz;
 pub mod hex;

@@ -28,7 +28,7 @@ use uuid::Uuid;
 use self::assembly::{Assembly, Clients, Tables};
 pub use self::bundled_database::{DatabaseSecret, database_secret};
 use crate::{
-    audit::{self, AuditLog},
+    audit::{self, AuditLog, ClusterUid},
     clock::{Clock, ServerTime},
     config::{self, Config},
     controllers::tenant::default_tenant,
@@ -55,6 +55,8 @@ const FINISH: Duration = Duration::from_secs(15);
 const FLUSH: Duration = Duration::from_secs(5);
 /// Time for the entries of the audit log that are left, once no request is in flight.
 const FLUSH_AUDIT: Duration = Duration::from_secs(3);
+/// The same where the process can't go on, such as one that has lost the Lease: nothing of it writes to the cluster any more.
+const FLUSH_AUDIT_ABANDONED: Duration = Duration::from_secs(1);
 /// Time for the Events that are left.
 const FLUSH_EVENTS: Duration = Duration::from_secs(2);
 /// Time to release the Lease.
@@ -103,7 +105,10 @@ pub async fn run(config: Config, serves_api: bool) -> anyhow::Result<()> {
     let (release, released) = oneshot::channel();
     assembly.follow("leader election", election.run(asked(released)));
     let mut parts = assembly.watch();
-    parts.until(stop, &leadership).await?;
+    if let Err(error) = parts.until(stop, &leadership).await {
+        parts.abandon(audit).await;
+        return Err(error);
+    }
     parts.finish(mirror, &events).await;
     parts.release(release, &leadership).await;
     parts.end(audit).await;
@@ -134,7 +139,10 @@ pub async fn api(config: Config) -> anyhow::Result<()> {
     let _events = assembly.events();
     let leadership = assembly.leadership().clone();
     let mut parts = assembly.watch();
-    parts.until(stop, &leadership).await?;
+    if let Err(error) = parts.until(stop, &leadership).await {
+        parts.abandon(audit).await;
+        return Err(error);
+    }
     parts.end(audit).await;
     Ok(())
 }
@@ -154,6 +162,8 @@ struct Rest {
     history: Option<Readers>,
     /// Where its audit log goes, in addition to the log.
     audit: Option<AuditLog>,
+    /// The cluster, whose database it must be.
+    cluster: ClusterUid,
     /// Origins of the pages that browsers may let call it.
     origins: Origins,
 }
@@ -182,10 +192,12 @@ async fn rest(config: &Config, assembly: &mut Assembly) -> anyhow::Result<Rest> 
         assembly.follow("TLS certificate", reload.run(assembly.metrics()));
     }
     let url = config.database.source();
+    let cluster = known_cluster(assembly.client().clone()).boxed().shared();
     Ok(Rest {
         listener: Listener::new(listen(config.api_addr).await?, tls),
         history: url.as_ref().map(history).transpose()?,
-        audit: url.as_ref().map(|url| audit_log(url, assembly)).transpose()?,
+        audit: url.as_ref().map(|url| audit_log(url, cluster.clone(), assembly)).transpose()?,
+        cluster,
         origins: Origins::new(&config.cors_origins),
     })
 }
@@ -240,10 +252,10 @@ fn history(url: &UrlSource) -> anyhow::Result<Readers> {
 }
 
 /// The way of the audit log to the database, over a connection of its own.
-fn audit_log(url: &UrlSource, assembly: &mut Assembly) -> anyhow::Result<AuditLog> {
+fn audit_log(url: &UrlSource, cluster: ClusterUid, assembly: &mut Assembly) -> anyhow::Result<AuditLog> {
     let pool = Pool::new(url, db::Options { connections: 1, ..db::Options::default() })?;
     let (log, queued) = audit::queue(&Random::system(), assembly.metrics())?;
-    assembly.follow("audit log", queued.write_to(pool));
+    assembly.follow("audit log", queued.write_to(pool, cluster));
     Ok(log)
 }
 
@@ -356,19 +368,29 @@ impl Parts {
         if tokio::time::timeout(FINISH, finish).await.is_err() {
             tracing::warn!(seconds = FINISH.as_secs(), "some requests of the REST API did not complete");
         }
-        let left = match audit {
-            Some(audit) => audit.flush(FLUSH_AUDIT).await,
-            None => 0,
-        };
-        if left > 0 {
-            let seconds = FLUSH_AUDIT.as_secs();
-            tracing::warn!(
-                left,
-                seconds,
-                "the database lacks the last entries of the audit log, which the log has"
-            );
-        }
+        flush(audit, FLUSH_AUDIT).await;
         tracing::info!("stopped");
+    }
+
+    /// Ends all at once but what the audit log has of the requests until now, those that are cut off included.
+    async fn abandon(mut self, audit: Option<AuditLog>) {
+        self.controllers.abort_all();
+        self.servers.shutdown().await;
+        flush(audit, FLUSH_AUDIT_ABANDONED).await;
+    }
+}
+
+/// Writes what the audit log has, at most for `longest`.
+async fn flush(audit: Option<AuditLog>, longest: Duration) {
+    let Some(audit) = audit else { return };
+    let left = audit.flush(longest).await;
+    if left > 0 {
+        let seconds = longest.as_secs();
+        tracing::warn!(
+            left,
+            seconds,
+            "the database lacks the last entries of the audit log, which the log has"
+        );
     }
 }
 
@@ -382,6 +404,21 @@ async fn mirror_config(
     let pool = Pool::new(url, db::Options::default())?;
     let uid = cluster_uid(client).await?;
     Ok(mirror::Config::new(pool, uid, gpu_resource.to_owned()))
+}
+
+/// The same for the audit log. Its entries are worth more than the comparison: where this process may not read the UID, they are
+/// written all the same.
+async fn known_cluster(client: Client) -> Option<Uuid> {
+    match cluster_uid(&client).await {
+        Ok(uid) => Some(uid),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "the audit log is written without a check that the database is that of this cluster"
+            );
+            None
+        }
+    }
 }
 
 /// The UID of namespace kube-system, which is as old as the cluster and so names it. A process that ended because the

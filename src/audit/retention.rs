@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::{
     clock::Clock,
     db::{self, Error, PURGE_PORTION, Pool},
@@ -15,12 +17,12 @@ const FIRST: Duration = Duration::from_secs(60);
 /// Time between two deletions.
 const INTERVAL: Duration = Duration::from_hours(1);
 
-/// Deletes old entries every hour, for ever.
-pub async fn run(pool: Pool, keep: Duration, clock: Clock) {
+/// Deletes old entries of a cluster every hour, for ever.
+pub async fn run(pool: Pool, cluster: Uuid, keep: Duration, clock: Clock) {
     let mut next = FIRST;
     loop {
         tokio::time::sleep(next).await;
-        next = match purge(&pool, keep, &clock).await {
+        next = match purge(&pool, cluster, keep, &clock).await {
             Ok(deleted) => {
                 if deleted > 0 {
                     tracing::info!(deleted, "deleted old entries of the audit log");
@@ -39,10 +41,10 @@ pub async fn run(pool: Pool, keep: Duration, clock: Clock) {
 ///
 /// # Errors
 /// As [`db::purge_audit`]; what was deleted before stays deleted.
-pub async fn purge(pool: &Pool, keep: Duration, clock: &Clock) -> Result<u64, Error> {
+pub async fn purge(pool: &Pool, cluster: Uuid, keep: Duration, clock: &Clock) -> Result<u64, Error> {
     let mut all = 0;
     loop {
-        let deleted = db::purge_audit(pool, clock.now(), keep).await?;
+        let deleted = db::purge_audit(pool, cluster, clock.now(), keep).await?;
         all += deleted;
         if deleted < PURGE_PORTION {
             return Ok(all);

@@ -1,7 +1,8 @@
 //! Entries of the audit log: written by every replica, read page by page, and deleted once they are old.
 //!
 //! An entry is an insert alone and is never changed, so no writer needs a fence: a replica that does not lead writes too, and
-//! an entry that is written twice is stored once.
+//! an entry that is written twice is stored once. Only the cluster is compared with that of the mirror: no call reads,
+//! writes or deletes the entries of another one.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::{
     Cause, Error, Pool, Readers, column,
     pool::Session,
     read::OLDEST,
+    state::check_cluster,
     text::{optional, text},
 };
 
@@ -70,13 +72,15 @@ pub struct AuditEntry {
     pub client_address: Option<String>,
 }
 
-/// Writes entries, all or none. Those that are stored already stay as they are.
+/// Writes entries of a cluster, by the UID of its namespace `kube-system`, all or none. Those that are stored already stay as
+/// they are. Where the UID is not known, it is not compared.
 ///
 /// # Errors
-/// When the entries are refused ([`Error::refused_rows`]), or the database is away.
-pub async fn write_audit(pool: &Pool, entries: &[AuditEntry]) -> Result<(), Error> {
+/// [`Cause::OtherCluster`]; when the entries are refused ([`Error::refused_rows`]), or the database is away.
+pub async fn write_audit(pool: &Pool, cluster: Option<Uuid>, entries: &[AuditEntry]) -> Result<(), Error> {
     let work = async {
         let mut session = pool.session().await?;
+        check_cluster(&mut session, cluster).await?;
         sqlx::query!(
             "INSERT INTO audit_log (at, id, request_id, caller_kind, caller, tenant, tenant_uid, action, object, made,
                                     status, client_address)
@@ -183,12 +187,17 @@ macro_rules! rows {
     };
 }
 
-/// A page of the audit log, the newest entries first.
+/// A page of the audit log of a cluster, the newest entries first.
 ///
 /// # Errors
-/// When the database is away.
-pub async fn audit_page(readers: &Readers, wanted: AuditWanted<'_>) -> Result<Vec<AuditEntry>, Error> {
+/// [`Cause::OtherCluster`], or when the database is away.
+pub async fn audit_page(
+    readers: &Readers,
+    cluster: Option<Uuid>,
+    wanted: AuditWanted<'_>,
+) -> Result<Vec<AuditEntry>, Error> {
     let work = async |mut session: Session| {
+        check_cluster(&mut session, cluster).await?;
         let rows = match (wanted.tenant, wanted.caller) {
             (None, None) => rows!(session, wanted, "true"),
             (None, Some(caller)) => rows!(session, wanted, "caller = $5", caller),
@@ -211,12 +220,13 @@ pub async fn audit_page(readers: &Readers, wanted: AuditWanted<'_>) -> Result<Ve
 /// deletes nothing too early. At most [`PURGE_PORTION`]; returns how many.
 ///
 /// # Errors
-/// [`Cause::NotLeader`], or when the database is away.
-pub async fn purge_audit(pool: &Pool, now: Timestamp, keep: Duration) -> Result<u64, Error> {
+/// [`Cause::NotLeader`], [`Cause::OtherCluster`], or when the database is away.
+pub async fn purge_audit(pool: &Pool, cluster: Uuid, now: Timestamp, keep: Duration) -> Result<u64, Error> {
     let end = now.checked_sub(keep).unwrap_or(OLDEST).max(OLDEST);
     let work = async {
         let mut session = pool.session().await?;
         pool.check_leader()?;
+        check_cluster(&mut session, Some(cluster)).await?;
         let deleted = sqlx::query!(
             "DELETE FROM audit_log WHERE (at, id) IN (
                  SELECT at, id FROM audit_log WHERE at < least($1::timestamptz, now() - make_interval(secs => $2))

@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 mod audit;
 mod breaker;
-mod fair_semaphore;
 mod jobs;
 mod nodes;
 mod original;
@@ -174,6 +173,14 @@ impl Error {
             }),
             _ => false,
         }
+    }
+
+    /// Whether the server answered to the call with an error that may be because of its rows: a trigger's, an internal one, a
+    /// statement that took too long.
+    #[must_use]
+    pub fn is_answer_to_rows(&self) -> bool {
+        let is_answer = matches!(&self.cause, Cause::Sql(sqlx::Error::Database(_)));
+        is_answer && self.may_be_of_the_rows() && !self.is_away()
     }
 
     /// Whether the server did not answer, or is none that may be asked: as opposed to one that answers with an error.

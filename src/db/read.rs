@@ -8,9 +8,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{
-    Cause, Error, Options, Pool, UrlSource, breaker::Breaker, fair_semaphore::FairSemaphore, pool::Session,
-};
+use super::{Cause, Error, Options, Pool, UrlSource, breaker::Breaker, pool::Session};
+use crate::fair_semaphore::FairSemaphore;
 
 /// The most jobs that one filtered list scans: a tenant may have millions, and few that match.
 pub const LONGEST_SCAN: i64 = 10_000;

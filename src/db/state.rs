@@ -129,6 +129,20 @@ pub async fn take_over(pool: &Pool, cluster_uid: Uuid, held: Option<Writer>) -> 
     pool.within("failed to take over the mirror", work).await
 }
 
+/// Whether the database mirrors no other cluster than `ours`; one that was never taken over mirrors none.
+///
+/// # Errors
+/// [`Cause::OtherCluster`], or when the database is away.
+pub(super) async fn check_cluster(session: &mut Session, ours: Option<Uuid>) -> Result<(), Cause> {
+    let Some(ours) = ours else { return Ok(()) };
+    let theirs =
+        sqlx::query_scalar!("SELECT cluster_uid FROM mirror_state").fetch_one(session.connection()?).await?;
+    match theirs.filter(|uid| *uid != ours) {
+        Some(theirs) => Err(Cause::OtherCluster { theirs, ours }),
+        None => Ok(()),
+    }
+}
+
 /// System identifier and timeline of the server, where it says: they change when a standby is promoted or a backup
 /// restored. (The timeline that is written to, not that of the last checkpoint, which lags behind a promotion.)
 async fn server(session: &mut Session) -> Result<Option<String>, Cause> {

@@ -13,20 +13,22 @@ pub mod history;
 mod job_times;
 mod outlook;
 mod play;
+mod state_copy;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use fastrand::Rng;
 use jiff::SignedDuration;
 
-use self::{arrivals::Pattern, job_times::Expected, play::Play};
-pub use self::{job_times::JobTimes, outlook::Outlook};
-use crate::{
-    clock::ClockReading,
-    domain::admission::{Dispatcher, Stage},
+use self::play::Play;
+pub use self::{
+    job_times::JobTimes,
+    outlook::Outlook,
+    state_copy::{Contention, StateCopy},
 };
+use crate::{clock::ClockReading, domain::admission::Dispatcher};
 
 /// Runs at most: enough for a ninth decile that two estimates of the same state hardly differ in.
 const MAX_RUNS: u64 = 40;
@@ -71,18 +73,14 @@ pub enum Unknown {
     TooLong,
 }
 
-/// What is needed to estimate the start of one job: a copy of all that it depends on.
+/// What is needed to estimate the start of one job: a copy of all that it depends on, which it shares with others.
 #[derive(Debug)]
 pub struct Forecast {
-    dispatcher: Dispatcher,
+    dispatcher: Arc<Dispatcher>,
     now: ClockReading,
     /// UID of the job.
     job: Arc<str>,
-    /// The jobs that matter, in an order that does not depend on chance.
-    order: Vec<(Arc<str>, Stage)>,
-    jobs: HashMap<Arc<str>, Expected>,
-    /// What the tenants that matter will submit.
-    patterns: Vec<Pattern>,
+    contention: Arc<Contention>,
 }
 
 impl Forecast {

@@ -46,6 +46,8 @@ use crate::{
 pub const TARGET: &str = "crofter::audit";
 /// Longest text from a client in a line, in bytes.
 const MAX_TEXT: usize = 253;
+/// The end of a text that was cut.
+const CUT: &str = "...";
 
 impl From<&Tenant> for AuditedTenant {
     fn from(tenant: &Tenant) -> Self {
@@ -276,20 +278,22 @@ fn name_or_uid(text: &str) -> Option<String> {
     ((1..=MAX_TEXT).contains(&text.len()) && text.chars().all(fits)).then_some(text)
 }
 
-/// A text in visible ASCII: anything else becomes `%XX` of its bytes, and the text is cut where it is too long.
+/// A text in visible ASCII: anything else becomes `%XX` of its bytes, and the text is cut where it is too long. What is shown of
+/// a text is shown as it is, so that it finds the same entries as the text.
 pub fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len().min(MAX_TEXT));
+    let mut shown = String::with_capacity(text.len().min(MAX_TEXT + CUT.len()));
     for byte in text.bytes() {
-        if shown.len() >= MAX_TEXT {
-            shown.push_str("...");
-            break;
-        }
         match byte {
             b'"' | b'\\' => write!(shown, "%{byte:02X}"),
             0x21..=0x7e => shown.write_char(char::from(byte)),
             _ => write!(shown, "%{byte:02X}"),
         }
         .unwrap_or_default();
+        if shown.len() > MAX_TEXT + CUT.len() {
+            shown.truncate(MAX_TEXT);
+            shown.push_str(CUT);
+            break;
+        }
     }
     shown
 }
@@ -304,7 +308,19 @@ mod tests {
         assert_eq!(visible("a\n2030 INFO forged\r"), "a%0A2030%20INFO%20forged%0D");
         assert_eq!(visible("\u{1b}[31mred\u{9b}\""), "%1B[31mred%C2%9B%22");
         let long = visible(&"\u{1b}".repeat(10_000));
-        assert!(long.len() <= MAX_TEXT + 6 && long.ends_with("..."), "{long}");
+        assert!(long.len() <= MAX_TEXT + 3 && long.ends_with("..."), "{long}");
+        // What an entry shows finds that entry again, whatever its length.
+        for length in MAX_TEXT - 5..MAX_TEXT + 9 {
+            for text in [
+                "a".repeat(length),
+                format!("{}é{}", "a".repeat(length), "b".repeat(9)),
+                "\n".repeat(length / 3),
+            ] {
+                let shown = visible(&text);
+                assert!(shown.len() <= super::super::audit_log::MAX_CALLER, "{shown}");
+                assert_eq!(visible(&shown), shown);
+            }
+        }
     }
 
     #[test]

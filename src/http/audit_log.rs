@@ -5,10 +5,13 @@
 //! right alone, as those of the API server's impersonation do, so that administrators have it by their wildcards and an
 //! auditor can be given it without the right to change anything.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -24,13 +27,15 @@ use super::{
     query::Params,
     routes::Routes,
 };
-use crate::db::{self, AuditEntry, AuditWanted, AuditedTenant, CallerKind};
+use crate::db::{self, AuditEntry, AuditWanted, AuditedTenant, CallerKind, Cause};
 
 /// Entries of a page, by default and at most.
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 500;
+/// How long a request waits until the cluster is known; the API server has just answered who the caller is.
+const MAX_WAIT_FOR_CLUSTER: Duration = Duration::from_secs(2);
 /// Longest name of a caller, in characters.
-const MAX_CALLER: usize = 256;
+pub(super) const MAX_CALLER: usize = 256;
 
 /// The routes.
 pub fn routes() -> Routes {
@@ -239,8 +244,14 @@ pub async fn list(
     let readers = app.database.as_ref().ok_or_else(|| {
         unavailable("no database is configured: the log of the server has the lines of the audit log")
     })?;
-    let entries = db::audit_page(readers, query.wanted()).await.map_err(|error| {
-        unavailable("the database, which has the audit log, does not answer").with_cause(error)
+    let cluster = timeout(MAX_WAIT_FOR_CLUSTER, app.cluster.clone()).await;
+    let cluster = cluster.map_err(|_| unavailable("the server has not read yet which cluster this is"))?;
+    let entries = db::audit_page(readers, cluster, query.wanted()).await.map_err(|error| {
+        let detail = match error.cause {
+            Cause::OtherCluster { .. } => "the database is that of another cluster, whose audit log it has",
+            _ => "the database, which has the audit log, does not answer",
+        };
+        unavailable(detail).with_cause(error)
     })?;
     Ok(Json(query.page(entries)))
 }

@@ -75,7 +75,7 @@ use self::{
 };
 use crate::{
     api_types::{Plans, Scenarios, Tenant, TenantApiKey},
-    audit::AuditLog,
+    audit::{AuditLog, ClusterUid},
     clock::Clock,
     config::Settings,
     db::Readers,
@@ -138,6 +138,10 @@ pub struct Parts {
     pub database: Option<Readers>,
     /// The way of the audit log to the database, if one is configured.
     pub audit: Option<AuditLog>,
+    /// The cluster, whose database it must be.
+    pub cluster: ClusterUid,
+    /// Whether the scheduler runs here once this process leads.
+    pub schedules: bool,
     /// Origins of the pages that browsers allow to call the API.
     pub origins: Origins,
 }

@@ -35,7 +35,7 @@ use std::{
 };
 
 use axum::body::Body;
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{FutureExt as _, StreamExt, future::BoxFuture, stream};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use kube::{Client, runtime::reflector::store::Writer};
@@ -221,6 +221,8 @@ impl Lab {
             watches: Watches::default(),
             database: None,
             audit: None,
+            cluster: futures::future::ready(None).boxed().shared(),
+            schedules: true,
             origins: Origins::new(&[ORIGIN.to_owned()]),
         });
         Self { fake, app, key, stop, logs, admits, reviews, tenants: tenants_writer }

@@ -4,7 +4,7 @@
 //! changed since stays, and is reported. A Job is created; where one of its name exists, the annotation says whether it is
 //! this very job.
 
-use std::{io, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use kube::{
     Api, Client, ResourceExt,
@@ -39,6 +39,9 @@ pub enum WriteError {
     /// The API server has refused it, or does not answer.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// Fields of a Tenant have other values, which this import has not written.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
     /// An object of that name is another one.
     #[error("there is another object of that name: rename or delete it, and import again")]
     Taken,
@@ -62,6 +65,49 @@ impl WriteError {
     pub fn is_quota(&self) -> bool {
         matches!(self, Self::Call(error) if error.refusal().is_some_and(|words| words.contains("exceeded quota")))
     }
+}
+
+/// A Tenant has fields with other values than its row, and they are those of others.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Conflict {
+    /// Name of the Tenant.
+    name: String,
+    /// The fields, each with the field manager that wrote it.
+    fields: Vec<(String, String)>,
+    /// An import of the same row has created the Tenant.
+    is_imported: bool,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, fields, is_imported } = self;
+        let fields: Vec<String> =
+            fields.iter().map(|(field, manager)| format!("{field} by {manager}")).collect();
+        let fields = fields.join(", ");
+        match is_imported {
+            true => write!(f, "it was changed since it was imported ({fields}), and stays as it is")?,
+            false => write!(
+                f,
+                "a Tenant {name} that was not imported from this row has other values ({fields}), and stays as it is"
+            )?,
+        }
+        write!(
+            f,
+            "; its jobs are not imported. Give the row the values of the Tenant, or the Tenant those of the row (apply the \
+             object that `crofter import` prints with `kubectl apply --server-side --force-conflicts \
+             --field-manager={MANAGER} -f -`)"
+        )?;
+        match is_imported {
+            true => f.write_str(", and import again"),
+            false => f.write_str(", or rename the row, and import again"),
+        }
+    }
+}
+
+/// The fields of a refused apply, each with the manager that wrote it.
+fn conflicts(error: &CallError) -> Vec<(String, String)> {
+    let manager = |message: &str| message.split('"').nth(1).unwrap_or("another manager").to_owned();
+    error.causes().into_iter().map(|(field, message)| (field.to_owned(), manager(message))).collect()
 }
 
 /// Where objects go.
@@ -91,8 +137,17 @@ impl Target<'_> {
         let params = PatchParams { dry_run, ..PatchParams::apply(MANAGER) };
         let api: Api<Tenant> = Api::all(client);
         let patch = Patch::Apply(tenant);
-        within(format!("failed to apply Tenant {name}"), api.patch(name, &params, &patch)).await?;
-        Ok(())
+        match within(format!("failed to apply Tenant {name}"), api.patch(name, &params, &patch)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_conflict() => {
+                let found = within_opt("failed to read a Tenant", api.get(name)).await?;
+                let id = found.as_ref().and_then(|found| found.annotations().get(names::ANNOTATION_IMPORTED));
+                let of_row = tenant["metadata"]["annotations"][names::ANNOTATION_IMPORTED].as_str();
+                let is_imported = of_row.is_some() && id.map(String::as_str) == of_row;
+                Err(Conflict { name: name.to_owned(), fields: conflicts(&error), is_imported }.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits until the namespace of a tenant takes Jobs; false in a dry run where there is none.
@@ -161,5 +216,59 @@ fn ready_condition(tenant: &Tenant) -> Option<&k8s_openapi::apimachinery::pkg::a
 fn is_ready() -> impl Condition<Tenant> {
     |tenant: Option<&Tenant>| {
         tenant.and_then(ready_condition).is_some_and(|condition| condition.status == "True")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kube_ext::mock;
+
+    /// What is reported of the Tenant `default` of a row, which the API server refuses to apply over one with this annotation.
+    async fn refused(annotation: Option<&str>) -> String {
+        let annotations = json!({(names::ANNOTATION_IMPORTED): annotation});
+        let there = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "spec": {"plan": "enterprise"},
+            "metadata": {"name": "default", "annotations": if annotation.is_some() { annotations } else { json!({}) }},
+        });
+        let causes = json!([{
+            "reason": "FieldManagerConflict", "field": ".spec.plan",
+            "message": "conflict with \"crofter\" using crofter.io/v1alpha1",
+        }]);
+        let client = mock::client(move |call| match call.method.as_str() {
+            "PATCH" => (
+                409,
+                json!({
+                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409, "reason": "Conflict",
+                    "message": "Apply failed with 1 conflict", "details": {"causes": causes},
+                }),
+            ),
+            _ => (200, there.clone()),
+        });
+        let row = json!({
+            "apiVersion": "crofter.io/v1alpha1", "kind": "Tenant", "spec": {"plan": "free"},
+            "metadata": {"name": "default", "annotations": {(names::ANNOTATION_IMPORTED): "7"}},
+        });
+        Target::Cluster { client, dry_run: false }.tenant(&row).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_others_have_written_is_refused_with_what_to_do() {
+        let others = [refused(None).await, refused(Some("8")).await];
+        for said in &others {
+            assert!(said.contains("a Tenant default that was not imported from this row"), "{said}");
+            assert!(
+                said.contains(".spec.plan by crofter") && said.ends_with("rename the row, and import again")
+            );
+            assert!(said.contains("--force-conflicts --field-manager=crofter-import"), "{said}");
+        }
+        let changed = refused(Some("7")).await;
+        assert!(
+            changed.starts_with("it was changed since it was imported (.spec.plan by crofter)"),
+            "{changed}"
+        );
+        assert!(!changed.contains("ApiError") && !changed.contains("rename"), "{changed}");
     }
 }

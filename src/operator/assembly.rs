@@ -219,7 +219,7 @@ impl Assembly {
         };
         let leadership = self.leadership.clone();
         let pool = config.pool.clone().written_while(move || leadership.leads());
-        let purging = retention::run(pool.clone(), audit_retention, self.clock.clone());
+        let purging = retention::run(pool.clone(), config.cluster_uid, audit_retention, self.clock.clone());
         self.parts.essential("audit retention", self.begins.clone().then(|()| purging));
         let config = mirror::Config { metrics: self.metrics.clone(), pool, ..config };
         let (handle, writing) =

@@ -2,7 +2,7 @@
 
 use super::{
     Context,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
 };
 use crate::client::Result;
 
@@ -10,7 +10,7 @@ use crate::client::Result;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Names or ids of jobs
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = output::named("job"))]
     jobs: Vec<String>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A log that is cut, because a server stops or a kubelet is away, is opened again where it was: what was printed of it is
 //! skipped. A retry is one more log of the same job. Only an attempt whose pod is deleted loses the rest of its log, and that
-//! is said.
+//! is said, as is that a node has no log of it at all.
 
 use std::time::Duration;
 
@@ -137,8 +137,9 @@ impl Follower<'_> {
                 Ok(()) if self.is_over(attempt).await? => return Ok(()),
                 Ok(()) => (),
                 Err(error) if error.code.as_deref() == Some("log_gone") => {
+                    let left = if sent > 0 { "no more" } else { "no" };
                     self.terminal
-                        .remark(&format!("{}: the log of attempt {attempt} is gone: {error}", self.job.name));
+                        .remark(&format!("{}: {left} log of attempt {attempt}: {error}", self.job.name));
                     return Ok(());
                 }
                 Err(error)

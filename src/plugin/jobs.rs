@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{
     Context, Session,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
     table::{Cell, Style, age, of_state, table},
 };
 use crate::client::{
@@ -16,6 +16,7 @@ use crate::client::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name or id of one job
+    #[arg(value_parser = output::named("job"))]
     job: Option<String>,
     /// Only jobs in this state
     #[arg(long, value_name = "STATE", value_parser = ["queued", "assigned", "running", "retrying", "completed", "failed", "timed_out", "canceled", "rejected"])]

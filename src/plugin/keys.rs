@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Context, Session,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
     table::{Cell, Style, age, span, table},
 };
 use crate::client::{Error, IssuedKey, Kind, NewKey, Result, model::Key};
@@ -41,6 +41,7 @@ enum Verb {
     /// Make a new version of a key; the previous one stays valid for the key's overlap
     Rotate {
         /// Name, id or key id
+        #[arg(value_parser = output::named("key"))]
         key: String,
         #[command(flatten)]
         token: TokenFlags,
@@ -48,6 +49,7 @@ enum Verb {
     /// End a key for good
     Revoke {
         /// Name, id or key id
+        #[arg(value_parser = output::named("key"))]
         key: String,
     },
 }

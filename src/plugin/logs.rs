@@ -2,13 +2,14 @@
 
 use futures::StreamExt;
 
-use super::{Context, follow::Follower};
+use super::{Context, follow::Follower, output};
 use crate::client::{LogOptions, Result};
 
 /// The flags of the verb.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name or id of the job
+    #[arg(value_parser = output::named("job"))]
     job: String,
     /// Continue to the end of the job, over its retries
     #[arg(short, long)]

@@ -281,6 +281,8 @@ async fn run(context: &Context, verb: Verb) -> Result<u8> {
 
 #[cfg(test)]
 mod tests {
+    use strum::IntoEnumIterator as _;
+
     use super::*;
 
     #[test]
@@ -303,6 +305,49 @@ mod tests {
         assert_eq!(text, "error: failed to find the job [2Jx: no job\nnext: kubectl crofter jobs\n");
         let text = explained("kubectl crofter", &Error::needs_rest("read the usage"));
         assert!(text.ends_with("next: kubectl crofter login --server URL\n"), "{text}");
+    }
+
+    #[test]
+    fn the_page_has_each_exit_code() {
+        let page = include_str!("../../docs/kubectl-crofter.md");
+        let (_, section) = page.split_once("## Exit codes\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows =
+            section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
+        let rows: Vec<(u8, &str)> =
+            rows.filter_map(|(code, words)| Some((code.parse().ok()?, words))).collect();
+        // Words of each row that no other one has.
+        let words = |kind: Kind| match kind {
+            Kind::Failed => "failed otherwise",
+            Kind::Usage => "the command line is wrong",
+            Kind::NotFound => "does not exist",
+            Kind::Denied => "credentials",
+            Kind::Refused => "refused",
+            Kind::Unreachable => "no server answered",
+            Kind::TimedOut => "in time",
+            Kind::NeedsRest => "only the REST API",
+        };
+        let mut expected = vec![(0, "done"), (CLOSED_OUTPUT, "the reader of the output has gone")];
+        expected.extend(Kind::iter().map(|kind| (kind.exit_code(), words(kind))));
+        expected.sort_unstable();
+        assert_eq!(rows.len(), expected.len(), "{rows:?}");
+        for ((code, words), (expected_code, part)) in rows.iter().zip(&expected) {
+            assert!(code == expected_code && words.contains(part), "{code} {words}: {expected_code} {part}");
+        }
+        // Those of jobs, in one sentence.
+        let section = section.split_whitespace().collect::<Vec<_>>().join(" ");
+        let of = |status: &str| {
+            let status = Some(status.to_owned());
+            follow::exit_code(&crate::client::model::Job { status, ..Default::default() })
+        };
+        for (status, part) in [
+            ("timed_out", "where it ran out of time"),
+            ("canceled", "where it was canceled"),
+            ("rejected", "where it was rejected"),
+        ] {
+            assert!(section.contains(&format!("{} {part}", of(status))), "{status}: {section}");
+        }
+        assert!(section.contains(&format!("else {};", of("failed"))), "{section}");
     }
 
     #[test]

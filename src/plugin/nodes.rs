@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     Context, Session,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
     table::{Cell, of_state, table},
 };
 use crate::{
@@ -27,11 +27,13 @@ enum Verb {
     /// Assign a node to a tenant
     Assign {
         /// Name of the node
+        #[arg(value_parser = output::named("node"))]
         node: String,
     },
     /// Release a node from a tenant; jobs that run there finish
     Release {
         /// Name of the node
+        #[arg(value_parser = output::named("node"))]
         node: String,
     },
 }

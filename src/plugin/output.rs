@@ -121,6 +121,17 @@ pub fn names<'a>(kind: &str, names: impl IntoIterator<Item = &'a str>) -> String
     names.into_iter().map(|name| format!("{kind}/{}\n", clean(name))).collect()
 }
 
+/// Reads the name of an object as it is typed, alone or as [`names`] prints it: `render` or `job/render`.
+pub fn named(kind: &'static str) -> impl Fn(&str) -> std::result::Result<String, String> + Clone {
+    move |text| {
+        let name = text.strip_prefix(kind).and_then(|rest| rest.strip_prefix('/')).unwrap_or(text);
+        match name {
+            "" => Err(format!("give the name of a {kind}")),
+            name => Ok(name.to_owned()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -148,5 +159,11 @@ mod tests {
     #[test]
     fn names_are_one_a_line() {
         assert_eq!(names("job", ["a", "b\n\u{1b}c"]), "job/a\njob/b c\n");
+        // What one verb prints, another one takes.
+        let read = named("job");
+        for (typed, expected) in [("a", "a"), ("job/a", "a"), ("jobs", "jobs"), ("tenant/a", "tenant/a")] {
+            assert_eq!(read(typed).as_deref(), Ok(expected));
+        }
+        assert!(read("job/").is_err() && read("").is_err());
     }
 }

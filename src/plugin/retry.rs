@@ -2,7 +2,7 @@
 
 use super::{
     Context,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
 };
 use crate::client::Result;
 
@@ -10,6 +10,7 @@ use crate::client::Result;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name or id of the job
+    #[arg(value_parser = output::named("job"))]
     job: String,
 }
 

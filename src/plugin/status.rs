@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Context, Session,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
     table::{Cell, Style, age, clean, of_state, span, table},
 };
 use crate::{
@@ -31,7 +31,7 @@ const BAR: u64 = 20;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name of the tenant; by default that of the key, the profile or the namespace
-    #[arg(value_name = "TENANT")]
+    #[arg(value_name = "TENANT", value_parser = output::named("tenant"))]
     name: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Context,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
     status::{amount, used_of},
     table::{Cell, of_state, table},
 };
@@ -29,7 +29,7 @@ enum Verb {
     /// Show one tenant
     Get {
         /// Name of the tenant
-        #[arg(value_name = "TENANT")]
+        #[arg(value_name = "TENANT", value_parser = output::named("tenant"))]
         name: String,
     },
     /// Change a tenant, such as: tenants set acme --quota maxJobs=30
@@ -39,7 +39,7 @@ enum Verb {
 #[derive(Debug, clap::Args)]
 struct Set {
     /// Name of the tenant
-    #[arg(value_name = "TENANT")]
+    #[arg(value_name = "TENANT", value_parser = output::named("tenant"))]
     name: String,
     /// Quota of the tenant's own, such as maxJobs=30; -1 is no limit, and with a kubeconfig `plan` takes the plan's again
     #[arg(short, long = "quota", value_name = "NAME=NUMBER", value_parser = quota)]

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use super::{
     Context, Session,
     follow::{exit_code, sentence},
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
     table::clean,
 };
 use crate::client::{Error, Kind, Result, model::Job};
@@ -30,7 +30,7 @@ enum Until {
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Names or ids of jobs
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = output::named("job"))]
     jobs: Vec<String>,
     /// What to wait for
     #[arg(long = "for", value_enum, default_value = "end", value_name = "WHAT")]

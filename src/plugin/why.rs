@@ -2,7 +2,7 @@
 
 use super::{
     Context, Session,
-    output::{Format, names, structured},
+    output::{self, Format, names, structured},
     table::{Cell, Style, clean, span, table},
 };
 use crate::client::{
@@ -14,6 +14,7 @@ use crate::client::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name or id of the job
+    #[arg(value_parser = output::named("job"))]
     job: String,
 }
 

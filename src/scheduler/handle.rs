@@ -12,16 +12,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use tokio::sync::Notify;
 
+use super::copies::Copies;
 use crate::{
     api_types::{
         JobPhase, Reason,
         quota::QuotaDimension,
         tenant::{EndedJobs, JobWindow, TenantUsage},
     },
-    clock::ClockReading,
+    clock::{Clock, ClockReading},
     domain::{
         admission::{Admission, Dispatcher, PoolShare, ProspectiveJob, UsageSnapshot, Verdict},
-        estimate::{Forecast, Outlook, Unknown},
+        estimate::{Forecast, Outlook, StateCopy, Unknown},
         pod_create::Meaning,
     },
 };
@@ -32,6 +33,8 @@ pub struct SchedulerHandle {
     state: Arc<Mutex<State>>,
     /// What estimates of starts go by; where both are locked, the state is locked first.
     outlook: Arc<Mutex<Outlook>>,
+    /// What estimates share; nothing else locks it.
+    copies: Arc<Mutex<Copies>>,
     /// A change that no watch delivers: a charge is to be stored, or an admission was given back.
     changed: Arc<Notify>,
     /// A decision was made.
@@ -186,16 +189,24 @@ impl SchedulerHandle {
         if self.is_ready() { self.with(|dispatcher| dispatcher.pool_shares(job_uid)) } else { Vec::new() }
     }
 
-    /// What is needed to estimate when a job, by UID, starts. The state is locked only while it is copied.
+    /// What is needed to estimate when a job, by UID, starts. The state is locked while it is copied, and [`Copies`] says how
+    /// seldom that is.
     ///
     /// # Errors
     /// Where it is known without any forecast that the start can't be; also before the first decision.
-    pub fn forecast(&self, job_uid: &str, now: ClockReading) -> Result<Forecast, Unknown> {
-        let state = self.lock();
-        let known = state.ready && state.dispatcher.unfinished_job(job_uid).is_some();
-        let dispatcher = known.then(|| state.dispatcher.clone());
-        drop(state);
-        self.outlook().forecast(dispatcher.ok_or(Unknown::NotScheduled)?, job_uid, now)
+    pub fn forecast(&self, job_uid: &str, clock: &Clock) -> Result<Forecast, Unknown> {
+        let copy = || {
+            let state = self.lock();
+            state.ready.then(|| state.dispatcher.clone())
+        };
+        let contention = |copy: &StateCopy, namespace: &str| self.outlook().contention(copy, namespace);
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.forecast(job_uid, clock, copy, contention)
+    }
+
+    /// Frees the memory of the copy for estimates.
+    pub fn forget_copy(&self) {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).forget();
     }
 
     /// Gives access to what estimates of starts go by.

@@ -20,6 +20,7 @@
 //! jobs. After a restart the state is rebuilt from Tenants, Jobs, Pods and Nodes, and nothing is decided before all caches
 //! are synced.
 
+mod copies;
 mod foreign_pods;
 mod from_objects;
 mod handle;

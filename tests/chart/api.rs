@@ -49,6 +49,7 @@ fn granted() -> [BTreeSet<String>; 3] {
         ("jobs.crofter.io", "create delete get list patch watch"),
         ("tenantapikeys.crofter.io", "create delete list patch watch"),
         ("nodes.", "get list patch watch"),
+        ("namespaces. kube-system", "get"),
         ("pods.", "get"),
         ("pods/log.", "get"),
     ]);

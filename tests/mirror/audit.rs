@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crofter::{
-    audit::{self, AuditLog, QUEUE, retention},
+    audit::{self, AuditLog, ClusterUid, QUEUE, retention},
     clock::Clock,
     db::{
         self, AuditEntry, AuditWanted, AuditedTenant, CallerKind, Cause, Options, PORTION, PURGE_PORTION,
@@ -12,6 +12,7 @@ use crofter::{
     random::Random,
 };
 use crofter_test_cluster::DatabaseServer;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -22,6 +23,9 @@ use crate::{
 
 const ENTRIES: &str = "SELECT count(*)::text FROM audit_log";
 const ACME: Uuid = Uuid::from_u128(0xac);
+/// Clusters, and a database that mirrors one.
+const OURS: Uuid = Uuid::from_u128(1);
+const THEIRS: Uuid = Uuid::from_u128(2);
 const DAY: Duration = Duration::from_hours(24);
 
 fn at(text: &str) -> Timestamp {
@@ -45,11 +49,15 @@ fn entry(id: Uuid, time: &str) -> AuditEntry {
     }
 }
 
+fn cluster(uid: Uuid) -> ClusterUid {
+    std::future::ready(Some(uid)).boxed().shared()
+}
+
 /// A queue whose entries are written to the database of a world, where a call may take this long.
 fn writing(world: &World, call: Duration) -> AuditLog {
     let (log, queued) = audit::queue(&Random::system(), world.metrics.clone()).unwrap();
     let pool = world.pool_with(Options { connections: 1, connect: call, call });
-    tokio::spawn(queued.write_to(pool.written_while(|| false)));
+    tokio::spawn(queued.write_to(pool.written_while(|| false), cluster(OURS)));
     log
 }
 
@@ -68,7 +76,7 @@ fn counted(world: &World, result: &str) -> usize {
 }
 
 async fn page(readers: &Readers, wanted: AuditWanted<'_>) -> Vec<AuditEntry> {
-    db::audit_page(readers, wanted).await.unwrap()
+    db::audit_page(readers, Some(OURS), wanted).await.unwrap()
 }
 
 fn everything() -> AuditWanted<'static> {
@@ -94,11 +102,11 @@ async fn audit_entries_are_written_with_all_their_fields_and_once() {
         client_address: None,
         ..known.clone()
     };
-    db::write_audit(&pool, std::slice::from_ref(&known)).await.unwrap();
+    db::write_audit(&pool, Some(OURS), std::slice::from_ref(&known)).await.unwrap();
     // The answer to the first write was lost: it is written again, with others.
     let all = [known.clone(), unknown.clone()];
-    db::write_audit(&pool, &all).await.unwrap();
-    db::write_audit(&pool, &all).await.unwrap();
+    db::write_audit(&pool, Some(OURS), &all).await.unwrap();
+    db::write_audit(&pool, Some(OURS), &all).await.unwrap();
     assert_eq!(page(&world.readers(1), everything()).await, [unknown, known], "the newest first");
 }
 
@@ -141,7 +149,8 @@ async fn audit_entries_wait_for_a_server_that_takes_no_writes() {
     world.sees("SHOW transaction_read_only", "on").await;
     let log = writing(&world, WAIT_TIMEOUT);
     record(&log, 3);
-    let error = db::write_audit(&world.pool(), &[entry(log.next_id(), "2026-01-01T00:00:00Z")]).await;
+    let error =
+        db::write_audit(&world.pool(), Some(OURS), &[entry(log.next_id(), "2026-01-01T00:00:00Z")]).await;
     assert!(matches!(error.unwrap_err().cause, Cause::ReadOnly));
     assert_eq!(log.flush(Duration::from_millis(300)).await, 3);
     world.execute("ALTER SYSTEM RESET default_transaction_read_only").await;
@@ -178,6 +187,58 @@ async fn an_entry_that_the_database_refuses_is_left_out_and_no_other() {
 }
 
 #[tokio::test]
+async fn an_entry_that_a_trigger_raises_an_error_for_is_left_out_and_no_other() {
+    // Given: an administrator's trigger, whose error is none of the row's own.
+    let world = World::new().await;
+    db::migrate(&world.pool()).await.unwrap();
+    world
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON audit_log FOR EACH ROW WHEN (NEW.action = 'bad')
+             EXECUTE FUNCTION refuse();",
+        )
+        .await;
+    let log = writing(&world, WAIT_TIMEOUT);
+    for n in 0..3 {
+        let one = entry(log.next_id(), "2026-01-01T00:00:00Z");
+        log.record(if n == 1 { AuditEntry { action: "bad".to_owned(), ..one } } else { one });
+    }
+    assert_eq!(log.flush(2 * WAIT_TIMEOUT).await, 0);
+    assert_eq!((counted(&world, "written"), counted(&world, "refused")), (2, 1));
+    assert_eq!(world.ask(ENTRIES).await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn the_audit_log_of_another_cluster_is_neither_written_nor_read_nor_deleted() {
+    // Given: a database that mirrors another cluster, with an old entry of it.
+    let world = World::new().await;
+    let pool = world.pool();
+    db::migrate(&pool).await.unwrap();
+    db::take_over(&pool, THEIRS, None).await.unwrap();
+    let old = entry(Uuid::from_u128(1), "2001-01-01T00:00:00Z");
+    db::write_audit(&pool, Some(THEIRS), std::slice::from_ref(&old)).await.unwrap();
+    // When a replica of this cluster writes, reads and deletes, each is refused, and its entries wait.
+    let log = writing(&world, WAIT_TIMEOUT);
+    record(&log, 2);
+    assert_eq!(log.flush(Duration::from_millis(700)).await, 2);
+    let written = db::write_audit(&pool, Some(OURS), std::slice::from_ref(&old)).await.unwrap_err();
+    let read = db::audit_page(&world.readers(1), Some(OURS), everything()).await.unwrap_err();
+    let deleted = retention::purge(&pool, OURS, Duration::ZERO, &Clock::system()).await.unwrap_err();
+    for error in [written, read, deleted] {
+        let of = |cause: &Cause| match cause {
+            Cause::OtherCluster { theirs, ours } => Some((*theirs, *ours)),
+            _ => None,
+        };
+        assert_eq!(of(&error.cause), Some((THEIRS, OURS)), "{error}");
+    }
+    assert_eq!(world.ask(ENTRIES).await.unwrap(), "1");
+    // Then, once the database is handed over, they are written.
+    world.execute("UPDATE mirror_state SET cluster_uid = NULL").await;
+    assert_eq!(log.flush(WAIT_TIMEOUT).await, 0);
+    assert_eq!(world.ask(ENTRIES).await.unwrap(), "3");
+}
+
+#[tokio::test]
 async fn pages_of_the_audit_log_are_stable_while_entries_of_the_same_instant_are_written() {
     const INSTANT: &str = "2026-01-01T00:00:00Z";
     // Given: 25 entries of one instant.
@@ -186,7 +247,7 @@ async fn pages_of_the_audit_log_are_stable_while_entries_of_the_same_instant_are
     db::migrate(&pool).await.unwrap();
     let ids = |range: std::ops::Range<u128>| range.map(|n| Uuid::from_u128(10 * n));
     let first: Vec<AuditEntry> = ids(1..26).map(|id| entry(id, INSTANT)).collect();
-    db::write_audit(&pool, &first).await.unwrap();
+    db::write_audit(&pool, Some(OURS), &first).await.unwrap();
     // When others of that instant are written between two pages, before and after the position of each.
     let (mut seen, mut before) = (Vec::new(), everything().before);
     for round in 1..=4_u128 {
@@ -194,7 +255,7 @@ async fn pages_of_the_audit_log_are_stable_while_entries_of_the_same_instant_are
         before = found.last().map_or(before, |last| (last.at, last.id));
         seen.extend(found.into_iter().map(|entry| entry.id));
         let others = ids(1..26).map(|id| entry(Uuid::from_u128(id.as_u128() + round), INSTANT));
-        db::write_audit(&pool, &others.collect::<Vec<_>>()).await.unwrap();
+        db::write_audit(&pool, Some(OURS), &others.collect::<Vec<_>>()).await.unwrap();
     }
     // Then: no entry is listed twice, and none of those that were there is left out down to the last position.
     assert!(seen.is_sorted_by(|one, next| one > next), "{seen:?}");
@@ -224,7 +285,7 @@ async fn the_audit_log_is_filtered_by_tenant_caller_and_time() {
         of(3, last, Some(ACME), "boss"),
         other,
     ];
-    db::write_audit(&pool, &all).await.unwrap();
+    db::write_audit(&pool, Some(OURS), &all).await.unwrap();
     let listed = async |wanted: AuditWanted<'_>| -> Vec<u128> {
         page(&readers, wanted).await.iter().map(|entry| entry.id.as_u128()).collect()
     };
@@ -270,7 +331,7 @@ async fn old_entries_of_the_audit_log_are_deleted_and_a_clock_that_is_ahead_dele
         .await;
     const { assert!(PURGE_PORTION < 12_000) };
     // A clock that is behind keeps more, and one that is ahead no less.
-    let purge = async |clock: Clock| retention::purge(&pool, 90 * DAY, &clock).await.unwrap();
+    let purge = async |clock: Clock| retention::purge(&pool, OURS, 90 * DAY, &clock).await.unwrap();
     assert_eq!(purge(Clock::of(|| at("2001-01-01T00:00:00Z"))).await, 0);
     assert_eq!(purge(Clock::of(|| Timestamp::MIN)).await, 0);
     assert_eq!(purge(Clock::of(|| at("2199-01-01T00:00:00Z"))).await, 12_000);
@@ -278,7 +339,7 @@ async fn old_entries_of_the_audit_log_are_deleted_and_a_clock_that_is_ahead_dele
     world.sees("SELECT string_agg(request_id, ',') FROM audit_log", "new,new,new,new").await;
     // A replica that does not lead deletes nothing.
     let follower = world.pool().written_while(|| false);
-    let refused = retention::purge(&follower, Duration::ZERO, &Clock::system()).await.unwrap_err();
+    let refused = retention::purge(&follower, OURS, Duration::ZERO, &Clock::system()).await.unwrap_err();
     assert!(matches!(refused.cause, Cause::NotLeader), "{refused}");
     world.sees(ENTRIES, "4").await;
 }

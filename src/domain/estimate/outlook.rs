@@ -8,6 +8,7 @@ use super::{
     arrivals::Arrivals,
     history::{History, Kind, PastRun},
     job_times::{Expected, JobTimes},
+    state_copy::{Contention, StateCopy},
 };
 use crate::{
     api_types::plan::Limit,
@@ -57,24 +58,24 @@ impl Outlook {
         kinds.iter().for_each(|kind| self.history.add(namespace, *kind, run));
     }
 
-    /// What is needed to estimate the start of a job, by UID: `dispatcher` is a copy of the scheduler's. The times of the jobs
-    /// on which that start depends are copied.
+    /// What is needed to estimate the start of a job, by UID: `dispatcher` is a copy of the scheduler's.
     ///
     /// # Errors
-    /// Where it is known without any forecast that the start can't be.
+    /// As [`StateCopy::forecast`].
     pub fn forecast(
         &mut self,
         dispatcher: Dispatcher,
         uid: &str,
         now: ClockReading,
     ) -> Result<Forecast, Unknown> {
-        let (job, _) = dispatcher.unfinished_job(uid).ok_or(Unknown::NotScheduled)?;
-        if let Some((_, message)) =
-            dispatcher.tenant_input(&job.namespace).and_then(|tenant| tenant.closed.as_ref())
-        {
-            return Err(Unknown::Never(message.clone()));
-        }
-        let contenders = dispatcher.contenders(&job.namespace);
+        StateCopy::new(dispatcher, now).forecast(uid, |copy, namespace| self.contention(copy, namespace))
+    }
+
+    /// Copies what is known of the jobs of a tenant, by namespace, and of all on which their starts depend.
+    #[must_use]
+    pub fn contention(&mut self, copy: &StateCopy, namespace: &str) -> Contention {
+        let (dispatcher, now) = (copy.dispatcher(), copy.now());
+        let contenders = dispatcher.contenders(namespace);
         let concerned = dispatcher.unfinished().filter(|(job, _)| contenders.contains(&*job.namespace));
         let minutes = |namespace: &str| {
             let tenant = dispatcher.tenant_input(namespace);
@@ -91,12 +92,13 @@ impl Outlook {
         }
         let mut contenders: Vec<&str> = contenders.into_iter().collect();
         contenders.sort_unstable();
-        for namespace in contenders {
+        for namespace in &contenders {
             let history = &mut self.history;
             let expected =
                 |times: &JobTimes| Expected::of(history, namespace, times, minutes(namespace), now.wall);
             patterns.extend(self.arrivals.pattern(namespace, now.wall, expected));
         }
-        Ok(Forecast { now, job: uid.into(), order, jobs, patterns, dispatcher })
+        let namespaces = contenders.into_iter().map(Arc::from).collect();
+        Contention { namespaces, order, jobs, patterns }
     }
 }

@@ -56,7 +56,7 @@ impl<'a> Play<'a> {
     pub(super) fn new(forecast: &'a Forecast, rng: Rng) -> Self {
         Self {
             forecast,
-            dispatcher: forecast.dispatcher.clone(),
+            dispatcher: Dispatcher::clone(&forecast.dispatcher),
             rng,
             now: 0,
             events: BinaryHeap::new(),
@@ -70,7 +70,7 @@ impl<'a> Play<'a> {
     /// Plays until the job is admitted, and returns after how many milliseconds. `may_continue` is asked again and again.
     pub(super) fn run(mut self, may_continue: &mut dyn FnMut() -> bool) -> Result<i64, Unknown> {
         self.tick();
-        for (uid, stage) in &self.forecast.order {
+        for (uid, stage) in &self.forecast.contention.order {
             match stage {
                 Stage::Active => self.ends(uid),
                 Stage::BackingOff => {
@@ -130,7 +130,7 @@ impl<'a> Play<'a> {
     }
 
     fn expected(&self, uid: &str) -> Option<&'a Expected> {
-        self.forecast.jobs.get(uid).or_else(|| self.submitted.get(uid).copied())
+        self.forecast.contention.jobs.get(uid).or_else(|| self.submitted.get(uid).copied())
     }
 
     fn push(&mut self, at: i64, event: Event, uid: &Arc<str>) {
@@ -180,7 +180,7 @@ impl<'a> Play<'a> {
 
     /// Draws where in their patterns the tenants are.
     fn begin_submits(&mut self) {
-        let patterns = &self.forecast.patterns;
+        let patterns = &self.forecast.contention.patterns;
         self.cursors = patterns.iter().map(|pattern| pattern.begin(&mut self.rng)).collect();
         for (number, (pattern, cursor)) in patterns.iter().zip(&self.cursors).enumerate() {
             let uid = format!("submitted-{number}-0").into();
@@ -190,10 +190,8 @@ impl<'a> Play<'a> {
 
     /// Submits the next job of a pattern, as one of this UID.
     fn submit(&mut self, number: usize, uid: &Arc<str>) {
-        let (pattern, cursor) = (&self.forecast.patterns[number], self.cursors[number]);
-        let Some(((input, after), expected)) = pattern.take(cursor).zip(pattern.expected(cursor)) else {
-            return;
-        };
+        let (pattern, cursor) = (&self.forecast.contention.patterns[number], self.cursors[number]);
+        let Some((input, expected, after)) = pattern.take(cursor) else { return };
         let created = self.reading().wall;
         self.dispatcher.set_job(JobInput { uid: Arc::clone(uid), created, ..input.clone() });
         self.submitted.insert(Arc::clone(uid), expected);

@@ -246,6 +246,69 @@ fn jobs_that_will_be_submitted_may_be_first() {
 }
 
 #[test]
+fn a_burst_of_many_jobs_is_submitted_again_a_day_later_and_not_every_minute() {
+    // Given a node of 8 cores for jobs of ten minutes, and 300 jobs that were submitted within a few seconds.
+    let mut world = World::with_cores(8);
+    world.tenant("a", 1, |_| ());
+    world.tenant("b", 1, |_| ());
+    for n in 0..300 {
+        let input = JobInput {
+            uid: format!("{n:03}").into(),
+            namespace: "a".into(),
+            created: at(-10 + n / 50),
+            asked: Ok(cores(1)),
+            ..JobInput::default()
+        };
+        world.outlook.set(&input, JobTimes::default());
+        world.dispatcher.set_job(input);
+    }
+    world.waits("other", "b");
+    // Then the last one starts after all others of its tenant, in 37 rounds, and the other tenant's is not delayed.
+    let mut asked = 0;
+    let mut may_continue = || {
+        asked += 1;
+        asked < 500
+    };
+    world.dispatcher.decide();
+    let other = world.estimate_while("other", &mut may_continue);
+    assert_eq!(other.map(|(median, _)| median <= 600), Ok(true));
+    let (median, ninth_decile) = world.estimate_while("299", &mut may_continue).unwrap();
+    assert!((37 * 600 - 600..=37 * 600 + 600).contains(&median), "{median}");
+    assert!(ninth_decile <= median + 1200, "{ninth_decile}");
+}
+
+/// Prints what an estimate costs with 10,000 jobs that wait and 2,000 that run.
+#[test]
+#[ignore = "a measurement"]
+fn costs_of_an_estimate() {
+    let mut world = World::with_cores(2_000);
+    for tenant in 0..100 {
+        let tenant = format!("tenant-{tenant}");
+        world.tenant(&tenant, 1, |_| ());
+        world.ran(&tenant, (1..=64).map(|n| n * 10));
+        (0..20).for_each(|n| world.runs(&format!("runs-{tenant}-{n}"), &tenant, -n));
+        (0..100).for_each(|n| world.waits(&format!("waits-{tenant}-{n:03}"), &tenant));
+    }
+    world.dispatcher.decide();
+    let now = ClockReading::virtual_time(at(0));
+    let begun = std::time::Instant::now();
+    let mut since = begun;
+    let mut lap = |what: &str| {
+        println!("{what}: {:?}", since.elapsed());
+        since = std::time::Instant::now();
+    };
+    let mut copy = StateCopy::new(world.dispatcher.clone(), now);
+    lap("the state is copied (the scheduler waits)");
+    let outlook = &mut world.outlook;
+    let forecast = copy.forecast("waits-tenant-7-050", |copy, namespace| outlook.contention(copy, namespace));
+    lap("the times of jobs are copied (events of jobs wait)");
+    drop(copy.forecast("waits-tenant-8-050", |_, _| unreachable!("it was copied for all")));
+    lap("a forecast from the same copy");
+    let estimate = forecast.unwrap().estimate(7, || begun.elapsed() < std::time::Duration::from_millis(500));
+    lap(&format!("{estimate:?}, with half a second at most"));
+}
+
+#[test]
 fn a_tenant_without_a_common_pool_makes_no_difference() {
     let mut world = World::with_cores(1);
     world.tenant("a", 1, |_| ());

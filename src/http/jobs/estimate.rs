@@ -1,20 +1,29 @@
 //! When a waiting job starts, for the response of `GET /jobs/{id}/why`.
 //!
 //! An estimate takes up to [`MAX_COMPUTING`] of one core, whatever the length of the queue. One is computed at a time, apart
-//! from what serves requests, so any number of requests takes at most one core; the next ones wait a moment, and
-//! then the start is unknown. A result is kept for [`KEPT`], for all that ask about the job.
+//! from what serves requests, so any number of requests takes at most one core; the next ones wait a moment, tenants by round
+//! robin, and then the start is unknown. A result is kept for [`KEPT`], for all that ask about the job.
 
-use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
+use std::{
+    hash::BuildHasher as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::SignedDuration;
 use moka::future::Cache;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use crate::{
     clock::Clock,
     domain::estimate::{Estimate, Unknown},
+    fair_semaphore::FairSemaphore,
     scheduler::SchedulerHandle,
 };
 
@@ -24,6 +33,8 @@ const MAX_COMPUTING: SignedDuration = SignedDuration::from_millis(500);
 const MAX_WAITING: Duration = Duration::from_secs(2);
 /// How long an estimate is kept.
 const KEPT: Duration = Duration::from_secs(2);
+/// How long the copy of the scheduler's state, which estimates share, takes memory after the first of them.
+const COPY_KEPT: Duration = Duration::from_secs(10);
 /// Estimates that are kept.
 const MAX_KEPT: u64 = 1000;
 
@@ -66,7 +77,9 @@ impl StartEstimate {
 /// Computes estimates and keeps them for a moment. Cheap to clone; all clones share them.
 #[derive(Clone)]
 pub struct Estimates {
-    computing: Arc<Semaphore>,
+    computing: FairSemaphore,
+    /// Whether the copy of the scheduler's state will be freed.
+    will_forget: Arc<AtomicBool>,
     /// By UID of the job.
     kept: Cache<String, StartEstimate>,
 }
@@ -74,7 +87,8 @@ pub struct Estimates {
 impl Default for Estimates {
     fn default() -> Self {
         Self {
-            computing: Arc::new(Semaphore::new(1)),
+            computing: FairSemaphore::new(1),
+            will_forget: Arc::default(),
             kept: Cache::builder().max_capacity(MAX_KEPT).time_to_live(KEPT).build(),
         }
     }
@@ -86,35 +100,51 @@ impl Default for Estimates {
 struct Busy;
 
 impl Estimates {
-    /// When a job, by UID, starts.
+    /// When a job of a tenant, both by UID, starts.
     pub(super) async fn of(
         &self,
+        tenant: Uuid,
         job_uid: &str,
         scheduler: &SchedulerHandle,
         clock: &Clock,
     ) -> StartEstimate {
-        let compute = self.compute(job_uid.to_owned(), scheduler.clone(), clock.clone());
+        let compute = self.compute(tenant, job_uid.to_owned(), scheduler.clone(), clock.clone());
         let kept = self.kept.try_get_with_by_ref(job_uid, compute).await;
         kept.unwrap_or_else(|busy| StartEstimate::unknown(busy.to_string()))
     }
 
     async fn compute(
         &self,
+        tenant: Uuid,
         uid: String,
         scheduler: SchedulerHandle,
         clock: Clock,
     ) -> Result<StartEstimate, Busy> {
-        let permit = timeout(MAX_WAITING, Arc::clone(&self.computing).acquire_owned()).await;
-        let permit = permit.ok().and_then(Result::ok).ok_or(Busy)?;
+        let permit = timeout(MAX_WAITING, self.computing.acquire(tenant)).await.map_err(|_| Busy)?;
+        self.forget_later(&scheduler);
         let computed = tokio::task::spawn_blocking(move || {
             // Held to the end also where the request is gone.
             let _permit = permit;
             let end = clock.steady().saturating_add(MAX_COMPUTING).ok();
             let may_continue = || end.is_some_and(|end| clock.steady() < end);
-            let forecast = scheduler.forecast(&uid, clock.read());
+            let forecast = scheduler.forecast(&uid, &clock);
             forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue))
         });
         computed.await.map(StartEstimate::from).map_err(|_| Busy)
+    }
+
+    /// Frees the copy of the scheduler's state after a while.
+    fn forget_later(&self, scheduler: &SchedulerHandle) {
+        if self.will_forget.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (will_forget, scheduler) = (Arc::clone(&self.will_forget), scheduler.clone());
+        tokio::spawn(async move {
+            sleep(COPY_KEPT).await;
+            will_forget.store(false, Ordering::Relaxed);
+            // It waits for an estimate that is just made, and frees much.
+            tokio::task::spawn_blocking(move || scheduler.forget_copy());
+        });
     }
 }
 
@@ -125,6 +155,8 @@ fn seed(uid: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -137,11 +169,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_waits_too_long_for_others_is_refused_and_the_next_is_not() {
         let (estimates, scheduler) = (Estimates::default(), SchedulerHandle::default());
-        let other = Arc::clone(&estimates.computing).acquire_owned().await.unwrap();
-        let busy = estimates.of("j", &scheduler, &Clock::system()).await;
+        let tenant = Uuid::from_u128;
+        let other = estimates.computing.acquire(tenant(1)).await;
+        let busy = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
         assert!(busy.unknown.unwrap().contains("too many estimates"));
         drop(other);
-        let answered = estimates.of("j", &scheduler, &Clock::system()).await;
+        let answered = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
         assert!(answered.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_requests_many_does_not_keep_another_one_from_its_own() {
+        // Given: an estimate that is computed, and many requests of one tenant that wait.
+        let (estimates, clock) = (Estimates::default(), Clock::system());
+        let busy = estimates.computing.acquire(Uuid::from_u128(1)).await;
+        let ask = |tenant: u128, job: String| {
+            let (estimates, clock) = (estimates.clone(), clock.clone());
+            let scheduler = SchedulerHandle::default();
+            async move { estimates.of(Uuid::from_u128(tenant), &job, &scheduler, &clock).await }.boxed()
+        };
+        let mut many: Vec<_> = (0..100).map(|job| ask(1, job.to_string())).collect();
+        assert!(many.iter_mut().all(|request| request.now_or_never().is_none()));
+        // Then another tenant is second.
+        let mut other = ask(2, "other".to_owned());
+        assert!((&mut other).now_or_never().is_none());
+        drop(busy);
+        drop(many.remove(0).await);
+        let answered = other.await.unknown.unwrap();
+        assert!(answered.contains("has not seen the job"), "{answered}");
+        assert!(many.iter_mut().skip(1).all(|request| request.now_or_never().is_none()));
     }
 }

@@ -35,7 +35,7 @@ use crate::{
         rights::ReadLog,
         streams::{self, End, Kind, StreamPermit},
     },
-    kube_ext::{call::within_opt, within},
+    kube_ext::{CallError, call::within_opt, within},
     names,
 };
 
@@ -197,15 +197,24 @@ fn container_has_ended(pod: &Pod) -> bool {
 async fn open(app: &App, job: &Job, attempt: u32, query: &LogQuery) -> Result<OpenLog, Problem> {
     let pod = names::pod(&job.name_any(), &job.uid().unwrap_or_default(), attempt);
     let api: Api<Pod> = Api::namespaced(app.client.clone(), &job.namespace().unwrap_or_default());
-    let found = within_opt("failed to read the pod of a log", api.get_metadata(&pod)).await?;
     let prefix = &app.settings.namespace_prefix;
-    let found = found.as_ref().and_then(|found| JobPod::of(&found.metadata, prefix));
-    if !found.is_some_and(|found| found.is_of_job(job)) {
+    let exists = async || -> Result<bool, Problem> {
+        let found = within_opt("failed to read the pod of a log", api.get_metadata(&pod)).await?;
+        let found = found.as_ref().and_then(|found| JobPod::of(&found.metadata, prefix));
+        Ok(found.is_some_and(|found| found.is_of_job(job)))
+    };
+    if !exists().await? {
         return Err(log_deleted(attempt));
     }
     let opened = within("failed to open a log", api.log_stream(&pod, &query.params())).await;
+    let is_absent = opened.as_ref().is_err_and(CallError::is_not_found);
+    let is_deleted = is_absent && !exists().await?;
     let reader = opened.map_err(|error| match error.code() {
-        Some(404) => log_deleted(attempt).with_cause(error),
+        Some(404) if is_deleted => log_deleted(attempt).with_cause(error),
+        Some(404) => {
+            let detail = format!("the node has no log of attempt {attempt}");
+            Problem::new(Code::LogGone, detail).with_cause(error)
+        }
         Some(400) => not_started().with_cause(error),
         None | Some(429 | 500..) => {
             let detail = "the node does not return the log at the moment";

@@ -32,9 +32,11 @@ use crate::{
         App,
         by_tenant::{ByTenant, Context},
         openapi::Operation,
+        path::uid,
         problem::Problem,
         rights::GetJob,
     },
+    kube_ext::is_paused,
     scheduler::SchedulerHandle,
 };
 
@@ -138,16 +140,23 @@ pub async fn why(
     let job = cached_job(&app, &context, &id).await?;
     let mut why = explain(&app, &context, &job);
     if why.waiting {
+        let tenant = uid(&context.of.uid).unwrap_or_default();
         why.estimate = Some(match app.scheduler() {
-            Some(scheduler) => app.estimates.of(&why.id, scheduler, &app.clock).await,
-            None => StartEstimate::unknown(NOT_LEADING),
+            _ if is_paused(&*job) => StartEstimate::unknown(PAUSED),
+            Some(scheduler) => app.estimates.of(tenant, &why.id, scheduler, &app.clock).await,
+            None if app.schedules => StartEstimate::unknown(NOT_LEADING),
+            None => StartEstimate::unknown(NO_SCHEDULER),
         });
     }
     Ok(Json(why))
 }
 
-const NOT_LEADING: &str =
-    "this replica does not lead, and only the leading one knows what else runs and waits";
+const PAUSED: &str =
+    "the job is paused: nothing lets it start before its annotation crofter.io/paused is removed";
+const NOT_LEADING: &str = "this replica does not lead, and only the leading one knows what else runs and waits: ask again, as \
+                           the next request may reach that one";
+const NO_SCHEDULER: &str = "this server has the REST API alone, and only the operator knows what else runs and waits; \
+                            position and conditions are those of the job's last status";
 
 fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let status = job.status.clone().unwrap_or_default();

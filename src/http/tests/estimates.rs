@@ -55,7 +55,22 @@ async fn what_the_scheduler_does_not_have_is_unknown_and_so_is_all_where_none_ru
         estimate["unknown"].as_str().unwrap().to_owned()
     };
     let follower = unknown(Lab::new()).await;
-    assert!(follower.contains("does not lead"), "{follower}");
+    assert!(follower.contains("does not lead") && follower.contains("ask again"), "{follower}");
+    // `crofter api` never leads, so to ask again is of no use.
+    let mut api = Lab::new();
+    Arc::get_mut(&mut api.app.0).unwrap().schedules = false;
+    let api = unknown(api).await;
+    assert!(api.contains("the REST API alone") && !api.contains("ask again"), "{api}");
     let before = unknown(Lab::with(Some(SchedulerHandle::default()))).await;
     assert!(before.contains("has not seen the job yet"), "{before}");
+}
+
+#[tokio::test]
+async fn a_paused_job_says_what_it_waits_for() {
+    let lab = Lab::with(Some(busy()));
+    let mut paused = job(1, json!({"phase": "Queued"}));
+    paused.metadata.annotations = Some([("crofter.io/paused".to_owned(), "true".to_owned())].into());
+    lab.app.jobs.apply(&Arc::new(paused));
+    let unknown = estimate(&lab).await.unwrap()["unknown"].clone();
+    assert!(unknown.as_str().unwrap().contains("crofter.io/paused"), "{unknown}");
 }

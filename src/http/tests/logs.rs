@@ -87,6 +87,10 @@ async fn refusals_of_logs_have_their_codes() {
         lab.logs.lock().unwrap().push_back(Err(refusal));
         assert_eq!(code(&lab, "").await, (expected.0, json!(expected.1)));
     }
+    // A pod that exists was not deleted: its node has no log.
+    lab.logs.lock().unwrap().push_back(Err(404));
+    let (_, absent) = lab.ask("GET", LOGS, KEY, "").await;
+    assert_eq!(absent["detail"], "the node has no log of attempt 1");
     assert_eq!(code(&lab, "attempt=2").await, (404, json!("not_found")));
     for bad in
         ["follow=maybe", "tail_lines=-1", "since_seconds=x", "since_seconds=0", "tail=5", "follow&follow"]

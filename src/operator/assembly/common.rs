@@ -74,7 +74,7 @@ impl Assembly {
 
     /// The REST API.
     pub(in crate::operator) fn rest(&mut self, rest: Rest, keys: Keys, is_ready: IsReady) {
-        let Rest { listener, history, audit, origins } = rest;
+        let Rest { listener, history, audit, cluster, origins } = rest;
         let jobs = self.index.clone();
         self.parts.essential("index of jobs", jobs.clone().feed(self.jobs.subscribe()));
         let app = http::App::new(http::Parts {
@@ -101,6 +101,8 @@ impl Assembly {
             watches: self.watches.clone(),
             database: history,
             audit,
+            cluster,
+            schedules: self.schedules,
             origins,
         });
         let routes = http::routes(app, self.metrics.clone());

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 /// Grants the permits. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub(super) struct FairSemaphore(Arc<Mutex<State>>);
+pub struct FairSemaphore(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -24,17 +24,17 @@ struct State {
 
 /// A permit, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Permit(FairSemaphore);
+pub struct Permit(FairSemaphore);
 
 impl FairSemaphore {
     /// A semaphore with this number of permits, all of them free.
-    pub(super) fn new(permits: u32) -> Self {
+    pub fn new(permits: u32) -> Self {
         let state = State { free: permits, order: VecDeque::new(), waiting: HashMap::new() };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// The next permit for this tenant. Cancel safe.
-    pub(super) async fn acquire(&self, tenant: Uuid) -> Permit {
+    pub async fn acquire(&self, tenant: Uuid) -> Permit {
         loop {
             let next = {
                 let mut state = self.state();

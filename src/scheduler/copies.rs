@@ -1,0 +1,148 @@
+//! How often the scheduler's state is copied for estimates of starts, however many are requested.
+//!
+//! The scheduler waits while its state is copied, which takes milliseconds where thousands of jobs run and wait. So estimates
+//! share a copy for [`MAX_AGE`], and the scheduler has [`REST`] times as long for itself as the last copy took.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    clock::Clock,
+    domain::{
+        admission::Dispatcher,
+        estimate::{Contention, Forecast, StateCopy, Unknown},
+    },
+};
+
+/// How old a copy may be that is used.
+const MAX_AGE: SignedDuration = SignedDuration::from_secs(1);
+/// How many times as long as a copy took the next one waits.
+const REST: i32 = 10;
+
+/// The last copy.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    last: Option<StateCopy>,
+    /// By the steady clock: when the next one may be made.
+    next: Option<Timestamp>,
+}
+
+impl Copies {
+    /// What is needed to estimate the start of a job, by UID: from the last copy, or from a new one where that is too old or
+    /// lacks the job. `copy` has none before the first decision.
+    pub(super) fn forecast(
+        &mut self,
+        job_uid: &str,
+        clock: &Clock,
+        copy: impl FnOnce() -> Option<Dispatcher>,
+        contention: impl FnOnce(&StateCopy, &str) -> Contention,
+    ) -> Result<Forecast, Unknown> {
+        let begun = clock.read();
+        let age = |copy: &StateCopy| begun.steady.duration_since(copy.now().steady);
+        let is_usable = self.last.as_ref().is_some_and(|last| age(last) < MAX_AGE && last.has(job_uid));
+        if !is_usable && self.next.is_none_or(|next| next <= begun.steady) {
+            let copied = copy();
+            self.next = after(clock.steady(), begun.steady);
+            self.last = copied.map(|dispatcher| StateCopy::new(dispatcher, begun));
+        }
+        let copy = self.last.as_mut().ok_or(Unknown::NotScheduled)?;
+        let begun = clock.steady();
+        let forecast = copy.forecast(job_uid, contention);
+        // What is copied of the times of jobs keeps the scheduler waiting, too.
+        self.next = self.next.max(after(clock.steady(), begun));
+        forecast
+    }
+
+    /// Frees the memory of the last copy.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+    }
+}
+
+/// When the next copy may be made after one that took from `begun` to `end`.
+fn after(end: Timestamp, begun: Timestamp) -> Option<Timestamp> {
+    end.checked_add(end.duration_since(begun).saturating_mul(REST)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        sync::{
+            Arc,
+            atomic::{AtomicI64, Ordering},
+        },
+    };
+
+    use super::*;
+    use crate::domain::{admission::JobInput, estimate::Outlook};
+
+    /// A scheduler whose state takes a while to be copied.
+    struct Lab {
+        copies: Copies,
+        dispatcher: Dispatcher,
+        outlook: Outlook,
+        millis: Arc<AtomicI64>,
+        takes: i64,
+        made: Cell<usize>,
+    }
+
+    impl Lab {
+        fn new(takes: i64) -> Self {
+            let (copies, dispatcher, outlook) =
+                (Copies::default(), Dispatcher::default(), Outlook::default());
+            Self { copies, dispatcher, outlook, millis: Arc::default(), takes, made: Cell::new(0) }
+        }
+
+        fn submit(&mut self, uid: &str) {
+            self.dispatcher.set_job(JobInput {
+                uid: uid.into(),
+                namespace: "t".into(),
+                ..JobInput::default()
+            });
+        }
+
+        /// Lets time pass, and asks about a job: whether it is known, and how many copies were made by then.
+        fn ask(&mut self, after: i64, uid: &str) -> (bool, usize) {
+            self.millis.fetch_add(after, Ordering::Relaxed);
+            let millis = Arc::clone(&self.millis);
+            let clock =
+                Clock::of(move || Timestamp::from_millisecond(millis.load(Ordering::Relaxed)).unwrap());
+            let copy = || {
+                self.made.set(self.made.get() + 1);
+                self.millis.fetch_add(self.takes, Ordering::Relaxed);
+                Some(self.dispatcher.clone())
+            };
+            let contention = |copy: &StateCopy, namespace: &str| self.outlook.contention(copy, namespace);
+            let forecast = self.copies.forecast(uid, &clock, copy, contention);
+            // The namespace is no tenant's, which is known of a job that is.
+            (!matches!(forecast, Err(Unknown::NotScheduled)), self.made.get())
+        }
+    }
+
+    #[test]
+    fn many_estimates_share_a_copy_for_a_second() {
+        let mut lab = Lab::new(5);
+        ["a", "b"].into_iter().for_each(|job| lab.submit(job));
+        assert_eq!(lab.ask(0, "a"), (true, 1));
+        assert_eq!((lab.ask(0, "b"), lab.ask(900, "a")), ((true, 1), (true, 1)));
+        assert_eq!(lab.ask(200, "a"), (true, 2), "it is too old");
+        lab.copies.forget();
+        assert_eq!(lab.ask(0, "a"), (false, 2), "not at once again");
+        assert_eq!(lab.ask(60, "a"), (true, 3));
+    }
+
+    #[test]
+    fn the_scheduler_has_ten_times_as_long_for_itself_as_a_copy_took() {
+        // Given a copy that takes 300 ms, which a job is not in that is submitted after it.
+        let mut lab = Lab::new(300);
+        lab.submit("a");
+        assert_eq!(lab.ask(0, "a"), (true, 1));
+        lab.submit("b");
+        // Then nothing is copied for 3 s, whoever asks, and those that it has are answered from it.
+        for _ in 0..29 {
+            assert_eq!((lab.ask(50, "b"), lab.ask(50, "a")), ((false, 1), (true, 1)));
+        }
+        assert_eq!(lab.ask(100, "b"), (true, 2));
+        assert_eq!(lab.ask(0, "c"), (false, 2));
+    }
+}
