@@ -65,7 +65,7 @@ pub fn text(case: &Case) -> String {
     let sides: Vec<(&str, &Measured)> = [("operator", &case.operator)]
         .into_iter()
         .chain(floor.map(|f| ("bare client", &f.measured)))
-        .chain(case.beside.iter().map(|other| (other.name.as_str(), &other.measured)))
+        .chain(case.others.iter().map(|other| (other.name.as_str(), &other.measured)))
         .collect();
     let rates = sides.iter().map(|(name, side)| rates(name, side));
     text.push_str(&table(&RATES, rates.collect()));
@@ -98,7 +98,7 @@ pub fn text(case: &Case) -> String {
         "  writes of the operator for each job: {:.2} (wanted: at most {WANTED_WRITES})",
         case.operator.writes_per_job
     );
-    for other in &case.beside {
+    for other in &case.others {
         let by = other.writes_per_job.iter().map(|(writer, writes)| format!("{writes:.2} of {writer}"));
         let by = by.collect::<Vec<_>>().join(", ");
         let _ = writeln!(
@@ -170,7 +170,7 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sides::{Beside, FloorRun};
+    use crate::sides::{FloorRun, OtherRun};
 
     #[test]
     fn a_table_is_aligned() {
@@ -187,7 +187,7 @@ mod tests {
             name: "x".into(),
             operator: side(75.0),
             floor: Some(floor),
-            beside: Vec::new(),
+            others: Vec::new(),
             figures: [].into(),
         };
         let text = text(&case);
@@ -203,12 +203,12 @@ mod tests {
             ..Measured::default()
         };
         let writes_per_job = [("Kueue", 5.25), ("job controller", 3.75)].into();
-        let other = Beside { name: "Kueue".into(), measured: ran("kueue"), writes_per_job };
-        let case = |beside| Case {
+        let other = OtherRun { name: "Kueue".into(), measured: ran("kueue"), writes_per_job };
+        let case = |others| Case {
             name: "x".into(),
             operator: ran("operator"),
             floor: None,
-            beside,
+            others,
             figures: [].into(),
         };
         let alone = text(&case(vec![]));

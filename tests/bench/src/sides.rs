@@ -49,7 +49,7 @@ pub struct FloorRun {
 
 /// What another system did with as many jobs.
 #[derive(Clone, Debug, Serialize)]
-pub struct Beside {
+pub struct OtherRun {
     /// What it is.
     pub name: String,
     /// The numbers, of all whose writes a job costs.

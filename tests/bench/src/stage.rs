@@ -46,7 +46,7 @@ pub const POOL: &str = "bench";
 const PROBE: &str = "benchprobe";
 /// How long tenants, nodes or a recorded job may take.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long the operator, or what is measured beside it, may take to finish what it is doing.
+/// How long the operator, or what it is compared with, may take to finish what it is doing.
 pub const GRACE: Duration = Duration::from_secs(20);
 /// After this time without a write all is written.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);

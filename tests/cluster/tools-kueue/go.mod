@@ -1,4 +1,4 @@
-// Kueue, which the benchmark measures beside the operator, pinned. Its Kubernetes libraries are those of the control plane's minor version.
+// Kueue, which the benchmark compares the operator with, pinned. Its Kubernetes libraries are those of the control plane's minor version.
 module crofter.io/tests/cluster/tools-kueue
 
 go 1.26.0

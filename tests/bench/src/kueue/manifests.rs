@@ -109,6 +109,7 @@ pub fn configuration(shipped: &str, setup: Setup, port: u16, certificates: &Path
     let mut configuration: Value = yaml::read(shipped)?;
     let here = json!({
         "namespace": NAMESPACE,
+        "leaderElection": {"resourceNamespace": NAMESPACE},
         "health": {"healthProbeBindAddress": "0"},
         "metrics": {"bindAddress": "127.0.0.1:0"},
         "webhook": {"host": "127.0.0.1", "port": port, "certDir": certificates},

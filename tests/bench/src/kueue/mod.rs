@@ -1,4 +1,4 @@
-//! Kueue's manager as a process beside the API server, on the pool and for the tenants of a stage.
+//! Kueue's manager as a process next to the API server, on the pool and for the tenants of a stage.
 //!
 //! It is the program of its release, built from its Go module, with its own CRDs and webhooks; the webhooks are found
 //! at a port of this machine in the place of a Service. While it is stopped they are not installed, as nothing could be
@@ -36,16 +36,17 @@ use crate::{
     measure::{Measured, Seen},
     process::{Reading, peak_memory},
     say,
-    sides::{Beside, deadline},
+    sides::{OtherRun, deadline},
     stage::{GRACE, Stage, WAIT_TIMEOUT, delete_all},
     stats::count,
 };
 
 /// Who Kueue is for the API server.
 const KUEUE: &str = "bench-kueue";
+/// Who the job controller is.
+const JOB_CONTROLLER: &str = "system:serviceaccount:kube-system:job-controller";
 /// Whose writes a job costs, by what they are called in the results.
-const WRITERS: [(&str, &str); 2] =
-    [("Kueue", KUEUE), ("job controller", "system:serviceaccount:kube-system:job-controller")];
+const WRITERS: [(&str, &str); 2] = [("Kueue", KUEUE), ("job controller", JOB_CONTROLLER)];
 /// Where batch Jobs are.
 const JOBS: &str = "/apis/batch/v1/jobs";
 /// Selects those whose pod has ended well.
@@ -130,8 +131,10 @@ impl Kueue {
         setup: Setup,
         prefix: &str,
         plan: &[Planned],
-    ) -> anyhow::Result<Beside> {
+    ) -> anyhow::Result<OtherRun> {
         let jobs = self.submitter.all(prefix, plan).await?;
+        // It writes to each Job that it is suspended.
+        stage.until_quiet(JOB_CONTROLLER).await?;
         let name = match setup {
             Setup::Tuned => "Kueue",
             Setup::Shipped => "Kueue as shipped",
@@ -284,7 +287,7 @@ impl Kueue {
 }
 
 /// The numbers, with the writes of each writer by themselves.
-fn by_writer(name: &str, measured: Measured, requests: &[Request], jobs: &[Submitted]) -> Beside {
+fn by_writer(name: &str, measured: Measured, requests: &[Request], jobs: &[Submitted]) -> OtherRun {
     let (mut all, mut writes_per_job) = (BTreeMap::new(), BTreeMap::new());
     for (writer, user) in WRITERS {
         let own = writes(requests.iter().filter(|request| request.user == user));
@@ -292,7 +295,7 @@ fn by_writer(name: &str, measured: Measured, requests: &[Request], jobs: &[Submi
         writes_per_job.insert(writer, count(done) / count(jobs.len().max(1)));
         all.extend(own.into_iter().map(|(kind, tally)| (format!("{writer}: {kind}"), tally)));
     }
-    Beside { name: name.to_owned(), measured: Measured { writes: all, ..measured }, writes_per_job }
+    OtherRun { name: name.to_owned(), measured: Measured { writes: all, ..measured }, writes_per_job }
 }
 
 /// Where a webhook configuration is created.

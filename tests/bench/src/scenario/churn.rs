@@ -73,7 +73,7 @@ async fn measure(
             name,
             operator: operator.measured,
             floor: Some(floor),
-            beside: Vec::new(),
+            others: Vec::new(),
             figures: figures.into(),
         })?;
     }

@@ -1,4 +1,4 @@
-//! Kueue beside the operator: the same queue is worked off by each, in one run on one API server.
+//! Kueue compared with the operator: the same queue is worked off by each, in one run on one API server.
 //!
 //! As in `drain` the jobs are submitted while nothing runs that could admit them, and the start of the process is the
 //! beginning: so what each writes about a job before it admits it (Kueue a Workload) is part of what is measured. Nodes,
@@ -38,19 +38,19 @@ async fn measure(stage: &mut Stage, terms: &Terms) -> anyhow::Result<Case> {
     let mut kueue = Kueue::set_up(stage, room).await?;
     let floor = Floor::new(stage).await?;
     let trials = sides::tune(stage, &floor, terms.scale, usize::try_from(room)?).await?;
-    let mut beside = Vec::new();
+    let mut others = Vec::new();
     let kueue_first = terms.seed.is_multiple_of(2);
     if kueue_first {
-        beside.push(kueue.drain(stage, Setup::Tuned, "tuned", &plan).await?);
+        others.push(kueue.drain(stage, Setup::Tuned, "tuned", &plan).await?);
     }
     let queued = stage.submitter.all("job", &plan).await?;
     let operator = sides::operator(stage, &queued).await?;
     if !kueue_first {
-        beside.push(kueue.drain(stage, Setup::Tuned, "tuned", &plan).await?);
+        others.push(kueue.drain(stage, Setup::Tuned, "tuned", &plan).await?);
     }
     let again = stage.submitter.all("floor", &plan).await?;
     let floor = sides::floor(stage, &floor, sides::before(&again), again.len(), &trials).await?;
-    beside.push(kueue.drain(stage, Setup::Shipped, "shipped", &plan).await?);
-    let name = format!("kueue beside it, {jobs} jobs of {TENANTS} tenants");
-    Ok(Case { name, operator: operator.measured, floor: Some(floor), beside, figures: [].into() })
+    others.push(kueue.drain(stage, Setup::Shipped, "shipped", &plan).await?);
+    let name = format!("compared with Kueue, {jobs} jobs of {TENANTS} tenants");
+    Ok(Case { name, operator: operator.measured, floor: Some(floor), others, figures: [].into() })
 }

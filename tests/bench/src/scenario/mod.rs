@@ -16,7 +16,7 @@ use serde::Serialize;
 pub use self::rest::bare_handler;
 use crate::{
     measure::Measured,
-    sides::{Beside, FloorRun},
+    sides::{FloorRun, OtherRun},
 };
 
 /// The scenarios, by name.
@@ -66,7 +66,7 @@ pub struct Case {
     /// What the bare client did, where there is one.
     pub floor: Option<FloorRun>,
     /// What others did, where any were measured.
-    pub beside: Vec<Beside>,
+    pub others: Vec<OtherRun>,
     /// What else was measured, by name.
     pub figures: BTreeMap<&'static str, f64>,
 }
