@@ -375,6 +375,7 @@ async fn client_of(cluster: &Cluster, user: &str) -> anyhow::Result<Client> {
 
 /// Deletes all objects of a namespace, each by itself: those of a collection an API server deletes one after the other,
 /// and no more than it can in the minute that it gives a request. kube 5.0 leaves out the limit that would divide it.
+/// What they own is deleted with them, which for a batch Job is not the default.
 ///
 /// # Errors
 /// When one can't be deleted.
@@ -383,7 +384,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     const AT_ONCE: usize = 32;
-    let now = DeleteParams::default().grace_period(0);
+    let now = DeleteParams::background().grace_period(0);
     let all = api.list_metadata(&ListParams::default()).await?;
     let deletions = all.iter().map(|object| object.name_any()).map(|name| {
         let now = &now;
