@@ -79,7 +79,7 @@ reference: ## Write the pages of docs/reference: resources, routes, command line
 sqlx: deps ## Write .sqlx/: check the queries of src/db against a real Postgres
 	@scripts/sqlx
 
-bench: deps tools ## Measure the release-built operator and a bare client (S=core|drain|contended|churn|big|rest ARGS="--scale 0.1")
+bench: deps tools ## Measure the release-built operator and a bare client (S=core|drain|contended|churn|big|rest|kueue ARGS="--scale 0.1")
 	$(CARGO) build --release --package crofter --package crofter-bench
 	target/release/crofter-bench $(S) $(ARGS)
 

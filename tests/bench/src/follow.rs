@@ -21,6 +21,8 @@ use tokio::{sync::watch, task::JoinHandle};
 pub const PODS: &str = "/api/v1/pods";
 /// Where all Jobs are.
 pub const JOBS: &str = "/apis/crofter.io/v1alpha1/jobs";
+/// Selects those that have ended well.
+pub const COMPLETED: &str = "fieldSelector=status.phase%3DCompleted";
 
 /// What is read of an object.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -155,7 +157,7 @@ async fn go_on(
     Ok(())
 }
 
-/// When Jobs were first seen to be Completed.
+/// When jobs were first seen to have ended well.
 #[derive(Debug)]
 pub struct Completions {
     times: Arc<Mutex<HashMap<String, i64>>>,
@@ -164,11 +166,11 @@ pub struct Completions {
 }
 
 impl Completions {
-    /// Begins to watch. One event comes for each Job: when it begins to be Completed.
+    /// Begins to watch the jobs at `path`. One event comes for each: when `selector` begins to select it.
     ///
     /// # Errors
     /// As [`follow`].
-    pub async fn start(client: Client) -> anyhow::Result<Self> {
+    pub async fn start(client: Client, path: &'static str, selector: &'static str) -> anyhow::Result<Self> {
         let times: Arc<Mutex<HashMap<String, i64>>> = Arc::default();
         let (sender, count) = watch::channel(0);
         let seen = Arc::clone(&times);
@@ -177,7 +179,7 @@ impl Completions {
             times.entry(job.key()).or_insert_with(now);
             sender.send_replace(times.len());
         };
-        let follower = follow(client, JOBS, "fieldSelector=status.phase%3DCompleted", take).await?;
+        let follower = follow(client, path, selector, take).await?;
         Ok(Self { times, count, follower })
     }
 

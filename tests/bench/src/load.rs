@@ -82,11 +82,16 @@ pub fn round_robin(jobs: usize, tenants: usize) -> Vec<Planned> {
     (0..jobs).map(|number| Planned { tenant: number % tenants, shape: 0 }).collect()
 }
 
+/// What is created for a job: its namespace, the path, and the object.
+pub type Creation = (String, String, Value);
+
 /// Submits for tenants.
 #[derive(Clone)]
 pub struct Submitter {
     /// In whose name.
     pub client: Client,
+    /// How a tenant's job of a name and a shape is written.
+    pub write: fn(&Tenant, &str, &Shape) -> Creation,
     /// For whom.
     pub tenants: Vec<Tenant>,
     /// What for.
@@ -144,17 +149,28 @@ impl Submitter {
     async fn submit(&self, name: String, plan: Planned) -> anyhow::Result<Submitted> {
         let tenant = self.tenants.get(plan.tenant).context("a job of no tenant")?;
         let shape = self.shapes.get(plan.shape).context("a job of no shape")?;
-        let namespace = tenant.namespace();
-        let uri = format!("/apis/crofter.io/v1alpha1/namespaces/{namespace}/jobs");
-        let request = http::Request::post(uri)
+        let (namespace, path, object) = (self.write)(tenant, &name, shape);
+        let request = http::Request::post(path)
             .header(http::header::CONTENT_TYPE, "application/json")
-            .body(job_object(&name, shape).to_string().into_bytes())?;
+            .body(object.to_string().into_bytes())?;
         let answer: Answer =
             self.client.request(request).await.with_context(|| format!("submitting job {name}"))?;
         let Meta { uid, resource_version, .. } = answer.metadata;
         Ok(Submitted { plan, namespace, name, uid, version: resource_version, at: now() })
     }
 }
+
+/// The creation of a Job.
+pub fn job(tenant: &Tenant, name: &str, shape: &Shape) -> Creation {
+    let namespace = tenant.namespace();
+    let path = format!("/apis/crofter.io/v1alpha1/namespaces/{namespace}/jobs");
+    (namespace, path, job_object(name, shape))
+}
+
+/// The image of all jobs; no node runs it.
+pub const IMAGE: &str = "crofter.test/work:1";
+/// What all jobs ask for of memory.
+pub const MEMORY: &str = "64Mi";
 
 /// A Job.
 pub fn job_object(name: &str, shape: &Shape) -> Value {
@@ -163,8 +179,8 @@ pub fn job_object(name: &str, shape: &Shape) -> Value {
         "kind": "Job",
         "metadata": {"name": name},
         "spec": {
-            "image": "crofter.test/work:1",
-            "resources": {"cpu": shape.cores.to_string(), "memory": "64Mi"},
+            "image": IMAGE,
+            "resources": {"cpu": shape.cores.to_string(), "memory": MEMORY},
             "parameters": {"run-seconds": shape.seconds.to_string()},
         },
     })

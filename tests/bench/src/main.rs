@@ -7,6 +7,7 @@
 mod audit;
 mod floor;
 mod follow;
+mod kueue;
 mod load;
 mod measure;
 mod plot;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -40,7 +41,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Measures the operator, and a bare client that makes the same writes.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to measure; everything when none is named.
+    /// What to measure; everything but `kueue` when none is named.
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
     /// The part of the full size, at most 1.
@@ -116,8 +117,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let terms = Terms { program, scale, seed, out: out.clone(), jobs, tenants };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let mut report = Report { processors, scale, seed, cases: Vec::new() };
-    let chosen =
-        if arguments.scenarios.is_empty() { Scenario::value_variants() } else { &arguments.scenarios };
+    let mut chosen = arguments.scenarios;
+    if chosen.is_empty() {
+        chosen.extend(Scenario::all());
+    }
     for scenario in chosen {
         let mut done = |case| {
             print!("{}", report::text(&case));

@@ -88,16 +88,26 @@ impl Seen<'_> {
     /// The numbers.
     pub fn evaluate(&self) -> Measured {
         let admitted = self.admitted();
+        self.numbers(self.jobs.iter().filter_map(|job| Some((job.at, *admitted.get(&job.key())?))))
+    }
+
+    /// The numbers where the API server has named the pods, so that the request for one does not say which job it is
+    /// of. All jobs were submitted before the beginning.
+    pub fn evaluate_unnamed(&self) -> Measured {
+        let made = self.requests.iter().filter(|request| request.made_pod());
+        self.numbers(made.map(|request| (self.begun, request.answered)))
+    }
+
+    /// The numbers, from when each job was submitted and its pod made.
+    fn numbers(&self, admitted: impl Iterator<Item = (i64, i64)>) -> Measured {
         let mut curves = Curves::default();
         let mut waits = Vec::new();
-        for job in self.jobs {
-            let key = job.key();
-            if let Some(at) = admitted.get(&key) {
-                curves.admitted.push(seconds(self.begun, *at));
-                waits.push(seconds(job.at.max(self.begun), *at).max(0.0));
-            }
-            curves.completed.extend(self.completed.get(&key).map(|at| seconds(self.begun, *at)));
+        for (submitted, made) in admitted {
+            curves.admitted.push(seconds(self.begun, made));
+            waits.push(seconds(submitted.max(self.begun), made).max(0.0));
         }
+        let ended = self.jobs.iter().filter_map(|job| self.completed.get(&job.key()));
+        curves.completed.extend(ended.map(|at| seconds(self.begun, *at)));
         curves.admitted.sort_by(f64::total_cmp);
         curves.completed.sort_by(f64::total_cmp);
         let writes = writes(self.requests);
@@ -169,6 +179,22 @@ mod tests {
         assert_eq!(measured.completions_per_second, 0.125);
         assert_eq!((measured.writes_per_job, measured.writes_refused, measured.reads), (1.5, 1, 1));
         assert_eq!(measured.curves, Curves { admitted: vec![1.0, 5.0], completed: vec![3.0, 11.0] });
+    }
+
+    #[test]
+    fn pods_that_the_api_server_named_count_from_the_beginning() {
+        let second = 1_000_000;
+        let jobs = [job("j-1", 0), job("j-2", 0)];
+        let requests = [
+            request("create", "pods", "", 500, 11 * second),
+            request("create", "pods", "", 201, 12 * second),
+            request("create", "pods", "", 201, 14 * second),
+        ];
+        let completed = HashMap::from([("tenant-a/j-2".to_owned(), 15 * second)]);
+        let seen = Seen { begun: 10 * second, jobs: &jobs, requests: &requests, completed: &completed };
+        let measured = seen.evaluate_unnamed();
+        assert_eq!(measured.curves, Curves { admitted: vec![2.0, 4.0], completed: vec![5.0] });
+        assert_eq!((measured.wait.max, measured.admissions_per_second), (4.0, 0.5));
     }
 
     #[test]

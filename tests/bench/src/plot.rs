@@ -112,6 +112,7 @@ mod tests {
             name: name.to_owned(),
             operator: Measured { curves: curves.clone(), ..Measured::default() },
             floor: None,
+            others: Vec::new(),
             figures: [].into(),
         };
         let picture = svg(&[case("first case"), case("second case")]).unwrap();

@@ -16,8 +16,9 @@ const WANTED_OF_FLOOR: f64 = 0.8;
 /// Wanted of the operator's writes for each job, at most.
 const WANTED_WRITES: f64 = 4.0;
 /// Whose processor time has a column; what is left goes to others.
-const PROCESSES: [&str; 8] = [
+const PROCESSES: [&str; 9] = [
     "operator",
+    "kueue",
     "bench",
     "kube-apiserver",
     "etcd",
@@ -64,11 +65,14 @@ pub fn text(case: &Case) -> String {
     let sides: Vec<(&str, &Measured)> = [("operator", &case.operator)]
         .into_iter()
         .chain(floor.map(|f| ("bare client", &f.measured)))
+        .chain(case.others.iter().map(|other| (other.name.as_str(), &other.measured)))
         .collect();
     let rates = sides.iter().map(|(name, side)| rates(name, side));
     text.push_str(&table(&RATES, rates.collect()));
-    let times = sides.iter().map(|(name, side)| times(name, side));
-    text.push_str(&table(&[&["processor seconds"], PROCESSES.as_slice()].concat(), times.collect()));
+    let ran = |process: &&str| sides.iter().any(|(_, side)| side.processor_seconds.contains_key(*process));
+    let processes: Vec<&str> = PROCESSES.into_iter().filter(ran).collect();
+    let times = sides.iter().map(|(name, side)| times(name, side, &processes));
+    text.push_str(&table(&[&["processor seconds"], processes.as_slice()].concat(), times.collect()));
     for (name, side) in &sides {
         let kinds = side.writes.iter().map(|(kind, tally)| {
             let refused =
@@ -94,6 +98,15 @@ pub fn text(case: &Case) -> String {
         "  writes of the operator for each job: {:.2} (wanted: at most {WANTED_WRITES})",
         case.operator.writes_per_job
     );
+    for other in &case.others {
+        let by = other.writes_per_job.iter().map(|(writer, writes)| format!("{writes:.2} of {writer}"));
+        let by = by.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            text,
+            "  writes of {} for each job: {:.2} ({by})",
+            other.name, other.measured.writes_per_job
+        );
+    }
     text
 }
 
@@ -128,10 +141,10 @@ fn rates(name: &str, side: &Measured) -> Vec<String> {
     ]
 }
 
-fn times(name: &str, side: &Measured) -> Vec<String> {
+fn times(name: &str, side: &Measured, processes: &[&str]) -> Vec<String> {
     let of =
         |process: &&str| side.processor_seconds.get(*process).map_or(String::new(), |s| format!("{s:.1}"));
-    [name.to_owned()].into_iter().chain(PROCESSES.iter().map(of)).collect()
+    [name.to_owned()].into_iter().chain(processes.iter().map(of)).collect()
 }
 
 /// Columns as wide as their widest cell; the first is aligned left, numbers right.
@@ -157,7 +170,7 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sides::FloorRun;
+    use crate::sides::{FloorRun, OtherRun};
 
     #[test]
     fn a_table_is_aligned() {
@@ -170,9 +183,39 @@ mod tests {
         let side =
             |rate| Measured { admissions_per_second: rate, writes_per_job: 4.5, ..Measured::default() };
         let floor = FloorRun { in_flight: 32, tried: vec![], measured: side(100.0) };
-        let case = Case { name: "x".into(), operator: side(75.0), floor: Some(floor), figures: [].into() };
+        let case = Case {
+            name: "x".into(),
+            operator: side(75.0),
+            floor: Some(floor),
+            others: Vec::new(),
+            figures: [].into(),
+        };
         let text = text(&case);
         assert!(text.contains("admissions: 75 % of the bare client's (wanted: at least 80 %)"), "{text}");
         assert!(text.contains("for each job: 4.50 (wanted: at most 4)"), "{text}");
+    }
+
+    #[test]
+    fn others_are_rows_with_their_writers() {
+        let ran = |process: &str| Measured {
+            processor_seconds: [(process.to_owned(), 1.5)].into(),
+            writes_per_job: 9.0,
+            ..Measured::default()
+        };
+        let writes_per_job = [("Kueue", 5.25), ("job controller", 3.75)].into();
+        let other = OtherRun { name: "Kueue".into(), measured: ran("kueue"), writes_per_job };
+        let case = |others| Case {
+            name: "x".into(),
+            operator: ran("operator"),
+            floor: None,
+            others,
+            figures: [].into(),
+        };
+        let alone = text(&case(vec![]));
+        assert!(alone.contains("processor seconds  operator\n") && !alone.contains("Kueue"), "{alone}");
+        let both = text(&case(vec![other]));
+        assert!(both.contains("processor seconds  operator  kueue\n"), "{both}");
+        let writes = "writes of Kueue for each job: 9.00 (5.25 of Kueue, 3.75 of job controller)";
+        assert!(both.contains(writes), "{both}");
     }
 }

@@ -1,6 +1,6 @@
 //! The two sides that are compared.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crofter::controllers::attempt::FINALIZER_DELAY;
 use futures::{Stream, stream};
@@ -45,6 +45,17 @@ pub struct FloorRun {
     pub tried: Vec<(usize, f64)>,
     /// The numbers.
     pub measured: Measured,
+}
+
+/// What another system did with as many jobs.
+#[derive(Clone, Debug, Serialize)]
+pub struct OtherRun {
+    /// What it is.
+    pub name: String,
+    /// The numbers, of all whose writes a job costs.
+    pub measured: Measured,
+    /// Writes that were done for each job, by who made them.
+    pub writes_per_job: BTreeMap<&'static str, f64>,
 }
 
 /// A generous bound for a number of jobs.

@@ -28,8 +28,8 @@ use serde_json::json;
 
 use crate::{
     audit,
-    follow::{Completions, now},
-    load::{Planned, Shape, Submitter, Tenant},
+    follow::{COMPLETED, Completions, JOBS, now},
+    load::{Planned, Shape, Submitter, Tenant, job},
     recipe::{Recipe, Values},
     say,
 };
@@ -41,13 +41,13 @@ pub const FLOOR: &str = "bench-floor";
 /// Who submits the jobs.
 const LOAD: &str = "bench-load";
 /// The shared pool.
-const POOL: &str = "bench";
+pub const POOL: &str = "bench";
 /// Its name.
 const PROBE: &str = "benchprobe";
 /// How long tenants, nodes or a recorded job may take.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long the operator may take to finish what it is doing.
-const GRACE: Duration = Duration::from_secs(20);
+/// How long the operator, or what it is compared with, may take to finish what it is doing.
+pub const GRACE: Duration = Duration::from_secs(20);
 /// After this time without a write all is written.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -111,11 +111,11 @@ impl Stage {
         let mut stage = Self {
             operator: None,
             program,
-            submitter: Submitter { client: client.clone(), tenants, shapes },
+            submitter: Submitter { client: client.clone(), write: job, tenants, shapes },
             recipes: Vec::new(),
             nodes: (0..nodes).map(|number| format!("bench-node-{number:04}")).collect(),
             audit: audit::Log::new(cluster.audit_log().context("a cluster without audit log")?.to_owned()),
-            completions: Completions::start(client).await?,
+            completions: Completions::start(client, JOBS, COMPLETED).await?,
             // Free at this moment.
             api_port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
             cluster,
@@ -272,6 +272,11 @@ impl Stage {
         all
     }
 
+    /// The control plane.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// The operator's process id.
     ///
     /// # Errors
@@ -370,12 +375,16 @@ async fn client_of(cluster: &Cluster, user: &str) -> anyhow::Result<Client> {
 
 /// Deletes all objects of a namespace, each by itself: those of a collection an API server deletes one after the other,
 /// and no more than it can in the minute that it gives a request. kube 5.0 leaves out the limit that would divide it.
-async fn delete_all<K>(api: &Api<K>) -> anyhow::Result<()>
+/// What they own is deleted with them, which for a batch Job is not the default.
+///
+/// # Errors
+/// When one can't be deleted.
+pub async fn delete_all<K>(api: &Api<K>) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     const AT_ONCE: usize = 32;
-    let now = DeleteParams::default().grace_period(0);
+    let now = DeleteParams::background().grace_period(0);
     let all = api.list_metadata(&ListParams::default()).await?;
     let deletions = all.iter().map(|object| object.name_any()).map(|name| {
         let now = &now;

@@ -262,6 +262,9 @@ impl ControlPlane {
             "--node-monitor-period=1s",
         ]);
         command.args(self.client_limits());
+        if self.options.heavy_load {
+            command.arg("--concurrent-job-syncs=32");
+        }
         command.arg(format!("--node-monitor-grace-period={}s", self.options.node_grace.as_secs()));
         for (flag, path) in [
             ("--service-account-private-key-file", service_account_private),

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 pub use self::mend::Mend;
@@ -91,6 +92,24 @@ pub const CONTROL_PLANE: GoModule = GoModule {
     what: "the Kubernetes control plane",
 };
 
+/// The manager of Kueue, which the benchmark measures; nothing else needs it, so it is built for that only.
+pub const KUEUE: GoModule = GoModule {
+    dir: "tools-kueue",
+    ldflags: "-s -w",
+    renamed: &[],
+    // Where it does not issue its own certificates it wants the one of its metrics at a fixed place of its container.
+    mends: &[Mend {
+        module: KUEUE_MODULE,
+        file: "cmd/kueue/main.go",
+        wrong: "metricsCertPath := \"/etc/kueue/metrics/certs\"",
+        right: "metricsCertPath := cfg.Webhook.CertDir",
+    }],
+    what: "Kueue",
+};
+
+/// The module of [`KUEUE`], which has its CRDs and its default configuration, too.
+pub const KUEUE_MODULE: &str = "sigs.k8s.io/kueue";
+
 impl GoModule {
     /// The directory the programs are, or will be, in.
     ///
@@ -139,6 +158,21 @@ impl GoModule {
             fs::rename(unfinished.path(), &bin).map_err(at(&bin))?;
         }
         Ok(bin)
+    }
+
+    /// Where Go keeps the source of a module that this one requires; nothing there may be written to.
+    ///
+    /// # Errors
+    /// When there is no Go toolchain, or the module can't be had.
+    pub fn source_of(&self, module: &str) -> Result<PathBuf, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Download {
+            dir: PathBuf,
+        }
+        let found = self.run(["mod", "download", "-json", module])?;
+        let unclear = |source: serde_json::Error| at(Path::new(module))(source.into());
+        Ok(serde_json::from_slice::<Download>(&found).map_err(unclear)?.dir)
     }
 
     fn source(&self) -> PathBuf {

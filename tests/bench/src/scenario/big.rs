@@ -105,7 +105,7 @@ async fn restart(stage: &mut Stage, name: String, jobs: &[Submitted]) -> anyhow:
         ("peak_mib_at_first_pod", at_first),
         ("bare_client_lists_all_in_seconds", listed),
     ];
-    Ok(Case { name, operator, floor: None, figures: figures.into() })
+    Ok(Case { name, operator, floor: None, others: Vec::new(), figures: figures.into() })
 }
 
 /// Waits until the API server is done with what was made before: it is not for the restart.

@@ -69,7 +69,13 @@ async fn measure(
             ("submitted_late_p99", late.p99),
             ("submitted_late_p99_to_the_bare_client", floor_late.p99),
         ];
-        done(Case { name, operator: operator.measured, floor: Some(floor), figures: figures.into() })?;
+        done(Case {
+            name,
+            operator: operator.measured,
+            floor: Some(floor),
+            others: Vec::new(),
+            figures: figures.into(),
+        })?;
     }
     Ok(())
 }

@@ -93,7 +93,7 @@ async fn measure(stage: &mut Stage, terms: &Terms, jobs: &[usize], weights: &[u3
         ("utilisation_running", service.running / service.window / f64::from(NODES * CORES)),
         ("utilisation_held", service.held / service.window / f64::from(NODES * CORES)),
     ];
-    Ok(Case { name, operator: run.measured, floor: Some(floor), figures: figures.into() })
+    Ok(Case { name, operator: run.measured, floor: Some(floor), others: Vec::new(), figures: figures.into() })
 }
 
 /// The jobs of all tenants, each size as often, in an order that is random and repeats.

@@ -41,7 +41,7 @@ async fn one(terms: &Terms, jobs: usize, tenants: usize) -> anyhow::Result<Case>
     let measured = measure(&mut stage, terms, jobs).await;
     let (operator, floor) = stage.explain(measured)?;
     let name = format!("drain {jobs} jobs of {tenants} tenants");
-    Ok(Case { name, operator: operator.measured, floor: Some(floor), figures: [].into() })
+    Ok(Case { name, operator: operator.measured, floor: Some(floor), others: Vec::new(), figures: [].into() })
 }
 
 async fn measure(

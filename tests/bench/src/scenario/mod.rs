@@ -5,6 +5,7 @@ mod churn;
 mod contended;
 mod core;
 mod drain;
+mod kueue;
 mod rest;
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -13,7 +14,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 pub use self::rest::bare_handler;
-use crate::{measure::Measured, sides::FloorRun};
+use crate::{
+    measure::Measured,
+    sides::{FloorRun, OtherRun},
+};
 
 /// The scenarios, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,6 +34,9 @@ pub enum Scenario {
     Big,
     /// Reads and submits over REST with 1, 16 and 256 connections.
     Rest,
+    /// A queue of 3,000 jobs of 30 tenants is worked off by the operator, and by Kueue. Only when it is named: it
+    /// builds Kueue.
+    Kueue,
 }
 
 /// The input of all scenarios.
@@ -58,6 +65,8 @@ pub struct Case {
     pub operator: Measured,
     /// What the bare client did, where there is one.
     pub floor: Option<FloorRun>,
+    /// What others did, where any were measured.
+    pub others: Vec<OtherRun>,
     /// What else was measured, by name.
     pub figures: BTreeMap<&'static str, f64>,
 }
@@ -71,6 +80,11 @@ impl Case {
 }
 
 impl Scenario {
+    /// What is measured when none is named.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied().filter(|scenario| *scenario != Self::Kueue)
+    }
+
     /// Runs it. Each case is passed to `done` as soon as it is measured.
     ///
     /// # Errors
@@ -87,6 +101,7 @@ impl Scenario {
             Self::Churn => churn::run(terms, done).await,
             Self::Big => big::run(terms, done).await,
             Self::Rest => rest::run(terms).await,
+            Self::Kueue => kueue::run(terms, done).await,
         }
     }
 }

@@ -5,8 +5,6 @@
 
 use std::{fs, io::ErrorKind, path::Path};
 
-use serde::Deserialize;
-
 use super::{Error, GoModule, at, files_below};
 
 /// Words of a module's source, and those that replace them.
@@ -25,16 +23,9 @@ pub struct Mend {
 impl Mend {
     /// Puts a mended copy of the module below `dir`, where the `go.mod` is that the build uses.
     pub(super) fn apply(&self, of: &GoModule, dir: &Path) -> Result<(), Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Download {
-            dir: String,
-        }
-        let found = of.run(["mod", "download", "-json", self.module])?;
-        let unclear = |source: serde_json::Error| at(Path::new(self.module))(source.into());
-        let source = serde_json::from_slice::<Download>(&found).map_err(unclear)?.dir;
+        let source = of.source_of(self.module)?;
         let copy = dir.join(self.module);
-        for from in files_below(source.as_ref())? {
+        for from in files_below(&source)? {
             let to = copy.join(from.strip_prefix(&source).unwrap_or(&from));
             fs::create_dir_all(to.parent().unwrap_or(&copy)).map_err(at(&to))?;
             // Not `fs::copy`: nothing in Go's module cache may be written to, and the copy would be as it is.
