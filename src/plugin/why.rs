@@ -161,7 +161,8 @@ mod tests {
                 starts_in_seconds_p90: p90,
                 unknown: unknown.map(str::to_owned),
             };
-            let text = rendered(&job, &Why { estimate: Some(estimate), ..why.clone() }, false);
+            let why = Why { estimate: Some(estimate), score: None, shares: Vec::new(), ..why.clone() };
+            let text = rendered(&job, &why, false);
             text.lines().nth(3).unwrap().to_owned()
         };
         let lines = [
