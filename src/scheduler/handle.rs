@@ -189,7 +189,7 @@ impl SchedulerHandle {
         if self.is_ready() { self.with(|dispatcher| dispatcher.pool_shares(job_uid)) } else { Vec::new() }
     }
 
-    /// What is needed to estimate when a job, by UID, starts. The state is locked while it is copied, and [`Copies`] says how
+    /// What is needed to estimate when a job, by UID, starts. The state is locked while it is copied, and `Copies` says how
     /// seldom that is.
     ///
     /// # Errors
