@@ -101,6 +101,11 @@ impl PoolShares {
         }
     }
 
+    /// Whether the pool has nothing to share.
+    pub fn is_empty(&self) -> bool {
+        self.capacity == Resources::default()
+    }
+
     // --- members
 
     /// Adds a tenant that used this lately.

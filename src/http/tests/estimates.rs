@@ -11,16 +11,22 @@ use crate::{
 
 /// A core, on which a job of the tenant runs while another one waits.
 fn busy() -> SchedulerHandle {
+    busy_in("acme")
+}
+
+/// The same in one of the groups `acme`, the tenant's own, and `gpu`, a shared pool.
+fn busy_in(group: &str) -> SchedulerHandle {
     let mut dispatcher = Dispatcher::default();
     let core = Resources { cpu_milli: 1000, ..Resources::default() };
-    let worker = WorkerInput { group: "acme".into(), capacity: core, open: true };
+    let worker = WorkerInput { group: group.into(), capacity: core, open: true };
     dispatcher.set_worker("n1", Some(worker));
     let quotas = Plans::built_in().unwrap().get("free").unwrap().effective(&Quotas::default());
-    let groups = vec!["acme".into()];
-    let input = TenantInput { name: "acme".into(), closed: None, quotas, groups, ..TenantInput::default() };
+    let groups = vec!["acme".into(), "gpu".into()];
+    let (name, weight) = ("acme".into(), 2);
+    let input = TenantInput { name, closed: None, quotas, weight, groups, ..TenantInput::default() };
     dispatcher.set_tenant("tenant-acme", Some(input));
     dispatcher.set_pod(&"runs".into(), Some(("n1", core)));
-    let active = JobState::Active { group: Some("acme".into()), bound: true };
+    let active = JobState::Active { group: Some(group.into()), bound: true };
     for (uid, state) in [("runs", active), (JOB_UID, JobState::Waiting(1))] {
         let (uid, namespace, asked) = (uid.into(), "tenant-acme".into(), Ok(core));
         dispatcher.set_job(JobInput { uid, namespace, asked, state, ..JobInput::default() });
@@ -63,6 +69,34 @@ async fn what_the_scheduler_does_not_have_is_unknown_and_so_is_all_where_none_ru
     assert!(api.contains("the REST API alone") && !api.contains("ask again"), "{api}");
     let before = unknown(Lab::with(Some(SchedulerHandle::default()))).await;
     assert!(before.contains("has not seen the job yet"), "{before}");
+}
+
+#[tokio::test]
+async fn a_waiting_job_has_its_score_and_its_tenants_share_of_shared_pools() {
+    let why = async |lab: &Lab| lab.ask("GET", &format!("/v1/jobs/{JOB_UID}/why"), KEY, "").await.1;
+    let lab = Lab::with(Some(busy_in("gpu")));
+    lab.job(1, json!({"phase": "Queued"}));
+    let waits = why(&lab).await;
+    let score = &waits["score"];
+    assert_eq!((&score["queue_points"], &score["priority_points"]), (&json!(50), &json!(2)), "{waits}");
+    let total = 52.0 + score["waiting_points"].as_f64().unwrap();
+    assert!((score["total"].as_f64().unwrap() - total).abs() < 0.001, "{waits}");
+    assert_eq!(
+        waits["shares"],
+        json!([{
+            "pool": "gpu", "weight": 2, "guaranteed": 1.0, "held": 1.0, "with_job": 2.0, "recent": 0.0,
+            "within_guarantee": false,
+        }])
+    );
+    lab.job(2, json!({"phase": "Running"}));
+    let runs = why(&lab).await;
+    assert_eq!((runs.get("score"), &runs["shares"]), (None, &json!([])), "{runs}");
+    // Its own workers it shares with no other tenant; and a replica that does not lead has the score alone.
+    for lab in [Lab::with(Some(busy())), Lab::new()] {
+        lab.job(1, json!({"phase": "Queued"}));
+        let waits = why(&lab).await;
+        assert_eq!((waits["score"].is_object(), &waits["shares"]), (true, &json!([])), "{waits}");
+    }
 }
 
 #[tokio::test]

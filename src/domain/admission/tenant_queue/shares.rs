@@ -16,18 +16,17 @@ pub struct PoolShare {
 
 impl TenantQueue {
     /// The tenant's shares of the pools that a job may use, in the order of preference, without its own group, which it
-    /// shares with no other tenant.
+    /// shares with no other tenant, and without pools that have no node: any job would be a boundless part of them.
     pub fn pool_shares(&self, job: &JobEntry, shared: &Shared) -> Vec<PoolShare> {
         let shape = job.shape();
-        let memberships = self.allowed(&shape).iter().filter(|membership| self.is_shared(membership.pool));
-        let share = |membership: &Membership| PoolShare {
-            pool: shared.inventory.pool_name(membership.pool),
-            share: shared.inventory.shares(membership.pool).share(
-                membership.member,
-                &shape.asked,
-                shared.now.steady,
-            ),
+        let share = |Membership { pool, member, .. }: &Membership| {
+            let shares = shared.inventory.shares(*pool);
+            let is_shown = self.is_shared(*pool) && !shares.is_empty();
+            is_shown.then(|| PoolShare {
+                pool: shared.inventory.pool_name(*pool),
+                share: shares.share(*member, &shape.asked, shared.now.steady),
+            })
         };
-        memberships.map(share).collect()
+        self.allowed(&shape).iter().filter_map(share).collect()
     }
 }

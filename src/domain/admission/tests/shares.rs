@@ -28,7 +28,12 @@ fn a_job_has_the_shares_of_its_own_tenant_in_shared_pools() {
     let shown = dispatcher.pool_shares("other")[0].share;
     assert_eq!((shown.share.held, shown.guarantee, shown.weight), (0.0, 0.75, 3));
     assert!((dispatcher.pool_shares("small")[0].share.guarantee - 0.25).abs() < 1e-9);
+    // Of no nodes there is no share.
+    dispatcher.set_worker("n1", None);
+    dispatcher.decide();
+    assert!(dispatcher.pool_shares("small").is_empty());
     // One that names its own group contends for nothing.
+    dispatcher.set_worker("n1", Some(worker("gpu", 10)));
     dispatcher.set_job(JobInput { group: Some("acme".into()), ..job("own", "acme", cpu(1)) });
     dispatcher.set_job(JobInput { group: Some("others".into()), ..job("lost", "acme", cpu(1)) });
     dispatcher.decide();
