@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crofter::names;
 use crofter_test_cluster::{Cluster, wait};
 use k8s_openapi::api::{authorization::v1::SelfSubjectRulesReview, rbac::v1::RoleBinding};
 use kube::{Api, Client, api::PostParams};
@@ -39,8 +38,9 @@ pub(crate) async fn rights(client: &Client, namespace: &str) -> BTreeSet<String>
     by_resource.into_iter().map(line).collect()
 }
 
-/// What an account asked the API server for, in the form of [`rights`], but for what everybody may ask.
-pub(crate) fn used(cluster: &Cluster, account: &str) -> BTreeSet<String> {
+/// What an account asked the API server for, in the form of [`rights`], but for what everybody may ask. Rights to objects of
+/// the names `named` are by name.
+pub(crate) fn used(cluster: &Cluster, account: &str, named: &[&str]) -> BTreeSet<String> {
     let mut by_resource = BTreeMap::<String, BTreeSet<String>>::new();
     for event in audited(cluster, account) {
         let of = &event["objectRef"];
@@ -51,7 +51,7 @@ pub(crate) fn used(cluster: &Cluster, account: &str) -> BTreeSet<String> {
         let subresource = of["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
         // Rights by name: a create has no name yet.
         let verb = event["verb"].as_str().unwrap();
-        let is_named = [names::PEPPER_SECRET, names::DEFAULT_TENANT_RECORD].contains(&field("name"));
+        let is_named = named.contains(&field("name"));
         let one = if is_named && verb != "create" { format!(" {}", field("name")) } else { String::new() };
         let resource = format!("{}{subresource}.{}{one}", field("resource"), field("apiGroup"));
         by_resource.entry(resource).or_default().insert(verb.to_owned());
