@@ -19,7 +19,11 @@ fn a_job_has_the_shares_of_its_own_tenant_in_shared_pools() {
     let shares = dispatcher.pool_shares("wide");
     assert_eq!(shares.iter().map(|share| &*share.pool).collect::<Vec<_>>(), ["gpu"], "not its own group");
     let MemberShare { share, guarantee, weight } = shares[0].share;
-    assert_eq!((share.held, share.with_job, guarantee, weight), (0.2, 1.1, 1.0, 1), "no other tenant has demand");
+    assert_eq!(
+        (share.held, share.with_job, guarantee, weight),
+        (0.2, 1.1, 1.0, 1),
+        "no other tenant has demand"
+    );
     assert!(!shares[0].share.is_guaranteed());
     // As soon as another tenant has demand, only a part by weight is guaranteed.
     dispatcher.set_job(job("other", "umbra", cpu(9)));
