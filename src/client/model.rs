@@ -180,8 +180,9 @@ pub struct PoolShare {
     pub held: f64,
     /// What they would hold with this job.
     pub with_job: f64,
-    /// The mean of what they held lately.
-    pub recent: f64,
+    /// The mean of what they held lately; `None` where a replica answered that does not know it.
+    #[serde(default)]
+    pub recent: Option<f64>,
     /// Whether the tenant is within its guarantee with this job.
     pub within_guarantee: bool,
 }

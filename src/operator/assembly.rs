@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::Settings,
     controllers::{api_key, attempt, job, node, tenant},
-    domain::{admission::Dispatcher, job_pod::JobPod, worker},
+    domain::{job_pod::JobPod, worker},
     http::jobs_index::JobsIndex,
     keys::Keys,
     kube_ext::{
@@ -40,7 +40,7 @@ use crate::{
     mirror::{self, MirrorHandle},
     names,
     random::Random,
-    scheduler::{self, Caches, Changes, RequeueSenders, Scheduler, SchedulerHandle},
+    scheduler::{self, Caches, Changes, RequeueSenders, Scheduler, SchedulerHandle, Sources},
 };
 
 /// The clients of the API server.
@@ -74,14 +74,14 @@ pub(super) struct Assembly {
     /// When the parts of the leader begin.
     begins: Acquired,
     settings: Settings,
-    plans: watch::Receiver<Arc<Plans>>,
-    scenarios: watch::Receiver<Arc<Scenarios>>,
     clock: Clock,
     metrics: Metrics,
     watches: Watches,
     events: Events,
     /// Shared by all writers of statuses.
     courtesy: CourtesyBudget,
+    /// What the scheduler reads.
+    sources: Sources,
     scheduler: SchedulerHandle,
     tenants: Watch<Tenant>,
     jobs: Watch<Job>,
@@ -91,7 +91,6 @@ pub(super) struct Assembly {
     nodes: Watch<Node>,
     /// Pods of others.
     others: Watch<Pod>,
-    caches: Caches,
     index: JobsIndex,
     parts: Parts,
     /// Whether the scheduler runs here.
@@ -110,7 +109,6 @@ impl Assembly {
     ) -> Self {
         let Tables { plans, scenarios } = tables;
         let client = clients.any.clone();
-        let elastic: Vec<String> = elastic_pools.iter().map(|pool| names::pool_group(pool)).collect();
         let metrics = Metrics::default();
         let watches = Watches::new(metrics.clone());
         let tenants = everything(&client).known_as("tenants", &watches);
@@ -130,8 +128,22 @@ impl Assembly {
         let others = Watch::new(Api::all(client.clone()), theirs)
             .with_prepare(scheduler::prepare_foreign_pods)
             .known_as("other_pods", &watches);
-        let caches =
-            Caches { tenants: tenants.store(), jobs: jobs.store(), pods: pods.store(), nodes: nodes.store() };
+        let caches = Caches {
+            tenants: tenants.store(),
+            jobs: jobs.store(),
+            pods: pods.store(),
+            nodes: nodes.store(),
+            others: others.store(),
+            foreign: pods.foreign_store(),
+        };
+        let sources = Sources {
+            caches,
+            plans,
+            scenarios,
+            gpu_resource: settings.gpu_resource.clone(),
+            elastic: elastic_pools.iter().map(|pool| names::pool_group(pool)).collect(),
+            clock: clients.clock.clone(),
+        };
         let mut parts = Parts::default();
         let (events, writing) = events::start(clients.leader.clone(), metrics.clone());
         parts.essential("events", writing);
@@ -142,19 +154,17 @@ impl Assembly {
             begins: leadership.acquired(),
             leadership,
             settings,
-            plans,
-            scenarios,
             metrics,
             watches,
             courtesy: CourtesyBudget::default(),
-            scheduler: SchedulerHandle::new(Dispatcher::new(elastic.iter().map(String::as_str))),
+            scheduler: SchedulerHandle::of_sources(sources.clone()),
+            sources,
             tenants,
             jobs,
             keys,
             pods,
             nodes,
             others,
-            caches,
             index: JobsIndex::default(),
             parts,
             schedules: false,
@@ -209,7 +219,7 @@ impl Assembly {
 
     /// The mirror, and the deletion of entries of the audit log that are older than `audit_retention`.
     pub(super) fn mirror(&mut self, config: mirror::Config, audit_retention: Duration) -> MirrorHandle {
-        let Caches { tenants, jobs, pods, nodes } = self.caches.clone();
+        let Caches { tenants, jobs, pods, nodes, .. } = self.sources.caches.clone();
         let stores = mirror::Stores { tenants, nodes, jobs, pods };
         let changes = mirror::Changes {
             tenants: self.tenants.subscribe_held(&self.begins),
@@ -238,17 +248,12 @@ impl Assembly {
         self.schedules = true;
         let (requeued_jobs, jobs) = distinct();
         let (requeued_tenants, tenants) = distinct();
-        let scheduler = Scheduler::new(scheduler::Context {
-            caches: self.caches.clone(),
-            handle: self.scheduler.clone(),
+        let outputs = scheduler::Outputs {
             requeue: RequeueSenders { jobs: requeued_jobs, tenants: requeued_tenants },
-            plans: self.plans.clone(),
-            scenarios: self.scenarios.clone(),
             courtesy: self.courtesy.clone(),
-            gpu_resource: self.settings.gpu_resource.clone(),
-            clock: self.clock.clone(),
             metrics: self.metrics.clone(),
-        });
+        };
+        let scheduler = Scheduler::new(self.sources.clone(), self.scheduler.clone(), outputs);
         let changes = Changes {
             tenants: self.tenants.subscribe_held(&self.begins),
             jobs: self.jobs.subscribe_held(&self.begins),
@@ -276,11 +281,11 @@ impl Assembly {
                 courtesy: self.courtesy.clone(),
                 settings: self.settings.clone(),
                 namespace,
-                plans: self.plans.clone(),
-                jobs: self.caches.jobs.clone(),
+                plans: self.sources.plans.clone(),
+                jobs: self.sources.caches.jobs.clone(),
                 keys: self.keys.store(),
-                pods: self.caches.pods.clone(),
-                nodes: self.caches.nodes.clone(),
+                pods: self.sources.caches.pods.clone(),
+                nodes: self.sources.caches.nodes.clone(),
                 snapshot: Arc::new(move |namespace| {
                     scheduler
                         .usage_snapshot(namespace)
@@ -291,7 +296,7 @@ impl Assembly {
                 metrics: self.metrics.clone(),
             });
         let inputs = tenant::Inputs {
-            tenants: self.caches.tenants.clone(),
+            tenants: self.sources.caches.tenants.clone(),
             tenant_changes: self.tenants.subscribe_held(&self.begins),
             pods: self.pods.subscribe_objects_held(&self.begins).boxed(),
             nodes: self.nodes.subscribe_objects_held(&self.begins).boxed(),
@@ -313,7 +318,7 @@ impl Assembly {
 
     /// The state of a tenant's workers, for its status.
     fn workers(&self) -> tenant::WorkersOf {
-        let (nodes, plans) = (self.caches.nodes.clone(), self.plans.clone());
+        let (nodes, plans) = (self.sources.caches.nodes.clone(), self.sources.plans.clone());
         let gpu_resource = self.settings.gpu_resource.clone();
         Arc::new(move |tenant: &Tenant| {
             let all = nodes.state();
@@ -327,10 +332,10 @@ impl Assembly {
     }
 
     pub(super) fn nodes(&mut self) {
-        let Caches { tenants, pods, nodes, .. } = self.caches.clone();
+        let Caches { tenants, pods, nodes, .. } = self.sources.caches.clone();
         let (client, settings) = (self.clients.leader.clone(), self.settings.clone());
         let caches = node::Caches { nodes, tenants, pods };
-        let (events, plans) = (self.events.clone(), self.plans.clone());
+        let (events, plans) = (self.events.clone(), self.sources.plans.clone());
         let context =
             Arc::new(node::Context::new(client, events, caches, plans, settings, self.metrics.clone()));
         let of_nodes = self.nodes.subscribe_objects_held(&self.begins);
@@ -348,7 +353,7 @@ impl Assembly {
         start_limit_seconds: u32,
     ) {
         let (invalid, writer) = invalid::cache();
-        let Caches { tenants, jobs, pods, .. } = self.caches.clone();
+        let Caches { tenants, jobs, pods, .. } = self.sources.caches.clone();
         let context = job::Context {
             client: self.clients.leader.clone(),
             jobs,
@@ -356,8 +361,8 @@ impl Assembly {
             pods,
             tenants,
             scheduler: self.scheduler.clone(),
-            plans: self.plans.clone(),
-            scenarios: self.scenarios.clone(),
+            plans: self.sources.plans.clone(),
+            scenarios: self.sources.scenarios.clone(),
             settings: self.settings.clone(),
             start_limit: SignedDuration::from_secs(start_limit_seconds.into()),
             mirrored: mirror.cloned().map(mirrored),
@@ -380,7 +385,7 @@ impl Assembly {
     }
 
     pub(super) fn attempts(&mut self, invalid: InvalidObjects<Tenant>, mirror: Option<&MirrorHandle>) {
-        let Caches { jobs, pods, tenants, .. } = self.caches.clone();
+        let Caches { jobs, pods, tenants, .. } = self.sources.caches.clone();
         let context = attempt::Context {
             client: self.clients.leader.clone(),
             jobs,
@@ -406,7 +411,7 @@ impl Assembly {
         let (context, invalid) = api_key::prepare(api_key::Dependencies {
             client: self.clients.leader.clone(),
             keys: self.keys.store(),
-            tenants: self.caches.tenants.clone(),
+            tenants: self.sources.caches.tenants.clone(),
             peppers: peppers.clone(),
             settings: self.settings.clone(),
             namespace: namespace.clone(),

@@ -51,7 +51,7 @@ fn rendered(job: &Job, why: &Why, color: bool) -> String {
     text += "\n";
     text += &checklist(&why.checks, color);
     if why.source == "status" {
-        text += "\nfrom the job's last status; the REST API of the leading replica has the numbers of this moment\n";
+        text += "\nreason and conditions are from the job's last status; the leading replica has those of this moment\n";
     }
     text
 }
@@ -82,11 +82,11 @@ fn points(score: &Score) -> String {
 fn share_of(share: &PoolShare) -> String {
     let percent = |part: f64| format!("{:.0}%", part * 100.0);
     let is = if share.within_guarantee { "within" } else { "beyond" };
+    let recent = share.recent.map(|recent| format!(", lately {}", percent(recent))).unwrap_or_default();
     format!(
-        "pool {}: the tenant holds {}, lately {}, guaranteed {} (weight {}); with this job {}, {is} the guarantee",
+        "pool {}: the tenant holds {}{recent}, guaranteed {} (weight {}); with this job {}, {is} the guarantee",
         share.pool,
         percent(share.held),
-        percent(share.recent),
         percent(share.guaranteed),
         share.weight,
         percent(share.with_job),
@@ -174,8 +174,13 @@ mod tests {
             estimated(None, None, None),
         ];
         insta::assert_snapshot!(lines.join("\n"));
-        let status = Why { source: "status".to_owned(), ..why.clone() };
-        assert!(rendered(&job, &status, false).contains("from the job's last status"));
+        let mut status = Why { source: "status".to_owned(), ..why.clone() };
+        status.shares[0].recent = None;
+        let text = rendered(&job, &status, false);
+        assert!(
+            text.contains("from the job's last status") && text.contains("holds 20%, guaranteed 25%"),
+            "{text}"
+        );
         let running = Why { waiting: false, ..why };
         assert!(rendered(&job, &running, false).ends_with("it does not wait for its start\n"));
     }

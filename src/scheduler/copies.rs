@@ -1,15 +1,16 @@
 //! How often the scheduler's state is copied for estimates of starts, however many are requested.
 //!
 //! The scheduler waits while its state is copied, which takes milliseconds where thousands of jobs run and wait. So estimates
-//! share a copy for [`MAX_AGE`], and the scheduler has [`REST`] times as long for itself as the last copy took.
+//! share a copy for [`MAX_AGE`], and the scheduler has [`REST`] times as long for itself as the last copy took. Where it does
+//! not decide, a copy is a snapshot of the caches, which takes longer, and other parts have that time for themselves.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     clock::Clock,
     domain::{
-        admission::Dispatcher,
-        estimate::{Contention, Forecast, StateCopy, Unknown},
+        admission::{Dispatcher, PoolShare},
+        estimate::{Contention, Forecast, Outlook, StateCopy, Unknown},
     },
 };
 
@@ -21,35 +22,50 @@ const REST: i32 = 10;
 /// The last copy.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    last: Option<StateCopy>,
+    last: Option<Copy>,
     /// By the steady clock: when the next one may be made.
     next: Option<Timestamp>,
 }
 
+/// A copy of the scheduler's state.
+#[derive(Debug)]
+struct Copy {
+    state: StateCopy,
+    /// What estimates go by, in addition; `None` where that is the scheduler's own, of which each copies what it needs.
+    outlook: Option<Outlook>,
+}
+
 impl Copies {
-    /// What is needed to estimate the start of a job, by UID: from the last copy, or from a new one where that is too old or
-    /// lacks the job. `copy` has none before the first decision.
+    /// What is needed to estimate the start of a job, by UID, and what its tenant has of shared pools: from the last copy, or
+    /// from a new one where that is too old or lacks the job. `copy` has none before the first decision.
     pub(super) fn forecast(
         &mut self,
         job_uid: &str,
         clock: &Clock,
-        copy: impl FnOnce() -> Option<Dispatcher>,
+        copy: impl FnOnce() -> Option<(Dispatcher, Option<Outlook>)>,
         contention: impl FnOnce(&StateCopy, &str) -> Contention,
-    ) -> Result<Forecast, Unknown> {
+    ) -> (Result<Forecast, Unknown>, Vec<PoolShare>) {
         let begun = clock.read();
         let age = |copy: &StateCopy| begun.steady.duration_since(copy.now().steady);
-        let is_usable = self.last.as_ref().is_some_and(|last| age(last) < MAX_AGE && last.has(job_uid));
+        let is_usable = |Copy { state, .. }: &Copy| age(state) < MAX_AGE && state.has(job_uid);
+        let is_usable = self.last.as_ref().is_some_and(is_usable);
         if !is_usable && self.next.is_none_or(|next| next <= begun.steady) {
             let copied = copy();
             self.next = after(clock.steady(), begun.steady);
-            self.last = copied.map(|dispatcher| StateCopy::new(dispatcher, begun));
+            self.last = copied
+                .map(|(dispatcher, outlook)| Copy { state: StateCopy::new(dispatcher, begun), outlook });
         }
-        let copy = self.last.as_mut().ok_or(Unknown::NotScheduled)?;
+        let Some(Copy { state, outlook }) = &mut self.last else {
+            return (Err(Unknown::NotScheduled), Vec::new());
+        };
         let begun = clock.steady();
-        let forecast = copy.forecast(job_uid, contention);
+        let forecast = match outlook {
+            Some(outlook) => state.forecast(job_uid, |copy, namespace| outlook.contention(copy, namespace)),
+            None => state.forecast(job_uid, contention),
+        };
         // What is copied of the times of jobs keeps the scheduler waiting, too.
         self.next = self.next.max(after(clock.steady(), begun));
-        forecast
+        (forecast, state.pool_shares(job_uid))
     }
 
     /// Frees the memory of the last copy.
@@ -110,10 +126,10 @@ mod tests {
             let copy = || {
                 self.made.set(self.made.get() + 1);
                 self.millis.fetch_add(self.takes, Ordering::Relaxed);
-                Some(self.dispatcher.clone())
+                Some((self.dispatcher.clone(), None))
             };
             let contention = |copy: &StateCopy, namespace: &str| self.outlook.contention(copy, namespace);
-            let forecast = self.copies.forecast(uid, &clock, copy, contention);
+            let (forecast, _) = self.copies.forecast(uid, &clock, copy, contention);
             // The namespace is no tenant's, which is known of a job that is.
             (!matches!(forecast, Err(Unknown::NotScheduled)), self.made.get())
         }

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use tokio::sync::Notify;
 
-use super::copies::Copies;
+use super::{Sources, copies::Copies, snapshot::snapshot};
 use crate::{
     api_types::{
         JobPhase, Reason,
@@ -39,6 +39,8 @@ pub struct SchedulerHandle {
     changed: Arc<Notify>,
     /// A decision was made.
     decided: Arc<Notify>,
+    /// What estimates go by where nothing is decided.
+    sources: Option<Arc<Sources>>,
 }
 
 #[derive(Default)]
@@ -56,6 +58,13 @@ impl SchedulerHandle {
     #[must_use]
     pub fn new(dispatcher: Dispatcher) -> Self {
         Self::of(State { dispatcher, ..State::default() })
+    }
+
+    /// The handle of a scheduler of these objects, from which it estimates starts also while that decides nothing.
+    #[must_use]
+    pub fn of_sources(sources: Sources) -> Self {
+        let dispatcher = sources.dispatcher();
+        Self { sources: Some(Arc::new(sources)), ..Self::new(dispatcher) }
     }
 
     /// A handle that returns these verdicts, by job UID.
@@ -183,25 +192,22 @@ impl SchedulerHandle {
         self.is_ready().then(|| self.with(|dispatcher| dispatcher.current_verdict(job_uid))).flatten()
     }
 
-    /// What the tenant of a job, by UID, has of each shared pool that the job may use; nothing before the first decision.
-    #[must_use]
-    pub fn pool_shares(&self, job_uid: &str) -> Vec<PoolShare> {
-        if self.is_ready() { self.with(|dispatcher| dispatcher.pool_shares(job_uid)) } else { Vec::new() }
-    }
-
-    /// What is needed to estimate when a job, by UID, starts. The state is locked while it is copied, and `Copies` says how
-    /// seldom that is.
+    /// What is needed to estimate when a job, by UID, starts, and what its tenant has of each shared pool that the job may
+    /// use. The state is locked while it is copied, and `Copies` says how seldom that is. Where nothing is decided, the copy is
+    /// a [`snapshot`].
     ///
     /// # Errors
-    /// Where it is known without any forecast that the start can't be; also before the first decision.
-    pub fn forecast(&self, job_uid: &str, clock: &Clock) -> Result<Forecast, Unknown> {
-        let copy = || {
+    /// Where it is known without any forecast that the start can't be; also before the caches are synced.
+    pub fn forecast(&self, job_uid: &str, clock: &Clock) -> (Result<Forecast, Unknown>, Vec<PoolShare>) {
+        let decided = || {
             let state = self.lock();
-            state.ready.then(|| state.dispatcher.clone())
+            state.ready.then(|| (state.dispatcher.clone(), None))
         };
+        let observed =
+            || snapshot(self.sources.as_ref()?).map(|(dispatcher, outlook)| (dispatcher, Some(outlook)));
         let contention = |copy: &StateCopy, namespace: &str| self.outlook().contention(copy, namespace);
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        copies.forecast(job_uid, clock, copy, contention)
+        copies.forecast(job_uid, clock, || decided().or_else(observed), contention)
     }
 
     /// Frees the memory of the copy for estimates.
@@ -267,6 +273,11 @@ impl SchedulerHandle {
                 None => next.await,
             }
         }
+    }
+
+    /// Takes all that is known out of it.
+    pub(super) fn take(&self) -> (Dispatcher, Outlook) {
+        (std::mem::take(&mut self.lock().dispatcher), std::mem::take(&mut self.outlook()))
     }
 
     /// Waits until a charge is to be stored, or an admission was given back.

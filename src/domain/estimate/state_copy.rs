@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{Forecast, Unknown, arrivals::Pattern, job_times::Expected};
 use crate::{
     clock::ClockReading,
-    domain::admission::{Dispatcher, Stage},
+    domain::admission::{Dispatcher, PoolShare, Stage},
 };
 
 /// The scheduler's state, and the times of jobs as far as estimates have asked for them.
@@ -51,6 +51,12 @@ impl StateCopy {
     #[must_use]
     pub fn has(&self, uid: &str) -> bool {
         self.dispatcher.unfinished_job(uid).is_some()
+    }
+
+    /// What the tenant of a job, by UID, has of each shared pool that the job may use.
+    #[must_use]
+    pub fn pool_shares(&self, uid: &str) -> Vec<PoolShare> {
+        self.dispatcher.pool_shares(uid)
     }
 
     /// What is needed to estimate the start of a job, by UID. `contention` copies what is known of the tenant of a namespace and

@@ -22,7 +22,10 @@ use uuid::Uuid;
 
 use crate::{
     clock::Clock,
-    domain::estimate::{Estimate, Unknown},
+    domain::{
+        admission::PoolShare,
+        estimate::{Estimate, Unknown},
+    },
     fair_semaphore::FairSemaphore,
     scheduler::SchedulerHandle,
 };
@@ -69,8 +72,23 @@ impl From<Result<Estimate, Unknown>> for StartEstimate {
 
 impl StartEstimate {
     /// One that is not known.
-    pub(super) fn unknown(why: impl Into<String>) -> Self {
+    fn unknown(why: impl Into<String>) -> Self {
         Self { unknown: Some(why.into()), ..Self::default() }
+    }
+}
+
+/// What decides when a job starts.
+#[derive(Clone, Default)]
+pub(super) struct Start {
+    pub(super) estimate: StartEstimate,
+    /// What the job's tenant has of each shared pool that the job may use.
+    pub(super) shares: Vec<PoolShare>,
+}
+
+impl Start {
+    /// One that is not known.
+    pub(super) fn unknown(why: impl Into<String>) -> Self {
+        Self { estimate: StartEstimate::unknown(why), shares: Vec::new() }
     }
 }
 
@@ -81,7 +99,7 @@ pub struct Estimates {
     /// Whether the copy of the scheduler's state will be freed.
     will_forget: Arc<AtomicBool>,
     /// By UID of the job.
-    kept: Cache<String, StartEstimate>,
+    kept: Cache<String, Start>,
 }
 
 impl Default for Estimates {
@@ -107,10 +125,10 @@ impl Estimates {
         job_uid: &str,
         scheduler: &SchedulerHandle,
         clock: &Clock,
-    ) -> StartEstimate {
+    ) -> Start {
         let compute = self.compute(tenant, job_uid.to_owned(), scheduler.clone(), clock.clone());
         let kept = self.kept.try_get_with_by_ref(job_uid, compute).await;
-        kept.unwrap_or_else(|busy| StartEstimate::unknown(busy.to_string()))
+        kept.unwrap_or_else(|busy| Start::unknown(busy.to_string()))
     }
 
     async fn compute(
@@ -119,7 +137,7 @@ impl Estimates {
         uid: String,
         scheduler: SchedulerHandle,
         clock: Clock,
-    ) -> Result<StartEstimate, Busy> {
+    ) -> Result<Start, Busy> {
         let permit = timeout(MAX_WAITING, self.computing.acquire(tenant)).await.map_err(|_| Busy)?;
         self.forget_later(&scheduler);
         let computed = tokio::task::spawn_blocking(move || {
@@ -127,10 +145,11 @@ impl Estimates {
             let _permit = permit;
             let end = clock.steady().saturating_add(MAX_COMPUTING).ok();
             let may_continue = || end.is_some_and(|end| clock.steady() < end);
-            let forecast = scheduler.forecast(&uid, &clock);
-            forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue))
+            let (forecast, shares) = scheduler.forecast(&uid, &clock);
+            let estimate = forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue));
+            Start { estimate: estimate.into(), shares }
         });
-        computed.await.map(StartEstimate::from).map_err(|_| Busy)
+        computed.await.map_err(|_| Busy)
     }
 
     /// Frees the copy of the scheduler's state after a while.
@@ -172,10 +191,10 @@ mod tests {
         let tenant = Uuid::from_u128;
         let other = estimates.computing.acquire(tenant(1)).await;
         let busy = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
-        assert!(busy.unknown.unwrap().contains("too many estimates"));
+        assert!(busy.estimate.unknown.unwrap().contains("too many estimates"));
         drop(other);
         let answered = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
-        assert!(answered.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
+        assert!(answered.estimate.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
     }
 
     #[tokio::test(start_paused = true)]
@@ -195,7 +214,7 @@ mod tests {
         assert!((&mut other).now_or_never().is_none());
         drop(busy);
         drop(many.remove(0).await);
-        let answered = other.await.unknown.unwrap();
+        let answered = other.await.estimate.unknown.unwrap();
         assert!(answered.contains("has not seen the job"), "{answered}");
         assert!(many.iter_mut().skip(1).all(|request| request.now_or_never().is_none()));
     }

@@ -65,14 +65,18 @@ pub struct PoolShare {
     /// This is the part that they would hold with this job. It may be more than 1 where the pool has shrunk.
     with_job: f64,
     /// This is the mean part that they held lately, with a half-life of a day. Beyond the guarantees, the tenant that has the
-    /// least of it by weight is next.
-    recent: f64,
+    /// least of it by weight is next. It is null where this replica does not lead: only the leading one knows it.
+    recent: Option<f64>,
     /// Whether the tenant is within its guarantee with this job. Such jobs come before all others.
     within_guarantee: bool,
 }
 
-impl From<admission::PoolShare> for PoolShare {
-    fn from(admission::PoolShare { pool, share: member }: admission::PoolShare) -> Self {
+impl PoolShare {
+    /// A share as this replica knows it, which leads or does not.
+    pub(super) fn of(
+        admission::PoolShare { pool, share: member }: admission::PoolShare,
+        leads: bool,
+    ) -> Self {
         let MemberShare { share, guarantee, weight } = member;
         // No more digits than mean something.
         let part = |part: f64| (part * 10_000.0).round() / 10_000.0;
@@ -82,7 +86,7 @@ impl From<admission::PoolShare> for PoolShare {
             guaranteed: part(guarantee),
             held: part(share.held),
             with_job: part(share.with_job),
-            recent: part(share.recent),
+            recent: leads.then(|| part(share.recent)),
             within_guarantee: member.is_guaranteed(),
         }
     }
@@ -119,7 +123,8 @@ mod tests {
         let share = admission::Share { held: 1.0 / 3.0, with_job: 0.5, recent: 0.000_04 };
         let member = |guarantee| MemberShare { share, guarantee, weight: 2 };
         let shown = |guarantee| {
-            json!(PoolShare::from(admission::PoolShare { pool: "gpu".into(), share: member(guarantee) }))
+            let share = admission::PoolShare { pool: "gpu".into(), share: member(guarantee) };
+            json!(PoolShare::of(share, true))
         };
         assert_eq!(
             shown(0.5),

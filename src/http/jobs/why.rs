@@ -1,7 +1,7 @@
 //! `GET /jobs/{id}/why`: the conditions of a job's start, as an ordered checklist with numbers.
 //!
-//! Where this process schedules, the numbers are the scheduler's current ones; elsewhere they are those of the last status,
-//! and the response says so. An estimate of when the job starts comes only from where the scheduler is.
+//! Where this process schedules, the numbers of the conditions are the scheduler's current ones; elsewhere they are those of
+//! the last status, and the response says so. Estimate and shares come from all that a scheduler would know here.
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Id, cached_job,
-    estimate::StartEstimate,
+    estimate::{Start, StartEstimate},
     rate,
     score::{PoolShare, Score},
     view::{StatusWord, word},
@@ -59,7 +59,8 @@ pub struct Why {
     docs: Option<String>,
     /// This is the job's position among the tenant's waiting jobs, from 1. It is null beyond the 10,000th.
     position: Option<usize>,
-    /// This is `scheduler` where the numbers are of this moment, and `status` where this replica does not lead.
+    /// This is `scheduler` where the numbers of the conditions are of this moment, and `status` where they are those of the last
+    /// status, as this replica does not lead.
     #[schemars(extend("enum" = ["scheduler", "status"]))]
     source: &'static str,
     /// This says when the job starts, as far as that can be known. It is absent where the job does not wait.
@@ -69,7 +70,7 @@ pub struct Why {
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<Score>,
     /// These are the tenant's shares of the pools that the job may use and other tenants use, too. There are none where the
-    /// job does not wait, and where `source` is `status`.
+    /// job does not wait.
     shares: Vec<PoolShare>,
     /// These are the conditions of a start, in the order in which they are checked.
     checks: Vec<Check>,
@@ -141,20 +142,22 @@ pub async fn why(
     let mut why = explain(&app, &context, &job);
     if why.waiting {
         let tenant = uid(&context.of.uid).unwrap_or_default();
-        why.estimate = Some(match app.scheduler() {
-            _ if is_paused(&*job) => StartEstimate::unknown(PAUSED),
-            Some(scheduler) => app.estimates.of(tenant, &why.id, scheduler, &app.clock).await,
-            None if app.schedules => StartEstimate::unknown(NOT_LEADING),
-            None => StartEstimate::unknown(NO_SCHEDULER),
-        });
+        let Start { estimate, shares } = if is_paused(&*job) {
+            Start::unknown(PAUSED)
+        } else if app.schedules {
+            app.estimates.of(tenant, &why.id, &app.scheduler, &app.clock).await
+        } else {
+            Start::unknown(NO_SCHEDULER)
+        };
+        let leads = app.scheduler().is_some();
+        why.shares = shares.into_iter().map(|share| PoolShare::of(share, leads)).collect();
+        why.estimate = Some(estimate);
     }
     Ok(Json(why))
 }
 
 const PAUSED: &str =
     "the job is paused: nothing lets it start before its annotation crofter.io/paused is removed";
-const NOT_LEADING: &str = "this replica does not lead, and only the leading one knows what else runs and waits: ask again, as \
-                           the next request may reach that one";
 const NO_SCHEDULER: &str = "this server has the REST API alone, and only the operator knows what else runs and waits; \
                             position and conditions are those of the job's last status";
 
@@ -171,8 +174,6 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
     let docs = explanation.known().map(Reason::path);
     let Explanation { reason, message } = explanation;
     let score = waiting.then(|| Score::of(job, app.clock.now()));
-    let scheduler = app.scheduler().filter(|_| waiting);
-    let shares = scheduler.map(|scheduler| scheduler.pool_shares(&uid)).unwrap_or_default();
     Why {
         id: uid,
         status: word(status.phase),
@@ -184,7 +185,7 @@ fn explain(app: &App, context: &Context, job: &Job) -> Why {
         source,
         estimate: None,
         score,
-        shares: shares.into_iter().map(PoolShare::from).collect(),
+        shares: Vec::new(),
         checks,
     }
 }

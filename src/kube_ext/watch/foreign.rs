@@ -10,7 +10,10 @@ use std::fmt::Debug;
 use futures::{StreamExt, stream};
 use kube::{
     Resource,
-    runtime::{reflector::ObjectRef, watcher::Event},
+    runtime::{
+        reflector::{self, ObjectRef, Store},
+        watcher::Event,
+    },
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -40,6 +43,12 @@ where
         let watch = Self::of(stream::pending().boxed(), self.pulse.clone()).with_prepare(prepare);
         self.foreign = Some(Box::new(Foreign { is_own: Box::new(is_own), watch, relist: None }));
         self
+    }
+
+    /// The cache of foreign objects; one that is never synced for a watch without them.
+    #[must_use]
+    pub fn foreign_store(&self) -> Store<K> {
+        self.foreign.as_ref().map_or_else(|| reflector::store().0, |foreign| foreign.watch.store())
     }
 
     /// All changes of foreign objects, as [`subscribe_held`](Self::subscribe_held); ends at once for a watch without foreign
