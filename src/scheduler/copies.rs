@@ -18,6 +18,8 @@ use crate::{
 const MAX_AGE: SignedDuration = SignedDuration::from_secs(1);
 /// How many times as long as a copy took the next one waits.
 const REST: i32 = 10;
+/// How old a copy is kept at most, where the next one may be made.
+const MAX_KEPT: SignedDuration = SignedDuration::from_secs(10);
 
 /// The last copy.
 #[derive(Debug, Default)]
@@ -36,28 +38,29 @@ struct Copy {
 }
 
 impl Copies {
-    /// What is needed to estimate the start of a job, by UID, and what its tenant has of shared pools: from the last copy, or
-    /// from a new one where that is too old or lacks the job. `copy` has none before the first decision.
+    /// What is needed to estimate the start of a job, by UID: from the last copy, or from a new one where that is too old or
+    /// lacks the job. `copy` has none before the first decision.
     pub(super) fn forecast(
         &mut self,
         job_uid: &str,
         clock: &Clock,
         copy: impl FnOnce() -> Option<(Dispatcher, Option<Outlook>)>,
         contention: impl FnOnce(&StateCopy, &str) -> Contention,
-    ) -> (Result<Forecast, Unknown>, Vec<PoolShare>) {
+    ) -> Result<Forecast, Unknown> {
         let begun = clock.read();
         let age = |copy: &StateCopy| begun.steady.duration_since(copy.now().steady);
         let is_usable = |Copy { state, .. }: &Copy| age(state) < MAX_AGE && state.has(job_uid);
         let is_usable = self.last.as_ref().is_some_and(is_usable);
         if !is_usable && self.next.is_none_or(|next| next <= begun.steady) {
+            // It takes much memory, and is not used any more.
+            self.last = None;
             let copied = copy();
-            self.next = after(clock.steady(), begun.steady);
-            self.last = copied
-                .map(|(dispatcher, outlook)| Copy { state: StateCopy::new(dispatcher, begun), outlook });
+            let now = clock.read();
+            self.next = after(now.steady, begun.steady);
+            self.last =
+                copied.map(|(dispatcher, outlook)| Copy { state: StateCopy::new(dispatcher, now), outlook });
         }
-        let Some(Copy { state, outlook }) = &mut self.last else {
-            return (Err(Unknown::NotScheduled), Vec::new());
-        };
+        let Copy { state, outlook } = self.last.as_mut().ok_or(Unknown::NotScheduled)?;
         let begun = clock.steady();
         let forecast = match outlook {
             Some(outlook) => state.forecast(job_uid, |copy, namespace| outlook.contention(copy, namespace)),
@@ -65,12 +68,26 @@ impl Copies {
         };
         // What is copied of the times of jobs keeps the scheduler waiting, too.
         self.next = self.next.max(after(clock.steady(), begun));
-        (forecast, state.pool_shares(job_uid))
+        forecast
     }
 
-    /// Frees the memory of the last copy.
-    pub(super) fn forget(&mut self) {
-        self.last = None;
+    /// What the tenant of a job, by UID, has of each shared pool that the job may use, by the last copy.
+    pub(super) fn pool_shares(&self, job_uid: &str) -> Vec<PoolShare> {
+        self.last.as_ref().map(|Copy { state, .. }| state.pool_shares(job_uid)).unwrap_or_default()
+    }
+
+    /// Drops a snapshot: the scheduler decides by now, and knows more.
+    pub(super) fn drop_snapshot(&mut self) {
+        if self.last.as_ref().is_some_and(|last| last.outlook.is_some()) {
+            *self = Self::default();
+        }
+    }
+
+    /// Frees the memory of the last copy where that is old and may be replaced; whether none is left.
+    pub(super) fn forget(&mut self, now: Timestamp) -> bool {
+        let may_replace = self.next.is_none_or(|next| next <= now);
+        self.last.take_if(|last| may_replace && now.duration_since(last.state.now().steady) >= MAX_KEPT);
+        self.last.is_none()
     }
 }
 
@@ -117,6 +134,12 @@ mod tests {
             });
         }
 
+        /// Lets time pass, and frees an old copy.
+        fn forget(&mut self, after: i64) -> bool {
+            let now = self.millis.fetch_add(after, Ordering::Relaxed) + after;
+            self.copies.forget(Timestamp::from_millisecond(now).unwrap())
+        }
+
         /// Lets time pass, and asks about a job: whether it is known, and how many copies were made by then.
         fn ask(&mut self, after: i64, uid: &str) -> (bool, usize) {
             self.millis.fetch_add(after, Ordering::Relaxed);
@@ -129,7 +152,7 @@ mod tests {
                 Some((self.dispatcher.clone(), None))
             };
             let contention = |copy: &StateCopy, namespace: &str| self.outlook.contention(copy, namespace);
-            let (forecast, _) = self.copies.forecast(uid, &clock, copy, contention);
+            let forecast = self.copies.forecast(uid, &clock, copy, contention);
             // The namespace is no tenant's, which is known of a job that is.
             (!matches!(forecast, Err(Unknown::NotScheduled)), self.made.get())
         }
@@ -142,9 +165,24 @@ mod tests {
         assert_eq!(lab.ask(0, "a"), (true, 1));
         assert_eq!((lab.ask(0, "b"), lab.ask(900, "a")), ((true, 1), (true, 1)));
         assert_eq!(lab.ask(200, "a"), (true, 2), "it is too old");
-        lab.copies.forget();
-        assert_eq!(lab.ask(0, "a"), (false, 2), "not at once again");
-        assert_eq!(lab.ask(60, "a"), (true, 3));
+        assert!(!lab.forget(9_990) && lab.forget(10));
+        assert_eq!(lab.ask(0, "a"), (true, 3));
+    }
+
+    #[test]
+    fn what_is_just_copied_is_kept_though_it_is_time_to_free_the_one_before() {
+        // Given a copy that takes 0.8 s, the one before which is ten seconds old.
+        let mut lab = Lab::new(800);
+        lab.submit("a");
+        assert_eq!(lab.ask(0, "a"), (true, 1));
+        assert_eq!(lab.ask(9_000, "a"), (true, 2));
+        assert!(!lab.forget(1_000));
+        // Then it is there until the next one may be made, ten times as long as it took.
+        for _ in 0..69 {
+            assert_eq!(lab.ask(100, "a"), (true, 2));
+            assert!(!lab.forget(0));
+        }
+        assert_eq!(lab.ask(200, "a"), (true, 3));
     }
 
     #[test]

@@ -43,6 +43,15 @@ pub struct SchedulerHandle {
     sources: Option<Arc<Sources>>,
 }
 
+/// What a tenant has of shared pools.
+#[derive(Debug, Default)]
+pub struct PoolShares {
+    /// Its share of each.
+    pub shares: Vec<PoolShare>,
+    /// Whether what it held lately is among it.
+    pub knows_recent: bool,
+}
+
 #[derive(Default)]
 struct State {
     dispatcher: Dispatcher,
@@ -192,27 +201,41 @@ impl SchedulerHandle {
         self.is_ready().then(|| self.with(|dispatcher| dispatcher.current_verdict(job_uid))).flatten()
     }
 
-    /// What is needed to estimate when a job, by UID, starts, and what its tenant has of each shared pool that the job may
-    /// use. The state is locked while it is copied, and `Copies` says how seldom that is. Where nothing is decided, the copy is
-    /// a [`snapshot`].
+    /// What the tenant of a job, by UID, has of each shared pool that the job may use: of this moment where the scheduler
+    /// decides, else of the last copy for [`forecast`](Self::forecast).
+    #[must_use]
+    pub fn pool_shares(&self, job_uid: &str) -> PoolShares {
+        if self.is_ready() {
+            let shares = self.with(|dispatcher| dispatcher.pool_shares(job_uid));
+            return PoolShares { shares, knows_recent: true };
+        }
+        // Nothing waits for a copy that is being made.
+        let copies = self.copies.try_lock();
+        let shares = copies.map(|copies| copies.pool_shares(job_uid)).unwrap_or_default();
+        PoolShares { shares, knows_recent: false }
+    }
+
+    /// What is needed to estimate when a job, by UID, starts. The state is locked while it is copied, and `Copies` says how
+    /// seldom that is. Where nothing is decided, the copy is a [`snapshot`].
     ///
     /// # Errors
     /// Where it is known without any forecast that the start can't be; also before the caches are synced.
-    pub fn forecast(&self, job_uid: &str, clock: &Clock) -> (Result<Forecast, Unknown>, Vec<PoolShare>) {
-        let decided = || {
-            let state = self.lock();
-            state.ready.then(|| (state.dispatcher.clone(), None))
-        };
-        let observed =
-            || snapshot(self.sources.as_ref()?).map(|(dispatcher, outlook)| (dispatcher, Some(outlook)));
-        let contention = |copy: &StateCopy, namespace: &str| self.outlook().contention(copy, namespace);
+    pub fn forecast(&self, job_uid: &str, clock: &Clock) -> Result<Forecast, Unknown> {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        copies.forecast(job_uid, clock, || decided().or_else(observed), contention)
+        let contention = |copy: &StateCopy, namespace: &str| self.outlook().contention(copy, namespace);
+        if self.is_ready() {
+            copies.drop_snapshot();
+            let copy = || Some((self.lock().dispatcher.clone(), None));
+            return copies.forecast(job_uid, clock, copy, contention);
+        }
+        let copy =
+            || snapshot(self.sources.as_ref()?).map(|(dispatcher, outlook)| (dispatcher, Some(outlook)));
+        copies.forecast(job_uid, clock, copy, contention)
     }
 
-    /// Frees the memory of the copy for estimates.
-    pub fn forget_copy(&self) {
-        self.copies.lock().unwrap_or_else(PoisonError::into_inner).forget();
+    /// Frees the memory of the copy for estimates where that is old; whether none is left.
+    pub fn forget_copy(&self, clock: &Clock) -> bool {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).forget(clock.steady())
     }
 
     /// Gives access to what estimates of starts go by.

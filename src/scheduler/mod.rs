@@ -30,7 +30,7 @@ mod handle;
 mod observer;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod times;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -41,7 +41,10 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::{mpsc, watch};
 
 use self::observer::Observer;
-pub use self::{foreign_pods::prepare as prepare_foreign_pods, handle::SchedulerHandle};
+pub use self::{
+    foreign_pods::prepare as prepare_foreign_pods,
+    handle::{PoolShares, SchedulerHandle},
+};
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant},
     clock::{Clock, ClockReading},

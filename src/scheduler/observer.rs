@@ -222,7 +222,8 @@ impl Observer {
 
     fn update_job_of(&mut self, dispatcher: &mut Dispatcher, pod: &Pod, job_uid: &str) {
         let job = attempt::owner(pod).and_then(|owner| self.sources.caches.jobs.get(&owner));
-        match job.filter(|job| job.uid().as_deref() == Some(job_uid)) {
+        let is_observed = self.ready || self.jobs.contains_key(job_uid);
+        match job.filter(|job| is_observed && job.uid().as_deref() == Some(job_uid)) {
             Some(job) => self.put_job(dispatcher, &job),
             // Before all caches are synced, the watch may not have delivered the job yet.
             None if self.ready && !self.jobs.contains_key(job_uid) => self.put_orphan(dispatcher, job_uid),
@@ -230,7 +231,7 @@ impl Observer {
         }
     }
 
-    fn put_node(&mut self, dispatcher: &mut Dispatcher, node: &Node) {
+    fn put_node(&self, dispatcher: &mut Dispatcher, node: &Node) {
         let input = worker(node, &self.sources.gpu_resource).map(|worker| WorkerInput {
             capacity: worker.allocatable - self.daemons.on(&worker.name),
             open: worker.ready,
@@ -243,7 +244,8 @@ impl Observer {
         let Some(uid) = pod.uid().map(Arc::<str>::from) else { return };
         let usage = foreign_pods::usage_on_node(pod, &self.sources.gpu_resource).filter(|_| exists);
         if foreign_pods::is_daemon(pod) {
-            for node in self.daemons.set(&uid, usage) {
+            let nodes = self.daemons.set(&uid, usage);
+            for node in nodes.into_iter().filter(|_| self.ready) {
                 if let Some(node) = self.sources.caches.nodes.get(&ObjectRef::new(&node)) {
                     self.put_node(dispatcher, &node);
                 }
@@ -255,14 +257,12 @@ impl Observer {
 
     /// The scenarios have changed, and so may what jobs ask for.
     pub(super) fn requeue_all_jobs(&mut self) {
-        self.sources.scenarios.borrow_and_update();
         let jobs = self.sources.caches.jobs.state_filter(|job| job.spec.scenario.is_some());
         self.apply(jobs.into_iter().map(|job| WatchEvent::Job(Change::Applied(job))).collect());
     }
 
     /// The plans have changed.
     pub(super) fn requeue_all_tenants(&mut self) {
-        self.sources.plans.borrow_and_update();
         let tenants = self.sources.caches.tenants.state();
         self.apply(tenants.into_iter().map(|tenant| WatchEvent::Tenant(Change::Applied(tenant))).collect());
     }
@@ -282,6 +282,9 @@ impl Observer {
         let handle = self.handle.clone();
         handle.with(|dispatcher| {
             dispatcher.retain_settling(|charge| held.contains(charge));
+            // Of each only now all pods of DaemonSets are known.
+            let nodes = self.sources.caches.nodes.state();
+            nodes.iter().for_each(|node| self.put_node(dispatcher, node));
             let orphans = self.pods.jobs().filter(|uid| !self.jobs.contains_key(*uid));
             orphans.for_each(|uid| self.put_orphan(dispatcher, uid));
         });

@@ -1,10 +1,8 @@
 //! What a scheduler that began at this moment would know, read from the caches at once: on a replica that does not lead,
 //! nothing follows the watches for it.
 
-use std::sync::Arc;
-
 use futures::FutureExt as _;
-use kube::runtime::reflector::{Lookup, Store};
+use kube::runtime::reflector::Store;
 
 use super::{Caches, SchedulerHandle, Sources, WatchEvent, observer::Observer};
 use crate::{
@@ -12,8 +10,7 @@ use crate::{
     kube_ext::watch::Change,
 };
 
-/// What is known of all objects, after one decision; `None` before all caches are synced. As after a restart, the tenants'
-/// recent shares are lacking.
+/// What is known of all objects, after one decision; `None` before all caches are synced. What a restart forgets is lacking.
 pub(super) fn snapshot(sources: &Sources) -> Option<(Dispatcher, Outlook)> {
     let events = sources.caches.events()?;
     let handle = SchedulerHandle::new(sources.dispatcher());
@@ -25,9 +22,9 @@ pub(super) fn snapshot(sources: &Sources) -> Option<(Dispatcher, Outlook)> {
 }
 
 impl Caches {
-    /// All objects, as if each had just been created.
+    /// All objects, as watches deliver them at first.
     fn events(&self) -> Option<Vec<WatchEvent>> {
-        // Jobs come after their pods, so that each is read once with all that is known of it.
+        // Jobs come after their pods, so that each is read once.
         let mut events = Vec::new();
         read(&self.tenants, WatchEvent::Tenant, &mut events)?;
         read(&self.nodes, WatchEvent::Node, &mut events)?;
@@ -42,9 +39,12 @@ impl Caches {
 /// Adds the objects of a cache; `None` before it is synced.
 fn read<K>(cache: &Store<K>, event: fn(Change<K>) -> WatchEvent, events: &mut Vec<WatchEvent>) -> Option<()>
 where
-    K: kube::Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
 {
     cache.wait_until_ready().now_or_never()?.ok()?;
-    events.extend(cache.state().into_iter().map(|object: Arc<K>| event(Change::Applied(object))));
+    let mut objects = cache.state();
+    // In an order that is the same on every replica: an estimate draws by it.
+    objects.sort_unstable_by(|a, b| a.meta().uid.cmp(&b.meta().uid));
+    events.extend(objects.into_iter().map(|object| event(Change::Applied(object))));
     Some(())
 }

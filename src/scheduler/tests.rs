@@ -329,6 +329,14 @@ fn everything() -> Vec<WatchEvent> {
     events
 }
 
+/// The handle of a process that does not schedule, with these objects and a job of this UID that waits as `waits` does.
+pub(crate) fn following(waits: &str) -> SchedulerHandle {
+    let mut world = World::new(Clock::of(|| Timestamp::from_second(120).unwrap()));
+    everything().iter().for_each(|event| world.cache(event));
+    world.cache(&pool_job(waits, json!({"phase": "Queued"})));
+    world.handle
+}
+
 #[test]
 fn a_process_that_does_not_schedule_estimates_a_start_as_a_scheduler_that_has_just_begun() {
     let clock = || Clock::of(|| Timestamp::from_second(120).unwrap());
@@ -340,8 +348,8 @@ fn a_process_that_does_not_schedule_estimates_a_start_as_a_scheduler_that_has_ju
     scheduling.scheduler.observer.begin();
     scheduling.apply(vec![]);
     let [expected, found] = [&scheduling, &following].map(|world| {
-        let (forecast, shares) = world.handle.forecast("waits", &clock());
-        (forecast.unwrap().estimate(7, || true), format!("{shares:?}"))
+        let estimate = world.handle.forecast("waits", &clock()).unwrap().estimate(7, || true);
+        (estimate, format!("{:?}", world.handle.pool_shares("waits").shares))
     });
     assert_eq!(found, expected);
     let minutes = expected.0.unwrap().median.as_mins();
@@ -357,7 +365,7 @@ fn a_process_that_does_not_schedule_estimates_a_start_as_a_scheduler_that_has_ju
 fn before_all_caches_are_synced_nothing_is_estimated() {
     let mut world = World::new(Clock::system());
     everything().iter().for_each(|event| world.cache(event));
-    let known = |world: &World| world.handle.forecast("waits", &Clock::system()).0.is_ok();
+    let known = |world: &World| world.handle.forecast("waits", &Clock::system()).is_ok();
     assert!(known(&world));
     let mut sources = world.scheduler.sources;
     sources.caches.foreign = kube::runtime::reflector::store().0;

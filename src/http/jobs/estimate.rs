@@ -22,10 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::Clock,
-    domain::{
-        admission::PoolShare,
-        estimate::{Estimate, Unknown},
-    },
+    domain::estimate::{Estimate, Unknown},
     fair_semaphore::FairSemaphore,
     scheduler::SchedulerHandle,
 };
@@ -36,7 +33,7 @@ const MAX_COMPUTING: SignedDuration = SignedDuration::from_millis(500);
 const MAX_WAITING: Duration = Duration::from_secs(2);
 /// How long an estimate is kept.
 const KEPT: Duration = Duration::from_secs(2);
-/// How long the copy of the scheduler's state, which estimates share, takes memory after the first of them.
+/// How often the copy of the scheduler's state, which estimates share and which takes memory, is freed where it is old.
 const COPY_KEPT: Duration = Duration::from_secs(10);
 /// Estimates that are kept.
 const MAX_KEPT: u64 = 1000;
@@ -72,23 +69,8 @@ impl From<Result<Estimate, Unknown>> for StartEstimate {
 
 impl StartEstimate {
     /// One that is not known.
-    fn unknown(why: impl Into<String>) -> Self {
-        Self { unknown: Some(why.into()), ..Self::default() }
-    }
-}
-
-/// What decides when a job starts.
-#[derive(Clone, Default)]
-pub(super) struct Start {
-    pub(super) estimate: StartEstimate,
-    /// What the job's tenant has of each shared pool that the job may use.
-    pub(super) shares: Vec<PoolShare>,
-}
-
-impl Start {
-    /// One that is not known.
     pub(super) fn unknown(why: impl Into<String>) -> Self {
-        Self { estimate: StartEstimate::unknown(why), shares: Vec::new() }
+        Self { unknown: Some(why.into()), ..Self::default() }
     }
 }
 
@@ -99,7 +81,7 @@ pub struct Estimates {
     /// Whether the copy of the scheduler's state will be freed.
     will_forget: Arc<AtomicBool>,
     /// By UID of the job.
-    kept: Cache<String, Start>,
+    kept: Cache<String, StartEstimate>,
 }
 
 impl Default for Estimates {
@@ -125,10 +107,10 @@ impl Estimates {
         job_uid: &str,
         scheduler: &SchedulerHandle,
         clock: &Clock,
-    ) -> Start {
+    ) -> StartEstimate {
         let compute = self.compute(tenant, job_uid.to_owned(), scheduler.clone(), clock.clone());
         let kept = self.kept.try_get_with_by_ref(job_uid, compute).await;
-        kept.unwrap_or_else(|busy| Start::unknown(busy.to_string()))
+        kept.unwrap_or_else(|busy| StartEstimate::unknown(busy.to_string()))
     }
 
     async fn compute(
@@ -137,32 +119,39 @@ impl Estimates {
         uid: String,
         scheduler: SchedulerHandle,
         clock: Clock,
-    ) -> Result<Start, Busy> {
+    ) -> Result<StartEstimate, Busy> {
         let permit = timeout(MAX_WAITING, self.computing.acquire(tenant)).await.map_err(|_| Busy)?;
-        self.forget_later(&scheduler);
+        self.forget_later(&scheduler, &clock);
         let computed = tokio::task::spawn_blocking(move || {
             // Held to the end also where the request is gone.
             let _permit = permit;
+            let forecast = scheduler.forecast(&uid, &clock);
+            // From here on: a copy of the state may take as long as an estimate.
             let end = clock.steady().saturating_add(MAX_COMPUTING).ok();
             let may_continue = || end.is_some_and(|end| clock.steady() < end);
-            let (forecast, shares) = scheduler.forecast(&uid, &clock);
-            let estimate = forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue));
-            Start { estimate: estimate.into(), shares }
+            forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue))
         });
-        computed.await.map_err(|_| Busy)
+        computed.await.map(StartEstimate::from).map_err(|_| Busy)
     }
 
     /// Frees the copy of the scheduler's state after a while.
-    fn forget_later(&self, scheduler: &SchedulerHandle) {
+    fn forget_later(&self, scheduler: &SchedulerHandle, clock: &Clock) {
         if self.will_forget.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (will_forget, scheduler) = (Arc::clone(&self.will_forget), scheduler.clone());
+        let (will_forget, scheduler, clock) =
+            (Arc::clone(&self.will_forget), scheduler.clone(), clock.clone());
         tokio::spawn(async move {
-            sleep(COPY_KEPT).await;
+            loop {
+                sleep(COPY_KEPT).await;
+                // It waits for an estimate that is just made, and frees much.
+                let (scheduler, clock) = (scheduler.clone(), clock.clone());
+                let forgotten = tokio::task::spawn_blocking(move || scheduler.forget_copy(&clock)).await;
+                if forgotten.unwrap_or(true) {
+                    break;
+                }
+            }
             will_forget.store(false, Ordering::Relaxed);
-            // It waits for an estimate that is just made, and frees much.
-            tokio::task::spawn_blocking(move || scheduler.forget_copy());
         });
     }
 }
@@ -191,10 +180,10 @@ mod tests {
         let tenant = Uuid::from_u128;
         let other = estimates.computing.acquire(tenant(1)).await;
         let busy = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
-        assert!(busy.estimate.unknown.unwrap().contains("too many estimates"));
+        assert!(busy.unknown.unwrap().contains("too many estimates"));
         drop(other);
         let answered = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
-        assert!(answered.estimate.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
+        assert!(answered.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,7 +203,7 @@ mod tests {
         assert!((&mut other).now_or_never().is_none());
         drop(busy);
         drop(many.remove(0).await);
-        let answered = other.await.estimate.unknown.unwrap();
+        let answered = other.await.unknown.unwrap();
         assert!(answered.contains("has not seen the job"), "{answered}");
         assert!(many.iter_mut().skip(1).all(|request| request.now_or_never().is_none()));
     }

@@ -11,6 +11,7 @@ use crate::{
         job::{Priority, Queue},
     },
     domain::admission::{self, MemberShare, order},
+    names,
 };
 
 /// A score says where a waiting job comes among the jobs of its tenant: the highest is next.
@@ -72,21 +73,19 @@ pub struct PoolShare {
 }
 
 impl PoolShare {
-    /// A share as this replica knows it, which leads or does not.
-    pub(super) fn of(
-        admission::PoolShare { pool, share: member }: admission::PoolShare,
-        leads: bool,
-    ) -> Self {
-        let MemberShare { share, guarantee, weight } = member;
+    /// A share, of which this replica knows what was held lately or does not.
+    pub(super) fn of(share: &admission::PoolShare, knows_recent: bool) -> Self {
+        let admission::PoolShare { pool, share: member } = share;
+        let MemberShare { share, guarantee, weight } = *member;
         // No more digits than mean something.
         let part = |part: f64| (part * 10_000.0).round() / 10_000.0;
         Self {
-            pool: (*pool).to_owned(),
+            pool: names::pool_of_group(pool).unwrap_or(pool).to_owned(),
             weight,
             guaranteed: part(guarantee),
             held: part(share.held),
             with_job: part(share.with_job),
-            recent: leads.then(|| part(share.recent)),
+            recent: knows_recent.then(|| part(share.recent)),
             within_guarantee: member.is_guaranteed(),
         }
     }
@@ -123,8 +122,8 @@ mod tests {
         let share = admission::Share { held: 1.0 / 3.0, with_job: 0.5, recent: 0.000_04 };
         let member = |guarantee| MemberShare { share, guarantee, weight: 2 };
         let shown = |guarantee| {
-            let share = admission::PoolShare { pool: "gpu".into(), share: member(guarantee) };
-            json!(PoolShare::of(share, true))
+            let share = admission::PoolShare { pool: "pool.gpu".into(), share: member(guarantee) };
+            json!(PoolShare::of(&share, true))
         };
         assert_eq!(
             shown(0.5),

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Id, cached_job,
-    estimate::{Start, StartEstimate},
+    estimate::StartEstimate,
     rate,
     score::{PoolShare, Score},
     view::{StatusWord, word},
@@ -37,7 +37,7 @@ use crate::{
         rights::GetJob,
     },
     kube_ext::is_paused,
-    scheduler::SchedulerHandle,
+    scheduler::{PoolShares, SchedulerHandle},
 };
 
 /// An explanation says why a job waits.
@@ -60,7 +60,7 @@ pub struct Why {
     /// This is the job's position among the tenant's waiting jobs, from 1. It is null beyond the 10,000th.
     position: Option<usize>,
     /// This is `scheduler` where the numbers of the conditions are of this moment, and `status` where they are those of the last
-    /// status, as this replica does not lead.
+    /// status, as no scheduler decides in this replica.
     #[schemars(extend("enum" = ["scheduler", "status"]))]
     source: &'static str,
     /// This says when the job starts, as far as that can be known. It is absent where the job does not wait.
@@ -70,7 +70,7 @@ pub struct Why {
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<Score>,
     /// These are the tenant's shares of the pools that the job may use and other tenants use, too. There are none where the
-    /// job does not wait.
+    /// job does not wait, and where a replica that does not lead has no estimate of it.
     shares: Vec<PoolShare>,
     /// These are the conditions of a start, in the order in which they are checked.
     checks: Vec<Check>,
@@ -142,18 +142,27 @@ pub async fn why(
     let mut why = explain(&app, &context, &job);
     if why.waiting {
         let tenant = uid(&context.of.uid).unwrap_or_default();
-        let Start { estimate, shares } = if is_paused(&*job) {
-            Start::unknown(PAUSED)
-        } else if app.schedules {
-            app.estimates.of(tenant, &why.id, &app.scheduler, &app.clock).await
-        } else {
-            Start::unknown(NO_SCHEDULER)
-        };
-        let leads = app.scheduler().is_some();
-        why.shares = shares.into_iter().map(|share| PoolShare::of(share, leads)).collect();
-        why.estimate = Some(estimate);
+        why.estimate = Some(match unknown(&app, &job, &why) {
+            Some(cause) => StartEstimate::unknown(cause),
+            None => app.estimates.of(tenant, &why.id, &app.scheduler, &app.clock).await,
+        });
+        let PoolShares { shares, knows_recent } = app.scheduler.pool_shares(&why.id);
+        why.shares = shares.iter().map(|share| PoolShare::of(share, knows_recent)).collect();
     }
     Ok(Json(why))
+}
+
+/// Why it can't be known when a job starts, whatever else runs and waits.
+fn unknown(app: &App, job: &Job, why: &Why) -> Option<String> {
+    if is_paused(job) {
+        return Some(PAUSED.to_owned());
+    }
+    if !app.schedules {
+        return Some(NO_SCHEDULER.to_owned());
+    }
+    // How long its next attempt is paused only the leader's scheduler knows.
+    let is_refused = why.reason.as_deref() == Some(Reason::PodRefused.into());
+    (is_refused && why.source == "status").then(|| why.message.clone().unwrap_or_default())
 }
 
 const PAUSED: &str =

@@ -8,7 +8,7 @@ use crate::domain::admission::{job_entry::JobEntry, pool_shares::MemberShare, sh
 /// What a tenant has of one pool that others use, too, and what a job would make of it.
 #[derive(Clone, Debug)]
 pub struct PoolShare {
-    /// Name of the pool.
+    /// The worker group of the pool.
     pub pool: Arc<str>,
     /// The tenant's share of it.
     pub share: MemberShare,
