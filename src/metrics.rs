@@ -59,8 +59,10 @@ pub struct Metrics {
     mirror_set_aside: Family<SetAside, Counter>,
     mirror_lost: Counter<u64, AtomicU64>,
     mirror_unrecovered: Counter<u64, AtomicU64>,
-    leader: Gauge<i64, std::sync::atomic::AtomicI64>,
-    lease_transitions: Gauge<i64, std::sync::atomic::AtomicI64>,
+    /// A family, so that it has no sample where the process takes no part in the election.
+    leader: Family<Unlabelled, Gauge<i64, std::sync::atomic::AtomicI64>>,
+    /// A family, so that it has no sample until the number is known.
+    lease_transitions: Family<Unlabelled, Gauge<i64, std::sync::atomic::AtomicI64>>,
     /// A family, so that it has no sample until the number is known.
     missing_policies: Family<Unlabelled, Gauge<i64, std::sync::atomic::AtomicI64>>,
     /// A family, so that it has no sample where there is no certificate.
@@ -94,15 +96,15 @@ impl Default for Metrics {
             Unit::Seconds,
             decision_seconds.clone(),
         );
-        let leader = Gauge::default();
-        registry.register("leader", "Whether this replica leads: 1 or 0", leader.clone());
+        let leader = Family::default();
+        registry.register("leader", "Whether this replica of the operator leads: 1 or 0", leader.clone());
         let missing_policies = Family::default();
         registry.register(
             "missing_policies",
             "Admission policies of the chart that are missing or don't deny",
             missing_policies.clone(),
         );
-        let lease_transitions = Gauge::default();
+        let lease_transitions = Family::default();
         registry.register(
             "lease_transitions",
             "Changes of the holder of the Lease, as this replica last read it",
@@ -240,10 +242,13 @@ impl Metrics {
         self.decision_seconds.observe(took.as_secs_f64());
     }
 
-    /// Sets whether this process leads, and how often the Lease has had another holder.
-    pub fn show_leader(&self, leads: bool, transitions: i32) {
-        self.leader.set(leads.into());
-        self.lease_transitions.set(transitions.into());
+    /// Sets whether this process leads, of one that takes part in the election, and how often the Lease has had another
+    /// holder, once that is known.
+    pub fn show_leader(&self, leads: bool, transitions: Option<i32>) {
+        self.leader.get_or_create(&Unlabelled {}).set(leads.into());
+        if let Some(transitions) = transitions {
+            self.lease_transitions.get_or_create(&Unlabelled {}).set(transitions.into());
+        }
     }
 
     /// Sets how many admission policies are missing, once that is known.

@@ -125,7 +125,7 @@ pub async fn serve(
         let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let text = match query {
             Some(query) if query.split('&').any(|word| word.starts_with("verbose")) => {
-                let role = role(led.leads(), decided.is_ready());
+                let role = if led.is_candidate() { role(led.leads(), decided.is_ready()) } else { "" };
                 let role = format!("{role}{}", admission(&policies.borrow()));
                 verbose(is_ready, &role, &WatchView::all(&watches, clock.now()))
             }
@@ -137,7 +137,9 @@ pub async fn serve(
     let text = move |headers: HeaderMap| {
         metrics.show_waiting(&waiting.waiting());
         metrics.show_missing_policies(shown.borrow().as_ref().map(Vec::len));
-        metrics.show_leader(leadership.leads(), leadership.transitions());
+        if leadership.is_candidate() {
+            metrics.show_leader(leadership.leads(), leadership.transitions());
+        }
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let format = Format::preferred(&accepted.collect::<Vec<_>>().join(","));
         let text = metrics.text_as(format);
@@ -158,7 +160,7 @@ pub async fn serve(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{net::SocketAddr, time::Duration};
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -167,19 +169,48 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_without_a_request_is_closed() {
+    /// Serves, and returns where.
+    async fn served(leadership: Leadership) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let health = Health {
             is_ready: Arc::new(|| true),
             watches: Watches::default(),
-            leadership: Leadership::led(),
+            leadership,
             policies: watch::channel(None).1,
             clock: Clock::system(),
         };
         let scheduler = SchedulerHandle::default();
         tokio::spawn(serve(listener, Metrics::default(), scheduler, health, Random::system()));
+        address
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_process_that_takes_no_part_in_the_election_does_not_say_that_it_does_not_lead() {
+        let samples = async |address, name: &str| -> Vec<String> {
+            let text = get(address, "/metrics").await;
+            text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+        };
+        let leads = served(Leadership::led()).await;
+        assert_eq!(samples(leads, "crofter_leader").await, ["crofter_leader{} 1"]);
+        assert_eq!(samples(leads, "crofter_lease_transitions").await, [""; 0], "the Lease was not read yet");
+        let api = served(Leadership::new(Clock::system())).await;
+        assert_eq!(samples(api, "crofter_leader").await, [""; 0]);
+        assert!(!get(api, "/readyz?verbose").await.contains("leader election"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_is_closed() {
+        let address = served(Leadership::led()).await;
         // Given: a client that sends nothing, and one that sends half a head.
         let mut silent = Vec::new();
         for head in ["", "GET /metrics HTTP/1.1\r\nhost"] {
@@ -192,10 +223,7 @@ mod tests {
             let end = tokio::time::timeout(Duration::from_mins(1), stream.read_to_end(&mut Vec::new())).await;
             assert!(end.is_ok(), "it is still open after a minute");
         }
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        let answer = get(address, "/healthz").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     }
 

@@ -52,8 +52,10 @@ struct State {
     acquired: bool,
     /// The election has ended, and the Lease is released where this process had it.
     ended: bool,
+    /// Whether it takes part in the election.
+    candidate: bool,
     /// Those of the Lease when it was last read.
-    transitions: i32,
+    transitions: Option<i32>,
 }
 
 impl Leadership {
@@ -67,7 +69,9 @@ impl Leadership {
     #[cfg(test)]
     pub(crate) fn led() -> Self {
         let led = Self::new(Clock::system());
-        led.change(|state| (state.until, state.acquired) = (Some(Timestamp::MAX), true));
+        led.change(|state| {
+            (state.until, state.acquired, state.candidate) = (Some(Timestamp::MAX), true, true)
+        });
         led
     }
 
@@ -112,9 +116,15 @@ impl Leadership {
         drop(self.state.subscribe().wait_for(|state| state.ended).await);
     }
 
-    /// How many times the Lease has had another holder, as it was last read.
+    /// Whether this process takes part in the election: one that serves the REST API alone does not.
     #[must_use]
-    pub fn transitions(&self) -> i32 {
+    pub fn is_candidate(&self) -> bool {
+        self.state.borrow().candidate
+    }
+
+    /// How many times the Lease has had another holder, as it was last read; `None` before that.
+    #[must_use]
+    pub fn transitions(&self) -> Option<i32> {
         self.state.borrow().transitions
     }
 
@@ -166,6 +176,7 @@ impl Election {
     #[must_use]
     pub fn new(client: Client, namespace: &str, identity: String, leadership: Leadership) -> Self {
         let taken_at = leadership.clock.now();
+        leadership.change(|state| state.candidate = true);
         Self {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
@@ -251,7 +262,7 @@ impl Election {
         self.elector.accepted(&record, sent, self.leadership.clock.boot());
         let until = self.elector.leads_until();
         self.leadership.change(|state| {
-            (state.until, state.acquired, state.transitions) = (until, true, record.transitions);
+            (state.until, state.acquired, state.transitions) = (until, true, Some(record.transitions));
         });
         if !was_leader {
             let identity = self.elector.identity();
@@ -304,7 +315,7 @@ impl Election {
     /// Shows the Lease as it was read.
     fn note(&mut self, record: Option<&LeaseRecord>) {
         let Some(record) = record else { return };
-        self.leadership.change(|state| state.transitions = record.transitions);
+        self.leadership.change(|state| state.transitions = Some(record.transitions));
         if self.holder.as_ref() != Some(&record.holder) {
             self.holder = Some(record.holder.clone());
             if record.holder != self.elector.identity() {

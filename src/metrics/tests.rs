@@ -73,6 +73,7 @@ fn counted() -> Metrics {
     metrics.reconciled("job", "ok", Duration::from_millis(3));
     metrics.decided(Duration::from_micros(10));
     metrics.show_waiting(&BTreeMap::from([(Reason::NoWorkers, 1)]));
+    metrics.show_leader(true, Some(0));
     metrics.show_missing_policies(Some(1));
     metrics.pod_created();
     metrics.pod_refused();

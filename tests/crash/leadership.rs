@@ -87,7 +87,7 @@ impl<'a> Replica<'a> {
 
     pub async fn leads(&self) -> bool {
         let metrics = ask(self.metrics_port, "/metrics").await.unwrap_or_default();
-        metrics.lines().any(|line| line == "crofter_leader 1")
+        metrics.lines().any(|line| line == "crofter_leader{} 1")
     }
 
     /// Waits until it leads; how long that took.

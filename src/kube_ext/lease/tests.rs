@@ -127,7 +127,7 @@ async fn when_the_leader_is_killed_a_follower_leads_after_the_lease_duration() {
     assert_eq!(holder(&fake), "b");
     assert_eq!(
         (fake.get(AT)["spec"]["leaseTransitions"].clone(), second.lab.leadership.transitions()),
-        (json!(1), 1)
+        (json!(1), Some(1))
     );
 }
 
