@@ -15,6 +15,7 @@ use crofter_test_cluster::{Cluster, process::Process, real, wait};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::ValidatingAdmissionPolicy,
+        apps::v1::{Deployment, DeploymentSpec},
         core::v1::{Namespace, Pod, ResourceQuota},
         rbac::v1::ClusterRole,
     },
@@ -36,10 +37,14 @@ use super::{
 
 const TENANTS: &str = "tenants.crofter.io";
 
-/// The chart of an earlier version, whose CRD of tenants had one short name more.
+/// The digest of an earlier version's image.
+const EARLIER_IMAGE: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+
+/// The chart of an earlier version, with its image as a release has it, whose CRD of tenants had one short name more.
 fn earlier_chart(dir: &Path) -> PathBuf {
     let copy = dir.join("earlier-chart");
     copy_dir(&chart(), &copy);
+    edit(&copy.join("values.yaml"), "\n  digest: \"\"\n", &format!("\n  digest: {EARLIER_IMAGE}\n"));
     edit(&copy.join("files/crds/tenants.yaml"), "    - ten\n", "    - ten\n    - farm\n");
     edit(&copy.join("Chart.yaml"), "version: 0.1.0\n", "version: 0.0.9\n");
     copy
@@ -83,6 +88,10 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
 async fn short_names(client: &Client) -> Vec<String> {
     let crd = Api::<CustomResourceDefinition>::all(client.clone()).get(TENANTS).await.unwrap();
     crd.spec.names.short_names.unwrap()
+}
+
+async fn deployment(client: &Client) -> DeploymentSpec {
+    Api::<Deployment>::namespaced(client.clone(), NAMESPACE).get(RELEASE).await.unwrap().spec.unwrap()
 }
 
 /// The objects of the release besides the CRDs: policies and cluster roles.
@@ -293,16 +302,19 @@ async fn installs_upgrades_and_leaves_tenants_behind() {
         "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
     }});
     Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object(strict)).await.unwrap();
-    let notes = succeeded(&helm(&cluster, "install", &earlier_chart(cluster.dir()), &[]).await);
+    let values = ["--set", "replicas=3"];
+    let notes = succeeded(&helm(&cluster, "install", &earlier_chart(cluster.dir()), &values).await);
     assert!(notes.contains("kubectl -n crofter-system rollout status deployment/crofter"), "{notes}");
     wait::until(PROPAGATION_TIMEOUT, "the operator's pods in a restricted namespace", || async {
         let labelled = ListParams::default().labels("app.kubernetes.io/name=crofter");
         let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE).list(&labelled).await.unwrap();
-        if pods.items.len() == 2 { Ok(()) } else { Err(pods.items.len()) }
+        if pods.items.len() == 3 { Ok(()) } else { Err(pods.items.len()) }
     })
     .await
     .unwrap();
     assert_eq!(short_names(&client).await, ["ten", "farm"]);
+    let pods = format!("{:?}", deployment(&client).await.template);
+    assert!(pods.contains(EARLIER_IMAGE), "{pods}");
     assert!(
         tenants.get_opt(names::DEFAULT_TENANT).await.unwrap().is_none(),
         "it is the operator's to create"
@@ -316,8 +328,16 @@ async fn installs_upgrades_and_leaves_tenants_behind() {
     // An upgrade brings the CRDs up to date and leaves the administrator's changes in the default tenant alone.
     let change = Patch::Merge(json!({"spec": {"displayName": "House", "plan": "pro"}}));
     tenants.patch(names::DEFAULT_TENANT, &PatchParams::default(), &change).await.unwrap();
-    succeeded(&helm(&cluster, "upgrade", &chart(), &["--set", "namespacePrefix=team-"]).await);
+    let flags =
+        include_str!("../../docs/upgrade.md").split_once("--wait ").unwrap().1.lines().next().unwrap();
+    let again = [flags, "--set", "namespacePrefix=team-"];
+    succeeded(&helm(&cluster, "upgrade", &chart(), &again).await);
     assert_eq!(short_names(&client).await, ["ten"]);
+    // With the flag of the page the image is the new version's, and the values of before are kept.
+    let upgraded = deployment(&client).await;
+    let pods = format!("{:?}", upgraded.template);
+    assert!(!pods.contains(EARLIER_IMAGE), "{pods}");
+    assert_eq!(upgraded.replicas, Some(3));
     // The operator that was upgraded leads, and has seen the tenant as the administrator left it.
     let mut second = operator(&cluster).await;
     wait::until(WAIT_TIMEOUT, "the default tenant to be reconciled", || async {
