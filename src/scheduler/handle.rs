@@ -216,7 +216,7 @@ impl SchedulerHandle {
     }
 
     /// What is needed to estimate when a job, by UID, starts. The state is locked while it is copied, and `Copies` says how
-    /// seldom that is. Where nothing is decided, the copy is a [`snapshot`].
+    /// seldom that is. Where nothing is decided, the copy is a snapshot of the caches.
     ///
     /// # Errors
     /// Where it is known without any forecast that the start can't be; also before the caches are synced.
