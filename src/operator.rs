@@ -77,6 +77,7 @@ pub async fn run(config: Config, serves_api: bool) -> anyhow::Result<()> {
     let audit = rest.as_ref().and_then(|rest| rest.audit.clone());
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "crofter starts");
     // First: probes are answered also while the API server is away.
+    assembly.leadership().take_part();
     let is_ready = assembly.readiness(serves_api);
     let policies = assembly.policies();
     assembly.health(listener, is_ready.clone(), policies);

@@ -116,6 +116,11 @@ impl Leadership {
         drop(self.state.subscribe().wait_for(|state| state.ended).await);
     }
 
+    /// Notes that this process takes part in the election, from its start on.
+    pub fn take_part(&self) {
+        self.change(|state| state.candidate = true);
+    }
+
     /// Whether this process takes part in the election: one that serves the REST API alone does not.
     #[must_use]
     pub fn is_candidate(&self) -> bool {
@@ -176,7 +181,6 @@ impl Election {
     #[must_use]
     pub fn new(client: Client, namespace: &str, identity: String, leadership: Leadership) -> Self {
         let taken_at = leadership.clock.now();
-        leadership.change(|state| state.candidate = true);
         Self {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
