@@ -18,7 +18,7 @@ use crate::{
 const MAX_AGE: SignedDuration = SignedDuration::from_secs(1);
 /// How many times as long as a copy took the next one waits.
 const REST: i32 = 10;
-/// How old a copy is kept at most, where the next one may be made.
+/// How old a copy is freed, where the next one may be made.
 const MAX_KEPT: SignedDuration = SignedDuration::from_secs(10);
 
 /// The last copy.
@@ -62,13 +62,13 @@ impl Copies {
         }
         let Copy { state, outlook } = self.last.as_mut().ok_or(Unknown::NotScheduled)?;
         let begun = clock.steady();
-        let forecast = match outlook {
-            Some(outlook) => state.forecast(job_uid, |copy, namespace| outlook.contention(copy, namespace)),
-            None => state.forecast(job_uid, contention),
+        let Some(outlook) = outlook else {
+            let forecast = state.forecast(job_uid, contention);
+            // What is copied of the times of jobs keeps the scheduler waiting, too.
+            self.next = self.next.max(after(clock.steady(), begun));
+            return forecast;
         };
-        // What is copied of the times of jobs keeps the scheduler waiting, too.
-        self.next = self.next.max(after(clock.steady(), begun));
-        forecast
+        state.forecast(job_uid, |copy, namespace| outlook.contention(copy, namespace))
     }
 
     /// What the tenant of a job, by UID, has of each shared pool that the job may use, by the last copy.

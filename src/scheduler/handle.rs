@@ -43,15 +43,6 @@ pub struct SchedulerHandle {
     sources: Option<Arc<Sources>>,
 }
 
-/// What a tenant has of shared pools.
-#[derive(Debug, Default)]
-pub struct PoolShares {
-    /// Its share of each.
-    pub shares: Vec<PoolShare>,
-    /// Whether what it held lately is among it.
-    pub knows_recent: bool,
-}
-
 #[derive(Default)]
 struct State {
     dispatcher: Dispatcher,
@@ -201,18 +192,16 @@ impl SchedulerHandle {
         self.is_ready().then(|| self.with(|dispatcher| dispatcher.current_verdict(job_uid))).flatten()
     }
 
-    /// What the tenant of a job, by UID, has of each shared pool that the job may use: of this moment where the scheduler
-    /// decides, else of the last copy for [`forecast`](Self::forecast).
+    /// What the tenant of a job, by UID, has of each shared pool that the job may use; `None` before the first decision.
     #[must_use]
-    pub fn pool_shares(&self, job_uid: &str) -> PoolShares {
-        if self.is_ready() {
-            let shares = self.with(|dispatcher| dispatcher.pool_shares(job_uid));
-            return PoolShares { shares, knows_recent: true };
-        }
-        // Nothing waits for a copy that is being made.
-        let copies = self.copies.try_lock();
-        let shares = copies.map(|copies| copies.pool_shares(job_uid)).unwrap_or_default();
-        PoolShares { shares, knows_recent: false }
+    pub fn pool_shares(&self, job_uid: &str) -> Option<Vec<PoolShare>> {
+        self.is_ready().then(|| self.with(|dispatcher| dispatcher.pool_shares(job_uid)))
+    }
+
+    /// The same by the last copy for [`forecast`](Self::forecast), for which it waits while one is made.
+    #[must_use]
+    pub fn copied_pool_shares(&self, job_uid: &str) -> Vec<PoolShare> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).pool_shares(job_uid)
     }
 
     /// What is needed to estimate when a job, by UID, starts. The state is locked while it is copied, and `Copies` says how

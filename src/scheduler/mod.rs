@@ -41,10 +41,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::{mpsc, watch};
 
 use self::observer::Observer;
-pub use self::{
-    foreign_pods::prepare as prepare_foreign_pods,
-    handle::{PoolShares, SchedulerHandle},
-};
+pub use self::{foreign_pods::prepare as prepare_foreign_pods, handle::SchedulerHandle};
 use crate::{
     api_types::{Job, Plans, Scenarios, Tenant},
     clock::{Clock, ClockReading},

@@ -173,7 +173,12 @@ impl Observer {
     fn remove_job(&mut self, dispatcher: &mut Dispatcher, job: &Job) {
         let uid = job.uid().unwrap_or_default();
         self.jobs.remove(uid.as_str());
-        self.put_orphan(dispatcher, &uid);
+        if self.ready {
+            return self.put_orphan(dispatcher, &uid);
+        }
+        // Its pod, where there is one, counts from the beginning on.
+        self.handle.outlook().remove(&uid);
+        dispatcher.remove_job(&uid);
     }
 
     /// A job without an object: its pod counts until it has ended.

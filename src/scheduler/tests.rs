@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{OwnerReference, Time},
+};
 use kube::runtime::{reflector::store::Writer, watcher::Event};
 use serde_json::{Value, json};
 
@@ -310,14 +313,23 @@ fn everything() -> Vec<WatchEvent> {
     let mut other = (*other_pod()).clone();
     other.spec.as_mut().unwrap().containers =
         pool_pod("other", "1").spec.as_ref().unwrap().containers.clone();
+    let mut daemon = other.clone();
+    daemon.metadata.uid = Some("daemon".to_owned());
+    daemon.metadata.name = Some("daemon".to_owned());
+    daemon.metadata.owner_references = Some(vec![OwnerReference {
+        kind: "DaemonSet".to_owned(),
+        controller: Some(true),
+        ..OwnerReference::default()
+    }]);
     let mut events = vec![
         WatchEvent::Tenant(Change::Applied(tenant(json!({"plan": "pro", "sharedPools": ["gpu"]})))),
         WatchEvent::Node(Change::Applied(Arc::new(node))),
         pool_job("runs", json!({"phase": "Running", "startedAt": "1970-01-01T00:00:10Z"})),
         pool_job("waits", json!({"phase": "Queued"})),
-        WatchEvent::Pod(Change::Applied(pool_pod("runs", "4"))),
+        WatchEvent::Pod(Change::Applied(pool_pod("runs", "3"))),
         WatchEvent::Pod(Change::Applied(pool_pod("deleted", "1"))),
         WatchEvent::Other(Change::Applied(Arc::new(other))),
+        WatchEvent::Other(Change::Applied(Arc::new(daemon))),
         WatchEvent::Foreign(Change::Applied(pool_pod("forged", "1"))),
     ];
     events.extend((0..8).map(|n| {
@@ -349,7 +361,7 @@ fn a_process_that_does_not_schedule_estimates_a_start_as_a_scheduler_that_has_ju
     scheduling.apply(vec![]);
     let [expected, found] = [&scheduling, &following].map(|world| {
         let estimate = world.handle.forecast("waits", &clock()).unwrap().estimate(7, || true);
-        (estimate, format!("{:?}", world.handle.pool_shares("waits").shares))
+        (estimate, format!("{:?}", world.handle.copied_pool_shares("waits")))
     });
     assert_eq!(found, expected);
     let minutes = expected.0.unwrap().median.as_mins();

@@ -22,7 +22,10 @@ use uuid::Uuid;
 
 use crate::{
     clock::Clock,
-    domain::estimate::{Estimate, Unknown},
+    domain::{
+        admission::PoolShare,
+        estimate::{Estimate, Unknown},
+    },
     fair_semaphore::FairSemaphore,
     scheduler::SchedulerHandle,
 };
@@ -33,8 +36,8 @@ const MAX_COMPUTING: SignedDuration = SignedDuration::from_millis(500);
 const MAX_WAITING: Duration = Duration::from_secs(2);
 /// How long an estimate is kept.
 const KEPT: Duration = Duration::from_secs(2);
-/// How often the copy of the scheduler's state, which estimates share and which takes memory, is freed where it is old.
-const COPY_KEPT: Duration = Duration::from_secs(10);
+/// How often it is looked whether the copy of the scheduler's state, which takes memory, is old.
+const FREEING: Duration = Duration::from_secs(2);
 /// Estimates that are kept.
 const MAX_KEPT: u64 = 1000;
 
@@ -69,8 +72,23 @@ impl From<Result<Estimate, Unknown>> for StartEstimate {
 
 impl StartEstimate {
     /// One that is not known.
-    pub(super) fn unknown(why: impl Into<String>) -> Self {
+    fn unknown(why: impl Into<String>) -> Self {
         Self { unknown: Some(why.into()), ..Self::default() }
+    }
+}
+
+/// What decides when a job starts, by the copy of the scheduler's state.
+#[derive(Clone, Default)]
+pub(super) struct Start {
+    pub(super) estimate: StartEstimate,
+    /// What the job's tenant has of each shared pool that the job may use.
+    pub(super) shares: Vec<PoolShare>,
+}
+
+impl Start {
+    /// One of which nothing is known.
+    pub(super) fn unknown(why: impl Into<String>) -> Self {
+        Self { estimate: StartEstimate::unknown(why), shares: Vec::new() }
     }
 }
 
@@ -81,7 +99,7 @@ pub struct Estimates {
     /// Whether the copy of the scheduler's state will be freed.
     will_forget: Arc<AtomicBool>,
     /// By UID of the job.
-    kept: Cache<String, StartEstimate>,
+    kept: Cache<String, Start>,
 }
 
 impl Default for Estimates {
@@ -107,10 +125,10 @@ impl Estimates {
         job_uid: &str,
         scheduler: &SchedulerHandle,
         clock: &Clock,
-    ) -> StartEstimate {
+    ) -> Start {
         let compute = self.compute(tenant, job_uid.to_owned(), scheduler.clone(), clock.clone());
         let kept = self.kept.try_get_with_by_ref(job_uid, compute).await;
-        kept.unwrap_or_else(|busy| StartEstimate::unknown(busy.to_string()))
+        kept.unwrap_or_else(|busy| Start::unknown(busy.to_string()))
     }
 
     async fn compute(
@@ -119,7 +137,7 @@ impl Estimates {
         uid: String,
         scheduler: SchedulerHandle,
         clock: Clock,
-    ) -> Result<StartEstimate, Busy> {
+    ) -> Result<Start, Busy> {
         let permit = timeout(MAX_WAITING, self.computing.acquire(tenant)).await.map_err(|_| Busy)?;
         self.forget_later(&scheduler, &clock);
         let computed = tokio::task::spawn_blocking(move || {
@@ -129,9 +147,10 @@ impl Estimates {
             // From here on: a copy of the state may take as long as an estimate.
             let end = clock.steady().saturating_add(MAX_COMPUTING).ok();
             let may_continue = || end.is_some_and(|end| clock.steady() < end);
-            forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue))
+            let estimate = forecast.and_then(|forecast| forecast.estimate(seed(&uid), may_continue));
+            Start { estimate: estimate.into(), shares: scheduler.copied_pool_shares(&uid) }
         });
-        computed.await.map(StartEstimate::from).map_err(|_| Busy)
+        computed.await.map_err(|_| Busy)
     }
 
     /// Frees the copy of the scheduler's state after a while.
@@ -143,15 +162,16 @@ impl Estimates {
             (Arc::clone(&self.will_forget), scheduler.clone(), clock.clone());
         tokio::spawn(async move {
             loop {
-                sleep(COPY_KEPT).await;
+                sleep(FREEING).await;
+                will_forget.store(false, Ordering::Relaxed);
                 // It waits for an estimate that is just made, and frees much.
                 let (scheduler, clock) = (scheduler.clone(), clock.clone());
                 let forgotten = tokio::task::spawn_blocking(move || scheduler.forget_copy(&clock)).await;
-                if forgotten.unwrap_or(true) {
+                // What a request has copied since it began is the next task's.
+                if forgotten.unwrap_or(true) || will_forget.swap(true, Ordering::Relaxed) {
                     break;
                 }
             }
-            will_forget.store(false, Ordering::Relaxed);
         });
     }
 }
@@ -180,10 +200,10 @@ mod tests {
         let tenant = Uuid::from_u128;
         let other = estimates.computing.acquire(tenant(1)).await;
         let busy = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
-        assert!(busy.unknown.unwrap().contains("too many estimates"));
+        assert!(busy.estimate.unknown.unwrap().contains("too many estimates"));
         drop(other);
         let answered = estimates.of(tenant(1), "j", &scheduler, &Clock::system()).await;
-        assert!(answered.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
+        assert!(answered.estimate.unknown.unwrap().contains("has not seen the job"), "a refusal is not kept");
     }
 
     #[tokio::test(start_paused = true)]
@@ -203,7 +223,7 @@ mod tests {
         assert!((&mut other).now_or_never().is_none());
         drop(busy);
         drop(many.remove(0).await);
-        let answered = other.await.unknown.unwrap();
+        let answered = other.await.estimate.unknown.unwrap();
         assert!(answered.contains("has not seen the job"), "{answered}");
         assert!(many.iter_mut().skip(1).all(|request| request.now_or_never().is_none()));
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Id, cached_job,
-    estimate::StartEstimate,
+    estimate::{Start, StartEstimate},
     rate,
     score::{PoolShare, Score},
     view::{StatusWord, word},
@@ -37,7 +37,7 @@ use crate::{
         rights::GetJob,
     },
     kube_ext::is_paused,
-    scheduler::{PoolShares, SchedulerHandle},
+    scheduler::SchedulerHandle,
 };
 
 /// An explanation says why a job waits.
@@ -142,29 +142,34 @@ pub async fn why(
     let mut why = explain(&app, &context, &job);
     if why.waiting {
         let tenant = uid(&context.of.uid).unwrap_or_default();
-        why.estimate = Some(match unknown(&app, &job, &why) {
-            Some(cause) => StartEstimate::unknown(cause),
+        let Start { estimate, shares: copied } = match unknown(&app, &job, &why) {
+            Some(cause) => Start::unknown(cause),
             None => app.estimates.of(tenant, &why.id, &app.scheduler, &app.clock).await,
-        });
-        let PoolShares { shares, knows_recent } = app.scheduler.pool_shares(&why.id);
+        };
+        why.estimate = Some(estimate);
+        let (shares, knows_recent) = match app.scheduler.pool_shares(&why.id) {
+            Some(shares) => (shares, true),
+            None => (copied, false),
+        };
         why.shares = shares.iter().map(|share| PoolShare::of(share, knows_recent)).collect();
     }
     Ok(Json(why))
 }
 
 /// Why it can't be known when a job starts, whatever else runs and waits.
-fn unknown(app: &App, job: &Job, why: &Why) -> Option<String> {
+fn unknown(app: &App, job: &Job, why: &Why) -> Option<&'static str> {
     if is_paused(job) {
-        return Some(PAUSED.to_owned());
+        return Some(PAUSED);
     }
     if !app.schedules {
-        return Some(NO_SCHEDULER.to_owned());
+        return Some(NO_SCHEDULER);
     }
-    // How long its next attempt is paused only the leader's scheduler knows.
     let is_refused = why.reason.as_deref() == Some(Reason::PodRefused.into());
-    (is_refused && why.source == "status").then(|| why.message.clone().unwrap_or_default())
+    (is_refused && why.source == "status").then_some(REFUSED)
 }
 
+const REFUSED: &str = "the API server refuses the job's pod for the moment, and only the leading replica knows when it is \
+                       created again";
 const PAUSED: &str =
     "the job is paused: nothing lets it start before its annotation crofter.io/paused is removed";
 const NO_SCHEDULER: &str = "this server has the REST API alone, and only the operator knows what else runs and waits; \

@@ -99,16 +99,20 @@ async fn a_waiting_job_has_its_score_and_its_tenants_share_of_shared_pools() {
 #[tokio::test]
 async fn a_replica_that_does_not_lead_has_all_but_what_was_used_before() {
     let mut lab = Lab::with(Some(following(JOB_UID)));
-    Arc::get_mut(&mut lab.app.0).unwrap().leadership = Leadership::new(Clock::system());
+    let parts = Arc::get_mut(&mut lab.app.0).unwrap();
+    parts.leadership = Leadership::new(Clock::system());
+    parts.clock = Clock::of(|| "1970-01-01T00:02:00Z".parse().unwrap());
     lab.job(1, json!({"phase": "Queued"}));
     let path = format!("/v1/jobs/{JOB_UID}/why");
     let why = lab.ask("GET", &path, KEY, "").await.1;
     assert_eq!(why["source"], json!("status"));
-    assert!(why["estimate"]["starts_in_seconds_p50"].as_u64() > Some(0), "{why}");
+    // The job before it runs as long as those before that, 10 to 17 minutes.
+    let seconds = why["estimate"]["starts_in_seconds_p50"].as_u64().unwrap();
+    assert!((480..=900).contains(&seconds), "{why}");
     let share = &why["shares"][0];
     assert_eq!(
         (&share["pool"], &share["held"], &share["recent"]),
-        (&json!("gpu"), &json!(0.625), &Value::Null),
+        (&json!("gpu"), &json!(0.5714), &Value::Null),
         "{why}"
     );
     // How long the leader holds it back after its pod was refused is nowhere but there.
@@ -117,7 +121,8 @@ async fn a_replica_that_does_not_lead_has_all_but_what_was_used_before() {
         json!({"phase": "Queued", "reason": "PodRefused", "message": "the API server refuses the pod"}),
     );
     let why = lab.ask("GET", &path, KEY, "").await.1;
-    assert_eq!(why["estimate"], json!({"unknown": "the API server refuses the pod"}), "{why}");
+    let unknown = why["estimate"]["unknown"].as_str().unwrap();
+    assert!(unknown.contains("refuses") && unknown.contains("only the leading replica"), "{why}");
 }
 
 #[tokio::test]
