@@ -25,6 +25,7 @@ use crate::{
     API_FAULTS, OPERATOR_FAULTS,
     audit::{Audit, Request},
     common::{Verbs, WAIT_TIMEOUT, World, now, phase, rest, world::ask},
+    estimates,
     fake_clock::FakeClock,
     history::{check_completed_once, check_pods, of_pods},
 };
@@ -176,7 +177,7 @@ async fn holder(verbs: &Verbs<'_>) -> String {
     lease(verbs).await.holder_identity.unwrap_or_default()
 }
 
-async fn tenant(verbs: &Verbs<'_>, name: &str) {
+pub async fn tenant(verbs: &Verbs<'_>, name: &str) {
     verbs.tenant(name, json!({"plan": "pro"})).await;
     verbs.worker(&format!("{name}-1"), name, "2").await;
 }
@@ -414,52 +415,6 @@ async fn new_key(of: &Replica<'_>, key: &str, everywhere: &[&Replica<'_>]) {
     assert_eq!(again.status, 200, "no other replica has made the token void: {again:?}");
 }
 
-/// A job that waits for another one's end has an estimate on both replicas, of which the first leads.
-async fn estimates_agree(verbs: &Verbs<'_>, leader: &Replica<'_>, follower: &Replica<'_>) {
-    tenant(verbs, "waits").await;
-    crate::common::keys::make(verbs, "waits", "all", json!({"scopes": rest::ALL})).await.unwrap();
-    crate::common::keys::until_ready(verbs, "waits", "all").await;
-    let key = crate::common::keys::text(verbs, "waits", "all").await;
-    let mut job = rest::job();
-    job["resources"] = json!({"cpu": "2", "memory": "64Mi"});
-    job["timeout_seconds"] = json!(3600);
-    job["parameters"] = json!({"run-seconds": "3000"});
-    let submit = async || {
-        wait::until(WAIT_TIMEOUT, "a job to be submitted", || async {
-            let submitted = leader.rest("POST", "/v1/jobs", &key, Some(&job)).await;
-            if [201, 202].contains(&submitted.status) { Ok(rest::id(&submitted)) } else { Err(submitted) }
-        })
-        .await
-        .unwrap()
-    };
-    let runs = submit().await;
-    wait::until(WAIT_TIMEOUT, "the first job to run", || async {
-        let job = leader.rest("GET", &format!("/v1/jobs/{runs}"), &key, None).await;
-        if job.body["status"] == "running" { Ok(()) } else { Err(job) }
-    })
-    .await
-    .unwrap();
-    let waits = submit().await;
-    let mut seconds = Vec::new();
-    for replica in [leader, follower] {
-        let why = wait::until(WAIT_TIMEOUT, "an estimate", || async {
-            let why = replica.rest("GET", &format!("/v1/jobs/{waits}/why"), &key, None).await;
-            if why.body["estimate"]["starts_in_seconds_p50"].is_u64() { Ok(why) } else { Err(why) }
-        })
-        .await
-        .unwrap();
-        let source = if replica.leads().await { "scheduler" } else { "status" };
-        assert_eq!(why.body["source"], source, "{why:?}");
-        seconds.push(why.body["estimate"]["starts_in_seconds_p50"].as_u64().unwrap());
-    }
-    // Nothing is known of such jobs but their timeout. The second replica was asked a moment later.
-    assert!((1800..=3600).contains(&seconds[0]) && seconds[0].abs_diff(seconds[1]) < 600, "{seconds:?}");
-    for job in [waits, runs] {
-        let canceled = leader.rest("DELETE", &format!("/v1/jobs/{job}"), &key, None).await;
-        assert!(canceled.status < 300, "{canceled:?}");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
     let (world, _alone) = OPERATOR_FAULTS.take().await;
@@ -488,7 +443,7 @@ async fn a_follower_serves_the_rest_api_also_while_the_leader_changes() {
     assert_eq!(second.rest("GET", "/v1/jobs", &key, None).await.status, 200);
     let why = second.rest("GET", &format!("{path}/why"), &key, None).await;
     assert_eq!((why.status, &why.body["source"]), (200, &json!("status")), "{why:?}");
-    estimates_agree(&verbs, &first, &second).await;
+    estimates::agree(&verbs, &first, &second).await;
 
     // While none leads, and then it does.
     first.kill();

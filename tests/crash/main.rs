@@ -12,6 +12,7 @@ mod common;
 
 mod api_server;
 mod audit;
+mod estimates;
 mod every_write;
 mod fake_clock;
 mod faults;
