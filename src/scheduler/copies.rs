@@ -24,14 +24,14 @@ const MAX_KEPT: SignedDuration = SignedDuration::from_secs(10);
 /// The last copy.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    last: Option<Copy>,
+    last: Option<LastCopy>,
     /// By the steady clock: when the next one may be made.
     next: Option<Timestamp>,
 }
 
 /// A copy of the scheduler's state.
 #[derive(Debug)]
-struct Copy {
+struct LastCopy {
     state: StateCopy,
     /// What estimates go by, in addition; `None` where that is the scheduler's own, of which each copies what it needs.
     outlook: Option<Outlook>,
@@ -49,7 +49,7 @@ impl Copies {
     ) -> Result<Forecast, Unknown> {
         let begun = clock.read();
         let age = |copy: &StateCopy| begun.steady.duration_since(copy.now().steady);
-        let is_usable = |Copy { state, .. }: &Copy| age(state) < MAX_AGE && state.has(job_uid);
+        let is_usable = |LastCopy { state, .. }: &LastCopy| age(state) < MAX_AGE && state.has(job_uid);
         let is_usable = self.last.as_ref().is_some_and(is_usable);
         if !is_usable && self.next.is_none_or(|next| next <= begun.steady) {
             // It takes much memory, and is not used any more.
@@ -57,10 +57,10 @@ impl Copies {
             let copied = copy();
             let now = clock.read();
             self.next = after(now.steady, begun.steady);
-            self.last =
-                copied.map(|(dispatcher, outlook)| Copy { state: StateCopy::new(dispatcher, now), outlook });
+            self.last = copied
+                .map(|(dispatcher, outlook)| LastCopy { state: StateCopy::new(dispatcher, now), outlook });
         }
-        let Copy { state, outlook } = self.last.as_mut().ok_or(Unknown::NotScheduled)?;
+        let LastCopy { state, outlook } = self.last.as_mut().ok_or(Unknown::NotScheduled)?;
         let begun = clock.steady();
         let Some(outlook) = outlook else {
             let forecast = state.forecast(job_uid, contention);
@@ -73,7 +73,7 @@ impl Copies {
 
     /// What the tenant of a job, by UID, has of each shared pool that the job may use, by the last copy.
     pub(super) fn pool_shares(&self, job_uid: &str) -> Vec<PoolShare> {
-        self.last.as_ref().map(|Copy { state, .. }| state.pool_shares(job_uid)).unwrap_or_default()
+        self.last.as_ref().map(|LastCopy { state, .. }| state.pool_shares(job_uid)).unwrap_or_default()
     }
 
     /// Drops a snapshot: the scheduler decides by now, and knows more.
