@@ -9,20 +9,22 @@
 //! A head that is malformed or too large never becomes a request, and hyper's response to it is a status alone. Where
 //! nothing of an earlier response remains to be written, the connection replaces hyper's response by a [`Problem`] of the
 //! same status, with an `X-Request-ID`.
+//!
+//! Before it closes, the connection reads on for a moment ([`LINGER`]) where the client may still be sending.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use axum::body::{Body, Bytes};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     time::{Instant, Sleep, sleep},
@@ -37,10 +39,10 @@ use super::{
 pub const IDLE_LIMIT: Duration = Duration::from_secs(75);
 /// Within which the head of a request must have come.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long, and how many bytes, the connection reads after a refused head: a connection that is closed with unread bytes
-/// is reset, and the client may never receive the response.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1 << 20;
+/// How long, and how many bytes, the connection reads after a refused head or body: a connection that is closed with unread
+/// bytes is reset, and the client may never receive the response. `kubectl port-forward` even ends with the first that is.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 16 << 20;
 
 /// The state of a connection between its requests and responses. Cheap to clone; all clones share it.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +53,8 @@ struct Progress {
     state: AtomicU8,
     /// Requests so far.
     requests: AtomicU64,
+    /// The body of the last request was dropped before its end.
+    is_unread: AtomicBool,
 }
 
 /// The connection waits for the head of a request, and all earlier responses are written.
@@ -64,6 +68,7 @@ impl Exchange {
     /// The head of a request is complete.
     pub fn begin(&self) {
         self.0.requests.fetch_add(1, Ordering::SeqCst);
+        self.0.is_unread.store(false, Ordering::SeqCst);
         self.0.state.store(RESPONDING, Ordering::SeqCst);
     }
 
@@ -86,6 +91,55 @@ impl Exchange {
 
     fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::SeqCst)
+    }
+
+    fn is_unread(&self) -> bool {
+        self.0.is_unread.load(Ordering::SeqCst)
+    }
+}
+
+/// The body of a request. Where it is dropped before its end, the connection is closed with care.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    exchange: Exchange,
+    has_ended: bool,
+}
+
+impl RequestBody {
+    /// The body of the request with which the exchange began.
+    #[must_use]
+    pub fn new(body: Incoming, exchange: Exchange) -> Self {
+        Self { body, exchange, has_ended: false }
+    }
+}
+
+impl hyper::body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.has_ended |= frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let is_unread = !self.has_ended && !hyper::body::Body::is_end_stream(&self.body);
+        self.exchange.0.is_unread.store(is_unread, Ordering::SeqCst);
     }
 }
 
@@ -263,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Ready(Ok(length))
     }
 
-    /// Reads what the client still sends after a refusal, for at most [`LINGER`].
+    /// Reads what the client still sends, for at most [`LINGER`].
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (end, left) = self.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
         let mut scratch = [0; 4096];
@@ -312,7 +366,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
-        if self.refusal.is_some() {
+        if self.refusal.is_some() || self.exchange.is_unread() {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(shut)

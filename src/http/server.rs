@@ -32,7 +32,7 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use super::{
-    connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, ResponseBody},
+    connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, RequestBody, ResponseBody},
     request_id::RequestIds,
     tls::Tls,
     write_timeout::write_timeout,
@@ -216,7 +216,8 @@ pub(super) async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     let (requests, stopping) = (exchange.clone(), stop.clone());
     let service = service_fn(move |request: Request<Incoming>| -> Responding {
         requests.begin();
-        let mut request = request.map(axum::body::Body::new);
+        let body = |body| axum::body::Body::new(RequestBody::new(body, requests.clone()));
+        let mut request = request.map(body);
         request.extensions_mut().insert(ConnectInfo::<SocketAddr>(address));
         let (response, exchange) = (routes.clone().oneshot(request), requests.clone());
         let stopping = stopping.clone();

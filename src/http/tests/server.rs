@@ -291,6 +291,44 @@ async fn the_response_to_a_malformed_head_is_a_problem_with_a_request_id() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_sends_a_body_which_is_refused_receives_the_response() {
+    let lab = Lab::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server =
+        tokio::spawn(serve(listener, routes(lab.app.clone(), Metrics::default()), random(), never()));
+    let piece = vec![b' '; 64 << 10];
+    let pieces = 128;
+    let length = format!("content-length: {}", piece.len() * pieces);
+    // Each case: who sends it, a further header, what comes before and after each piece, and the status.
+    let chunk = (format!("{:x}\r\n", piece.len()), "\r\n", "0\r\n\r\n");
+    let plain = (String::new(), "", "");
+    for (who, header, (before, after, end), status) in [
+        (KEY, length.as_str(), &plain, 413),
+        (KEY, "transfer-encoding: chunked", &chunk, 413),
+        ("nobody", length.as_str(), &plain, 401),
+    ] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /v1/jobs HTTP/1.1\r\nhost: x\r\nauthorization: {who}\r\ncontent-type: application/json\r\n{header}\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        // A server that had closed the connection by now would reset it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..pieces {
+            for bytes in [before.as_bytes(), &piece, after.as_bytes()] {
+                client.write_all(bytes).await.unwrap_or_else(|error| panic!("{who} {header}: {error}"));
+            }
+        }
+        client.write_all(end.as_bytes()).await.unwrap();
+        let mut all = String::new();
+        client.read_to_string(&mut all).await.unwrap_or_else(|error| panic!("{who} {header}: {error}"));
+        assert!(all.starts_with(&format!("HTTP/1.1 {status} ")), "{who} {header}: {all}");
+    }
+    server.abort();
+}
+
 /// The status of the response to a request with this body, which may not end.
 async fn sent(routes: axum::Router, method: &str, who: &str, path: &str, body: Body) -> u16 {
     let request =
