@@ -19,12 +19,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use axum::body::{Body, Bytes};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     time::{Instant, Sleep, sleep},
@@ -41,7 +41,7 @@ pub const IDLE_LIMIT: Duration = Duration::from_secs(75);
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long, and how many bytes, the connection reads after a refused head or body: a connection that is closed with unread
 /// bytes is reset, and the client may never receive the response. `kubectl port-forward` even ends with the first that is.
-const LINGER: Duration = Duration::from_secs(5);
+pub const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 16 << 20;
 
 /// The state of a connection between its requests and responses. Cheap to clone; all clones share it.
@@ -93,7 +93,8 @@ impl Exchange {
         self.0.requests.load(Ordering::SeqCst)
     }
 
-    fn is_unread(&self) -> bool {
+    /// Whether the body of the last request was dropped before its end.
+    pub fn is_unread(&self) -> bool {
         self.0.is_unread.load(Ordering::SeqCst)
     }
 }
@@ -138,7 +139,9 @@ impl hyper::body::Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let is_unread = !self.has_ended && !hyper::body::Body::is_end_stream(&self.body);
+        // What came with the head is read: a short body that the handler left has ended so.
+        let _ = Pin::new(&mut *self).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let is_unread = !self.has_ended && !self.is_end_stream();
         self.exchange.0.is_unread.store(is_unread, Ordering::SeqCst);
     }
 }

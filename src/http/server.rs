@@ -10,7 +10,7 @@
 //! Where the listener has a certificate, each connection begins with a TLS handshake ([`tls`](super::tls)), and all of this
 //! holds for what follows it.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -25,14 +25,14 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
 };
 use tower::ServiceExt as _;
 
 use super::{
-    connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, RequestBody, ResponseBody},
+    connection::{Connection, Exchange, HEAD_LIMIT, IDLE_LIMIT, LINGER, RequestBody, ResponseBody},
     request_id::RequestIds,
     tls::Tls,
     write_timeout::write_timeout,
@@ -222,8 +222,10 @@ pub(super) async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
         let (response, exchange) = (routes.clone().oneshot(request), requests.clone());
         let stopping = stopping.clone();
         Box::pin(async move {
-            let mut response = response.await?.map(|body| ResponseBody::new(body, exchange));
-            if stopping.peek().is_some() {
+            let response = response.await?;
+            let ends = stopping.peek().is_some() || exchange.is_unread();
+            let mut response = response.map(|body| ResponseBody::new(body, exchange));
+            if ends {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response)
@@ -233,19 +235,25 @@ pub(super) async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     // For a head that the connection does not see begin: its first bytes came with the request before it.
     let limit = idle + HEAD_LIMIT;
     http.timer(TokioTimer::new()).header_read_timeout(limit).max_buf_size(MAX_HEAD_BYTES);
-    let mut connection = std::pin::pin!(http.serve_connection(stream, service));
-    // A client that disconnects early is not a failure of the server.
-    tokio::select! {
-        biased;
-        () = stop => (),
-        _ = connection.as_mut() => return,
-    }
-    if exchange.is_awaited() {
+    let mut connection = http.serve_connection(stream, service);
+    let served = async {
         tokio::select! {
-            _ = connection.as_mut() => return,
-            () = tokio::time::sleep(DRAIN_TIMEOUT) => (),
+            biased;
+            () = stop => (),
+            ended = &mut connection => return ended,
         }
-    }
-    connection.as_mut().graceful_shutdown();
-    drop(connection.await);
+        if exchange.is_awaited() {
+            tokio::select! {
+                ended = &mut connection => return ended,
+                () = tokio::time::sleep(DRAIN_TIMEOUT) => (),
+            }
+        }
+        Pin::new(&mut connection).graceful_shutdown();
+        (&mut connection).await
+    };
+    // A client that disconnects early is not a failure of the server.
+    drop(served.await);
+    // After a request with `Upgrade` hyper leaves the shutdown to its caller; a second one does nothing.
+    let mut stream = connection.into_parts().io.into_inner();
+    drop(tokio::time::timeout(LINGER, stream.shutdown()).await);
 }

@@ -308,6 +308,8 @@ async fn a_client_that_sends_a_body_which_is_refused_receives_the_response() {
         (KEY, length.as_str(), &plain, 413),
         (KEY, "transfer-encoding: chunked", &chunk, 413),
         ("nobody", length.as_str(), &plain, 401),
+        // hyper leaves the end of such a connection to the server.
+        ("nobody", &format!("{length}\r\nupgrade: h2c"), &plain, 401),
     ] {
         let mut client = TcpStream::connect(address).await.unwrap();
         let head = format!(
@@ -325,8 +327,25 @@ async fn a_client_that_sends_a_body_which_is_refused_receives_the_response() {
         let mut all = String::new();
         client.read_to_string(&mut all).await.unwrap_or_else(|error| panic!("{who} {header}: {error}"));
         assert!(all.starts_with(&format!("HTTP/1.1 {status} ")), "{who} {header}: {all}");
+        assert!(all.contains("\r\nconnection: close\r\n"), "{who} {header}: {all}");
     }
     server.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_body_that_came_with_its_head_ends_no_connection() {
+    let lab = Lab::new();
+    let mut client = connected(&lab);
+    let post = "POST /v1/jobs HTTP/1.1\r\nhost: x\r\nauthorization: nobody\r\ncontent-length: 2\r\n\r\n{}";
+    for _ in 0..2 {
+        let (head, _) = exchange(&mut client, post).await;
+        assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+        assert!(!head.contains("connection: close"), "{head}");
+    }
+    // Nor is it kept any longer than one that is idle.
+    assert_eq!(closed(&mut client).await, (75, String::new()));
+    let end = tokio::time::timeout(Duration::from_secs(1), client.write_all(b"x")).await;
+    assert!(end.is_ok_and(|written| written.is_err()), "the server still reads");
 }
 
 /// The status of the response to a request with this body, which may not end.
