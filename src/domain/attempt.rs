@@ -18,7 +18,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 
 pub use self::{reported::prepare, times::Bounds};
-use super::{pod_requests::of_pod, rate_window};
+use super::{pod_requests::of_pod, rate_window, resources::Resources};
 use crate::{
     api_types::{Job, Reason, job::AttemptRecord},
     names,
@@ -195,12 +195,25 @@ pub fn record(pod: &Pod, gpu_resource: &str) -> Option<AttemptRecord> {
 #[must_use]
 pub fn record_within(pod: &Pod, gpu_resource: &str, bounds: &Bounds) -> Option<AttemptRecord> {
     let Observed::Ended(ending) = observe_within(pod, bounds) else { return None };
-    let asked = of_pod(pod, gpu_resource);
+    let number = i32::try_from(number(pod)?).ok()?;
+    let node = node(pod).map(str::to_owned);
+    Some(record_of(number, pod.name_any(), node, &ending, of_pod(pod, gpu_resource)))
+}
+
+/// The record of an attempt that ended so, and requested that much.
+#[must_use]
+pub fn record_of(
+    attempt: i32,
+    pod: String,
+    node: Option<String>,
+    ending: &Ending,
+    asked: Resources,
+) -> AttemptRecord {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    Some(AttemptRecord {
-        attempt: i32::try_from(number(pod)?).ok()?,
-        pod: pod.name_any(),
-        node: node(pod).map(str::to_owned),
+    AttemptRecord {
+        attempt,
+        pod,
+        node,
         started_at: ending.started_at.map(Time),
         finished_at: Time(ending.finished_at),
         reason: ending.reason.as_str().to_owned(),
@@ -209,7 +222,7 @@ pub fn record_within(pod: &Pod, gpu_resource: &str, bounds: &Bounds) -> Option<A
         memory_bytes: signed(asked.memory_bytes),
         gpus: signed(asked.gpus),
         bandwidth_mbps: signed(asked.bandwidth_mbps),
-    })
+    }
 }
 
 fn waiting_detail(pod: &Pod, container: Option<&ContainerStatus>) -> Option<String> {

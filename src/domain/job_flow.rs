@@ -35,6 +35,7 @@ use super::{
     admission::{Admission, Verdict},
     attempt::{self, Bounds, Cause, Ending, stop::Stop},
     job_state::{IllegalMove, check_way, is_terminal},
+    resources::Resources,
 };
 use crate::api_types::{
     Job, JobPhase, JobStatus, Reason,
@@ -135,22 +136,26 @@ pub fn next(view: &View<'_>) -> Result<Step, IllegalMove> {
     }
 }
 
-/// The status to write when the pod of the current attempt does not exist any more, and its end was not seen.
+/// The status to write when the pod of the current attempt does not exist any more, and its end was not seen: whoever removed its
+/// finalizer. It is on record with what it `asked` for, as having run until now, and for no longer than it might.
 ///
 /// # Errors
 /// [`IllegalMove`], as [`next`].
-pub fn lost(view: &View<'_>) -> Result<Step, IllegalMove> {
+pub fn lost(view: &View<'_>, asked: Resources) -> Result<Step, IllegalMove> {
     let status = status(view.job);
     let started_at = status.started_at.as_ref().map(|t| t.0);
+    let latest = started_at.zip(running_left(view)).and_then(|(start, left)| start.checked_add(left).ok());
     let ending = Ending {
         reason: Reason::PodDeleted,
         message: "the pod was deleted before its end was seen".to_owned(),
         cause: Cause::Deletion,
         exit_code: None,
         started_at,
-        finished_at: view.steady,
+        finished_at: latest.map_or(view.steady, |latest| latest.min(view.steady)),
     };
-    finish(view, &status, u32::try_from(status.attempt).unwrap_or(0), ending, None)
+    let pod = status.pod.clone().unwrap_or_default();
+    let record = attempt::record_of(status.attempt, pod, status.node.clone(), &ending, asked);
+    finish(view, &status, u32::try_from(status.attempt).unwrap_or(0), ending, Some(record))
 }
 
 /// The status when no pod can be made of the job, or the API server refuses it for good.

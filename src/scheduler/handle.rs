@@ -134,8 +134,10 @@ impl SchedulerHandle {
         let mut state = self.lock();
         #[cfg(test)]
         if state.shown.contains_key(job_uid) {
-            if meaning == Meaning::TryAgain {
-                return Some(Duration::from_millis(100));
+            match meaning {
+                Meaning::TryAgain => return Some(Duration::from_millis(100)),
+                Meaning::Keep => return Some(Duration::from_secs(5)),
+                Meaning::GiveBack | Meaning::Final => (),
             }
             state.shown.insert(job_uid.to_owned(), Verdict::Wait(Reason::PodRefused, message));
             return None;

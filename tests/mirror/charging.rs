@@ -140,3 +140,22 @@ async fn a_pod_that_names_the_tenant_of_another_namespace_charges_no_tenant() {
     world.sees(charged, &format!("{} {}", uid(1), uid(5))).await;
     world.sees(HOURS, ONE).await;
 }
+
+/// An attempt is charged once, so that the first of its name counts.
+#[tokio::test]
+async fn a_forged_pod_of_an_attempt_does_not_take_its_charge() {
+    let mut world = World::new().await;
+    world.tenants.apply(tenant("acme", 1)).await;
+    // Given: a forged pod of the attempt in another namespace, which was there first, and one whose charge shows that it was seen.
+    let mut forged = ended_pod(7, 3, 1, ("acme", 1));
+    forged.metadata.namespace = Some("tenant-umbra".to_owned());
+    for pod in [forged, ended_pod(8, 4, 1, ("acme", 1))] {
+        world.pods.apply(pod).await;
+    }
+    let _mirror = world.start().await;
+    let charged = "SELECT string_agg(job_uid::text, ', ' ORDER BY job_uid) FROM usage_events";
+    world.sees(charged, &uid(4).to_string()).await;
+    // When the attempt itself ends. Then: it is charged.
+    world.pods.apply(ended_pod(9, 3, 1, ("acme", 1))).await;
+    world.sees(charged, &format!("{}, {}", uid(3), uid(4))).await;
+}

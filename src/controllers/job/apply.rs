@@ -22,6 +22,7 @@ use crate::{
     domain::{
         attempt::stop::Stop,
         job_flow::{self, View},
+        resources::Resources,
     },
     kube_ext::{apply::delete_exactly, call::within_opt, finalizer},
     names,
@@ -76,7 +77,11 @@ pub(super) async fn confirm_lost(view: &View<'_>, number: u32, context: &Context
         Ok(Some(found)) if is_own(&found.metadata, job, context) => {
             Ok(Outcome::Done(Action::requeue(CACHE_REQUEUE)))
         }
-        Ok(_) => Ok(job_flow::lost(view).into()),
+        Ok(_) => {
+            // A scenario that is gone says nothing any more.
+            let asked = Resources::of_job(&job.spec, &context.scenarios.borrow()).unwrap_or_default();
+            Ok(job_flow::lost(view, asked).into())
+        }
         Err(source) => Err(Error::ReadPod { pod, source }),
     }
 }

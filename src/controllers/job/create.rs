@@ -4,7 +4,7 @@
 //! now is not created again. A pod of that name may exist already, from an earlier try: then it is the job's own. What
 //! a refusal means is `domain::pod_create`'s table.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use kube::{ResourceExt, api::PostParams, runtime::controller::Action};
 
@@ -28,9 +28,6 @@ use crate::{
         call::{within, within_opt},
     },
 };
-
-/// When to try again where the API server can't be reached.
-const UNREACHABLE: Duration = Duration::from_secs(5);
 
 /// Creates the pod of an admitted attempt, or says why there is none yet.
 pub(super) async fn create(
@@ -102,7 +99,7 @@ fn refused(view: &View<'_>, admission: &Admission, error: &CallError, context: &
         Meaning::Final => job_flow::refused(view, Reason::PodRefused, message).into(),
         Meaning::Keep => {
             tracing::warn!(job = job.name_any(), namespace = job.namespace(), %error, "failed to create a pod, will retry");
-            Outcome::Done(Action::requeue(UNREACHABLE))
+            try_again(&job.uid().unwrap_or_default(), admission, meaning, message, context)
         }
         Meaning::TryAgain | Meaning::GiveBack => {
             let uid = job.uid().unwrap_or_default();
@@ -119,7 +116,7 @@ fn answer(error: &CallError) -> Answer<'_> {
     }
 }
 
-/// Asks the scheduler when to try again; where the admission is given back, the next one brings the job here.
+/// Has the scheduler give the admission back, or try again soon.
 fn give_back(
     job_uid: &str,
     admission: &Admission,
@@ -129,6 +126,17 @@ fn give_back(
 ) -> Outcome {
     context.metrics.pod_refused();
     tracing::debug!(job_uid, message, "a pod was refused for the moment");
+    try_again(job_uid, admission, meaning, message, context)
+}
+
+/// Asks the scheduler when to try again; where the admission is given back, the next one brings the job here.
+fn try_again(
+    job_uid: &str,
+    admission: &Admission,
+    meaning: Meaning,
+    message: String,
+    context: &Context,
+) -> Outcome {
     let wait = context.scheduler.pod_create_failed(job_uid, admission.attempt, meaning, message);
     Outcome::Done(wait.map_or_else(Action::await_change, Action::requeue))
 }

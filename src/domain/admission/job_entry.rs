@@ -85,11 +85,13 @@ pub enum QueueState {
         message: String,
     },
     Rejected(Reason, String),
-    /// It may start. Claimed: its pod may have been created.
+    /// It may start. Claimed: its pod may have been created. Unwanted: it was paused, canceled or deleted since, so that it goes
+    /// where no pod was.
     Admitted {
         group: Arc<str>,
         node: Option<NodeId>,
         claimed: bool,
+        unwanted: bool,
     },
     /// A pod of it may run. Its room is reserved until the pod has a node.
     Active {

@@ -55,7 +55,7 @@ fn has_ended(pod: &Pod) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{super::record, *};
     use crate::kube_ext::mock;
 
     /// A pod whose container has ended, written as the API server has it and prepared for the cache.
@@ -81,6 +81,22 @@ mod tests {
         let never_later = own.zip(deleted).is_none_or(|(own, deleted)| deleted <= own);
         assert!(never_later && own.is_some() >= deleted.is_some());
         deleted.map(|time| time.to_string())
+    }
+
+    #[test]
+    fn an_attempt_runs_until_shortly_before_its_end_was_reported() {
+        // Given a kubelet that says of a container that ran for eight hours that it ran for no second.
+        let second = "2026-01-01T00:00:05Z";
+        let terminated = json!({"exitCode": 0, "startedAt": second, "finishedAt": second});
+        let container = json!({"name": "job", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": terminated}});
+        let pod = prepared(&json!({
+            "metadata": {"labels": {names::LABEL_ATTEMPT: "1"}}, "status": {"containerStatuses": [container]},
+        }));
+        // Then its record has what the API server saw.
+        let record = record(&pod, "nvidia.com/gpu").unwrap();
+        assert_eq!(record.started_at.unwrap().0.to_string(), second);
+        assert_eq!(record.finished_at.0.to_string(), "2026-01-01T07:50:00Z");
     }
 
     #[test]

@@ -335,8 +335,19 @@ fn a_missing_pod_is_confirmed_before_it_counts_as_lost() {
     world.write(0);
     world.pods.clear();
     assert_eq!(world.step(1), Step::ConfirmLost(1));
-    let Step::Write(status) = lost(&world.view(9)).unwrap() else { panic!() };
+    let asked =
+        Resources { cpu_milli: 1500, memory_bytes: 7, gpus: 2, bandwidth_mbps: 3, ..Resources::default() };
+    let Step::Write(status) = lost(&world.view(9), asked).unwrap() else { panic!() };
     assert_eq!((status.phase, status.reason.as_deref()), (JobPhase::Retrying, Some("PodDeleted")));
+    // Whoever took its finalizer off: what was seen of it is charged.
+    let record = status.attempts.last().unwrap();
+    assert_eq!((record.attempt, record.pod.as_str(), record.reason.as_str()), (1, "j-u-1", "PodDeleted"));
+    let usage = (record.cpu_millicores, record.memory_bytes, record.gpus, record.bandwidth_mbps);
+    assert_eq!((usage, record.running_millis()), ((1500, 7, 2, 3), 9_000));
+    assert_eq!(status.running_millis, 9_000);
+    // Seen a day later it has run no longer than it might.
+    let Step::Write(late) = lost(&world.view(86_400), asked).unwrap() else { panic!() };
+    assert_eq!(late.attempts.last().unwrap().running_millis(), 30 * 60 * 1000);
 }
 
 #[test]

@@ -290,7 +290,7 @@ impl TenantQueue {
         node.into_iter().for_each(|node| shared.inventory.take(node, asked));
         let entry = &mut shared.jobs[job];
         self.starting += u64::from(entry.is_charged());
-        entry.queue_state = QueueState::Admitted { group, node, claimed: false };
+        entry.queue_state = QueueState::Admitted { group, node, claimed: false, unwanted: false };
         shared.agenda.report(&entry.input.uid);
         self.mark_usage_changed(&mut shared.agenda);
         self.fill_queue(shared);

@@ -20,6 +20,8 @@ use crate::domain::{
 /// time after this pause, which doubles each time: three seconds in all.
 const MAX_QUICK_RETRIES: u32 = 5;
 const FIRST_QUICK_RETRY: Duration = Duration::from_millis(100);
+/// When to try again where the API server can't be reached.
+const UNREACHABLE: Duration = Duration::from_secs(5);
 
 impl TenantQueue {
     /// Takes a new input of one of its jobs.
@@ -44,10 +46,14 @@ impl TenantQueue {
     fn advance(&mut self, job: JobIdx, input: &JobInput, shared: &mut Shared) -> bool {
         let entry = &mut shared.jobs[job];
         let same = entry.asks_as(input) && entry.input.state == input.state;
-        let is_claimed = matches!(entry.queue_state, QueueState::Admitted { claimed: true, .. });
-        match (entry.queue_state.placement(), &input.state) {
+        if let QueueState::Admitted { claimed: true, unwanted, .. } = &mut entry.queue_state
+            && (input.state == entry.input.state || input.state == JobState::Inactive)
+        {
             // Its pod may have been created, whatever the spec asks for by now.
-            (_, state) if is_claimed && (*state == entry.input.state || *state == JobState::Inactive) => true,
+            *unwanted = input.state == JobState::Inactive;
+            return true;
+        }
+        match (entry.queue_state.placement(), &input.state) {
             (Some((group, node)), JobState::Active { group: now, bound })
                 if now.is_none() || now.as_ref() == group =>
             {
@@ -184,9 +190,27 @@ impl TenantQueue {
         shared: &mut Shared,
     ) -> Option<Duration> {
         let entry = &mut shared.jobs[job];
-        if entry.attempt() != attempt || !matches!(entry.queue_state, QueueState::Admitted { .. }) {
+        let right_attempt = entry.attempt() == attempt;
+        let is_unwanted = match &mut entry.queue_state {
+            QueueState::Admitted { claimed, unwanted, .. } if right_attempt => {
+                *claimed = false;
+                *unwanted
+            }
+            _ => return None,
+        };
+        // What came while the pod was being created holds now.
+        if is_unwanted || !entry.survives(&self.input) {
+            self.detach(job, shared);
+            if is_unwanted {
+                shared.jobs[job].input.state = JobState::Inactive;
+            }
+            self.attach(job, shared);
             return None;
         }
+        if meaning == Meaning::Keep {
+            return Some(UNREACHABLE);
+        }
+        let entry = &mut shared.jobs[job];
         if meaning != Meaning::TryAgain {
             entry.create_failures = entry.create_failures.max(MAX_QUICK_RETRIES);
         }

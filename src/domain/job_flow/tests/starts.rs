@@ -61,7 +61,7 @@ fn a_secret_may_be_created_within_a_minute_of_the_pod() {
     assert_eq!((status.phase, status.message.as_deref()), (JobPhase::Assigned, Some(message)));
     assert!(matches!(late.step(60), Step::Delete { .. }));
     late.pods.clear();
-    let Step::Write(failed) = lost(&late.view(62)).unwrap() else { panic!() };
+    let Step::Write(failed) = lost(&late.view(62), Resources::default()).unwrap() else { panic!() };
     assert_eq!(
         (failed.phase, failed.reason.as_deref()),
         (JobPhase::Failed, Some("CreateContainerConfigError"))
