@@ -211,9 +211,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_a_request_is_closed() {
         let address = served(Leadership::led()).await;
-        // Given: a client that sends nothing, and one that sends half a head.
+        // Given: clients that send nothing, and as many that send half a head.
         let mut silent = Vec::new();
-        for head in ["", "GET /metrics HTTP/1.1\r\nhost"] {
+        for head in ["", "GET /metrics HTTP/1.1\r\nhost"].repeat(150) {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(head.as_bytes()).await.unwrap();
             silent.push(stream);

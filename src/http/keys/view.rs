@@ -114,9 +114,9 @@ pub struct NewKey {
 pub enum CallerView {
     /// A tenant, by a key.
     Key(KeyCaller),
-    /// A user of the cluster.
+    /// A user of the cluster, who may list the tenants.
     Administrator(AdministratorCaller),
-    /// A user of the cluster, in a tenant.
+    /// Any other user of the cluster, and each in a tenant.
     User(UserCaller),
 }
 
@@ -140,7 +140,8 @@ pub struct KeyCaller {
     pub scopes: Vec<Scope>,
 }
 
-/// A user caller is a user of the cluster, whom a Kubernetes token authenticates, with rights in a tenant.
+/// A user caller is a user of the cluster, whom a Kubernetes token authenticates, with rights in the tenant that the request
+/// names.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct UserCaller {
     /// This is always `user`.
@@ -148,16 +149,19 @@ pub struct UserCaller {
     pub kind: &'static str,
     /// This is the name of the user in the cluster.
     pub name: String,
-    /// This is the UID of the tenant that the request names.
-    pub tenant_id: String,
+    /// This is the UID of the tenant, where the request names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<String>,
     /// This is the name of the tenant.
-    pub tenant: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// These are the user's rights in the namespace of the tenant, such as `get jobs.crofter.io`, of those that routes
-    /// need.
+    /// need; none without a tenant.
     pub rights: Vec<String>,
 }
 
-/// An administrator caller is a user of the cluster, whom a Kubernetes token authenticates. The request names no tenant.
+/// An administrator caller is a user of the cluster, whom a Kubernetes token authenticates, and who may list the tenants. The
+/// request names none.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AdministratorCaller {
     /// This is always `administrator`.

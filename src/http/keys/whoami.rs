@@ -8,6 +8,7 @@ use super::view::{AdministratorCaller, CallerView, KeyCaller, UserCaller};
 use crate::{
     http::{
         App,
+        administrators::AccessReview,
         auth::{Administrator, Caller, TenantKey},
         by_tenant::NamedTenant,
         openapi::Operation,
@@ -59,11 +60,26 @@ pub async fn whoami(
         Caller::Administrator(user) if named.is_given() => {
             CallerView::User(member(&app, user, &named).await?)
         }
-        Caller::Administrator(user) => {
-            CallerView::Administrator(AdministratorCaller { kind: "administrator", name: user.user.name })
-        }
+        Caller::Administrator(user) => outside(&app, user).await?,
     };
     Ok(Json(view))
+}
+
+/// A user where the request names no tenant. Any account of the cluster has a token, so a token alone makes no administrator.
+async fn outside(app: &App, user: Administrator) -> Result<CallerView, Problem> {
+    let list = AccessReview::ours("list", "tenants", None, None);
+    let is_administrator = app.administrators.allows(&user.user, &list).await?;
+    let name = user.user.name;
+    Ok(match is_administrator {
+        true => CallerView::Administrator(AdministratorCaller { kind: "administrator", name }),
+        false => CallerView::User(UserCaller {
+            kind: "user",
+            name,
+            tenant_id: None,
+            tenant: None,
+            rights: Vec::new(),
+        }),
+    })
 }
 
 /// A user in the tenant that the request names.
@@ -84,8 +100,8 @@ async fn member(app: &App, user: Administrator, named: &NamedTenant) -> Result<U
     Ok(UserCaller {
         kind: "user",
         name: user.user.name,
-        tenant_id: of.uid.clone(),
-        tenant: of.name.clone(),
+        tenant_id: Some(of.uid.clone()),
+        tenant: Some(of.name.clone()),
         rights: rights.iter().map(Right::to_string).collect(),
     })
 }

@@ -365,7 +365,11 @@ async fn whoami_says_what_a_user_may_do_in_a_tenant() {
         "rights": rights,
     });
     assert_eq!((status, who), (200, expected));
+    // Without a tenant a token makes no administrator; the right to list tenants does.
     let (status, who) = lab.ask("GET", "/v1/whoami", READER, "").await;
+    let name = READER.split_once(' ').unwrap().1;
+    assert_eq!((status, who), (200, json!({"kind": "user", "name": name, "rights": []})));
+    let (status, who) = lab.ask("GET", "/v1/whoami", ADMIN, "").await;
     assert_eq!((status, &who["kind"]), (200, &json!("administrator")));
     assert_eq!(lab.ask("GET", "/v1/whoami?tenant=other", KEY, "").await.1["code"], "tenant_mismatch");
 }

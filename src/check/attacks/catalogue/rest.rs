@@ -197,7 +197,7 @@ fn beyond_its_own() -> Vec<Attack> {
 fn input() -> Vec<Attack> {
     let get = |path: &str| Call::rest(Method::GET, path, None);
     let submit = |body: Value| Call::rest(Method::POST, "/jobs", Some(body));
-    let (job, read) = (json!({"image": "none", "on_quota": "queue"}), get("/jobs"));
+    let (job, read, keys) = (json!({"image": "none", "on_quota": "queue"}), get("/jobs"), get("/keys"));
     let field = |name: &str, value: Value| {
         let mut job = job.clone();
         job[name] = value;
@@ -249,7 +249,7 @@ fn input() -> Vec<Attack> {
             "tenant_mismatch",
             &read,
         ),
-        ("the keys of another tenant", get("/keys?tenant={next}"), 403, "tenant_mismatch", &read),
+        ("the keys of another tenant", get("/keys?tenant={next}"), 403, "tenant_mismatch", &keys),
         ("a second credential", read.clone().with("x-api-key", "x"), 400, "invalid_header", &read),
     ];
     let one = |(what, call, code, words, twin): (&str, Call, u16, &str, &Call)| {
