@@ -13,7 +13,7 @@ ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
 # Cluster tests wait far more than they work: more of them at once than there are cores.
-export RUST_TEST_THREADS ?= 6
+export RUST_TEST_THREADS ?= 4
 DEMO = $(CARGO) run --quiet --package crofter-demo --
 CLUSTER = $(CARGO) run --quiet --package crofter-test-cluster --
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long what was just installed may take to be in force.
-const IN_FORCE_WITHIN: Duration = Duration::from_secs(15);
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -123,7 +123,7 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     report(repeated(|| cluster::leader(&client, &options.namespace)).await);
     let url = options.database.source();
     report(repeated(|| database(url.as_ref())).await);
-    report(cluster::clocks(&client).await);
+    report(repeated(|| cluster::clocks(&client)).await);
     for finding in trial::run(&client, &options).await {
         report(finding);
     }

@@ -47,7 +47,7 @@ const RELEASE: &str = "crofter";
 /// Where it is installed.
 const NAMESPACE: &str = "crofter-system";
 /// How long the API server may take to act on what it was given: policies and aggregated roles come with a delay.
-const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(20);
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How long commands may take that wait for pods, which pull their images.
 const COMMANDS_TIMEOUT: Duration = Duration::from_secs(300);

@@ -253,19 +253,18 @@ async fn a_job_can_be_canceled_and_deleted_in_every_state() {
     scene.suspended(true).await;
     let jobs = scene.verbs.jobs("caller");
     for way in ["cancel", "delete"] {
-        for (name, said, at) in
-            [("requeued", evicted(), JobPhase::Retrying), ("completed", ended(0), JobPhase::Completed)]
-        {
+        for (name, said) in [("requeued", evicted()), ("completed", ended(0))] {
             let name = format!("{way}-{name}");
             scene.verbs.kubelet(&jobs.get(&name).await.unwrap(), said).await;
-            scene.until(&name, at).await;
         }
+        scene.until(&format!("{way}-completed"), JobPhase::Completed).await;
     }
     for way in ["cancel", "delete"] {
         let name = format!("{way}-requeued");
         scene.until(&name, JobPhase::Queued).await;
         scene.verbs.until_reason("caller", &name, "TenantSuspended").await;
         let name = format!("{way}-retrying");
+        scene.verbs.next_pause_is_long("caller", &name).await;
         scene.verbs.kubelet(&jobs.get(&name).await.unwrap(), evicted()).await;
         scene.until(&name, JobPhase::Retrying).await;
         let act = async |state: &str| match way {

@@ -153,8 +153,9 @@ async fn a_stop_is_quick_and_clean_and_the_next_start_resumes() {
     // Long enough to be seen, also where it is written late that it runs.
     verbs.job("evening", "job-0", json!({"parameters": {"run-seconds": "20"}})).await;
     verbs.until_phase("evening", "job-0", JobPhase::Running).await;
+    // Half of what the chart gives it until a kubelet kills it.
     let took = world.stop_operator().await;
-    assert!(took < Duration::from_secs(8), "the stop took {took:?}");
+    assert!(took < Duration::from_secs(30), "the stop took {took:?}");
 
     // What runs does not need the operator.
     let over = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Succeeded");

@@ -30,8 +30,10 @@ const FLOOD: usize = 10_000;
 const OTHER_FILES: usize = 1000;
 /// Requests with half a body that one tenant has under way: more than the server takes of all.
 const HALVES: usize = 600;
-/// Within which another client has its answer; bounds that a busy machine keeps, too.
-const ANSWERED: Duration = Duration::from_secs(5);
+/// Within which another client has each of its answers, and half of them: bounds that a busy machine keeps, too. Of a
+/// flood of connections the kernel drops some that then wait for seconds.
+const ANSWERED: Duration = Duration::from_secs(30);
+const HALF_ANSWERED: Duration = Duration::from_secs(5);
 
 /// Open files that a process may have.
 fn most_files() -> usize {
@@ -48,13 +50,19 @@ fn held(pid: u32) -> (usize, usize) {
     (files, line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024)
 }
 
-/// Asks again and again on new connections until `over`; how long each answer took.
+/// Asks again and again on new connections until `over`; how long each answer took. One who is told that the server is
+/// too busy (503) tries again, as clients do.
 async fn ordinary(world: &World, key: &str, over: &AtomicBool) -> Vec<Duration> {
     let mut took = Vec::new();
     while !over.load(Ordering::SeqCst) || took.len() < 10 {
         let begun = Instant::now();
-        let answer = world.asked("GET", "/v1/jobs", key, None).await;
-        assert_eq!(answer.status, 200, "request {}: {answer:?}", took.len());
+        wait::until(WAIT_TIMEOUT, "an answer", async || {
+            let answer = world.asked("GET", "/v1/jobs", key, None).await;
+            assert!([200, 503].contains(&answer.status), "request {}: {answer:?}", took.len());
+            if answer.status == 200 { Ok(()) } else { Err(answer) }
+        })
+        .await
+        .unwrap();
         took.push(begun.elapsed());
     }
     took.sort();
@@ -72,7 +80,7 @@ async fn with_ordinary_client<T>(world: &World, key: &str, what: &str, slow: imp
     let (result, took) = futures::join!(slow, ordinary(world, key, &over));
     let (half, most) = (took[took.len() / 2], took[took.len() - 1]);
     println!("{what}: {} ordinary requests, p50 {half:?}, at most {most:?}", took.len());
-    assert!(most < ANSWERED, "{what}: {took:?}");
+    assert!(most < ANSWERED && half < HALF_ANSWERED, "{what}: {took:?}");
     result
 }
 

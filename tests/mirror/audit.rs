@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     proxy::Way,
-    world::{WAIT_TIMEOUT, World},
+    world::{CALL, WAIT_TIMEOUT, World},
 };
 
 const ENTRIES: &str = "SELECT count(*)::text FROM audit_log";
@@ -147,7 +147,7 @@ async fn audit_entries_wait_for_a_server_that_takes_no_writes() {
     world.execute("ALTER SYSTEM SET default_transaction_read_only = on").await;
     world.execute("SELECT pg_reload_conf()").await;
     world.sees("SHOW transaction_read_only", "on").await;
-    let log = writing(&world, WAIT_TIMEOUT);
+    let log = writing(&world, CALL);
     record(&log, 3);
     let error =
         db::write_audit(&world.pool(), Some(OURS), &[entry(log.next_id(), "2026-01-01T00:00:00Z")]).await;
@@ -163,7 +163,7 @@ async fn audit_entries_wait_for_a_server_that_takes_no_writes() {
 async fn a_schema_that_is_not_up_to_date_is_waited_for() {
     // Given: a replica of this version, while the leader of the one before has not migrated yet.
     let world = World::new().await;
-    let log = writing(&world, WAIT_TIMEOUT);
+    let log = writing(&world, CALL);
     record(&log, 3);
     assert_eq!(log.flush(Duration::from_millis(300)).await, 3);
     db::migrate(&world.pool()).await.unwrap();
@@ -176,7 +176,7 @@ async fn an_entry_that_the_database_refuses_is_left_out_and_no_other() {
     let world = World::new().await;
     db::migrate(&world.pool()).await.unwrap();
     world.execute("ALTER TABLE audit_log ADD CHECK (action <> 'bad')").await;
-    let log = writing(&world, WAIT_TIMEOUT);
+    let log = writing(&world, CALL);
     for n in 0..100 {
         let one = entry(log.next_id(), "2026-01-01T00:00:00Z");
         log.record(if n == 60 { AuditEntry { action: "bad".to_owned(), ..one } } else { one });
@@ -198,12 +198,12 @@ async fn an_entry_that_a_trigger_raises_an_error_for_is_left_out_and_no_other() 
              EXECUTE FUNCTION refuse();",
         )
         .await;
-    let log = writing(&world, WAIT_TIMEOUT);
+    let log = writing(&world, CALL);
     for n in 0..3 {
         let one = entry(log.next_id(), "2026-01-01T00:00:00Z");
         log.record(if n == 1 { AuditEntry { action: "bad".to_owned(), ..one } } else { one });
     }
-    assert_eq!(log.flush(2 * WAIT_TIMEOUT).await, 0);
+    assert_eq!(log.flush(WAIT_TIMEOUT).await, 0);
     assert_eq!((counted(&world, "written"), counted(&world, "refused")), (2, 1));
     assert_eq!(world.ask(ENTRIES).await.unwrap(), "2");
 }
@@ -218,7 +218,7 @@ async fn the_audit_log_of_another_cluster_is_neither_written_nor_read_nor_delete
     let old = entry(Uuid::from_u128(1), "2001-01-01T00:00:00Z");
     db::write_audit(&pool, Some(THEIRS), std::slice::from_ref(&old)).await.unwrap();
     // When a replica of this cluster writes, reads and deletes, each is refused, and its entries wait.
-    let log = writing(&world, WAIT_TIMEOUT);
+    let log = writing(&world, CALL);
     record(&log, 2);
     assert_eq!(log.flush(Duration::from_millis(700)).await, 2);
     let written = db::write_audit(&pool, Some(OURS), std::slice::from_ref(&old)).await.unwrap_err();

@@ -1,6 +1,6 @@
 //! Objects become rows, the newest state of each; the rows of deleted objects stay as history.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crofter::{
     db::{self, Cause},
@@ -8,7 +8,6 @@ use crofter::{
 };
 use kube::{ResourceExt, core::error_boundary::InvalidObject};
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::{
     objects::{attempt, job, node, tenant, uid},
@@ -281,10 +280,8 @@ async fn ten_thousand_jobs_are_a_batch() {
     world
         .jobs
         .begin_with((0..10_000).map(|n| job(&format!("j{n}"), 100 + n, "acme", status.clone())).collect());
-    let began = Instant::now();
     let mirror = world.start().await;
     world.sees("SELECT count(*)::text FROM usage_events", "10000").await;
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     world.sees("SELECT sum(running_millis)::text FROM usage_hourly", "36000000000").await;
     until("all to be mirrored", || (0..10_000).all(|n| mirror.handle.job_mirrored(&uid(100 + n), "1000")))
         .await;

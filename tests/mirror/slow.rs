@@ -11,6 +11,9 @@ use crate::{
     world::World,
 };
 
+/// How long a call may take: what a busy machine keeps for all rows but the slow ones.
+const CALL: Duration = Duration::from_secs(5);
+
 /// A job's row that matches is never written in time.
 fn slow(condition: &'static str) -> String {
     format!(
@@ -24,7 +27,7 @@ async fn world(condition: &'static str) -> World {
     let mut world = World::new().await;
     db::migrate(&world.pool()).await.unwrap();
     world.execute(slow(condition).leak()).await;
-    world.call = Duration::from_secs(1);
+    world.call = CALL;
     world.tenants.apply(tenant("acme", 1)).await;
     world
 }
@@ -66,7 +69,7 @@ async fn a_writer_that_is_cut_off_within_a_transaction_holds_up_no_other() {
     use sqlx::{Connection, PgConnection};
 
     let mut world = World::new().await;
-    world.call = Duration::from_secs(2);
+    world.call = CALL;
     let pool = world.pool();
     db::migrate(&pool).await.unwrap();
     let writer = db::take_over(&pool, crate::world::CLUSTER, None).await.unwrap().writer;

@@ -10,7 +10,7 @@ use crofter_test_cluster::{
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::world::WAIT_TIMEOUT;
+use crate::world::{CALL, WAIT_TIMEOUT};
 
 /// A server with a certificate for `localhost`, and a database in it.
 struct Secured {
@@ -70,14 +70,14 @@ impl Secured {
     }
 
     fn pool(&self, host: &str, parameters: &str) -> Pool {
-        let options = Options { connections: 1, connect: WAIT_TIMEOUT, call: WAIT_TIMEOUT };
+        let options = Options { connections: 1, connect: CALL, call: CALL };
         Pool::new(&self.url(host, parameters).as_str().into(), options).unwrap()
     }
 
     /// Whether the connection of such a URL is encrypted, or why there is none.
     async fn ping(&self, host: &str, parameters: &str) -> Result<bool, String> {
         let pool = self.pool(host, parameters);
-        db::ping(&pool, WAIT_TIMEOUT).await.map_err(|error| format!("{error} {error:?}"))?;
+        db::ping(&pool, CALL).await.map_err(|error| format!("{error} {error:?}"))?;
         let mut observer = PgConnection::connect(&self.url).await.unwrap();
         let ssl =
             "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'crofter'
@@ -151,7 +151,7 @@ async fn a_server_without_tls_is_refused_where_tls_is_required() {
         ("verify-full", false),
     ] {
         let pool = Pool::new(&format!("{url}?sslmode={mode}").as_str().into(), Options::default()).unwrap();
-        match db::ping(&pool, WAIT_TIMEOUT).await {
+        match db::ping(&pool, CALL).await {
             Ok(()) => assert!(accepted, "{mode}"),
             Err(error) => {
                 let words = "failed to make a TLS connection to 127.0.0.1: server does not support TLS";
@@ -170,22 +170,22 @@ async fn a_client_certificate_logs_in_and_a_renewed_one_needs_no_restart() {
     let url = secured.url.replace(&format!("postgres:{password}"), "by_certificate");
     let (certificate, key) = (certificate.display(), key.display());
     let url = format!("{url}?sslmode=require&sslcert={certificate}&sslkey={key}");
-    let options = Options { connections: 1, connect: WAIT_TIMEOUT, call: WAIT_TIMEOUT };
+    let options = Options { connections: 1, connect: CALL, call: CALL };
     let pool = Pool::new(&url.as_str().into(), options).unwrap();
-    db::ping(&pool, WAIT_TIMEOUT).await.unwrap();
+    db::ping(&pool, CALL).await.unwrap();
     // The files become those of another user, which the server refuses: new connections have read them again.
     pki.issue("client", "another-user", &[], &[]).unwrap();
     let refused = async || {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'crofter'";
         execute(&secured.url, end).await;
-        match db::ping(&pool, WAIT_TIMEOUT).await {
+        match db::ping(&pool, CALL).await {
             Err(error) if error.to_string().contains("Postgres refused the login") => Ok(()),
             other => Err(other.map_err(|error| error.to_string())),
         }
     };
     wait::until(WAIT_TIMEOUT, "the certificate of another user to be used", refused).await.unwrap();
     pki.issue("client", "by_certificate", &[], &[]).unwrap();
-    db::ping(&pool, WAIT_TIMEOUT).await.unwrap();
+    db::ping(&pool, CALL).await.unwrap();
 }
 
 #[tokio::test]

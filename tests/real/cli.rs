@@ -1,13 +1,10 @@
 //! `kubectl crofter` on containers that run: logs as they are printed, over a retry, and the exit code of a job.
 
-use std::{
-    net::TcpListener,
-    process::{Command, Output},
-};
+use std::{net::TcpListener, process::Output};
 
 use crofter_test_cluster::wait;
 
-use crate::{NODE_LOCK, common::WAIT_TIMEOUT, kubectl, world};
+use crate::{NODE_LOCK, common::WAIT_TIMEOUT, forward, world};
 
 const TENANT: &str = "alpha";
 /// Prints lines, and fails at its first attempt only.
@@ -34,16 +31,7 @@ async fn cli_a_job_is_followed_over_a_retry_with_a_kubeconfig_and_with_a_key() {
     let kubeconfig = world.cluster.kubeconfig().to_str().unwrap().to_owned();
     let by_kubeconfig = [("KUBECONFIG", kubeconfig), ("CROFTER_TENANT", TENANT.to_owned())];
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut forward = Command::new(kubectl(&world.cluster));
-    forward.args([
-        "port-forward",
-        "--namespace",
-        "crofter-system",
-        "deployment/crofter",
-        &format!("{port}:8080"),
-    ]);
-    forward.env("KUBECONFIG", world.cluster.kubeconfig());
-    let _forward = world.cluster.start_process("port-forward-cli", forward).unwrap();
+    let _forward = forward(&world.cluster, "port-forward-cli", port).await;
     let scopes = ["keys", "create", "cli", "--scope", "jobs:read,jobs:write", "--show-token"];
     let created = run(&by_kubeconfig, &scopes).await;
     let key = text(&created.stdout).trim().to_owned();

@@ -1,7 +1,5 @@
 //! A job's log over the REST API, as its container prints it.
 
-use std::process::Command;
-
 use crofter::{
     api_types::{JobPhase, TenantApiKey},
     names,
@@ -14,12 +12,14 @@ use serde_json::json;
 use crate::{
     NODE_LOCK,
     common::{WAIT_TIMEOUT, namespace},
-    kubectl, script, world,
+    forward, script, world,
 };
 
 const TENANT: &str = "alpha";
+/// Prints its last line when a file is there.
 const LINES: &str = r#"
 for i in 1 2 3; do echo "line $i"; sleep 1; done
+until test -e /tmp/go; do sleep 0.1; done
 echo "last" >&2
 "#;
 
@@ -29,11 +29,7 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     let _shared = NODE_LOCK.read().await;
     let verbs = world.verbs().await;
     // Given the REST API behind a port forward, and a key that it accepts.
-    let mut forward = Command::new(kubectl(&world.cluster));
-    let ports = format!("{}:8080", world.api_port);
-    forward.args(["port-forward", "--namespace", "crofter-system", "deployment/crofter", &ports]);
-    forward.env("KUBECONFIG", world.cluster.kubeconfig());
-    let _forward = world.cluster.start_process("port-forward", forward).unwrap();
+    let _forward = forward(&world.cluster, "port-forward", world.api_port).await;
     let key = json!({
         "apiVersion": "crofter.io/v1alpha1", "kind": "TenantApiKey", "metadata": {"name": "reader"},
         "spec": {"scopes": ["jobs:read"]},
@@ -73,6 +69,14 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     log.until("line 1").await;
     let running = verbs.jobs(TENANT).get("log").await.unwrap();
     assert!(!log.seen.contains("last"), "it comes as it is printed: {:?}", running.status);
+    let pod = running.status.unwrap().pod.unwrap();
+    let go = ["exec", "-n", &namespace(TENANT), &pod, "--", "touch", "/tmp/go"];
+    wait::until(WAIT_TIMEOUT, "the job to be let go on", async || {
+        let output = world.cluster.kubectl(go).await.unwrap();
+        if output.status.success() { Ok(()) } else { Err(output) }
+    })
+    .await
+    .unwrap();
     // The stream ends with the pod and has all lines.
     let (text, whole) = log.ended().await;
     assert!(whole, "{text}");

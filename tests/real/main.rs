@@ -92,7 +92,7 @@ async fn install(cluster: &Cluster) -> Process {
         "extraEnv[0].name=RUST_LOG,extraEnv[0].value=info\\,crofter=debug".to_owned(),
     ];
     let mut helm = vec!["install", "crofter", chart.to_str().unwrap(), "--namespace", "crofter-system"];
-    helm.extend(["--create-namespace", "--wait", "--timeout", "90s"]);
+    helm.extend(["--create-namespace", "--wait", "--timeout", "300s"]);
     helm.extend(values.iter().flat_map(|value| ["--set", value]));
     let installed = cluster.helm(&helm).await.unwrap();
     let mut follow = Command::new(kubectl(cluster));
@@ -105,6 +105,19 @@ async fn install(cluster: &Cluster) -> Process {
 
 fn kubectl(cluster: &Cluster) -> PathBuf {
     cluster.bin_dirs().iter().map(|dir| dir.join("kubectl")).find(|path| path.exists()).unwrap()
+}
+
+/// Forwards a port of the machine to the REST API, and waits until it is there. kubectl ends when its way to the pod
+/// breaks, and is then started again; it is killed with the shell that does so.
+async fn forward(cluster: &Cluster, name: &str, port: u16) -> Process {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"while :; do setpriv --pdeathsig KILL "$@"; sleep 1; done"#, "forward"]);
+    shell.arg(kubectl(cluster)).args(["port-forward", "--namespace", "crofter-system", "deployment/crofter"]);
+    shell.arg(format!("{port}:8080")).env("KUBECONFIG", cluster.kubeconfig());
+    let process = cluster.start_process(name, shell).unwrap();
+    let connect = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop);
+    wait::until(WAIT_TIMEOUT, "the forwarded port", connect).await.unwrap();
+    process
 }
 
 /// What a command printed when it succeeded; the test ends when it did not.

@@ -126,7 +126,7 @@ async fn a_server_that_stops_asks_its_clients_to_close_before_it_does() {
         assert!(response.to_lowercase().contains("\r\nconnection: close\r\n"), "{response}");
     }
     // Step 3: with no connection left it ends at once.
-    tokio::time::timeout(Duration::from_secs(1), served).await.expect("it waits for nothing").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), served).await.expect("it waits for nothing").unwrap();
 }
 
 #[tokio::test]

@@ -182,20 +182,17 @@ impl Builder {
     ) -> Result<(Pki, ControlPlane, Option<RealNodes>), Error> {
         let pki = Pki::create(&layout.pki())?;
         let node_facing = lan.as_ref().map(Lan::host_ip);
-        // Real nodes renew their leases every few seconds; hundreds of simulated ones would be a load in itself.
-        let node_grace = Duration::from_secs(if node_facing.is_some() { 10 } else { 40 });
         let options = Options {
             node_facing,
             audit_log: self.audit_log,
             audit_bodies_in: self.audit_bodies_in.clone(),
             heavy_load: self.heavy_load,
-            node_grace,
         };
         let mut plane = ControlPlane::start(layout, &pki, tools, options)?;
         let admin = plane.admin_kubeconfig();
         block_on(api_ready(&mut plane, START_DEADLINE))??;
         plane.start_controllers(&pki)?;
-        plane.rest.push(kwok::start(layout, tools, &admin, node_grace, self.heavy_load)?);
+        plane.rest.push(kwok::start(layout, tools, &admin, self.heavy_load)?);
         block_on(pods_may_come(&mut plane))??;
         let Some(lan) = lan else { return Ok((pki, plane, None)) };
         let joined = real::ControlPlane {

@@ -56,6 +56,9 @@ pub enum Error {
     },
 }
 
+/// How long a node may be silent until it counts as lost: longer than a busy machine stalls.
+pub(crate) const NODE_GRACE: Duration = Duration::from_secs(40);
+
 /// What differs between clusters.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -67,8 +70,6 @@ pub(crate) struct Options {
     pub(crate) audit_bodies_in: Option<String>,
     /// Whether it is to bear tens of thousands of pods in minutes.
     pub(crate) heavy_load: bool,
-    /// How long a node may be silent until it counts as lost.
-    pub(crate) node_grace: Duration,
 }
 
 /// The running processes, except kwok.
@@ -265,7 +266,7 @@ impl ControlPlane {
         if self.options.heavy_load {
             command.arg("--concurrent-job-syncs=32");
         }
-        command.arg(format!("--node-monitor-grace-period={}s", self.options.node_grace.as_secs()));
+        command.arg(format!("--node-monitor-grace-period={}s", NODE_GRACE.as_secs()));
         for (flag, path) in [
             ("--service-account-private-key-file", service_account_private),
             ("--root-ca-file", &authority.certificate),

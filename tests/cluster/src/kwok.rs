@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::{
     cluster::{Cluster, Error as ClusterError},
+    control_plane::NODE_GRACE,
     layout::Layout,
     process::{self, Process},
     tools::{self, Tools},
@@ -173,7 +174,6 @@ pub(crate) fn start(
     layout: &Layout,
     tools: &Tools,
     kubeconfig: &Path,
-    node_grace: Duration,
     heavy_load: bool,
 ) -> Result<Process, Error> {
     let path = layout.root().join("kwok-stages.yaml");
@@ -185,7 +185,7 @@ pub(crate) fn start(
     command.arg(format!("--config={}", path.display()));
     command.args(["--cidr=10.200.0.0/16", "--node-ip=10.200.0.1", "--manage-all-nodes=false"]);
     command.arg(format!("--manage-nodes-with-label-selector={MANAGED}=true"));
-    command.arg(format!("--node-lease-duration-seconds={}", node_grace.as_secs()));
+    command.arg(format!("--node-lease-duration-seconds={}", NODE_GRACE.as_secs()));
     Ok(Process::start(layout, "kwok", command)?)
 }
 

@@ -73,6 +73,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    layout: Layout,
+    command: Command,
     child: Child,
     log: PathBuf,
     record: PathBuf,
@@ -100,33 +102,48 @@ impl Process {
         last_signal: Signal,
     ) -> Result<Self, Error> {
         let log = layout.logs().join(format!("{name}.log"));
-        let books =
-            |path: &Path, source| Error::Books { name: name.to_owned(), path: path.to_owned(), source };
-        let (out, err) = open_log(&log).map_err(|e| books(&log, e))?;
+        let (out, err) = open_log(&log).map_err(|source| Error::Books {
+            name: name.to_owned(),
+            path: log.clone(),
+            source,
+        })?;
         command
             .env(OWNER_VARIABLE, layout.id())
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
             .process_group(0);
-        let child = command.spawn().map_err(|source| Error::Start {
-            name: name.to_owned(),
-            program: command.get_program().to_string_lossy().into_owned(),
-            source,
-        })?;
-        let record = layout.pids().join(format!("{:06}-{name}", layout.next_sequence()));
-        let mut process = Self { name: name.to_owned(), child, log, record, last_signal };
-        let line = start_time(process.child.id())
-            .map(|started| format!("{} {started} {}\n", process.child.id(), last_signal.as_raw()));
-        // Complete or absent: the reaper may read at any moment.
-        let partial = layout.pids().join(format!(".{name}"));
-        let written =
-            line.and_then(|l| fs::write(&partial, l)).and_then(|()| fs::rename(&partial, &process.record));
-        if let Err(source) = written {
-            process.kill()?;
-            return Err(books(&process.record.clone(), source));
-        }
+        let child = spawn(name, &mut command)?;
+        let (name, layout) = (name.to_owned(), layout.clone());
+        let mut process = Self { name, layout, command, child, log, record: PathBuf::new(), last_signal };
+        process.keep_record()?;
         Ok(process)
+    }
+
+    /// Starts the same command again, its output appended to the same log. What still runs is killed first.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn restart(&mut self) -> Result<(), Error> {
+        self.kill()?;
+        self.child = spawn(&self.name, &mut self.command)?;
+        self.keep_record()
+    }
+
+    /// Makes the child known to the reaper; without that it must not run.
+    fn keep_record(&mut self) -> Result<(), Error> {
+        let (name, pid) = (&self.name, self.child.id());
+        self.record = self.layout.pids().join(format!("{:06}-{name}", self.layout.next_sequence()));
+        let line = start_time(pid).map(|started| format!("{pid} {started} {}\n", self.last_signal.as_raw()));
+        // Complete or absent: the reaper may read at any moment.
+        let partial = self.layout.pids().join(format!(".{name}"));
+        let written =
+            line.and_then(|l| fs::write(&partial, l)).and_then(|()| fs::rename(&partial, &self.record));
+        if let Err(source) = written {
+            self.kill()?;
+            return Err(Error::Books { name: self.name.clone(), path: self.record.clone(), source });
+        }
+        Ok(())
     }
 
     /// The name it was started under.
@@ -220,6 +237,14 @@ impl Drop for Process {
         // A failure can't be returned here; the reaper ends what is left.
         drop(self.end_at_once());
     }
+}
+
+fn spawn(name: &str, command: &mut Command) -> Result<Child, Error> {
+    command.spawn().map_err(|source| Error::Start {
+        name: name.to_owned(),
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })
 }
 
 fn open_log(path: &Path) -> io::Result<(File, File)> {

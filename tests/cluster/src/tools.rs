@@ -15,6 +15,7 @@ use std::{
     io::{self, BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -58,6 +59,9 @@ pub enum Error {
         dirs: Vec<PathBuf>,
     },
 }
+
+/// Between the tries to download modules.
+const FETCH_PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
 
 /// A Go module whose `tool` directives are programs to build.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +174,7 @@ impl GoModule {
         struct Download {
             dir: PathBuf,
         }
-        let found = self.run(["mod", "download", "-json", module])?;
+        let found = self.fetch(&["mod", "download", "-json", module])?;
         let unclear = |source: serde_json::Error| at(Path::new(module))(source.into());
         Ok(serde_json::from_slice::<Download>(&found).map_err(unclear)?.dir)
     }
@@ -224,9 +228,23 @@ impl GoModule {
         Ok(())
     }
 
+    /// Counts the packages, for which Go downloads all modules that the build needs.
     fn count_packages(&self) -> Result<usize, Error> {
-        let list = self.run(["list", "-deps", "tool"])?;
+        let list = self.fetch(&["list", "-deps", "tool"])?;
         Ok(list.iter().filter(|&&byte| byte == b'\n').count())
+    }
+
+    /// What a command of Go's prints that downloads modules, tried again where it fails: their server may be away for a
+    /// moment.
+    fn fetch(&self, arguments: &[&str]) -> Result<Vec<u8>, Error> {
+        for pause in FETCH_PAUSES {
+            match self.run(arguments.iter().copied()) {
+                Err(Error::Build { output, .. }) => say(&format!("trying again in {pause:?}: {output}\n")),
+                result => return result,
+            }
+            thread::sleep(pause);
+        }
+        self.run(arguments.iter().copied())
     }
 
     /// What a command of Go's prints.

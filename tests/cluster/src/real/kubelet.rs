@@ -48,7 +48,8 @@ pub(super) fn kubelet(settings: KubeletSettings<'_>) -> Value {
         // Only host ports would need them.
         "makeIPTablesUtilChains": false,
         "failSwapOn": false,
-        // The controller manager gives up on a node after 10 s of silence.
+        // Renewed four times as often: a busy machine may miss many renewals before the controller manager gives up on
+        // the node.
         "nodeLeaseDurationSeconds": 8,
         "nodeStatusUpdateFrequency": "2s",
         "nodeStatusReportFrequency": "1m",

@@ -8,9 +8,9 @@
 //!
 //! The blocks are in 198.18.0.0/15, which RFC 2544 sets aside for tests: /20 each, so 32 clusters with up to 14 nodes.
 
-use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
+use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 
-use super::{Error, command, marked, namespaces};
+use super::{Error, STEP_WITHIN, command, marked, namespaces};
 use crate::{layout::Layout, process::Process};
 
 const BLOCKS: u8 = 32;
@@ -50,7 +50,7 @@ impl Lan {
             ready.display()
         ));
         let mut switch = Process::start(layout, "lan", unshare)?;
-        super::wait_for(&mut switch, Duration::from_secs(10), || ready.exists())?;
+        super::wait_for(&mut switch, STEP_WITHIN, || ready.exists())?;
         let block = claim_block(layout, switch.pid())?;
         let lan = Self { block, switch };
         lan.connect_machine()?;

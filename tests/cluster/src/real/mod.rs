@@ -57,6 +57,12 @@ const CLUSTER_DNS: &str = "10.96.0.10";
 /// How long a node may take from nothing to ready: seconds, on a busy machine a few times that.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
+/// The same for one of the processes below a node's kubelet.
+const STEP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Between two tries of a request.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
 /// Why real nodes did not start, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -159,9 +165,15 @@ impl ControlPlane<'_> {
         Ok(kubectl)
     }
 
+    /// Applies objects; an API server that is too busy to take them is asked again.
     fn apply(&self, objects: &Value) -> Result<(), Error> {
-        command::output_of_input(self.kubectl()?.args(["apply", "-f", "-"]), &objects.to_string())?;
-        Ok(())
+        let (deadline, objects) = (Instant::now() + READY_WITHIN, objects.to_string());
+        loop {
+            match command::output_of_input(self.kubectl()?.args(["apply", "-f", "-"]), &objects) {
+                Err(Error::Failed { .. }) if Instant::now() < deadline => thread::sleep(RETRY_PAUSE),
+                result => return result.map(drop),
+            }
+        }
     }
 }
 
@@ -272,13 +284,16 @@ fn wait_until_ready(nodes: &mut [Node], plane: &ControlPlane<'_>) -> Result<(), 
     let deadline = Instant::now() + READY_WITHIN;
     let ready = r#"jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
     loop {
-        let states = command::output(plane.kubectl()?.args(["get", "nodes", "-o", ready]))?;
-        let is_ready = |node: &Node| states.lines().any(|line| line == format!("{}=True", node.name()));
+        // An API server that is too busy to say so is asked again.
+        let states = command::output(plane.kubectl()?.args(["get", "nodes", "-o", ready]));
+        let says = |line: &str| states.as_ref().is_ok_and(|states| states.lines().any(|it| it == line));
+        let is_ready = |node: &Node| says(&format!("{}=True", node.name()));
         let Some(waiting) = nodes.iter_mut().find(|node| !is_ready(node)) else {
             return Ok(());
         };
         let log = waiting.check()?;
         if Instant::now() > deadline {
+            states?;
             return Err(not_ready(waiting.name(), READY_WITHIN, &log));
         }
         thread::sleep(Duration::from_millis(150));

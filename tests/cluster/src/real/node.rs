@@ -4,11 +4,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use super::{
-    ControlPlane, Error, cgroups, command,
+    ControlPlane, Error, STEP_WITHIN, cgroups, command,
     containerd::{Containerd, PAUSE_IMAGE},
     kubelet::{self, KubeletSettings},
     lan::Lan,
@@ -181,7 +180,7 @@ fn hold_namespaces(layout: &Layout, name: &str, dir: &Path) -> Result<Process, E
         .args(["--net", "--mount", "--propagation", "private", "sh", "-c", HOLDER, "node-holder.sh"])
         .arg(dir);
     let mut holder = Process::start(layout, &format!("{name}-holder"), unshare)?;
-    wait_for(&mut holder, Duration::from_secs(10), || ready.exists())?;
+    wait_for(&mut holder, STEP_WITHIN, || ready.exists())?;
     Ok(holder)
 }
 
@@ -201,7 +200,7 @@ fn start_containerd(
     command.env("PATH", path).arg("--config").arg(containerd.config_file());
     let mut process = Process::start(plane.layout, &format!("{name}-containerd"), command)?;
     let ctr = plane.tools.path("ctr")?;
-    wait_for(&mut process, Duration::from_secs(30), || {
+    wait_for(&mut process, STEP_WITHIN, || {
         containerd.socket().exists()
             && Command::new(&ctr)
                 .arg("--address")
