@@ -27,7 +27,7 @@ use serde_json::json;
 
 use super::{Verbs, WAIT_TIMEOUT};
 
-/// How often the supervisor looks at the operator.
+/// Time between two checks of the operator.
 const SUPERVISION: Duration = Duration::from_millis(200);
 
 /// The operator, and what its supervisor must know of it.

@@ -50,8 +50,8 @@ fn held(pid: u32) -> (usize, usize) {
     (files, line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024)
 }
 
-/// Asks again and again on new connections until `over`; how long each answer took. One who is told that the server is
-/// too busy (503) tries again, as clients do.
+/// Asks again and again on new connections until `over`; how long each answer took. Where the server is too busy (503) it
+/// tries again, as clients do.
 async fn ordinary(world: &World, key: &str, over: &AtomicBool) -> Vec<Duration> {
     let mut took = Vec::new();
     while !over.load(Ordering::SeqCst) || took.len() < 10 {
