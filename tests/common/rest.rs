@@ -3,13 +3,16 @@
 use std::{
     io,
     sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
 };
 
+use crofter::names;
 use crofter_test_cluster::wait;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
+    time::{Instant, sleep},
 };
 
 use super::{Verbs, WAIT_TIMEOUT, World, keys};
@@ -18,6 +21,10 @@ use super::{Verbs, WAIT_TIMEOUT, World, keys};
 pub const ALL: [&str; 5] = ["jobs:read", "jobs:write", "keys:read", "keys:write", "tenant:read"];
 /// The id of nothing.
 pub const ABSENT: &str = "00000000-0000-4000-8000-000000000000";
+
+/// The codes with which a server refuses a request because the API server does not answer it in time, as on a busy
+/// machine. The server is then away.
+const AWAY: [&str; 2] = ["keys_unavailable", "cluster_unavailable"];
 
 /// An answer of the REST API.
 #[derive(Debug)]
@@ -39,6 +46,35 @@ impl Answer {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
+
+    /// Whether something was made. The answer is 202 where that takes longer to be decided, ready or admitted than a request
+    /// waits for it, as on a busy machine.
+    pub fn is_made(&self) -> bool {
+        [201, 202].contains(&self.status)
+    }
+
+    /// Whether it is the last one on its connection.
+    pub fn closes(&self) -> bool {
+        self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+
+    /// After which time the request is to be sent again; `None` where the answer is final.
+    fn repeat_after(&self) -> Option<Duration> {
+        let is_away = self.status == 503 && AWAY.iter().any(|code| self.body["code"] == *code);
+        let seconds = self.header("retry-after").filter(|_| is_away)?;
+        Some(Duration::from_secs(seconds.parse().unwrap()))
+    }
+}
+
+/// Whether a request that was first sent at `begun` is to be sent again, as its answer asks for; if so, the time that the
+/// answer names has passed. A server that is away for longer than `bound` is not: then the answer is final.
+pub async fn is_to_be_repeated(answer: &Answer, begun: Instant, bound: Duration) -> bool {
+    let Some(pause) = answer.repeat_after().filter(|pause| begun.elapsed() + *pause < bound) else {
+        return false;
+    };
+    eprintln!("a request is sent again: {} {}", answer.status, answer.body);
+    sleep(pause).await;
+    true
 }
 
 /// The bytes of a request.
@@ -112,8 +148,19 @@ impl Wire {
         Ok(answer)
     }
 
-    /// The answer to a request without a body.
+    /// The answer to a request without a body, which is sent again while the server is away.
     pub async fn ask(&mut self, method: &str, path: &str, key: &str) -> Result<Answer, String> {
+        let begun = Instant::now();
+        loop {
+            let answer = self.ask_once(method, path, key).await?;
+            if answer.closes() || !is_to_be_repeated(&answer, begun, WAIT_TIMEOUT).await {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// The answer to a request without a body, whatever it is.
+    pub async fn ask_once(&mut self, method: &str, path: &str, key: &str) -> Result<Answer, String> {
         let bearer = format!("Bearer {key}");
         self.send(&request(method, path, &[("authorization", &bearer)], None))
             .await
@@ -123,7 +170,7 @@ impl Wire {
 }
 
 impl World {
-    /// What the REST API answers.
+    /// What the REST API answers. As every request here, it is sent again while the server is away.
     pub async fn rest(
         &self,
         method: &str,
@@ -133,6 +180,11 @@ impl World {
     ) -> Result<Answer, String> {
         let headers = [&[("connection", "close")], headers].concat();
         self.rest_raw(&request(method, path, &headers, body)).await
+    }
+
+    /// What the REST API answers to the holder of a key, also where that is that the server is away.
+    pub async fn asked_once(&self, method: &str, path: &str, key: &str) -> Result<Answer, String> {
+        ask_once_at(self.api_port, method, path, &[("x-api-key", key)], None).await
     }
 
     /// What the REST API answers to the holder of a key.
@@ -200,8 +252,18 @@ async fn connect(port: u16, address: [u8; 4]) -> io::Result<TcpStream> {
     socket.connect(([127, 0, 0, 1], port).into()).await
 }
 
-/// What the REST API at this port answers to these bytes from this address.
+/// What the REST API at this port answers to these bytes from this address, sent again while the server is away.
 async fn exchange(port: u16, address: [u8; 4], request: &str) -> Result<Answer, String> {
+    let begun = Instant::now();
+    loop {
+        let answer = exchange_once(port, address, request).await?;
+        if !is_to_be_repeated(&answer, begun, WAIT_TIMEOUT).await {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn exchange_once(port: u16, address: [u8; 4], request: &str) -> Result<Answer, String> {
     let exchange = async {
         let mut stream = connect(port, address).await?;
         stream.write_all(request.as_bytes()).await?;
@@ -228,6 +290,18 @@ pub async fn ask_at(
     exchange(port, fresh_address(), &request(method, path, &headers, body)).await
 }
 
+/// What the REST API at this port answers, also where that is that the server is away.
+pub async fn ask_once_at(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&Value>,
+) -> Result<Answer, String> {
+    let headers = [&[("connection", "close")], headers].concat();
+    exchange_once(port, fresh_address(), &request(method, path, &headers, body)).await
+}
+
 fn fresh_address() -> [u8; 4] {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -247,6 +321,24 @@ pub async fn key(verbs: &Verbs<'_>, tenant: &str, name: &str, spec: Value) -> St
 pub async fn tenant(verbs: &Verbs<'_>, name: &str, spec: Value) -> String {
     verbs.tenant(name, spec).await;
     key(verbs, name, "all", json!({"scopes": ALL})).await
+}
+
+/// The token in the answer to a request that made a key or rotated it. Where it takes longer than the request waits
+/// (202), it is in the Secret of the key soon, instead of the token `before`.
+pub async fn token(verbs: &Verbs<'_>, tenant: &str, answer: &Answer, before: Option<&str>) -> String {
+    if answer.status != 202 {
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+        return answer.body["token"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned();
+    }
+    let (secrets, name) = (keys::secrets(verbs, tenant), answer.body["name"].as_str().unwrap());
+    wait::until(WAIT_TIMEOUT, &format!("the token of {tenant}/{name}"), || async {
+        let secret = secrets.get_opt(&names::key_secret(name)).await.map_err(|e| e.to_string())?;
+        let token = secret.and_then(|secret| secret.data?.remove(names::SECRET_TOKEN)).ok_or("no token")?;
+        let token = String::from_utf8(token.0).map_err(|e| e.to_string())?;
+        if Some(&*token) == before { Err("the token of before".to_owned()) } else { Ok(token) }
+    })
+    .await
+    .unwrap()
 }
 
 /// A small job that waits where there is no room.

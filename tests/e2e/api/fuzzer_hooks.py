@@ -4,7 +4,34 @@ The document keeps to the part of JSON Schema that generators of clients read. W
 descriptions, is put back into the schemas here, so that the fuzzer is as strict as the server.
 """
 
+import time
+
 import schemathesis
+from requests.adapters import HTTPAdapter
+
+# The codes with which a server refuses a request because the API server does not answer it in time.
+AWAY = ("keys_unavailable", "cluster_unavailable")
+# For how many seconds a request is sent again: as in tests/common, WAIT_TIMEOUT.
+LONGEST = 60
+
+send_once = HTTPAdapter.send
+
+
+def is_away(response):
+    """Whether the request is to be sent again."""
+    return response.status_code == 503 and any(f'"{code}"' in response.text for code in AWAY)
+
+
+def send(adapter, request, **options):
+    """Sends a request again while the server is away, as on a busy machine: a 5xx is a finding."""
+    end = time.monotonic() + LONGEST
+    while is_away(response := send_once(adapter, request, **options)) and time.monotonic() < end:
+        time.sleep(int(response.headers["Retry-After"]))
+    return response
+
+
+HTTPAdapter.send = send
+
 
 def either(*names):
     """Exactly one of these fields is there, and is not null."""

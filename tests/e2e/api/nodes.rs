@@ -1,10 +1,13 @@
 //! Nodes that an administrator gives to tenants over REST.
 
-use crofter_test_cluster::NodeSpec;
+use crofter_test_cluster::{NodeSpec, wait};
 use serde_json::{Value, json};
 
 use super::{ask, code, tenant};
-use crate::{common::Verbs, world};
+use crate::{
+    common::{Verbs, WAIT_TIMEOUT},
+    world,
+};
 
 const LABEL: &str = "crofter.node-restriction.kubernetes.io/tenant";
 
@@ -54,10 +57,18 @@ async fn api_nodes_are_given_within_the_quota_and_taken_back() {
     let refused = give(&clerk, path, "api-nodes-a").await;
     assert_eq!((refused.status, code(&refused).as_str()), (403, "forbidden"), "{refused:?}");
     let given = give(&boss, path, "api-nodes-a").await;
-    assert_eq!((given.status, &given.body["status"]), (201, &json!("ready")), "{given:?}");
+    // On a busy machine the node is admitted after the answer (202).
+    let is_ready = given.body["status"] == "ready";
+    assert!((given.status == 201 && is_ready) || given.status == 202, "{given:?}");
     verbs.until_admitted("api-nodes-a", Some("api-nodes")).await;
-    let list = ask("GET", path, &key, None).await;
-    assert_eq!(list.body["nodes"], json!([given.body]), "the same view: {list:?}");
+    let mut view = given.body.clone();
+    view["status"] = json!("ready");
+    wait::until(WAIT_TIMEOUT, "the node to be listed with the same view", || async {
+        let list = ask("GET", path, &key, None).await;
+        if list.body["nodes"] == json!([view]) { Ok(()) } else { Err(list) }
+    })
+    .await
+    .unwrap();
     assert_eq!(give(&boss, path, "api-nodes-a").await.status, 200);
 
     // A second node exceeds the quotas: first the workers, then the cores.
@@ -65,7 +76,7 @@ async fn api_nodes_are_given_within_the_quota_and_taken_back() {
     assert_eq!((over.status, code(&over).as_str()), (429, "quota_exceeded"), "{over:?}");
     assert_eq!(over.body["detail"], "max workers limit reached (1/1)");
     verbs.patch_tenant("api-nodes", json!({"spec": {"quotas": {"maxWorkers": 2}}})).await.unwrap();
-    crofter_test_cluster::wait::until(crate::common::WAIT_TIMEOUT, "the new quota to count", || async {
+    wait::until(WAIT_TIMEOUT, "the new quota to count", || async {
         let over = give(&boss, path, "api-nodes-b").await;
         if over.body["detail"] == "max CPU cores limit reached (4+4 > 4)" { Ok(()) } else { Err(over) }
     })
@@ -86,11 +97,10 @@ async fn api_nodes_are_given_within_the_quota_and_taken_back() {
     assert_eq!(ask("DELETE", &one, &boss, None).await.status, 404);
     // The audit log has the assignment.
     let log = world().operator_log();
-    let line = log.lines().find(|line| line.contains("crofter::audit") && line.contains("api-nodes-boss"));
-    let line = line.expect("a line in the audit log");
-    for part in ["POST /tenants/{id}/nodes", "api-nodes-a", "201"] {
-        assert!(line.contains(part), "{line}");
-    }
+    let status = format!("status={}", given.status);
+    let parts = ["crofter::audit", "api-nodes-boss", "POST /tenants/{id}/nodes", "api-nodes-a", &status];
+    let mut lines = log.lines().filter(|line| line.contains("api-nodes-boss"));
+    assert!(lines.any(|line| parts.iter().all(|part| line.contains(part))), "a line with {parts:?}");
 }
 
 #[tokio::test]
@@ -105,11 +115,11 @@ async fn api_of_nodes_given_at_once_as_many_are_kept_as_fit() {
     let bodies = nodes.map(|node| json!({"node": node}));
     let asked = bodies.iter().map(|body: &Value| ask("POST", "/tenants/api-rush/nodes", &boss, Some(body)));
     let answers = futures::future::join_all(asked).await;
-    let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
-    statuses.sort_unstable();
-    assert_eq!(statuses, [201, 429, 429], "{answers:?}");
+    let given = answers.iter().filter(|answer| answer.is_made()).count();
+    let over = answers.iter().filter(|answer| answer.status == 429).count();
+    assert_eq!((given, over), (1, 2), "{answers:?}");
     for (node, answer) in nodes.iter().zip(&answers) {
-        let expected = (answer.status == 201).then(|| "api-rush".to_owned());
+        let expected = answer.is_made().then(|| "api-rush".to_owned());
         assert_eq!(label(&verbs, node).await, expected, "{node}");
     }
 }

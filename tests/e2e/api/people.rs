@@ -70,7 +70,8 @@ fn routes() -> Vec<Route> {
     let new_key = json!({"scopes": ["jobs:read"]});
     vec![
         ("GET", "/jobs", None, &["list jobs.crofter.io"], &[200]),
-        ("POST", "/jobs", Some(job()), &["create jobs.crofter.io"], &[201]),
+        // 202, here and below: what is made is decided or ready after the answer, as on a busy machine.
+        ("POST", "/jobs", Some(job()), &["create jobs.crofter.io"], &[201, 202]),
         ("GET", "/jobs/{job}", None, &["get jobs.crofter.io"], &[200]),
         ("GET", "/jobs/{job}/why", None, &["get jobs.crofter.io"], &[200]),
         // It has not started.
@@ -83,8 +84,8 @@ fn routes() -> Vec<Route> {
         ("POST", "/jobs/{absent}/cancel", None, &["patch jobs.crofter.io"], &[404]),
         ("DELETE", "/jobs/{absent}", None, &["delete jobs.crofter.io"], &[404]),
         ("GET", "/keys", None, &["list tenantapikeys.crofter.io"], &[200]),
-        ("POST", "/keys", Some(new_key), &["create tenantapikeys.crofter.io", "get secrets"], &[201]),
-        ("POST", "/keys/{key}/rotate", None, &["patch tenantapikeys.crofter.io", "get secrets"], &[200]),
+        ("POST", "/keys", Some(new_key), &["create tenantapikeys.crofter.io", "get secrets"], &[201, 202]),
+        ("POST", "/keys/{key}/rotate", None, &["patch tenantapikeys.crofter.io", "get secrets"], &[200, 202]),
         ("DELETE", "/keys/{absent}", None, &["delete tenantapikeys.crofter.io"], &[404]),
         ("GET", "/tenants/{tenant}", None, &["get resourcequotas"], &[200]),
         ("GET", "/tenants/{tenant}/stats", None, &["get resourcequotas"], &[200]),
