@@ -381,17 +381,18 @@ async fn of_two_replicas_that_are_restarted_together_one_leads() {
     check_pods(&pods.known());
 }
 
-/// Sets the clocks of two replicas, of which the first leads, and says whether that has cost the Lease.
+/// Sets the clocks of two replicas, of which the first leads, while a tenant of its name has jobs; whether that has cost the Lease.
 async fn clocks_cost_the_lease([first, second]: &[Replica<'_>; 2], verbs: &Verbs<'_>) -> bool {
+    tenant(verbs, first.name).await;
     let (before, hour) = (lease(verbs).await, SignedDuration::from_hours(1));
     // A job that runs over all of it, and would be out of time by a clock that is set forward.
     let long = json!({"parameters": {"run-seconds": "100"}, "timeoutSeconds": 1800});
-    verbs.job("clockwork", &format!("{}-long", first.name), long).await;
+    verbs.job(first.name, "long", long).await;
 
     // The leader's clock, back and forward; then the follower's. Each time the Lease could expire meanwhile.
     for (replica, offset) in [(first, -hour), (first, hour), (second, -hour), (second, hour)] {
         replica.set_clock(offset).await;
-        jobs(verbs, "clockwork", &format!("{}{}", replica.name, offset.as_secs())).await;
+        jobs(verbs, first.name, &format!("{}{}", replica.name, offset.as_secs())).await;
         for _ in 0..LEASE_DURATION.as_secs() + 2 {
             sleep(Duration::from_secs(1)).await;
             // A replica that does not answer in time says nothing.
@@ -410,7 +411,6 @@ async fn a_clock_that_is_set_by_an_hour_costs_neither_the_lease_nor_a_job() {
     let (world, _alone) = OPERATOR_FAULTS.take().await;
     let verbs = world.verbs().await;
     let pods = of_pods(verbs.all()).await;
-    tenant(&verbs, "clockwork").await;
     // A machine that stalls for ten seconds costs the Lease, too. A clock would do so each time.
     let mut tries = [["clock-a", "clock-b"], ["clock-c", "clock-d"], ["clock-e", "clock-f"]].into_iter();
     let [first, second] = loop {
@@ -427,8 +427,8 @@ async fn a_clock_that_is_set_by_an_hour_costs_neither_the_lease_nor_a_job() {
     let took = second.until_leads().await;
     println!("clocks two hours apart: the next leader led after {:.1} s", took.as_secs_f64());
     assert!(took > LEASE_DURATION / 2, "at once, as the Lease seems to be two hours old: {took:?}");
-    jobs(&verbs, "clockwork", "end").await;
-    all_completed(&verbs, "clockwork").await;
+    jobs(&verbs, first.name, "end").await;
+    all_completed(&verbs, first.name).await;
     let renewed = lease(&verbs).await.renew_time.unwrap().0;
     assert!(
         now().duration_since(renewed).abs() < SignedDuration::from_mins(1),
