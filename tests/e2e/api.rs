@@ -273,7 +273,7 @@ async fn api_keys_are_made_and_rotated_over_rest_within_what_the_asker_may() {
 async fn api_administrators_are_who_the_cluster_says_and_may_what_it_allows() {
     let verbs = world().verbs().await;
     verbs.tenant("api-admin", json!({"plan": "basic"})).await;
-    // Given a service account with rights to keys, and one without.
+    // Given a service account with rights to tenants and keys, and one without.
     let kubectl = async |args: &[&str]| {
         let out = world().cluster.kubectl(args.iter().copied()).await.unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -287,7 +287,7 @@ async fn api_administrators_are_who_the_cluster_says_and_may_what_it_allows() {
         "clusterrole",
         "api-boss",
         "--verb=get,list,watch,create,patch,delete",
-        "--resource=tenantapikeys.crofter.io,jobs.crofter.io,secrets,pods/log,resourcequotas",
+        "--resource=tenants.crofter.io,tenantapikeys.crofter.io,jobs.crofter.io,secrets,pods/log,resourcequotas",
     ])
     .await;
     let account = "--serviceaccount=default:api-boss";
@@ -295,10 +295,12 @@ async fn api_administrators_are_who_the_cluster_says_and_may_what_it_allows() {
     let boss = kubectl(&["create", "token", "api-boss"]).await;
     let guest = kubectl(&["create", "token", "api-guest"]).await;
     // The first one works with the keys of any tenant.
-    let who = ask("GET", "/whoami", &boss, None).await;
-    assert_eq!(who.body, json!({"kind": "administrator", "name": "system:serviceaccount:default:api-boss"}));
+    let who = async |token: &str| ask("GET", "/whoami", token, None).await.body;
+    let name = |account: &str| format!("system:serviceaccount:default:{account}");
+    assert_eq!(who(&boss).await, json!({"kind": "administrator", "name": name("api-boss")}));
+    assert_eq!(who(&guest).await, json!({"kind": "user", "name": name("api-guest"), "rights": []}));
     let made = ask("POST", "/keys?tenant=api-admin", &boss, Some(&json!({"scopes": ALL}))).await;
-    assert_eq!(made.status, 201, "{made:?}");
+    assert!(made.is_made(), "{made:?}");
     let list = ask("GET", "/keys?tenant=api-admin", &boss, None).await;
     assert_eq!((list.status, list.body["keys"].as_array().unwrap().len()), (200, 1));
     // An unknown tenant is a 404 for it, and a 403 for the second one, like any other.
