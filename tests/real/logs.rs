@@ -70,9 +70,9 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     let running = verbs.jobs(TENANT).get("log").await.unwrap();
     assert!(!log.seen.contains("last"), "it comes as it is printed: {:?}", running.status);
     let pod = running.status.unwrap().pod.unwrap();
-    let go = ["exec", "-n", &namespace(TENANT), &pod, "--", "touch", "/tmp/go"];
-    wait::until(WAIT_TIMEOUT, "the job to be let go on", async || {
-        let output = world.cluster.kubectl(go).await.unwrap();
+    let touch = ["exec", "-n", &namespace(TENANT), &pod, "--", "touch", "/tmp/go"];
+    wait::until(WAIT_TIMEOUT, "the job to continue", async || {
+        let output = world.cluster.kubectl(touch).await.unwrap();
         if output.status.success() { Ok(()) } else { Err(output) }
     })
     .await

@@ -307,9 +307,9 @@ async fn a_client_that_sends_a_body_which_is_refused_receives_the_response() {
     for (who, header, (before, after, end), status) in [
         (KEY, length.as_str(), &plain, 413),
         (KEY, "transfer-encoding: chunked", &chunk, 413),
-        ("nobody", length.as_str(), &plain, 401),
+        ("unknown", length.as_str(), &plain, 401),
         // hyper leaves the end of such a connection to the server.
-        ("nobody", &format!("{length}\r\nupgrade: h2c"), &plain, 401),
+        ("unknown", &format!("{length}\r\nupgrade: h2c"), &plain, 401),
     ] {
         let mut client = TcpStream::connect(address).await.unwrap();
         let head = format!(
@@ -336,7 +336,7 @@ async fn a_client_that_sends_a_body_which_is_refused_receives_the_response() {
 async fn a_refused_body_that_came_with_its_head_ends_no_connection() {
     let lab = Lab::new();
     let mut client = connected(&lab);
-    let post = "POST /v1/jobs HTTP/1.1\r\nhost: x\r\nauthorization: nobody\r\ncontent-length: 2\r\n\r\n{}";
+    let post = "POST /v1/jobs HTTP/1.1\r\nhost: x\r\nauthorization: unknown\r\ncontent-length: 2\r\n\r\n{}";
     for _ in 0..2 {
         let (head, _) = exchange(&mut client, post).await;
         assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
